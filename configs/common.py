@@ -1,0 +1,97 @@
+"""What all configs share: the argument string and the defaults of every field.
+
+A config string is `configs/NAME.py:key=value,key=value`. Keys:
+
+  method     prediction (default) | feature | mtl_baseline | single_task
+             | no_diffusion | no_condition (ablations of Prediction Diffusion)
+  labels     one (default) | random | full | PATH of a mapping (CSV, JSON or the official .pth)
+  backbone   resnet18 (default) | resnet50
+  steps      S, diffusion steps (default 2)
+  preset     paper (default) | released (what the authors' code does, PAPER.md)
+
+Any other field is a flag: `--config.optim.lr=1e-4`.
+"""
+
+from ml_collections import ConfigDict
+
+ARGUMENTS = dict(method='prediction', labels='one', backbone='resnet18', steps=2, preset='paper')
+ABLATIONS = {'no_diffusion': dict(add_noise=False), 'no_condition': dict(condition='none')}
+
+
+def parse(arg: str | None) -> dict:
+  """'method=feature,steps=3' to {'method': 'feature', 'steps': 3, ...} with all defaults.
+
+  Raises:
+    ValueError: an unknown key, a part without '=', or a value of the wrong type.
+  """
+  values = dict(ARGUMENTS)
+  for part in filter(None, (arg or '').split(',')):
+    key, equals, value = part.partition('=')
+    if not equals or key not in ARGUMENTS:
+      raise ValueError(f"config string: '{part}' is not KEY=VALUE with a KEY of {', '.join(ARGUMENTS)}")
+    try:
+      values[key] = type(ARGUMENTS[key])(value)
+    except ValueError:
+      raise ValueError(f"config string: {key} takes a whole number, got '{value}'") from None
+  if values['preset'] not in ('paper', 'released'):
+    raise ValueError(f"config string: preset is paper or released, got '{values['preset']}'")
+  return values
+
+
+def base(arg: str | None) -> ConfigDict:
+  """Defaults of every field, with the config string applied. Data sets change what differs."""
+  a = parse(arg)
+  ablation = ABLATIONS.get(a['method'], {})
+  method = 'prediction' if ablation else a['method']
+  model = dict(
+      method=method,
+      backbone=a['backbone'],
+      width=64,  # stem channels of the encoder; 64 is the published ResNet
+      channels=512,  # C
+      steps=a['steps'],
+      depth=4,
+      heads=1,
+      # Feature Diffusion's parameters in the paper's table are those of 'concat'; its text says 'features'.
+      condition='concat' if method == 'feature' else 'predictions',
+      stop_condition=False,
+      posterior=False,
+      add_noise=True,
+      step_offset=0,
+  )
+  if a['preset'] == 'released':
+    model |= dict(heads=4, stop_condition=True, posterior=True, step_offset=1)
+  model |= ablation
+  return ConfigDict(
+      dict(
+          method=a['method'],  # as asked for; tables and reports show it
+          seed=0,
+          dtype='float32',  # of activations: float32 or bfloat16; parameters are float32
+          init_from='',  # encoder or whole weights to start from
+          model=model,
+          data=dict(
+              name='',
+              labels=a['labels'],
+              label_seed=0,
+              size=(512, 512),
+              augment='none',
+              workers=0,
+              prefetch=4,
+          ),
+          train=dict(
+              batch=8,
+              steps=0,  # 0: from epochs
+              epochs=100,
+              remat=False,
+              accumulate=1,
+              log_every=20,
+              eval_every=0,  # steps; 0: at the end of each epoch
+              eval_images=0,  # images of a periodic evaluation; 0: all
+              keep=2,
+              best_by='delta_m',
+              nan_policy='stop',
+          ),
+          eval=dict(batch=8, steps=0, protocol='pascal', workers=0, boundary_tolerance=0.0075),
+          optim=dict(name='adam', lr=2e-5, schedule='poly', l2=1e-6, clip=10.0, warmup=0),
+          loss_weights=dict(),
+      )
+  )

@@ -1,0 +1,192 @@
+"""DiffusionMTL: encoder, decoders, diffusion and denoising of every task (PAPER.md, Model)."""
+
+from typing import Any
+
+from flax import linen as nn
+from flax import struct
+import jax
+import jax.numpy as jnp
+
+from dmtl_jax.diffusion import Schedule
+from dmtl_jax.models import pairs as pairs_lib
+from dmtl_jax.models.conditioning import Conditioning
+from dmtl_jax.models.decoder import Decoders
+from dmtl_jax.models.denoiser import Denoiser, to_tokens
+from dmtl_jax.models.encoder import Backbone
+from dmtl_jax.models.layers import Dtype
+from dmtl_jax.models.pairs import Pairs
+from dmtl_jax.models.task_layers import SlotHead, Slots
+from dmtl_jax.tasks import Task
+
+
+@struct.dataclass
+class Output:
+  """What every model returns: raw maps at stride 8, before `tasks.activate`.
+
+  Attributes:
+    final: {task: [B, h, w, C_t]}; 0 for a pair that was not denoised.
+    initial: {task: [B, h, w, C_t]} before the diffusion; empty for methods without.
+    steps: {task: [S + 1, B, h, w, C_t]} for figures: the decayed map X_S, then the map after
+      each step (features are passed through the head); empty for methods without.
+    extra: what a method's own loss needs (see its module).
+  """
+
+  final: dict[str, jax.Array]
+  initial: dict[str, jax.Array] = struct.field(default_factory=dict)
+  steps: dict[str, jax.Array] = struct.field(default_factory=dict)
+  extra: dict[str, Any] = struct.field(default_factory=dict)
+
+
+class DiffusionMTL(nn.Module):
+  """DiffusionMTL (Prediction) and (Feature), their ablations and the released variant.
+
+  Attributes:
+    tasks: the data set's tasks; T of them.
+    predictions: diffuse raw predictions (Prediction Diffusion), else features.
+    channels: C.
+    condition: what F_cond is made of: 'predictions' (a convolution a task, then fused),
+      'features' (the same on initial features), 'concat' (one convolution over the
+      concatenated predictions) or 'none'.
+    stop_condition: stops the gradient through the condition (released code).
+    posterior: between steps draw from the DDPM posterior (released code) instead of
+      passing the denoiser's output on (paper).
+    add_noise: False for the ablation without diffusion.
+    step_offset: the step index fed to the embedding is s - step_offset.
+    steps: S; `__call__` can override it for inference.
+    remat: recompute a step's activations for the gradient instead of keeping them.
+  """
+
+  tasks: tuple[Task, ...]
+  predictions: bool = True
+  backbone: str = 'resnet18'
+  width: int = 64
+  channels: int = 512
+  decoder_blocks: int = 2
+  condition: str = 'predictions'
+  stop_condition: bool = False
+  posterior: bool = False
+  add_noise: bool = True
+  step_offset: int = 0
+  depth: int = 4
+  heads: int = 1
+  steps: int = 2
+  remat: bool = False
+  dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(
+      self,
+      images: jax.Array,
+      *,
+      pairs: Pairs | None = None,
+      noise: jax.Array | None = None,
+      train: bool = False,
+      steps: int | None = None,
+  ) -> Output:
+    """See `Output`.
+
+    Args:
+      images: normalised [B, H, W, 3].
+      pairs: the pairs to denoise, or None for all.
+      noise: standard normal, `noise_shape(...)`: [K, N, h, w, C_x].
+      train: batch statistics of this batch (and their update) instead of running ones.
+      steps: S of this call, default the model's.
+    """
+    batch, schedule = images.shape[0], Schedule(steps or self.steps)
+    features = Backbone(self.backbone, self.width, self.channels, self.dtype, name='backbone')(images, train)
+    initial_features, initial = Decoders(
+        self.tasks, self.channels, self.decoder_blocks, self.dtype, name='decoders'
+    )(features, train)
+    condition = self._condition(initial_features, initial, pairs)
+
+    slots = Slots(tuple(task.channels for task in self.tasks))
+    maps = slots.place(list(initial.values())) if self.predictions else list(initial_features.values())
+    x = pairs_lib.take_tasks(maps, pairs).astype(jnp.float32)
+    x, steps_out = self._denoise(x, condition, pairs, noise, schedule)
+
+    if not self.predictions:
+      head = SlotHead(slots.channels, self.dtype, name='head')
+      task = None if pairs is None else pairs.flat_task
+      x = head(x, task)
+      steps_out = jnp.stack([head(step, task) for step in steps_out])
+    put = lambda maps: slots.split(pairs_lib.put(maps, batch, len(self.tasks), pairs))
+    names = [task.name for task in self.tasks]
+    every = [put(step) for step in steps_out]
+    return Output(
+        final=dict(zip(names, put(x))),
+        initial=initial,
+        steps={name: jnp.stack([step[t] for step in every]) for t, name in enumerate(names)},
+    )
+
+  def noise_shape(self, batch: int, size: tuple[int, int], pairs: Pairs | None = None, steps: int | None = None):
+    """Shape of `noise` for images of `size` (H, W): K draws (1, or S for the posterior) a pair."""
+    count = len(self.tasks) * batch if pairs is None else pairs.image.size
+    channels = sum(task.channels for task in self.tasks) if self.predictions else self.channels
+    return ((steps or self.steps) if self.posterior else 1, count, *stride8(size), channels)
+
+  def _condition(self, features, predictions, pairs):
+    """Condition tokens of every pair [N, L, C]; None without conditioning."""
+    maps = features if self.condition == 'features' else predictions
+    if self.stop_condition:
+      maps = jax.lax.stop_gradient(maps)
+    module = Conditioning(self.channels, self.condition != 'concat', self.dtype, name='conditioning')
+    if self.condition == 'none':
+      # The paper counts f_cond's parameters in this ablation though nothing uses them.
+      if self.is_initializing():
+        module(maps)
+      return None
+    tokens, _ = to_tokens(module(maps))
+    return pairs_lib.take_images(tokens, len(self.tasks), pairs)
+
+  def _denoise(self, x, condition, pairs, noise, schedule: Schedule):
+    """X_init [N, h, w, C_x] to X_0 and the maps X_S, ..., X_0 [S + 1, N, h, w, C_x]."""
+    denoiser = Denoiser(
+        tuple(task.channels for task in self.tasks),
+        self.channels,
+        self.predictions,
+        self.depth,
+        self.heads,
+        self.dtype,
+        parent=None,
+    )
+    task = None if pairs is None else pairs.flat_task
+    params = self.param('denoiser', lambda key: denoiser.init(key, x, jnp.float32(0), condition, task)['params'])
+    if self.add_noise:
+      if self.predictions:
+        all_tasks = pairs_lib.task_index(x.shape[0] // len(self.tasks), len(self.tasks), pairs)
+        noise = jnp.where(Slots(denoiser.task_channels).mask(all_tasks), noise, 0)
+      x = schedule.decay(x, noise[0])
+
+    def body(x, step):
+      s, of_x0, of_xs, sigma, eps = step
+      clean = denoiser.apply({'params': params}, x, s - self.step_offset, condition, task).astype(jnp.float32)
+      after = of_x0 * clean + of_xs * x + sigma * eps if self.posterior else clean
+      return after, after
+
+    if self.remat:
+      body = jax.checkpoint(body)
+    order = slice(None, None, -1)
+    coefficients = [jnp.asarray(c[order], jnp.float32) for c in schedule.posterior()]
+    # The last step adds no noise (sigma_1 = 0); its draw would only be multiplied by 0.
+    eps = jnp.concatenate([noise[1:], jnp.zeros_like(noise[:1])]) if self.posterior else jnp.zeros(schedule.steps)
+    s = jnp.arange(schedule.steps, 0, -1, dtype=jnp.float32)
+    final, after = jax.lax.scan(body, x, (s, *coefficients, eps))
+    return final, jnp.concatenate([x[None], after])
+
+
+def stride8(size: tuple[int, int]) -> tuple[int, int]:
+  """Size of the maps inside the network for images of `size`: half of the stride-4 stage."""
+  quarter = lambda n: ((n + 1) // 2 + 1) // 2
+  return quarter(size[0]) // 2, quarter(size[1]) // 2
+
+
+def draw_noise(key: jax.Array, shape: tuple[int, ...], image: jax.Array, task: jax.Array) -> jax.Array:
+  """Standard normal noise [K, N, ...]; a pair's draw depends on key, image and task alone.
+
+  So the same pair sees the same noise whatever else is denoised and on however many devices.
+
+  Args:
+    image, task: [N] position of the pair's image in the global batch, and its task.
+  """
+  draw = lambda i, t: jax.random.normal(jax.random.fold_in(jax.random.fold_in(key, i), t), (shape[0], *shape[2:]))
+  return jnp.swapaxes(jax.vmap(draw)(image, task), 0, 1)

@@ -1,0 +1,127 @@
+"""Layers with one set of weights a task, applied to maps of (image, task) pairs.
+
+`task` is the task index [N] of every map, or None for the dense layout of
+`pairs.py` (N = T * B, task by task), where each task's maps are one ordinary convolution.
+"""
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dmtl_jax.models.layers import Dtype, kernel_init
+
+_KERNEL_INIT = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform', batch_axis=(0,))
+
+
+class TaskConv(nn.Module):
+  """k x k convolution [N, h, w, C_in] to [N, h, w, features] with weights of each map's task."""
+
+  tasks: int
+  features: int
+  kernel_size: int
+  dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array, task: jax.Array | None) -> jax.Array:
+    k = self.kernel_size
+    shape = (self.tasks, k, k, x.shape[-1], self.features)
+    kernel = self.param('kernel', _KERNEL_INIT, shape).astype(self.dtype)
+    bias = self.param('bias', nn.initializers.zeros, (self.tasks, self.features)).astype(self.dtype)
+    x = x.astype(self.dtype)
+    if task is None:
+      blocks = x.reshape(self.tasks, -1, *x.shape[1:])
+      return jnp.concatenate([_conv(blocks[t], kernel[t]) + bias[t] for t in range(self.tasks)])
+    return _conv_each(x, kernel[task]) + bias[task][:, None, None]
+
+
+def _conv(x, kernel):
+  return jax.lax.conv_general_dilated(x, kernel, (1, 1), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
+
+
+@jax.checkpoint
+def _conv_each(x, kernel):
+  """One kernel a map: [N, h, w, C] with [N, k, k, C, D] to [N, h, w, D].
+
+  A batched matrix product over patches: a grouped convolution (vmap of conv) is 5 times
+  slower on CPU. Patches are k * k times the map, so they are made again for the gradient.
+  """
+  n, k, _, channels, features = kernel.shape
+  height, width = x.shape[1:3]
+  padded = jnp.pad(x, ((0, 0), (k // 2, k // 2), (k // 2, k // 2), (0, 0)))
+  shifts = [padded[:, i : i + height, j : j + width] for i in range(k) for j in range(k)]
+  patches = jnp.concatenate(shifts, axis=-1)
+  return jnp.einsum('nhwc,ncd->nhwd', patches, kernel.reshape(n, k * k * channels, features))
+
+
+class Slots:
+  """Predictions of tasks with different C_t in one array [..., sum of C_t].
+
+  Task t owns channels offset_t .. offset_t + C_t (its slot); a pair's map is 0 outside
+  its own task's slot, so that one convolution serves maps of any task.
+  """
+
+  def __init__(self, channels: tuple[int, ...]):
+    self.channels = channels
+    self.offsets = np.concatenate([[0], np.cumsum(channels)])
+    self.total = int(self.offsets[-1])
+
+  def of(self, t: int) -> slice:
+    return slice(int(self.offsets[t]), int(self.offsets[t + 1]))
+
+  def mask(self, task: jax.Array) -> jax.Array:
+    """Which channels belong to task [N]: [N, 1, 1, total] bool."""
+    owner = np.repeat(np.arange(len(self.channels)), self.channels)
+    return (jnp.asarray(owner) == task[:, None])[:, None, None]
+
+  def place(self, maps: list[jax.Array]) -> list[jax.Array]:
+    """T maps [..., C_t] to T maps [..., total]."""
+    pads = [((0, 0),) * (m.ndim - 1) + ((self.of(t).start, self.total - self.of(t).stop),) for t, m in enumerate(maps)]
+    return [jnp.pad(m, pad) for m, pad in zip(maps, pads)]
+
+  def split(self, maps: list[jax.Array]) -> list[jax.Array]:
+    """T maps [..., total] to T maps [..., C_t]: the inverse of `place`."""
+    return [m[..., self.of(t)] for t, m in enumerate(maps)]
+
+
+class SlotEmbed(nn.Module):
+  """Per-task 3x3 convolution C_t -> features of maps in slots [N, h, w, total]."""
+
+  channels: tuple[int, ...]
+  features: int
+  dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array, task: jax.Array | None) -> jax.Array:
+    slots = Slots(self.channels)
+    kernel = self.param('kernel', self._init, (3, 3, slots.total, self.features)).astype(self.dtype)
+    bias = self.param('bias', nn.initializers.zeros, (len(self.channels), self.features)).astype(self.dtype)
+    x = x.astype(self.dtype)
+    if task is not None:
+      return _conv(x, kernel) + bias[task][:, None, None]  # zeros outside the slot select the task's kernel
+    blocks = slots.split(list(x.reshape(len(self.channels), -1, *x.shape[1:])))
+    return jnp.concatenate([_conv(m, kernel[:, :, slots.of(t)]) + bias[t] for t, m in enumerate(blocks)])
+
+  def _init(self, key, shape):
+    # Fan-in is that of the task's own channels, not of all slots.
+    fan_in = 9 * np.repeat(self.channels, self.channels)[:, None]
+    return jax.random.uniform(key, shape, minval=-1, maxval=1) / np.sqrt(fan_in)
+
+
+class SlotHead(nn.Module):
+  """Per-task 1x1 convolution to C_t channels: [N, h, w, C] to slots [N, h, w, total]."""
+
+  channels: tuple[int, ...]
+  dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array, task: jax.Array | None) -> jax.Array:
+    slots = Slots(self.channels)
+    kernel = self.param('kernel', kernel_init, (x.shape[-1], slots.total)).astype(self.dtype)
+    bias = self.param('bias', nn.initializers.zeros, (slots.total,)).astype(self.dtype)
+    x = x.astype(self.dtype)
+    if task is not None:
+      return jnp.where(slots.mask(task), x @ kernel + bias, 0)
+    blocks = x.reshape(len(self.channels), -1, *x.shape[1:])
+    own = [blocks[t] @ kernel[:, slots.of(t)] + bias[slots.of(t)] for t in range(len(self.channels))]
+    return jnp.concatenate(slots.place(own))
