@@ -1,0 +1,151 @@
+"""Downloads against a server in this process; archives made here, some of them hostile."""
+
+import hashlib
+import http.server
+import io
+import tarfile
+import threading
+import zipfile
+
+import pytest
+
+from dmtl_jax import download
+from dmtl_jax.errors import UserError
+
+CONTENT = bytes(range(256)) * 9000  # 2.3 MB: more than a block
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+  """Serves CONTENT, in parts when asked; breaks off after `server.cut` bytes."""
+
+  def do_GET(self):
+    asked = self.headers.get('Range')
+    self.server.asked.append(asked)
+    start = int(asked[len('bytes=') : -1]) if asked and self.server.ranges else 0
+    if start >= len(CONTENT):
+      self.send_error(416)
+      return
+    self.send_response(206 if asked and self.server.ranges else 200)
+    self.send_header('Content-Length', str(len(CONTENT) - start))
+    self.end_headers()
+    self.wfile.write(CONTENT[start : start + self.server.cut])
+
+  def log_message(self, *args):
+    pass
+
+
+@pytest.fixture
+def server():
+  with http.server.HTTPServer(('127.0.0.1', 0), Handler) as server:
+    server.asked, server.cut, server.ranges = [], len(CONTENT), True
+    server.url = f'http://127.0.0.1:{server.server_port}/data.bin'
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    yield server
+    server.shutdown()
+
+
+def test_downloads_once_and_checks(server, tmp_path):
+  path = tmp_path / 'sub' / 'data.bin'
+  assert download.download(server.url, path, SHA256) == path
+  assert path.read_bytes() == CONTENT
+  download.download(server.url, path, SHA256)
+  assert server.asked == [None]  # the second call asked nobody
+  assert [file.name for file in path.parent.iterdir()] == ['data.bin']
+
+
+def test_a_broken_connection_is_told_and_resumed(server, tmp_path):
+  path = tmp_path / 'data.bin'
+  server.cut = 1_500_000
+  with pytest.raises(UserError, match=r'broke after 1500000 of 2304000 bytes; run again'):
+    download.download(server.url, path, SHA256)
+  assert not path.exists()
+  download.download(server.url, path, SHA256)  # the rest is shorter than the cut
+  assert server.asked == [None, 'bytes=1500000-']
+  assert path.read_bytes() == CONTENT
+
+
+def test_a_server_without_ranges_starts_again(server, tmp_path):
+  server.ranges = False
+  (tmp_path / 'data.bin.part').write_bytes(b'old' * 1000)
+  assert download.download(server.url, tmp_path / 'data.bin', SHA256).read_bytes() == CONTENT
+
+
+def test_a_complete_part_is_taken(server, tmp_path):
+  (tmp_path / 'data.bin.part').write_bytes(CONTENT)
+  assert download.download(server.url, tmp_path / 'data.bin', SHA256).read_bytes() == CONTENT
+
+
+def test_a_wrong_file_is_refused_and_removed(server, tmp_path):
+  with pytest.raises(UserError, match=f'sha256 is {SHA256}, expected {"0" * 64}'):
+    download.download(server.url, tmp_path / 'data.bin', '0' * 64)
+  assert not list(tmp_path.iterdir())
+
+
+def test_unknown_checksum_never_resumes(server, tmp_path):
+  (tmp_path / 'data.bin.part').write_bytes(b'of another version')
+  path = download.download(server.url, tmp_path / 'data.bin', download.UNKNOWN)
+  assert server.asked == [None] and path.read_bytes() == CONTENT
+
+
+def test_an_unreachable_server_is_one_sentence(tmp_path):
+  with pytest.raises(UserError, match=r'http://127\.0\.0\.1:9/x: .*save the file as .*data\.bin'):
+    download.download('http://127.0.0.1:9/x', tmp_path / 'data.bin', SHA256)
+
+
+def write_tar(path, members):
+  with tarfile.open(path, 'w:gz') as tar:
+    for name, content in members.items():
+      info = tarfile.TarInfo(name)
+      if content is None:
+        info.type, info.linkname = tarfile.SYMTYPE, '/etc'
+      else:
+        info.size = len(content)
+      tar.addfile(info, io.BytesIO(content or b''))
+  return path
+
+
+def write_zip(path, members):
+  with zipfile.ZipFile(path, 'w') as file:
+    for name, content in members.items():
+      file.writestr(name, content)
+  return path
+
+
+@pytest.mark.parametrize('write, name', [(write_tar, 'a.tgz'), (write_zip, 'a.zip')])
+def test_unpacks_once(tmp_path, write, name):
+  archive = write(tmp_path / name, {'top/one.txt': b'1', 'top/deep/two.txt': b'22'})
+  stale = tmp_path / 'out.incomplete' / 'stale.txt'
+  stale.parent.mkdir()
+  stale.write_text('of an interrupted run')
+  folder = download.extract(archive, tmp_path / 'out')
+  files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob('*.txt')}
+  assert files == {'top/one.txt': b'1', 'top/deep/two.txt': b'22'}
+  assert not stale.parent.exists()
+  archive.unlink()
+  assert download.extract(archive, folder) == folder  # taken as it is
+
+
+@pytest.mark.parametrize('write, name', [(write_tar, 'a.tar.gz'), (write_zip, 'a.zip')])
+@pytest.mark.parametrize('member', ['../evil.txt', '/tmp/dmtl_evil.txt', 'a/../../evil.txt'])
+def test_refuses_paths_that_leave_the_folder(tmp_path, write, name, member):
+  archive = write(tmp_path / name, {'fine.txt': b'', member: b'evil'})
+  with pytest.raises(UserError, match='refused to unpack'):
+    download.extract(archive, tmp_path / 'sub' / 'out')
+  assert not list(tmp_path.rglob('*evil*')) and not (tmp_path / 'sub' / 'out').exists()
+
+
+def test_refuses_links_that_leave_the_folder(tmp_path):
+  archive = write_tar(tmp_path / 'a.tgz', {'link': None, 'link/passwd': b'evil'})
+  with pytest.raises(UserError, match="refused to unpack it.*link"):
+    download.extract(archive, tmp_path / 'out')
+  assert not (tmp_path / 'out').exists()
+
+
+@pytest.mark.parametrize('write, name', [(write_tar, 'a.tgz'), (write_zip, 'a.zip')])
+def test_a_cut_archive_is_told(tmp_path, write, name):
+  archive = write(tmp_path / name, {'noise.bin': hashlib.shake_128(b'').digest(1 << 16)})
+  archive.write_bytes(archive.read_bytes()[: 1 << 15])
+  with pytest.raises(UserError, match=f'{name}: .*download it again'):
+    download.extract(archive, tmp_path / 'out')
+  assert not (tmp_path / 'out').exists()
