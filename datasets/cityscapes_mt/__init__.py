@@ -1,0 +1,34 @@
+"""Cityscapes at 128x256: semantic segmentation (7 classes) and inverse depth.
+
+Prepared by `main.py --mode=prepare --config=configs/cityscapes.py`; README.md tells from what.
+"""
+
+from collections.abc import Sequence
+
+from datasets import mtan, raw
+from datasets.cityscapes_mt.cityscapes_mt_dataset_builder import Builder
+from dmtl_jax.tasks import Task
+
+TASKS = (
+    Task('semseg', 'semseg', Builder.CLASSES),
+    Task('depth', 'depth'),
+)
+
+
+def builder(data_config) -> Builder:
+  """The prepared data set in `data_config.dir`; `info.metadata['ids']` is {split: ids}.
+
+  Raises:
+    UserError: it is not prepared.
+  """
+  return raw.prepared(Builder, data_config)
+
+
+def decode(example: dict, tasks: Sequence[Task] = TASKS) -> dict:
+  """One example of `builder(...).as_data_source(split)` as arrays.
+
+  Returns:
+    {'image': uint8 [H,W,3] RGB, 'labels': {task: [H,W,K]}} with the labels of `tasks`, encoded as
+    `dmtl_jax.tasks` says; depth is inverse depth, 0..0.5, made from disparity.
+  """
+  return mtan.decode(example, tasks)

@@ -1,0 +1,171 @@
+"""From the raw files of PASCAL_MT to label maps, by the rules of the benchmark (ASTMT).
+
+Raw layout below `root`, for the image ID:
+
+  JPEGImages/ID.jpg                 image
+  semseg/VOC12/ID.png               VOC classes 0..20, 255 ignored; where it exists, else
+  semseg/pascal-context/ID.png      the same classes, annotated by PASCAL-Context
+  human_parts/ID.mat                PASCAL-Part annotation (`anno`)
+  pascal-context/trainval/ID.mat    `LabelMap`: Context classes 1..459
+  normals_distill/ID.png            normals of a network: RGB = 255 * (xyz + 1) / 2
+  sal_distill/ID.png                saliency of a network: 0..255
+  ImageSets/Context/{train,val}.txt ids
+"""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import scipy.io
+from PIL import Image
+
+from dmtl_jax.errors import UserError
+from dmtl_jax.metrics.thinning import thin
+
+IGNORE = 255
+PERSON = 15  # class of VOC
+CLASSES = tuple(
+    'background,aeroplane,bicycle,bird,boat,bottle,bus,car,cat,chair,cow,diningtable,dog,horse,'
+    'motorbike,person,pottedplant,sheep,sofa,train,tvmonitor'.split(',')
+)
+PARTS = {  # group: names in PASCAL-Part (l, r: left and right)
+    'head': 'head hair lear rear lebrow rebrow leye reye nose mouth',
+    'torso': 'torso neck',
+    'upper arm': 'luarm ruarm',
+    'lower arm': 'llarm rlarm lhand rhand',
+    'upper leg': 'luleg ruleg',
+    'lower leg': 'llleg rlleg lfoot rfoot',
+}
+PART_IDS = {name: id for id, names in enumerate(PARTS.values(), 1) for name in names.split()}
+
+# Ids of the Context classes that NYUv2 has under the same name, and of tvmonitor (NYUv2's television):
+# the network whose normals were distilled had seen only those.
+NORMALS_CLASSES = (
+    [3, 4, 6, 9, 10, 11, 13, 15, 17, 18, 22, 23, 29, 30, 33, 34, 36, 37, 38, 39, 41, 43, 46, 49, 50, 51, 53, 55]
+    + [56, 59, 61, 62, 65, 66, 68, 69, 72, 73, 78, 83, 84, 85, 87, 88, 95, 96, 101, 104, 105, 107, 111, 113, 115]
+    + [122, 124, 135, 141, 142, 143, 146, 150, 154, 157, 158, 159, 165, 172, 174, 181, 183, 184, 191, 193, 195]
+    + [197, 199, 202, 213, 215, 216, 219, 220, 223, 225, 228, 230, 232, 233, 238, 239, 242, 243, 246, 250, 251]
+    + [252, 255, 260, 261, 263, 269, 272, 273, 275, 281, 283, 284, 285, 286, 287, 288, 290, 291, 292, 293, 295]
+    + [304, 307, 309, 310, 314, 315, 319, 323, 329, 330, 331, 336, 342, 345, 349, 350, 351, 352, 355, 357, 368]
+    + [370, 371, 374, 379, 380, 383, 384, 397, 401, 403, 405, 407, 408, 411, 412, 413, 414, 417, 419, 421, 423]
+    + [427, 429, 430, 432, 440, 441, 442, 443, 444, 446, 454, 457]
+)
+
+
+def files(root: Path, id: str) -> list[str]:
+  """The raw files of an image, relative to root; VOC12's segmentation comes before pascal-context's."""
+  voc, context = f'semseg/VOC12/{id}.png', f'semseg/pascal-context/{id}.png'
+  return [
+      f'JPEGImages/{id}.jpg',
+      voc if (root / voc).is_file() else context,
+      f'human_parts/{id}.mat',
+      f'pascal-context/trainval/{id}.mat',
+      f'normals_distill/{id}.png',
+      f'sal_distill/{id}.png',
+  ]
+
+
+def encode(root: Path, id: str) -> dict:
+  """What is stored of an image: the JPEG file as it is, and a PNG file of each label.
+
+  Returns:
+    id, and bytes of files: image (JPEG), semseg, parsing, saliency, boundary (grey PNG of ids),
+    normals (RGB PNG; 0, 0, 0 is unlabelled). Labels have the image's size.
+
+  Raises:
+    UserError: naming the file that cannot be read or holds what it must not.
+  """
+  image, semseg, parts, context, normals, saliency = (root / file for file in files(root, id))
+  size = read_image(image, 3).shape[:2]
+  label_map = read_mat(context, 'LabelMap')
+  maps = dict(
+      semseg=segmentation(semseg),
+      parsing=parsing(read_mat(parts, 'anno'), parts, size),
+      saliency=(read_image(saliency, 2) > 127).astype(np.uint8),  # v / 255 > 0.5
+      normals=mask_normals(read_image(normals, 3), label_map),
+      boundary=boundary(label_map),
+  )
+  return dict(id=id, image=image.read_bytes()) | {name: png(fit(label, size)) for name, label in maps.items()}
+
+
+def segmentation(path: Path) -> np.ndarray:
+  """Class ids [H,W] uint8, 255 where unlabelled, of a palette or grey PNG."""
+  label = read_image(path, 2)
+  strange = np.setdiff1d(label, [*range(len(CLASSES)), IGNORE])
+  if strange.size:
+    raise UserError(f'{path}: holds class {strange[0]}; classes are 0..{len(CLASSES) - 1} and {IGNORE}')
+  return label
+
+
+def parsing(annotation: np.ndarray, path: Path, size: tuple[int, int]) -> np.ndarray:
+  """Part ids [H,W] uint8 of all persons; 255 everywhere if no part of a person is annotated.
+
+  Args:
+    annotation: PASCAL-Part's struct `anno`: objects(class_ind, mask, parts(part_name, mask)).
+    path: its file, for errors.
+    size: of the image.
+  """
+  label = np.zeros(size, np.uint8)
+  try:
+    for thing in annotation['objects'][0, 0].ravel():
+      if int(thing['class_ind'].item()) != PERSON:
+        continue
+      for part in thing['parts'].ravel():  # later parts and persons lie in front
+        label[fit(part['mask'].astype(np.uint8), size) > 0] = PART_IDS[part['part_name'].item()]
+  except (KeyError, ValueError, IndexError, TypeError) as error:
+    raise UserError(f'{path}: not an annotation of PASCAL-Part ({type(error).__name__}: {error})') from error
+  return label if label.any() else np.full_like(label, IGNORE)
+
+
+def boundary(label_map: np.ndarray) -> np.ndarray:
+  """1 [H,W] uint8 on the thinned lines where the Context class changes, else 0.
+
+  A pixel is on a line where the Laplacian of the class ids (four neighbours) is not zero.
+  """
+  return thin(cv2.Laplacian(label_map.astype(np.float64), cv2.CV_64F) != 0).astype(np.uint8)
+
+
+def mask_normals(normals: np.ndarray, label_map: np.ndarray) -> np.ndarray:
+  """Normals [H,W,3] uint8 with 0, 0, 0 (no unit vector) where the Context class is not one of NYUv2."""
+  known = np.isin(fit(label_map, normals.shape[:2]), NORMALS_CLASSES)
+  return normals * known[..., None].astype(np.uint8)
+
+
+def unit_normals(stored: np.ndarray) -> np.ndarray:
+  """Unit vectors [H,W,3] float32 of stored normals [H,W,3] uint8; 0, 0, 0 stays."""
+  vectors = stored.astype(np.float32) * np.float32(2 / 255) - 1
+  length = np.sqrt(np.einsum('hwc,hwc->hw', vectors, vectors))
+  scale = np.where(stored.any(-1), 1 / length, 0)  # no length is zero: 2 v / 255 is never 1
+  return vectors * scale[..., None].astype(np.float32)
+
+
+def fit(label: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+  """The label at the image's size, nearest neighbour; few raw labels differ from their image's size."""
+  if label.shape[:2] == tuple(size):
+    return label
+  return cv2.resize(label, size[::-1], interpolation=cv2.INTER_NEAREST)
+
+
+def png(label: np.ndarray) -> bytes:
+  """PNG file of ids [H,W] or RGB [H,W,3], uint8."""
+  return cv2.imencode('.png', label[..., ::-1] if label.ndim == 3 else label)[1].tobytes()
+
+
+def read_image(path: Path, dimensions: int) -> np.ndarray:
+  """[H,W] (a palette's indices, not its colours) or [H,W,3] uint8 of an image file."""
+  try:
+    with Image.open(path) as image:
+      array = np.asarray(image.convert('RGB') if dimensions == 3 else image)
+  except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for broken files
+    raise UserError(f'{path}: not a readable image ({error})') from error
+  if array.ndim != dimensions or array.dtype != np.uint8:
+    raise UserError(f'{path}: expected one 8-bit channel, found {array.dtype} {list(array.shape)}')
+  return array
+
+
+def read_mat(path: Path, name: str) -> np.ndarray:
+  """A variable of a .mat file."""
+  try:
+    return scipy.io.loadmat(path, variable_names=[name])[name]
+  except Exception as error:  # scipy has no common error: zlib's, struct's, ValueError, KeyError...
+    raise UserError(f"{path}: no readable .mat file with '{name}' ({type(error).__name__}: {error})") from error

@@ -1,0 +1,62 @@
+"""TFDS builder of PASCAL-Context with the five tasks of the benchmark (PASCAL_MT)."""
+
+import functools
+import io
+from pathlib import Path
+
+import tensorflow_datasets as tfds
+
+from datasets import raw
+from datasets.pascal_mt import labels
+
+FILES = ('image', 'semseg', 'parsing', 'saliency', 'normals', 'boundary')  # features stored as image files
+
+
+class Builder(tfds.core.GeneratorBasedBuilder):
+  """Splits `train` (4998 images) and `val` (5105), in the order of ImageSets/Context."""
+
+  VERSION = tfds.core.Version('1.0.0')
+  RELEASE_NOTES = {'1.0.0': 'First release.'}
+  MANUAL_DOWNLOAD_INSTRUCTIONS = 'manual_dir is the folder PASCAL_MT, see README.md.'
+  MARKER = 'ImageSets/Context/train.txt'
+  IMAGES = {'train': 4998, 'val': 5105}  # of the benchmark
+
+  processes = 0  # that encode; 0: one a core
+  size = None  # images have their own sizes
+
+  def _info(self) -> tfds.core.DatasetInfo:
+    grey = functools.partial(tfds.features.Image, shape=(None, None, 1), encoding_format='png')
+    return self.dataset_info_from_configs(
+        features=tfds.features.FeaturesDict({
+            'id': tfds.features.Text(),
+            'image': tfds.features.Image(shape=(None, None, 3), encoding_format='jpeg'),
+            'semseg': grey(doc='VOC class; 255: unlabelled'),
+            'parsing': grey(doc='group of human parts; 255: unlabelled'),
+            'saliency': grey(doc='1: salient'),
+            'normals': tfds.features.Image(
+                shape=(None, None, 3), encoding_format='png', doc='255 (xyz + 1) / 2; 0, 0, 0: unlabelled'
+            ),
+            'boundary': grey(doc='1: boundary'),
+        }),
+        homepage='https://github.com/facebookresearch/astmt',
+        metadata=tfds.core.MetadataDict(),
+        disable_shuffling=True,  # position in the split = line of the list of ids
+    )
+
+  def _split_generators(self, dl_manager):
+    root = raw.find_root(Path(dl_manager.manual_dir), self.MARKER)
+    raw.require(root, [f'ImageSets/Context/{split}.txt' for split in self.IMAGES])
+    splits = {split: (root / f'ImageSets/Context/{split}.txt').read_text().split() for split in self.IMAGES}
+    raw.require(root, [file for ids in splits.values() for id in ids for file in labels.files(root, id)])
+    self.info.metadata['ids'] = splits
+    return {split: self._generate_examples(root, splits, split) for split in splits}
+
+  def _generate_examples(self, root, splits, split):
+    for position, example in raw.examples(labels.encode, root, splits, split, self.processes):
+      yield position, example | {name: io.BytesIO(example[name]) for name in FILES}
+
+  def as_data_source(self, split=None, *, decoders=None, **options):
+    """As TFDS's, but image files stay bytes unless `decoders` says otherwise: `decode` reads only what it needs."""
+    return super().as_data_source(
+        split, decoders=decoders or {name: tfds.decode.SkipDecoding() for name in FILES}, **options
+    )
