@@ -1,7 +1,7 @@
 """Builders on raw trees in the true file formats, with labels worked out by hand."""
 
 import hashlib
-import io
+import os
 import shutil
 import tarfile
 import zipfile
@@ -85,7 +85,7 @@ def colour(height, width, value):
 
 @pytest.fixture
 def pascal_raw(tmp_path):
-  """Three images: 2008_b (everything, 6x8) and 2008_a (no person, 5x7) to train, 2008_c (6x8) to validate."""
+  """2008_b (everything, 6x8), 2008_a (no person, 5x7) and three more to train, 2008_c (6x8) to validate."""
   root = tmp_path / 'PASCAL_MT'
   label_map = np.full((6, 8), WALL)
   label_map[:, 3], label_map[:, 4:] = (WALL + SKY) / 2, SKY
@@ -110,7 +110,11 @@ def pascal_raw(tmp_path):
   write_pascal(root, '2008_a', colour(5, 7, 90), flat, [], faint, grey(5, 7, 255), context=grey(5, 7, 20))
   armless = thing(15, [], (6, 8))
   write_pascal(root, '2008_c', colour(6, 8, 9), label_map, [armless, dog], normals, saliency, context=grey(6, 8, 1))
-  write_lists(root, ['2008_b', '2008_a'], ['2008_c'])
+  things = [thing(15, [('torso', np.s_[:])], (5, 7))]
+  others = ['2007_z', '2010_x', '2009_y']
+  for id in others:
+    write_pascal(root, id, colour(5, 7, 9), flat, things, faint, grey(5, 7, 0), voc=grey(5, 7, 0))
+  write_lists(root, ['2008_b', '2008_a', *others], ['2008_c'])
   return root
 
 
@@ -126,7 +130,7 @@ def pascal(tmp_path, pascal_raw):
     ids = [source[i]['id'].decode() for i in range(len(source))]
     assert ids == list(builder.info.metadata['ids'][split])
     stored |= dict(zip(ids, (source[i] for i in range(len(source)))))
-  assert list(stored) == ['2008_b', '2008_a', '2008_c']  # in the lists' order
+  assert list(stored) == ['2008_b', '2008_a', '2007_z', '2010_x', '2009_y', '2008_c']  # in the lists' order
   return c, stored, {id: pascal_mt.decode(example) for id, example in stored.items()}
 
 
@@ -247,7 +251,7 @@ def test_pascal_tells_missing_and_broken_files(tmp_path, pascal_raw):
   kept = (pascal_raw / 'sal_distill/2008_c.png').read_bytes()
   for file in ('sal_distill/2008_c.png', 'semseg/pascal-context/2008_a.png'):
     (pascal_raw / file).unlink()
-  with pytest.raises(UserError, match=r'2 of 18 files are missing: semseg/.*/2008_a\.png, sal_distill/2008_c\.png'):
+  with pytest.raises(UserError, match=r'2 of 36 files are missing: semseg/.*/2008_a\.png, sal_distill/2008_c\.png'):
     prepare(c)
 
   # One in train and one in val: one run tells both.
@@ -445,7 +449,7 @@ def test_archives_are_taken(tmp_path, nyud_raw, pascal_raw):
   prepare(config('nyud', tmp_path, archive, raw_sha256=hashlib.sha256(archive.read_bytes()).hexdigest()))
   c = config('pascal', tmp_path, tgz)
   prepare(c)
-  assert len(pascal_mt.builder(c.data).as_data_source('train')) == 2
+  assert len(pascal_mt.builder(c.data).as_data_source('train')) == 5
 
 
 def test_the_mapping_lies_beside_the_data(tmp_path, nyud_raw, monkeypatch):
@@ -480,12 +484,19 @@ def test_checksums_of_the_mappings_are_the_official_ones():
       assert (infos[file].size, infos[file].checksum) == (len(content), hashlib.sha256(content).hexdigest())
 
 
-def test_several_processes_keep_order_and_find_all_that_is_broken(tmp_path):
-  for name in 'abc':
-    (tmp_path / name).mkdir()
-  ids = ['a', 'b', 'c'] * 16
-  arguments = (raw.find_root, tmp_path, dict(train=ids, val=['a', 'missing']))
-  assert list(raw.examples(*arguments, 'val', 1).__iter__().__next__()) == [0, tmp_path]
-  assert [position for position, _ in raw.examples(raw.find_root, tmp_path, dict(train=ids), 'train', 2)] == [*range(48)]
-  with pytest.raises(UserError, match="1 images have broken files: .*found no 'missing'"):
-    list(raw.examples(*arguments, 'val', 2))
+def test_several_processes_keep_the_order(tmp_path):
+  ids = [str(i) for i in range(100)]
+  encoded = list(raw.examples(os.path.join, tmp_path, dict(train=ids), 'train', 2))
+  assert encoded == [(i, f'{tmp_path}/{i}') for i in range(100)]
+
+
+@pytest.mark.parametrize('processes', [1, 2])
+def test_all_that_is_broken_is_found_in_one_run(tmp_path, processes):
+  (tmp_path / 'a').mkdir()  # find_root of 'a' works, of others it raises UserError
+  splits = dict(earlier=['x'], train=['a', 'first', *['a'] * 30], val=['a', 'second'])
+  with pytest.raises(UserError, match="2 images have broken files: .*no 'first'.*no 'second'"):
+    list(raw.examples(raw.find_root, tmp_path, splits, 'train', processes))
+  stream = raw.examples(raw.find_root, tmp_path, splits, 'train', processes)
+  assert [next(stream)[0] for _ in range(31)] == [0, *range(2, 32)]
+  with pytest.raises(UserError):
+    next(stream)  # val is only checked
