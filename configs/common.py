@@ -82,15 +82,21 @@ def base(arg: str | None) -> ConfigDict:
               steps=0,  # 0: from epochs
               epochs=100,
               remat=False,
-              accumulate=1,
               log_every=20,
               eval_every=0,  # steps; 0: at the end of each epoch
               eval_images=0,  # images of a periodic evaluation; 0: all
               keep=2,
               best_by='delta_m',
-              nan_policy='stop',
           ),
-          eval=dict(batch=8, steps=0, protocol='pascal', workers=0, boundary_tolerance=0.0075),
+          eval=dict(
+              batch=8,
+              steps=0,  # S at inference; 0: as in training
+              panels=6,  # pictures to write
+              protocol='pascal',
+              workers=0,
+              boundary_tolerance=0.0075,  # of the diagonal
+              single_task=dict(),  # {task: headline score} of the single-task run, for Delta_m
+          ),
           optim=dict(name='adam', lr=2e-5, schedule='poly', l2=1e-6, clip=10.0, warmup=0),
           loss_weights=dict(),
       )

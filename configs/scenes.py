@@ -1,0 +1,30 @@
+"""`scenes`, the embedded data set: rendered rooms with six tasks. No download, CPU is enough.
+
+  python main.py --config=configs/scenes.py --workdir=runs/scenes
+  python main.py --config=configs/scenes.py:method=feature,labels=random --workdir=runs/feature
+
+A small network (see `model`), 96x128 images. `make demo` runs this config.
+"""
+
+from configs import common
+
+
+def get_config(arg=None):
+  config = common.base(arg)
+  config.data.name = 'scenes'
+  config.data.dir = 'runs/data'
+  config.data.size = (96, 128)
+  config.data.augment = 'flip'
+  config.data.train_count = 1000
+  config.data.val_count = 200
+  config.model.width = 32
+  config.model.channels = 96
+  config.train.batch = 8
+  config.train.epochs = 8
+  config.train.eval_every = 0
+  config.eval.boundary_tolerance = 0.0075
+  config.optim.lr = 1e-3
+  config.optim.schedule = 'cosine'
+  config.optim.warmup = 50
+  config.loss_weights = dict(semseg=1.0, parsing=2.0, saliency=5.0, normals=10.0, boundary=50.0, depth=1.0)
+  return config

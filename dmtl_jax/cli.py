@@ -1,0 +1,108 @@
+"""DiffusionMTL in JAX: dense multi-task learning from images labelled for only some tasks.
+
+  train      python main.py --config=configs/scenes.py:method=prediction,labels=one --workdir=runs/scenes
+             (run it again on the same workdir and it goes on where it stopped)
+  evaluate   python main.py --mode=evaluate --workdir=runs/scenes [--step=best|latest|N]
+  predict    python main.py --mode=predict --workdir=runs/scenes --images='photos/*.jpg' --out=maps
+  summary    python main.py --mode=summary --config=configs/pascal.py:method=feature [--json]
+  prepare    python main.py --mode=prepare --config=configs/nyud.py --config.data.raw=PATH
+  report     python main.py --mode=report --workdirs=runs/a,runs/b --out=runs/report
+
+Config strings: configs/NAME.py:method=...,labels=...,backbone=...,steps=...,preset=...
+(configs/common.py lists the values). Any other field is a flag: --config.optim.lr=1e-4.
+"""
+
+import os
+import sys
+
+from absl import flags, logging
+from ml_collections import config_flags
+
+from dmtl_jax.errors import UserError
+
+MODES = ('train', 'evaluate', 'predict', 'summary', 'prepare', 'report')
+
+_CONFIG = config_flags.DEFINE_config_file('config', None, 'Config file, configs/NAME.py[:key=value,...].')
+_MODE = flags.DEFINE_enum('mode', 'train', MODES, 'What to do.')
+_WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run: config, checkpoints, logs, scores, pictures.')
+_FORCE = flags.DEFINE_bool('force', False, 'train: resume although the config changed.')
+_STEP = flags.DEFINE_string('step', 'best', 'evaluate, predict: checkpoint to restore: best, latest or a number.')
+_IMAGES = flags.DEFINE_string('images', None, 'predict: file, folder, glob or video; several separated by commas.')
+_OUT = flags.DEFINE_string('out', None, 'predict, report: folder to write to.')
+_JSON = flags.DEFINE_bool('json', False, 'summary: print JSON.')
+_WORKDIRS = flags.DEFINE_string('workdirs', None, 'report: workdirs to compare, separated by commas.')
+
+
+def main(argv: list[str]) -> int:
+  """Runs one job; returns the exit status: 0, or 1 after an error told in one sentence."""
+  if any(arg in ('-h', '--help', '-help') for arg in argv[1:]):
+    print(__doc__.strip(), '\n\nflags:')
+    print(flags.FLAGS.module_help('dmtl_jax.cli'))
+    return 0
+  try:
+    rest = flags.FLAGS(argv)
+    if len(rest) > 1:
+      raise UserError(f"'{rest[1]}': not a flag; see --help")
+    logging.set_verbosity(logging.WARNING)
+    return _run() or 0
+  except (UserError, flags.Error) as error:
+    print(f'Error: {error}', file=sys.stderr)
+    return 1
+
+
+def _run():
+  """Imports only what the job needs: a summary or a report starts without the data libraries."""
+  _use_compilation_cache()
+  mode = _MODE.value
+  if mode == 'train':
+    from dmtl_jax import train
+
+    train.run(_config(), _needed(_WORKDIR), _FORCE.value)
+  elif mode == 'evaluate':
+    from dmtl_jax import evaluate
+
+    evaluate.run(_run_config(), _needed(_WORKDIR), _STEP.value)
+  elif mode == 'predict':
+    from dmtl_jax import predict
+
+    return predict.run(_run_config(), _needed(_WORKDIR), _STEP.value, _needed(_IMAGES), _needed(_OUT))
+  elif mode == 'summary':
+    from dmtl_jax import summary
+
+    summary.run(_config(), _JSON.value)
+  elif mode == 'prepare':
+    from dmtl_jax import prepare
+
+    prepare.prepare(_config())
+  else:
+    from dmtl_jax import report
+
+    report.write_report(_needed(_WORKDIRS).split(','), _needed(_OUT))
+
+
+def _needed(flag) -> str:
+  if not flag.value:
+    raise UserError(f'--mode={_MODE.value} needs --{flag.name}; see --help')
+  return flag.value
+
+
+def _config():
+  if _CONFIG.value is None:
+    raise UserError(f'--mode={_MODE.value} needs --config=configs/NAME.py; see --help')
+  return _CONFIG.value
+
+
+def _run_config():
+  """The config given, or the one the run was trained with."""
+  from dmtl_jax import workdir
+
+  return _CONFIG.value or workdir.read_config(_needed(_WORKDIR))
+
+
+def _use_compilation_cache():
+  """Compiled programs are kept in the user's cache folder unless JAX is told another place."""
+  import jax
+
+  if not jax.config.jax_compilation_cache_dir:
+    home = os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')
+    jax.config.update('jax_compilation_cache_dir', os.path.join(home, 'dmtl_jax', 'jax'))

@@ -1,0 +1,101 @@
+"""The two compiled functions of a run: the train step and the prediction step."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from dmtl_jax import auxiliary, losses
+from dmtl_jax.models import draw_noise
+from dmtl_jax.models import pairs as pairs_lib
+from dmtl_jax.models.layers import resize
+from dmtl_jax.state import TrainState
+from dmtl_jax.tasks import Task, activate
+
+
+def task_weights(config, tasks: tuple[Task, ...]) -> jax.Array:
+  """Loss weights [T] of config.loss_weights, 1 where a task is not named."""
+  return jnp.array([float(config.loss_weights.get(task.name, 1.0)) for task in tasks])
+
+
+def make_train_step(model, tx, config, tasks: tuple[Task, ...], pair_count: int, groups: int):
+  """The update function (state, batch) -> (state, scalars); jit it with the state donated.
+
+  Args:
+    pair_count: labelled pairs a group of images can hold at most.
+    groups: devices that split the batch.
+
+  Returns:
+    A function of a TrainState and a Batch (see data/pipeline.py). The scalars: 'loss/total',
+    'loss/final/TASK' and 'loss/initial/TASK' (sums over this batch's labelled images) with
+    'count/TASK' labelled images, and 'grad_norm'.
+  """
+  weights = task_weights(config, tasks)
+  extra_loss = auxiliary.LOSSES.get(config.model.method)
+  base_key = jax.random.key(config.seed)
+
+  def train_step(state: TrainState, batch: dict):
+    key = jax.random.fold_in(base_key, state.step)
+    mask = batch['label_mask']
+    inputs = model_inputs(model, batch['image'], key, len(tasks), pairs_lib.select(mask, pair_count, groups))
+
+    def loss_fn(params):
+      apply = functools.partial(
+          model.apply, {'params': params, 'batch_stats': state.batch_stats}, train=True, mutable=['batch_stats']
+      )
+      output, updated = apply(batch['image'], **inputs)
+      loss, parts = losses.total_loss(tasks, output, batch['labels'], mask, weights)
+      if extra_loss:
+        loss = loss + extra_loss(apply, batch, output, tasks, weights, key, config)
+      return loss, (parts, updated['batch_stats'])
+
+    (loss, (parts, batch_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+    updates, opt_state = tx.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    scalars = {'loss/total': loss, 'grad_norm': optax.global_norm(grads)}
+    for t, task in enumerate(tasks):
+      scalars[f'count/{task.name}'] = mask[:, t].sum()
+      for part, values in parts.items():
+        scalars[f'loss/{part}/{task.name}'] = values[:, t].sum()
+    return TrainState(state.step + 1, params, batch_stats, opt_state), scalars
+
+  return train_step
+
+
+def model_inputs(model, images, key, tasks: int, pairs=None, index=None, steps=None) -> dict:
+  """Keyword inputs of `model.apply`: pairs and their noise, for models that diffuse; else nothing.
+
+  Args:
+    index: [B] what an image's noise is drawn by; default its position in the batch.
+  """
+  if not hasattr(model, 'noise_shape'):
+    return {}
+  batch = images.shape[0]
+  image = pairs_lib.image_index(batch, tasks, pairs)
+  task = pairs_lib.task_index(batch, tasks, pairs)
+  shape = model.noise_shape(batch, images.shape[1:3], pairs, steps)
+  noise = draw_noise(key, shape, image if index is None else index[image], task)
+  return {'pairs': pairs, 'noise': noise} | ({'steps': steps} if steps else {})
+
+
+def make_predict_step(model, config, tasks: tuple[Task, ...], with_steps: bool = False):
+  """The function (variables, images, index) -> {stage: {task: prediction [B, H, W, ...]}}.
+
+  Stages: 'final', 'initial' where the method has it, and `with_steps` 'step0' (the decayed
+  map), 'step1', ... after each denoising step. Predictions are as `tasks.activate` says, at
+  the images' size. An image's noise depends on config.seed and its index alone.
+  """
+  key = jax.random.key(config.seed)
+
+  def predict_step(variables, images, index):
+    steps = config.eval.steps or None
+    output = model.apply(variables, images, **model_inputs(model, images, key, len(tasks), None, index, steps))
+    stages = {'final': output.final} | ({'initial': output.initial} if output.initial else {})
+    if with_steps and output.steps:
+      count = next(iter(output.steps.values())).shape[0]
+      stages |= {f'step{i}': {name: maps[i] for name, maps in output.steps.items()} for i in range(count)}
+    full = lambda maps: resize(maps.astype(jnp.float32), images.shape[1:3])
+    return {s: {task.name: activate(task, full(maps[task.name])) for task in tasks} for s, maps in stages.items()}
+
+  return predict_step

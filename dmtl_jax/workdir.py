@@ -1,0 +1,154 @@
+"""The folder of one run: lock, config, label mapping, logs.
+
+W/config.json, W/labels.json (which labels training saw), W/log.jsonl (one line a logged
+step), W/tensorboard/, W/checkpoints/, W/panels/, W/metrics.json, W/report.html.
+"""
+
+import fcntl
+import json
+import os
+import pathlib
+import tempfile
+
+from absl import logging
+from ml_collections import ConfigDict
+import tensorboardX
+
+from dmtl_jax.errors import UserError
+
+# Fields that may differ between a run and its resumption: they do not change what is learned.
+FREE = ('data.workers', 'data.prefetch', 'train.log_every', 'train.keep', 'eval.workers')
+
+
+def write_atomic(path: pathlib.Path, text: str):
+  """Writes a text file so that a reader, or a crash, sees the old or the new content, whole."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.')
+  with os.fdopen(handle, 'w') as f:
+    f.write(text)
+  os.chmod(temporary, 0o644)
+  os.replace(temporary, path)
+
+
+def write_json(path: pathlib.Path, value):
+  write_atomic(path, json.dumps(value, indent=1, sort_keys=False) + '\n')
+
+
+def lock(workdir: str | os.PathLike):
+  """Takes the run's folder for this process, making it if need be; held until the file is closed.
+
+  Raises:
+    UserError: where another process trains there, or the folder cannot be written.
+  """
+  path = pathlib.Path(workdir)
+  try:
+    path.mkdir(parents=True, exist_ok=True)
+    file = open(path / '.lock', 'a')
+  except OSError as error:
+    raise UserError(f'--workdir={path}: cannot be written ({error.strerror}); choose another folder') from error
+  try:
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except BlockingIOError:
+    raise UserError(f'--workdir={path}: another process is training there; wait for it or choose another folder') from None
+  return file
+
+
+def flatten(config, prefix: str = '') -> dict:
+  """Nested dict to {'a.b': value}."""
+  flat = {}
+  for key, value in config.items():
+    name = f'{prefix}{key}'
+    flat |= flatten(value, f'{name}.') if isinstance(value, dict) else {name: value}
+  return flat
+
+
+def to_json(config: ConfigDict) -> dict:
+  """The config as plain JSON values (tuples become lists)."""
+  return json.loads(config.to_json())
+
+
+def check_config(workdir: str | os.PathLike, config: ConfigDict, force: bool):
+  """Stores the config of a new run; for a resumed one, checks that it is the same.
+
+  Raises:
+    UserError: if a field that matters differs and `force` is not set; shows the difference.
+  """
+  path = pathlib.Path(workdir) / 'config.json'
+  new = to_json(config)
+  if path.exists() and not force:
+    before, after = flatten(json.loads(path.read_text())), flatten(new)
+    changed = [
+        f'  {k}: {before.get(k)!r} -> {after.get(k)!r}'
+        for k in sorted(before.keys() | after.keys())
+        if before.get(k) != after.get(k) and k not in FREE
+    ]
+    if changed:
+      lines = '\n'.join(changed)
+      raise UserError(
+          f'{path}: this run was started with another config; choose a new --workdir, or --force to go on with:\n{lines}'
+      )
+  write_json(path, new)
+
+
+def read_config(workdir: str | os.PathLike) -> ConfigDict:
+  """The config a run was trained with.
+
+  Raises:
+    UserError: if there is none.
+  """
+  path = pathlib.Path(workdir) / 'config.json'
+  try:
+    values = json.loads(path.read_text())
+  except FileNotFoundError:
+    raise UserError(f'{path}: no such file; --workdir must name the folder of a trained run') from None
+  except json.JSONDecodeError as error:
+    raise UserError(f'{path}: not JSON ({error}); restore it or train again') from error
+  values['data']['size'] = tuple(values['data']['size'])
+  return ConfigDict(values)
+
+
+class Log:
+  """Scalars and pictures of a run, to W/log.jsonl and TensorBoard.
+
+  Args:
+    step: where the run starts; what an earlier process logged beyond it is dropped, so
+      that a resumed run leaves the log of one that never stopped.
+  """
+
+  def __init__(self, workdir: str | os.PathLike, step: int):
+    path = pathlib.Path(workdir)
+    self._jsonl = path / 'log.jsonl'
+    if self._jsonl.exists():
+      lines = self._jsonl.read_text().splitlines(keepends=True)
+      kept = [line for line in lines if line.endswith('\n') and json.loads(line)['step'] <= step]
+      if len(kept) < len(lines):
+        write_atomic(self._jsonl, ''.join(kept))
+    self._file = open(self._jsonl, 'a')
+    self._board = tensorboardX.SummaryWriter(str(path / 'tensorboard'), purge_step=step + 1 if step else None)
+
+  def scalars(self, step: int, values: dict[str, float]):
+    """Logs values under one step."""
+    self._file.write(json.dumps({'step': step} | values) + '\n')
+    self._file.flush()
+    for name, value in values.items():
+      self._board.add_scalar(name, value, step)
+
+  def image(self, step: int, name: str, picture):
+    """Logs a picture [H, W, 3] uint8."""
+    self._board.add_image(name, picture, step, dataformats='HWC')
+
+  def close(self):
+    self._file.close()
+    self._board.close()
+
+
+def start_text(config, tasks, source) -> str:
+  """The first line of a run: what is learned, from what."""
+  labels = ', '.join(f'{t.name} {int(n)}' for t, n in zip(tasks, source.label_mask.sum(0)))
+  return f'{config.method} on {config.data.name}: {len(source)} images, labels ({config.data.labels}): {labels}'
+
+
+def say(text: str):
+  """A line for the person at the terminal."""
+  logging.info('%s', text)
+  print(text, flush=True)

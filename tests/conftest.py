@@ -1,0 +1,108 @@
+"""Shared by all tests: one compilation cache, tasks, and a tiny DiffusionMTL."""
+
+import os
+import pathlib
+import tempfile
+
+CACHE = os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', os.path.join(tempfile.gettempdir(), 'dmtl_jax_test_cache'))
+os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.3')
+# Test shapes are tiny: compiling fast matters more than running fast.
+os.environ.setdefault('XLA_FLAGS', '--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true')
+
+import jax  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+
+from configs import common  # noqa: E402
+from dmtl_jax.models import build_model  # noqa: E402
+from dmtl_jax.steps import model_inputs  # noqa: E402
+from dmtl_jax.state import init_variables  # noqa: E402
+from dmtl_jax.tasks import Task  # noqa: E402
+
+SHARED = pathlib.Path(__file__).resolve().parents[2] / 'shared'
+TASKS = (
+    Task('semseg', 'semseg', ('sky', 'road', 'car', 'tree')),
+    Task('parsing', 'parsing', ('background', 'head', 'torso')),
+    Task('saliency', 'saliency'),
+    Task('normals', 'normals'),
+    Task('boundary', 'boundary'),
+    Task('depth', 'depth'),
+)
+SIZE = (64, 96)
+
+
+def shared(name: str) -> pathlib.Path:
+  """A path below ../shared; skips the test where it is absent."""
+  path = SHARED / name
+  if not path.exists():
+    pytest.skip(f'reference data {path} is not on this machine')
+  return path
+
+
+def tiny_config(arg: str = ''):
+  """A config whose network compiles in seconds."""
+  config = common.base(arg)
+  config.model.width = 8
+  config.model.channels = 16
+  config.model.depth = 2
+  return config
+
+
+def random_labels(rng: np.random.Generator, batch: int, size=SIZE) -> dict[str, np.ndarray]:
+  """Valid labels with about a tenth of the pixels unlabelled."""
+  hole = rng.random((batch, *size, 1)) < 0.1
+  normals = rng.standard_normal((batch, *size, 3)).astype(np.float32)
+  labels = {
+      'semseg': rng.integers(0, 4, (batch, *size, 1)),
+      'parsing': rng.integers(0, 3, (batch, *size, 1)),
+      'saliency': rng.integers(0, 2, (batch, *size, 1)),
+      'boundary': rng.integers(0, 2, (batch, *size, 1)),
+  }
+  labels = {name: np.where(hole, 255, value).astype(np.uint8) for name, value in labels.items()}
+  labels['normals'] = np.where(hole, 0, normals / np.linalg.norm(normals, axis=-1, keepdims=True)).astype(np.float32)
+  labels['depth'] = np.where(hole, 0, rng.uniform(1, 5, (batch, *size, 1))).astype(np.float32)
+  return labels
+
+
+def random_variables(model, size=SIZE, seed: int = 0) -> dict:
+  """Variables of the model's shapes, drawn in numpy: compiling an initialiser costs 20 s."""
+  rng = np.random.default_rng(seed)
+
+  def draw(path, x):
+    z = rng.standard_normal(x.shape).astype(np.float32)
+    name = path[-1].key
+    if name == 'var':
+      return 1 + 0.2 * np.abs(z)
+    if name == 'scale':
+      return 1 + 0.1 * z
+    return z * (0.1 if name in ('bias', 'mean') else np.prod(x.shape[-4:-1]) ** -0.5)
+
+  shapes = jax.eval_shape(lambda key: init_variables(model, key, size), jax.random.key(0))
+  return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
+class Tiny:
+  """A tiny model, its variables and a batch of four images."""
+
+  def __init__(self, arg: str = ''):
+    self.config = tiny_config(arg)
+    self.tasks = TASKS
+    self.model = build_model(self.config, TASKS)
+    self.variables = random_variables(self.model)
+    rng = np.random.default_rng(0)
+    self.images = rng.standard_normal((4, *SIZE, 3)).astype(np.float32)
+    self.labels = random_labels(rng, 4)
+
+  def inputs(self, pairs=None, key=jax.random.key(1)):
+    return model_inputs(self.model, self.images, key, len(TASKS), pairs)
+
+
+@pytest.fixture(scope='session')
+def tiny():
+  return Tiny('method=prediction')
+
+
+@pytest.fixture(scope='session')
+def tiny_feature():
+  return Tiny('method=feature')

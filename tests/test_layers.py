@@ -1,0 +1,127 @@
+"""Resizing, convolutions by task and attention against independent numpy and scipy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.special
+
+from dmtl_jax.models.denoiser import CrossAttentionBlock
+from dmtl_jax.models.layers import conv, resize
+from dmtl_jax.models.task_layers import SlotEmbed, SlotHead, TaskConv
+
+
+def resize_by_hand(x, size):
+  """Bilinear, half-pixel centres, edges clamped: plain loops over output pixels."""
+  height, width = x.shape[:2]
+  out = np.zeros((*size, x.shape[2]))
+  for i in range(size[0]):
+    for j in range(size[1]):
+      y = min(max((i + 0.5) * height / size[0] - 0.5, 0), height - 1)
+      z = min(max((j + 0.5) * width / size[1] - 0.5, 0), width - 1)
+      y0, z0 = int(y), int(z)
+      y1, z1 = min(y0 + 1, height - 1), min(z0 + 1, width - 1)
+      fy, fz = y - y0, z - z0
+      top = (1 - fz) * x[y0, z0] + fz * x[y0, z1]
+      bottom = (1 - fz) * x[y1, z0] + fz * x[y1, z1]
+      out[i, j] = (1 - fy) * top + fy * bottom
+  return out
+
+
+@pytest.mark.parametrize('size', [(16, 24), (2, 3), (8, 12), (5, 17), (4, 6)])
+def test_resize(size):
+  x = np.random.default_rng(0).standard_normal((8, 12, 3))
+  np.testing.assert_allclose(resize(jnp.asarray(x[None]), size)[0], resize_by_hand(x, size), atol=1e-5)
+
+
+def conv_by_hand(x, kernel, stride=1):
+  """Zero padding of k // 2 on every side, plain loops over the kernel."""
+  k = kernel.shape[0]
+  padded = np.pad(x, ((k // 2, k // 2), (k // 2, k // 2), (0, 0)))
+  out = 0
+  height = (x.shape[0] + 2 * (k // 2) - k) // stride + 1
+  width = (x.shape[1] + 2 * (k // 2) - k) // stride + 1
+  for i in range(k):
+    for j in range(k):
+      rows = padded[i : i + stride * height : stride, j : j + stride * width : stride]
+      out = out + rows[:height, :width] @ kernel[i, j]
+  return out
+
+
+def test_strided_convolution_pads_both_sides():
+  x = np.random.default_rng(0).standard_normal((8, 10, 3)).astype(np.float32)
+  layer = conv(4, 3, stride=2, bias=False, dtype=jnp.float32)
+  params = layer.init(jax.random.key(0), x[None])
+  expected = conv_by_hand(x, np.asarray(params['params']['kernel']), stride=2)
+  np.testing.assert_allclose(layer.apply(params, x[None])[0], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize('kernel_size', [1, 3])
+def test_task_convolution_uses_each_maps_own_weights(kernel_size):
+  x = np.random.default_rng(0).standard_normal((6, 5, 7, 4)).astype(np.float32)
+  layer = TaskConv(tasks=3, features=2, kernel_size=kernel_size)
+  task = np.array([0, 0, 1, 1, 2, 2])
+  params = layer.init(jax.random.key(0), x, task)
+  params['params']['bias'] = jnp.arange(6.0).reshape(3, 2)
+  kernel = np.asarray(params['params']['kernel'])
+  expected = [conv_by_hand(x[n], kernel[t]) + np.arange(2) + 2 * t for n, t in enumerate(task)]
+  np.testing.assert_allclose(layer.apply(params, x, task), expected, atol=1e-5)
+  np.testing.assert_allclose(layer.apply(params, x, None), expected, atol=1e-5)
+
+
+def test_slots_act_like_separate_convolutions():
+  channels, rng = (3, 1), np.random.default_rng(0)
+  maps = [rng.standard_normal((1, 4, 5, c)).astype(np.float32) for c in channels]
+  x = np.concatenate([np.pad(maps[0], ((0, 0),) * 3 + ((0, 1),)), np.pad(maps[1], ((0, 0),) * 3 + ((3, 0),))])
+  embed, head = SlotEmbed(channels, 6), SlotHead(channels)
+  params = embed.init(jax.random.key(0), x, None)
+  params['params']['bias'] = jnp.stack([jnp.ones(6), -jnp.ones(6)])
+  kernel = np.asarray(params['params']['kernel'])
+  expected = [conv_by_hand(maps[0][0], kernel[:, :, :3]) + 1, conv_by_hand(maps[1][0], kernel[:, :, 3:]) - 1]
+  for task in (None, np.array([0, 1])):
+    np.testing.assert_allclose(embed.apply(params, x, task), expected, atol=1e-5)
+
+  y = np.asarray(expected, np.float32)
+  params = head.init(jax.random.key(1), y, None)
+  weight = np.asarray(params['params']['kernel'])
+  expected = np.stack([np.pad(y[0] @ weight[:, :3], ((0, 0), (0, 0), (0, 1))), np.pad(y[1] @ weight[:, 3:], ((0, 0), (0, 0), (3, 0)))])
+  for task in (None, np.array([0, 1])):
+    np.testing.assert_allclose(head.apply(params, y, task), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize('heads', [1, 2])
+@pytest.mark.parametrize('conditioned', [True, False])
+def test_attention_block_against_numpy(heads, conditioned):
+  rng = np.random.default_rng(0)
+  q, kv = rng.standard_normal((2, 1, 6, 8)).astype(np.float32)
+  block = CrossAttentionBlock(heads)
+  params = block.init(jax.random.key(0), q, kv if conditioned else None)
+  params = jax.tree.map(lambda x: x + 0.1 * rng.standard_normal(x.shape).astype(np.float32), params)
+  p = jax.tree.map(np.asarray, params['params'])
+  out, _ = block.apply(params, q, kv if conditioned else None)
+
+  def norm(x, name):
+    x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
+    return x * p[name]['scale'] + p[name]['bias']
+
+  def mlp(x, name):
+    x = x @ p[name]['fc1']['kernel'] + p[name]['fc1']['bias']
+    x = x * 0.5 * (1 + scipy.special.erf(x / np.sqrt(2)))
+    return x @ p[name]['fc2']['kernel'] + p[name]['fc2']['bias']
+
+  q, kv = q[0].astype(np.float64), kv[0].astype(np.float64)
+  query = norm(q, 'norm_q')
+  if conditioned:
+    kv = kv + mlp(norm(kv, 'norm_mlp_kv'), 'mlp_kv')
+    keys = norm(kv, 'norm_kv')
+  else:
+    keys = query
+  queries, k_and_v = query @ p['attn']['q']['kernel'], keys @ p['attn']['kv']['kernel']
+  mixed = []
+  for h in range(heads):
+    own = slice(h * 8 // heads, (h + 1) * 8 // heads)
+    scores = queries[:, own] @ k_and_v[:, :8][:, own].T / np.sqrt(8 / heads)
+    mixed.append(scipy.special.softmax(scores, axis=-1) @ k_and_v[:, 8:][:, own])
+  q = q + np.concatenate(mixed, -1) @ p['attn']['proj']['kernel'] + p['attn']['proj']['bias']
+  q = q + mlp(norm(q, 'norm_mlp'), 'mlp')
+  np.testing.assert_allclose(out[0], q, atol=1e-5)

@@ -1,0 +1,90 @@
+"""Losses against values worked out by hand and in numpy; hidden labels count for nothing."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import TASKS, random_labels
+
+from dmtl_jax.losses import combine, map_losses, task_loss
+
+BY_NAME = {task.name: task for task in TASKS}
+
+
+def one(values, dtype=np.uint8):
+  """A label of one image, one row: [1, 1, W, 1]."""
+  return np.array(values, dtype)[None, None, :, None]
+
+
+def test_cross_entropy_is_the_mean_over_valid_pixels():
+  logits = np.array([[0.0, 0, 0, 0], [1, 2, 3, 4], [9, 9, 9, 9]], np.float32)[None, None]
+  loss = task_loss(BY_NAME['semseg'], logits, one([0, 3, 255]))
+  expected = (np.log(4) + np.log(np.exp([-3, -2, -1, 0]).sum())) / 2
+  np.testing.assert_allclose(loss, [expected], rtol=1e-6)
+
+
+def test_saliency_is_balanced_by_the_share_of_negatives():
+  """Three negatives, one positive, one ignored; all logits 0: every error is ln 2."""
+  loss = task_loss(BY_NAME['saliency'], np.zeros((1, 1, 5, 2), np.float32), one([0, 0, 0, 1, 255]))
+  np.testing.assert_allclose(loss, [np.log(2) * (3 * 0.25 + 1 * 0.75) / 4], rtol=1e-6)
+
+
+def test_boundary_weights():
+  logits = np.array([2.0, -1.0, 5.0], np.float32)[None, None, :, None]
+  loss = task_loss(BY_NAME['boundary'], logits, one([1, 0, 255]))
+  expected = (0.95 * np.log1p(np.exp(-2)) + 0.05 * np.log1p(np.exp(-1))) / 2
+  np.testing.assert_allclose(loss, [expected], rtol=1e-6)
+
+
+def test_normals_are_normalised_and_summed_over_channels():
+  logits = np.array([[3.0, 0, 4], [7, 7, 7]], np.float32)[None, None]
+  label = np.array([[0, 0, 1.0], [0, 0, 0]], np.float32)[None, None]
+  np.testing.assert_allclose(task_loss(BY_NAME['normals'], logits, label), [0.6 + 0.2], rtol=1e-6)
+
+
+def test_depth_is_the_mean_absolute_error():
+  logits = np.array([1.0, 5.0, 9.0], np.float32)[None, None, :, None]
+  np.testing.assert_allclose(task_loss(BY_NAME['depth'], logits, one([2, 3, 0], np.float32)), [1.5], rtol=1e-6)
+
+
+@pytest.mark.parametrize('task', TASKS, ids=lambda task: task.name)
+def test_an_image_without_a_labelled_pixel_gives_zero_and_no_nan(task):
+  logits = np.random.default_rng(0).standard_normal((1, 4, 5, task.channels)).astype(np.float32)
+  loss, grad = jax.value_and_grad(lambda x: task_loss(task, x, task.blank(4, 5)[None]).sum())(logits)
+  assert loss == 0
+  np.testing.assert_array_equal(grad, np.zeros_like(logits))
+
+
+def test_combination_by_hand():
+  """Two tasks; image 0 labelled for both, image 1 for the second."""
+  losses = jnp.array([[1.0, 2.0], [0.0, 4.0]])
+  mask = jnp.array([[True, True], [False, True]])
+  total = combine(losses, mask, jnp.array([10.0, 1.0]))
+  np.testing.assert_allclose(total, ((10 + 2) * 2 / 2 + 4 * 2 / 1) / 2)
+
+
+def test_no_labelled_pair_at_all_gives_zero():
+  assert combine(jnp.zeros((3, 2)), jnp.zeros((3, 2), bool), jnp.ones(2)) == 0
+
+
+def test_hidden_labels_have_no_influence_whatever_they_hold():
+  """Random masks; hidden labels replaced by garbage, NaN included: same values, same gradients."""
+  rng = np.random.default_rng(0)
+  labels, size = random_labels(rng, 3, (8, 12)), (3, 4, 6)
+  maps = {task.name: rng.standard_normal((*size, task.channels)).astype(np.float32) for task in TASKS}
+
+  @jax.jit
+  def value_and_grad(labels, mask):
+    return jax.value_and_grad(lambda maps: combine(map_losses(TASKS, maps, labels, mask), mask, jnp.ones(6)))(maps)
+
+  for mask in [*(rng.random((10, 3, 6)) < 0.4), np.zeros((3, 6), bool)]:
+    garbage = {}
+    for t, task in enumerate(TASKS):
+      junk = np.full_like(labels[task.name], np.nan if task.kind in ('normals', 'depth') else 7)
+      garbage[task.name] = np.where(mask[:, t, None, None, None], labels[task.name], junk)
+    (loss, grads), (loss2, grads2) = value_and_grad(labels, mask), value_and_grad(garbage, mask)
+    assert np.isfinite(loss) and loss == loss2
+    for t, task in enumerate(TASKS):
+      np.testing.assert_array_equal(grads[task.name], grads2[task.name])
+      hidden = np.asarray(grads[task.name])[~mask[:, t]]
+      np.testing.assert_array_equal(hidden, np.zeros_like(hidden))
