@@ -38,7 +38,8 @@ def ids(root: Path, folders: Sequence[str]) -> dict[str, list[str]]:
     found = [path.stem for folder in folders for path in (root / split / folder).glob('*.npy')]
     numbers = [int(stem) for stem in found if re.fullmatch(r'0|[1-9]\d*', stem)]
     splits[split] = [str(number) for number in range(max(numbers, default=0) + 1)]
-  raw.require(root, [f'{split}/{folder}/{id}.npy' for split in SPLITS for folder in folders for id in splits[split]])
+  files = [f'{split}/{folder}/{id}.npy' for split in SPLITS for folder in folders for id in splits[split]]
+  raw.require(root, files)
   return splits
 
 

@@ -32,7 +32,7 @@ def find_root(raw: Path, marker: str) -> Path:
   for pattern in (marker, f'*/{marker}', f'*/*/{marker}'):
     for found in sorted(raw.glob(pattern)):
       return found.parents[len(Path(marker).parts) - 1]
-  raise UserError(f"{raw}: found no '{marker}' in it; give the data set's folder or archive in --config.data.raw")
+  raise UserError(f"{raw}: found no '{marker}' in it; give the data set's folder in --config.data.raw")
 
 
 def require(root: Path, files: Sequence[str]):
@@ -68,11 +68,11 @@ def examples(encode: Callable, root: Path, splits: dict, split: str, processes: 
     UserError: at the end, naming the broken files; those of later splits are then looked for too,
       so that one run finds all of them.
   """
-  broken = []
-  names = list(splits)
+  broken, names = [], list(splits)
+  attempt = functools.partial(_attempt, encode, root)
   for name in names[names.index(split) :]:
     with Progress(f'preparing {name}', len(splits[name]), 'img') as progress:
-      for position, result in enumerate(_encoded(functools.partial(_attempt, encode, root), splits[name], processes)):
+      for position, result in enumerate(_encoded(attempt, splits[name], processes)):
         progress.update(note=f'{len(broken)} broken' if broken else '')
         if isinstance(result, UserError):
           broken.append(str(result))
@@ -80,7 +80,7 @@ def examples(encode: Callable, root: Path, splits: dict, split: str, processes: 
           yield position, result
     if not broken:
       return
-  raise UserError(f'{root}: {len(broken)} images have broken files: {listed(broken)}; mend them and run again')
+  raise UserError(f'{root}: {len(broken)} images have broken files: {listed(broken)}; mend them')
 
 
 def _attempt(encode, root, id):

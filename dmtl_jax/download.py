@@ -67,7 +67,7 @@ def check(path: Path, sha256: str):
   if sha256 == UNKNOWN:
     logging.warning('%s: taken unchecked; its sha256 is %s', path, found)
   elif found != sha256.lower():
-    raise UserError(f'{path}: sha256 is {found}, expected {sha256}; the file is damaged or another version, replace it')
+    raise UserError(f'{path}: sha256 is {found}, expected {sha256}; replace the file')
 
 
 def _fetch(url, part):
@@ -80,7 +80,8 @@ def _fetch(url, part):
         have = 0  # the server sends all of it
       _save(response, part, have)
   except urllib.error.HTTPError as error:
-    if not (have and error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE):  # else nothing is lacking
+    nothing_lacks = have and error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE
+    if not nothing_lacks:
       raise UserError(f'{url}: the server says {error.code} {error.reason}; {_by_hand(part)}') from error
   except (OSError, http.client.HTTPException) as error:  # URLError is an OSError
     raise UserError(f'{url}: {error}; run again to go on, or {_by_hand(part)}') from error
@@ -89,7 +90,8 @@ def _fetch(url, part):
 def _save(response, part, have):
   length = response.headers.get('Content-Length')
   total = have + int(length) if length else 0
-  with open(part, 'r+b' if have else 'wb') as file, Progress(f'downloading {part.stem}', total >> 20, 'MB') as progress:
+  progress = Progress(f'downloading {part.stem}', total >> 20, 'MB', start=have >> 20)
+  with open(part, 'r+b' if have else 'wb') as file, progress:
     file.seek(have)
     while block := response.read(BLOCK):
       file.write(block)

@@ -4,11 +4,13 @@ import contextlib
 import fcntl
 import io
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import tensorflow_datasets as tfds
 from absl import logging
+from tensorflow_datasets.core import shuffle
 
 from datasets import cityscapes_mt, nyud_mt, pascal_mt
 from dmtl_jax import download
@@ -26,8 +28,8 @@ def prepare(config) -> Path:
 
   Args:
     config: `data` holds name ('pascal', 'nyud' or 'cityscapes'), dir (TFDS data_dir), raw (folder,
-      archive or http(s) address of the raw data), raw_sha256 (of the archive; 'unknown' to take an
-      address unchecked), size ((H, W) that the images of nyud and cityscapes must have), workers
+      archive or http(s) address of the raw data), raw_sha256 (of the archive; 'unknown' to trust
+      an address), size ((H, W) that the images of nyud and cityscapes must have), workers
       (processes that encode; 0: one a core) and labels (for 'one' and 'random' the official mapping
       is fetched).
 
@@ -39,13 +41,14 @@ def prepare(config) -> Path:
   """
   data = config.data
   if data.name not in BENCHMARKS:
-    raise UserError(f"config.data.name: '{data.name}' needs no preparation; prepare is for {', '.join(BENCHMARKS)}")
+    known = ', '.join(BENCHMARKS)
+    raise UserError(f"config.data.name: '{data.name}' needs no preparation; prepare is for {known}")
   builder = BENCHMARKS[data.name].Builder(data_dir=data.dir, file_format='array_record')
   with _alone(Path(builder.data_path).parent):
     if not builder.data_path.exists():
       _build(builder, data)
-    counts = ', '.join(f'{info.num_examples} images in {split}' for split, info in builder.info.splits.items())
-    print(f'{builder.data_path}: {counts} (to build it anew, delete the folder)')
+    counts = [f'{info.num_examples} images in {split}' for split, info in builder.info.splits.items()]
+    print(f'{builder.data_path}: {", ".join(counts)} (delete the folder to build it anew)')
     if data.labels in SETTINGS:
       fetch_mapping(builder, data.labels)
   return Path(builder.data_path)
@@ -60,8 +63,10 @@ def _build(builder, data):
   if data.name != 'pascal':  # its images have their own sizes
     builder.size = tuple(data.size)
   tfds.disable_progress_bar()  # ours tell more
+  shuffle.MAX_MEM_BUFFER_SIZE = sys.maxsize  # TFDS would spill a split above 1 GB with TensorFlow
+  download_config = tfds.download.DownloadConfig(manual_dir=str(raw))
   with contextlib.redirect_stdout(io.StringIO()):  # TFDS would speak of downloads of unknown size
-    builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=str(raw)))
+    builder.download_and_prepare(download_config=download_config)
   for split, expected in builder.IMAGES.items():
     found = builder.info.splits[split].num_examples
     if found != expected:
@@ -80,7 +85,7 @@ def raw_folder(data) -> Path:
     raise UserError(f'config.data.raw: give the folder, archive or address of the raw data; {readme}')
   if data.raw.startswith(('http://', 'https://')):
     if not sha256:
-      raise UserError(f"config.data.raw_sha256: give the sha256 of {data.raw}, or 'unknown' to take it unchecked")
+      raise UserError(f"config.data.raw_sha256: give the sha256 of {data.raw}, or 'unknown' to trust it")
     name = data.raw.split('?')[0].rstrip('/').rpartition('/')[2]
     path = download.download(data.raw, folder / 'downloads' / name, sha256)
   else:
@@ -91,7 +96,8 @@ def raw_folder(data) -> Path:
       return path
     if sha256:
       download.check(path, sha256)
-  unpacked = folder / 'extracted' / f'{path.name}-{path.stat().st_size}'  # size: another archive, another folder
+  # The size in the name: another archive of the same name gets another folder.
+  unpacked = folder / 'extracted' / f'{path.name}-{path.stat().st_size}'
   logging.info('%s: unpacking into %s (may be deleted when the data set is built)', path, unpacked)
   return download.extract(path, unpacked)
 
@@ -108,11 +114,12 @@ def fetch_mapping(builder, labels: str) -> Path:
   """
   for url, info in builder.url_infos.items():
     if info.filename == SETTINGS[labels]:
+      path = Path(builder.data_path) / MAPPINGS / info.filename
       try:
-        return download.download(url, Path(builder.data_path) / MAPPINGS / info.filename, info.checksum)
+        return download.download(url, path, info.checksum)
       except UserError as error:
-        raise UserError(f'the data set is ready in {builder.data_path}, but not its label mapping: {error}') from error
-  raise UserError(f"config.data.labels: {builder.name} has no official '{labels}' mapping; give a mapping's path")
+        raise UserError(f'the data set is ready, but not its mapping of labels: {error}') from error
+  raise UserError(f"config.data.labels: {builder.name} has no official '{labels}' mapping; give a path")
 
 
 @contextlib.contextmanager

@@ -56,7 +56,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
       yield position, example | {name: io.BytesIO(example[name]) for name in FILES}
 
   def as_data_source(self, split=None, *, decoders=None, **options):
-    """As TFDS's, but image files stay bytes unless `decoders` says otherwise: `decode` reads only what it needs."""
+    """As TFDS's, but image files stay bytes, for `datasets.pascal_mt.decode`, unless `decoders` is given."""
     return super().as_data_source(
         split, decoders=decoders or {name: tfds.decode.SkipDecoding() for name in FILES}, **options
     )

@@ -1,0 +1,208 @@
+"""The prepare job: what is missing or broken is told, what is interrupted leaves nothing that counts."""
+
+import hashlib
+import os
+import shutil
+import tarfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from PIL import Image
+from raw_trees import config, grey, nyud_tree, pascal_tree
+from tensorflow_datasets.core import shuffle
+
+from datasets import cityscapes_mt, mtan, nyud_mt, pascal_mt, raw
+from dmtl_jax import prepare as job
+from dmtl_jax.errors import UserError
+from dmtl_jax.prepare import prepare
+
+MAPPINGS = Path(__file__).resolve().parents[2] / 'shared' / 'label_mappings'
+
+
+@pytest.fixture
+def pascal_raw(tmp_path):
+  return pascal_tree(tmp_path)
+
+
+@pytest.fixture
+def nyud_raw(tmp_path):
+  return nyud_tree(tmp_path)
+
+
+def test_pascal_tells_missing_and_broken_files(tmp_path, pascal_raw):
+  c = config('pascal', tmp_path, pascal_raw)
+  kept = (pascal_raw / 'sal_distill/2008_c.png').read_bytes()
+  for file in ('sal_distill/2008_c.png', 'semseg/pascal-context/2008_a.png'):
+    (pascal_raw / file).unlink()
+  names = r'semseg/pascal-context/2008_a\.png, sal_distill/2008_c\.png'
+  with pytest.raises(UserError, match=f'2 of 36 files are missing: {names}; add them'):
+    prepare(c)
+
+  # One in train and one in val: one run tells both.
+  Image.fromarray(grey(5, 7, 21)).save(pascal_raw / 'semseg/pascal-context/2008_a.png')
+  (pascal_raw / 'sal_distill/2008_c.png').write_bytes(kept[:40])
+  with pytest.raises(UserError) as error:
+    prepare(c)
+  assert '2 images have broken files' in str(error.value)
+  assert '2008_a.png: holds class 21' in str(error.value)
+  assert '2008_c.png: not a readable image' in str(error.value)
+  with pytest.raises(UserError, match='not prepared'):
+    pascal_mt.builder(c.data)
+
+
+def test_nyud_tells_missing_and_broken_files(tmp_path, nyud_raw):
+  c = config('nyud', tmp_path, nyud_raw)
+  (nyud_raw / 'train/depth/3.npy').rename(tmp_path / 'kept.npy')
+  shutil.rmtree(nyud_raw / 'val/normal')
+  with pytest.raises(UserError, match=r'2 of 48 files are missing: train/depth/3\.npy, val/normal/0\.npy'):
+    prepare(c)
+  (tmp_path / 'kept.npy').rename(nyud_raw / 'train/depth/3.npy')
+  (nyud_raw / 'val/normal').mkdir()
+  np.save(nyud_raw / 'val/normal/0.npy', np.full((4, 6, 3), np.nan))
+  np.save(nyud_raw / 'train/label/4.npy', np.full((4, 6), 13))
+  np.save(nyud_raw / 'train/image/7.npy', np.full((4, 6, 3), 200))
+  np.save(nyud_raw / 'train/depth/8.npy', np.ones((5, 6, 1)))
+  (nyud_raw / 'train/depth/9.npy').write_bytes(b'\x93NUMPY')
+  for i in range(2):
+    np.save(nyud_raw / f'train/label/{i}.npy', np.array([{}], object))  # a pickle is not unpickled
+  with pytest.raises(UserError) as error:
+    prepare(c)
+  for told in (
+      '7 images have broken files',
+      'label/0.npy: not a readable .npy',
+      'label/4.npy: holds class 13',
+      'image/7.npy: values from 200 to 200',
+      'depth/8.npy: shape [5, 6, 1], expected [4, 6, 1]',
+      'and 2 more',
+  ):
+    assert told in str(error.value)
+
+
+def test_a_large_split_needs_no_tensorflow(tmp_path, nyud_raw, monkeypatch):
+  monkeypatch.setattr(shuffle, 'MAX_MEM_BUFFER_SIZE', 1)  # above it TFDS writes with TensorFlow
+  c = config('nyud', tmp_path, nyud_raw)
+  prepare(c)
+  assert len(nyud_mt.builder(c.data).as_data_source('train')) == 11
+
+
+def test_another_size_than_the_configs_is_told(tmp_path, nyud_raw):
+  with pytest.raises(UserError, match=r'0\.npy: 4x6 pixels, but config\.data\.size is 8x12; .*size=4,6'):
+    prepare(config('nyud', tmp_path, nyud_raw, size=(8, 12)))
+
+
+def test_wrong_raw_paths_are_told(tmp_path):
+  with pytest.raises(UserError, match='give the folder, archive or address.*nyud_mt/README.md'):
+    prepare(config('nyud', tmp_path, ''))
+  with pytest.raises(UserError, match='nowhere does not exist'):
+    prepare(config('nyud', tmp_path, tmp_path / 'nowhere'))
+  (tmp_path / 'empty').mkdir()
+  (tmp_path / 'empty' / 'file').touch()
+  with pytest.raises(UserError, match="empty: found no 'ImageSets/Context/train.txt'"):
+    prepare(config('pascal', tmp_path, tmp_path / 'empty'))
+  with pytest.raises(UserError, match="raw_sha256: give the sha256 of https://example.org/PASCAL_MT.tgz"):
+    prepare(config('pascal', tmp_path, 'https://example.org/PASCAL_MT.tgz'))
+  with pytest.raises(UserError, match="'scenes' needs no preparation"):
+    prepare(config('scenes', tmp_path, ''))
+
+
+def test_an_interrupted_build_leaves_nothing_that_counts(tmp_path, nyud_raw, monkeypatch):
+  c = config('nyud', tmp_path, nyud_raw)
+  killed = tmp_path / 'tfds/nyud_mt/incomplete.ABCDEF_1.0.0'  # what SIGKILL leaves
+  killed.mkdir(parents=True)
+  (killed / 'nyud_mt-train.array_record-00000-of-00001').write_bytes(b'half')
+  true_encode, calls = mtan.encode, []
+
+  def interrupted(*args, **options):
+    calls.append(args)
+    if len(calls) == 5:
+      raise KeyboardInterrupt
+    return true_encode(*args, **options)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(mtan, 'encode', interrupted)
+    with pytest.raises(KeyboardInterrupt):
+      prepare(c)
+  with pytest.raises(UserError, match='not prepared; run main.py --mode=prepare --config=configs/nyud.py'):
+    nyud_mt.builder(c.data)
+  folder = prepare(c)
+  assert len(nyud_mt.builder(c.data).as_data_source('train')) == 11
+  assert {path.name for path in folder.parent.iterdir()} == {'.lock', '1.0.0'}
+  written = folder.stat().st_mtime_ns
+  shutil.rmtree(nyud_raw)
+  assert prepare(c) == folder and folder.stat().st_mtime_ns == written  # built once is enough
+
+
+def test_two_runs_at_once_are_refused(tmp_path, nyud_raw):
+  c = config('nyud', tmp_path, nyud_raw)
+  with job._alone(tmp_path / 'tfds/nyud_mt'):
+    with pytest.raises(UserError, match='another process prepares'):
+      prepare(c)
+
+
+def test_archives_are_taken(tmp_path, nyud_raw, pascal_raw):
+  archive = tmp_path / 'nyuv2.zip'
+  with zipfile.ZipFile(archive, 'w') as file:
+    for path in nyud_raw.rglob('*.npy'):
+      file.write(path, path.relative_to(nyud_raw.parent))
+  tgz = tmp_path / 'PASCAL_MT.tgz'
+  with tarfile.open(tgz, 'w:gz') as file:
+    file.add(pascal_raw, 'PASCAL_MT')
+  shutil.rmtree(nyud_raw)
+  shutil.rmtree(pascal_raw)
+  with pytest.raises(UserError, match='nyuv2.zip: sha256 is'):
+    prepare(config('nyud', tmp_path, archive, raw_sha256='0' * 64))
+  prepare(config('nyud', tmp_path, archive, raw_sha256=hashlib.sha256(archive.read_bytes()).hexdigest()))
+  c = config('pascal', tmp_path, tgz)
+  prepare(c)
+  assert len(pascal_mt.builder(c.data).as_data_source('train')) == 5
+
+
+def test_the_mapping_lies_beside_the_data(tmp_path, nyud_raw, monkeypatch):
+  mapping = b'official'
+  info = tfds.download.checksums.UrlInfo(8, hashlib.sha256(mapping).hexdigest(), 'onelabel.pth')
+  monkeypatch.setattr(nyud_mt.Builder, 'url_infos', {'http://127.0.0.1:9/onelabel.pth': info})
+  c = config('nyud', tmp_path, nyud_raw, labels='one')
+  with pytest.raises(UserError, match='is ready, but not its mapping of labels: .*save the file as'):
+    prepare(c)
+  place = tmp_path / 'tfds/nyud_mt/1.0.0/label_mappings/onelabel.pth'
+  place.parent.mkdir(exist_ok=True)
+  place.write_bytes(b'another')
+  with pytest.raises(UserError, match='onelabel.pth: sha256 is'):
+    prepare(c)
+  place.write_bytes(mapping)
+  prepare(c)
+  c.data.labels = 'random'
+  with pytest.raises(UserError, match="no official 'random' mapping"):
+    prepare(c)
+
+
+def test_checksums_of_the_mappings_are_the_official_ones():
+  if not MAPPINGS.exists():
+    pytest.skip(f'{MAPPINGS} is not here')
+  for name, module in dict(pascal=pascal_mt, nyud=nyud_mt, cityscapes=cityscapes_mt).items():
+    infos = {info.filename: info for info in module.Builder.url_infos.values()}
+    files = {path.name.removeprefix(f'{name}_'): path.read_bytes() for path in MAPPINGS.glob(f'{name}_*.pth')}
+    assert set(infos) == set(files)
+    for file, content in files.items():
+      assert (infos[file].size, infos[file].checksum) == (len(content), hashlib.sha256(content).hexdigest())
+
+
+def test_several_processes_keep_the_order(tmp_path):
+  ids = [str(i) for i in range(100)]
+  encoded = list(raw.examples(os.path.join, tmp_path, dict(train=ids), 'train', 2))
+  assert encoded == [(i, f'{tmp_path}/{i}') for i in range(100)]
+
+
+@pytest.mark.parametrize('processes', [1, 2])
+def test_all_that_is_broken_is_found_in_one_run(tmp_path, processes):
+  (tmp_path / 'a').mkdir()  # find_root of 'a' works, of others it raises UserError
+  splits = dict(earlier=['x'], train=['a', 'first', *['a'] * 30], val=['a', 'second'])
+  with pytest.raises(UserError, match="2 images have broken files: .*no 'first'.*no 'second'"):
+    list(raw.examples(raw.find_root, tmp_path, splits, 'train', processes))
+  stream = raw.examples(raw.find_root, tmp_path, splits, 'train', processes)
+  assert [next(stream)[0] for _ in range(31)] == [0, *range(2, 32)]
+  with pytest.raises(UserError):
+    next(stream)  # val is only checked
