@@ -74,8 +74,9 @@ def base(arg: str | None) -> ConfigDict:
               label_seed=0,
               size=(512, 512),
               augment='none',
-              workers=0,
-              prefetch=4,
+              workers=0,  # processes that load images; 0: threads of this one
+              threads=2,
+              prefetch=4,  # batches
           ),
           train=dict(
               batch=8,

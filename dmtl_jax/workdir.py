@@ -17,7 +17,7 @@ import tensorboardX
 from dmtl_jax.errors import UserError
 
 # Fields that may differ between a run and its resumption: they do not change what is learned.
-FREE = ('data.workers', 'data.prefetch', 'train.log_every', 'train.keep', 'eval.workers')
+FREE = ('data.workers', 'data.threads', 'data.prefetch', 'train.log_every', 'train.keep', 'eval.workers')
 
 
 def write_atomic(path: pathlib.Path, text: str):

@@ -1,0 +1,1 @@
+"""Images and their partial labels: sources, label settings, transforms, input pipeline."""

@@ -1,0 +1,220 @@
+"""Your own images: a folder in which a missing label file means *not labelled for this task*.
+
+  PATH/dataset.json                     {"tasks": {"semseg": {"classes": [...]}, "depth": {}}}
+  PATH/SPLIT/images/NAME.jpg            any format and size; SPLIT is train or val
+  PATH/SPLIT/labels/TASK/NAME.png|npy   by the same name
+
+dataset.json, for each task: "kind" (default: the task's name), "classes" (semseg, parsing),
+"ignore" (stored value of unlabelled pixels, default 255; 255 always is), "scale" (depth: unit
+of 16-bit files in metres, default 0.001). Class maps are one-channel PNG (palette or grey).
+Depth: 16-bit PNG or .npy, 0 = unlabelled. Normals: .npy [H, W, 3], or 8/16-bit RGB PNG holding
+(xyz + 1) / 2 of the full range, 0 0 0 = unlabelled; x right, y up, z to the camera.
+"""
+
+from collections.abc import Sequence
+import dataclasses
+import json
+import pathlib
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from dmtl_jax.data import scan
+from dmtl_jax.errors import UserError
+from dmtl_jax.tasks import IGNORE, Task
+
+IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
+LABEL_SUFFIXES = ('.png', '.npy')
+FIELDS = {'kind', 'classes', 'ignore', 'scale'}
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoding:
+  """How a task's label files are stored (see module)."""
+
+  ignore: int = IGNORE
+  scale: float = 0.001
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FolderSource:
+  """One split; see `dmtl_jax.data.source`."""
+
+  tasks: tuple[Task, ...]
+  ids: Sequence[str]
+  label_mask: np.ndarray
+  images: Sequence[pathlib.Path]
+  labels: Sequence[dict[str, pathlib.Path]]
+  encodings: dict[str, Encoding]
+
+  def __len__(self) -> int:
+    return len(self.ids)
+
+  def __getitem__(self, index: int) -> dict:
+    image = cv2.cvtColor(cv2.imread(str(self.images[index]), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+    visible = [task for t, task in enumerate(self.tasks) if self.label_mask[index, t]]
+    read = lambda task: read_label(self.labels[index][task.name], task, self.encodings[task.name])
+    return {'image': image, 'labels': {task.name: read(task) for task in visible}, 'index': index}
+
+
+def open_folder(path: str, split: str) -> FolderSource:
+  """Opens PATH/SPLIT and checks every file in it (once: the result is cached).
+
+  Raises:
+    UserError: one sentence that names the files and what is wrong with them.
+  """
+  if not path:
+    raise UserError('config.data.path is empty; give the folder of your images, --config.data.path=PATH')
+  root = pathlib.Path(path)
+  tasks, encodings = read_description(root / 'dataset.json')
+  images = _by_stem(root / split / 'images', IMAGE_SUFFIXES)
+  if not images:
+    raise UserError(f'{root / split / "images"}: no image here; put images ({", ".join(IMAGE_SUFFIXES)}) there')
+  found = _label_files(root / split / 'labels', tasks, images)
+  ids = sorted(images)
+  labels = [{task.name: found[task.name][i] for task in tasks if i in found[task.name]} for i in ids]
+  mask = np.array([[task.name in files for task in tasks] for files in labels])
+  source = FolderSource(tasks, ids, mask, [images[i] for i in ids], labels, encodings)
+  if split == 'train' and not mask.any(1).all():
+    bare = [ids[i] for i in np.flatnonzero(~mask.any(1))]
+    raise UserError(
+        f'{root / split}: {scan.some(bare)} without a label for any task; remove the image or add PATH/{split}/labels/TASK/NAME.png'
+    )
+  scan.check(source, root / split)
+  return source
+
+
+def read_description(path: pathlib.Path) -> tuple[tuple[Task, ...], dict[str, Encoding]]:
+  """Tasks and their encodings from dataset.json.
+
+  Raises:
+    UserError: names the field and what it must be.
+  """
+  try:
+    content = json.loads(path.read_text())
+  except FileNotFoundError:
+    raise UserError(f'{path}: no such file; it names the tasks, e.g. {{"tasks": {{"saliency": {{}}}}}}') from None
+  except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+    raise UserError(f'{path}: not JSON ({error})') from error
+  entries = content.get('tasks') if isinstance(content, dict) else None
+  if not isinstance(entries, dict) or not entries:
+    raise UserError(f'{path}: "tasks" must map at least one task name to its description, e.g. {{"saliency": {{}}}}')
+  described = {name: _read_entry(f'{path}: "tasks"."{name}"', name, entry) for name, entry in entries.items()}
+  return tuple(task for task, _ in described.values()), {name: e for name, (_, e) in described.items()}
+
+
+def _read_entry(where: str, name: str, entry) -> tuple[Task, Encoding]:
+  if not isinstance(entry, dict):
+    raise UserError(f'{where} must be an object like {{}}')
+  if not name.isidentifier():
+    raise UserError(f'{where}: a task name is a word of letters, digits and _')
+  unknown = entry.keys() - FIELDS
+  if unknown:
+    raise UserError(f'{where}: unknown field "{sorted(unknown)[0]}"; known are {", ".join(sorted(FIELDS))}')
+  classes = entry.get('classes', [])
+  if not isinstance(classes, list) or not all(isinstance(c, str) for c in classes):
+    raise UserError(f'{where}."classes" must be a list of names')
+  ignore, scale = entry.get('ignore', IGNORE), entry.get('scale', 0.001)
+  if type(ignore) is not int or not 0 <= ignore <= 65535:
+    raise UserError(f'{where}."ignore" must be a whole number from 0 to 65535')
+  if type(scale) not in (int, float) or not 0 < scale < float('inf'):
+    raise UserError(f'{where}."scale" must be a positive number')
+  try:
+    task = Task(name, str(entry.get('kind', name)), tuple(classes))
+  except ValueError as error:
+    raise UserError(f'{where}: {error}') from error
+  return task, Encoding(ignore, float(scale))
+
+
+def _by_stem(folder: pathlib.Path, suffixes: tuple[str, ...]) -> dict[str, pathlib.Path]:
+  """Files of a folder by name without suffix; hidden files do not count."""
+  if not folder.is_dir():
+    raise UserError(f'{folder}: no such folder; see README, Your own data')
+  files = {}
+  for path in sorted(folder.iterdir()):
+    if path.suffix.lower() not in suffixes or path.name.startswith('.'):
+      continue
+    if path.stem in files:
+      raise UserError(f'{path}: {files[path.stem].name} has the same name; rename one of them')
+    files[path.stem] = path
+  return files
+
+
+def _label_files(folder: pathlib.Path, tasks, images) -> dict[str, dict[str, pathlib.Path]]:
+  """{task: {stem: path}}; a task without a folder has no labels in this split."""
+  names = {task.name for task in tasks}
+  present = sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith('.')) if folder.is_dir() else []
+  for name in present:
+    if name not in names:
+      raise UserError(f'{folder / name}: dataset.json has no task "{name}"; add it there or remove the folder')
+  found = {name: _by_stem(folder / name, LABEL_SUFFIXES) if name in present else {} for name in names}
+  orphans = [path for files in found.values() for stem, path in files.items() if stem not in images]
+  if orphans:
+    raise UserError(f'{scan.some(orphans)}: label without an image of the same name in {folder.parent / "images"}')
+  return found
+
+
+def read_label(path: pathlib.Path, task: Task, encoding: Encoding) -> np.ndarray:
+  """A label file as tasks.py says [H, W, K].
+
+  Raises:
+    ValueError: what is wrong with the file, without its name.
+  """
+  if task.kind == 'normals':
+    return _normals(_load(path))
+  values = _load(path)
+  if values.ndim == 3 and values.shape[2] == 1:
+    values = values[..., 0]
+  if values.ndim != 2:
+    raise ValueError(f'has shape {values.shape}; a {task.kind} label has one channel')
+  if task.kind == 'depth':
+    return _depth(values, encoding)
+  if values.dtype == bool:
+    values = values.astype(np.uint8)
+  if values.dtype.kind not in 'ui':
+    raise ValueError(f'holds {values.dtype} numbers; class ids are whole numbers')
+  label = np.where((values == encoding.ignore) | (values == IGNORE), IGNORE, values)
+  count = {'saliency': 2, 'boundary': 2}.get(task.kind, task.channels)
+  wrong = (label != IGNORE) & ((label < 0) | (label >= count))
+  if wrong.any():
+    raise ValueError(f'holds class id {label[wrong][0]}; {task.name} has ids 0 to {count - 1} and 255 for unlabelled')
+  return label.astype(np.uint8)[..., None]
+
+
+def _depth(values, encoding):
+  if values.dtype.kind in 'ui':
+    return (values * np.float32(encoding.scale)).astype(np.float32)[..., None]
+  if values.dtype.kind != 'f':
+    raise ValueError(f'holds {values.dtype} numbers; depth is float or 16-bit')
+  depth = np.where(np.isfinite(values) & (values > 0), values, 0)
+  return depth.astype(np.float32)[..., None]
+
+
+def _normals(values):
+  if values.ndim != 3 or values.shape[2] != 3:
+    raise ValueError(f'has shape {values.shape}; normals have three channels')
+  if values.dtype.kind == 'u':
+    unlabelled = (values == 0).all(-1, keepdims=True)
+    values = np.where(unlabelled, 0, values * (np.float32(2) / np.iinfo(values.dtype).max) - 1)
+  values = np.where(np.isfinite(values).all(-1, keepdims=True), values, 0).astype(np.float32)
+  length = np.linalg.norm(values, axis=-1, keepdims=True)
+  return np.divide(values, length, out=np.zeros_like(values), where=length > 1e-6)
+
+
+def _load(path: pathlib.Path) -> np.ndarray:
+  """The array in a .npy or image file, channels in RGB order, palette indices as they are."""
+  if path.suffix.lower() == '.npy':
+    try:
+      return np.load(path, allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+      raise ValueError(f'is not a readable .npy ({error})') from error
+  try:
+    with Image.open(path) as file:
+      if file.mode in ('1', 'L', 'P', 'I', 'I;16', 'I;16B', 'F'):
+        return np.asarray(file)
+      file.load()
+  except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    raise ValueError(f'is not a readable image ({error})') from error
+  values = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)  # keeps 16 bits of RGB, where PIL does not
+  return values[..., ::-1] if values.shape[2] == 3 else values

@@ -1,0 +1,149 @@
+"""Label settings: which labels of each training image may be seen (PAPER.md, Problem).
+
+  full      all there are
+  one       exactly one task an image, the tasks as even as the labels allow
+  random    a random non-empty subset an image
+  PATH      a mapping: CSV (header image,tasks; tasks separated by ;), JSON ({image: [tasks]}) or
+            an official .pth of MTPSL or DiffusionMTL
+
+Draws depend on the seed and the image's id alone, not on order, platform or library versions.
+"""
+
+import csv
+import dataclasses
+import hashlib
+import io
+import json
+import pathlib
+
+import numpy as np
+
+from dmtl_jax import torch_file
+from dmtl_jax.errors import UserError
+from dmtl_jax.workdir import write_atomic
+
+OFFICIAL_PASCAL = ('semseg', 'parsing', 'saliency', 'normals', 'boundary')
+OFFICIAL_MTPSL = {2: ('semseg', 'depth'), 3: ('semseg', 'depth', 'normals')}
+
+
+def apply_labels(source, setting: str, seed: int = 0):
+  """The source with only the labels of a setting visible.
+
+  Raises:
+    UserError: unknown setting, or a mapping that does not fit the source.
+  """
+  if setting == 'full':
+    mask = source.label_mask
+  elif setting == 'one':
+    mask = draw_one(source.ids, source.label_mask, seed)
+  elif setting == 'random':
+    mask = draw_random(source.ids, source.label_mask, seed)
+  elif pathlib.Path(setting).is_file():
+    mask = source.label_mask & load_mapping(pathlib.Path(setting), source.ids, source.tasks)
+  else:
+    raise UserError(f"config.data.labels: '{setting}' is neither full, one, random nor a file")
+  return dataclasses.replace(source, label_mask=mask)
+
+
+def _hash(seed: int, name: str) -> int:
+  return int.from_bytes(hashlib.sha256(f'{seed}/{name}'.encode()).digest()[:8], 'big')
+
+
+def draw_one(ids, exists: np.ndarray, seed: int) -> np.ndarray:
+  """Mask [N, T] with one of the existing labels of each image that has any.
+
+  Images with the fewest choices draw first; each takes the task that has the fewest so far.
+  """
+  mask, counts = np.zeros_like(exists), np.zeros(exists.shape[1], int)
+  for i in sorted(range(len(ids)), key=lambda i: (exists[i].sum(), _hash(seed, ids[i]))):
+    choices = np.flatnonzero(exists[i])
+    if len(choices):
+      fewest = choices[counts[choices] == counts[choices].min()]
+      t = fewest[_hash(seed, f'{ids[i]}/task') % len(fewest)]
+      mask[i, t] = True
+      counts[t] += 1
+  return mask
+
+
+def draw_random(ids, exists: np.ndarray, seed: int) -> np.ndarray:
+  """Mask [N, T] with a subset of the existing labels of each image, uniform over the non-empty ones."""
+  mask = np.zeros_like(exists)
+  for i, name in enumerate(ids):
+    choices = np.flatnonzero(exists[i])
+    if len(choices):
+      subset = 1 + _hash(seed, name) % (2 ** len(choices) - 1)
+      mask[i, choices] = [(subset >> bit) & 1 for bit in range(len(choices))]
+  return mask
+
+
+def save_mapping(path: pathlib.Path, ids, tasks, mask: np.ndarray):
+  """Writes {image: [tasks]} as JSON, or as CSV where the path ends so."""
+  rows = {i: [task.name for t, task in enumerate(tasks) if mask[n, t]] for n, i in enumerate(ids)}
+  if path.suffix != '.csv':
+    write_atomic(path, json.dumps(rows, indent=0))
+    return
+  text = io.StringIO()
+  writer = csv.writer(text)
+  writer.writerow(['image', 'tasks'])
+  writer.writerows([i, ';'.join(names)] for i, names in rows.items())
+  write_atomic(path, text.getvalue())
+
+
+def load_mapping(path: pathlib.Path, ids, tasks) -> np.ndarray:
+  """Mask [N, T] of a mapping file; an image it does not name has no visible label.
+
+  Raises:
+    UserError: names the file and the image, task or shape that does not fit.
+  """
+  reader = {'.csv': _read_csv, '.json': _read_json}.get(path.suffix.lower(), _read_torch)
+  rows = reader(path, ids)
+  names = [task.name for task in tasks]
+  mask = np.zeros((len(ids), len(names)), bool)
+  position = {i: n for n, i in enumerate(ids)}
+  unknown = [i for i in rows if i not in position]
+  if unknown:
+    raise UserError(f"{path}: {len(unknown)} images are not in the data set, e.g. '{unknown[0]}'")
+  for i, wanted in rows.items():
+    for name in wanted:
+      if name in names:
+        mask[position[i], names.index(name)] = True
+      elif name not in OFFICIAL_PASCAL + OFFICIAL_MTPSL[3]:
+        raise UserError(f"{path}: image '{i}' names task '{name}'; the data set has {', '.join(names)}")
+  return mask
+
+
+def _read_csv(path, ids) -> dict[str, list[str]]:
+  del ids
+  with open(path, newline='') as f:
+    rows = list(csv.DictReader(f))
+  if not rows or set(rows[0]) != {'image', 'tasks'}:
+    raise UserError(f'{path}: the first line must be image,tasks and at least one line follow')
+  return {row['image']: [name.strip() for name in (row['tasks'] or '').split(';') if name.strip()] for row in rows}
+
+
+def _read_json(path, ids) -> dict[str, list[str]]:
+  del ids
+  try:
+    rows = json.loads(path.read_text())
+  except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+    raise UserError(f'{path}: not JSON ({error})') from error
+  fits = isinstance(rows, dict) and all(
+      isinstance(names, list) and all(isinstance(name, str) for name in names) for names in rows.values()
+  )
+  if not fits:
+    raise UserError(f'{path}: must map each image to a list of task names')
+  return rows
+
+
+def _read_torch(path, ids) -> dict[str, list[str]]:
+  """The official mappings: {image: 5 flags} of PASCAL, or labels_weights [N, T] of MTPSL."""
+  content = torch_file.load(path)
+  if isinstance(content, dict) and 'labels_weights' in content:
+    table = np.asarray(content['labels_weights'])
+    if table.ndim != 2 or table.shape[1] not in OFFICIAL_MTPSL or len(table) != len(ids):
+      raise UserError(f'{path}: labels_weights has shape {table.shape}; the data set has {len(ids)} images')
+    columns = OFFICIAL_MTPSL[table.shape[1]]
+    return {i: [c for c, flag in zip(columns, row) if flag > 0] for i, row in zip(ids, table)}
+  if not isinstance(content, dict) or not all(np.size(flags) == len(OFFICIAL_PASCAL) for flags in content.values()):
+    raise UserError(f'{path}: neither a mapping of image ids to {len(OFFICIAL_PASCAL)} flags nor labels_weights')
+  return {str(i): [c for c, flag in zip(OFFICIAL_PASCAL, np.ravel(flags)) if flag] for i, flags in content.items()}

@@ -1,0 +1,96 @@
+"""Checks every file of a folder data set when it is opened; the result is cached."""
+
+from concurrent.futures import ThreadPoolExecutor
+import hashlib
+import json
+import os
+import pathlib
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from dmtl_jax.errors import UserError
+from dmtl_jax.progress import Progress
+from dmtl_jax.workdir import write_atomic
+
+VERSION = 1  # of the checks: a change makes old results void
+
+
+def some(names, most: int = 3) -> str:
+  """'a, b, c and 7 more'."""
+  names = [str(name) for name in names]
+  return ', '.join(names[:most]) + (f' and {len(names) - most} more' if len(names) > most else '')
+
+
+def check(source, root: pathlib.Path):
+  """Reads every image and label of a FolderSource.
+
+  Raises:
+    UserError: names the first few files that are broken, and what is wrong with each.
+  """
+  cache = _cache_file(source, root)
+  if cache.exists():
+    problems = json.loads(cache.read_text())
+  else:
+    problems = _scan(source, root)
+    write_atomic(cache, json.dumps(problems))
+  if problems:
+    rest = f' (and {len(problems) - 3} more files)' if len(problems) > 3 else ''
+    raise UserError('; '.join(problems[:3]) + rest)
+
+
+def _cache_file(source, root: pathlib.Path) -> pathlib.Path:
+  """Where the result is kept: named by every file's path, size and time, so that a change is a new scan."""
+  digest = hashlib.sha256(repr((VERSION, source.tasks, sorted(source.encodings.items()), str(root.resolve()))).encode())
+  for path in [*source.images, *(p for files in source.labels for p in files.values())]:
+    stat = path.stat()
+    digest.update(f'{path.parent.name}/{path.name} {stat.st_size} {stat.st_mtime_ns}\n'.encode())
+  home = pathlib.Path(os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache')
+  return home / 'dmtl_jax' / 'scans' / f'{digest.hexdigest()[:32]}.json'
+
+
+def _scan(source, root: pathlib.Path) -> list[str]:
+  """One sentence a broken file."""
+  problems, values = [], {}
+  with Progress(f'checking {root}', len(source), 'img') as progress, ThreadPoolExecutor() as pool:
+    for found, seen in pool.map(lambda i: _check_one(source, i), range(len(source))):
+      problems += found
+      for name, ids in seen.items():
+        values.setdefault(name, set()).update(ids)
+      progress.update()
+  for task in source.tasks:
+    # A mask stored as 0 and 255 would silently become "nothing, and unlabelled".
+    if task.kind in ('saliency', 'boundary') and values.get(task.name) == {0, 255}:
+      problems.append(f'{root}/labels/{task.name}: holds only 0 and 255, and 255 is unlabelled; store 1 for {task.kind}')
+  return problems
+
+
+def _check_one(source, index: int) -> tuple[list[str], dict[str, set]]:
+  """Problems of one image and its labels, and the values its binary labels hold."""
+  from dmtl_jax.data.folder import read_label
+
+  path = source.images[index]
+  try:
+    with Image.open(path) as file:
+      image = ImageOps.exif_transpose(file)
+      image.load()
+      size = (image.height, image.width)
+  except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    return [f'{path}: not a readable image ({error}); replace or remove it'], {}
+  problems, seen = [], {}
+  for task in source.tasks:
+    label_path = source.labels[index].get(task.name)
+    if label_path is None:
+      continue
+    try:
+      label = read_label(label_path, task, source.encodings[task.name])
+    except ValueError as error:
+      problems.append(f'{label_path}: {error}')
+      continue
+    if label.shape[:2] != size:
+      problems.append(
+          f'{label_path}: {label.shape[1]}x{label.shape[0]}, but its image {path.name} is {size[1]}x{size[0]}; make them equal'
+      )
+    if task.kind in ('saliency', 'boundary'):
+      seen[task.name] = set(np.unique(label).tolist())
+  return problems, seen

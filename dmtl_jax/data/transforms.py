@@ -1,0 +1,196 @@
+"""Joint transforms of an image and its labels, numpy and OpenCV (PAPER.md, Augmentation).
+
+Geometry acts on a `dict` example in place of its 'image' (uint8 [H, W, 3]) and 'labels'; labels
+are resampled by nearest neighbour, so that unlabelled values never blend. Every random choice
+comes from the generator passed in. Workers use these functions: no jax here.
+"""
+
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+
+from dmtl_jax.errors import UserError
+from dmtl_jax.tasks import IGNORE, Task
+
+MEAN = np.array([0.485, 0.456, 0.406], np.float32)
+STD = np.array([0.229, 0.224, 0.225], np.float32)
+RECIPES = ('pascal', 'mtan', 'light', 'none')
+
+
+def train_transform(data_config, tasks: tuple[Task, ...]) -> Callable[[dict, np.random.Generator], dict]:
+  """The function (example, rng) -> example ready for a batch, by config.data.augment.
+
+  - 'pascal': scale 0.5-2, crop (no class over 75% of its labelled pixels), flip, photometric, pad.
+  - 'mtan' (NYUD, Cityscapes): crop 1, 1/1.2 or 1/1.5 of the size and resize back, flip.
+  - 'light' (scenes, folder): scale to cover the size times 1-1.4, crop, flip, half of the photometric.
+  - 'none': as in evaluation.
+
+  Raises:
+    UserError: another name.
+  """
+  recipe, size = data_config.augment, tuple(data_config.size)
+  if recipe not in RECIPES:
+    raise UserError(f"config.data.augment: '{recipe}' is not one of {', '.join(RECIPES)}")
+  kinds = {task.name: task.kind for task in tasks}
+
+  def transform(example: dict, rng: np.random.Generator) -> dict:
+    image, labels = example['image'], example['labels']
+    if recipe == 'pascal':
+      image, labels = rescale(image, labels, rng.uniform(0.5, 2.0), kinds, zoom=None)
+      image, labels = crop(image, labels, size, rng, semseg=_semseg(kinds))
+    elif recipe == 'mtan':
+      image, labels = crop_and_resize(image, labels, size, rng, kinds)
+    elif recipe == 'light':
+      zoom = rng.uniform(1.0, 1.4)
+      cover = max(size[0] / image.shape[0], size[1] / image.shape[1])
+      image, labels = rescale(image, labels, cover * zoom, kinds, zoom=zoom, at_least=size)
+      image, labels = crop(image, labels, size, rng)
+    else:
+      image, labels = fit(image, labels, size, kinds)
+    if recipe != 'none' and rng.random() < 0.5:
+      image, labels = flip(image, labels, kinds)
+    if recipe in ('pascal', 'light'):
+      image = photometric(image, rng, 1.0 if recipe == 'pascal' else 0.5)
+    return finish(image, labels, size, tasks, example['index'])
+
+  return transform
+
+
+def eval_transform(data_config, tasks: tuple[Task, ...]) -> Callable[[dict], dict]:
+  """The function example -> example ready for a batch: fitted into the size and padded, nothing random.
+
+  PASCAL's images are only padded (larger ones are shrunk); others are scaled to fit the size.
+  """
+  size, upscale = tuple(data_config.size), data_config.augment != 'pascal'
+  kinds = {task.name: task.kind for task in tasks}
+
+  def transform(example: dict) -> dict:
+    image, labels = fit(example['image'], example['labels'], size, kinds, upscale)
+    return finish(image, labels, size, tasks, example['index'])
+
+  return transform
+
+
+def _semseg(kinds: dict[str, str]) -> str | None:
+  return next((name for name, kind in kinds.items() if kind == 'semseg'), None)
+
+
+def resize(image, labels: dict, size: tuple[int, int]) -> tuple[np.ndarray, dict]:
+  """Image bilinear (by area where it shrinks), labels nearest, to `size` (H, W)."""
+  if image.shape[:2] == size:
+    return image, labels
+  shrinks = size[0] < image.shape[0]
+  resized = cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+  nearest = lambda x: cv2.resize(x, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT).reshape(*size, x.shape[-1])
+  return resized, {name: nearest(label) for name, label in labels.items()}
+
+
+def rescale(image, labels, factor: float, kinds, zoom: float | None, at_least=(1, 1)) -> tuple[np.ndarray, dict]:
+  """Resizes by a factor; depth is divided by `zoom`, how much nearer the scene now looks (None: kept)."""
+  size = tuple(max(int(round(n * factor)), least) for n, least in zip(image.shape[:2], at_least))
+  image, labels = resize(image, labels, size)
+  return image, labels if zoom is None else nearer(labels, kinds, zoom)
+
+
+def nearer(labels: dict, kinds: dict[str, str], zoom: float) -> dict:
+  """Depth labels divided by the scale factor of the scene."""
+  return {name: label / np.float32(zoom) if kinds[name] == 'depth' else label for name, label in labels.items()}
+
+
+def fit(image, labels, size, kinds, upscale: bool = True) -> tuple[np.ndarray, dict]:
+  """Scales to fit inside `size`, keeping the aspect."""
+  factor = min(size[0] / image.shape[0], size[1] / image.shape[1])
+  if factor > 1 and not upscale:
+    return image, labels
+  return rescale(image, labels, factor, kinds, zoom=None)
+
+
+def crop(image, labels, size, rng, semseg: str | None = None, most: float = 0.75) -> tuple[np.ndarray, dict]:
+  """A random window of at most `size`; tried up to 10 times until no semseg class holds over `most`."""
+  spare = [max(have - want, 0) for have, want in zip(image.shape[:2], size)]
+  for _ in range(10):
+    top, left = (int(rng.integers(0, s + 1)) for s in spare)
+    window = (slice(top, top + size[0]), slice(left, left + size[1]))
+    if semseg not in labels or _largest_share(labels[semseg][window]) < most:
+      break
+  return image[window], {name: label[window] for name, label in labels.items()}
+
+
+def _largest_share(label) -> float:
+  """Share of the commonest class in the labelled pixels; 1 where there are none."""
+  counts = np.bincount(label.ravel(), minlength=256)[:IGNORE]
+  return counts.max() / max(counts.sum(), 1) if counts.any() else 1.0
+
+
+def crop_and_resize(image, labels, size, rng, kinds) -> tuple[np.ndarray, dict]:
+  """MTAN's zoom: a random window of 1, 1/1.2 or 1/1.5 of the size, resized back.
+
+  The image by bilinear sampling with aligned corners, labels nearest, depth divided by the scale.
+  """
+  image, labels = resize(image, labels, size)
+  scale = (1.0, 1.2, 1.5)[rng.integers(3)]
+  height, width = int(size[0] / scale), int(size[1] / scale)
+  top, left = int(rng.integers(0, size[0] - height + 1)), int(rng.integers(0, size[1] - width + 1))
+  rows = np.linspace(top, top + height - 1, size[0], dtype=np.float32)
+  columns = np.linspace(left, left + width - 1, size[1], dtype=np.float32)
+  image = cv2.remap(image, *np.meshgrid(columns, rows), interpolation=cv2.INTER_LINEAR)
+  rows = top + np.arange(size[0]) * height // size[0]
+  columns = left + np.arange(size[1]) * width // size[1]
+  labels = {name: label[rows][:, columns] for name, label in labels.items()}
+  return image, nearer(labels, kinds, scale)
+
+
+def flip(image, labels, kinds) -> tuple[np.ndarray, dict]:
+  """Mirrors left and right; the normals' x changes sign."""
+  flipped = {name: label[:, ::-1] for name, label in labels.items()}
+  for name, label in flipped.items():
+    if kinds[name] == 'normals':
+      flipped[name] = label * np.array([-1, 1, 1], np.float32)
+  return image[:, ::-1], flipped
+
+
+def photometric(image: np.ndarray, rng: np.random.Generator, strength: float = 1.0) -> np.ndarray:
+  """Brightness +-32, contrast and saturation 0.5-1.5, hue +-18 (OpenCV's 180 degrees), each with
+  probability 1/2; contrast first or last. uint8 [H, W, 3] to the same."""
+  coin = lambda: rng.random() < 0.5
+  spread = lambda: 1 + strength * rng.uniform(-0.5, 0.5)
+  values = np.arange(256, dtype=np.float32)
+  table = lambda v: np.clip(np.round(v), 0, 255).astype(np.uint8)
+  brightness = table(values + strength * rng.uniform(-32, 32) if coin() else values)
+  contrast_first, contrast = coin(), table(values * spread() if coin() else values)
+  saturation = table(values * spread() if coin() else values)
+  hue = int(round(strength * rng.uniform(-18, 18))) if coin() else 0
+  image = cv2.LUT(np.ascontiguousarray(image), contrast[brightness] if contrast_first else brightness)
+  if hue or saturation[1] != 1 or saturation[255] != 255:
+    hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
+    turned = ((np.arange(256) + hue) % 180).astype(np.uint8)
+    tables = np.stack([turned, saturation, values.astype(np.uint8)], -1)[None]
+    image = cv2.cvtColor(cv2.LUT(hsv, tables), cv2.COLOR_HSV2RGB)
+  return image if contrast_first else cv2.LUT(image, contrast)
+
+
+def normalize_image(image: np.ndarray) -> np.ndarray:
+  """uint8 [H, W, 3] to float32 with ImageNet's mean and deviation."""
+  return image * (1 / (255 * STD)) - MEAN / STD
+
+
+def to_uint8(image: np.ndarray) -> np.ndarray:
+  """The inverse of `normalize_image`, for pictures."""
+  return np.clip(np.round((image * STD + MEAN) * 255), 0, 255).astype(np.uint8)
+
+
+def finish(image, labels: dict, size, tasks, index: int) -> dict:
+  """Normalises, pads at the bottom and right (image 0, labels unlabelled) and adds blank labels.
+
+  Returns:
+    {'image' float32 [H, W, 3], 'labels' {every task: [H, W, K]}, 'label_mask' [T] bool, 'index' int32}.
+  """
+  height, width = image.shape[:2]
+  padded = np.zeros((*size, 3), np.float32)
+  padded[:height, :width] = normalize_image(image)
+  full = {task.name: task.blank(*size) for task in tasks}
+  for name, label in labels.items():
+    full[name][:height, :width] = label
+  mask = np.array([task.name in labels for task in tasks])
+  return {'image': padded, 'labels': full, 'label_mask': mask, 'index': np.int32(index)}

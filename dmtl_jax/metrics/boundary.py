@@ -1,0 +1,59 @@
+"""Boundary F at a fixed tolerance, by distance: fast enough for periodic evaluation.
+
+The matching protocol of the Berkeley benchmark is the other metric here.
+"""
+
+import cv2
+import numpy as np
+
+from dmtl_jax.metrics.thinning import thin
+from dmtl_jax.tasks import IGNORE
+
+LEVELS = np.arange(1, 20) / 20
+
+
+class ToleranceF:
+  """Best F over 19 thresholds for the whole set, thinned predictions, a pixel matched where the
+  other map has any pixel within the tolerance (so that several may share one): `tolF` in %.
+
+  Args:
+    tolerance: share of the image's diagonal.
+  """
+
+  def __init__(self, tolerance: float = 0.0075):
+    self.tolerance = tolerance
+
+  def empty(self) -> dict:
+    """Predicted, matched predicted [19]; true, matched true [1], [19]."""
+    return {name: np.zeros(n) for name, n in (('predicted', 19), ('correct', 19), ('true', 1), ('found', 19))}
+
+  def image(self, prediction: np.ndarray, label: np.ndarray) -> dict:
+    """prediction [H, W] probability, label [H, W, 1]; unlabelled pixels count nowhere."""
+    valid = label[..., 0] != IGNORE
+    true = (label[..., 0] == 1) & valid
+    reach = self.tolerance * np.hypot(*true.shape)
+    near_true = _within(true, reach)
+    state = self.empty() | {'true': np.array([float(true.sum())])}
+    for k, level in enumerate(LEVELS):
+      mask = thin((prediction >= level) & valid)
+      state['predicted'][k] = mask.sum()
+      state['correct'][k] = (mask & near_true).sum()
+      state['found'][k] = (true & _within(mask, reach)).sum()
+    return state
+
+  def compute(self, state: dict) -> dict[str, float]:
+    """tolF in %; NaN without a labelled image."""
+    if not state['true'][0]:
+      return {'tolF': float('nan')}
+    precision = state['correct'] / np.maximum(state['predicted'], 1)
+    recall = state['found'] / state['true']
+    f = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
+    return {'tolF': 100 * float(f.max())}
+
+
+def _within(mask: np.ndarray, reach: float) -> np.ndarray:
+  """Pixels at most `reach` from a pixel of the mask."""
+  if not mask.any():
+    return np.zeros_like(mask)
+  distance = cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+  return distance <= reach

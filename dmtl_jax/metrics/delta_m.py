@@ -1,0 +1,37 @@
+"""Comparing runs over several tasks: Delta_m and mean rank (PAPER.md, Metrics)."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from dmtl_jax.errors import UserError
+from dmtl_jax.tasks import Task
+
+
+def delta_m(scores: dict[str, float], single: dict[str, float], tasks: Sequence[Task]) -> float:
+  """Mean over tasks of the signed relative gain on the single-task scores, in %.
+
+  Args:
+    scores, single: {task: headline score}.
+
+  Raises:
+    UserError: a task without a single-task score, or one that is 0.
+  """
+  missing = [task.name for task in tasks if not single.get(task.name)]
+  if missing:
+    raise UserError(f'Delta_m needs a single-task score other than 0 for {", ".join(missing)}')
+  gains = [
+      (1 if t.higher_is_better else -1) * (scores[t.name] - single[t.name]) / single[t.name] for t in tasks
+  ]
+  return 100 * float(np.mean(gains))
+
+
+def mean_rank(runs: Sequence[dict[str, float]], tasks: Sequence[Task]) -> list[float]:
+  """Rank of each run (1 is best, ties share their mean) averaged over tasks."""
+  ranks = np.zeros(len(runs))
+  for task in tasks:
+    values = np.array([run[task.name] for run in runs]) * (-1 if task.higher_is_better else 1)
+    better = (values[None] < values[:, None]).sum(1)
+    equal = (values[None] == values[:, None]).sum(1)
+    ranks += 1 + better + (equal - 1) / 2
+  return list(map(float, ranks / len(tasks)))
