@@ -27,6 +27,7 @@ from dmtl_jax.tasks import IGNORE, Task
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
 LABEL_SUFFIXES = ('.png', '.npy')
 FIELDS = {'kind', 'classes', 'ignore', 'scale'}
+EXAMPLE = '{"tasks": {"saliency": {}}}'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,15 +48,18 @@ class FolderSource:
   images: Sequence[pathlib.Path]
   labels: Sequence[dict[str, pathlib.Path]]
   encodings: dict[str, Encoding]
+  official: dict[str, pathlib.Path] = dataclasses.field(default_factory=dict)
 
   def __len__(self) -> int:
     return len(self.ids)
 
   def __getitem__(self, index: int) -> dict:
-    image = cv2.cvtColor(cv2.imread(str(self.images[index]), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
     visible = [task for t, task in enumerate(self.tasks) if self.label_mask[index, t]]
-    read = lambda task: read_label(self.labels[index][task.name], task, self.encodings[task.name])
-    return {'image': image, 'labels': {task.name: read(task) for task in visible}, 'index': index}
+    labels = {task.name: self.label(index, task) for task in visible}
+    return {'image': read_image(self.images[index]), 'labels': labels, 'index': index}
+
+  def label(self, index: int, task: Task) -> np.ndarray:
+    return read_label(self.labels[index][task.name], task, self.encodings[task.name])
 
 
 def open_folder(path: str, split: str) -> FolderSource:
@@ -70,17 +74,16 @@ def open_folder(path: str, split: str) -> FolderSource:
   tasks, encodings = read_description(root / 'dataset.json')
   images = _by_stem(root / split / 'images', IMAGE_SUFFIXES)
   if not images:
-    raise UserError(f'{root / split / "images"}: no image here; put images ({", ".join(IMAGE_SUFFIXES)}) there')
+    raise UserError(f'{root / split}/images: no image here; put images ({", ".join(IMAGE_SUFFIXES)}) there')
   found = _label_files(root / split / 'labels', tasks, images)
   ids = sorted(images)
   labels = [{task.name: found[task.name][i] for task in tasks if i in found[task.name]} for i in ids]
   mask = np.array([[task.name in files for task in tasks] for files in labels])
   source = FolderSource(tasks, ids, mask, [images[i] for i in ids], labels, encodings)
-  if split == 'train' and not mask.any(1).all():
-    bare = [ids[i] for i in np.flatnonzero(~mask.any(1))]
-    raise UserError(
-        f'{root / split}: {scan.some(bare)} without a label for any task; remove the image or add PATH/{split}/labels/TASK/NAME.png'
-    )
+  bare = [ids[i] for i in np.flatnonzero(~mask.any(1))]
+  if bare and (split == 'train' or len(bare) == len(ids)):
+    fix = f'remove the image or add {root / split}/labels/TASK/NAME.png'
+    raise UserError(f'{root / split}: {scan.some(bare)} without a label for any task; {fix}')
   scan.check(source, root / split)
   return source
 
@@ -94,12 +97,12 @@ def read_description(path: pathlib.Path) -> tuple[tuple[Task, ...], dict[str, En
   try:
     content = json.loads(path.read_text())
   except FileNotFoundError:
-    raise UserError(f'{path}: no such file; it names the tasks, e.g. {{"tasks": {{"saliency": {{}}}}}}') from None
+    raise UserError(f'{path}: no such file; it names the tasks, e.g. {EXAMPLE}') from None
   except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
     raise UserError(f'{path}: not JSON ({error})') from error
   entries = content.get('tasks') if isinstance(content, dict) else None
   if not isinstance(entries, dict) or not entries:
-    raise UserError(f'{path}: "tasks" must map at least one task name to its description, e.g. {{"saliency": {{}}}}')
+    raise UserError(f'{path}: "tasks" must map at least one task name to its description, e.g. {EXAMPLE}')
   described = {name: _read_entry(f'{path}: "tasks"."{name}"', name, entry) for name, entry in entries.items()}
   return tuple(task for task, _ in described.values()), {name: e for name, (_, e) in described.items()}
 
@@ -132,27 +135,44 @@ def _by_stem(folder: pathlib.Path, suffixes: tuple[str, ...]) -> dict[str, pathl
   if not folder.is_dir():
     raise UserError(f'{folder}: no such folder; see README, Your own data')
   files = {}
-  for path in sorted(folder.iterdir()):
-    if path.suffix.lower() not in suffixes or path.name.startswith('.'):
-      continue
+  for path in _visible(folder):
+    # Passed over, a label in another format would silently mean "not labelled".
+    if path.suffix.lower() not in suffixes:
+      raise UserError(f'{path}: is not one of {", ".join(suffixes)}; convert or remove it')
     if path.stem in files:
       raise UserError(f'{path}: {files[path.stem].name} has the same name; rename one of them')
     files[path.stem] = path
   return files
 
 
+def _visible(folder: pathlib.Path) -> list[pathlib.Path]:
+  return sorted(path for path in folder.iterdir() if not path.name.startswith('.'))
+
+
 def _label_files(folder: pathlib.Path, tasks, images) -> dict[str, dict[str, pathlib.Path]]:
   """{task: {stem: path}}; a task without a folder has no labels in this split."""
   names = {task.name for task in tasks}
-  present = sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith('.')) if folder.is_dir() else []
+  present = [path.name for path in _visible(folder)] if folder.is_dir() else []
   for name in present:
     if name not in names:
-      raise UserError(f'{folder / name}: dataset.json has no task "{name}"; add it there or remove the folder')
+      raise UserError(f'{folder / name}: dataset.json has no task "{name}"; add it there or remove this')
   found = {name: _by_stem(folder / name, LABEL_SUFFIXES) if name in present else {} for name in names}
   orphans = [path for files in found.values() for stem, path in files.items() if stem not in images]
   if orphans:
-    raise UserError(f'{scan.some(orphans)}: label without an image of the same name in {folder.parent / "images"}')
+    raise UserError(f'{scan.some(orphans)}: no image of the same name in {folder.parent / "images"}')
   return found
+
+
+def read_image(path: pathlib.Path) -> np.ndarray:
+  """uint8 [H, W, 3] RGB, turned as EXIF says; grey and alpha become RGB.
+
+  Raises:
+    UserError: it is not a readable image.
+  """
+  image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+  if image is None:
+    raise UserError(f'{path}: not a readable image; replace it or convert it to PNG')
+  return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
 def read_label(path: pathlib.Path, task: Task, encoding: Encoding) -> np.ndarray:
@@ -178,15 +198,16 @@ def read_label(path: pathlib.Path, task: Task, encoding: Encoding) -> np.ndarray
   count = {'saliency': 2, 'boundary': 2}.get(task.kind, task.channels)
   wrong = (label != IGNORE) & ((label < 0) | (label >= count))
   if wrong.any():
-    raise ValueError(f'holds class id {label[wrong][0]}; {task.name} has ids 0 to {count - 1} and 255 for unlabelled')
+    ids = f'ids 0 to {count - 1} and {encoding.ignore} for unlabelled'
+    raise ValueError(f'holds class id {label[wrong][0]}; {task.name} has {ids}')
   return label.astype(np.uint8)[..., None]
 
 
 def _depth(values, encoding):
-  if values.dtype.kind in 'ui':
-    return (values * np.float32(encoding.scale)).astype(np.float32)[..., None]
-  if values.dtype.kind != 'f':
+  if values.dtype.kind not in 'uif':
     raise ValueError(f'holds {values.dtype} numbers; depth is float or 16-bit')
+  if values.dtype.kind in 'ui':
+    values = values * np.float32(encoding.scale)
   depth = np.where(np.isfinite(values) & (values > 0), values, 0)
   return depth.astype(np.float32)[..., None]
 

@@ -3,10 +3,11 @@
   full      all there are
   one       exactly one task an image, the tasks as even as the labels allow
   random    a random non-empty subset an image
-  PATH      a mapping: CSV (header image,tasks; tasks separated by ;), JSON ({image: [tasks]}) or
-            an official .pth of MTPSL or DiffusionMTL
+  PATH      a mapping: CSV (header image,tasks with tasks separated by ';', or image,TASK,TASK,...
+            with 1 or 0), JSON ({image: [tasks]}) or an official .pth of MTPSL or DiffusionMTL
 
-Draws depend on the seed and the image's id alone, not on order, platform or library versions.
+Where the benchmark has an official mapping for `one` or `random`, that is used. Else labels are
+drawn: by the seed and the image's id alone, not by order, platform or library versions.
 """
 
 import csv
@@ -34,6 +35,11 @@ def apply_labels(source, setting: str, seed: int = 0):
   """
   if setting == 'full':
     mask = source.label_mask
+  elif setting in source.official:
+    path = source.official[setting]
+    if not path.is_file():
+      raise UserError(f"{path}: the official '{setting}' mapping is missing; run --mode=prepare to fetch it")
+    mask = source.label_mask & load_mapping(path, source.ids, source.tasks)
   elif setting == 'one':
     mask = draw_one(source.ids, source.label_mask, seed)
   elif setting == 'random':
@@ -114,11 +120,25 @@ def load_mapping(path: pathlib.Path, ids, tasks) -> np.ndarray:
 
 def _read_csv(path, ids) -> dict[str, list[str]]:
   del ids
-  with open(path, newline='') as f:
+  with open(path, newline='', encoding='utf-8-sig') as f:  # spreadsheets write a mark of the encoding
     rows = list(csv.DictReader(f))
-  if not rows or set(rows[0]) != {'image', 'tasks'}:
-    raise UserError(f'{path}: the first line must be image,tasks and at least one line follow')
-  return {row['image']: [name.strip() for name in (row['tasks'] or '').split(';') if name.strip()] for row in rows}
+  if not rows or next(iter(rows[0])) != 'image' or len(rows[0]) < 2:
+    raise UserError(f'{path}: needs a first line image,tasks or image,TASK,... and at least one more')
+  for number, row in enumerate(rows, 2):
+    if None in row or None in row.values():
+      raise UserError(f'{path}: line {number} has more or fewer columns than the first line')
+  if len({row['image'] for row in rows}) < len(rows):
+    raise UserError(f'{path}: an image is in more than one line; keep one')
+  if set(rows[0]) == {'image', 'tasks'}:
+    return {row['image']: list(filter(None, map(str.strip, row['tasks'].split(';')))) for row in rows}
+  return {row['image']: _flagged(f'{path}: line {number}', row) for number, row in enumerate(rows, 2)}
+
+
+def _flagged(where: str, row: dict[str, str]) -> list[str]:
+  flags = {name: flag for name, flag in row.items() if name != 'image'}
+  if not set(flags.values()) <= {'0', '1'}:
+    raise UserError(f'{where} must hold an image and 0 or 1 for each of {len(flags)} tasks')
+  return [name for name, flag in flags.items() if flag == '1']
 
 
 def _read_json(path, ids) -> dict[str, list[str]]:

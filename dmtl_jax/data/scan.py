@@ -6,6 +6,8 @@ import json
 import os
 import pathlib
 
+from absl import logging
+import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
@@ -33,7 +35,10 @@ def check(source, root: pathlib.Path):
     problems = json.loads(cache.read_text())
   else:
     problems = _scan(source, root)
-    write_atomic(cache, json.dumps(problems))
+    try:
+      write_atomic(cache, json.dumps(problems))
+    except OSError as error:  # costs a scan next time, no more
+      logging.warning('%s: cannot be written (%s); the data set will be checked again', cache, error.strerror)
   if problems:
     rest = f' (and {len(problems) - 3} more files)' if len(problems) > 3 else ''
     raise UserError('; '.join(problems[:3]) + rest)
@@ -41,7 +46,8 @@ def check(source, root: pathlib.Path):
 
 def _cache_file(source, root: pathlib.Path) -> pathlib.Path:
   """Where the result is kept: named by every file's path, size and time, so that a change is a new scan."""
-  digest = hashlib.sha256(repr((VERSION, source.tasks, sorted(source.encodings.items()), str(root.resolve()))).encode())
+  description = (VERSION, source.tasks, sorted(source.encodings.items()), str(root.resolve()))
+  digest = hashlib.sha256(repr(description).encode())
   for path in [*source.images, *(p for files in source.labels for p in files.values())]:
     stat = path.stat()
     digest.update(f'{path.parent.name}/{path.name} {stat.st_size} {stat.st_mtime_ns}\n'.encode())
@@ -61,14 +67,13 @@ def _scan(source, root: pathlib.Path) -> list[str]:
   for task in source.tasks:
     # A mask stored as 0 and 255 would silently become "nothing, and unlabelled".
     if task.kind in ('saliency', 'boundary') and values.get(task.name) == {0, 255}:
-      problems.append(f'{root}/labels/{task.name}: holds only 0 and 255, and 255 is unlabelled; store 1 for {task.kind}')
+      where = f'{root}/labels/{task.name}'
+      problems.append(f'{where}: holds only 0 and 255, and 255 is unlabelled; store 1 for {task.kind}')
   return problems
 
 
 def _check_one(source, index: int) -> tuple[list[str], dict[str, set]]:
   """Problems of one image and its labels, and the values its binary labels hold."""
-  from dmtl_jax.data.folder import read_label
-
   path = source.images[index]
   try:
     with Image.open(path) as file:
@@ -77,20 +82,21 @@ def _check_one(source, index: int) -> tuple[list[str], dict[str, set]]:
       size = (image.height, image.width)
   except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
     return [f'{path}: not a readable image ({error}); replace or remove it'], {}
+  if not cv2.haveImageReader(str(path)):  # OpenCV reads it in training
+    return [f'{path}: a kind of image that OpenCV cannot read; convert it to PNG or JPEG'], {}
   problems, seen = [], {}
   for task in source.tasks:
     label_path = source.labels[index].get(task.name)
     if label_path is None:
       continue
     try:
-      label = read_label(label_path, task, source.encodings[task.name])
+      label = source.label(index, task)
     except ValueError as error:
       problems.append(f'{label_path}: {error}')
       continue
     if label.shape[:2] != size:
-      problems.append(
-          f'{label_path}: {label.shape[1]}x{label.shape[0]}, but its image {path.name} is {size[1]}x{size[0]}; make them equal'
-      )
+      sizes = [f'{width}x{height}' for height, width in (label.shape[:2], size)]
+      problems.append(f'{label_path}: {sizes[0]}, but its image {path.name} is {sizes[1]}; make them equal')
     if task.kind in ('saliency', 'boundary'):
       seen[task.name] = set(np.unique(label).tolist())
   return problems, seen

@@ -6,6 +6,7 @@ ones only), 'index': int}. Sources are frozen dataclasses, picklable, and know n
   tasks: tuple[Task, ...]
   ids: sequence of str, one an image
   label_mask: [N, T] bool, which labels exist and may be seen
+  official: {label setting: file of the benchmark's mapping for it} (see label_settings.py)
 
 `dataclasses.replace(source, label_mask=...)` hides labels: they are then never even read.
 """
@@ -13,6 +14,7 @@ ones only), 'index': int}. Sources are frozen dataclasses, picklable, and know n
 from collections.abc import Callable, Sequence
 import dataclasses
 import importlib
+import pathlib
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,6 +23,8 @@ from dmtl_jax.errors import UserError
 from dmtl_jax.tasks import Task
 
 PACKAGES = {'scenes': 'scenes', 'pascal': 'pascal_mt', 'nyud': 'nyud_mt', 'cityscapes': 'cityscapes_mt'}
+# Where `--mode=prepare` puts the official mappings, below the prepared data.
+MAPPINGS = {'one': 'label_mappings/onelabel.pth', 'random': 'label_mappings/randomlabels.pth'}
 
 
 class Source(Protocol):
@@ -29,6 +33,7 @@ class Source(Protocol):
   tasks: tuple[Task, ...]
   ids: Sequence[str]
   label_mask: np.ndarray
+  official: dict[str, pathlib.Path]
 
   def __len__(self) -> int: ...
 
@@ -49,6 +54,7 @@ class TfdsSource:
   label_mask: np.ndarray
   examples: Any
   decode: Callable[[dict, Sequence[Task]], dict]
+  official: dict[str, pathlib.Path] = dataclasses.field(default_factory=dict)
 
   def __len__(self) -> int:
     return len(self.ids)
@@ -70,7 +76,7 @@ def package(name: str):
 
 
 def open_source(data_config, split: str) -> Source:
-  """The split 'train' or 'val' of config.data, with every label it has.
+  """The split 'train' or 'val' of config.data, with every label it has of config.data.tasks (default: all).
 
   Raises:
     UserError: what is missing or broken in the data, and what to do.
@@ -78,9 +84,32 @@ def open_source(data_config, split: str) -> Source:
   if data_config.name == 'folder':
     from dmtl_jax.data import folder
 
-    return folder.open_folder(data_config.path, split)
-  module = package(data_config.name)
+    source = folder.open_folder(data_config.path, split)
+  else:
+    source = _open_tfds(package(data_config.name), data_config, split)
+  names = data_config.get('tasks', ())
+  return choose_tasks(source, names) if names else source
+
+
+def _open_tfds(module, data_config, split: str) -> TfdsSource:
   builder = module.builder(data_config)
   ids = builder.info.metadata['ids'][split]
   mask = np.ones((len(ids), len(module.TASKS)), bool)
-  return TfdsSource(tuple(module.TASKS), ids, mask, builder.as_data_source(split), module.decode)
+  has = {info.filename for info in builder.url_infos.values()}
+  folder = pathlib.Path(builder.data_path)
+  official = {setting: folder / file for setting, file in MAPPINGS.items() if pathlib.Path(file).name in has}
+  return TfdsSource(tuple(module.TASKS), ids, mask, builder.as_data_source(split), module.decode, official)
+
+
+def choose_tasks(source: Source, names: Sequence[str]) -> Source:
+  """The source with the tasks `names` only, in that order.
+
+  Raises:
+    UserError: a name that is not a task of the data set, or twice.
+  """
+  known = [task.name for task in source.tasks]
+  if len(set(names)) != len(names) or not set(names) <= set(known):
+    raise UserError(f"config.data.tasks: '{','.join(names)}' must be different names out of {', '.join(known)}")
+  columns = [known.index(name) for name in names]
+  tasks = tuple(source.tasks[t] for t in columns)
+  return dataclasses.replace(source, tasks=tasks, label_mask=source.label_mask[:, columns])

@@ -1,8 +1,8 @@
 """Joint transforms of an image and its labels, numpy and OpenCV (PAPER.md, Augmentation).
 
-Geometry acts on a `dict` example in place of its 'image' (uint8 [H, W, 3]) and 'labels'; labels
-are resampled by nearest neighbour, so that unlabelled values never blend. Every random choice
-comes from the generator passed in. Workers use these functions: no jax here.
+Geometry acts on an image (uint8 [H, W, 3]) and its labels at once; labels are resampled by
+nearest neighbour, so that unlabelled values never blend. Every random choice comes from the
+generator passed in. Workers use these functions: no jax here.
 """
 
 from collections.abc import Callable
@@ -15,6 +15,7 @@ from dmtl_jax.tasks import IGNORE, Task
 
 MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 STD = np.array([0.229, 0.224, 0.225], np.float32)
+_NORMALIZED = ((np.arange(256, dtype=np.float32)[:, None] / 255 - MEAN) / STD)[None]  # of each pixel value
 RECIPES = ('pascal', 'mtan', 'light', 'none')
 
 
@@ -37,14 +38,15 @@ def train_transform(data_config, tasks: tuple[Task, ...]) -> Callable[[dict, np.
   def transform(example: dict, rng: np.random.Generator) -> dict:
     image, labels = example['image'], example['labels']
     if recipe == 'pascal':
-      image, labels = rescale(image, labels, rng.uniform(0.5, 2.0), kinds, zoom=None)
+      zoom = rng.uniform(0.5, 2.0)
+      image, labels = rescale(image, labels, zoom, kinds, zoom, shrink=cv2.INTER_LINEAR)
       image, labels = crop(image, labels, size, rng, semseg=_semseg(kinds))
     elif recipe == 'mtan':
       image, labels = crop_and_resize(image, labels, size, rng, kinds)
     elif recipe == 'light':
-      zoom = rng.uniform(1.0, 1.4)
-      cover = max(size[0] / image.shape[0], size[1] / image.shape[1])
-      image, labels = rescale(image, labels, cover * zoom, kinds, zoom=zoom, at_least=size)
+      ratios = size[0] / image.shape[0], size[1] / image.shape[1]
+      factor = max(ratios) * rng.uniform(1.0, 1.4)
+      image, labels = rescale(image, labels, factor, kinds, factor / min(ratios), at_least=size)
       image, labels = crop(image, labels, size, rng)
     else:
       image, labels = fit(image, labels, size, kinds)
@@ -76,26 +78,29 @@ def _semseg(kinds: dict[str, str]) -> str | None:
   return next((name for name, kind in kinds.items() if kind == 'semseg'), None)
 
 
-def resize(image, labels: dict, size: tuple[int, int]) -> tuple[np.ndarray, dict]:
-  """Image bilinear (by area where it shrinks), labels nearest, to `size` (H, W)."""
+def resize(image, labels, size: tuple[int, int], shrink: int = cv2.INTER_AREA) -> tuple[np.ndarray, dict]:
+  """Image bilinear (by `shrink` where it gets smaller), labels nearest, to `size` (H, W)."""
   if image.shape[:2] == size:
     return image, labels
-  shrinks = size[0] < image.shape[0]
-  resized = cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-  nearest = lambda x: cv2.resize(x, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT).reshape(*size, x.shape[-1])
-  return resized, {name: nearest(label) for name, label in labels.items()}
+  smaller = size[0] < image.shape[0]
+  resized = cv2.resize(image, size[::-1], interpolation=shrink if smaller else cv2.INTER_LINEAR)
+  nearest = lambda label: cv2.resize(label, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+  return resized, {name: nearest(label).reshape(*size, -1) for name, label in labels.items()}
 
 
-def rescale(image, labels, factor: float, kinds, zoom: float | None, at_least=(1, 1)) -> tuple[np.ndarray, dict]:
-  """Resizes by a factor; depth is divided by `zoom`, how much nearer the scene now looks (None: kept)."""
+def rescale(
+    image, labels, factor: float, kinds, zoom: float = 1.0, at_least=(1, 1), shrink: int = cv2.INTER_AREA
+) -> tuple[np.ndarray, dict]:
+  """Resizes by a factor; depth is divided by `zoom`, how much nearer the scene looks than in evaluation."""
   size = tuple(max(int(round(n * factor)), least) for n, least in zip(image.shape[:2], at_least))
-  image, labels = resize(image, labels, size)
-  return image, labels if zoom is None else nearer(labels, kinds, zoom)
+  image, labels = resize(image, labels, size, shrink)
+  return image, nearer(labels, kinds, zoom)
 
 
 def nearer(labels: dict, kinds: dict[str, str], zoom: float) -> dict:
   """Depth labels divided by the scale factor of the scene."""
-  return {name: label / np.float32(zoom) if kinds[name] == 'depth' else label for name, label in labels.items()}
+  scaled = {name: label / np.float32(zoom) for name, label in labels.items() if kinds[name] == 'depth'}
+  return labels | scaled
 
 
 def fit(image, labels, size, kinds, upscale: bool = True) -> tuple[np.ndarray, dict]:
@@ -103,7 +108,7 @@ def fit(image, labels, size, kinds, upscale: bool = True) -> tuple[np.ndarray, d
   factor = min(size[0] / image.shape[0], size[1] / image.shape[1])
   if factor > 1 and not upscale:
     return image, labels
-  return rescale(image, labels, factor, kinds, zoom=None)
+  return rescale(image, labels, factor, kinds)
 
 
 def crop(image, labels, size, rng, semseg: str | None = None, most: float = 0.75) -> tuple[np.ndarray, dict]:
@@ -159,10 +164,11 @@ def photometric(image: np.ndarray, rng: np.random.Generator, strength: float = 1
   table = lambda v: np.clip(np.round(v), 0, 255).astype(np.uint8)
   brightness = table(values + strength * rng.uniform(-32, 32) if coin() else values)
   contrast_first, contrast = coin(), table(values * spread() if coin() else values)
-  saturation = table(values * spread() if coin() else values)
+  factor = spread() if coin() else 1.0
+  saturation = table(values * factor)
   hue = int(round(strength * rng.uniform(-18, 18))) if coin() else 0
   image = cv2.LUT(np.ascontiguousarray(image), contrast[brightness] if contrast_first else brightness)
-  if hue or saturation[1] != 1 or saturation[255] != 255:
+  if hue or factor != 1:
     hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
     turned = ((np.arange(256) + hue) % 180).astype(np.uint8)
     tables = np.stack([turned, saturation, values.astype(np.uint8)], -1)[None]
@@ -172,7 +178,7 @@ def photometric(image: np.ndarray, rng: np.random.Generator, strength: float = 1
 
 def normalize_image(image: np.ndarray) -> np.ndarray:
   """uint8 [H, W, 3] to float32 with ImageNet's mean and deviation."""
-  return image * (1 / (255 * STD)) - MEAN / STD
+  return cv2.LUT(np.ascontiguousarray(image), _NORMALIZED)
 
 
 def to_uint8(image: np.ndarray) -> np.ndarray:

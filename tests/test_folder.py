@@ -1,0 +1,270 @@
+"""The folder data set: decoding of every label kind, and each bad input told in one sentence."""
+
+import dataclasses
+import io
+import json
+import os
+
+import cv2
+from ml_collections import ConfigDict
+import numpy as np
+from PIL import Image
+import pytest
+
+from conftest import shared
+from dmtl_jax.data import folder, scan, source as source_lib
+from dmtl_jax.errors import UserError
+
+TASKS = {
+    'semseg': {'classes': ['sky', 'road', 'car'], 'ignore': 200},
+    'objects': {'kind': 'saliency'},
+    'normals': {},
+    'depth': {'scale': 0.01},
+}
+HEIGHT, WIDTH = 6, 8
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+
+
+def write(path, array):
+  """Writes an array as PNG, JPEG or .npy; channels are RGB."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  if path.suffix == '.npy':
+    np.save(path, array)
+  else:
+    array = np.asarray(array)
+    assert cv2.imwrite(str(path), array[..., ::-1] if array.ndim == 3 else array)
+
+
+def image(path, size=(HEIGHT, WIDTH)):
+  write(path, np.full((*size, 3), 90, np.uint8))
+
+
+@pytest.fixture
+def root(tmp_path):
+  """A small correct data set: image a has all labels, b (of another size) has semseg alone."""
+  base = tmp_path / 'data'
+  base.mkdir()
+  (base / 'dataset.json').write_text(json.dumps({'tasks': TASKS}))
+  for split in ('train', 'val'):
+    image(base / split / 'images' / 'a.jpg')
+    image(base / split / 'images' / 'b.png', (4, 5))
+    labels = base / split / 'labels'
+    write(labels / 'semseg' / 'a.png', np.arange(HEIGHT * WIDTH, dtype=np.uint8).reshape(HEIGHT, WIDTH) % 3)
+    write(labels / 'semseg' / 'b.png', np.array([[0, 1, 2, 200, 255]] * 4, np.uint8))
+    write(labels / 'objects' / 'a.png', np.eye(HEIGHT, WIDTH, dtype=np.uint8))
+    write(labels / 'normals' / 'a.png', np.full((HEIGHT, WIDTH, 3), (32768, 32768, 65535), np.uint16))
+    write(labels / 'depth' / 'a.png', np.full((HEIGHT, WIDTH), 250, np.uint16))
+  return base
+
+
+def open_train(root):
+  return folder.open_folder(str(root), 'train')
+
+
+def refused(root, *words, split='train'):
+  """Opening raises one sentence with all the words."""
+  with pytest.raises(UserError) as caught:
+    folder.open_folder(str(root), split)
+  message = str(caught.value)
+  assert '\n' not in message
+  for word in words:
+    assert word in message, message
+
+
+def test_opens_and_decodes(root):
+  source = open_train(root)
+  assert [(t.name, t.kind) for t in source.tasks] == [
+      ('semseg', 'semseg'), ('objects', 'saliency'), ('normals', 'normals'), ('depth', 'depth')]
+  assert source.ids == ['a', 'b']
+  np.testing.assert_array_equal(source.label_mask, [[1, 1, 1, 1], [1, 0, 0, 0]])
+  a, b = source[0], source[1]
+  assert a['image'].shape == (HEIGHT, WIDTH, 3) and a['image'].dtype == np.uint8
+  assert abs(int(a['image'][0, 0, 0]) - 90) <= 1
+  np.testing.assert_array_equal(a['labels']['objects'][..., 0], np.eye(HEIGHT, WIDTH))
+  np.testing.assert_allclose(a['labels']['depth'], 2.5, rtol=1e-6)
+  np.testing.assert_allclose(a['labels']['normals'][2, 3], [0, 0, 1], atol=1e-4)
+  assert list(b['labels']) == ['semseg']
+  np.testing.assert_array_equal(b['labels']['semseg'][0, :, 0], [0, 1, 2, 255, 255])
+  assert b['labels']['semseg'].dtype == np.uint8 and b['labels']['semseg'].shape == (4, 5, 1)
+
+
+def test_npy_labels_mark_unlabelled_pixels(root):
+  depth = np.full((HEIGHT, WIDTH), 3, np.float32)
+  depth[0, :4] = [np.nan, 0, -1, np.inf]
+  normals = np.zeros((HEIGHT, WIDTH, 3))
+  normals[0, 0], normals[0, 1], normals[0, 2] = (3, 0, 4), (np.nan, 0, 1), (0, 0, 1)
+  for name, array in (('depth', depth), ('normals', normals)):
+    (root / f'train/labels/{name}/a.png').unlink()
+    write(root / f'train/labels/{name}/a.npy', array)
+  labels = open_train(root)[0]['labels']
+  np.testing.assert_array_equal(labels['depth'][0, :5, 0], [0, 0, 0, 0, 3])
+  np.testing.assert_allclose(labels['normals'][0, :4], [[0.6, 0, 0.8], [0, 0, 0], [0, 0, 1], [0, 0, 0]], atol=1e-6)
+
+
+def test_rotated_grey_and_transparent_images(root):
+  tall = np.zeros((WIDTH, HEIGHT, 3), np.uint8)
+  tall[:4] = 250  # upper half of the stored image: the right half after a turn by 90 degrees clockwise
+  exif = Image.Exif()
+  exif[0x0112] = 6
+  Image.fromarray(tall).save(root / 'train/images/a.jpg', exif=exif, quality=95)
+  loaded = open_train(root)[0]['image']
+  assert loaded.shape == (HEIGHT, WIDTH, 3)
+  assert loaded[:, :3].max() < 60 and loaded[:, 5:].min() > 190
+  Image.fromarray(np.full((HEIGHT, WIDTH), 77, np.uint8)).save(root / 'train/images/a.jpg', quality=100)
+  Image.fromarray(np.full((4, 5, 4), (10, 20, 30, 0), np.uint8)).save(root / 'train/images/b.png')
+  source = open_train(root)
+  assert source[0]['image'].shape == (HEIGHT, WIDTH, 3)
+  np.testing.assert_array_equal(source[1]['image'][0, 0], [10, 20, 30])
+
+
+def test_palette_class_map_is_read_as_indices(root):
+  file = Image.fromarray(np.full((4, 5), 2, np.uint8))
+  file.putpalette([9, 9, 9, 100, 100, 100, 250, 0, 0] + [0] * 759)
+  file.save(root / 'train/labels/semseg/b.png')
+  assert set(open_train(root)[1]['labels']['semseg'].ravel()) == {2}
+
+
+def test_hidden_label_is_never_read(root):
+  source = open_train(root)
+  mask = source.label_mask.copy()
+  mask[0] = [False, True, False, False]
+  (root / 'train/labels/semseg/a.png').write_bytes(b'would not decode')
+  assert list(dataclasses.replace(source, label_mask=mask)[0]['labels']) == ['objects']
+
+
+# What is done to the data set, and words of the sentence that tells it.
+BAD_FILES = {
+    'unreadable image': (lambda r: (r / 'train/images/a.jpg').write_bytes(b'no'), 'a.jpg', 'not a readable image'),
+    'truncated image': (lambda r: cut(r / 'train/images/b.png'), 'b.png', 'not a readable image'),
+    'unreadable label': (lambda r: (r / 'train/labels/semseg/a.png').write_bytes(b'no'), 'semseg/a.png', 'readable'),
+    'broken npy': (lambda r: (r / 'train/labels/depth/b.npy').write_bytes(b'no'), 'b.npy', 'not a readable .npy'),
+    'pickle in npy': (lambda r: pickled(r / 'train/labels/depth/b.npy'), 'b.npy', 'not a readable .npy'),
+    'other size': (lambda r: relabel(r, 'semseg', np.zeros((5, 8))), 'semseg/a.png', '8x5', 'a.jpg is 8x6'),
+    'class out of range': (lambda r: relabel(r, 'semseg', np.full((6, 8), 3)), 'a.png', 'class id 3', '0 to 2'),
+    'binary out of range': (lambda r: relabel(r, 'objects', np.full((6, 8), 2)), 'objects', 'class id 2', '0 to 1'),
+    'mask of 255': (lambda r: relabel(r, 'objects', np.eye(6, 8) * 255), 'objects', 'only 0 and 255', 'store 1'),
+    'three channels': (lambda r: relabel(r, 'semseg', np.zeros((6, 8, 3))), 'semseg/a.png', 'one channel'),
+    'one channel of normals': (lambda r: relabel(r, 'normals', np.zeros((6, 8))), 'normals/a.png', 'three channels'),
+    'no label': (lambda r: (r / 'train/labels/semseg/b.png').unlink(), 'b without a label', 'labels/TASK/NAME.png'),
+    'no image': (lambda r: (r / 'train/images/b.png').unlink(), 'semseg/b.png', 'no image of the same name'),
+    'same stem': (lambda r: image(r / 'train/images/a.png', (6, 8)), 'a.png', 'a.jpg has the same name'),
+    'unknown task': (lambda r: (r / 'train/labels/edges').mkdir(), 'edges', 'dataset.json has no task "edges"'),
+    'label format': (lambda r: image(r / 'train/labels/semseg/a.jpg'), 'a.jpg', 'not one of .png, .npy'),
+}
+
+
+def cut(path):
+  rng = np.random.default_rng(0)
+  data = io.BytesIO()
+  Image.fromarray(rng.integers(0, 255, (4, 5, 3), np.uint8)).save(data, 'png')
+  path.write_bytes(data.getvalue()[:-40])
+
+
+def pickled(path):
+  np.save(path, np.array([{}], object), allow_pickle=True)
+
+
+def relabel(root, task, array):
+  write(root / f'train/labels/{task}/a.png', array.astype(np.uint16 if task == 'normals' else np.uint8))
+
+
+@pytest.mark.parametrize('name', BAD_FILES)
+def test_bad_file(root, name):
+  break_it, *words = BAD_FILES[name]
+  break_it(root)
+  refused(root, *words)
+  refused(root, *words)  # from the cache of the first scan
+  folder.open_folder(str(root), 'val')  # the other split is in order
+
+
+def test_empty_missing_and_unlabelled_splits(root):
+  for path in (root / 'val/images').iterdir():
+    path.unlink()
+  refused(root, 'val/images', 'no image here', split='val')
+  (root / 'val/images').rmdir()
+  refused(root, 'val/images', 'no such folder', split='val')
+  with pytest.raises(UserError, match='config.data.path is empty'):
+    folder.open_folder('', 'train')
+
+
+def test_validation_may_hold_unlabelled_images_but_not_only_them(root):
+  (root / 'val/labels/semseg/b.png').unlink()
+  assert not folder.open_folder(str(root), 'val').label_mask[1].any()
+  for path in (root / 'val/labels').glob('*/*'):
+    path.unlink()
+  refused(root, 'a, b without a label', split='val')
+
+
+def test_many_bad_files_are_counted(root):
+  for i in range(7):
+    image(root / f'train/images/c{i}.png')
+    (root / f'train/labels/semseg/c{i}.png').write_bytes(b'no')
+  refused(root, 'c0.png', 'c1.png', 'c2.png', 'and 4 more files')
+
+
+@pytest.mark.parametrize('content, words', [
+    (None, ['no such file']),
+    ('{', ['not JSON']),
+    ('[]', ['"tasks" must map']),
+    ('{"tasks": {}}', ['"tasks" must map']),
+    ('{"tasks": {"depth": 3}}', ['"depth"', 'must be an object']),
+    ('{"tasks": {"a b": {"kind": "depth"}}}', ['"a b"', 'letters, digits']),
+    ('{"tasks": {"sky": {}}}', ['"sky"', "unknown kind 'sky'"]),
+    ('{"tasks": {"depth": {"unit": 1}}}', ['unknown field "unit"', 'classes, ignore, kind, scale']),
+    ('{"tasks": {"depth": {"scale": 0}}}', ['"scale" must be a positive number']),
+    ('{"tasks": {"depth": {"scale": "1"}}}', ['"scale" must be a positive number']),
+    ('{"tasks": {"saliency": {"ignore": 1.5}}}', ['"ignore" must be a whole number']),
+    ('{"tasks": {"semseg": {"classes": "ab"}}}', ['"classes" must be a list']),
+    ('{"tasks": {"semseg": {"classes": ["sky"]}}}', ['needs 2 to 255 class names']),
+    ('{"tasks": {"depth": {"classes": ["a", "b"]}}}', ['takes no class names']),
+])
+def test_bad_description(root, content, words):
+  (root / 'dataset.json').unlink()
+  if content is not None:
+    (root / 'dataset.json').write_text(content)
+  refused(root, 'dataset.json', *words)
+
+
+def test_scan_is_cached_until_a_file_changes(root, monkeypatch):
+  open_train(root)
+  scans = []
+  original = scan._scan
+  monkeypatch.setattr(scan, '_scan', lambda *args: scans.append(1) or original(*args))
+  open_train(root)
+  assert not scans
+  path = root / 'train/labels/semseg/a.png'
+  os.utime(path, ns=(1, 1))
+  open_train(root)
+  assert len(scans) == 1
+
+
+def test_opens_where_the_cache_cannot_be_written(root, tmp_path, monkeypatch):
+  (tmp_path / 'file').write_text('in the way')
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'file'))
+  assert len(open_train(root)) == 2
+
+
+def test_open_source_chooses_tasks(root):
+  config = ConfigDict({'name': 'folder', 'path': str(root), 'tasks': ('depth', 'semseg')})
+  source = source_lib.open_source(config, 'train')
+  assert [t.name for t in source.tasks] == ['depth', 'semseg']
+  np.testing.assert_array_equal(source.label_mask, [[1, 1], [0, 1]])
+  assert set(source[0]['labels']) == {'depth', 'semseg'}
+  config.tasks = ('depth', 'edges')
+  with pytest.raises(UserError, match='config.data.tasks.*semseg, objects, normals, depth'):
+    source_lib.open_source(config, 'train')
+  with pytest.raises(UserError, match="config.data.name: 'camvid'"):
+    source_lib.open_source(ConfigDict({'name': 'camvid'}), 'train')
+
+
+def test_camvid():
+  source = folder.open_folder(str(shared('data/camvid')), 'val')
+  assert len(source) == 101 and source.label_mask.all()
+  example = source[0]
+  assert example['image'].shape == (192, 256, 3)
+  assert {k: v.shape for k, v in example['labels'].items()} == dict.fromkeys(
+      ('semseg', 'boundary', 'saliency'), (192, 256, 1))
