@@ -65,7 +65,7 @@ def _run():
   elif mode == 'predict':
     from dmtl_jax import predict
 
-    return predict.run(_run_config(), _needed(_WORKDIR), _STEP.value, _needed(_IMAGES), _needed(_OUT))
+    return predict.run(_needed(_WORKDIR), _STEP.value, _needed(_IMAGES), _needed(_OUT))
   elif mode == 'summary':
     from dmtl_jax import summary
 

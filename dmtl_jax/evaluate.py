@@ -37,7 +37,7 @@ class Evaluator:
     self.tasks, self.source, self.mesh, self.config = source.tasks, source, mesh, config
     self.count = min(limit or len(source), len(source))
     self.metrics = {
-        task.name: metrics.build(task, config.eval.protocol, fast, config.eval.boundary_tolerance) for task in self.tasks
+        task.name: metrics.build(task, config.eval.protocol, config.eval.boundary_tolerance, fast) for task in self.tasks
     }
     split = sharding.by_image(mesh)
     self._predict = jax.jit(
@@ -179,14 +179,15 @@ def write_panels(config, folder: pathlib.Path, model, variables, source):
   for index in range(min(config.eval.panels, len(source))):
     example = source[index]
     ready = transform(example)
-    stages = jax.device_get(predict(variables, ready['image'][None], np.array([index], np.int32)))
-    rows = panel_rows(stages, ready['labels'], source.tasks)
+    stages = predict(variables, ready['image'][None], np.array([index], np.int32))
+    stages = jax.tree.map(lambda maps: np.asarray(maps[0]), stages)
+    rows = panel_rows(stages, example['labels'] and ready['labels'], source.tasks)
     picture = visualize.panel(transforms.to_uint8(ready['image']), source.tasks, rows)
     visualize.save_png(folder / f'{source.ids[index]}.png', picture)
 
 
 def panel_rows(stages: dict, labels: dict, tasks) -> list[tuple[str, dict]]:
-  """Rows of a panel for the first image of a batch: (title, {task: map or None})."""
+  """Rows of one image's panel: (title, {task: map}), from the labels to the last denoising step."""
   rows = [('Ground truth', {t.name: labels.get(t.name) for t in tasks})] if labels else []
   if 'initial' in stages:
     rows.append(('Initial', stages['initial']))
@@ -194,8 +195,7 @@ def panel_rows(stages: dict, labels: dict, tasks) -> list[tuple[str, dict]]:
   rows += [('Decayed' if i == 0 else f'Denoised {i}/{len(steps) - 1}', stages[s]) for i, s in enumerate(steps)]
   if not steps:
     rows.append(('Prediction', stages['final']))
-  first = lambda title, maps: maps if title == 'Ground truth' else {name: m[0] for name, m in maps.items()}
-  return [(title, first(title, maps)) for title, maps in rows]
+  return rows
 
 
 def _csv(rows: list[dict]) -> str:

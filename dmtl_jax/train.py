@@ -33,6 +33,7 @@ def run(config, workdir: str, force: bool = False) -> dict | None:
 
   source, val = open_data(config, workdir)
   tasks = source.tasks
+  workdir_lib.write_tasks(workdir, tasks)
   say(workdir_lib.start_text(config, tasks, source))
 
   mesh = sharding.make_mesh(config.train.batch)

@@ -1,9 +1,10 @@
 """The folder of one run: lock, config, label mapping, logs.
 
-W/config.json, W/labels.json (which labels training saw), W/log.jsonl (one line a logged
+W/config.json, W/tasks.json, W/labels.json (which labels training saw), W/log.jsonl (one line a logged
 step), W/tensorboard/, W/checkpoints/, W/panels/, W/metrics.json, W/report.html.
 """
 
+import dataclasses
 import fcntl
 import json
 import os
@@ -15,6 +16,7 @@ from ml_collections import ConfigDict
 import tensorboardX
 
 from dmtl_jax.errors import UserError
+from dmtl_jax.tasks import Task
 
 # Fields that may differ between a run and its resumption: they do not change what is learned.
 FREE = ('data.workers', 'data.threads', 'data.prefetch', 'train.log_every', 'train.keep', 'eval.workers')
@@ -105,6 +107,23 @@ def read_config(workdir: str | os.PathLike) -> ConfigDict:
     raise UserError(f'{path}: not JSON ({error}); restore it or train again') from error
   values['data']['size'] = tuple(values['data']['size'])
   return ConfigDict(values)
+
+
+def write_tasks(workdir: str | os.PathLike, tasks: tuple[Task, ...]):
+  """Stores what a run predicts, so that prediction needs no data set."""
+  write_json(pathlib.Path(workdir) / 'tasks.json', [dataclasses.asdict(task) for task in tasks])
+
+
+def read_tasks(workdir: str | os.PathLike) -> tuple[Task, ...]:
+  """The tasks of a run, in the order of its training.
+
+  Raises:
+    UserError: if they were never stored.
+  """
+  path = pathlib.Path(workdir) / 'tasks.json'
+  if not path.exists():
+    raise UserError(f'{path}: no such file; --workdir must name the folder of a trained run')
+  return tuple(Task(t['name'], t['kind'], tuple(t['classes'])) for t in json.loads(path.read_text()))
 
 
 class Log:

@@ -10,7 +10,7 @@ from dmtl_jax.metrics import boundary, depth, normals, saliency, segmentation
 from dmtl_jax.tasks import Task
 
 
-def build(task: Task, protocol: str = 'pascal', fast: bool = False, tolerance: float = 0.0075):
+def build(task: Task, protocol: str = 'pascal', tolerance: float = 0.0075, fast: bool = False):
   """The metric of a task.
 
   Args:

@@ -9,11 +9,11 @@ import numpy as np
 from dmtl_jax.metrics.thinning import thin
 from dmtl_jax.tasks import IGNORE
 
-LEVELS = np.arange(1, 20) / 20
+LEVELS = np.arange(1, 10) / 10
 
 
 class ToleranceF:
-  """Best F over 19 thresholds for the whole set, thinned predictions, a pixel matched where the
+  """Best F over 9 thresholds for the whole set, thinned predictions, a pixel matched where the
   other map has any pixel within the tolerance (so that several may share one): `tolF` in %.
 
   Args:
@@ -24,8 +24,8 @@ class ToleranceF:
     self.tolerance = tolerance
 
   def empty(self) -> dict:
-    """Predicted, matched predicted [19]; true, matched true [1], [19]."""
-    return {name: np.zeros(n) for name, n in (('predicted', 19), ('correct', 19), ('true', 1), ('found', 19))}
+    """Counts by threshold [9] of predicted, correct and found pixels, and of true ones [1]."""
+    return {name: np.zeros(n) for name, n in (('predicted', 9), ('correct', 9), ('true', 1), ('found', 9))}
 
   def image(self, prediction: np.ndarray, label: np.ndarray) -> dict:
     """prediction [H, W] probability, label [H, W, 1]; unlabelled pixels count nowhere."""
@@ -53,7 +53,6 @@ class ToleranceF:
 
 def _within(mask: np.ndarray, reach: float) -> np.ndarray:
   """Pixels at most `reach` from a pixel of the mask."""
-  if not mask.any():
-    return np.zeros_like(mask)
-  distance = cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-  return distance <= reach
+  n = np.arange(-int(reach), int(reach) + 1)
+  disk = (np.hypot(n[:, None], n) <= reach).astype(np.uint8)
+  return cv2.dilate(mask.astype(np.uint8), disk).astype(bool)
