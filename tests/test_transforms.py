@@ -1,0 +1,266 @@
+"""Joint transforms, tested on an image that holds its own coordinates.
+
+The image of `coordinates` stores x in red and y in green, and so do its labels; wherever a
+transform moves the image, the labels must tell the same place. The photometric part is off there.
+"""
+
+import colorsys
+
+from ml_collections import ConfigDict
+import numpy as np
+import pytest
+
+from dmtl_jax.data import transforms
+from dmtl_jax.errors import UserError
+from dmtl_jax.tasks import Task
+
+TASKS = (
+    Task('semseg', 'semseg', tuple(f'c{i}' for i in range(250))),
+    Task('boundary', 'boundary'),
+    Task('normals', 'normals'),
+    Task('depth', 'depth'),
+)
+HEIGHT, WIDTH = 90, 120
+
+
+def coordinates(height=HEIGHT, width=WIDTH):
+  """Red is x, green is y; semseg is x, depth is 1 + y, normals' y is x / 1000 on a known vector."""
+  y, x = np.mgrid[:height, :width]
+  image = np.stack([x, y, 0 * x], -1).astype(np.uint8)
+  normals = np.stack([0.6 + 0 * x, x / 1000, 0.8 + 0 * x], -1).astype(np.float32)
+  labels = {
+      'semseg': x[..., None].astype(np.uint8), 'depth': 1 + y[..., None].astype(np.float32), 'normals': normals}
+  return {'image': image, 'labels': labels, 'index': 5}
+
+
+def config(augment, size=(64, 80)):
+  return ConfigDict({'augment': augment, 'size': size})
+
+
+def train(augment, example, seed=0, size=(64, 80)):
+  return transforms.train_transform(config(augment, size), TASKS)(example, np.random.default_rng(seed))
+
+
+@pytest.fixture
+def plain(monkeypatch):
+  """No photometric distortion: pixel values stay coordinates."""
+  monkeypatch.setattr(transforms, 'photometric', lambda image, rng, strength: image)
+
+
+@pytest.mark.parametrize('size', [(64, 80), (61, 83)])
+@pytest.mark.parametrize('augment', ['pascal', 'mtan', 'light', 'none'])
+def test_labels_move_with_the_image(augment, size, plain):
+  flips = set()
+  for seed in range(12):
+    out = train(augment, coordinates(), seed, size)
+    assert out['image'].shape == (*size, 3) and out['image'].dtype == np.float32
+    valid = out['labels']['depth'][..., 0] > 0
+    assert valid.mean() > 0.2
+    x, y = np.moveaxis(transforms.to_uint8(out['image'])[..., :2].astype(int), -1, 0)[:, valid]
+    semseg = out['labels']['semseg'][valid, 0].astype(int)
+    normals = out['labels']['normals'][valid]
+    assert np.abs(semseg - x).max() <= 2  # bilinear against nearest, at zoom 0.5 to 2
+    np.testing.assert_allclose(normals[:, 1] * 1000, semseg, atol=1e-2)
+    # Depth is (1 + y) / zoom with one zoom for the whole image: it is proportional to 1 + y.
+    zoom = (1 + y[y > 20]) / out['labels']['depth'][valid, 0][y > 20]
+    assert np.ptp(zoom) / zoom.mean() < 0.2
+    sign = np.unique(np.sign(normals[:, 0]))
+    assert len(sign) == 1
+    # The normals' x is negative exactly where x runs from right to left.
+    rows = np.where(valid, out['labels']['semseg'][..., 0].astype(int), -1)
+    row = rows[np.argmax(valid.any(1))]
+    runs = np.sign(np.diff(row[row >= 0]).sum())
+    assert runs == sign[0]
+    np.testing.assert_allclose(np.abs(normals[:, 0]), 0.6, atol=1e-6)
+    flips.add(int(sign[0]))
+  assert flips == ({1} if augment == 'none' else {-1, 1})
+
+
+def test_depth_is_divided_by_the_scale_of_the_picture(plain):
+  """One step in x of the output is 1 / zoom of the input; depth must carry the same zoom."""
+  example = coordinates()
+  example['labels']['depth'][:] = 6
+  for augment, size in (('pascal', (200, 260)), ('light', (HEIGHT, WIDTH))):
+    zooms = []
+    for seed in range(6):
+      out = train(augment, example, seed, size)
+      zoom = 6 / out['labels']['depth'].max()
+      row = transforms.to_uint8(out['image'])[0, :, 0].astype(float)
+      row = row[out['labels']['depth'][0, :, 0] > 0]
+      row = row if row[0] < row[-1] else row[::-1]
+      np.testing.assert_allclose((len(row) - 1) / (row[-1] - row[0]), zoom, rtol=0.05)
+      zooms.append(zoom)
+    low, high = (0.5, 2.0) if augment == 'pascal' else (1.0, 1.4)
+    assert low <= min(zooms) < max(zooms) <= high
+
+
+def test_mtan_takes_the_three_zooms_of_the_protocol(plain):
+  example = coordinates(60, 120)
+  example['labels']['depth'][:] = 6
+  depths = {round(float(train('mtan', example, seed, (60, 120))['labels']['depth'].max()), 4) for seed in range(30)}
+  assert depths == {6.0, 5.0, 4.0}
+
+
+def test_mtan_samples_the_image_with_aligned_corners(plain):
+  """The corners of the output are pixels of the input: an integer zoom window, not blends with its outside."""
+  for seed in range(10):
+    example = coordinates(60, 120)
+    out = transforms.to_uint8(train('mtan', example, seed, (60, 120))['image']).astype(int)
+    depth = train('mtan', example, seed, (60, 120))['labels']['depth']
+    scale = (1 + out[0, 0, 1]) / depth[0, 0, 0]
+    width, height = abs(out[0, -1, 0] - out[0, 0, 0]) + 1, out[-1, 0, 1] - out[0, 0, 1] + 1
+    assert (height, width) == (int(60 / scale + 1e-3), int(120 / scale + 1e-3))
+
+
+@pytest.mark.parametrize('augment', ['pascal', 'mtan', 'light', 'none'])
+def test_unlabelled_values_never_blend(augment):
+  """Labels of two values and holes: no third value may appear."""
+  rng = np.random.default_rng(0)
+  hole = rng.random((HEIGHT, WIDTH, 1)) < 0.3
+  example = coordinates()
+  example['labels'] = {
+      'semseg': np.where(hole, 255, 7).astype(np.uint8),
+      'boundary': np.where(hole, 255, rng.integers(0, 2, hole.shape)).astype(np.uint8),
+      'depth': np.where(hole, 0, 6).astype(np.float32),
+      'normals': np.where(hole, 0, [0.6, 0, 0.8]).astype(np.float32),
+  }
+  for seed in range(5):
+    labels = train(augment, example, seed)['labels']
+    assert set(np.unique(labels['semseg'])) == {7, 255}
+    assert set(np.unique(labels['boundary'])) == {0, 1, 255}
+    assert len(np.unique(labels['depth'])) == 2
+    assert set(np.unique(np.linalg.norm(labels['normals'], axis=-1).round(5))) == {0, 1}
+    # All tasks have the same holes.
+    np.testing.assert_array_equal(labels['semseg'][..., 0] == 255, labels['depth'][..., 0] == 0)
+    np.testing.assert_array_equal(labels['semseg'][..., 0] == 255, labels['boundary'][..., 0] == 255)
+    np.testing.assert_array_equal(labels['semseg'][..., 0] == 255, (labels['normals'] == 0).all(-1))
+
+
+def test_padding_is_zero_in_the_image_and_unlabelled():
+  example = coordinates(40, 50)
+  out = transforms.eval_transform(config('pascal', (64, 80)), TASKS)(example)
+  np.testing.assert_allclose(
+      out['image'][:40, :50], (example['image'] / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225], atol=1e-5)
+  assert not out['image'][40:].any() and not out['image'][:, 50:].any()
+  for name, label in example['labels'].items():
+    np.testing.assert_array_equal(out['labels'][name][:40, :50], label)
+    rest = out['labels'][name][40:], out['labels'][name][:, 50:]
+    assert all((part == (255 if name == 'semseg' else 0)).all() for part in rest)
+  assert (out['labels']['boundary'] == 255).all()  # has no label
+  np.testing.assert_array_equal(out['label_mask'], [True, False, True, True])
+  assert out['index'] == 5 and out['index'].dtype == np.int32
+
+
+@pytest.mark.parametrize('shape, filled', [((180, 240), (64, 85)), ((30, 120), (24, 96)), ((120, 30), (64, 16))])
+def test_evaluation_keeps_the_aspect_and_the_depth(shape, filled):
+  out = transforms.eval_transform(config('light', (64, 96)), TASKS)(coordinates(*shape))
+  valid = out['labels']['depth'][..., 0] > 0
+  assert valid.sum() == filled[0] * filled[1] and valid[: filled[0], : filled[1]].all()
+  ys = np.unique(out['labels']['depth'][valid])
+  assert ys.max() >= shape[0] - 2  # 1 + y, not divided
+
+
+def test_pascal_evaluation_does_not_enlarge_but_shrinks_what_is_too_large():
+  transform = transforms.eval_transform(config('pascal', (64, 80)), TASKS)
+  assert (transform(coordinates(50, 60))['labels']['depth'] > 0).sum() == 50 * 60
+  assert (transform(coordinates(128, 80))['labels']['depth'] > 0).sum() == 64 * 40
+
+
+def test_crop_avoids_a_dominating_class():
+  """Two thirds of the picture are class 0: a free crop often shows it alone, the ruled one hardly ever."""
+  image = np.zeros((60, 180, 3), np.uint8)
+  semseg = np.zeros((60, 180, 1), np.uint8)
+  semseg[:, 120:] = 1
+
+  def share(seed, name):
+    rng = np.random.default_rng(seed)
+    label = transforms.crop(image, {'semseg': semseg}, (60, 60), rng, name)[1]['semseg']
+    return max(np.bincount(label.ravel()) / label.size)
+
+  free, ruled = (np.mean([share(seed, name) >= 0.75 for seed in range(200)]) for name in (None, 'semseg'))
+  # Free: all but the 29 of 121 offsets that show between 25% and 75% of both. Ruled: ten failures in a row.
+  assert abs(free - 92 / 121) < 0.1
+  assert abs(ruled - (92 / 121) ** 10) < 0.06
+  # Unlabelled pixels do not count.
+  semseg[:, 120:] = 255
+  assert transforms._largest_share(semseg) == 1
+  assert transforms._largest_share(np.full((4, 4, 1), 255, np.uint8)) == 1
+
+
+def test_crop_rule_does_not_need_the_semseg_label():
+  example = coordinates()
+  del example['labels']['semseg']
+  out = train('pascal', example)
+  assert (out['labels']['semseg'] == 255).all() and (out['labels']['depth'] > 0).any()
+
+
+class Scripted:
+  """Random numbers in a given order: coins (random) and spreads (uniform)."""
+
+  def __init__(self, coins, spreads):
+    self.coins, self.spreads = list(coins), list(spreads)
+
+  def random(self):
+    return 0.0 if self.coins.pop(0) else 1.0
+
+  def uniform(self, low, high):
+    value = self.spreads.pop(0)
+    assert low <= value <= high
+    return value
+
+
+PIXEL = np.array([200, 120, 40], np.uint8)
+
+
+# Coins: brightness, contrast first, contrast, saturation, hue.
+@pytest.mark.parametrize('coins, spreads, expected', [
+    ((0, 0, 0, 0, 0), (), PIXEL),
+    ((1, 0, 0, 0, 0), (20,), [220, 140, 60]),
+    ((1, 0, 0, 0, 0), (-30,), [170, 90, 10]),
+    ((0, 1, 1, 0, 0), (0.5,), [255, 180, 60]),  # times 1.5
+    ((1, 1, 1, 0, 0), (20, -0.5), [110, 70, 30]),  # brightness, then contrast
+    ((1, 0, 1, 0, 0), (20, -0.5), [110, 70, 30]),  # the same, contrast last of all
+    ((0, 0, 0, 1, 0), (-0.5,), 'saturation 0.5'),
+    ((0, 0, 0, 1, 0), (0.2,), 'saturation 1.2'),
+    ((0, 0, 0, 0, 1), (18,), 'hue 36 degrees'),
+    ((0, 0, 0, 0, 1), (-18,), 'hue -36 degrees'),  # past red: the hue wraps
+])
+def test_photometric_against_arithmetic(coins, spreads, expected):
+  image = np.broadcast_to(PIXEL, (4, 4, 3)).copy()
+  out = transforms.photometric(image, Scripted(coins, spreads))
+  assert out.dtype == np.uint8
+  tolerance = 1e-6
+  if isinstance(expected, str):
+    kind, amount = expected.split()[:2]
+    h, s, v = colorsys.rgb_to_hsv(*PIXEL / 255)
+    h, s = (h + float(amount) / 360, s) if kind == 'hue' else (h, s * float(amount))
+    expected, tolerance = np.array(colorsys.hsv_to_rgb(h, s, v)) * 255, 4  # 8-bit HSV
+  np.testing.assert_allclose(out[0, 0], expected, atol=tolerance)
+  np.testing.assert_array_equal(image[0, 0], PIXEL)
+
+
+def test_photometric_varies_within_its_bounds():
+  image = np.full((2, 2, 3), 128, np.uint8)
+  means = [float(transforms.photometric(image, np.random.default_rng(i)).mean()) for i in range(300)]
+  assert 40 < min(means) < 80 and 180 < max(means) <= 240  # 0.5 (128 - 32) = 48, 1.5 (128 + 32) = 240
+
+
+def test_to_uint8_undoes_normalize_image():
+  image = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, -1)
+  np.testing.assert_array_equal(transforms.to_uint8(transforms.normalize_image(image)), image)
+
+
+def test_same_generator_same_example_and_input_untouched():
+  for augment in transforms.RECIPES:
+    example = coordinates()
+    before = {name: label.copy() for name, label in example['labels'].items()}
+    first, second, other = (train(augment, example, seed) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first['image'], second['image'])
+    assert augment == 'none' or (first['image'] != other['image']).any()
+    for name, label in before.items():
+      np.testing.assert_array_equal(example['labels'][name], label)
+
+
+def test_unknown_recipe():
+  with pytest.raises(UserError, match="config.data.augment: 'flip' is not one of pascal, mtan, light, none"):
+    train('flip', coordinates())
