@@ -233,7 +233,7 @@ def test_photometric_against_arithmetic(coins, spreads, expected):
   if isinstance(expected, str):
     kind, amount = expected.split()[:2]
     h, s, v = colorsys.rgb_to_hsv(*PIXEL / 255)
-    h, s = (h + float(amount) / 360, s) if kind == 'hue' else (h, s * float(amount))
+    h, s = ((h + float(amount) / 360) % 1, s) if kind == 'hue' else (h, s * float(amount))
     expected, tolerance = np.array(colorsys.hsv_to_rgb(h, s, v)) * 255, 4  # 8-bit HSV
   np.testing.assert_allclose(out[0, 0], expected, atol=tolerance)
   np.testing.assert_array_equal(image[0, 0], PIXEL)
