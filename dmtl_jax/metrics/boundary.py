@@ -6,13 +6,14 @@ The matching protocol of the Berkeley benchmark is the other metric here.
 import cv2
 import numpy as np
 
+from dmtl_jax.metrics.base import Metric
 from dmtl_jax.metrics.thinning import thin
-from dmtl_jax.tasks import IGNORE
+from dmtl_jax.tasks import Task
 
 LEVELS = np.arange(1, 10) / 10
 
 
-class ToleranceF:
+class ToleranceF(Metric):
   """Best F over 9 thresholds for the whole set, thinned predictions, a pixel matched where the
   other map has any pixel within the tolerance (so that several may share one): `tolF` in %.
 
@@ -20,7 +21,8 @@ class ToleranceF:
     tolerance: share of the image's diagonal.
   """
 
-  def __init__(self, tolerance: float = 0.0075):
+  def __init__(self, task: Task, tolerance: float = 0.0075):
+    super().__init__(task)
     self.tolerance = tolerance
 
   def empty(self) -> dict:
@@ -29,7 +31,7 @@ class ToleranceF:
 
   def image(self, prediction: np.ndarray, label: np.ndarray) -> dict:
     """prediction [H, W] probability, label [H, W, 1]; unlabelled pixels count nowhere."""
-    valid = label[..., 0] != IGNORE
+    valid = self.valid(prediction, label)
     true = (label[..., 0] == 1) & valid
     reach = self.tolerance * np.hypot(*true.shape)
     near_true = _within(true, reach)

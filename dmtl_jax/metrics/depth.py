@@ -1,30 +1,39 @@
-"""Depth errors over the valid pixels of the whole set."""
+"""Errors of depth."""
 
 import numpy as np
 
-NAMES = ('absErr', 'relErr', 'sqRel', 'RMSE', 'logRMSE')
-NEAREST = 1e-3  # a prediction is at least this, where its logarithm is taken
+from dmtl_jax.metrics.base import Metric, State, mean
+
+FLOOR = 1e-9  # the released meter's smallest depth: keeps the logarithm of a prediction <= 0 finite
 
 
-class Depth:
-  """Metric of depth, in the labels' unit: mean |d|, |d| / true, d^2 / true, RMSE and log-RMSE."""
+class Depth(Metric):
+  """absErr, relErr, sqRel, RMSE in the data set's unit and logRMSE, over the valid pixels of the set.
 
-  def empty(self) -> dict:
-    return {'count': np.zeros(1), 'sums': np.zeros(len(NAMES))}
+  With d the label and p the prediction: absErr = mean |p - d|, relErr = mean |p - d| / d,
+  sqRel = mean (p - d)^2 / d, RMSE and logRMSE = root of the mean (p - d)^2, (ln p - ln d)^2.
+  """
 
-  def image(self, prediction: np.ndarray, label: np.ndarray) -> dict:
-    """prediction [H, W], label [H, W, 1]; a label of 0 is unlabelled."""
-    valid = label[..., 0] > 0
-    p, q = np.asarray(prediction, np.float64)[valid], np.asarray(label, np.float64)[..., 0][valid]
-    error = np.abs(p - q)
-    logs = np.log(np.maximum(p, NEAREST)) - np.log(q)
-    sums = [error.sum(), (error / q).sum(), (error**2 / q).sum(), (error**2).sum(), (logs**2).sum()]
-    return {'count': np.array([float(error.size)]), 'sums': np.array(sums)}
+  def image(self, prediction, label) -> State:
+    valid = self.valid(prediction, label)
+    truth = label[..., 0][valid].astype(np.float64)
+    guess = prediction[valid].astype(np.float64)
+    error = guess - truth
+    return {
+        'pixels': np.array(truth.size, np.int64),
+        'absolute': np.abs(error).sum(),
+        'relative': (np.abs(error) / truth).sum(),
+        'squared_relative': (error**2 / truth).sum(),
+        'squared': (error**2).sum(),
+        'squared_log': ((np.log(np.maximum(guess, FLOOR)) - np.log(truth))**2).sum(),
+    }
 
-  def compute(self, state: dict) -> dict[str, float]:
-    """See class."""
-    if not state['count'][0]:
-      return dict.fromkeys(NAMES, float('nan'))
-    means = state['sums'] / state['count'][0]
-    means[3:] = np.sqrt(means[3:])
-    return dict(zip(NAMES, map(float, means)))
+  def compute(self, state) -> dict[str, float]:
+    over = {name: mean(total, state['pixels']) for name, total in state.items()}
+    return {
+        'absErr': over['absolute'],
+        'relErr': over['relative'],
+        'sqRel': over['squared_relative'],
+        'RMSE': over['squared']**0.5,
+        'logRMSE': over['squared_log']**0.5,
+    }

@@ -1,66 +1,63 @@
-"""maxF of saliency: the best F over thresholds, from the counts of the whole set."""
+"""Maximal F-measure and mean intersection over union of saliency."""
 
 import numpy as np
 
-from dmtl_jax.tasks import IGNORE
+from dmtl_jax.metrics.base import Metric, State, ratio
+from dmtl_jax.metrics.segmentation import intersection_over_union
 
-BETA2 = 0.3
-LEVELS = 255  # thresholds k / 255, k = 0..254
-RELEASED_THRESHOLDS = np.arange(0.05, 1, 0.05)
+LEVELS = 255  # thresholds k / 255, k = 1..255
+BETA_SQUARED = 0.3
+# The released meter thresholds sigmoid(probability) at 0.05, 0.10, ..., 0.95; a probability
+# is at least 0, so its sigmoid passes every threshold up to 0.5.
+RELEASED = np.arange(1, 20) / 20
+RELEASED_EDGES = np.log(RELEASED / (1 - RELEASED))
 
 
-class Saliency:
-  """Metric of saliency.
+def f_measure(precision, recall, beta_squared: float):
+  """Weighted harmonic mean; 0 where both are 0."""
+  return ratio((1 + beta_squared) * precision * recall, beta_squared * precision + recall)
 
-  `maxF`: 255 thresholds on the probability. `maxF_released`: as the authors' code, which passes
-  the probability through a second sigmoid and takes 19 thresholds 0.05..0.95 (PAPER.md, Metrics).
+
+def _passing(levels: np.ndarray, count: int) -> np.ndarray:
+  """Number of entries of `levels` that are at least 1, 2, ..., count."""
+  return np.cumsum(np.bincount(levels, minlength=count + 1)[::-1])[::-1][1:]
+
+
+class Saliency(Metric):
+  """maxF (beta^2 = 0.3), mIoU and maxF_released, in %.
+
+  maxF: best F over 255 thresholds of the probability, precision and recall from the counts
+  of the whole set. maxF_released: the same after a second sigmoid, over the thresholds
+  0.05..0.95, as the released code computes it. mIoU: mean IoU of salient and background
+  at probability 0.5.
   """
 
-  def empty(self) -> dict:
-    """Counts of predicted-and-true and of predicted pixels by threshold; true pixels; IoU counts."""
-    zeros = lambda n: np.zeros(n, np.int64)
-    names = {'hit': LEVELS, 'predicted': LEVELS, 'hit_released': 19, 'predicted_released': 19}
-    return {name: zeros(n) for name, n in names.items()} | {'true': zeros(1), 'confusion': zeros((2, 2))}
-
-  def image(self, prediction: np.ndarray, label: np.ndarray) -> dict:
-    """prediction [H, W] probability, label [H, W, 1]."""
-    valid = label[..., 0] != IGNORE
-    probability = np.asarray(prediction, np.float64)[valid]
-    true = label[..., 0][valid] == 1
-    hit, predicted = _above(probability, true, np.arange(LEVELS) / 255)
-    again = 1 / (1 + np.exp(-probability))
-    hit_released, predicted_released = _above(again, true, RELEASED_THRESHOLDS)
-    confusion = np.bincount(true * 2 + (probability > 0.5), minlength=4).reshape(2, 2)
+  def image(self, prediction, label) -> State:
+    valid = self.valid(prediction, label)
+    salient = label[..., 0][valid] == 1
+    probability = prediction[valid].astype(np.float32)
+    fine = np.floor(probability * np.float32(LEVELS)).astype(np.int64)
+    coarse = np.searchsorted(RELEASED_EDGES, probability, side='right')
+    inside = probability >= 0.5
     return {
-        'hit': hit,
-        'predicted': predicted,
-        'hit_released': hit_released,
-        'predicted_released': predicted_released,
-        'true': np.array([true.sum()]),
-        'confusion': confusion,
+        'hits': _passing(fine[salient], LEVELS),
+        'guesses': _passing(fine, LEVELS),
+        'released_hits': _passing(coarse[salient], len(RELEASED)),
+        'released_guesses': _passing(coarse, len(RELEASED)),
+        'confusion': np.bincount(2 * salient + inside, minlength=4).reshape(2, 2),
     }
 
-  def compute(self, state: dict) -> dict[str, float]:
-    """maxF, mIoU and maxF_released in %."""
-    if not state['confusion'].sum():
-      return {'maxF': float('nan'), 'mIoU': float('nan'), 'maxF_released': float('nan')}
-    confusion = state['confusion'].astype(float)
-    union = confusion.sum(0) + confusion.sum(1) - np.diag(confusion)
+  def compute(self, state) -> dict[str, float]:
+    confusion = state['confusion']
+    if confusion.sum() == 0:
+      return dict.fromkeys(('maxF', 'mIoU', 'maxF_released'), float('nan'))
+    salient = confusion[1].sum()
+
+    def best(hits, guesses):
+      return 100 * float(f_measure(ratio(hits, guesses), ratio(hits, salient), BETA_SQUARED).max())
+
     return {
-        'maxF': _max_f(state['hit'], state['predicted'], state['true']),
-        'mIoU': 100 * float((np.diag(confusion) / np.maximum(union, 1)).mean()),
-        'maxF_released': _max_f(state['hit_released'], state['predicted_released'], state['true']),
+        'maxF': best(state['hits'], state['guesses']),
+        'mIoU': 100 * float(np.nanmean(intersection_over_union(confusion))),
+        'maxF_released': best(state['released_hits'], state['released_guesses']),
     }
-
-
-def _above(values, true, thresholds):
-  """Pixels with value > threshold, true ones and all, for ascending thresholds."""
-  level = np.searchsorted(thresholds, values, side='left')  # thresholds below the value
-  count = lambda levels: np.bincount(levels, minlength=len(thresholds) + 1)[::-1].cumsum()[::-1][1:]
-  return count(level[true]), count(level)
-
-
-def _max_f(hit, predicted, true) -> float:
-  precision, recall = hit / np.maximum(predicted, 1), hit / np.maximum(true, 1)
-  f = (1 + BETA2) * precision * recall / np.maximum(BETA2 * precision + recall, 1e-12)
-  return 100 * float(f.max())

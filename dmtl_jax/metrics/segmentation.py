@@ -1,51 +1,62 @@
-"""mIoU and pixel accuracy from the confusion counts of the whole set."""
-
-import dataclasses
+"""Mean intersection over union and pixel accuracy, for semantic segmentation and human parsing."""
 
 import numpy as np
 
-from dmtl_jax.tasks import IGNORE
+from dmtl_jax.metrics.base import Metric, State, mean, ratio
+from dmtl_jax.tasks import Task
+
+PROTOCOLS = ('pascal', 'mtpsl')
 
 
-@dataclasses.dataclass(frozen=True)
-class Segmentation:
-  """Metric of semseg and parsing.
+def intersection_over_union(confusion: np.ndarray) -> np.ndarray:
+  """IoU [C] in 0..1 of each class from counts [label, prediction]; nan for a class in neither."""
+  both = np.diag(confusion)
+  either = confusion.sum(0) + confusion.sum(1) - both
+  return np.where(either == 0, np.nan, ratio(both, either))
 
-  Attributes:
-    classes: names; background counts like any other.
-    absent_counts: True (PASCAL protocol): a class that neither appears nor is predicted in the
-      whole set counts as IoU 0; False (MTPSL): it is left out of the mean.
+
+class Segmentation(Metric):
+  """mIoU and pixelAcc in %, from the confusion counts of the whole set, background included.
+
+  The protocols read the same state and differ in a class that neither a label nor a
+  prediction of the set shows: it scores 0 in 'pascal' (the released PASCAL-Context code)
+  and is left out of the mean in 'mtpsl' (NYUD-v2, Cityscapes; MTPSL's own meter divides
+  0 by 0 there). Scores of single images are more telling under 'mtpsl'.
+
+  Args:
+    task: of kind semseg or parsing.
+    protocol: one of PROTOCOLS.
+
+  Raises:
+    ValueError: unknown protocol, or a class id outside the task's classes.
   """
 
-  classes: tuple[str, ...]
-  absent_counts: bool = True
+  def __init__(self, task: Task, protocol: str = 'pascal'):
+    super().__init__(task)
+    if protocol not in PROTOCOLS:
+      raise ValueError(f"unknown protocol '{protocol}'; use one of {', '.join(PROTOCOLS)}")
+    self.protocol = protocol
 
-  def empty(self) -> dict:
-    """{'confusion': [C, C] int64}, rows true classes, columns predicted ones."""
-    return {'confusion': np.zeros((len(self.classes),) * 2, np.int64)}
+  def image(self, prediction, label) -> State:
+    valid = self.valid(prediction, label)
+    count = len(self.task.classes)
+    truth = label[..., 0][valid].astype(np.int64)
+    guess = prediction[valid].astype(np.int64)
+    for name, ids in (('label', truth), ('prediction', guess)):
+      if ids.size and ids.max() >= count:
+        raise ValueError(f"task '{self.task.name}': a {name} holds class {ids.max()} of {count} classes")
+    return {'confusion': np.bincount(truth * count + guess, minlength=count**2).reshape(count, count)}
 
-  def image(self, prediction: np.ndarray, label: np.ndarray) -> dict:
-    """prediction [H, W] class ids, label [H, W, 1]."""
-    count, label = len(self.classes), label[..., 0]
-    valid = label != IGNORE
-    pairs = label[valid].astype(np.int64) * count + prediction[valid]
-    return {'confusion': np.bincount(pairs, minlength=count * count).reshape(count, count)}
-
-  def compute(self, state: dict) -> dict[str, float]:
-    """mIoU, pixelAcc in %."""
+  def compute(self, state) -> dict[str, float]:
     confusion = state['confusion']
     total = confusion.sum()
-    if not total:
+    if total == 0:
       return {'mIoU': float('nan'), 'pixelAcc': float('nan')}
-    iou = self._iou(confusion)
-    mean = np.nan_to_num(iou).mean() if self.absent_counts else np.nanmean(iou)
-    return {'mIoU': 100 * float(mean), 'pixelAcc': 100 * float(np.trace(confusion) / total)}
+    scores = intersection_over_union(confusion)
+    miou = np.nan_to_num(scores).mean() if self.protocol == 'pascal' else np.nanmean(scores)
+    return {'mIoU': 100 * float(miou), 'pixelAcc': 100 * mean(np.trace(confusion), total)}
 
-  def per_class(self, state: dict) -> dict[str, float]:
-    """{class name: IoU in %}, NaN for a class absent from labels and predictions."""
-    return {name: 100 * float(v) for name, v in zip(self.classes, self._iou(state['confusion']))}
-
-  def _iou(self, confusion):
-    hit = np.diag(confusion).astype(float)
-    union = confusion.sum(0) + confusion.sum(1) - hit
-    return np.divide(hit, union, out=np.full_like(hit, np.nan), where=union > 0)
+  def per_class(self, state) -> dict[str, float]:
+    """IoU in % by class name; nan for a class that the set does not show."""
+    return {name: 100 * float(iou) for name, iou in
+            zip(self.task.classes, intersection_over_union(state['confusion']))}

@@ -1,0 +1,73 @@
+"""What every metric is: a state per image, added up over a set, then scored."""
+
+import abc
+
+import numpy as np
+
+from dmtl_jax.tasks import Task
+
+State = dict[str, np.ndarray]  # float64 or int64 arrays of fixed shapes; states of one metric add up
+
+
+def merge(a: State, b: State) -> State:
+  """The state of two disjoint sets of images together."""
+  if a.keys() != b.keys():
+    raise ValueError(f'states of different metrics: {sorted(a)} and {sorted(b)}')
+  return {name: a[name] + b[name] for name in a}
+
+
+def ratio(numerator, denominator) -> np.ndarray:
+  """numerator / denominator, 0 where the denominator is 0 (as the original benchmarks count)."""
+  return numerator / np.where(denominator == 0, 1, denominator)
+
+
+def mean(total, count) -> float:
+  """total / count; nan over an empty set, which has no mean."""
+  return float(total / count) if count else float('nan')
+
+
+class Metric(abc.ABC):
+  """Scores of one task over a set of images.
+
+  A metric holds no counts itself: `image` returns the state of one image, `merge` adds
+  states (of images, batches, hosts), `compute` scores a state. An image without a labelled
+  pixel adds nothing, and a set without one scores nan.
+
+  Args:
+    task: the task, as in tasks.py.
+  """
+
+  def __init__(self, task: Task):
+    self.task = task
+
+  @abc.abstractmethod
+  def image(self, prediction: np.ndarray, label: np.ndarray) -> State:
+    """State of one image.
+
+    Args:
+      prediction: as tasks.activate returns it: [H, W], normals [H, W, 3].
+      label: [H, W, K] in the encoding of tasks.py.
+    """
+
+  @abc.abstractmethod
+  def compute(self, state: State) -> dict[str, float]:
+    """Scores by name; shares are percentages in 0..100."""
+
+  def empty(self) -> State:
+    """State of the empty set: zeros."""
+    shape = (1, 1, 3) if self.task.kind == 'normals' else (1, 1)
+    return self.image(np.zeros(shape, np.float32), self.task.blank(1, 1))
+
+  def valid(self, prediction: np.ndarray, label: np.ndarray) -> np.ndarray:
+    """Mask [H, W] of the labelled pixels, after checking shapes and that the prediction is finite there.
+
+    Raises:
+      ValueError: prediction and label differ in size, or a prediction is not a number.
+    """
+    name = self.task.name
+    if prediction.shape[:2] != label.shape[:2]:
+      raise ValueError(f"task '{name}': prediction {prediction.shape} and label {label.shape} differ in size")
+    valid = self.task.valid(label)
+    if not np.isfinite(prediction).all() and not np.isfinite(prediction[valid]).all():
+      raise ValueError(f"task '{name}': the prediction holds values that are not finite")
+    return valid
