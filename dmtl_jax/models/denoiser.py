@@ -84,9 +84,9 @@ class TaskHeads(nn.Module):
 
   @nn.compact
   def __call__(self, x, task):
-    x = TaskConv(self.tasks, self.channels, 1, self.dtype, name='conv0')(x, task)
+    x = TaskConv(self.tasks, self.channels, 1, dtype=self.dtype, name='conv0')(x, task)
     for i in (1, 2, 3):
-      x = nn.relu(TaskConv(self.tasks, self.channels, 3, self.dtype, name=f'conv{i}')(x, task))
+      x = TaskConv(self.tasks, self.channels, 3, relu=True, dtype=self.dtype, name=f'conv{i}')(x, task)
     return x
 
 
@@ -123,7 +123,7 @@ class Denoiser(nn.Module):
     if self.predictions:
       embedded = SlotEmbed(self.task_channels, self.channels, self.dtype, name='embed')(x, task)
     else:
-      embedded = TaskConv(tasks, self.channels, 3, self.dtype, name='embed')(x, task)
+      embedded = TaskConv(tasks, self.channels, 3, dtype=self.dtype, name='embed')(x, task)
     embedded = embedded + StepEmbed(self.channels, self.dtype, name='step_embed')(step)
 
     tokens, size = to_tokens(embedded)

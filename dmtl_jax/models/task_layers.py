@@ -11,28 +11,34 @@ import numpy as np
 
 from dmtl_jax.models.layers import Dtype, kernel_init
 
-_KERNEL_INIT = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform', batch_axis=(0,))
+def _kernel_init(relu: bool):
+  """As `layers.kernel_init`, a task at a time; before a ReLU He's, which keeps the scale of maps."""
+  return nn.initializers.variance_scaling(2.0 if relu else 1 / 3, 'fan_in', 'uniform', batch_axis=(0,))
+
 
 
 class TaskConv(nn.Module):
-  """k x k convolution [N, h, w, C_in] to [N, h, w, features] with weights of each map's task."""
+  """k x k convolution [N, h, w, C_in] to [N, h, w, features] with weights of each map's task, then maybe a ReLU."""
 
   tasks: int
   features: int
   kernel_size: int
+  relu: bool = False
   dtype: Dtype = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array, task: jax.Array | None) -> jax.Array:
     k = self.kernel_size
     shape = (self.tasks, k, k, x.shape[-1], self.features)
-    kernel = self.param('kernel', _KERNEL_INIT, shape).astype(self.dtype)
+    kernel = self.param('kernel', _kernel_init(self.relu), shape).astype(self.dtype)
     bias = self.param('bias', nn.initializers.zeros, (self.tasks, self.features)).astype(self.dtype)
     x = x.astype(self.dtype)
     if task is None:
       blocks = x.reshape(self.tasks, -1, *x.shape[1:])
-      return jnp.concatenate([_conv(blocks[t], kernel[t]) + bias[t] for t in range(self.tasks)])
-    return _conv_each(x, kernel[task]) + bias[task][:, None, None]
+      out = jnp.concatenate([_conv(blocks[t], kernel[t]) + bias[t] for t in range(self.tasks)])
+    else:
+      out = _conv_each(x, kernel[task]) + bias[task][:, None, None]
+    return nn.relu(out) if self.relu else out
 
 
 def _conv(x, kernel):
