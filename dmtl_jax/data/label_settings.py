@@ -58,14 +58,13 @@ def _hash(seed: int, name: str) -> int:
 def draw_one(ids, exists: np.ndarray, seed: int) -> np.ndarray:
   """Mask [N, T] with one of the existing labels of each image that has any.
 
-  Images with the fewest choices draw first; each takes the task that has the fewest so far.
+  Images with the fewest choices come first, in random order; each takes the task that has the fewest so far.
   """
   mask, counts = np.zeros_like(exists), np.zeros(exists.shape[1], int)
   for i in sorted(range(len(ids)), key=lambda i: (exists[i].sum(), _hash(seed, ids[i]))):
     choices = np.flatnonzero(exists[i])
     if len(choices):
-      fewest = choices[counts[choices] == counts[choices].min()]
-      t = fewest[_hash(seed, f'{ids[i]}/task') % len(fewest)]
+      t = choices[np.argmin(counts[choices])]
       mask[i, t] = True
       counts[t] += 1
   return mask
