@@ -163,6 +163,7 @@ def _read_torch(path, ids) -> dict[str, list[str]]:
       raise UserError(f'{path}: labels_weights has shape {table.shape}; the data set has {len(ids)} images')
     columns = OFFICIAL_MTPSL[table.shape[1]]
     return {i: [c for c, flag in zip(columns, row) if flag > 0] for i, row in zip(ids, table)}
-  if not isinstance(content, dict) or not all(np.size(flags) == len(OFFICIAL_PASCAL) for flags in content.values()):
-    raise UserError(f'{path}: neither a mapping of image ids to {len(OFFICIAL_PASCAL)} flags nor labels_weights')
-  return {str(i): [c for c, flag in zip(OFFICIAL_PASCAL, np.ravel(flags)) if flag] for i, flags in content.items()}
+  columns = OFFICIAL_PASCAL
+  if not isinstance(content, dict) or not all(np.size(flags) == len(columns) for flags in content.values()):
+    raise UserError(f'{path}: neither a mapping of image ids to {len(columns)} flags nor labels_weights')
+  return {str(i): [c for c, flag in zip(columns, np.ravel(flags)) if flag] for i, flags in content.items()}

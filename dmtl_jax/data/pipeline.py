@@ -98,5 +98,6 @@ def _batches(load: _Load, count: int, config) -> grain.DatasetIterator:
   if config.data.workers:
     if not flags.FLAGS.is_parsed():
       flags.FLAGS.mark_as_parsed()  # grain's workers ask absl; notebooks never parse flags
-    data = data.mp_prefetch(grain.MultiprocessingOptions(num_workers=config.data.workers, per_worker_buffer_size=2))
+    workers = grain.MultiprocessingOptions(num_workers=config.data.workers, per_worker_buffer_size=2)
+    data = data.mp_prefetch(workers)
   return iter(data)

@@ -109,7 +109,7 @@ def choose_tasks(source: Source, names: Sequence[str]) -> Source:
   """
   known = [task.name for task in source.tasks]
   if len(set(names)) != len(names) or not set(names) <= set(known):
-    raise UserError(f"config.data.tasks: '{','.join(names)}' must be different names out of {', '.join(known)}")
+    raise UserError(f"config.data.tasks: '{','.join(names)}' are not different ones of {', '.join(known)}")
   columns = [known.index(name) for name in names]
   tasks = tuple(source.tasks[t] for t in columns)
   return dataclasses.replace(source, tasks=tasks, label_mask=source.label_mask[:, columns])
