@@ -8,7 +8,8 @@ BIN := .venv/bin
 .PHONY: demo test clean
 
 demo: .venv/installed
-	$(BIN)/python -m dmtl_jax.demo --workdir=runs/demo
+	$(BIN)/python main.py --config=configs/scenes.py:method=prediction,labels=one --workdir=runs/demo
+	$(BIN)/python main.py --mode=report --workdirs=runs/demo --out=runs/demo
 
 test: .venv/installed-dev
 	$(BIN)/python -m pytest

@@ -6,9 +6,11 @@ far). Saves are atomic and asynchronous.
 """
 
 from collections.abc import Sequence
+import contextlib
 import dataclasses
 from typing import Any
 
+from absl import logging
 from etils import epath
 from grain import checkpoint as grain_checkpoint
 import jax
@@ -51,7 +53,8 @@ class Checkpoints:
     options = ocp.CheckpointManagerOptions(
         create=not read_only, read_only=read_only, preservation_policy=policy, enable_async_checkpointing=True
     )
-    self._manager = ocp.CheckpointManager(self.path, options=options)
+    with _without_warnings():  # Orbax warns that read-only is read-only
+      self._manager = ocp.CheckpointManager(self.path, options=options)
 
   def steps(self) -> list[int]:
     """Steps of the complete checkpoints, ascending."""
@@ -135,6 +138,14 @@ class Checkpoints:
     if not which.isdigit() or int(which) not in steps:
       raise UserError(f"--step={which}: not one of best, latest, {', '.join(map(str, steps))}")
     return int(which)
+
+
+@contextlib.contextmanager
+def _without_warnings():
+  before = logging.get_verbosity()
+  logging.set_verbosity(logging.ERROR)
+  yield
+  logging.set_verbosity(before)
 
 
 def _wanted(tree):

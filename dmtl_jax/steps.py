@@ -53,7 +53,7 @@ def make_train_step(model, tx, config, tasks: tuple[Task, ...], pair_count: int,
     (loss, (parts, batch_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    scalars = {'loss/total': loss, 'grad_norm': optax.global_norm(grads)}
+    scalars = {'loss/total': loss, 'grad_norm': optax.tree.norm(grads)}
     for t, task in enumerate(tasks):
       scalars[f'count/{task.name}'] = mask[:, t].sum()
       for part, values in parts.items():

@@ -85,7 +85,19 @@ def run(config, workdir: str, force: bool = False) -> dict | None:
   if stop.asked and step < steps:
     say(f'stopped by SIGTERM at step {step} of {steps}, saved; the same command goes on from here')
     return None
-  return evaluate.run(config, workdir)
+  result = evaluate.run(config, workdir)
+  say(closing_text(workdir))
+  return result
+
+
+def closing_text(workdir: str) -> str:
+  """Where the results of a run are, and what to try next."""
+  return (
+      f'\nPictures of predictions: {workdir}/panels    scores: {workdir}/metrics.json\n'
+      f'Next:\n'
+      f"  python main.py --mode=predict --workdir={workdir} --images='photos/*.jpg' --out=maps   # your own images\n"
+      f'  tensorboard --logdir={workdir}/tensorboard                                            # learning curves'
+  )
 
 
 def open_data(config, workdir: str):

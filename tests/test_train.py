@@ -1,0 +1,193 @@
+"""End to end on a toy folder: training lowers the loss, resumes to the same bits, evaluates, predicts."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import cv2
+import jax
+import numpy as np
+import optax
+import pytest
+import toy
+
+import dmtl_jax
+from configs import folder as folder_config
+from dmtl_jax import evaluate, models, predict, state as state_lib, train, workdir as workdir_lib
+from dmtl_jax.data import pipeline
+from dmtl_jax.errors import UserError
+from dmtl_jax.steps import make_train_step
+
+STEPS = 6
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope='session')
+def data(tmp_path_factory):
+  root = tmp_path_factory.mktemp('toy')
+  os.environ['XDG_CACHE_HOME'] = str(tmp_path_factory.mktemp('cache'))
+  toy.write(root)
+  return root
+
+
+def config_for(data, arg='labels=full'):
+  config = folder_config.get_config(arg)
+  config.data.path = str(data)
+  config.data.size = (64, 96)
+  config.model.width, config.model.channels, config.model.depth = 8, 16, 1
+  config.train.batch, config.train.steps, config.train.eval_every, config.train.log_every = 4, STEPS, 2, 1
+  config.eval.batch, config.eval.panels = 2, 1
+  config.optim.warmup = 0
+  return config
+
+
+@pytest.fixture(scope='session')
+def trained(data, tmp_path_factory):
+  workdir = tmp_path_factory.mktemp('run')
+  result = train.run(config_for(data), str(workdir))
+  return workdir, result
+
+
+def log(workdir):
+  return [json.loads(line) for line in (workdir / 'log.jsonl').read_text().splitlines()]
+
+
+def test_training_lowers_the_loss(trained):
+  losses = [row['loss/total'] for row in log(trained[0]) if 'loss/total' in row]
+  assert len(losses) == STEPS
+  assert np.mean(losses[-2:]) < 0.8 * losses[0]
+
+
+def test_a_run_leaves_what_the_readme_says(trained):
+  workdir, result = trained
+  assert json.loads((workdir / 'metrics.json').read_text()) == result
+  assert set(result['final']) == set(result['initial']) == {'semseg', 'saliency', 'boundary', 'normals', 'depth'}
+  assert len((workdir / 'per_image.csv').read_text().splitlines()) == 4
+  panel = cv2.imread(str(workdir / 'panels' / 'val00.png'))
+  assert panel.shape[1] > 1000
+  mapping = json.loads((workdir / 'labels.json').read_text())
+  assert len(mapping) == 8 and all(len(tasks) == 5 for tasks in mapping.values())
+
+
+class _Dies:
+  """An iterator that raises where a process would be killed."""
+
+  def __init__(self, iterator, after):
+    self._iterator, self._left = iterator, after
+
+  def __next__(self):
+    self._left -= 1
+    if self._left < 0:
+      raise KeyboardInterrupt
+    return next(self._iterator)
+
+  def __getattr__(self, name):
+    return getattr(self._iterator, name)
+
+
+def test_an_interrupted_run_ends_with_the_same_bits(trained, data, tmp_path, monkeypatch):
+  real = pipeline.train_iterator
+  monkeypatch.setattr(train.Checkpoints, 'save', _saves_the_iterator_inside(train.Checkpoints.save))
+  monkeypatch.setattr(pipeline, 'train_iterator', lambda *a: _Dies(real(*a), after=5))
+  with pytest.raises(KeyboardInterrupt):
+    train.run(config_for(data), str(tmp_path))
+  assert len(log(tmp_path)) > 5  # logged beyond the checkpoint of step 4; resuming must drop that
+  monkeypatch.undo()
+  train.run(config_for(data), str(tmp_path))
+  assert log(tmp_path) == log(trained[0])
+  a, b = (dmtl_jax.load(str(w), 'latest')._variables for w in (tmp_path, trained[0]))
+  jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def _saves_the_iterator_inside(save):
+  return lambda self, state, iterator, config: save(self, state, iterator._iterator, config)
+
+
+def test_a_finished_run_only_evaluates_again(trained, data):
+  before = (trained[0] / 'log.jsonl').read_text()
+  assert train.run(config_for(data), str(trained[0]))['step'] == trained[1]['step']
+  assert (trained[0] / 'log.jsonl').read_text() == before
+
+
+def test_a_changed_config_is_refused_and_shown(trained, data):
+  config = config_for(data)
+  config.optim.lr = 0.5
+  with pytest.raises(UserError, match=r'optim.lr: 0.001 -> 0.5'):
+    train.run(config, str(trained[0]))
+
+
+def test_a_second_process_in_the_workdir_is_refused(trained, data):
+  held = workdir_lib.lock(trained[0])
+  with pytest.raises(UserError, match='another process'):
+    train.run(config_for(data), str(trained[0]))
+  held.close()
+
+
+def test_the_train_step_compiles_once(data, tmp_path):
+  config = config_for(data, 'labels=one')
+  source, _ = train.open_data(config, str(tmp_path))
+  assert (source.label_mask.sum(1) == 1).all()
+  model = models.build_model(config, source.tasks)
+  tx = optax.sgd(0.1)
+  step = make_train_step(model, tx, config, source.tasks, 4, 1)
+  traces = []
+  counted = jax.jit(lambda state, batch: traces.append(1) or step(state, batch))
+  state = jax.jit(lambda key: state_lib.create(model, tx, key, (64, 96)))(jax.random.key(0))
+  batches = pipeline.train_iterator(source, config)
+  for _ in range(3):
+    state, _ = counted(state, train._arrays(next(batches)))
+  assert int(state.step) == 3 and len(traces) == 1
+
+
+def test_evaluation_counts_every_image_once(trained, data):
+  """Batches of 2 and of 3 over 3 images give the same scores."""
+  config = config_for(data)
+  config.eval.batch = 3
+  again = evaluate.run(config, str(trained[0]), 'best')
+  for task, scores in trained[1]['final'].items():
+    for name, value in scores.items():
+      np.testing.assert_allclose(again['final'][task][name], value, rtol=1e-4, err_msg=f'{task} {name}')
+
+
+def test_predictions_have_each_images_own_size(trained, tmp_path):
+  rng = np.random.default_rng(0)
+  sizes = {'small': (40, 50), 'wide': (30, 200), 'large': (150, 120)}
+  for name, size in sizes.items():
+    cv2.imwrite(str(tmp_path / f'{name}.png'), rng.integers(0, 255, (*size, 3), np.uint8))
+  (tmp_path / 'broken.png').write_bytes(b'not an image')
+  status = predict.run(str(trained[0]), 'best', str(tmp_path), str(tmp_path / 'out'))
+  assert status == 1  # one file was broken
+  for name, size in sizes.items():
+    assert np.load(tmp_path / 'out' / 'semseg' / f'{name}.npy').shape == size
+    assert np.load(tmp_path / 'out' / 'normals' / f'{name}.npy').shape == (*size, 3)
+    assert (tmp_path / 'out' / f'{name}.png').exists()
+  assert not (tmp_path / 'out' / 'broken.png').exists()
+
+
+def test_the_api_agrees_with_evaluation(trained, data):
+  """An image of the training size goes through unchanged: semseg accuracy by hand equals the table's."""
+  predictor = dmtl_jax.load(str(trained[0]), 'best')
+  hits = []
+  for n in range(3):
+    image = cv2.imread(str(data / f'val/images/val{n:02d}.png'))[..., ::-1]
+    label = cv2.imread(str(data / f'val/labels/semseg/val{n:02d}.png'), cv2.IMREAD_GRAYSCALE)
+    hits.append((predictor(image)['semseg'] == label).mean())
+  assert abs(100 * np.mean(hits) - trained[1]['final']['semseg']['pixelAcc']) < 3  # noise differs by image index
+
+
+def test_sigterm_saves_and_the_run_goes_on(data, tmp_path):
+  """As a user would: a process of its own, stopped from outside, started again."""
+  command = [sys.executable, 'main.py', '--config=configs/folder.py', f'--config.data.path={data}', f'--workdir={tmp_path}']
+  command += ['--config.data.size=(32, 32)', '--config.model.width=4', '--config.model.channels=8', '--config.model.depth=1', '--config.train.batch=2']
+  command += ['--config.train.steps=100000', '--config.train.eval_every=100000', '--config.train.log_every=1']
+  process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+  while process.poll() is None and not ((tmp_path / 'log.jsonl').exists() and (tmp_path / 'log.jsonl').read_text()):
+    time.sleep(0.2)
+  process.send_signal(signal.SIGTERM)
+  output = process.communicate(timeout=120)[0]
+  assert process.returncode == 0 and 'stopped by SIGTERM' in output, output
+  assert list((tmp_path / 'checkpoints').glob('[0-9]*'))
