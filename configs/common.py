@@ -84,7 +84,8 @@ def base(arg: str | None) -> ConfigDict:
               epochs=100,
               remat=False,
               log_every=20,
-              eval_every=0,  # steps; 0: at the end of each epoch
+              eval_every=0,  # steps; 0: ten times a run
+              save_every=0,  # steps; 0: at evaluations
               eval_images=0,  # images of a periodic evaluation; 0: all
               keep=2,
               best_by='delta_m',

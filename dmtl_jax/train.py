@@ -41,7 +41,8 @@ def run(config, workdir: str, force: bool = False) -> dict | None:
   model = build_model(config, tasks)
   steps_per_epoch = max(len(source) // config.train.batch, 1)
   steps = config.train.steps or config.train.epochs * steps_per_epoch
-  eval_every = config.train.eval_every or steps_per_epoch
+  eval_every = config.train.eval_every or max(steps // 10, 1)
+  save_every = config.train.save_every or eval_every
   schedule = state_lib.learning_rate(config, steps, steps_per_epoch)
   tx = state_lib.optimizer(config, schedule)
   update = jax.jit(
@@ -75,7 +76,7 @@ def run(config, workdir: str, force: bool = False) -> dict | None:
         scores, _ = evaluator.run(state.variables)
         log.scalars(step, evaluate.flat(scores))
         checkpoints.best = choose_best(checkpoints.best, step, scores, config, tasks)
-      if evaluates or stop.asked:
+      if evaluates or stop.asked or step % save_every == 0:
         checkpoints.save(state, batches, workdir_lib.to_json(config))
       if stop.asked:
         break
