@@ -1,0 +1,27 @@
+"""Cityscapes at 128x256: segmentation (7 classes) and inverse depth, as MTAN and MTPSL use it.
+
+  python main.py --mode=prepare --config=configs/cityscapes.py --config.data.raw=PATH
+  python main.py --config=configs/cityscapes.py:method=feature,labels=one --workdir=runs/cityscapes
+
+The paper (ResNet-18, one label an image): Feature Diffusion reaches mIoU 75.67, absErr 0.0130,
+Delta_m -2.13; Prediction Diffusion 74.90, 0.0131, -2.79.
+"""
+
+from configs import common
+
+
+def get_config(arg=None):
+  config = common.base(arg)
+  config.init_from = f'timm/{config.model.backbone}.tv_in1k'
+  config.data.name = 'cityscapes'
+  config.data.dir = 'runs/data'
+  config.data.raw = ''
+  config.data.raw_sha256 = ''
+  config.data.size = (128, 256)
+  config.data.augment = 'mtan'
+  config.data.workers = 4
+  config.train.batch = 8
+  config.train.epochs = 200
+  config.eval.protocol = 'mtpsl'
+  config.optim.lr = 1e-4
+  return config

@@ -1,0 +1,27 @@
+"""NYUD-v2 at 288x384: segmentation, depth and normals, as MTAN and MTPSL use it.
+
+  python main.py --mode=prepare --config=configs/nyud.py --config.data.raw=PATH
+  python main.py --config=configs/nyud.py:method=feature,labels=one --workdir=runs/nyud
+
+The paper (ResNet-18, one label an image): Feature Diffusion reaches mIoU 44.47, absErr 0.5059,
+mErr 25.84, Delta_m -2.27; Prediction Diffusion 44.97, 0.5137, 26.17, -2.86.
+"""
+
+from configs import common
+
+
+def get_config(arg=None):
+  config = common.base(arg)
+  config.init_from = f'timm/{config.model.backbone}.tv_in1k'
+  config.data.name = 'nyud'
+  config.data.dir = 'runs/data'
+  config.data.raw = ''
+  config.data.raw_sha256 = ''
+  config.data.size = (288, 384)
+  config.data.augment = 'mtan'
+  config.data.workers = 4
+  config.train.batch = 4
+  config.train.epochs = 200
+  config.eval.protocol = 'mtpsl'
+  config.optim.lr = 2e-5
+  return config
