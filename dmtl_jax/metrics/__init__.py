@@ -22,5 +22,5 @@ def build(task: Task, protocol: str = 'pascal', tolerance: float = 0.0075, fast:
   if task.kind in ('semseg', 'parsing'):
     return segmentation.Segmentation(task, protocol)
   if task.kind == 'boundary':
-    return boundary.ToleranceF(task, tolerance)
+    return (boundary.ToleranceF if fast else boundary.Boundary)(task, tolerance)
   return {'saliency': saliency.Saliency, 'normals': normals.Normals, 'depth': depth.Depth}[task.kind](task)

@@ -1,0 +1,170 @@
+"""Boundary scores: the full protocol of the Berkeley benchmark, and a quick F for use while training.
+
+The protocol (Martin, Fowlkes and Malik 2004, as the benchmark's own programs apply it): a soft
+map is cut at each threshold (>=), thinned, and matched one to one with the truth within a
+tolerance; counts are summed over images before precision, recall and F are taken.
+`python -m dmtl_jax.metrics.boundary --help` scores folders of images.
+"""
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+from dmtl_jax.metrics.base import Metric, State, ratio
+from dmtl_jax.metrics.matching import match
+from dmtl_jax.metrics.saliency import f_measure
+from dmtl_jax.metrics.thinning import thin
+from dmtl_jax.tasks import Task
+
+THRESHOLDS = 99
+TOLERANCE = 0.0075  # of the diagonal: PASCAL-Context, BSDS; 0.011 is usual on NYUD-v2
+
+
+def levels(count: int) -> np.ndarray:
+  """The benchmark's thresholds [count], evenly inside (0, 1)."""
+  return np.linspace(1 / (count + 1), 1 - 1 / (count + 1), count)
+
+
+def counts(prediction: np.ndarray, truths: Sequence[np.ndarray], tolerance: float = TOLERANCE,
+           count: int = THRESHOLDS, thinning: bool = True) -> State:
+  """State of one image.
+
+  Args:
+    prediction: [H, W] probability of a boundary.
+    truths: boundaries [H, W] bool, one an annotator, one pixel wide.
+    tolerance: largest distance of a matched pair, as a share of the image's diagonal.
+    count: number of thresholds T.
+    thinning: False for predictions that are one pixel wide already.
+
+  Returns:
+    int64 counts by threshold [T]: `predicted` pixels, those matched to any annotator
+    (`precise`), truth pixels matched, over all annotators (`recalled`); `truth` pixels over all
+    annotators; `best` [4]: recalled, truth, precise, predicted at this image's best threshold.
+  """
+  masks = prediction.astype(np.float64) >= levels(count)[:, None, None]
+  # The masks are nested, so equal sizes are equal masks: each is thinned and matched once.
+  _, first, again = np.unique(masks.sum((1, 2)), return_index=True, return_inverse=True)
+  masks = np.stack([thin(mask) for mask in masks[first]]) if thinning else masks[first]
+  radius = tolerance * np.hypot(*prediction.shape)
+  recalled, precise = np.zeros(len(masks), np.int64), np.zeros_like(masks)
+  for truth in truths:
+    covered = match(masks, truth, radius, cheapest=len(truths) > 1)
+    recalled += covered.sum((1, 2))
+    precise |= covered
+  state = {
+      'predicted': masks.sum((1, 2))[again],
+      'precise': precise.sum((1, 2))[again],
+      'recalled': recalled[again],
+      'truth': np.array(sum(truth.sum() for truth in truths), np.int64),
+  }
+  k = count - 1 - int(np.argmax(curve(state)['f'][::-1]))  # the last of equally good ones, as the original
+  best = [state['recalled'][k], state['truth'], state['precise'][k], state['predicted'][k]]
+  return state | {'best': np.array(best, np.int64)}
+
+
+def curve(state: State) -> dict[str, np.ndarray]:
+  """threshold, recall, precision and f [T] in 0..1."""
+  recall = ratio(state['recalled'], state['truth'])
+  precision = ratio(state['precise'], state['predicted'])
+  return {'threshold': levels(len(recall)), 'recall': recall, 'precision': precision,
+          'f': f_measure(precision, recall, 1)}
+
+
+def summary(state: State) -> dict:
+  """ODS, OIS and AP in 0..1 as the benchmark prints them.
+
+  Returns:
+    {'ods': {threshold, recall, precision, f}, 'ois': {recall, precision, f}, 'ap': area}. The ODS
+    threshold is sought in 100 steps between neighbouring thresholds, on recall and precision
+    interpolated linearly; the area under the precision-recall curve is a sum over recalls
+    0, 0.01, ..., 1, with precision 0 outside the curve.
+  """
+  points = curve(state)
+  count = len(points['f'])
+  fine = np.append(np.arange(count - 1)[:, None] + np.linspace(0, 1, 100), count - 1)
+  threshold, recall, precision = (np.interp(fine, np.arange(count), points[name])
+                                  for name in ('threshold', 'recall', 'precision'))
+  f = f_measure(precision, recall, 1)
+  k = int(np.argmax(f))
+  ods = {'threshold': threshold[k], 'recall': recall[k], 'precision': precision[k], 'f': f[k]}
+  recalled, truth, precise, predicted = state['best']
+  ois = {'recall': ratio(recalled, truth), 'precision': ratio(precise, predicted)}
+  ois['f'] = f_measure(ois['precision'], ois['recall'], 1)
+  return {'ods': _floats(ods), 'ois': _floats(ois), 'ap': _area(points['recall'], points['precision'])}
+
+
+def _floats(values):
+  return {name: float(value) for name, value in values.items()}
+
+
+def _area(recall, precision) -> float:
+  recall, first = np.unique(recall, return_index=True)
+  if len(recall) == 1:  # a point has no area
+    return 0.0
+  return float(np.interp(np.linspace(0, 1, 101), recall, precision[first], left=0, right=0).sum() / 100)
+
+
+class _BoundaryMetric(Metric):
+  """What both metrics share: they see the bounding box of the valid pixels, with nothing predicted off them.
+
+  The box leaves out padding, so that the tolerance is a share of the diagonal of the image itself.
+  """
+
+  def __init__(self, task: Task, tolerance: float = TOLERANCE):
+    super().__init__(task)
+    self.tolerance = tolerance
+
+  def region(self, prediction, label) -> tuple[np.ndarray, np.ndarray]:
+    """Probability [h, w] and boundary mask [h, w] of the valid region; one empty pixel where nothing is."""
+    valid = self.valid(prediction, label)
+    rows, columns = np.flatnonzero(valid.any(1)), np.flatnonzero(valid.any(0))
+    if not rows.size:
+      return np.zeros((1, 1), np.float32), np.zeros((1, 1), bool)
+    box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+    return np.where(valid, prediction, 0)[box], label[..., 0][box] == 1
+
+
+class Boundary(_BoundaryMetric):
+  """odsF, oisF and AP in %, the full protocol with 99 thresholds; nan for a set without a boundary pixel."""
+
+  def image(self, prediction, label) -> State:
+    probability, truth = self.region(prediction, label)
+    return counts(probability, [truth], self.tolerance)
+
+  def compute(self, state) -> dict[str, float]:
+    if not state['truth']:
+      return dict.fromkeys(('odsF', 'oisF', 'AP'), float('nan'))
+    scores = summary(state)
+    return {'odsF': 100 * scores['ods']['f'], 'oisF': 100 * scores['ois']['f'], 'AP': 100 * scores['ap']}
+
+
+class ToleranceF(_BoundaryMetric):
+  """tolF in %: quick stand-in for odsF, at least as large; nan for a set without a boundary pixel.
+
+  Best F of the set over the thresholds 0.1, ..., 0.9 of thinned predictions, where a pixel
+  counts as matched when the other map has any pixel within the tolerance, even one that
+  others share.
+  """
+
+  def image(self, prediction, label) -> State:
+    probability, truth = self.region(prediction, label)
+    state = {name: np.zeros(9, np.int64) for name in ('predicted', 'precise', 'recalled')}
+    radius = self.tolerance * np.hypot(*truth.shape)
+    near_truth = _within(truth, radius)
+    for k, level in enumerate(levels(9)):
+      mask = thin(probability >= level)
+      state['predicted'][k] = mask.sum()
+      state['precise'][k] = (mask & near_truth).sum()
+      state['recalled'][k] = (truth & _within(mask, radius)).sum()
+    return state | {'truth': np.array(truth.sum(), np.int64)}
+
+  def compute(self, state) -> dict[str, float]:
+    return {'tolF': 100 * float(curve(state)['f'].max()) if state['truth'] else float('nan')}
+
+
+def _within(mask, radius) -> np.ndarray:
+  """Pixels at most `radius` from a pixel of the mask."""
+  reach = np.arange(-int(radius), int(radius) + 1)
+  disc = (np.hypot(reach[:, None], reach) <= radius).astype(np.uint8)
+  return cv2.dilate(mask.astype(np.uint8), disc, borderType=cv2.BORDER_CONSTANT, borderValue=0).astype(bool)

@@ -1,0 +1,132 @@
+"""The Berkeley protocol on folders of images."""
+
+from concurrent.futures import ProcessPoolExecutor
+import functools
+import json
+import multiprocessing
+import os
+import pathlib
+import tempfile
+
+import cv2
+import numpy as np
+from scipy.io import loadmat
+
+from dmtl_jax.errors import UserError
+from dmtl_jax.metrics import boundary
+from dmtl_jax.metrics.base import State, merge
+from dmtl_jax.progress import Progress
+
+
+def evaluate(predictions: pathlib.Path, truths: pathlib.Path, ignore: int | None = None, workers: int = 1,
+             **options) -> dict:
+  """Scores every prediction ID.png against ID.mat or else ID.png.
+
+  Args:
+    predictions: folder of grey PNGs, 8 or 16 bits; white is a certain boundary.
+    truths: folder with one file for each prediction, as `read_truths` takes it.
+    ignore: grey value of truth PNGs that marks unlabelled pixels; predictions there do not count.
+    workers: number of processes.
+    **options: tolerance, count, thinning of `boundary.counts`.
+
+  Returns:
+    `boundary.summary` with `images` (by id, the summary's 'ods' of each) and `curve`.
+
+  Raises:
+    UserError: a folder without PNGs, a prediction without truth or the other way round, or a
+      file that cannot be scored.
+  """
+  pairs = _pairs(predictions, truths)
+  score = functools.partial(_score, ignore=ignore, **options)
+  states = {}
+  with Progress('scoring boundaries', len(pairs), 'img') as progress:
+    for name, state in zip(pairs, _map(score, list(pairs.values()), workers)):
+      states[name] = state
+      progress.update(1, name)
+  total = functools.reduce(merge, states.values())
+  return boundary.summary(total) | {
+      'curve': {name: list(map(float, values)) for name, values in boundary.curve(total).items()},
+      'images': {name: boundary.summary(state)['ods'] for name, state in states.items()},
+  }
+
+
+def _map(function, items, workers):
+  if workers == 1:
+    yield from map(function, items)
+    return
+  context = multiprocessing.get_context('spawn')
+  with ProcessPoolExecutor(min(workers, len(items)), context, cv2.setNumThreads, (1,)) as pool:
+    yield from pool.map(function, items)
+
+
+def _pairs(predictions, truths) -> dict[str, tuple[pathlib.Path, pathlib.Path]]:
+  for folder in (predictions, truths):
+    if not folder.is_dir():
+      raise UserError(f'{folder} is not a folder; give the folders of predictions and of ground truths.')
+  ours = {path.stem: path for path in sorted(predictions.glob('*.png'))}
+  theirs = {path.stem: path for suffix in ('png', 'mat') for path in sorted(truths.glob(f'*.{suffix}'))}
+  if not ours:
+    raise UserError(f'{predictions} holds no *.png predictions.')
+  for name in sorted(ours.keys() ^ theirs.keys()):
+    has, lacks = (ours[name], truths) if name in ours else (theirs[name], predictions)
+    raise UserError(f'{has} has no counterpart of the same name in {lacks}; add it or take the file away.')
+  return {name: (ours[name], theirs[name]) for name in ours}
+
+
+def _score(pair, ignore, **options) -> State:
+  prediction = read_prediction(pair[0])
+  truths, valid = read_truths(pair[1], ignore)
+  if prediction.shape != valid.shape:
+    raise UserError(f'{pair[0]} is {prediction.shape[1]}x{prediction.shape[0]} pixels but {pair[1]} is '
+                    f'{valid.shape[1]}x{valid.shape[0]}; resize the prediction to its ground truth.')
+  return boundary.counts(np.where(valid, prediction, 0), truths, **options)
+
+
+def read_prediction(path: pathlib.Path) -> np.ndarray:
+  """Probability [H, W] float64 of a grey PNG."""
+  image = _read_grey(path)
+  return image / np.iinfo(image.dtype).max
+
+
+def read_truths(path: pathlib.Path, ignore: int | None = None) -> tuple[list[np.ndarray], np.ndarray]:
+  """Boundaries [H, W] bool, one an annotator, and the mask [H, W] of labelled pixels.
+
+  A PNG is one annotator: every value but 0 and `ignore` is a boundary. A .mat file is BSDS's:
+  cell `groundTruth`, field `Boundaries`.
+
+  Raises:
+    UserError: an unreadable file, or a PNG whose 255 may be a boundary or unlabelled.
+  """
+  if path.suffix == '.mat':
+    truths = _read_annotators(path)
+    return truths, np.ones(truths[0].shape, bool)
+  image = _read_grey(path)
+  if ignore is None and {1, 255} <= set(np.unique(image)):
+    raise UserError(f'{path} holds both 1 and 255; pass --ignore 255 if 255 marks unlabelled pixels.')
+  valid = image != (-1 if ignore is None else ignore)
+  return [(image != 0) & valid], valid
+
+
+def _read_annotators(path):
+  try:
+    cells = loadmat(path)['groundTruth'].ravel()
+    return [cell['Boundaries'][0, 0] != 0 for cell in cells]
+  except (KeyError, ValueError, NotImplementedError) as error:
+    raise UserError(f'{path} is no BSDS truth (cell groundTruth, field Boundaries): {error}') from error
+
+
+def _read_grey(path):
+  image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+  if image is None:
+    raise UserError(f'{path} cannot be read as an image; replace the file.')
+  if image.ndim != 2:
+    raise UserError(f'{path} has {image.shape[2]} channels; save it as a grey PNG.')
+  return image
+
+
+def save(result: dict, path: pathlib.Path):
+  """Writes the result of `evaluate` as JSON, whole or not at all."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  with tempfile.NamedTemporaryFile('w', dir=path.parent, suffix='.tmp', delete=False) as file:
+    json.dump(result, file, indent=1)
+  os.replace(file.name, path)
