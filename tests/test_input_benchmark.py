@@ -36,8 +36,7 @@ def test_measures_stages_and_speed(tmp_path, workers):
   stages = result['milliseconds']
   assert stages['read and decode'] > 0 and stages['geometry'] > 0 and stages['normalize, pad'] > 0
   assert stages['photometric'] == 0  # MTAN has none
-  assert ('batch' in stages) == (workers == 0)
-  if workers:  # their processor time is not seen: per core is what the stages add up to
-    np.testing.assert_allclose(result['images_per_second_per_core'], 1000 / sum(stages.values()), rtol=0.01)
+  # The stages add up to the whole (batching is the rest, never below zero).
+  assert sum(stages.values()) >= 1000 / result['images_per_second_per_core'] - 1e-6
   text = input_benchmark.table(result | {'data': 'cityscapes', 'synthetic': True, 'labels': 'one'})
   assert 'cityscapes (synthetic), labels one' in text and 'images/s per core' in text
