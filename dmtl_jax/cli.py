@@ -39,15 +39,34 @@ def main(argv: list[str]) -> int:
     print(__doc__.strip(), '\n\nflags:')
     print(flags.FLAGS.module_help('dmtl_jax.cli'))
     return 0
+  logging.set_verbosity(logging.WARNING)
   try:
-    rest = flags.FLAGS(argv)
-    if len(rest) > 1:
-      raise UserError(f"'{rest[1]}': not a flag; see --help")
-    logging.set_verbosity(logging.WARNING)
+    _parse(argv)
     return _run() or 0
-  except (UserError, flags.Error) as error:
+  except UserError as error:
     print(f'Error: {error}', file=sys.stderr)
     return 1
+
+
+def _parse(argv: list[str]):
+  """Reads the flags, and with them the config file.
+
+  Raises:
+    UserError: whatever is wrong with them.
+  """
+  try:
+    rest = flags.FLAGS(argv)
+  except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+    raise UserError(_sentence(error)) from error
+  if len(rest) > 1:
+    raise UserError(f"'{rest[1]}': not a flag; see --help")
+
+
+def _sentence(error: Exception) -> str:
+  """The message; of the traceback that ml_collections puts into its messages, the last line's."""
+  text = str(error.args[0]) if isinstance(error, KeyError) else str(error)
+  head, traceback, tail = text.partition('Traceback (most recent call last)')
+  return tail.strip().splitlines()[-1].partition(': ')[2] if traceback else ' '.join(head.split())
 
 
 def _run():

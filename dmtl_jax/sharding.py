@@ -14,7 +14,7 @@ def make_mesh(batch: int) -> Mesh:
     UserError: where the global batch cannot be split evenly.
   """
   count = jax.device_count()
-  if batch % count:
+  if batch < 1 or batch % count:
     raise UserError(
         f'a batch of {batch} images cannot be split over {count} devices; '
         f'set config.train.batch and config.eval.batch to multiples of {count}'

@@ -31,12 +31,12 @@ def run(config, workdir: str, force: bool = False) -> dict | None:
   held = workdir_lib.lock(workdir)
   workdir_lib.check_config(workdir, config, force)
 
+  mesh = sharding.make_mesh(config.train.batch)
   source, val = open_data(config, workdir)
   tasks = source.tasks
   workdir_lib.write_tasks(workdir, tasks)
   say(workdir_lib.start_text(config, tasks, source))
 
-  mesh = sharding.make_mesh(config.train.batch)
   everywhere = sharding.replicated(mesh)
   model = build_model(config, tasks)
   steps_per_epoch = max(len(source) // config.train.batch, 1)

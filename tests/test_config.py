@@ -1,0 +1,69 @@
+"""Config strings and the command line: what is accepted, and what an error says."""
+
+import importlib
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from configs import common
+from dmtl_jax.models import build_model
+from dmtl_jax.tasks import Task
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+
+def test_defaults():
+  config = common.base(None)
+  assert (config.model.method, config.model.steps, config.model.heads) == ('prediction', 2, 1)
+  assert config.data.labels == 'one'
+
+
+def test_released_preset_switches_every_point_of_the_table():
+  model = common.base('method=feature,preset=released').model
+  assert model.condition == 'concat' and model.stop_condition and model.posterior
+  assert model.heads == 4 and model.step_offset == 1
+
+
+def test_ablations_are_prediction_diffusion_with_one_change():
+  base = common.base('method=prediction')
+  for method, field, value in [('no_diffusion', 'add_noise', False), ('no_condition', 'condition', 'none')]:
+    config = common.base(f'method={method}')
+    changed = {k for k in config.model if config.model[k] != base.model[k]}
+    assert changed == {field} and config.model[field] == value and config.method == method
+
+
+@pytest.mark.parametrize(
+    'arg, message',
+    [('methd=feature', "'methd=feature' is not KEY=VALUE"), ('feature', 'is not KEY=VALUE'), ('steps=two', 'whole number'),
+     ('preset=paperr', 'preset is paper or released')],
+)  # fmt: skip
+def test_bad_config_strings(arg, message):
+  with pytest.raises(ValueError, match=message):
+    common.parse(arg)
+
+
+@pytest.mark.parametrize('name', ['scenes', 'folder', 'pascal', 'nyud', 'cityscapes'])
+def test_every_config_builds_a_model(name):
+  config = importlib.import_module(f'configs.{name}').get_config('method=feature,steps=3')
+  assert build_model(config, (Task('depth', 'depth'),)).steps == 3
+
+
+@pytest.mark.parametrize(
+    'arguments, message',
+    [
+        (['--config=configs/folder.py'], '--workdir'),
+        (['--config=configs/folder.py', '--workdir={tmp}'], 'config.data.path is empty'),
+        (['--mode=evaluate', '--workdir={tmp}/none'], 'config.json: no such file'),
+        (['--config=configs/folder.py:metod=1', '--workdir={tmp}'], 'is not KEY=VALUE'),
+        (['--config=configs/folder.py', '--config.optm.lr=1'], 'Did you mean "optim"'),
+        (['--config=configs/folder.py', '--config.train.batch=0', '--workdir={tmp}'], 'batch of 0'),
+        (['--mode=predict', '--workdir={tmp}'], '--images'),
+    ],
+)
+def test_errors_are_one_sentence(arguments, message, tmp_path):
+  command = [sys.executable, 'main.py', *(a.format(tmp=tmp_path) for a in arguments)]
+  done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+  assert done.returncode == 1
+  assert message in done.stderr and 'Traceback' not in done.stderr, done.stderr
