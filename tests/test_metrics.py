@@ -100,8 +100,10 @@ def test_scores_equal_the_released_meters(parity, name, task, expected):
 
 
 def test_scores_equal_the_mtpsl_meters(parity):
-  pairs = [(logits[..., :13].argmax(-1), ids(np.where(label == 255, 255, label % 13)))
-           for logits, label in ((parity[f'{i}/semseg_logits'][0], parity[f'{i}/semseg_gt'][0]) for i in (0, 1))]
+  pairs = []
+  for i in range(2):
+    label = parity[f'{i}/semseg_gt'][0]
+    pairs.append((parity[f'{i}/semseg_logits'][0][..., :13].argmax(-1), ids(np.where(label == 255, 255, label % 13))))
   semseg = score(Task('semseg', 'semseg', classes(13)), pairs, protocol='mtpsl')
   depth = score(DEPTH, parity_pairs(parity, 'depth'), protocol='mtpsl')
   normals = score(NORMALS, parity_pairs(parity, 'normals'), protocol='mtpsl')
@@ -196,7 +198,8 @@ def test_maxf_equals_direct_thresholding_of_the_set():
     return 100 * max(scores)
 
   scores = score(SALIENCY, pairs)
-  assert scores['maxF'] == pytest.approx(best(probability, np.arange(1, 256, dtype=np.float32) / 255), rel=1e-12)
+  levels = np.arange(1, 256, dtype=np.float32) / 255
+  assert scores['maxF'] == pytest.approx(best(probability, levels), rel=1e-12)
   released = best(1 / (1 + np.exp(-probability.astype(np.float64))), np.arange(1, 20) / 20)
   assert scores['maxF_released'] == pytest.approx(released, rel=1e-12)
   guess = probability >= 0.5

@@ -11,6 +11,7 @@ import tempfile
 import cv2
 import numpy as np
 from scipy.io import loadmat
+from scipy.io.matlab import MatReadError
 
 from dmtl_jax.errors import UserError
 from dmtl_jax.metrics import boundary
@@ -111,7 +112,7 @@ def _read_annotators(path):
   try:
     cells = loadmat(path)['groundTruth'].ravel()
     return [cell['Boundaries'][0, 0] != 0 for cell in cells]
-  except (KeyError, ValueError, NotImplementedError) as error:
+  except (MatReadError, KeyError, ValueError, TypeError, NotImplementedError) as error:
     raise UserError(f'{path} is no BSDS truth (cell groundTruth, field Boundaries): {error}') from error
 
 

@@ -1,0 +1,333 @@
+"""The boundary protocol against the original's printed numbers; each part against slow independent code."""
+
+import json
+from pathlib import Path
+import re
+
+import cv2
+import numpy as np
+import pytest
+from scipy.ndimage import label as components
+from scipy.optimize import linear_sum_assignment
+from scipy.sparse import csr_matrix
+from scipy.sparse.csgraph import maximum_bipartite_matching
+
+from dmtl_jax import metrics
+from dmtl_jax.metrics import boundary, matching
+from dmtl_jax.metrics.boundary import __main__ as command
+from dmtl_jax.metrics.boundary import folders
+from dmtl_jax.metrics.thinning import thin
+from dmtl_jax.tasks import Task
+
+BENCH = Path(__file__).resolve().parents[2] / 'shared' / 'bsds_bench'
+TASK = Task('boundary', 'boundary')
+
+
+def soft_map(seed, shape=(48, 64)):
+  """A smooth random map in 0..1 with ridges."""
+  noise = np.random.default_rng(seed).standard_normal(shape)
+  smooth = cv2.GaussianBlur(noise, (0, 0), 2.5)
+  return np.exp(-(smooth / smooth.std())**2 * 4)
+
+
+def lines(seed, shape=(48, 64)):
+  return thin(soft_map(seed, shape) > 0.7)
+
+
+def distances(mask, truth):
+  """Distance of every predicted pixel to every truth pixel."""
+  a, b = np.argwhere(mask), np.argwhere(truth)
+  return np.hypot(*np.moveaxis(a[:, None] - b[None], -1, 0))
+
+
+# The original's numbers.
+
+
+@pytest.fixture(scope='module')
+def bench():
+  if not BENCH.exists():
+    pytest.skip(f'{BENCH} is not there: the benchmark\'s example lies beside the checkout')
+  return folders.evaluate(BENCH, BENCH, count=5)
+
+
+def printed(name):
+  return np.loadtxt(BENCH / f'expected_eval_bdry{name}.txt')
+
+
+def test_f_at_every_threshold_is_the_originals(bench):
+  threshold, recall, precision, f = printed('_thr').T
+  assert bench['curve']['threshold'] == pytest.approx(threshold, abs=1e-6)
+  assert bench['curve']['f'] == pytest.approx(f, abs=5e-4)
+  assert bench['curve']['recall'] == pytest.approx(recall, abs=5e-4)
+  assert bench['curve']['precision'] == pytest.approx(precision, abs=6e-4)
+
+
+def test_ods_ois_and_area_are_the_originals(bench):
+  threshold, recall, precision, f, ois_recall, ois_precision, ois_f, area = printed('')
+  assert bench['ods']['threshold'] == pytest.approx(threshold, abs=1e-6)
+  assert bench['ods']['f'] == pytest.approx(f, abs=5e-4)
+  assert bench['ois']['f'] == pytest.approx(ois_f, abs=5e-4)
+  assert bench['ois']['recall'] == pytest.approx(ois_recall, abs=1e-3)
+  assert bench['ois']['precision'] == pytest.approx(ois_precision, abs=1e-3)
+  assert bench['ap'] == pytest.approx(area, abs=5e-4)
+
+
+def test_best_f_of_each_image_is_the_originals(bench):
+  expected = printed('_img')
+  ours = np.array([[best['threshold'], best['f']] for best in bench['images'].values()])
+  assert ours[:, 0] == pytest.approx(expected[:, 1], abs=1e-6)
+  assert ours[:, 1] == pytest.approx(expected[:, 4], abs=1e-3)
+
+
+# Matching.
+
+
+def random_stack(seed):
+  """Masks of thresholds, some thick and some empty, against thin lines."""
+  r = np.random.default_rng(seed)
+  soft = soft_map(seed)
+  thinned = [thin(soft >= level) for level in (0.2, 0.5, 0.8, 0.95)]
+  masks = [*thinned, soft > 0.9, r.random(soft.shape) < 0.2, np.zeros_like(soft, bool)]
+  return np.stack(masks), lines(seed + 1000)
+
+
+@pytest.mark.parametrize('seed', range(6))
+@pytest.mark.parametrize('radius', [0.5, 1, 1.5, 3.2])
+def test_counts_equal_a_fresh_maximum_matching_of_each_threshold(seed, radius):
+  masks, truth = random_stack(seed)
+  got = matching.match(masks, truth, radius).sum((1, 2))
+  for mask, count in zip(masks, got):
+    pairs = maximum_bipartite_matching(csr_matrix(distances(mask, truth) <= radius))
+    assert count == (pairs >= 0).sum()
+
+
+@pytest.mark.parametrize('seed', range(3))
+def test_blocks_of_thresholds_do_not_change_counts(seed, monkeypatch):
+  masks, truth = random_stack(seed)
+  whole = matching.match(masks, truth, 2).sum((1, 2))
+  monkeypatch.setattr(matching, 'BLOCK_PIXELS', 1)
+  assert (matching.match(masks, truth, 2).sum((1, 2)) == whole).all()
+
+
+@pytest.mark.parametrize('seed', range(4))
+def test_the_cheapest_matching_is_the_assignment_of_least_cost(seed):
+  """Of the whole graph: outliers cost so much that the assignment is a maximum matching too."""
+  masks, truth = random_stack(seed)
+  radius, outlier = 2.3, 1e4
+  covered = matching.match(masks, truth, radius, cheapest=True)
+  assert (covered.sum((1, 2)) == matching.match(masks, truth, radius).sum((1, 2))).all()
+  for mask, cover in zip(masks[:4], covered):
+    cost, ours = distances(mask, truth), distances(cover, truth)
+    least = _least_cost(cost, radius, outlier)
+    assert least[0] == cover.sum()
+    # The covered pixels alone admit a matching of the same size and cost.
+    assert _least_cost(ours, radius, outlier) == pytest.approx(least, abs=1e-6)
+
+
+def _least_cost(cost, radius, outlier):
+  cost = np.where(cost <= radius, cost, outlier)
+  pairs = cost[linear_sum_assignment(cost)]
+  return (pairs < outlier).sum(), pairs[pairs < outlier].sum()
+
+
+def test_matching_prefers_the_larger_to_the_nearer():
+  mask, truth = np.zeros((1, 1, 9), bool), np.zeros((1, 9), bool)
+  mask[0, 0, [2, 4]], truth[0, [4, 6]] = True, True  # nearest first would spend truth 4 on prediction 4
+  assert matching.match(mask, truth, 2).sum() == 2
+  truth[0, 6] = False
+  assert np.flatnonzero(matching.match(mask, truth, 2, cheapest=True)) == [4]
+
+
+@pytest.mark.parametrize('cheapest', [False, True])
+def test_empty_truth_and_empty_predictions_match_nothing(cheapest):
+  nothing, something = np.zeros((7, 9), bool), lines(0, (7, 9))
+  assert not matching.match(something[None], nothing, 2, cheapest).any()
+  assert not matching.match(nothing[None], something, 2, cheapest).any()
+
+
+# Thinning.
+
+
+def thin_slowly(mask):
+  """Guo and Hall's two passes, pixel by pixel, from the conditions as printed in Lam, Lee and Suen (1992)."""
+  image = np.pad(mask.astype(int), 1)
+  while True:
+    before = image.copy()
+    for odd in (True, False):
+      out = image.copy()
+      for i, j in np.argwhere(image):
+        north_west, north, north_east, west, _, east, south_west, south, south_east = (
+            image[i - 1:i + 2, j - 1:j + 2].ravel())
+        ring = [east, north_east, north, north_west, west, south_west, south, south_east, east]
+        crossings = sum(1 for k in (0, 2, 4, 6) if not ring[k] and (ring[k + 1] or ring[k + 2]))
+        here = sum(ring[k] or ring[k + 1] for k in (0, 2, 4, 6))
+        there = sum(ring[k + 1] or ring[k + 2] for k in (0, 2, 4, 6))
+        kept = (north_east or north or not south_east) and east
+        if not odd:
+          kept = (south_west or south or not north_west) and west
+        if crossings == 1 and 2 <= min(here, there) <= 3 and not kept:
+          out[i, j] = 0
+      image = out
+    if (image == before).all():
+      return image[1:-1, 1:-1].astype(bool)
+
+
+@pytest.mark.parametrize('seed', range(4))
+def test_thinning_equals_pixel_by_pixel_code(seed):
+  for mask in (soft_map(seed, (20, 30)) > 0.4, np.random.default_rng(seed).random((16, 16)) < 0.6):
+    assert (thin(mask) == thin_slowly(mask)).all()
+
+
+def test_thinning_keeps_pieces_and_lines():
+  mask = soft_map(7) > 0.3
+  thinned = thin(mask)
+  eight = np.ones((3, 3))
+  assert components(thinned, eight)[1] == components(mask, eight)[1]
+  assert thinned.sum() < mask.sum() / 2 and not (thinned & ~mask).any()
+  assert (thin(thinned) == thinned).all()
+  line = np.zeros((9, 9), bool)
+  line[4, 1:8] = True
+  assert (thin(line) == line).all()
+
+
+# The metric.
+
+
+def score(pairs, metric=None):
+  metric = metric or metrics.build(TASK)
+  state = metric.empty()
+  for pair in pairs:
+    state = metrics.merge(state, metric.image(*pair))
+  return metric.compute(state)
+
+
+def test_a_perfect_map_scores_100_and_a_shifted_one_by_its_tolerance():
+  truth = np.zeros((60, 80, 1), np.uint8)
+  truth[10:50, 30] = 1
+  perfect = truth[..., 0].astype(np.float32)
+  everything = {'odsF': 100, 'oisF': 100}
+  assert score([(perfect, truth)]) == pytest.approx(everything | {'AP': 0})  # one point has no area
+  shifted = np.roll(perfect, 1, axis=1)
+  assert score([(shifted, truth)], metrics.build(TASK, tolerance=0.0101))['odsF'] == pytest.approx(100)
+  assert score([(shifted, truth)], metrics.build(TASK, tolerance=0.0099))['odsF'] == 0
+  for fast in (True, False):
+    assert max(score([(np.zeros_like(perfect), truth)], metrics.build(TASK, fast=fast)).values()) == 0
+
+
+def test_pixels_match_one_to_one_unlike_tolf():
+  truth, prediction = np.zeros((60, 80, 1), np.uint8), np.zeros((60, 80), np.float32)
+  truth[30, 40] = 1
+  prediction[30, [39, 41]] = 1  # two pixels near one of the truth
+  one, many = (metrics.build(TASK, tolerance=0.011, fast=fast) for fast in (False, True))
+  assert score([(prediction, truth)], one)['odsF'] == pytest.approx(100 * 2 / 3)
+  assert score([(prediction, truth)], many)['tolF'] == 100
+
+
+def test_padding_changes_nothing():
+  prediction, truth = soft_map(3).astype(np.float32), lines(4)[..., None].astype(np.uint8)
+  wide = TASK.blank(100, 90)
+  wide[20:68, 10:74] = truth
+  around = np.ones((100, 90), np.float32)
+  around[20:68, 10:74] = prediction
+  for fast in (False, True):
+    metric = metrics.build(TASK, fast=fast, tolerance=0.03)
+    small, large = metric.image(prediction, truth), metric.image(around, wide)
+    assert all((small[name] == large[name]).all() for name in small)
+
+
+def test_shards_merge_an_unlabelled_image_adds_nothing_and_an_empty_set_is_nan():
+  pairs = [(soft_map(s).astype(np.float32), lines(s + 50)[..., None].astype(np.uint8)) for s in range(3)]
+  metric = metrics.build(TASK)
+  states = [metric.image(*pair) for pair in pairs]
+  whole = metric.compute(metrics.merge(states[2], metrics.merge(states[0], states[1])))
+  assert whole == score(pairs + [(pairs[0][0], TASK.blank(48, 64))])
+  assert 0 < whole['odsF'] <= whole['oisF'] < 100 and 0 < whole['AP'] < 100
+  assert all(np.isnan(value) for value in metric.compute(metric.empty()).values())
+  assert not any(np.any(count) for count in metric.empty().values())
+
+
+def test_the_sets_threshold_and_each_images_own_by_hand():
+  """Two thresholds 1/3, 2/3 and two images, of 4 truth pixels each, far from each other."""
+
+  def state(recalled, precise, predicted, best):
+    arrays = {'recalled': recalled, 'precise': precise, 'predicted': predicted, 'truth': 4, 'best': best}
+    return {name: np.array(value, np.int64) for name, value in arrays.items()}
+
+  first = state([4, 1], [4, 1], [8, 1], [4, 4, 4, 8])  # F 2/3 and 2/5
+  second = state([4, 4], [4, 4], [16, 4], [4, 4, 4, 4])  # F 2/5 and 1
+  found = boundary.summary(metrics.merge(first, second))
+  # Set: recall 1, 5/8; precision 1/3, 1. Between them F(d) with recall 1 - 3d/8, precision 1/3 + 2d/3.
+  d = np.linspace(0, 1, 100)
+  recall, precision = 1 - 3 / 8 * d, 1 / 3 + 2 / 3 * d
+  f = 2 * recall * precision / (recall + precision)
+  assert found['ods']['f'] == pytest.approx(f.max()) and f.max() > max(f[0], f[-1])
+  assert found['ods']['threshold'] == pytest.approx((1 + d[f.argmax()]) / 3)
+  assert found['ois']['recall'] == 1 and found['ois']['precision'] == pytest.approx(8 / 12)
+  inside = np.arange(63, 101) / 100  # recalls 5/8..1 on the grid of hundredths
+  assert found['ap'] == pytest.approx((1 - (inside - 5 / 8) / (3 / 8) * 2 / 3).sum() / 100)
+
+
+def test_counts_of_several_annotators():
+  prediction = np.zeros((40, 40))
+  prediction[10, 5:15] = prediction[30, 5:15] = 1
+  upper, both = (prediction > 0) & (np.arange(40)[:, None] < 20), prediction > 0
+  state = boundary.counts(prediction, [upper, both], count=3)
+  assert (state['truth'], *state['best']) == (30, 30, 30, 20, 20)
+  for name, count in (('recalled', 30), ('precise', 20), ('predicted', 20)):
+    assert (state[name] == count).all()
+
+
+# Folders.
+
+
+@pytest.fixture
+def sets(tmp_path):
+  for name in ('pred', 'gt'):
+    (tmp_path / name).mkdir()
+  for seed in range(2):
+    cv2.imwrite(str(tmp_path / 'pred' / f'{seed}.png'), (soft_map(seed) * 65535).astype(np.uint16))
+    cv2.imwrite(str(tmp_path / 'gt' / f'{seed}.png'), lines(seed + 9).astype(np.uint8) * 255)
+  return tmp_path / 'pred', tmp_path / 'gt'
+
+
+def test_the_command_scores_folders_with_several_processes(sets, capsys):
+  pred, gt = sets
+  arguments = ['--pred', str(pred), '--gt', str(gt), '--thresholds', '9', '--max-dist', '0.02']
+  assert command.main([*arguments, '--workers', '2']) == 0
+  result = json.loads((pred / 'boundary.json').read_text())
+  direct = [boundary.counts(soft_map(s), [lines(s + 9)], tolerance=0.02, count=9) for s in range(2)]
+  assert result['ods']['f'] == pytest.approx(boundary.summary(metrics.merge(*direct))['ods']['f'], abs=2e-3)
+  assert list(result['images']) == ['0', '1'] and len(result['curve']['f']) == 9
+  assert f"{result['ods']['f']:.4f}" in capsys.readouterr().out
+
+
+def test_unlabelled_pixels_of_a_folder_do_not_count(sets):
+  pred, gt = sets
+  labels = lines(9).astype(np.uint8)
+  labels[:, 32:] = 255
+  cv2.imwrite(str(gt / '0.png'), labels)
+  prediction = folders.read_prediction(pred / '0.png')
+  truths, valid = folders.read_truths(gt / '0.png', ignore=255)
+  assert (truths[0] == lines(9) * valid).all() and not valid[:, 32:].any() and valid[:, :32].all()
+  state = folders._score((pred / '0.png', gt / '0.png'), ignore=255)
+  assert state['predicted'][0] == thin(np.where(valid, prediction, 0) >= 0.01).sum()
+
+
+@pytest.mark.parametrize('spoil, message', [
+    (lambda pred, gt: (gt / '1.png').unlink(), r'1\.png has no counterpart'),
+    (lambda pred, gt: (pred / '1.png').unlink(), r'1\.png has no counterpart'),
+    (lambda pred, gt: cv2.imwrite(str(gt / '0.png'), np.zeros((5, 6), np.uint8)), r'64x48 pixels but .*6x5'),
+    (lambda pred, gt: (pred / '0.png').write_text('no image'), r'0\.png cannot be read'),
+    (lambda pred, gt: cv2.imwrite(str(pred / '0.png'), np.zeros((48, 64, 3), np.uint8)), 'has 3 channels'),
+    (lambda pred, gt: cv2.imwrite(str(gt / '0.png'), np.tile(np.uint8([1, 255]), (48, 32))), '--ignore 255'),
+    (lambda pred, gt: (gt / '0.mat').write_text('no mat file'), r'0\.mat is no BSDS truth'),
+    (lambda pred, gt: [path.unlink() for path in pred.iterdir()], r'holds no \*\.png'),
+    (lambda pred, gt: gt.rename(gt.with_name('elsewhere')), 'is not a folder'),
+])
+def test_bad_folders_are_named_in_one_sentence(sets, spoil, message, capsys):
+  spoil(*sets)
+  pred, gt = map(str, sets)
+  assert command.main(['--pred', pred, '--gt', gt, '--thresholds', '2', '--workers', '1']) == 1
+  error = [line for line in capsys.readouterr().err.splitlines() if line.startswith('error: ')]
+  assert len(error) == 1 and re.search(message, error[0])
+  assert not (sets[0] / 'boundary.json').exists()
