@@ -70,6 +70,7 @@ def base(arg: str | None) -> ConfigDict:
           model=model,
           data=dict(
               name='',
+              tasks=(),  # names of the tasks to learn, in this order; (): all
               labels=a['labels'],
               label_seed=0,
               size=(512, 512),

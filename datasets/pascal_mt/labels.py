@@ -134,9 +134,10 @@ def mask_normals(normals: np.ndarray, label_map: np.ndarray) -> np.ndarray:
 def unit_normals(stored: np.ndarray) -> np.ndarray:
   """Unit vectors [H,W,3] float32 of stored normals [H,W,3] uint8; 0, 0, 0 stays."""
   vectors = stored.astype(np.float32) * np.float32(2 / 255) - 1
-  length = np.sqrt(np.einsum('hwc,hwc->hw', vectors, vectors))
-  scale = np.where(stored.any(-1), 1 / length, 0)  # no length is zero: 2 v / 255 is never 1
-  return vectors * scale[..., None].astype(np.float32)
+  x, y, z = vectors[..., 0], vectors[..., 1], vectors[..., 2]
+  labelled = (stored[..., 0] | stored[..., 1] | stored[..., 2]) != 0
+  scale = labelled / np.sqrt(x * x + y * y + z * z)  # no length is zero: 2 v / 255 is never 1
+  return vectors * scale[..., None]
 
 
 def fit(label: np.ndarray, size: tuple[int, int]) -> np.ndarray:
