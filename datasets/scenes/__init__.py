@@ -1,0 +1,85 @@
+"""`scenes`, the embedded data set: rendered rooms with six tasks, made on first use; see README.md."""
+
+import contextlib
+import fcntl
+import functools
+import io
+import shutil
+import sys
+from collections.abc import Sequence
+
+import tensorflow_datasets as tfds
+from tensorflow_datasets.core import shuffle
+
+from datasets.scenes import labels
+from datasets.scenes.classes import CLASSES
+from datasets.scenes.figure import PARTS
+from datasets.scenes.scenes_dataset_builder import Builder, ScenesConfig
+from dmtl_jax.tasks import Task
+
+TASKS = (
+    Task('semseg', 'semseg', CLASSES),
+    Task('parsing', 'parsing', ('background', *PARTS)),
+    Task('saliency', 'saliency'),
+    Task('normals', 'normals'),
+    Task('boundary', 'boundary'),
+    Task('depth', 'depth'),
+)
+
+
+def builder(data_config) -> Builder:
+  """The data set in `data_config.dir`, rendered now if it is not there.
+
+  Args:
+    data_config: dir, size (H, W) and, if not the default, train_count, val_count, seed.
+
+  Returns:
+    The builder; `info.metadata['ids']` is {split: ids}.
+
+  Raises:
+    UserError: a setting out of range.
+  """
+  optional = {name: data_config[name] for name in ('train_count', 'val_count', 'seed') if name in data_config}
+  height, width = data_config.size
+  config = ScenesConfig(height=height, width=width, **optional)
+  config = Builder.builder_configs.get(config.name, config)  # TFDS wants the default one itself
+  make = functools.partial(Builder, config=config, data_dir=data_config.dir, file_format='array_record')
+  found = make()
+  if found.data_path.exists():
+    return found
+  with _alone(found.data_path.parent):
+    if not found.data_path.exists():  # no other process has made it while this one waited
+      _render(found)
+  return make()
+
+
+def _render(builder):
+  tfds.disable_progress_bar()  # ours tells more
+  shuffle.MAX_MEM_BUFFER_SIZE = sys.maxsize  # TFDS would spill a split above 1 GB with TensorFlow
+  with contextlib.redirect_stdout(io.StringIO()):  # TFDS would speak of downloads
+    builder.download_and_prepare()
+
+
+@contextlib.contextmanager
+def _alone(folder):
+  """Waits until no other process renders this data set, and removes what a killed one left."""
+  folder.mkdir(parents=True, exist_ok=True)
+  with open(folder / '.lock', 'w') as lock:
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    for leftover in folder.glob('incomplete.*'):
+      shutil.rmtree(leftover)
+    yield
+
+
+def decode(example: dict, tasks: Sequence[Task] = TASKS) -> dict:
+  """One example of `builder(...).as_data_source(split)` as arrays.
+
+  Args:
+    example: with PNG files as bytes.
+    tasks: whose labels to decode; the others cost nothing.
+
+  Returns:
+    {'image': uint8 [H,W,3] RGB, 'labels': {task: [H,W,K]}}, encoded as `dmtl_jax.tasks` says.
+  """
+  decoded = {task.name: labels.decode(task.name, example[task.name]) for task in tasks}
+  return dict(image=labels.decode_image(example['image']), labels=decoded)

@@ -1,0 +1,227 @@
+"""Solids and how rays meet them, in closed form (a torus by sphere tracing).
+
+A solid is a unit body under an affine map: `pose` [3,4] takes local to world coordinates. Such a
+map keeps the ray parameter t, so rays are intersected in local coordinates:
+
+  box      |x|, |y|, |z| <= 1
+  sphere   |(x, y, z)| <= 1
+  frustum  |z| <= 1, radius 1 at z = -1 and `ratio` at z = 1 (a cylinder at 1, a cone at 0)
+  torus    ring of radius 1 in the plane z = 0, tube of radius `ratio`; poses must scale evenly
+
+World coordinates are metres, z up. Vectors are triples of arrays that broadcast: no product over rays
+is left to BLAS, whose rounding may change with its number of threads.
+"""
+
+import dataclasses
+import functools
+
+import numpy as np
+
+from datasets.scenes.textures import Material
+
+NEAREST = 1e-4  # hits with a smaller t are the ray's own start
+TORUS_STEPS = 40
+SIGNS = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)])
+
+
+@dataclasses.dataclass(frozen=True)
+class Solid:
+  """One body.
+
+  Attributes:
+    kind: 'box', 'sphere', 'frustum' or 'torus'.
+    pose: [3,4] float64, local to world.
+    material: what it looks like.
+    label: class id.
+    part: part id of a figure, 0 for all else.
+    ratio: see module.
+  """
+
+  kind: str
+  pose: np.ndarray
+  material: Material
+  label: int
+  part: int = 0
+  ratio: float = 1.0
+
+  def moved(self, rotation: np.ndarray, translation: np.ndarray) -> 'Solid':
+    """The solid after rotation [3,3] and then translation [3]."""
+    pose = np.concatenate([rotation @ self.pose[:, :3], (rotation @ self.pose[:, 3] + translation)[:, None]], 1)
+    return dataclasses.replace(self, pose=pose)
+
+  @functools.cached_property
+  def inverse(self) -> np.ndarray:
+    """World to local directions [3,3]."""
+    return np.linalg.inv(self.pose[:, :3])
+
+  @functools.cached_property
+  def scale(self) -> np.ndarray:
+    """Length in metres of the local unit along each axis [3]."""
+    return np.linalg.norm(self.pose[:, :3], axis=0)
+
+  @functools.cached_property
+  def corners(self) -> np.ndarray:
+    """World corners [8,3] of the body's local bounding box."""
+    widest = 1 + self.ratio if self.kind == 'torus' else max(1.0, self.ratio) if self.kind == 'frustum' else 1.0
+    half = np.array([widest, widest, self.ratio if self.kind == 'torus' else 1.0])
+    return np.einsum('ki,ji->kj', SIGNS * half, self.pose[:, :3]) + self.pose[:, 3]
+
+  @functools.cached_property
+  def sphere(self) -> tuple[np.ndarray, float]:
+    """Centre [3] and radius of a ball around the solid."""
+    return self.pose[:, 3], float(np.sqrt(((self.corners - self.pose[:, 3]) ** 2).sum(1).max()))
+
+
+def rotate(matrix: np.ndarray, vector) -> tuple:
+  """matrix [3,3] times a triple of arrays, in the arrays' own dtype."""
+  x, y, z = vector
+  dtype = np.result_type(x, y, z) if np.ndim(x) else np.float64
+  m = matrix.astype(dtype)
+  return tuple([a * x + b * y + c * z for a, b, c in m])
+
+
+def to_local(solid: Solid, points) -> tuple:
+  """World points to local ones."""
+  offset = [p - p.dtype.type(c) if np.ndim(p) else p - c for p, c in zip(points, solid.pose[:, 3])]
+  return rotate(solid.inverse, offset)
+
+
+def first_hit(solid: Solid, origin, direction) -> np.ndarray:
+  """The smallest t > NEAREST where origin + t direction enters the solid; inf where it never does.
+
+  Args:
+    solid: seen from outside.
+    origin, direction: triples of numbers or arrays, world coordinates.
+  """
+  inverse = solid.inverse
+  offset = [o - (np.asarray(o).dtype.type(c) if np.ndim(o) else c) for o, c in zip(origin, solid.pose[:, 3])]
+  o, d = rotate(inverse, offset), rotate(inverse, direction)
+  if not np.ndim(o[0]):  # python-like scalars do not widen float32 rays
+    o = tuple(float(value) for value in o)
+  with np.errstate(divide='ignore', invalid='ignore', over='ignore'):
+    if solid.kind == 'box':
+      return _box(o, d)
+    if solid.kind == 'sphere':
+      return _sphere(o, d)
+    if solid.kind == 'frustum':
+      return _frustum(o, d, float(solid.ratio))
+    return _torus(o, d, float(solid.ratio))
+
+
+def _slabs(o, d, half):
+  """Where rays enter and leave the box |x_i| <= half_i."""
+  near, far = -np.inf, np.inf
+  for oi, di, h in zip(o, d, half):
+    inverse = 1 / np.where(np.abs(di) < 1e-12, di.dtype.type(1e-12), di)
+    middle, reach = -oi * inverse, h * np.abs(inverse)
+    near, far = np.maximum(near, middle - reach), np.minimum(far, middle + reach)
+  return near, far
+
+
+def _box(o, d):
+  near, far = _slabs(o, d, (1, 1, 1))
+  return np.where((near <= far) & (near > NEAREST), near, np.inf)
+
+
+def _sphere(o, d):
+  a = d[0] * d[0] + d[1] * d[1] + d[2] * d[2]
+  b = o[0] * d[0] + o[1] * d[1] + o[2] * d[2]
+  c = o[0] * o[0] + o[1] * o[1] + o[2] * o[2] - 1
+  root = b * b - a * c
+  t = (-b - np.sqrt(np.maximum(root, 0))) / a
+  return np.where((root > 0) & (t > NEAREST), t, np.inf)
+
+
+def _frustum(o, d, ratio):
+  middle, slope = (ratio + 1) / 2, (ratio - 1) / 2  # radius = middle + slope z
+  radius, change = middle + slope * o[2], slope * d[2]
+  a = d[0] * d[0] + d[1] * d[1] - change * change
+  b = o[0] * d[0] + o[1] * d[1] - radius * change
+  c = o[0] * o[0] + o[1] * o[1] - radius * radius
+  root = b * b - a * c
+  spread = np.sqrt(np.maximum(root, 0))
+  best = np.full(np.shape(d[0]), np.inf, d[0].dtype)
+  for sign in (-1, 1):
+    t = (-b + sign * spread) / a
+    valid = (root > 0) & (np.abs(o[2] + t * d[2]) <= 1) & (t > NEAREST) & (radius + t * change >= 0)
+    best = np.where(valid & (t < best), t, best)
+  for z, cap in ((-1, 1.0), (1, ratio)):
+    t = (z - o[2]) / d[2]
+    x, y = o[0] + t * d[0], o[1] + t * d[1]
+    best = np.where((x * x + y * y <= cap * cap) & (t > NEAREST) & (t < best), t, best)
+  return best
+
+
+def _torus(o, d, ratio):
+  near, far = _slabs(o, d, (1 + ratio, 1 + ratio, ratio))
+  length = np.sqrt(d[0] * d[0] + d[1] * d[1] + d[2] * d[2])
+  result = np.full(np.shape(d[0]), np.inf, d[0].dtype)
+  rays = np.nonzero((near <= far) & (far > NEAREST))
+  o = [np.broadcast_to(oi, result.shape)[rays] for oi in o]
+  d, length, far = [di[rays] for di in d], length[rays], far[rays]
+  t = np.maximum(near[rays], NEAREST)
+  for _ in range(TORUS_STEPS):
+    x, y, z = (oi + t * di for oi, di in zip(o, d))
+    distance = np.hypot(np.hypot(x, y) - 1, z) - ratio
+    t = t + distance / length
+  result[rays] = np.where((np.abs(distance) < 2e-3) & (t <= far) & (t > NEAREST), t, np.inf)
+  return result
+
+
+def surface(solid: Solid, points) -> tuple:
+  """Unit normals and texture coordinates at points on the solid's surface.
+
+  Args:
+    points: triple of arrays [N], world coordinates.
+
+  Returns:
+    normal: triple of [N], world, pointing outwards.
+    u, v: [N], metres along the surface.
+  """
+  x, y, z = local = to_local(solid, points)
+  sx, sy, sz = (x.dtype.type(s) for s in solid.scale)
+  if solid.kind == 'box':
+    normal, u, v = _box_surface(local, (sx, sy, sz))
+  elif solid.kind == 'sphere':
+    normal, u, v = local, np.arctan2(y, x) * sx, np.arcsin(np.clip(z, -1, 1)) * sz
+  elif solid.kind == 'frustum':
+    r, slope = np.hypot(x, y), (solid.ratio - 1) / 2
+    radius = (solid.ratio + 1) / 2 + slope * z
+    cap = 1 - np.abs(z) < np.abs(r - radius)
+    normal = [np.where(cap, 0, x), np.where(cap, 0, y), np.where(cap, np.sign(z), -slope * radius)]
+    u, v = np.where(cap, x * sx, np.arctan2(y, x) * sx), np.where(cap, y * sy, z * sz)
+  else:
+    r = np.hypot(x, y)
+    normal = (x - x / r, y - y / r, z)
+    u, v = np.arctan2(y, x) * sx, np.arctan2(z, r - 1) * sx * solid.ratio
+  return unit(rotate(solid.inverse.T, normal)), u, v
+
+
+def _box_surface(local, scale):
+  size = np.abs(np.stack(local))
+  axis = size.argmax(0)
+  normal = [np.where(axis == i, np.sign(local[i]), 0).astype(local[i].dtype) for i in range(3)]
+  metres = [p * s for p, s in zip(local, scale)]
+  u = np.where(axis == 0, metres[1], metres[0])
+  v = np.where(axis == 2, metres[1], metres[2])
+  return normal, u, v
+
+
+def dot(a, b) -> np.ndarray:
+  """Scalar product of two triples."""
+  return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
+
+
+def unit(vector) -> tuple:
+  """The triple scaled to length 1."""
+  length = np.sqrt(dot(vector, vector))
+  return tuple(component / length for component in vector)
+
+
+def rotation(axis: int, angle: float) -> np.ndarray:
+  """Rotation matrix [3,3] about a coordinate axis, by the right-hand rule, in radians."""
+  c, s = np.cos(angle), np.sin(angle)
+  i, j = (axis + 1) % 3, (axis + 2) % 3
+  matrix = np.eye(3)
+  matrix[i, i], matrix[i, j], matrix[j, i], matrix[j, j] = c, -s, s, c
+  return matrix

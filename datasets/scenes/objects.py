@@ -1,0 +1,240 @@
+"""Furniture and small things: lists of solids about the origin, standing on z = 0, front towards -y.
+
+Every maker takes (rng, palette) and returns a `Thing`.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from datasets.scenes import palette as colors
+from datasets.scenes.classes import CABINET, CHAIR, LAMP, PLANT, TABLE, TOY
+from datasets.scenes.geometry import Solid, rotation
+from datasets.scenes.shapes import box, ellipsoid, limb, ring, upright
+
+
+@dataclasses.dataclass(frozen=True)
+class Thing:
+  """One object: what is labelled as one instance.
+
+  Attributes:
+    solids: in its own coordinates.
+    half: [2] half size of its footprint, metres.
+    top: height of a surface that carries small things; 0: none.
+  """
+
+  solids: list[Solid]
+  half: tuple[float, float]
+  top: float = 0.0
+
+  def placed(self, position, turn: float) -> 'Thing':
+    """The thing turned by `turn` radians about z and moved to position [3]."""
+    moved = [solid.moved(rotation(2, turn), np.asarray(position, float)) for solid in self.solids]
+    return dataclasses.replace(self, solids=moved)
+
+
+def cabinet(rng, palette) -> Thing:
+  """A cupboard with doors, a bookcase, a chest, or a stack of cartons."""
+  kind = rng.choice(['doors', 'books', 'chest', 'cartons'])
+  if kind == 'cartons':
+    return _cartons(rng, palette)
+  half = np.array([rng.uniform(0.3, 0.65), rng.uniform(0.18, 0.28)])
+  height = rng.uniform(0.6, 1.0) if kind == 'chest' else rng.uniform(1.0, 2.0)
+  body = palette.material(colors.FURNITURE)
+  solids = [box((0, 0, height / 2), (*half, height / 2), body, CABINET)]
+  solids.append(box((0, 0, height + 0.015), (*(half + 0.02), 0.015), body, CABINET))
+  face = (half[0] - 0.03, height / 2 - 0.03)
+  if kind == 'books':
+    material = palette.material(('books',), palette.color((0.2, 0.6)), gloss=0.0)
+  else:
+    material = palette.framed('doors', face, np.stack([body.colors[0], body.colors[0] * 0.6, palette.color((0, 0.2))]))
+  solids.append(box((0, -half[1], height / 2), (face[0], 0.008, face[1]), material, CABINET))
+  return Thing(solids, tuple(half), height + 0.03 if height < 1.3 else 0.0)
+
+
+def _cartons(rng, palette):
+  solids, z, half = [], 0.0, rng.uniform(0.22, 0.4, 2)
+  for _ in range(rng.integers(1, 4)):
+    height = rng.uniform(0.12, 0.3)
+    solid = box((0, 0, 0), (*half, height), palette.material(('plain', 'mottled', 'stripes', 'checks')), CABINET)
+    solids.append(solid.moved(rotation(2, rng.uniform(-0.3, 0.3)), np.array([0, 0, z + height])))
+    z, half = z + 2 * height, half * rng.uniform(0.65, 0.95)
+  return Thing(solids, (0.4, 0.4))
+
+
+def table(rng, palette) -> Thing:
+  """A table with four legs or a round one on a pedestal."""
+  height = rng.choice([rng.uniform(0.38, 0.5), rng.uniform(0.68, 0.78)])
+  top, leg = palette.material(colors.FURNITURE), palette.material(colors.FURNITURE)
+  if rng.random() < 0.35:
+    radius = rng.uniform(0.3, 0.55)
+    solids = [
+        upright(0.04, (radius, radius), top, TABLE, height - 0.04),
+        upright(height - 0.04, (0.06, 0.04), leg, TABLE),
+        upright(0.03, (radius * 0.6, radius * 0.5), leg, TABLE),
+    ]
+    return Thing(solids, (radius * 0.7, radius * 0.7), height)
+  half = np.array([rng.uniform(0.4, 0.8), rng.uniform(0.28, 0.45)])
+  thick, inset = rng.uniform(0.02, 0.035), half - rng.uniform(0.04, 0.1)
+  solids = [box((0, 0, height - 0.02), (*half, 0.02), top, TABLE)]
+  apron = (inset[0], inset[1], 0.04)
+  solids.append(box((0, 0, height - 0.08), apron, leg, TABLE))
+  for x in (-1, 1):
+    for y in (-1, 1):
+      solids.append(box((x * inset[0], y * inset[1], height / 2 - 0.02), (thick, thick, height / 2 - 0.02), leg, TABLE))
+  return Thing(solids, tuple(half), height)
+
+
+def chair(rng, palette) -> Thing:
+  """A chair with a back, or an armchair."""
+  if rng.random() < 0.35:
+    return _armchair(rng, palette)
+  seat, half, back = rng.uniform(0.42, 0.47), rng.uniform(0.19, 0.23), rng.uniform(0.4, 0.5)
+  wood, cloth = palette.material(colors.FURNITURE), palette.material(colors.FABRICS + colors.FURNITURE)
+  solids = [box((0, 0, seat - 0.02), (half, half, 0.025), cloth, CHAIR)]
+  for x in (-1, 1):
+    solids.append(limb((x * half * 0.9, -half * 0.9, 0), (x * half * 0.85, -half * 0.85, seat), (0.018, 0.02), wood, CHAIR))
+    solids.append(
+        limb((x * half * 0.95, half, 0), (x * half * 0.9, half * 1.1, seat + back), (0.018, 0.018), wood, CHAIR)
+    )
+  if rng.random() < 0.5:
+    solids.append(box((0, half * 1.05, seat + back * 0.65), (half * 0.9, 0.015, back * 0.32), cloth, CHAIR))
+  else:
+    for z in (0.4, 0.65, 0.9):
+      solids.append(box((0, half * 1.05, seat + back * z), (half * 0.9, 0.012, 0.035), wood, CHAIR))
+  return Thing(solids, (half + 0.03, half + 0.03))
+
+
+def _armchair(rng, palette):
+  wide = rng.uniform(0.3, 0.75)  # up to a sofa
+  cloth, cushion = palette.material(colors.FABRICS, gloss=0.0), palette.material(colors.FABRICS, gloss=0.0)
+  solids = [
+      box((0, 0, 0.2), (wide, 0.36, 0.14), cloth, CHAIR),
+      box((0, -0.03, 0.38), (wide - 0.01, 0.31, 0.05), cushion, CHAIR),
+      box((0, 0.3, 0.5), (wide, 0.08, 0.32), cloth, CHAIR),
+      limb((-wide, 0.3, 0.82), (wide, 0.3, 0.82), (0.08, 0.08), cloth, CHAIR),
+  ]
+  for x in (-1, 1):
+    solids.append(box((x * (wide + 0.06), 0, 0.3), (0.06, 0.36, 0.24), cloth, CHAIR))
+    solids.append(limb((x * (wide + 0.06), -0.36, 0.54), (x * (wide + 0.06), 0.36, 0.54), (0.07, 0.07), cloth, CHAIR))
+  return Thing(solids, (wide + 0.13, 0.38))
+
+
+def stool(palette, height: float) -> Thing:
+  """A round or square seat at the height, under a sitting figure."""
+  cloth, wood = palette.material(colors.FABRICS + colors.FURNITURE), palette.material(colors.FURNITURE)
+  if palette.rng.random() < 0.5:
+    solids = [box((0, 0, height / 2), (0.21, 0.21, height / 2), cloth, CHAIR)]
+  else:
+    solids = [upright(0.06, (0.2, 0.21), cloth, CHAIR, height - 0.06)]
+    for angle in np.arange(4) * np.pi / 2 + 0.6:
+      x, y = np.cos(angle), np.sin(angle)
+      solids.append(limb((0.19 * x, 0.19 * y, 0), (0.13 * x, 0.13 * y, height - 0.03), (0.016, 0.02), wood, CHAIR))
+  return Thing(solids, (0.22, 0.22))
+
+
+def lamp(rng, palette) -> Thing:
+  """A floor lamp with a glowing shade."""
+  return _lamp(rng, palette, rng.uniform(1.1, 1.65), rng.uniform(0.14, 0.22))
+
+
+def table_lamp(rng, palette) -> Thing:
+  """A lamp for a table."""
+  return _lamp(rng, palette, rng.uniform(0.32, 0.5), rng.uniform(0.09, 0.14))
+
+
+def _lamp(rng, palette, height, radius):
+  metal = palette.plain(palette.color((0, 0.4), (0.1, 0.8)), 0.5)
+  shade = palette.plain(palette.color((0.05, 0.5), (0.7, 0.95)), 0.0, glow=rng.choice([0.0, 0.7, 1.1]))
+  tall, bottom = radius * rng.uniform(1.1, 1.6), height - radius * 1.3
+  solids = [
+      upright(0.03, (radius * 0.8, radius * 0.7), metal, LAMP),
+      upright(bottom + 0.02, (0.02, 0.016), metal, LAMP),
+      upright(tall, (radius, radius * rng.uniform(0.45, 0.9)), shade, LAMP, bottom),
+  ]
+  if rng.random() < 0.4:
+    solids.append(ellipsoid((0, 0, bottom * 0.4), (0.06, 0.06, bottom * 0.3), metal, LAMP))
+  return Thing(solids, (radius, radius))
+
+
+def plant(rng, palette, size=None) -> Thing:
+  """A pot with leaves on stems, or a little tree of stacked cones."""
+  size = rng.uniform(0.7, 1.4) if size is None else size
+  pot = palette.material(('plain', 'stripes', 'zigzag', 'marble', 'bands'))
+  radius, rim = size * rng.uniform(0.13, 0.18), size * rng.uniform(0.22, 0.32)
+  solids = [upright(rim, (radius * 0.7, radius), pot, PLANT), ring((0, 0, rim), radius, radius * 0.12, pot, PLANT)]
+  green = np.array([0.06, 0.2, 0.04]) if rng.random() < 0.75 else palette.color((0.3, 0.8))
+  if rng.random() < 0.3:
+    leaves = palette.material(('mottled',), palette.like(green), gloss=0.0, scale=3)
+    solids.append(upright(size * 0.15, (0.02, 0.02), palette.plain(colors.WOODS[2]), PLANT, rim))
+    for i in range(3):
+      solids.append(upright(size * 0.34, (size * (0.26 - 0.06 * i), 0.01), leaves, PLANT, size * (0.36 + 0.18 * i)))
+    return Thing(solids, (size * 0.22, size * 0.22))
+  for angle in np.arange(11) * 2.4:
+    out, lift = rng.uniform(0.08, 0.26) * size, rng.uniform(0.45, 0.95) * size
+    tip = np.array([out * np.cos(angle), out * np.sin(angle), lift])
+    tilt = rotation(2, angle) @ rotation(1, rng.uniform(0.3, 1.2))
+    leaf = palette.plain(palette.like(green, 0.3), 0.3)
+    solids.append(limb((0, 0, rim), tip, (0.012 * size, 0.006 * size), leaf, PLANT))
+    solids.append(ellipsoid(tip, size * np.array([0.15, 0.07, 0.018]), leaf, PLANT, turned=tilt))
+  return Thing(solids, (size * 0.25, size * 0.25))
+
+
+def small_plant(rng, palette) -> Thing:
+  """A plant for a table."""
+  return plant(rng, palette, rng.uniform(0.28, 0.45))
+
+
+def toy(rng, palette) -> Thing:
+  """Balls, blocks, cones and towers of rings."""
+  return rng.choice([_ball, _cone, _tower, _blocks, _drum])(rng, palette, rng.uniform(0.16, 0.32))
+
+
+def small_toy(rng, palette) -> Thing:
+  """A toy for a table."""
+  return rng.choice([_ball, _cone, _tower, _blocks, _drum])(rng, palette, rng.uniform(0.08, 0.13))
+
+
+def _ball(rng, palette, size):
+  turned = rotation(0, rng.uniform(-0.8, 0.8)) @ rotation(1, rng.uniform(-0.8, 0.8))
+  material = palette.material(colors.TOYS, gloss=0.4, scale=0.16 / size)
+  return Thing([ellipsoid((0, 0, size), size, material, TOY, turned=turned)], (size, size))
+
+
+def _cone(rng, palette, size):
+  material = palette.material(('bands', 'plain', 'zigzag', 'dots'), scale=0.16 / size)
+  solids = [
+      upright(2.6 * size, (0.85 * size, 0.12 * size), material, TOY, 0.1 * size),
+      box((0, 0, 0.06 * size), (size, size, 0.06 * size), palette.plain(material.colors[0]), TOY),
+  ]
+  return Thing(solids, (size, size))
+
+
+def _tower(rng, palette, size):
+  solids, z, radius = [], 0.0, size
+  for _ in range(rng.integers(1, 5)):
+    tube = radius * 0.38
+    solids.append(ring((0, 0, z + tube), radius * 0.75, tube, palette.plain(palette.color((0.5, 0.9)), 0.4), TOY))
+    z, radius = z + 1.7 * tube, radius * 0.83
+  solids.append(ellipsoid((0, 0, z + radius * 0.4), radius * 0.5, palette.plain(palette.color(), 0.4), TOY))
+  return Thing(solids, (size, size))
+
+
+def _blocks(rng, palette, size):
+  solids = []
+  for x, z in ((-0.62, 0), (0.62, 0), (0, 1)):
+    half = size * 0.55
+    block = box((0, 0, 0), (half, half, half), palette.material(colors.TOYS, scale=0.2 / size), TOY)
+    at = np.array([x * size, rng.uniform(-0.1, 0.1) * size, half * (1 + 2 * z)])
+    solids.append(block.moved(rotation(2, rng.uniform(-0.4, 0.4)), at))
+  return Thing(solids, (size * 1.3, size * 0.8))
+
+
+def _drum(rng, palette, size):
+  material = palette.material(colors.TOYS, scale=0.2 / size)
+  radius, height = size * rng.uniform(0.5, 1), size * rng.uniform(1, 2.4)
+  return Thing([upright(height, (radius, radius), material, TOY)], (radius, radius))
+
+
+FLOOR_THINGS = (cabinet, cabinet, cabinet, table, table, chair, chair, chair, lamp, plant, plant, toy, toy)
+TABLE_THINGS = (table_lamp, small_plant, small_toy, small_toy)

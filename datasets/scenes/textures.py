@@ -1,0 +1,225 @@
+"""Materials: procedural textures over surface coordinates in metres. Colours are linear RGB."""
+
+import dataclasses
+import functools
+
+import numpy as np
+
+NOISE_SIZE = 1024
+NOISE_CELLS = 64  # table entries a unit of the texture coordinates
+
+
+@dataclasses.dataclass(frozen=True)
+class Material:
+  """What a surface looks like.
+
+  Attributes:
+    texture: a key of `TEXTURES`.
+    colors: [3,3], the texture's colours, linear RGB 0..1.
+    scale: texture cells a metre along u and v.
+    offset: of the texture's origin, in cells; also picks its random pattern.
+    gloss: strength of highlights, 0..1.
+    glow: light that the surface emits, relative to its albedo.
+  """
+
+  texture: str
+  colors: np.ndarray
+  scale: tuple[float, float] = (1.0, 1.0)
+  offset: tuple[float, float] = (0.0, 0.0)
+  gloss: float = 0.1
+  glow: float = 0.0
+
+
+def albedo(material: Material, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+  """Linear RGB [3,N] of the material at surface coordinates u, v [N] in metres."""
+  u = u * np.float32(material.scale[0]) + np.float32(material.offset[0])
+  v = v * np.float32(material.scale[1]) + np.float32(material.offset[1])
+  first, second, shade = TEXTURES[material.texture](u.astype(np.float32), v.astype(np.float32))
+  a, b, c = (color.astype(np.float32)[:, None] for color in material.colors)
+  return np.clip((a + (b - a) * first + (c - a) * second) * shade, 0.01, 0.95).astype(np.float32)
+
+
+@functools.cache
+def _tables():
+  """Smooth fractal noise about 0 with deviation 1, and white noise 0..1; both tile the plane."""
+  rng = np.random.default_rng(20240617)
+  white = rng.random((256, 256)).astype(np.float32)
+  frequency = np.hypot(*np.meshgrid(np.fft.fftfreq(NOISE_SIZE), np.fft.rfftfreq(NOISE_SIZE), indexing='ij'))
+  falloff = (np.maximum(frequency, 4 / NOISE_SIZE)) ** -1.6 * np.exp(-((frequency * 6) ** 2))
+  smooth = np.fft.irfft2(np.fft.rfft2(rng.standard_normal((NOISE_SIZE, NOISE_SIZE))) * falloff)
+  return ((smooth - smooth.mean()) / smooth.std()).astype(np.float32), white
+
+
+def noise(u, v):
+  """Smooth noise, deviation 1, with details of a tenth of a cell to several cells."""
+  i = (v * NOISE_CELLS).astype(np.int32) & (NOISE_SIZE - 1)
+  j = (u * NOISE_CELLS).astype(np.int32) & (NOISE_SIZE - 1)
+  return _tables()[0][i, j]
+
+
+def cell(i, j):
+  """A random number 0..1 for each cell of the plane."""
+  return _tables()[1][i.astype(np.int32) & 255, j.astype(np.int32) & 255]
+
+
+def _plain(u, v):
+  return 0, 0, 1 + 0.05 * noise(u, v)
+
+
+def _checks(u, v):
+  return ((np.floor(u) + np.floor(v)) % 2).astype(np.float32), 0, 1 + 0.04 * noise(u, v)
+
+
+def _stripes(u, v):
+  return (u % 1 < 0.5).astype(np.float32), 0, 1 + 0.04 * noise(u, v)
+
+
+def _bands(u, v):
+  return (v % 1 < 0.45).astype(np.float32), (v % 3 < 0.2).astype(np.float32), 1 + 0.04 * noise(u, v)
+
+
+def _plaid(u, v):
+  across, down = (u % 1 < 0.4).astype(np.float32), (v % 1 < 0.4).astype(np.float32)
+  line = ((u + 0.3) % 1 < 0.1) | ((v + 0.3) % 1 < 0.1)
+  return (across + down) / 2, 0.6 * line, 1 + 0.04 * noise(u * 2, v * 2)
+
+
+def _dots(u, v):
+  row = np.floor(v)
+  x = (u + 0.5 * (row % 2)) % 1 - 0.5
+  return ((x * x + (v % 1 - 0.5) ** 2) < 0.08).astype(np.float32), 0, 1 + 0.04 * noise(u, v)
+
+
+def _tiles(u, v):
+  grout = (u % 1 < 0.05) | (v % 1 < 0.05)
+  shade = 0.88 + 0.24 * cell(np.floor(u), np.floor(v)) + 0.05 * noise(u, v)
+  return 0.25 * cell(np.floor(v), np.floor(u)), grout.astype(np.float32), shade
+
+
+def _checkered_tiles(u, v):
+  grout = ((u % 1 < 0.04) | (v % 1 < 0.04)).astype(np.float32)
+  dark = ((np.floor(u) + np.floor(v)) % 2).astype(np.float32) * (1 - grout)
+  return dark, grout, 1 + 0.06 * noise(u * 2, v * 2)
+
+
+def _bricks(u, v):
+  row = np.floor(v)
+  u = u / 2 + 0.5 * (row % 2)
+  mortar = (u % 1 < 0.05) | (v % 1 < 0.1)
+  return 0.5 * cell(row, np.floor(u)), mortar.astype(np.float32), 0.9 + 0.1 * noise(u * 3, v * 3)
+
+
+def _planks(u, v):
+  row = np.floor(v)
+  u = u / 5 + cell(row, row * 7)
+  gap = (v % 1 < 0.05) | (u % 1 < 0.006)
+  grain = noise(u * 0.7 + 3 * cell(row, np.floor(u)), v * 2.5)
+  return 0.55 * cell(np.floor(u), row) + 0.15 * grain, 0, (0.98 + 0.09 * grain) * np.where(gap, 0.55, 1)
+
+
+def _wood(u, v):
+  rings = np.sin(9 * v + 2.5 * noise(u * 0.3, v * 0.4))
+  return 0.5 + 0.3 * rings, 0, 1 + 0.08 * noise(u * 0.3, v * 4)
+
+
+def _marble(u, v):
+  vein = np.abs(np.sin(2 * u + v + 1.8 * noise(u * 0.5, v * 0.5)))
+  return 1 - np.sqrt(vein), 0, 1 + 0.04 * noise(u, v)
+
+
+def _mottled(u, v):
+  return np.clip(0.5 + 0.4 * noise(u * 0.5, v * 0.5), 0, 1), 0, 1 + 0.06 * noise(u * 3, v * 3)
+
+
+def _camouflage(u, v):
+  n = noise(u * 0.4, v * 0.4)
+  return (n > 0.5).astype(np.float32), (n < -0.6).astype(np.float32), 1 + 0.04 * noise(u, v)
+
+
+def _carpet(u, v):
+  return 0, 0, 0.85 + 0.3 * cell(np.floor(v * 12), np.floor(u * 12)) + 0.1 * noise(u, v)
+
+
+def _wallpaper(u, v):
+  stripe = 0.25 * (u % 2 < 1)
+  x, y = u % 1 - 0.5, (v + 0.5 * (np.floor(u) % 2)) % 1 - 0.5
+  motif = (np.abs(x) + np.abs(y) < 0.22) & (np.abs(x) + np.abs(y) > 0.1)
+  return stripe, 0.8 * motif, 1 + 0.03 * noise(u, v)
+
+
+def _zigzag(u, v):
+  return ((v + np.abs(u % 1 - 0.5)) % 1 < 0.5).astype(np.float32), 0, 1 + 0.04 * noise(u, v)
+
+
+def _books(u, v):
+  """Shelves of book spines: a row of them a unit of v."""
+  shelf, height = np.floor(v), v % 1
+  spine = np.floor(u * 9)
+  tall = 0.55 + 0.35 * cell(shelf * 5 + 1, spine)
+  book = (height > 0.08) & (height < tall)
+  hue, other = cell(shelf, spine), cell(spine, shelf)
+  shade = np.where(book, 0.5 + 0.9 * cell(spine, shelf * 3), np.where(height < 0.08, 1, 0.25))
+  band = np.where((height > 0.35) & (height < 0.42), 0.6, 0)
+  return np.where(book, hue + band, 0), np.where(book, other, 0), shade
+
+
+def _framed(u, v):
+  """Coordinates -1..1 within the frame; their offset, a multiple of 4, only picks another noise."""
+  return (u + 2) % 4 - 2, (v + 2) % 4 - 2
+
+
+def _doors(u, v):
+  """Two doors with frames and knobs, over a front of -1..1."""
+  n = noise(u, v * 0.3)
+  u, v = _framed(u, v)
+  x, y = np.abs(u), np.abs(v)
+  groove = (x < 0.03) | (np.abs(x - 0.88) < 0.03) | (np.abs(x - 0.16) < 0.03) | (np.abs(y - 0.85) < 0.025)
+  knob = (x - 0.1) ** 2 + y**2 < 0.003
+  return 0.5 + 0.3 * np.sin(14 * u + 2.5 * n), knob.astype(np.float32), np.where(groove & ~knob, 0.5, 1)
+
+
+def _landscape(u, v):
+  """A painting over -1..1: sky, hills, a sun."""
+  far, close = 0.45 * noise(u * 0.35, v * 0) - 0.1, 0.35 * noise(u * 0.3, v * 0 + 7) - 0.55
+  u, v = _framed(u, v)
+  hills, near = v < far, v < close
+  sun = (u - 0.4) ** 2 + (v - 0.5) ** 2 < 0.05
+  return np.where(near, 0.5, hills.astype(np.float32)), 0.9 * (sun & ~hills), np.where(near, 0.6, 0.85 + 0.25 * v)
+
+
+def _portrait(u, v):
+  """A painting over -1..1: head and shoulders before a mottled ground."""
+  ground = 1 + 0.1 * noise(u, v)
+  u, v = _framed(u, v)
+  head = (u / 0.32) ** 2 + ((v - 0.25) / 0.42) ** 2 < 1
+  hair = ((u / 0.4) ** 2 + ((v - 0.4) / 0.42) ** 2 < 1) & ~head
+  body = ((u / 0.75) ** 2 + ((v + 1.1) / 0.85) ** 2 < 1) & ~head
+  shade = np.where(hair, 0.3, np.where(body, 0.8, ground))
+  return head.astype(np.float32), (body | hair).astype(np.float32), shade
+
+
+def _abstract(u, v):
+  """A painting of flat fields."""
+  field = cell(np.floor(u * 1.7 + 40), np.floor(v * 1.7 + 40))
+  line = (u * 1.7 % 1 < 0.08) | (v * 1.7 % 1 < 0.08)
+  return (field > 0.6).astype(np.float32), (field < 0.3).astype(np.float32), np.where(line, 0.1, 1)
+
+
+def _window(u, v):
+  """Sky over trees behind two casements, over -1..1."""
+  clouds, leaves = 0.9 + 0.12 * noise(u * 0.4, v * 0.6), 0.7 + 0.25 * noise(u * 3, v * 3)
+  crowns = 0.3 * noise(u * 0.6, v * 0) - 0.35
+  u, v = _framed(u, v)
+  bar = (np.abs(u) < 0.05) | (np.abs(v - 0.3) < 0.04)
+  trees = v < crowns
+  shade = np.where(bar, 0.8, np.where(trees, leaves, clouds))
+  return (trees & ~bar).astype(np.float32), bar.astype(np.float32), shade
+
+
+TEXTURES = {
+    'plain': _plain, 'checks': _checks, 'stripes': _stripes, 'bands': _bands, 'plaid': _plaid, 'dots': _dots,
+    'tiles': _tiles, 'checkered tiles': _checkered_tiles, 'bricks': _bricks, 'planks': _planks, 'wood': _wood,
+    'marble': _marble, 'mottled': _mottled, 'camouflage': _camouflage, 'carpet': _carpet,
+    'wallpaper': _wallpaper, 'zigzag': _zigzag, 'books': _books, 'doors': _doors, 'landscape': _landscape,
+    'portrait': _portrait, 'abstract': _abstract, 'window': _window,
+}

@@ -1,0 +1,322 @@
+"""The embedded data set: geometry against closed forms, labels against each other, the builder against the renderer."""
+
+import subprocess
+import sys
+
+from ml_collections import ConfigDict
+import numpy as np
+import pytest
+
+from datasets import raw, scenes
+from datasets.scenes import geometry, labels, objects, render, shapes, textures
+from datasets.scenes.classes import CLASSES, FLOOR, PERSON, PICTURE, TOY, WALL
+from datasets.scenes.figure import PARTS, POSES, figure
+from datasets.scenes.palette import Palette
+from datasets.scenes.scene import Camera, Light, Scene, draw
+from datasets.scenes.scenes_dataset_builder import Builder
+from dmtl_jax.errors import UserError
+
+GREY = textures.Material('plain', np.full((3, 3), 0.5))
+ROOM = np.array([4.0, 6.0, 3.0])
+EYE = np.array([2.0, 1.0, 1.5])  # 5 m before the back wall
+AXES = np.array([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]])
+
+
+def room(*instances, light=(2.0, 3.0, 2.9), tangent=0.5) -> Scene:
+  """An empty grey room seen by a level camera, with some things in it."""
+  lamp = Light(np.array(light), 0.01, np.ones(3), np.full(3, 0.2), np.zeros(3))
+  return Scene(ROOM, [GREY] * 6, [[], *instances], Camera(EYE, AXES, tangent), lamp)
+
+
+def seen(index: int, size=(96, 128)):
+  """A scene of the training split, its camera points [H,W,3] and labels."""
+  scene_seed, _ = np.random.SeedSequence([0, 0, index]).spawn(2)
+  scene = draw(np.random.default_rng(scene_seed))
+  maps = labels.labels(scene, size)
+  pixel = scene.camera.pixel(size[1])
+  x = (np.arange(size[1]) + 0.5 - size[1] / 2) * pixel
+  y = (size[0] / 2 - np.arange(size[0]) - 0.5) * pixel
+  rays = np.stack([*np.meshgrid(x, y), np.full(size, -1.0)], -1)
+  return scene, rays * maps['depth'], maps
+
+
+def angles(a, b):
+  """Degrees between unit vectors along the last axis."""
+  return np.degrees(np.arccos(np.clip((a * b).sum(-1), -1, 1)))
+
+
+def inside(kind, ratio, p):
+  """Is p [...,3] in the unit body? Straight from the definitions."""
+  x, y, z = np.moveaxis(p, -1, 0)
+  r = np.hypot(x, y)
+  return dict(
+      box=(np.abs(p) <= 1).all(-1),
+      sphere=(p**2).sum(-1) <= 1,
+      frustum=(np.abs(z) <= 1) & (r <= (1 + ratio) / 2 + (ratio - 1) / 2 * z),
+      torus=(r - 1) ** 2 + z**2 <= ratio**2,
+  )[kind]
+
+
+@pytest.mark.parametrize('kind, ratio', [('box', 1), ('sphere', 1), ('frustum', 0), ('frustum', 1.5), ('torus', 0.3)])
+def test_first_hit_is_where_a_march_along_the_ray_enters(kind, ratio):
+  rng = np.random.default_rng(5)
+  turned = geometry.rotation(0, 0.7) @ geometry.rotation(2, 1.1)
+  scale = np.full(3, 0.8) if kind == 'torus' else np.array([0.5, 0.9, 1.2])
+  pose = np.column_stack([turned @ np.diag(scale), [0.3, -0.2, 0.5]])
+  solid = geometry.Solid(kind, pose, GREY, TOY, ratio=ratio)
+  origin = np.array([4.0, 2.0, -3.0])
+  direction = pose[:, 3] + rng.normal(0, 0.7, (200, 3)) - origin  # meets the centre's plane near t = 1
+  t = np.linspace(0, 2, 4001)
+  points = (origin + t[:, None, None] * direction - pose[:, 3]) @ np.linalg.inv(pose[:, :3]).T
+  hit = inside(kind, ratio, points)
+  expected = np.where(hit.any(0), t[hit.argmax(0)], np.inf)
+  found = geometry.first_hit(solid, origin, direction.T)
+  grazing = np.isfinite(found) != np.isfinite(expected)  # thinner than a step of the march
+  assert grazing.mean() < 0.03 and np.isfinite(found).sum() > 40
+  np.testing.assert_allclose(found[~grazing], expected[~grazing], atol=1.5 * 5e-4)
+
+
+def test_a_fronto_parallel_wall_has_constant_depth_and_faces_the_camera():
+  maps = labels.labels(room(tangent=0.2), (24, 32))
+  np.testing.assert_allclose(maps['depth'], 5, rtol=1e-6)
+  np.testing.assert_allclose(maps['normals'], np.broadcast_to([0.0, 0, 1], (24, 32, 3)), atol=1e-7)
+  assert (maps['semseg'] == WALL).all() and not maps['boundary'].any() and not maps['saliency'].any()
+  assert (maps['parsing'] == 255).all()
+
+
+def test_the_floor_faces_up_and_its_depth_follows_from_the_height_of_the_eye():
+  maps = labels.labels(room(tangent=1.0), (64, 64))
+  floor = maps['semseg'][..., 0] == FLOOR
+  rows = np.arange(64)[:, None] + np.zeros((1, 64))
+  expected = 1.5 / ((rows + 0.5 - 32) / 32)  # eye height over the ray's slope
+  assert floor.any()
+  np.testing.assert_allclose(maps['depth'][floor, 0], expected[floor], rtol=1e-6)
+  np.testing.assert_allclose(maps['normals'][floor], np.broadcast_to([0.0, 1, 0], (floor.sum(), 3)), atol=1e-7)
+
+
+def test_depth_normals_and_outline_of_a_sphere_by_closed_form():
+  center, radius, size = np.array([0.3, 0.2, -3.0]), 0.6, (120, 160)  # camera coordinates
+  at = EYE + AXES.T @ center
+  maps = labels.labels(room([shapes.ellipsoid(at, radius, GREY, TOY)]), size)
+  x, y = np.meshgrid((np.arange(160) - 79.5) / 160, (59.5 - np.arange(120)) / 160)  # tangent 0.5: width 1
+  ray = np.stack([x, y, -np.ones(size)], -1)
+  b, a = ray @ center, (ray**2).sum(-1)
+  root = b**2 - a * (center @ center - radius**2)
+  ball = root > 0
+  depth = (b[ball] - np.sqrt(root[ball])) / a[ball]
+  np.testing.assert_array_equal(maps['semseg'][..., 0] == TOY, ball)
+  np.testing.assert_allclose(maps['depth'][ball, 0], depth, rtol=1e-6)
+  np.testing.assert_allclose(maps['normals'][ball], (ray[ball] * depth[:, None] - center) / radius, atol=1e-5)
+  np.testing.assert_array_equal(maps['saliency'][..., 0] == 1, ball)
+
+
+@pytest.mark.parametrize('index', [0, 3, 7])
+def test_normals_agree_with_differences_of_depth(index):
+  scene, points, maps = seen(index)
+  normals = maps['normals']
+  np.testing.assert_allclose(np.linalg.norm(normals, axis=-1), 1, atol=1e-6)
+  assert normals.dtype == np.float32 and maps['depth'].dtype == np.float32
+  ids = render.trace(scene, 96, 128).ids
+  across, down = points[1:-1, 2:] - points[1:-1, :-2], points[2:, 1:-1] - points[:-2, 1:-1]
+  estimate = np.cross(down, across)
+  estimate /= np.linalg.norm(estimate, axis=-1, keepdims=True)
+  middle = ids[1:-1, 1:-1]
+  same = np.all([middle == other for other in (ids[1:-1, 2:], ids[1:-1, :-2], ids[2:, 1:-1], ids[:-2, 1:-1])], 0)
+  error = angles(estimate, normals[1:-1, 1:-1])
+  flat = same & (middle < render.FACES)
+  assert flat.mean() > 0.15 and error[flat].max() < 0.1
+  curved = same & (middle >= render.FACES)
+  assert np.median(error[curved]) < 3 and np.quantile(error[curved], 0.8) < 20
+  toward = (normals * points).sum(-1)  # what is seen faces the eye
+  assert toward.max() < 1e-4
+
+
+def test_the_image_size_only_samples_the_scene():
+  """A pixel of the small image has the ray of the middle one of three by three pixels."""
+  _, _, small = seen(2, (32, 40))
+  _, _, large = seen(2, (96, 120))
+  for task in ('semseg', 'parsing'):
+    np.testing.assert_array_equal(small[task], large[task][1::3, 1::3])
+  np.testing.assert_allclose(small['depth'], large['depth'][1::3, 1::3], rtol=1e-6)
+  np.testing.assert_allclose(small['normals'], large['normals'][1::3, 1::3], atol=1e-6)
+
+
+def test_boundaries_are_thin_lines_at_label_changes():
+  blocks = pixels = 0
+  for index in range(4):
+    scene, _, maps = seen(index)
+    line = maps['boundary'][..., 0].astype(bool)
+    owner = np.concatenate([np.zeros(6, int), *(np.full(len(s), k) for k, s in enumerate(scene.instances))])
+    ids = render.trace(scene, 96, 128).ids
+    regions = np.stack([maps['semseg'][..., 0], owner[ids]], -1)
+    change = np.zeros(line.shape, bool)
+    change[:, :-1] |= (regions[:, :-1] != regions[:, 1:]).any(-1)
+    change[:-1] |= (regions[:-1] != regions[1:]).any(-1)
+    assert line.any() and not (line & ~change).any()
+    padded = np.pad(line, 1)
+    near = np.any([padded[y : y + 96, x : x + 128] for y in range(3) for x in range(3)], 0)
+    assert (change & ~near).sum() <= 0.02 * change.sum()  # thinning takes corners, not lines
+    blocks += (line[1:, 1:] & line[1:, :-1] & line[:-1, 1:] & line[:-1, :-1]).sum()
+    pixels += line.sum()
+  assert blocks <= 0.003 * pixels  # where diagonals cross thinning must leave four pixels
+
+
+def test_boundary_of_two_halves_and_of_a_pixel():
+  regions = np.zeros((6, 8), int)
+  regions[:, 4:] = 1
+  expected = np.zeros((6, 8), np.uint8)
+  expected[:, 3] = 1
+  np.testing.assert_array_equal(labels.boundary(regions), expected)
+  assert not labels.boundary(np.ones((5, 5), int)).any()
+
+
+def test_parts_are_those_of_figures():
+  with_figure = without = 0
+  for index in range(24):
+    _, _, maps = seen(index, (48, 64))
+    person, parts = maps['semseg'] == PERSON, maps['parsing']
+    if person.any():
+      with_figure += 1
+      np.testing.assert_array_equal(parts > 0, person)
+      assert parts.max() <= len(PARTS)
+    else:
+      without += 1
+      assert (parts == 255).all()
+  assert with_figure and without
+
+
+def test_saliency_weighs_size_place_and_figures():
+  instances, semseg = np.zeros((20, 40), int), np.full((20, 40), WALL)
+
+  def thing(number, label, rows, columns):
+    instances[rows, columns], semseg[rows, columns] = number, label
+
+  thing(1, TOY, slice(8, 12), slice(18, 24))  # in the middle
+  thing(2, TOY, slice(0, 2), slice(0, 12))  # as large, at a corner
+  thing(3, PICTURE, slice(2, 7), slice(10, 30))  # largest, on the wall
+  thing(4, TOY, slice(13, 14), slice(20, 22))  # too small
+  np.testing.assert_array_equal(labels.saliency(instances, semseg) == 1, instances == 1)
+  thing(4, PERSON, slice(13, 15), slice(18, 22))  # 8 of 24 pixels: enough for a figure only
+  np.testing.assert_array_equal(labels.saliency(instances, semseg) == 1, (instances == 1) | (instances == 4))
+  assert not labels.saliency(np.zeros((4, 4), int), np.zeros((4, 4), int)).any()
+
+
+@pytest.mark.parametrize('kind', sorted(set(POSES)))
+def test_figures_are_whole_and_stand_on_the_floor(kind):
+  rng = np.random.default_rng(1)
+  solids, seat = figure(rng, Palette(rng), 1.7, kind, PERSON)
+  assert {solid.part for solid in solids} == set(range(1, 7))
+  assert min(solid.corners[:, 2].min() for solid in solids if solid.part == 6) == pytest.approx(0, abs=1e-9)
+  assert (seat > 0.2) == (kind == 'sit')
+  upper, lower = ([s for s in solids if s.part == part and s.kind == 'frustum'] for part in (3, 4))
+  for above, below in zip(upper, lower, strict=True):
+    elbow, start = above.pose @ [0, 0, 1, 1], below.pose @ [0, 0, -1, 1]
+    np.testing.assert_allclose(elbow, start, atol=1e-12)
+    assert np.linalg.norm(above.pose[:, 2]) * 2 == pytest.approx(0.172 * 1.7)
+  # one body: each solid touches another one
+  for i, solid in enumerate(solids):
+    gaps = [np.linalg.norm(solid.sphere[0] - o.sphere[0]) - solid.sphere[1] - o.sphere[1] for o in solids[:i] + solids[i + 1 :]]
+    assert min(gaps) < 0
+
+
+def test_every_object_stands_on_its_base():
+  rng = np.random.default_rng(2)
+  for maker in (*objects.FLOOR_THINGS, *objects.TABLE_THINGS):
+    for _ in range(3):
+      thing = maker(rng, Palette(rng))
+      lowest = min(
+          solid.pose[2, 3] - np.linalg.norm(solid.pose[2, :3]) if solid.kind == 'sphere' else solid.corners[:, 2].min()
+          for solid in thing.solids
+      )
+      assert -0.06 < lowest < 0.05 and len({solid.label for solid in thing.solids}) == 1
+
+
+def test_textures_are_colours():
+  u, v = np.random.default_rng(0).uniform(-5, 5, (2, 500)).astype(np.float32)
+  for name in textures.TEXTURES:
+    material = textures.Material(name, np.array([[0.1, 0.2, 0.3], [0.7, 0.5, 0.3], [0.9, 0.9, 0.2]]), (1.3, 1.1))
+    color = textures.albedo(material, u, v)
+    assert color.shape == (3, 500) and color.dtype == np.float32
+    assert color.min() >= 0.01 and color.max() <= 0.95 and color.std(1).max() > 0.002
+
+
+def test_a_body_between_lamp_and_floor_casts_its_shadow_there():
+  ball = shapes.ellipsoid((2, 3, 1.6), 0.3, GREY, TOY)
+  size, scene = (96, 128), room([ball], tangent=1.0)
+  lit, shadowed = render.picture(room(tangent=1.0), *size), render.picture(scene, *size)
+  hits = render.trace(scene, *size)
+  x, y, z = (p + hits.depth * d for p, d in zip(EYE, hits.direction))
+  floor = (hits.ids == 4)
+  share = (shadowed / lit)[..., 1]
+  # The lamp is 2.9 m above the floor, the ball 1.3 m below it: its shadow is a disc about (2, 3).
+  radius = 2.9 * np.tan(np.arcsin(0.3 / 1.3))
+  distance = np.hypot(x - 2, y - 3)
+  assert (floor & (distance < 0.8 * radius)).sum() > 20
+  assert share[floor & (distance < 0.8 * radius)].max() < 0.5
+  assert share[floor & (distance > 1.2 * radius)].min() > 0.95
+
+
+def test_images_depend_on_seed_split_and_index_alone():
+  ids = [f'train_{index:05d}' for index in range(18)]
+  one, two = ([e for _, e in raw.examples(labels.encode, (4, 16, 24), {'train': ids}, 'train', n)] for n in (1, 2))
+  assert one == two and len(one) == 18
+  assert len({e['image'] for e in one}) == 18
+  others = [labels.encode(settings, id)['image'] for settings, id in
+            (((4, 16, 24), 'val_00000'), ((5, 16, 24), 'train_00000'))]
+  assert len({one[0]['image'], *others}) == 3
+
+
+def data(tmp_path, **settings):
+  return ConfigDict(dict(dir=str(tmp_path), size=(48, 64), train_count=3, val_count=1, seed=9) | settings)
+
+
+def test_builder_gives_back_what_was_rendered(tmp_path, monkeypatch):
+  builder = scenes.builder(data(tmp_path))
+  assert builder.info.metadata['ids'] == {'train': [f'train_{i:05d}' for i in range(3)], 'val': ['val_00000']}
+  assert not builder.url_infos
+  source = builder.as_data_source('train')
+  assert len(source) == 3
+  for index in range(3):
+    expected, found = labels.example(9, 'train', index, (48, 64)), scenes.decode(source[index])
+    np.testing.assert_array_equal(found['image'], expected['image'])
+    assert list(found['labels']) == [task.name for task in scenes.TASKS]
+    for task in scenes.TASKS:
+      label, truth = found['labels'][task.name], expected['labels'][task.name]
+      assert label.shape == (48, 64, task.spec.label_channels) and label.dtype == truth.dtype == task.spec.label_dtype
+      tolerance = {'normals': 5e-5, 'depth': 1.01e-4}.get(task.name, 0)
+      np.testing.assert_allclose(label.astype(float), truth.astype(float), rtol=0, atol=tolerance)
+    np.testing.assert_allclose(np.linalg.norm(found['labels']['normals'], axis=-1), 1, atol=1e-6)
+  assert list(scenes.decode(source[0], scenes.TASKS[:1])['labels']) == ['semseg']
+
+  monkeypatch.setattr(labels, 'encode', None)  # the second time nothing is rendered
+  assert scenes.builder(data(tmp_path)).data_path == builder.data_path
+  assert {task.name: task.channels for task in scenes.TASKS} == dict(
+      semseg=len(CLASSES), parsing=7, saliency=2, normals=3, boundary=1, depth=1
+  )
+
+
+def test_default_settings_and_other_ones_have_their_own_folders(tmp_path, monkeypatch):
+  monkeypatch.setattr(scenes, '_render', lambda builder: None)
+  default = scenes.builder(ConfigDict(dict(dir=str(tmp_path), size=(96, 128))))
+  assert default.data_path == Builder(data_dir=str(tmp_path)).data_path
+  folders = {scenes.builder(data(tmp_path, **other)).data_path for other in ({}, dict(seed=1), dict(size=(64, 64)))}
+  assert len(folders | {default.data_path}) == 4
+
+
+@pytest.mark.parametrize('setting, field', [(dict(size=(8, 64)), 'size'), (dict(val_count=0), 'val_count'), (dict(seed=-1), 'seed')])
+def test_settings_out_of_range_are_named(tmp_path, setting, field):
+  with pytest.raises(UserError, match=f'config.data.*{field}'):
+    scenes.builder(data(tmp_path, **setting))
+
+
+def test_no_tensorflow(tmp_path):
+  code = f"""
+import sys
+from ml_collections import ConfigDict
+from datasets import scenes
+if __name__ == '__main__':
+  builder = scenes.builder(ConfigDict(dict(dir={str(tmp_path)!r}, size=(16, 16), train_count=1, val_count=1)))
+  scenes.decode(builder.as_data_source('val')[0])
+  assert not [name for name in ('tensorflow', 'torch') if name in sys.modules]
+"""
+  subprocess.run([sys.executable, '-c', code], check=True, timeout=120)
