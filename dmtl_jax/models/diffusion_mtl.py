@@ -128,7 +128,8 @@ class DiffusionMTL(nn.Module):
     """Condition tokens of every pair [N, L, C]; None without conditioning."""
     maps = features if self.condition == 'features' else predictions
     if self.stop_condition:
-      maps = jax.lax.stop_gradient(maps)
+      # Not on the dict as a whole: JAX would return it sorted by name, and the tasks' order matters.
+      maps = {name: jax.lax.stop_gradient(x) for name, x in maps.items()}
     module = Conditioning(self.channels, self.condition != 'concat', self.dtype, name='conditioning')
     if self.condition == 'none':
       # The paper counts f_cond's parameters in this ablation though nothing uses them.

@@ -1,0 +1,153 @@
+"""The released preset against numbers of the authors' PyTorch code (../shared/parity/README.md).
+
+Weights, inputs and noise are drawn by the recipe given there and converted by `pretrained`,
+so that conversion, network, losses and gradients are all held against the original.
+"""
+
+import json
+import zlib
+
+import jax
+import numpy as np
+import pytest
+
+from configs import common
+from dmtl_jax import losses, pretrained
+from dmtl_jax.models import build_model
+from dmtl_jax.models import pairs as pairs_lib
+from dmtl_jax.models.encoder import ResNet
+from dmtl_jax.models.layers import resize
+from dmtl_jax.state import init_variables
+from dmtl_jax.tasks import Task
+from tests.conftest import shared
+
+TASKS = (
+    Task('semseg', 'semseg', tuple(f'class{i}' for i in range(21))),
+    Task('parsing', 'parsing', tuple(f'part{i}' for i in range(7))),
+    Task('saliency', 'saliency'),
+    Task('normals', 'normals'),
+    Task('boundary', 'boundary'),
+)
+NAMES = dict(zip(('semseg', 'human_parts', 'sal', 'normals', 'edge'), TASKS))
+WEIGHTS = np.array([1, 2, 5, 10, 50], np.float32)
+CHANNELS = 512
+
+
+def rng(name: str, seed: int) -> np.random.Generator:
+  return np.random.default_rng(zlib.crc32(f'{seed}/{name}'.encode()))
+
+
+def draw_state(seed: int) -> dict[str, np.ndarray]:
+  state = {}
+  for name, shape in json.loads(shared('parity/released_state_dict.json').read_text()).items():
+    z = rng(name, seed).standard_normal(shape)
+    if name.endswith('running_mean'):
+      z *= 0.1
+    elif name.endswith('running_var'):
+      z = 1 + 0.2 * np.abs(z)
+    elif len(shape) == 1:
+      z = 1 + 0.1 * z if name.endswith('weight') else 0.05 * z
+    else:
+      z /= np.sqrt(np.prod(shape[1:]))
+    state[name] = z.astype(np.float32)
+  return state
+
+
+def draw_images(seed: int, size) -> np.ndarray:
+  return rng('image', seed).standard_normal((2, 3, *size)).astype(np.float32).transpose(0, 2, 3, 1)
+
+
+def draw_noise(seed: int, k: int, batch: int, size) -> np.ndarray:
+  """The k-th draw of the run, [batch, h, w, C]."""
+  draw = rng(f'noise/{k}', seed).standard_normal((batch, CHANNELS, size[0] // 8, size[1] // 8))
+  return draw.astype(np.float32).transpose(0, 2, 3, 1)
+
+
+@pytest.fixture(scope='module')
+def released():
+  """The model, and a function seed -> variables that refills the same arrays."""
+  model = build_model(common.base('method=feature,preset=released'), TASKS)
+  shapes = jax.eval_shape(lambda key: init_variables(model, key, (64, 64)), jax.random.key(0))
+  variables = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+  views = pretrained.released_views(variables, TASKS)
+
+  def fill(seed: int) -> dict:
+    pretrained.fill(views, draw_state(seed), 'the recipe')
+    return variables
+
+  return model, fill
+
+
+def test_evaluation(released):
+  """Initial and final maps within 2e-4 (max abs), and the encoder's stages."""
+  model, fill = released
+  expected = np.load(shared('parity/released_feature_eval.npz'))
+  size, tasks = (64, 96), len(TASKS)
+  variables, images = fill(11), draw_images(11, size)
+  noise = np.stack(
+      [np.concatenate([draw_noise(11, step * tasks + t, 2, size) for t in range(tasks)]) for step in range(2)]
+  )
+  output = jax.jit(model.apply)(variables, images, noise=noise)
+  for name, task in NAMES.items():
+    np.testing.assert_allclose(output.initial[task.name], expected[f'initial/{name}'], rtol=0, atol=2e-4)
+    full = resize(output.final[task.name], size)
+    np.testing.assert_allclose(full[:, ::4, ::4], expected[f'preds/{name}'], rtol=0, atol=2e-4)
+
+  encoder = {part: variables[part]['backbone']['encoder'] for part in variables}
+  stages = jax.jit(ResNet('resnet18').apply, static_argnums=2)(encoder, images, False)
+  for i, stage in enumerate(stages, 1):
+    np.testing.assert_allclose(stage.mean((1, 2)), expected[f'stage{i}_mean'], rtol=0, atol=2e-4)
+
+
+def draw_labels(seed: int, size) -> dict[str, np.ndarray]:
+  """Labels in our encoding, from the recipe's draws in its order."""
+  r, shape = rng('labels', seed), (2, 1, *size)
+  labels = {}
+  for name in ('semseg', 'human_parts', 'sal', 'edge'):
+    if name in ('semseg', 'human_parts'):
+      label = r.integers(0, NAMES[name].channels, shape)
+    else:
+      label = r.random(shape) < (0.3 if name == 'sal' else 0.1)
+    labels[NAMES[name].name] = np.where(r.random(shape) < 0.1, 255, label).astype(np.uint8)
+  normals = r.standard_normal((2, 3, *size))
+  normals /= np.linalg.norm(normals, axis=1, keepdims=True)
+  labels['normals'] = np.where(r.random(shape) < 0.2, 0, normals).astype(np.float32)
+  return {name: label.transpose(0, 2, 3, 1) for name, label in labels.items()}
+
+
+@pytest.mark.parametrize('setting, seed, size', [('onelabel', 12, (64, 96)), ('randomlabel', 13, (64, 64))])
+def test_training(released, setting, seed, size):
+  """Losses within 1e-4 and gradient norms of every group within 1e-3, relative."""
+  model, fill = released
+  expected = np.load(shared(f'parity/released_feature_train_{setting}.npz'))
+  mask = expected['mask'].astype(bool)
+  count = int(mask.sum())
+  pairs = pairs_lib.select(mask, count)
+  noise = np.stack([np.concatenate([draw_noise(seed, 3 * n + k, 1, size) for n in range(count)]) for k in range(2)])
+  variables, images, labels = fill(seed), draw_images(seed, size), draw_labels(seed, size)
+
+  @jax.jit
+  def step(params, batch_stats):
+    def loss(params):
+      output, _ = model.apply(
+          {'params': params, 'batch_stats': batch_stats},
+          images, pairs=pairs, noise=noise, train=True, mutable=['batch_stats'],
+      )  # fmt: skip
+      return losses.total_loss(TASKS, output, labels, mask, WEIGHTS)
+
+    return jax.value_and_grad(loss, has_aux=True)(params)
+
+  (total, parts), grads = step(variables['params'], variables['batch_stats'])
+  np.testing.assert_allclose(total, expected['loss/total'], rtol=1e-4)
+  for b, t in zip(*np.nonzero(mask)):
+    for part, values in parts.items():
+      np.testing.assert_allclose(values[b, t], expected[f'loss/{part}/{b}/{list(NAMES)[t]}'], rtol=1e-4)
+
+  # Under the original's names, so that its groups are prefixes here too.
+  grads = pretrained.released_views({'params': jax.tree.map(np.asarray, grads)}, TASKS)
+  squares = {name: float(np.vdot(view, view)) for name, (view,) in grads.items()}
+  groups = [name.removeprefix('gradnorm/') for name in expected if name.startswith('gradnorm/')]
+  assert len(groups) == {'onelabel': 12, 'randomlabel': 18}[setting]
+  for group in groups:
+    norm = sum(square for name, square in squares.items() if name.startswith(f'{group}.')) ** 0.5
+    np.testing.assert_allclose(norm, expected[f'gradnorm/{group}'], rtol=1e-3, err_msg=group)
