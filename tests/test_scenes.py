@@ -1,4 +1,4 @@
-"""The embedded data set: geometry against closed forms, labels against each other, the builder against the renderer."""
+"""The embedded data set: geometry against closed forms, labels against each other, builder against renderer."""
 
 import subprocess
 import sys
@@ -57,7 +57,10 @@ def inside(kind, ratio, p):
   )[kind]
 
 
-@pytest.mark.parametrize('kind, ratio', [('box', 1), ('sphere', 1), ('frustum', 0), ('frustum', 1.5), ('torus', 0.3)])
+BODIES = [('box', 1), ('sphere', 1), ('frustum', 0), ('frustum', 1.5), ('torus', 0.3)]
+
+
+@pytest.mark.parametrize('kind, ratio', BODIES)
 def test_first_hit_is_where_a_march_along_the_ray_enters(kind, ratio):
   rng = np.random.default_rng(5)
   turned = geometry.rotation(0, 0.7) @ geometry.rotation(2, 1.1)
@@ -91,7 +94,8 @@ def test_the_floor_faces_up_and_its_depth_follows_from_the_height_of_the_eye():
   expected = 1.5 / ((rows + 0.5 - 32) / 32)  # eye height over the ray's slope
   assert floor.any()
   np.testing.assert_allclose(maps['depth'][floor, 0], expected[floor], rtol=1e-6)
-  np.testing.assert_allclose(maps['normals'][floor], np.broadcast_to([0.0, 1, 0], (floor.sum(), 3)), atol=1e-7)
+  upwards = np.broadcast_to([0.0, 1, 0], (floor.sum(), 3))
+  np.testing.assert_allclose(maps['normals'][floor], upwards, atol=1e-7)
 
 
 def test_depth_normals_and_outline_of_a_sphere_by_closed_form():
@@ -121,7 +125,8 @@ def test_normals_agree_with_differences_of_depth(index):
   estimate = np.cross(down, across)
   estimate /= np.linalg.norm(estimate, axis=-1, keepdims=True)
   middle = ids[1:-1, 1:-1]
-  same = np.all([middle == other for other in (ids[1:-1, 2:], ids[1:-1, :-2], ids[2:, 1:-1], ids[:-2, 1:-1])], 0)
+  around = ids[1:-1, 2:], ids[1:-1, :-2], ids[2:, 1:-1], ids[:-2, 1:-1]
+  same = np.all([middle == other for other in around], 0)
   error = angles(estimate, normals[1:-1, 1:-1])
   flat = same & (middle < render.FACES)
   assert flat.mean() > 0.15 and error[flat].max() < 0.1
@@ -215,8 +220,16 @@ def test_figures_are_whole_and_stand_on_the_floor(kind):
     assert np.linalg.norm(above.pose[:, 2]) * 2 == pytest.approx(0.172 * 1.7)
   # one body: each solid touches another one
   for i, solid in enumerate(solids):
-    gaps = [np.linalg.norm(solid.sphere[0] - o.sphere[0]) - solid.sphere[1] - o.sphere[1] for o in solids[:i] + solids[i + 1 :]]
+    (center, radius), others = solid.sphere, [other.sphere for other in solids[:i] + solids[i + 1 :]]
+    gaps = [np.linalg.norm(center - other) - radius - reach for other, reach in others]
     assert min(gaps) < 0
+
+
+def bottom(solid) -> float:
+  """Height of the lowest point (of the bounding box, if not a ball)."""
+  if solid.kind == 'sphere':
+    return solid.pose[2, 3] - np.linalg.norm(solid.pose[2, :3])
+  return solid.corners[:, 2].min()
 
 
 def test_every_object_stands_on_its_base():
@@ -224,17 +237,15 @@ def test_every_object_stands_on_its_base():
   for maker in (*objects.FLOOR_THINGS, *objects.TABLE_THINGS):
     for _ in range(3):
       thing = maker(rng, Palette(rng))
-      lowest = min(
-          solid.pose[2, 3] - np.linalg.norm(solid.pose[2, :3]) if solid.kind == 'sphere' else solid.corners[:, 2].min()
-          for solid in thing.solids
-      )
-      assert -0.06 < lowest < 0.05 and len({solid.label for solid in thing.solids}) == 1
+      lowest = min(bottom(solid) for solid in thing.solids)
+      assert -0.02 < lowest < 0.001 and len({solid.label for solid in thing.solids}) == 1
 
 
 def test_textures_are_colours():
   u, v = np.random.default_rng(0).uniform(-5, 5, (2, 500)).astype(np.float32)
   for name in textures.TEXTURES:
-    material = textures.Material(name, np.array([[0.1, 0.2, 0.3], [0.7, 0.5, 0.3], [0.9, 0.9, 0.2]]), (1.3, 1.1))
+    colors = np.array([[0.1, 0.2, 0.3], [0.7, 0.5, 0.3], [0.9, 0.9, 0.2]])
+    material = textures.Material(name, colors, (1.3, 1.1))
     color = textures.albedo(material, u, v)
     assert color.shape == (3, 500) and color.dtype == np.float32
     assert color.min() >= 0.01 and color.max() <= 0.95 and color.std(1).max() > 0.002
@@ -258,7 +269,8 @@ def test_a_body_between_lamp_and_floor_casts_its_shadow_there():
 
 def test_images_depend_on_seed_split_and_index_alone():
   ids = [f'train_{index:05d}' for index in range(18)]
-  one, two = ([e for _, e in raw.examples(labels.encode, (4, 16, 24), {'train': ids}, 'train', n)] for n in (1, 2))
+  splits, settings = {'train': ids}, (4, 16, 24)
+  one, two = ([e for _, e in raw.examples(labels.encode, settings, splits, 'train', n)] for n in (1, 2))
   assert one == two and len(one) == 18
   assert len({e['image'] for e in one}) == 18
   others = [labels.encode(settings, id)['image'] for settings, id in
@@ -282,7 +294,8 @@ def test_builder_gives_back_what_was_rendered(tmp_path, monkeypatch):
     assert list(found['labels']) == [task.name for task in scenes.TASKS]
     for task in scenes.TASKS:
       label, truth = found['labels'][task.name], expected['labels'][task.name]
-      assert label.shape == (48, 64, task.spec.label_channels) and label.dtype == truth.dtype == task.spec.label_dtype
+      assert label.shape == (48, 64, task.spec.label_channels)
+      assert label.dtype == truth.dtype == task.spec.label_dtype
       tolerance = {'normals': 5e-5, 'depth': 1.01e-4}.get(task.name, 0)
       np.testing.assert_allclose(label.astype(float), truth.astype(float), rtol=0, atol=tolerance)
     np.testing.assert_allclose(np.linalg.norm(found['labels']['normals'], axis=-1), 1, atol=1e-6)
@@ -299,11 +312,15 @@ def test_default_settings_and_other_ones_have_their_own_folders(tmp_path, monkey
   monkeypatch.setattr(scenes, '_render', lambda builder: None)
   default = scenes.builder(ConfigDict(dict(dir=str(tmp_path), size=(96, 128))))
   assert default.data_path == Builder(data_dir=str(tmp_path)).data_path
-  folders = {scenes.builder(data(tmp_path, **other)).data_path for other in ({}, dict(seed=1), dict(size=(64, 64)))}
+  others = ({}, dict(seed=1), dict(size=(64, 64)))
+  folders = {scenes.builder(data(tmp_path, **other)).data_path for other in others}
   assert len(folders | {default.data_path}) == 4
 
 
-@pytest.mark.parametrize('setting, field', [(dict(size=(8, 64)), 'size'), (dict(val_count=0), 'val_count'), (dict(seed=-1), 'seed')])
+WRONG = [(dict(size=(8, 64)), 'size'), (dict(val_count=0), 'val_count'), (dict(seed=-1), 'seed')]
+
+
+@pytest.mark.parametrize('setting, field', WRONG)
 def test_settings_out_of_range_are_named(tmp_path, setting, field):
   with pytest.raises(UserError, match=f'config.data.*{field}'):
     scenes.builder(data(tmp_path, **setting))

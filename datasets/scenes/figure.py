@@ -42,7 +42,10 @@ def draw_pose(rng: np.random.Generator, kind: str) -> dict:
         elbow=[around(40, 25) for _ in range(2)],
     )
   elif kind == 'reach':
-    pose.update(shoulder=[(around(85, 40), around(10, 15)) for _ in range(2)], elbow=[around(25, 25) for _ in range(2)])
+    pose.update(
+        shoulder=[(around(85, 40), around(10, 15)) for _ in range(2)],
+        elbow=[around(25, 25) for _ in range(2)],
+    )
   elif kind == 'wave':
     arm = rng.integers(2)
     pose['shoulder'][arm] = (around(60, 40), around(80, 40))
@@ -75,7 +78,7 @@ def draw_pose(rng: np.random.Generator, kind: str) -> dict:
   return pose
 
 
-def figure(rng: np.random.Generator, palette, height: float, kind: str, label: int) -> tuple[list[Solid], float]:
+def figure(rng, palette, height: float, kind: str, label: int) -> tuple[list[Solid], float]:
   """A dressed figure in a random pose of the kind, its lowest point on the floor z = 0.
 
   Args:
@@ -94,7 +97,8 @@ def figure(rng: np.random.Generator, palette, height: float, kind: str, label: i
   chest = spine @ rotation(2, np.radians(pose['twist']))
   shoulders = hips + spine @ np.array([0, 0, 0.285 * height])
   body.torso(height, hips, shoulders, spine, chest)
-  body.head(height, shoulders, chest @ rotation(2, np.radians(pose['nod'][1])) @ rotation(0, np.radians(pose['nod'][0])))
+  nod, turn = np.radians(pose['nod'])
+  body.head(height, shoulders, chest @ rotation(2, turn) @ rotation(0, nod))
   for i, side in enumerate((1, -1)):
     body.arm(height, shoulders + chest @ np.array([side * 0.112 * height, 0, -0.022 * height]), chest,
              side, pose['shoulder'][i], pose['elbow'][i])
@@ -149,10 +153,13 @@ class _Body:
     center = shoulders + turned @ np.array([0, 0.012, 0.105]) * height
     self.limb(shoulders - 0.02 * height * turned[:, 2], center, (0.034, 0.03), 'skin', HEAD)
     self.blob(center, (0.049, 0.059, 0.071), 'skin', HEAD, turned)
-    self.blob(center + turned @ np.array([0, -0.014, 0.017]) * height, (0.055, 0.058, 0.066), 'hair', HEAD, turned)
-    self.blob(center + turned @ np.array([0, 0.058, -0.01]) * height, (0.009, 0.014, 0.014), 'skin', HEAD, turned)
+    crown = center + turned @ np.array([0, -0.014, 0.017]) * height
+    nose = center + turned @ np.array([0, 0.058, -0.01]) * height
+    self.blob(crown, (0.055, 0.058, 0.066), 'hair', HEAD, turned)
+    self.blob(nose, (0.009, 0.014, 0.014), 'skin', HEAD, turned)
     for side in (1, -1):
-      self.blob(center + turned @ np.array([side * 0.02, 0.052, 0.008]) * height, np.full(3, 0.01), 'eye', HEAD)
+      eye = center + turned @ np.array([side * 0.02, 0.052, 0.008]) * height
+      self.blob(eye, np.full(3, 0.01), 'eye', HEAD)
 
   def arm(self, height, shoulder, frame, side, angles, bend):
     frame = frame @ rotation(1, -side * np.radians(angles[1])) @ rotation(0, np.radians(angles[0]))
@@ -176,6 +183,7 @@ class _Body:
     self.limb(hip, knee, (0.05, 0.036), 'trousers', UPPER_LEG)
     self.blob(knee, np.full(3, 0.036), 'shin', LOWER_LEG)
     self.limb(knee, ankle, (0.036, 0.023), 'shin', LOWER_LEG)
-    foot = shin @ rotation(0, np.clip(np.radians(bend) - flexion, -0.7, 0.7))  # level, within the ankle's limits
+    level = np.clip(np.radians(bend) - flexion, -0.7, 0.7)  # as far as the ankle goes
+    foot = shin @ rotation(0, level)
     center = ankle + foot @ np.array([0, 0.035, -0.02]) * height
     self.blob(center, (0.026, 0.066, 0.026), 'shoe', LOWER_LEG, foot)

@@ -46,7 +46,8 @@ class Solid:
 
   def moved(self, rotation: np.ndarray, translation: np.ndarray) -> 'Solid':
     """The solid after rotation [3,3] and then translation [3]."""
-    pose = np.concatenate([rotation @ self.pose[:, :3], (rotation @ self.pose[:, 3] + translation)[:, None]], 1)
+    center = rotation @ self.pose[:, 3] + translation
+    pose = np.column_stack([rotation @ self.pose[:, :3], center])
     return dataclasses.replace(self, pose=pose)
 
   @functools.cached_property
@@ -62,7 +63,7 @@ class Solid:
   @functools.cached_property
   def corners(self) -> np.ndarray:
     """World corners [8,3] of the body's local bounding box."""
-    widest = 1 + self.ratio if self.kind == 'torus' else max(1.0, self.ratio) if self.kind == 'frustum' else 1.0
+    widest = dict(torus=1 + self.ratio, frustum=max(1, self.ratio)).get(self.kind, 1)
     half = np.array([widest, widest, self.ratio if self.kind == 'torus' else 1.0])
     return np.einsum('ki,ji->kj', SIGNS * half, self.pose[:, :3]) + self.pose[:, 3]
 

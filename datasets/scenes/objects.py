@@ -47,7 +47,8 @@ def cabinet(rng, palette) -> Thing:
   if kind == 'books':
     material = palette.material(('books',), palette.color((0.2, 0.6)), gloss=0.0)
   else:
-    material = palette.framed('doors', face, np.stack([body.colors[0], body.colors[0] * 0.6, palette.color((0, 0.2))]))
+    paint = np.stack([body.colors[0], body.colors[0] * 0.6, palette.color((0, 0.2))])
+    material = palette.framed('doors', face, paint)
   solids.append(box((0, -half[1], height / 2), (face[0], 0.008, face[1]), material, CABINET))
   return Thing(solids, tuple(half), height + 0.03 if height < 1.3 else 0.0)
 
@@ -56,7 +57,8 @@ def _cartons(rng, palette):
   solids, z, half = [], 0.0, rng.uniform(0.22, 0.4, 2)
   for _ in range(rng.integers(1, 4)):
     height = rng.uniform(0.12, 0.3)
-    solid = box((0, 0, 0), (*half, height), palette.material(('plain', 'mottled', 'stripes', 'checks')), CABINET)
+    material = palette.material(('plain', 'mottled', 'stripes', 'checks'))
+    solid = box((0, 0, 0), (*half, height), material, CABINET)
     solids.append(solid.moved(rotation(2, rng.uniform(-0.3, 0.3)), np.array([0, 0, z + height])))
     z, half = z + 2 * height, half * rng.uniform(0.65, 0.95)
   return Thing(solids, (0.4, 0.4))
@@ -81,7 +83,8 @@ def table(rng, palette) -> Thing:
   solids.append(box((0, 0, height - 0.08), apron, leg, TABLE))
   for x in (-1, 1):
     for y in (-1, 1):
-      solids.append(box((x * inset[0], y * inset[1], height / 2 - 0.02), (thick, thick, height / 2 - 0.02), leg, TABLE))
+      stand = (thick, thick, height / 2 - 0.02)
+      solids.append(box((x * inset[0], y * inset[1], stand[2]), stand, leg, TABLE))
   return Thing(solids, tuple(half), height)
 
 
@@ -93,10 +96,10 @@ def chair(rng, palette) -> Thing:
   wood, cloth = palette.material(colors.FURNITURE), palette.material(colors.FABRICS + colors.FURNITURE)
   solids = [box((0, 0, seat - 0.02), (half, half, 0.025), cloth, CHAIR)]
   for x in (-1, 1):
-    solids.append(limb((x * half * 0.9, -half * 0.9, 0), (x * half * 0.85, -half * 0.85, seat), (0.018, 0.02), wood, CHAIR))
-    solids.append(
-        limb((x * half * 0.95, half, 0), (x * half * 0.9, half * 1.1, seat + back), (0.018, 0.018), wood, CHAIR)
-    )
+    front, rear = x * half * 0.9, x * half * 0.95
+    solids.append(limb((front, -half * 0.9, 0), (front, -half * 0.85, seat), (0.018, 0.02), wood, CHAIR))
+    top = (front, half * 1.1, seat + back)
+    solids.append(limb((rear, half, 0), top, (0.018, 0.018), wood, CHAIR))
   if rng.random() < 0.5:
     solids.append(box((0, half * 1.05, seat + back * 0.65), (half * 0.9, 0.015, back * 0.32), cloth, CHAIR))
   else:
@@ -108,6 +111,7 @@ def chair(rng, palette) -> Thing:
 def _armchair(rng, palette):
   wide = rng.uniform(0.3, 0.75)  # up to a sofa
   cloth, cushion = palette.material(colors.FABRICS, gloss=0.0), palette.material(colors.FABRICS, gloss=0.0)
+  wood = palette.plain(palette.like(palette.choose(colors.WOODS)))
   solids = [
       box((0, 0, 0.2), (wide, 0.36, 0.14), cloth, CHAIR),
       box((0, -0.03, 0.38), (wide - 0.01, 0.31, 0.05), cushion, CHAIR),
@@ -116,7 +120,10 @@ def _armchair(rng, palette):
   ]
   for x in (-1, 1):
     solids.append(box((x * (wide + 0.06), 0, 0.3), (0.06, 0.36, 0.24), cloth, CHAIR))
-    solids.append(limb((x * (wide + 0.06), -0.36, 0.54), (x * (wide + 0.06), 0.36, 0.54), (0.07, 0.07), cloth, CHAIR))
+    arm = x * (wide + 0.06)
+    solids.append(limb((arm, -0.36, 0.54), (arm, 0.36, 0.54), (0.07, 0.07), cloth, CHAIR))
+    for y in (-0.3, 0.3):
+      solids.append(limb((x * wide, y, 0), (x * wide, y, 0.08), (0.02, 0.03), wood, CHAIR))
   return Thing(solids, (wide + 0.13, 0.38))
 
 
@@ -129,7 +136,8 @@ def stool(palette, height: float) -> Thing:
     solids = [upright(0.06, (0.2, 0.21), cloth, CHAIR, height - 0.06)]
     for angle in np.arange(4) * np.pi / 2 + 0.6:
       x, y = np.cos(angle), np.sin(angle)
-      solids.append(limb((0.19 * x, 0.19 * y, 0), (0.13 * x, 0.13 * y, height - 0.03), (0.016, 0.02), wood, CHAIR))
+      top = (0.13 * x, 0.13 * y, height - 0.03)
+      solids.append(limb((0.19 * x, 0.19 * y, 0), top, (0.016, 0.02), wood, CHAIR))
   return Thing(solids, (0.22, 0.22))
 
 
@@ -162,13 +170,17 @@ def plant(rng, palette, size=None) -> Thing:
   size = rng.uniform(0.7, 1.4) if size is None else size
   pot = palette.material(('plain', 'stripes', 'zigzag', 'marble', 'bands'))
   radius, rim = size * rng.uniform(0.13, 0.18), size * rng.uniform(0.22, 0.32)
-  solids = [upright(rim, (radius * 0.7, radius), pot, PLANT), ring((0, 0, rim), radius, radius * 0.12, pot, PLANT)]
+  solids = [
+      upright(rim, (radius * 0.7, radius), pot, PLANT),
+      ring((0, 0, rim), radius, radius * 0.12, pot, PLANT),
+  ]
   green = np.array([0.06, 0.2, 0.04]) if rng.random() < 0.75 else palette.color((0.3, 0.8))
   if rng.random() < 0.3:
     leaves = palette.material(('mottled',), palette.like(green), gloss=0.0, scale=3)
     solids.append(upright(size * 0.15, (0.02, 0.02), palette.plain(colors.WOODS[2]), PLANT, rim))
     for i in range(3):
-      solids.append(upright(size * 0.34, (size * (0.26 - 0.06 * i), 0.01), leaves, PLANT, size * (0.36 + 0.18 * i)))
+      wide, base = size * (0.26 - 0.06 * i), size * (0.36 + 0.18 * i)
+      solids.append(upright(size * 0.34, (wide, 0.01), leaves, PLANT, base))
     return Thing(solids, (size * 0.22, size * 0.22))
   for angle in np.arange(11) * 2.4:
     out, lift = rng.uniform(0.08, 0.26) * size, rng.uniform(0.45, 0.95) * size
@@ -214,7 +226,8 @@ def _tower(rng, palette, size):
   solids, z, radius = [], 0.0, size
   for _ in range(rng.integers(1, 5)):
     tube = radius * 0.38
-    solids.append(ring((0, 0, z + tube), radius * 0.75, tube, palette.plain(palette.color((0.5, 0.9)), 0.4), TOY))
+    material = palette.plain(palette.color((0.5, 0.9)), 0.4)
+    solids.append(ring((0, 0, z + tube), radius * 0.75, tube, material, TOY))
     z, radius = z + 1.7 * tube, radius * 0.83
   solids.append(ellipsoid((0, 0, z + radius * 0.4), radius * 0.5, palette.plain(palette.color(), 0.4), TOY))
   return Thing(solids, (size, size))

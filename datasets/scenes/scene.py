@@ -96,7 +96,8 @@ def draw(rng: np.random.Generator) -> Scene:
 def draw_camera(rng, size) -> Camera:
   """A camera near the low-y wall that looks into the room."""
   position = np.array([rng.uniform(0.2, 0.8) * size[0], rng.uniform(0.25, 0.9), rng.uniform(0.9, 2.0)])
-  target = np.array([rng.uniform(0.2, 0.8) * size[0], rng.uniform(0.55, 0.9) * size[1], rng.uniform(0.2, 1.3)])
+  target = size * np.array([rng.uniform(0.2, 0.8), rng.uniform(0.55, 0.9), 0])
+  target[2] = rng.uniform(0.2, 1.3)
   back = (position - target) / np.linalg.norm(position - target)
   right = np.cross([0, 0, 1.0], back)
   right /= np.linalg.norm(right)
@@ -110,7 +111,8 @@ def draw_light(rng, size) -> Light:
   position = size * np.array([rng.uniform(0.1, 0.9), rng.uniform(0.1, 0.8), rng.uniform(0.75, 0.96)])
   radius = rng.uniform(0.05, 0.22)
   if rng.random() < 0.35:
-    position = np.array([rng.choice([-1.5, size[0] + 1.5]), rng.uniform(0, 0.7) * size[1], rng.uniform(2.2, 4.5)])
+    side = rng.choice([-1.5, size[0] + 1.5])
+    position = np.array([side, rng.uniform(0, 0.7) * size[1], rng.uniform(2.2, 4.5)])
     radius = rng.uniform(0.1, 0.35)
   warmth = rng.uniform(-0.12, 0.2)
   color = np.array([1 + warmth, 1.0, 1 - 1.3 * warmth]) * rng.uniform(0.7, 1.5)
@@ -157,7 +159,8 @@ def _hangings(rng, palette, size):
     for left, right in zip(slots[:-1], slots[1:]):
       if rng.random() < 0.35:
         continue
-      solids = _window(rng, palette, right - left, h) if rng.random() < 0.3 else _picture(rng, palette, right - left, h)
+      hang = _window if rng.random() < 0.3 else _picture
+      solids = hang(rng, palette, right - left, h)
       shift = np.array([(left + right) / 2 + rng.uniform(-0.1, 0.1), 0, 0])
       matrix = rotation(2, turn)
       result.append([solid.moved(matrix, origin + matrix @ shift) for solid in solids])
@@ -167,7 +170,8 @@ def _hangings(rng, palette, size):
 def _picture(rng, palette, room, height):
   half = np.array([rng.uniform(0.18, min(0.6, room / 2 - 0.15)), rng.uniform(0.18, 0.45)])
   z = rng.uniform(1.2, max(1.25, height - half[1] - 0.25))
-  frame = palette.plain(palette.like(palette.choose(colors.WOODS)) if rng.random() < 0.6 else palette.color((0, 0.5)))
+  wooden = rng.random() < 0.6
+  frame = palette.plain(palette.like(palette.choose(colors.WOODS)) if wooden else palette.color((0, 0.5)))
   painting = palette.framed(palette.choose(colors.PAINTINGS), half)
   edge = rng.uniform(0.02, 0.06)
   return [
@@ -193,7 +197,8 @@ def _window(rng, palette, room, height):
   if rng.random() < 0.4:
     cloth = palette.material(colors.FABRICS, gloss=0.0)
     for side in (-1, 1):
-      solids.append(box((side * (half[0] + 0.02), -0.05, z - 0.05), (0.14, 0.03, half[1] + 0.15), cloth, WINDOW))
+      at = (side * (half[0] + 0.02), -0.05, z - 0.05)
+      solids.append(box(at, (0.14, 0.03, half[1] + 0.15), cloth, WINDOW))
   return solids
 
 

@@ -31,7 +31,8 @@ def limb(start, end, radii, material, label, part=0, flat=1.0, side=(1.0, 0.0, 0
   side /= np.linalg.norm(side)
   widest = max(radii[0], 1e-4)
   axes = np.column_stack([widest * side, flat * widest * np.cross(along, side), half])
-  return Solid('frustum', np.column_stack([axes, (start + end) / 2]), material, label, part, radii[1] / widest)
+  pose = np.column_stack([axes, (start + end) / 2])
+  return Solid('frustum', pose, material, label, part, radii[1] / widest)
 
 
 def upright(height, radii, material, label, base=0.0, at=(0.0, 0.0)) -> Solid:

@@ -184,7 +184,8 @@ def _landscape(u, v):
   u, v = _framed(u, v)
   hills, near = v < far, v < close
   sun = (u - 0.4) ** 2 + (v - 0.5) ** 2 < 0.05
-  return np.where(near, 0.5, hills.astype(np.float32)), 0.9 * (sun & ~hills), np.where(near, 0.6, 0.85 + 0.25 * v)
+  shade = np.where(near, 0.6, 0.85 + 0.25 * v)
+  return np.where(near, 0.5, hills.astype(np.float32)), 0.9 * (sun & ~hills), shade
 
 
 def _portrait(u, v):
