@@ -76,10 +76,10 @@ RELEASED_MODULES = (
     (r'^denoiser/step_embed/fc2', f'{DENOISER}.t_embedder.mlp.2'),
     (r'^head', f'{DENOISER}.final_task_heads.*.linear_pred'),
 )
-# Entries without a counterpart: torchvision's classifier, counters of BatchNorm, tables of the noise schedule.
+# Entries without a counterpart: torchvision's classifier, BatchNorm's counters, tables of the noise schedule.
 IGNORED = re.compile(
-    r'fc\.(weight|bias)|(.*\.)?num_batches_tracked'
-    r'|diffusion_model\.(betas|alphas_cumprod(_prev)?|posterior_\w+|(sqrt|log)_\w*alphas_cumprod|lvlb_weights|logvar)'
+    r'fc\.(weight|bias)|(.*\.)?(num_batches_tracked|betas|alphas_cumprod|alphas_cumprod_prev|lvlb_weights|logvar'
+    r'|(sqrt|log)_\w*alphas_cumprod|posterior_(variance|log_variance_clipped|mean_coef1|mean_coef2))'
 )
 
 Views = dict[str, list[np.ndarray]]
@@ -124,7 +124,7 @@ def resolve(source: str) -> pathlib.Path:
     path = pathlib.Path(huggingface_hub.hf_hub_download(source, 'model.safetensors', revision=revision))
   except OSError as error:  # what the hub's errors derive from
     reason = (str(error).splitlines() or [''])[0]
-    raise UserError(f'{source}: cannot be downloaded ({reason}); or give the path of its model.safetensors') from error
+    raise UserError(f'{source}: no download ({reason}); or give the path of its model.safetensors') from error
   download.check(path, sha256)
   return path
 
@@ -166,10 +166,12 @@ def load_released(state: dict, variables: dict, tasks: tuple[Task, ...], source:
   """Variables of `method=feature` filled from the released code's names.
 
   Raises:
-    UserError: the tasks are not PASCAL's five in the released order, or the entries do not fit.
+    UserError: another method, other tasks than PASCAL's five in the released order, or entries that do not fit.
   """
+  if not {'denoiser', 'head'} <= variables['params'].keys():
+    raise UserError(f'{source}: a released checkpoint is Feature Diffusion; use method=feature,preset=released')
   if tuple(task.kind for task in tasks) != tuple(RELEASED_TASKS):
-    raise UserError(f'{source}: a released checkpoint, which needs the tasks {", ".join(RELEASED_TASKS)} in this order')
+    raise UserError(f'{source}: a released checkpoint is of the tasks {", ".join(RELEASED_TASKS)}, in this order')
   variables = jax.tree.map(np.array, variables)
   fill(released_views(variables, tasks), state, source)
   return variables
@@ -181,7 +183,8 @@ def torchvision_views(variables: dict) -> Views:
   for module, kind, array in _arrays(variables):
     prefix, encoder, inside = module.rpartition('encoder/')
     if encoder and prefix.endswith('backbone/'):
-      views.setdefault(f'{_renamed(inside, TORCHVISION_MODULES)}.{ARRAYS[kind]}', []).append(_in_torch_layout(array))
+      name = f'{_renamed(inside, TORCHVISION_MODULES)}.{ARRAYS[kind]}'
+      views.setdefault(name, []).append(_in_torch_layout(array))
   return views
 
 
@@ -241,7 +244,7 @@ def fill(views: Views, state: dict, source: str):
   }
   if any(problems.values()):
     told = '; '.join(f'{len(names)} {what}: {_first(names)}' for what, names in problems.items() if names)
-    raise UserError(f'{source} does not fit this network ({told}); check the backbone, method and preset of --config')
+    raise UserError(f'{source} does not fit this network ({told}); check backbone, method, preset of --config')
   for name, parts in views.items():
     for part in parts:
       part[...] = known[name]
@@ -262,12 +265,13 @@ def convert(source: str, workdir: str, config, tasks: tuple[Task, ...]):
     raise UserError(f'{folder}: already there; choose a new folder')
   state = read_state(resolve(source))
   if not is_released(state):
-    raise UserError(f'{source}: an encoder alone is not a model to evaluate; train with --config.init_from={source}')
+    raise UserError(f'{source}: an encoder alone, no whole model; train with --config.init_from={source}')
   model = build_model(config, tasks)
   shapes = jax.eval_shape(lambda key: init_variables(model, key, tuple(config.data.size)), jax.random.key(0))
   empty = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
   variables = load_released(state, empty, tasks, source)
 
+  config.init_from = source
   workdir_lib.write_json(folder.parent / 'config.json', workdir_lib.to_json(config))
   workdir_lib.write_tasks(folder.parent, tasks)
   meta = {'format': checkpoints_lib.FORMAT, 'config': workdir_lib.to_json(config), 'best': {}}
@@ -279,7 +283,7 @@ def convert(source: str, workdir: str, config, tasks: tuple[Task, ...]):
 def main(argv: list[str] | None = None) -> int:
   """The command above; returns the exit status."""
   parser = argparse.ArgumentParser(prog='python -m dmtl_jax.pretrained', description=__doc__.split('\n\n')[0])
-  parser.add_argument('source', metavar='SRC', help='released PyTorch checkpoint (.pth.tar, .pth or .safetensors)')
+  parser.add_argument('source', metavar='SRC', help='released checkpoint (.pth.tar, .pth, .safetensors)')
   parser.add_argument('workdir', metavar='DST', help='folder to make, for main.py --workdir')
   parser.add_argument('--config', default=RELEASED_CONFIG, help='config of the model (default: %(default)s)')
   args = parser.parse_args(argv)

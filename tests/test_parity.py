@@ -84,9 +84,8 @@ def test_evaluation(released):
   expected = np.load(shared('parity/released_feature_eval.npz'))
   size, tasks = (64, 96), len(TASKS)
   variables, images = fill(11), draw_images(11, size)
-  noise = np.stack(
-      [np.concatenate([draw_noise(11, step * tasks + t, 2, size) for t in range(tasks)]) for step in range(2)]
-  )
+  draws = [[draw_noise(11, step * tasks + t, 2, size) for t in range(tasks)] for step in range(2)]
+  noise = np.stack([np.concatenate(tasks_noise) for tasks_noise in draws])
   output = jax.jit(model.apply)(variables, images, noise=noise)
   for name, task in NAMES.items():
     np.testing.assert_allclose(output.initial[task.name], expected[f'initial/{name}'], rtol=0, atol=2e-4)
@@ -123,7 +122,8 @@ def test_training(released, setting, seed, size):
   mask = expected['mask'].astype(bool)
   count = int(mask.sum())
   pairs = pairs_lib.select(mask, count)
-  noise = np.stack([np.concatenate([draw_noise(seed, 3 * n + k, 1, size) for n in range(count)]) for k in range(2)])
+  draws = [[draw_noise(seed, 3 * n + step, 1, size) for n in range(count)] for step in range(2)]
+  noise = np.stack([np.concatenate(pairs_noise) for pairs_noise in draws])
   variables, images, labels = fill(seed), draw_images(seed, size), draw_labels(seed, size)
 
   @jax.jit

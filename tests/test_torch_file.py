@@ -270,6 +270,7 @@ def write_program(path, program, storages):
       archive.writestr(f'model/data/{storage.key}', storage.data.tobytes())
 
 
+@pytest.mark.filterwarnings('ignore:invalid escape sequence')  # pickletools, of text strings
 @pytest.mark.parametrize('target', ['zip file', 'pickle in a zip file', 'legacy file'])
 def test_fuzzed_files_end_in_a_sentence(tmp_path, target, monkeypatch):
   """FUZZ_EXAMPLES (500) mutations a target: only UserError may come out, and nothing may be called."""
