@@ -6,7 +6,7 @@ import signal
 
 import jax
 
-from dmtl_jax import evaluate, sharding, state as state_lib, workdir as workdir_lib
+from dmtl_jax import evaluate, pretrained, sharding, state as state_lib, workdir as workdir_lib
 from dmtl_jax.checkpoints import Checkpoints
 from dmtl_jax.data import label_settings, pipeline, source as source_lib
 from dmtl_jax.errors import UserError
@@ -55,7 +55,7 @@ def run(config, workdir: str, force: bool = False) -> dict | None:
   batches = pipeline.train_iterator(source, config, jax.process_index(), jax.process_count())
   checkpoints = Checkpoints(workdir, config.train.keep)
   init = jax.jit(lambda key: state_lib.create(model, tx, key, tuple(config.data.size)), out_shardings=everywhere)
-  state, start = start_state(config, checkpoints, init, batches, everywhere)
+  state, start = start_state(config, checkpoints, init, batches, everywhere, tasks)
   log = workdir_lib.Log(workdir, start)
   stop = _StopSignal()
 
@@ -115,18 +115,23 @@ def pair_count(source, config, groups: int) -> int:
   return config.train.batch // groups * max(int(source.label_mask.sum(1).max()), 1)
 
 
-def start_state(config, checkpoints: Checkpoints, init, batches, sharding_):
-  """Where weights come from, in this order: the run's own checkpoint, else fresh ones from the seed."""
+def start_state(config, checkpoints: Checkpoints, init, batches, sharding_, tasks):
+  """Where weights come from, in this order: the run's own checkpoint, config.init_from, the seed."""
   key = jax.random.key(config.seed)
   steps = checkpoints.steps()
-  if not steps:
-    say(f'fresh weights from seed {config.seed}')
-    return init(key), 0
-  shapes = jax.tree.map(
-      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding_), jax.eval_shape(init, key)
-  )
-  say(f'resuming from step {steps[-1]} of {checkpoints.path}')
-  return checkpoints.restore(steps[-1], shapes, batches), steps[-1]
+  if steps:
+    shapes = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding_), jax.eval_shape(init, key)
+    )
+    say(f'resuming from step {steps[-1]} of {checkpoints.path}')
+    return checkpoints.restore(steps[-1], shapes, batches), steps[-1]
+  state = init(key)
+  say(f'fresh weights from seed {config.seed}' + (f', then from {config.init_from}' if config.init_from else ''))
+  if config.init_from:
+    variables = pretrained.load(config.init_from, jax.device_get(state.variables), tasks)
+    variables = jax.device_put(variables, sharding_)
+    state = state.replace(params=variables['params'], batch_stats=variables['batch_stats'])
+  return state, 0
 
 
 def _arrays(batch: dict) -> dict:
