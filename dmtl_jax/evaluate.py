@@ -4,8 +4,12 @@ Scores are sums of per-image states (never averages of batches), so that batches
 devices change nothing; each image counts once.
 """
 
+import concurrent.futures
+import contextlib
 import csv
+import dataclasses
 import io
+import multiprocessing
 import pathlib
 import time
 
@@ -54,22 +58,35 @@ class Evaluator:
       have it) with 'seconds_per_image' of prediction, and this host's rows of per-image scores.
     """
     states, rows, seconds, images = {}, [], 0.0, 0
-    with Progress('evaluating', self.count, 'img') as progress:
+    with Progress('evaluating', self.count, 'img') as progress, self._mapper() as map_images:
       for batch in self._batches():
         began = time.monotonic()
         predictions = self._predict_local(variables, batch)
         if images:  # the first batch compiles
           seconds += time.monotonic() - began
-        for i in np.flatnonzero(batch['valid']):
-          rows.append(self._score(states, predictions, batch, i))
         images += len(batch['valid'])
-        progress.update(int(batch['valid'].sum()) * jax.process_count())
-    states = _merge_hosts(states, self.metrics)
+        shown = np.flatnonzero(batch['valid'])
+        work = [_Scored.of(self.tasks, self.metrics, predictions, batch, i) for i in shown]
+        for i, scored in zip(shown, map_images(_Scored.states, work)):
+          states = _add(states, scored)
+          rows.append({'id': self.source.ids[int(batch['index'][i])]} | _row(scored, self.metrics))
+        progress.update(len(shown) * jax.process_count())
+    states = _merge_hosts(states)
     scores = {
         stage: {name: self.metrics[name].compute(state) for name, state in tasks.items()} for stage, tasks in states.items()
     }
     timed = images - len(batch['valid'])
     return scores | {'seconds_per_image': seconds / timed if timed else None}, rows
+
+  @contextlib.contextmanager
+  def _mapper(self):
+    """`map`, over config.eval.workers processes where there are any (the boundary protocol is slow)."""
+    if not self.config.eval.workers:
+      yield map
+      return
+    context = multiprocessing.get_context('spawn')  # a fork of a process that runs jax can hang
+    with concurrent.futures.ProcessPoolExecutor(self.config.eval.workers, mp_context=context) as pool:
+      yield pool.map
 
   def _batches(self):
     left = self.count
@@ -83,22 +100,48 @@ class Evaluator:
     arrays = sharding.put_batch({'image': batch['image'], 'index': batch['index']}, self.mesh)
     return jax.tree.map(sharding.local_rows, self._predict(variables, arrays['image'], arrays['index']))
 
-  def _score(self, states, predictions, batch, i) -> dict:
-    """Adds image i of a batch to `states`; returns its own scores as one row."""
-    row = {'id': self.source.ids[int(batch['index'][i])]}
-    for stage, maps in predictions.items():
-      for t, task in enumerate(self.tasks):
-        metric = self.metrics[task.name]
-        total = states.setdefault(stage, {}).setdefault(task.name, metric.empty())
-        if not batch['label_mask'][i, t]:
-          continue
-        state = metric.image(maps[task.name][i], batch['labels'][task.name][i])
-        states[stage][task.name] = metrics.merge(total, state)
-        row |= {f'{task.name}/{k} {stage}': v for k, v in metric.compute(state).items()}
-    return row
+
+@dataclasses.dataclass
+class _Scored:
+  """One image's predictions and labels, on their way to its metric states."""
+
+  metrics: dict  # task: metric
+  predictions: dict  # stage: task: map
+  labels: dict  # task: label; labelled tasks only
+
+  @classmethod
+  def of(cls, tasks, task_metrics, predictions, batch, i):
+    shown = [task.name for t, task in enumerate(tasks) if batch['label_mask'][i, t]]
+    maps = {stage: {name: m[name][i] for name in task_metrics} for stage, m in predictions.items()}
+    return cls(task_metrics, maps, {name: batch['labels'][name][i] for name in shown})
+
+  def states(self) -> dict:
+    """{stage: {task: state}}; an unlabelled task has an empty state."""
+    state = lambda name, m: (
+        self.metrics[name].image(m, self.labels[name]) if name in self.labels else self.metrics[name].empty()
+    )
+    return {stage: {name: state(name, m) for name, m in maps.items()} for stage, maps in self.predictions.items()}
 
 
-def _merge_hosts(states, task_metrics):
+def _add(states: dict, more: dict) -> dict:
+  """The sum of two {stage: {task: state}}, either of them {}."""
+  if not states:
+    return more
+  return {stage: {name: metrics.merge(states[stage][name], s) for name, s in tasks.items()} for stage, tasks in more.items()}
+
+
+def _row(states: dict, task_metrics) -> dict[str, float]:
+  """One image's scores as {'task/metric stage': value}."""
+  return {
+      f'{name}/{metric} {stage}': value
+      for stage, tasks in states.items()
+      for name, state in tasks.items()
+      for metric, value in task_metrics[name].compute(state).items()
+      if not np.isnan(value)
+  }
+
+
+def _merge_hosts(states: dict) -> dict:
   """Sums the states of all hosts."""
   if jax.process_count() == 1:
     return states
