@@ -73,7 +73,7 @@ def test_first_hit_is_where_a_march_along_the_ray_enters(kind, ratio):
   points = (origin + t[:, None, None] * direction - pose[:, 3]) @ np.linalg.inv(pose[:, :3]).T
   hit = inside(kind, ratio, points)
   expected = np.where(hit.any(0), t[hit.argmax(0)], np.inf)
-  found = geometry.first_hit(solid, origin, direction.T)
+  found = geometry.first_hit(solid, origin.tolist(), direction.T)
   grazing = np.isfinite(found) != np.isfinite(expected)  # thinner than a step of the march
   assert grazing.mean() < 0.03 and np.isfinite(found).sum() > 40
   np.testing.assert_allclose(found[~grazing], expected[~grazing], atol=1.5 * 5e-4)
@@ -220,8 +220,8 @@ def test_figures_are_whole_and_stand_on_the_floor(kind):
     assert np.linalg.norm(above.pose[:, 2]) * 2 == pytest.approx(0.172 * 1.7)
   # one body: each solid touches another one
   for i, solid in enumerate(solids):
-    (center, radius), others = solid.sphere, [other.sphere for other in solids[:i] + solids[i + 1 :]]
-    gaps = [np.linalg.norm(center - other) - radius - reach for other, reach in others]
+    others = solids[:i] + solids[i + 1 :]
+    gaps = [np.linalg.norm(solid.pose[:, 3] - o.pose[:, 3]) - solid.radius - o.radius for o in others]
     assert min(gaps) < 0
 
 

@@ -8,6 +8,8 @@ map keeps the ray parameter t, so rays are intersected in local coordinates:
   frustum  |z| <= 1, radius 1 at z = -1 and `ratio` at z = 1 (a cylinder at 1, a cone at 0)
   torus    ring of radius 1 in the plane z = 0, tube of radius `ratio`; poses must scale evenly
 
+The axes of a pose, its first three columns, are at right angles.
+
 World coordinates are metres, z up. Vectors are triples of arrays that broadcast: no product over rays
 is left to BLAS, whose rounding may change with its number of threads.
 """
@@ -20,7 +22,7 @@ import numpy as np
 from datasets.scenes.textures import Material
 
 NEAREST = 1e-4  # hits with a smaller t are the ray's own start
-TORUS_STEPS = 40
+TORUS_STEPS = 32
 SIGNS = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)])
 
 
@@ -58,33 +60,38 @@ class Solid:
   @functools.cached_property
   def scale(self) -> np.ndarray:
     """Length in metres of the local unit along each axis [3]."""
-    return np.linalg.norm(self.pose[:, :3], axis=0)
+    return np.sqrt((self.pose[:, :3] ** 2).sum(0))
+
+  @property
+  def half(self) -> np.ndarray:
+    """Half sizes [3] in metres of a box around the body, along its axes."""
+    widest = dict(torus=1 + self.ratio, frustum=max(1, self.ratio)).get(self.kind, 1)
+    return self.scale * (widest, widest, self.ratio if self.kind == 'torus' else 1)
 
   @functools.cached_property
   def corners(self) -> np.ndarray:
-    """World corners [8,3] of the body's local bounding box."""
-    widest = dict(torus=1 + self.ratio, frustum=max(1, self.ratio)).get(self.kind, 1)
-    half = np.array([widest, widest, self.ratio if self.kind == 'torus' else 1.0])
-    return np.einsum('ki,ji->kj', SIGNS * half, self.pose[:, :3]) + self.pose[:, 3]
+    """Corners [8,3] of that box."""
+    edges = self.pose[:, :3] * (self.half / self.scale)
+    return (SIGNS[:, None, :] * edges).sum(-1) + self.pose[:, 3]
 
   @functools.cached_property
-  def sphere(self) -> tuple[np.ndarray, float]:
-    """Centre [3] and radius of a ball around the solid."""
-    return self.pose[:, 3], float(np.sqrt(((self.corners - self.pose[:, 3]) ** 2).sum(1).max()))
+  def radius(self) -> float:
+    """Of a ball about pose[:, 3] that holds the body."""
+    if self.kind == 'sphere':
+      return float(self.scale.max())
+    x, y, z = self.half
+    return float(np.sqrt(x * x + y * y + z * z) if self.kind == 'box' else np.hypot(max(x, y), z))
 
 
 def rotate(matrix: np.ndarray, vector) -> tuple:
-  """matrix [3,3] times a triple of arrays, in the arrays' own dtype."""
+  """matrix [3,3] times a triple of arrays, in their dtype (python's numbers do not widen it)."""
   x, y, z = vector
-  dtype = np.result_type(x, y, z) if np.ndim(x) else np.float64
-  m = matrix.astype(dtype)
-  return tuple([a * x + b * y + c * z for a, b, c in m])
+  return tuple([a * x + b * y + c * z for a, b, c in matrix.tolist()])
 
 
 def to_local(solid: Solid, points) -> tuple:
-  """World points to local ones."""
-  offset = [p - p.dtype.type(c) if np.ndim(p) else p - c for p, c in zip(points, solid.pose[:, 3])]
-  return rotate(solid.inverse, offset)
+  """World points (a triple of arrays or numbers) to local ones."""
+  return rotate(solid.inverse, [p - c for p, c in zip(points, solid.pose[:, 3].tolist())])
 
 
 def first_hit(solid: Solid, origin, direction) -> np.ndarray:
@@ -92,13 +99,10 @@ def first_hit(solid: Solid, origin, direction) -> np.ndarray:
 
   Args:
     solid: seen from outside.
-    origin, direction: triples of numbers or arrays, world coordinates.
+    origin: triple of python's numbers or of arrays, world coordinates.
+    direction: triple of arrays.
   """
-  inverse = solid.inverse
-  offset = [o - (np.asarray(o).dtype.type(c) if np.ndim(o) else c) for o, c in zip(origin, solid.pose[:, 3])]
-  o, d = rotate(inverse, offset), rotate(inverse, direction)
-  if not np.ndim(o[0]):  # python-like scalars do not widen float32 rays
-    o = tuple(float(value) for value in o)
+  o, d = to_local(solid, origin), rotate(solid.inverse, direction)
   with np.errstate(divide='ignore', invalid='ignore', over='ignore'):
     if solid.kind == 'box':
       return _box(o, d)
@@ -180,21 +184,21 @@ def surface(solid: Solid, points) -> tuple:
     u, v: [N], metres along the surface.
   """
   x, y, z = local = to_local(solid, points)
-  sx, sy, sz = (x.dtype.type(s) for s in solid.scale)
+  sx, sy, sz = solid.scale.tolist()
   if solid.kind == 'box':
     normal, u, v = _box_surface(local, (sx, sy, sz))
   elif solid.kind == 'sphere':
     normal, u, v = local, np.arctan2(y, x) * sx, np.arcsin(np.clip(z, -1, 1)) * sz
   elif solid.kind == 'frustum':
-    r, slope = np.hypot(x, y), (solid.ratio - 1) / 2
-    radius = (solid.ratio + 1) / 2 + slope * z
+    r, slope = np.hypot(x, y), float(solid.ratio - 1) / 2
+    radius = 1 + slope * (z + 1)
     cap = 1 - np.abs(z) < np.abs(r - radius)
     normal = [np.where(cap, 0, x), np.where(cap, 0, y), np.where(cap, np.sign(z), -slope * radius)]
     u, v = np.where(cap, x * sx, np.arctan2(y, x) * sx), np.where(cap, y * sy, z * sz)
   else:
     r = np.hypot(x, y)
     normal = (x - x / r, y - y / r, z)
-    u, v = np.arctan2(y, x) * sx, np.arctan2(z, r - 1) * sx * solid.ratio
+    u, v = np.arctan2(y, x) * sx, np.arctan2(z, r - 1) * sx * float(solid.ratio)
   return unit(rotate(solid.inverse.T, normal)), u, v
 
 

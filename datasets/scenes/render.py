@@ -38,14 +38,11 @@ def trace(scene: Scene, height: int, width: int, dtype=np.float64) -> Hits:
   x = ((np.arange(width) + 0.5 - width / 2) * pixel).astype(dtype)[None, :]
   y = ((height / 2 - np.arange(height) - 0.5) * pixel).astype(dtype)[:, None]
   right, up, back = camera.axes.astype(dtype)
+  eye = camera.position.tolist()
   direction = tuple(x * right[i] + y * up[i] - back[i] for i in range(3))
   depth, ids = _room(scene, direction)
-  for k, solid in enumerate(scene.solids):
-    rows, columns = _window(solid, camera, pixel, height, width)
-    if rows.start >= rows.stop or columns.start >= columns.stop:
-      continue
-    view = rows, columns
-    t = geometry.first_hit(solid, camera.position, [d[view] for d in direction])
+  for k, view in _windows(scene, pixel, height, width):
+    t = geometry.first_hit(scene.solids[k], eye, [d[view] for d in direction])
     nearer = t < depth[view]
     depth[view] = np.where(nearer, t, depth[view])
     ids[view] = np.where(nearer, FACES + k, ids[view])
@@ -98,7 +95,8 @@ def _room(scene, direction):
   best = np.full(np.broadcast_shapes(*(d.shape for d in direction)), np.inf, direction[0].dtype)
   ids = np.zeros(best.shape, np.int16)
   for axis, d in enumerate(direction):
-    wall = np.where(d > 0, scene.size[axis], 0).astype(d.dtype) - d.dtype.type(scene.camera.position[axis])
+    ahead = float(scene.size[axis] - scene.camera.position[axis])
+    wall = np.where(d > 0, d.dtype.type(ahead), d.dtype.type(-scene.camera.position[axis]))
     t = wall / np.where(np.abs(d) < 1e-9, d.dtype.type(1e-9), d)
     nearer = (t > 0) & (t < best)
     best = np.where(nearer, t, best)
@@ -106,16 +104,20 @@ def _room(scene, direction):
   return best, ids
 
 
-def _window(solid, camera: Camera, pixel, height, width):
-  """Rows and columns of the image in which the solid can be seen."""
-  x, y, z = camera.axes @ (solid.corners - camera.position).T
-  if (z > -0.05).any():
-    if (z > -0.05).all():
-      return slice(0, 0), slice(0, 0)
-    return slice(0, height), slice(0, width)
+def _windows(scene, pixel, height, width):
+  """(k, (rows, columns)) of each solid in view: the part of the image around it."""
+  corners = np.array([solid.corners for solid in scene.solids]).reshape(-1, 8, 3) - scene.camera.position
+  x, y, z = (dot(axis, np.moveaxis(corners, -1, 0)) for axis in scene.camera.axes)
+  ahead = z < -0.05
+  z = np.where(ahead, z, -1)
   column, row = x / -z / pixel + width / 2, height / 2 - y / -z / pixel
-  rows = slice(max(0, int(row.min()) - 1), min(height, int(np.ceil(row.max())) + 1))
-  return rows, slice(max(0, int(column.min()) - 1), min(width, int(np.ceil(column.max())) + 1))
+  whole = ahead.all(1)  # else it reaches behind the camera and may be seen anywhere
+  top, left = np.where(whole, row.min(1), 0), np.where(whole, column.min(1), 0)
+  bottom, right = np.where(whole, row.max(1), height), np.where(whole, column.max(1), width)
+  bounds = np.stack([top - 1, bottom + 2, left - 1, right + 2], 1).clip(0, [height, height, width, width])
+  for k, (top, bottom, left, right) in enumerate(bounds.astype(int).tolist()):
+    if ahead[k].any() and top < bottom and left < right:
+      yield k, (slice(top, bottom), slice(left, right))
 
 
 def _groups(ids):
@@ -127,7 +129,7 @@ def _groups(ids):
 
 def _points(scene, hits, where):
   t = hits.depth.ravel()[where]
-  return tuple(t.dtype.type(p) + t * d.ravel()[where] for p, d in zip(scene.camera.position, hits.direction))
+  return [p + t * d.ravel()[where] for p, d in zip(scene.camera.position.tolist(), hits.direction)]
 
 
 def _surface(scene, id, points):
@@ -141,28 +143,23 @@ def _surface(scene, id, points):
 
 def _shade(scene, points, normal, albedo, gloss, glow, shape):
   """Light [3,N] that leaves the points towards the camera."""
-  light = scene.light
-  view = geometry.unit([np.float32(p) - x for p, x in zip(scene.camera.position, points)])
-  to_light = [np.float32(p) - x for p, x in zip(light.position, points)]
+  light, tiles = scene.light, _Points(points, normal, shape)
+  view = geometry.unit([p - x for p, x in zip(scene.camera.position.tolist(), points)])
+  to_light = [p - x for p, x in zip(light.position.tolist(), points)]
   squared = dot(to_light, to_light)
   to_light = [x / np.sqrt(squared) for x in to_light]
-  facing = np.maximum(dot(normal, to_light), 0)
   middle = light.position - scene.size / 2
-  falloff = np.minimum(np.float32(middle @ middle) / squared, 4)
-  tiles = _Points(points, normal, shape)
-  sun = facing * falloff * _visible(scene, tiles, facing, shape)
+  falloff = np.minimum(float(middle @ middle) / squared, 4)  # 1 in the room's middle
+  facing = np.maximum(dot(normal, to_light), 0)
+  direct = facing * falloff * _visible(scene, tiles, facing, shape)
+  ambient = _openness(scene, tiles)
+  front = ambient * np.maximum(dot(normal, view), 0)
+  ambient *= 0.8 + 0.2 * normal[2]
   half = geometry.unit([a + b for a, b in zip(view, to_light)])
-  shine = gloss * np.maximum(dot(normal, half), 0) ** 40 * (sun > 0) * falloff
-  open_sky = _openness(scene, tiles)
-  around = open_sky * (0.8 + 0.2 * normal[2])
-  front = np.maximum(dot(normal, view), 0) * open_sky
-  received = [light.color[i] * sun + light.ambient[i] * around + light.fill[i] * front for i in range(3)]
-  received = np.stack(received).astype(np.float32)
-  return albedo * (received + glow) + (shine * _visible_gain(sun))[None]
-
-
-def _visible_gain(sun):
-  return np.minimum(sun * 4, 1)
+  shine = gloss * np.maximum(dot(normal, half), 0) ** 40 * np.minimum(4 * direct, 1)
+  sources = zip(light.color.tolist(), light.ambient.tolist(), light.fill.tolist())
+  received = np.stack([a * direct + b * ambient + c * front for a, b, c in sources])
+  return albedo * (received + glow) + shine
 
 
 class _Points:
@@ -184,22 +181,23 @@ class _Points:
 
 
 def _casters(scene):
-  """The solids that shade others: not the rugs and skirting boards of the first instance."""
-  return scene.solids[len(scene.instances[0]) :]
+  """What shades others, all but the rugs and skirting boards: (solids, centres [3,S,1], radii [S,1])."""
+  solids = scene.solids[len(scene.instances[0]) :]
+  centers = np.array([solid.pose[:, 3] for solid in solids], np.float32).reshape(-1, 3)
+  return solids, centers.T[..., None], np.array([solid.radius for solid in solids], np.float32)[:, None]
 
 
 def _visible(scene, points, facing, shape):
   """Share of the lamp [N] that the points see, from one shadow ray each: 0 or 1."""
-  start = points.points + np.float32(2e-3) * points.normal
+  start = points.points + 2e-3 * points.normal
   ray = _lamp_samples(scene.light, scene.size / 2, shape) - start
-  tile_ray = scene.light.position.astype(np.float32)[:, None] - points.center
+  solids, centers, radii = _casters(scene)
+  beam = scene.light.position.astype(np.float32)[:, None] - points.center
+  near = _crosses(points.center, beam, centers, radii + float(scene.light.radius) + points.radius)
   dark = facing <= 0
-  for solid in _casters(scene):
-    center, radius = solid.sphere
-    tiles = _crosses(points.center, tile_ray, center, radius + np.float32(scene.light.radius) + points.radius)
+  for solid, tiles in zip(solids, near):
     rays = points[tiles]
     rays = rays[~dark[rays]]
-    rays = rays[_crosses(start.take(rays, 1), ray.take(rays, 1), center, radius)]
     if rays.size:
       dark[rays[geometry.first_hit(solid, start.take(rays, 1), ray.take(rays, 1)) < 1]] = True
   return 1 - dark.astype(np.float32)
@@ -207,31 +205,26 @@ def _visible(scene, points, facing, shape):
 
 def _lamp_samples(light: Light, middle, shape):
   """A point [3,N] on the lamp's disc for each ray; neighbours take different ones."""
-  rows, columns = np.indices(shape)
+  rows, columns = np.arange(shape[0])[:, None], np.arange(shape[1])[None, :]
   turn = (52.9829189 * ((0.06711056 * (columns // 2) + 0.00583715 * (rows // 2)) % 1)) % 1
   sample = 2 * (rows % 2) + columns % 2
-  angle = (2 * np.pi * turn + sample * np.pi / 2).ravel()
-  distance = light.radius * np.sqrt((sample.ravel() + 0.5) / 4)
+  angle = (2 * np.pi * turn + sample * np.pi / 2).ravel().astype(np.float32)
+  distance = float(light.radius) * np.sqrt((sample.ravel().astype(np.float32) + 0.5) / 4)
   axis = (middle - light.position) / np.linalg.norm(middle - light.position)
   side = np.cross(axis, [0.3, 0.9, 0.2])
   side /= np.linalg.norm(side)
   x, y = distance * np.cos(angle), distance * np.sin(angle)
   other = np.cross(axis, side)
-  return np.stack([p + x * a + y * b for p, a, b in zip(light.position, side, other)]).astype(np.float32)
+  axes = zip(light.position.tolist(), side.tolist(), other.tolist())
+  return np.stack([p + x * a + y * b for p, a, b in axes])
 
 
 def _crosses(start, ray, center, radius):
-  """Do the rays from start to start + ray touch the ball?"""
-  x, y, z = (np.float32(c) - s for c, s in zip(center, start))
-  square = dot(ray, ray)
-  along = x * ray[0] + y * ray[1] + z * ray[2]
+  """Do the rays from start to start + ray touch the balls? Arguments broadcast."""
+  offset = [c - s for c, s in zip(center, start)]
+  square, along = dot(ray, ray), dot(offset, ray)
   nearest = np.clip(along / square, 0, 1)  # of the ray's points, as a share of its length
-  return x * x + y * y + z * z - nearest * (2 * along - nearest * square) < radius * radius
-
-
-def _within(points, center, radius):
-  x, y, z = (np.float32(c) - p for c, p in zip(center, points))
-  return x * x + y * y + z * z < radius * radius
+  return dot(offset, offset) - nearest * (2 * along - nearest * square) < radius * radius
 
 
 def _openness(scene, points):
@@ -239,14 +232,16 @@ def _openness(scene, points):
   at, normal = points.points, points.normal
   share = np.ones_like(at[0])
   for axis in range(3):
-    beside = np.float32(0.35) * (np.abs(normal[axis]) < 0.9)
-    for wall in (at[axis], np.float32(scene.size[axis]) - at[axis]):
-      share *= 1 - beside * np.exp(wall * np.float32(-3))
-  for solid in _casters(scene):
-    center, radius = solid.sphere
-    if radius > SMALL:
-      near = points[_within(points.center, center, radius + REACH + points.radius)]
-      share[near] *= 1 - _occlusion(solid, at.take(near, 1), normal.take(near, 1))
+    beside = np.where(np.abs(normal[axis]) < 0.9, np.float32(0.35), 0)
+    for wall in (at[axis], float(scene.size[axis]) - at[axis]):
+      share *= 1 - beside * np.exp(-3 * wall)
+  solids, centers, radii = _casters(scene)
+  offset = [c - p for c, p in zip(centers, points.center)]
+  near = (dot(offset, offset) < (radii + REACH + points.radius) ** 2) & (radii > SMALL)
+  for solid, tiles in zip(solids, near):
+    close = points[tiles]
+    if close.size:
+      share[close] *= 1 - _occlusion(solid, at.take(close, 1), normal.take(close, 1))
   return share
 
 
@@ -254,7 +249,7 @@ def _occlusion(solid, points, normal):
   """Share of the hemisphere that the solid hides, as if it were the ellipsoid in its local unit sphere."""
   local = geometry.to_local(solid, points)
   away = np.maximum(dot(local, local), 1)
-  toward = geometry.unit([np.float32(c) - p for c, p in zip(solid.pose[:, 3], points)])
-  side = np.maximum(dot(normal, toward) + np.float32(0.1), 0)
+  toward = geometry.unit([c - p for c, p in zip(solid.pose[:, 3].tolist(), points)])
+  side = np.maximum(dot(normal, toward) + 0.1, 0)
   distance = (np.sqrt(away) - 1) / np.sqrt(away)  # 0 at the surface, 1 far away
-  return np.minimum(side / away, 1) * np.float32(0.6) * (1 - distance)
+  return 0.6 * np.minimum(side / away, 1) * (1 - distance)
