@@ -2,11 +2,14 @@
 
 A config string is `configs/NAME.py:key=value,key=value`. Keys:
 
-  method     prediction (default) | feature | mtl_baseline | single_task
-             | no_diffusion | no_condition (ablations of Prediction Diffusion)
+  method     prediction (default) | feature | no_diffusion | no_condition (ablations of Prediction
+             Diffusion) | single_task | mtl_baseline | ss | xtc | mti_net | invpt
   labels     one (default) | random | full | PATH of a mapping (CSV, JSON or the official .pth)
   backbone   resnet18 (default) | resnet50
   steps      S, diffusion steps (default 2)
+  condition  what Multi-Task Conditioning is made of: predictions (default; one convolution a task, then
+             fused) | concat (default of feature; one convolution over all predictions, as the paper's
+             table of parameters counts) | features (initial features, as the paper's text says)
   preset     paper (default) | released (what the authors' code does, PAPER.md)
 
 Any other field is a flag: `--config.optim.lr=1e-4`.
@@ -14,7 +17,10 @@ Any other field is a flag: `--config.optim.lr=1e-4`.
 
 from ml_collections import ConfigDict
 
-ARGUMENTS = dict(method='prediction', labels='one', backbone='resnet18', steps=2, preset='paper')
+ARGUMENTS = dict(
+    method='prediction', labels='one', backbone='resnet18', steps=2, condition='', preset='paper'
+)
+CHOICES = dict(condition=('', 'predictions', 'concat', 'features'), preset=('paper', 'released'))
 ABLATIONS = {'no_diffusion': dict(add_noise=False), 'no_condition': dict(condition='none')}
 
 
@@ -33,8 +39,9 @@ def parse(arg: str | None) -> dict:
       values[key] = type(ARGUMENTS[key])(value)
     except ValueError:
       raise ValueError(f"config string: {key} takes a whole number, got '{value}'") from None
-  if values['preset'] not in ('paper', 'released'):
-    raise ValueError(f"config string: preset is paper or released, got '{values['preset']}'")
+  for key, choices in CHOICES.items():
+    if values[key] not in choices:
+      raise ValueError(f"config string: {key} is {' or '.join(filter(None, choices))}, got '{values[key]}'")
   return values
 
 
@@ -51,8 +58,7 @@ def base(arg: str | None) -> ConfigDict:
       steps=a['steps'],
       depth=4,
       heads=1,
-      # Feature Diffusion's parameters in the paper's table are those of 'concat'; its text says 'features'.
-      condition='concat' if method == 'feature' else 'predictions',
+      condition=a['condition'] or ('concat' if method == 'feature' else 'predictions'),
       stop_condition=False,
       posterior=False,
       add_noise=True,
@@ -96,7 +102,7 @@ def base(arg: str | None) -> ConfigDict:
               steps=0,  # S at inference; 0: as in training
               panels=6,  # pictures to write
               protocol='pascal',
-              workers=0,
+              workers=0,  # processes that score images; 0: this one
               boundary_tolerance=0.0075,  # of the diagonal
               single_task=dict(),  # {task: headline score} of the single-task run, for Delta_m
           ),

@@ -23,10 +23,13 @@ class MTLBaseline(nn.Module):
 
   @nn.compact
   def __call__(self, images: jax.Array, *, train: bool = False, **_) -> Output:
-    """Normalised images [B, H, W, 3] to final maps only; takes and ignores pairs and noise."""
+    """Normalised images [B, H, W, 3] to final maps only; `extra` holds F_backbone as 'features'.
+
+    Takes and ignores pairs and noise.
+    """
     features = Backbone(self.backbone, self.width, self.channels, self.dtype, name='backbone')(images, train)
     _, final = Decoders(self.tasks, self.channels, self.decoder_blocks, self.dtype, name='decoders')(features, train)
-    return Output(final=final)
+    return Output(final=final, extra={'features': features})
 
 
 class SingleTask(nn.Module):

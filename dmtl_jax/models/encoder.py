@@ -89,9 +89,18 @@ class Backbone(nn.Module):
   channels: int
   dtype: Dtype = jnp.float32
 
-  @nn.compact
+  def setup(self):
+    self.encoder = ResNet(self.depth, self.width, self.dtype)
+    self.reduce = conv(self.channels, 3, dtype=self.dtype)
+
   def __call__(self, images: jax.Array, train: bool) -> jax.Array:
-    stages = ResNet(self.depth, self.width, self.dtype, name='encoder')(images, train)
+    return self.fuse(self.stages(images, train))
+
+  def stages(self, images: jax.Array, train: bool) -> list[jax.Array]:
+    """The encoder's four stage maps, see `ResNet`."""
+    return self.encoder(images, train)
+
+  def fuse(self, stages: list[jax.Array]) -> jax.Array:
+    """F_backbone of the four stage maps."""
     size = (stages[0].shape[1] // 2, stages[0].shape[2] // 2)
-    fused = jnp.concatenate([resize(stage, size) for stage in stages], axis=-1)
-    return conv(self.channels, 3, dtype=self.dtype, name='reduce')(fused)
+    return self.reduce(jnp.concatenate([resize(stage, size) for stage in stages], axis=-1))

@@ -13,13 +13,25 @@ Dtype = Any
 kernel_init = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
 
 
-def conv(features: int, kernel: int, *, stride: int = 1, bias: bool = True, dtype: Dtype, name: str | None = None):
-  """k x k convolution padded by k // 2 on all sides, also where strided (as torch pads)."""
+def conv(
+    features: int,
+    kernel: int,
+    *,
+    stride: int = 1,
+    dilation: int = 1,
+    groups: int = 1,
+    bias: bool = True,
+    dtype: Dtype,
+    name: str | None = None,
+):
+  """k x k convolution padded by dilation * (k // 2) on all sides, also where strided (as torch pads)."""
   return nn.Conv(
       features,
       (kernel, kernel),
       strides=(stride, stride),
-      padding=[(kernel // 2, kernel // 2)] * 2,
+      padding=[(dilation * (kernel // 2),) * 2] * 2,
+      kernel_dilation=(dilation, dilation),
+      feature_group_count=groups,
       use_bias=bias,
       dtype=dtype,
       kernel_init=kernel_init,

@@ -1,0 +1,162 @@
+"""InvPT: inverted pyramid multi-task transformer (Ye and Xu, ECCV 2022).
+
+Structure and widths of the paper and its public code (three stages of width e, e/2, e/4 with
+e = C + C/8, attention over the tokens of all tasks, attention messages between stages, maps
+gathered at twice the last stage's resolution). The DiffusionMTL paper does not say how it put InvPT on
+ResNet-18. Here F_backbone (the encoder that its other methods share), resized to stride 16, feeds
+the preliminary decoders; stages 2 and 3 add the encoder's maps of stride 8 and 4. Preliminary decoders
+have four residual blocks a task: with the two convolutions published for ViT, parameters
+would fall 45% short of the paper's 141 M. At ResNet-18, 512x512 and PASCAL's tasks this makes
+147 M parameters (5% more than the paper's) and 1268 GMAC (7% more than 1182), of which the last
+3x3 convolution at stride 2 takes 978.
+"""
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from dmtl_jax.models.decoder import Decoders
+from dmtl_jax.models.denoiser import Mlp, dense
+from dmtl_jax.models.diffusion_mtl import Output
+from dmtl_jax.models.encoder import Backbone
+from dmtl_jax.models.layers import Dtype, batch_norm, conv, resize
+from dmtl_jax.tasks import Task
+
+STAGES = 3
+HEADS = 2
+
+
+class UpEmbed(nn.Module):
+  """[B, h, w, any] to [B, 2h, 2w, channels]: bilinear, then two dilated 3x3 convolutions."""
+
+  channels: int
+  dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x, train: bool):
+    x = resize(x, (2 * x.shape[1], 2 * x.shape[2]))
+    for i in range(2):
+      x = conv(self.channels, 3, dilation=2, bias=False, dtype=self.dtype, name=f'conv{i}')(x)
+      x = nn.relu(batch_norm(train, dtype=self.dtype, name=f'bn{i}')(x))
+    return x
+
+
+class MessageAttention(nn.Module):
+  """Self-attention over the tokens of all tasks, on reduced maps, that passes its scores on.
+
+  Attributes:
+    names: the tasks, in order.
+    pool: keys and values are averages over pool x pool; queries have stride 2.
+  """
+
+  names: tuple[str, ...]
+  pool: int
+  dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array, message: jax.Array | None, train: bool) -> tuple[jax.Array, jax.Array]:
+    """Attends.
+
+    Args:
+      x: [B, T, h, w, C].
+      message: the previous stage's scores [B, heads, T, h', w', L] over the same L keys, or None.
+
+    Returns:
+      [B, T, h/2, w/2, C], and this stage's scores [B, heads, T, h/2, w/2, L] before the softmax.
+    """
+    batch, tasks, _, _, channels = x.shape
+    queries = jnp.stack([self._strided(x[:, t], name, train) for t, name in enumerate(self.names)], axis=1)
+    size = queries.shape[2:4]
+    pooled = nn.avg_pool(x, (self.pool, self.pool), (self.pool, self.pool), 'SAME', count_include_pad=False)
+    split = lambda maps: maps.reshape(batch, -1, HEADS, channels // HEADS)
+    project = lambda name, maps: split(dense(channels, name, self.dtype)(maps))
+    q, k, v = project('q', queries), project('k', pooled), project('v', pooled)
+    scores = jnp.einsum('bqhc,bkhc->bhqk', q, k) * channels**-0.5
+    if message is not None:
+      message = resize(message, size).reshape(scores.shape)
+      both = jnp.concatenate([scores, message], axis=1)
+      scores = jnp.moveaxis(dense(HEADS, 'fuse', self.dtype)(jnp.moveaxis(both, 1, -1)), -1, 1)
+    out = jnp.einsum('bhqk,bkhc->bqhc', nn.softmax(scores), v).reshape(batch, tasks, *size, channels)
+    return dense(channels, 'proj', self.dtype)(out), scores.reshape(batch, HEADS, tasks, *size, -1)
+
+  def _strided(self, x, name, train):
+    channels = x.shape[-1]
+    x = conv(channels, 3, stride=2, groups=channels, bias=False, dtype=self.dtype, name=f'{name}_q_conv')(x)
+    return batch_norm(train, dtype=self.dtype, name=f'{name}_q_bn')(x)
+
+
+class Stage(nn.Module):
+  """One stage: doubles the resolution (but the first), then one transformer block over all tasks."""
+
+  names: tuple[str, ...]
+  index: int
+  channels: int
+  dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, maps: list[jax.Array], skip: jax.Array | None, message: jax.Array | None, train: bool):
+    """Maps of the tasks [B, h, w, any], the encoder's map or None, and the scores of the stage before.
+
+    Returns:
+      [B, T, h, w, channels] (2h, 2w but for the first stage) and this stage's scores.
+    """
+    if skip is not None:
+      maps = [UpEmbed(self.channels, self.dtype, name=f'{n}_up')(x, train) for n, x in zip(self.names, maps)]
+      skip = conv(self.channels, 3, dtype=self.dtype, name='skip')(skip)
+      maps = [x + resize(skip, x.shape[1:3]) for x in maps]
+    x = jnp.stack(maps, axis=1)
+    norm = lambda name: nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name=name)
+    attention = MessageAttention(self.names, 2 ** (self.index + 1), self.dtype, name='attention')
+    attended, message = attention(norm('norm_attention')(x), message, train)
+    x = x + resize(attended, x.shape[2:4])
+    return x + Mlp(self.dtype, name='mlp')(norm('norm_mlp')(x)), message
+
+
+class InvPT(nn.Module):
+  """See module. `Output.initial` are the preliminary predictions, at stride 16; final maps have stride 2."""
+
+  tasks: tuple[Task, ...]
+  backbone: str = 'resnet18'
+  width: int = 64
+  channels: int = 512
+  decoder_blocks: int = 4
+  dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, images: jax.Array, *, train: bool = False, **_) -> Output:
+    """Normalised images [B, H, W, 3] to maps; takes and ignores pairs and noise."""
+    backbone = Backbone(self.backbone, self.width, self.channels, self.dtype, name='backbone')
+    stages = backbone.stages(images, train)
+    fused = resize(backbone.fuse(stages), stages[2].shape[1:3])
+    decoders = Decoders(self.tasks, self.channels, self.decoder_blocks, self.dtype, name='decoders')
+    features, initial = decoders(fused, train)
+
+    width = 8 * round(9 * self.channels / 64)  # 576 at C = 512; a quarter of it still has two heads
+    maps, message, gathered = [], None, [0] * len(self.tasks)
+    for task in self.tasks:
+      joined = jnp.concatenate([features[task.name], initial[task.name]], axis=-1)
+      maps.append(conv(width, 1, dtype=self.dtype, name=f'{task.name}_mix')(joined))
+    names = tuple(task.name for task in self.tasks)
+    size = tuple(2**STAGES * n for n in fused.shape[1:3])
+    for i in range(STAGES):
+      stage = Stage(names, i, width // 2**i, self.dtype, name=f'stage{i}')
+      x, message = stage(maps, None if i == 0 else stages[2 - i], message, train)
+      maps = [x[:, t] for t in range(len(names))]
+      for t, scaled in enumerate(self._to_width(maps, width, i)):
+        gathered[t] = gathered[t] + resize(scaled, size)
+    final = {task.name: self._head(task, x, train) for task, x in zip(self.tasks, gathered)}
+    return Output(final=final, initial=initial)
+
+  def _to_width(self, maps: list[jax.Array], width: int, i: int) -> list[jax.Array]:
+    """A stage's maps, normalised over all tasks' channels at once, at the first stage's width."""
+    joined = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name=f'norm{i}')(jnp.concatenate(maps, axis=-1))
+    maps = jnp.split(joined, len(maps), axis=-1)
+    if i == 0:
+      return maps
+    widen = lambda task: conv(width, 1, dtype=self.dtype, name=f'{task.name}_widen{i}')
+    return [widen(task)(x) for task, x in zip(self.tasks, maps)]
+
+  def _head(self, task: Task, x, train: bool):
+    x = conv(x.shape[-1], 3, dtype=self.dtype, name=f'{task.name}_final_conv')(x)
+    x = nn.relu(batch_norm(train, dtype=self.dtype, name=f'{task.name}_final_bn')(x))
+    return conv(task.channels, 1, dtype=self.dtype, name=f'{task.name}_final_head')(x)

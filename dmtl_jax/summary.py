@@ -1,0 +1,136 @@
+"""The job `--mode=summary`: parameters and multiply-adds of a method, part by part, without weights.
+
+Both are read off shapes: parameters from `jax.eval_shape` of the initialiser, multiply-adds from the
+jaxpr of one forward pass in inference (one image, all tasks, every denoising step). Convolutions and
+matrix products count, a scan's body as often as it runs; resizing, norms and activations do not.
+"""
+
+import json
+import math
+import re
+
+import jax
+from jax.extend.core import jaxprs_in_params
+from jax.interpreters import partial_eval
+import jax.numpy as jnp
+
+from dmtl_jax.data import source
+from dmtl_jax.models import build_model
+from dmtl_jax.state import init_variables
+from dmtl_jax.steps import model_inputs
+from dmtl_jax.tasks import Task
+
+
+def run(config, as_json: bool = False):
+  """Prints the summary of a config: a table, or one JSON object (`summarize`'s dict).
+
+  Raises:
+    UserError: unknown method or data set; for `folder`, what is wrong with the folder.
+  """
+  result = summarize(config, data_tasks(config.data), tuple(config.data.size))
+  print(json.dumps(result, indent=2) if as_json else table(result))
+
+
+def data_tasks(data_config) -> tuple[Task, ...]:
+  """Tasks of config.data; only a folder data set needs to exist for it."""
+  if data_config.name == 'folder':
+    return source.open_source(data_config, 'train').tasks
+  tasks = {task.name: task for task in source.package(data_config.name).TASKS}
+  return tuple(tasks[name] for name in data_config.get('tasks', ()) or tasks)
+
+
+def summarize(config, tasks: tuple[Task, ...], size: tuple[int, int]) -> dict:
+  """Parameters and forward multiply-adds of config's method.
+
+  Args:
+    size: image size (H, W).
+
+  Returns:
+    {'method', 'backbone', 'steps' (0: not a diffusion), 'size', 'tasks': {task: C_t},
+    'parameters': int, 'gmac': float in 1e9, 'parts': {part: {'parameters', 'gmac'}}}. A part
+    sums what tasks, layers and blocks have of it: 'backbone/encoder', 'decoders/block', ...
+  """
+  model = build_model(config, tasks)
+  variables = jax.eval_shape(lambda key: init_variables(model, key, size), jax.random.key(0))
+  steps = config.eval.steps or config.model.steps if hasattr(model, 'noise_shape') else 0
+  names = [task.name for task in tasks]
+  parts = {}
+
+  def add(path: list[str], quantity: str, amount: int):
+    part = parts.setdefault(_part(path, names), {'parameters': 0, 'gmac': 0})
+    part[quantity] += amount
+
+  for path, leaf in jax.tree_util.tree_leaves_with_path(variables['params']):
+    add([key.key for key in path[:-1]], 'parameters', math.prod(leaf.shape))
+  for scope, macs in _multiply_adds(_forward_jaxpr(model, variables, tasks, size, steps), ''):
+    add(_module_path(scope, model), 'gmac', macs)
+  for part in parts.values():
+    part['gmac'] /= 1e9
+  return {
+      'method': config.get('method', config.model.method),
+      'backbone': config.model.backbone,
+      'steps': steps,
+      'size': list(size),
+      'tasks': {task.name: task.channels for task in tasks},
+      'parameters': sum(part['parameters'] for part in parts.values()),
+      'gmac': sum(part['gmac'] for part in parts.values()),
+      'parts': parts,
+  }
+
+
+def table(result: dict) -> str:
+  """The summary as aligned text, in millions of parameters and GMAC."""
+  steps = f", {result['steps']} steps" if result['steps'] else ''
+  title = f"{result['method']}, {result['backbone']}, {result['size'][0]}x{result['size'][1]}{steps}"
+  tasks = ', '.join(f'{name} {channels}' for name, channels in result['tasks'].items())
+  rows = [(name, part['parameters'], part['gmac']) for name, part in result['parts'].items()]
+  rows.append(('total', result['parameters'], result['gmac']))
+  width = max(len(name) for name, _, _ in rows)
+  lines = [f'{name:<{width}}  {count / 1e6:10.3f}  {gmac:10.2f}' for name, count, gmac in rows]
+  header = f"{'part':<{width}}  {'params (M)':>10}  {'GMAC':>10}"
+  rule = '-' * len(header)
+  return '\n'.join([title, f'tasks (channels): {tasks}', rule, header, rule, *lines[:-1], rule, lines[-1]])
+
+
+def _part(path: list[str], tasks: list[str]) -> str:
+  """['decoders', 'semseg_block0', 'conv1'] to 'decoders/block': two levels, tasks and numbers left out."""
+  known = '|'.join(map(re.escape, tasks))
+  names = [re.sub(rf'^({known})_|_({known})$', '', name) for name in path if name not in tasks]
+  return '/'.join(re.sub(r'[\d_]+$', '', name) for name in names[:2])
+
+
+def _module_path(scope: str, model) -> list[str]:
+  """Scope of an equation, 'DiffusionMTL/DiffusionMTL._denoise/Denoiser/heads', to its parameters' path."""
+  modules = [name.split('.')[0] for name in scope.split('/') if name]  # without the method
+  names = [name for name, previous in zip(modules, [None, *modules]) if name != previous]
+  if names[0] == type(model).__name__:
+    names = names[1:]
+  return [names[0].lower(), *names[1:]]  # a module applied without a parent is in the scope of its class
+
+
+def _forward_jaxpr(model, variables, tasks, size, steps):
+  """Jaxpr of the final maps of one image, without equations that only other outputs need."""
+
+  def forward(variables, images):
+    inputs = model_inputs(model, images, jax.random.key(0), len(tasks), steps=steps or None)
+    return model.apply(variables, images, **inputs).final
+
+  jaxpr = jax.make_jaxpr(forward)(variables, jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)).jaxpr
+  return partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))[0]
+
+
+def _multiply_adds(jaxpr, scope: str):
+  """Yields (scope, multiply-adds) of every convolution and matrix product."""
+  for eqn in jaxpr.eqns:
+    inner = f'{scope}/{eqn.source_info.name_stack}'
+    if eqn.primitive.name == 'conv_general_dilated':
+      kernel, features = eqn.invars[1].aval.shape, eqn.params['dimension_numbers'].rhs_spec[0]
+      yield inner, eqn.outvars[0].aval.size * math.prod(kernel) // kernel[features]
+    elif eqn.primitive.name == 'dot_general':
+      contracted = eqn.params['dimension_numbers'][0][0]
+      yield inner, eqn.outvars[0].aval.size * math.prod(eqn.invars[0].aval.shape[i] for i in contracted)
+    elif eqn.params.get('name') != '_resize':  # jax.image.resize, a matrix product in disguise
+      times = eqn.params['length'] if eqn.primitive.name == 'scan' else 1
+      for body in jaxprs_in_params(eqn.params):
+        for where, macs in _multiply_adds(body, inner):
+          yield where, macs * times
