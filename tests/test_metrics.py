@@ -103,7 +103,8 @@ def test_scores_equal_the_mtpsl_meters(parity):
   pairs = []
   for i in range(2):
     label = parity[f'{i}/semseg_gt'][0]
-    pairs.append((parity[f'{i}/semseg_logits'][0][..., :13].argmax(-1), ids(np.where(label == 255, 255, label % 13))))
+    label = ids(np.where(label == 255, 255, label % 13))
+    pairs.append((parity[f'{i}/semseg_logits'][0][..., :13].argmax(-1), label))
   semseg = score(Task('semseg', 'semseg', classes(13)), pairs, protocol='mtpsl')
   depth = score(DEPTH, parity_pairs(parity, 'depth'), protocol='mtpsl')
   normals = score(NORMALS, parity_pairs(parity, 'normals'), protocol='mtpsl')

@@ -49,7 +49,7 @@ def counts(prediction: np.ndarray, truths: Sequence[np.ndarray], tolerance: floa
   radius = tolerance * np.hypot(*prediction.shape)
   recalled, precise = np.zeros(len(masks), np.int64), np.zeros_like(masks)
   for truth in truths:
-    covered = match(masks, truth, radius, cheapest=len(truths) > 1)
+    covered = match(masks, truth, radius)
     recalled += covered.sum((1, 2))
     precise |= covered
   state = {
