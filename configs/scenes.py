@@ -18,12 +18,12 @@ def get_config(arg=None):
   config.data.train_count = 1000
   config.data.val_count = 200
   config.model.width = 32
-  config.model.channels = 96
+  config.model.channels = 64
   config.train.batch = 8
-  config.train.epochs = 4
-  config.train.eval_every = 250
-  config.optim.lr = 1e-3
+  config.train.epochs = 6
+  config.train.eval_every = 375
+  config.optim.lr = 2e-3
   config.optim.schedule = 'cosine'
   config.optim.warmup = 50
-  config.loss_weights = dict(semseg=1.0, parsing=2.0, saliency=5.0, normals=10.0, boundary=50.0, depth=1.0)
+  config.loss_weights = dict(semseg=2.0, parsing=2.0, saliency=5.0, normals=3.0, boundary=25.0, depth=1.0)
   return config

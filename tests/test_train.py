@@ -116,7 +116,7 @@ def test_a_finished_run_only_evaluates_again(trained, data):
 def test_a_changed_config_is_refused_and_shown(trained, data):
   config = config_for(data)
   config.optim.lr = 0.5
-  with pytest.raises(UserError, match=r'optim.lr: 0.001 -> 0.5'):
+  with pytest.raises(UserError, match=r'optim.lr: 0.002 -> 0.5'):
     train.run(config, str(trained[0]))
 
 
