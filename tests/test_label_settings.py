@@ -189,3 +189,10 @@ def test_official_file_of_another_data_set(monkeypatch):
   with pytest.raises(UserError, match='neither a mapping of image ids to 5 flags nor labels_weights'):
     load_mapping(pathlib.Path('x.pth'), fake(3).ids, TASKS)
   assert label_settings.OFFICIAL_PASCAL == tuple(task.name for task in PASCAL)
+
+
+@pytest.mark.parametrize('content', [{'labels_weights': [[1, 2], [1]]}, {'a': [[1], [1, 2], 3, 4, 5]}, {'a': 'x'}, [], {}])
+def test_a_torch_file_of_another_kind_is_refused(content, tmp_path, monkeypatch):
+  monkeypatch.setattr(label_settings.torch_file, 'load', lambda path: content)
+  with pytest.raises(UserError, match='m.pth: '):
+    label_settings.load_mapping(tmp_path / 'm.pth', ['a', 'b'], ())

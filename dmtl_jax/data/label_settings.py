@@ -158,12 +158,20 @@ def _read_torch(path, ids) -> dict[str, list[str]]:
   """The official mappings: {image: 5 flags} of PASCAL, or labels_weights [N, T] of MTPSL."""
   content = torch_file.load(path)
   if isinstance(content, dict) and 'labels_weights' in content:
-    table = np.asarray(content['labels_weights'])
+    table = _array(path, content['labels_weights'])
     if table.ndim != 2 or table.shape[1] not in OFFICIAL_MTPSL or len(table) != len(ids):
       raise UserError(f'{path}: labels_weights has shape {table.shape}; the data set has {len(ids)} images')
     columns = OFFICIAL_MTPSL[table.shape[1]]
     return {i: [c for c, flag in zip(columns, row) if flag > 0] for i, row in zip(ids, table)}
   columns = OFFICIAL_PASCAL
-  if not isinstance(content, dict) or not all(np.size(flags) == len(columns) for flags in content.values()):
+  rows = {str(i): _array(path, flags) for i, flags in content.items()} if isinstance(content, dict) else {}
+  if not rows or not all(flags.size == len(columns) for flags in rows.values()):
     raise UserError(f'{path}: neither a mapping of image ids to {len(columns)} flags nor labels_weights')
-  return {str(i): [c for c, flag in zip(columns, np.ravel(flags)) if flag] for i, flags in content.items()}
+  return {i: [c for c, flag in zip(columns, flags.ravel()) if flag] for i, flags in rows.items()}
+
+
+def _array(path, values) -> np.ndarray:
+  try:
+    return np.asarray(values, float)
+  except (TypeError, ValueError):
+    raise UserError(f'{path}: holds lists of unequal length, or no numbers, where flags should be') from None
