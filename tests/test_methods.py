@@ -14,6 +14,7 @@ from dmtl_jax import auxiliary, losses
 from dmtl_jax.errors import UserError
 from dmtl_jax.models import Output, build_model
 from dmtl_jax.models.invpt import MessageAttention
+from dmtl_jax.models.mti_net import Distillation
 from dmtl_jax.models.xtc import FiLM
 
 SEMSEG, PARSING, SALIENCY, NORMALS, BOUNDARY, DEPTH = TASKS
@@ -271,6 +272,18 @@ def test_deep_supervision_weighs_every_scale_once():
   total, _ = losses.total_loss((SEMSEG,), output, labels, batch['label_mask'], np.array([2.0]))
   assert loss == pytest.approx(3.5 * 2 * np.log(4) / 2, rel=1e-4)
   assert loss + total == pytest.approx(5 * 2 * np.log(4) / 2, rel=1e-4)
+
+
+def test_distillation_adds_the_other_tasks_attended_features():
+  """Kernels that pass a map through: a message is y * sigmoid(y), to other tasks only."""
+  rng = np.random.default_rng(0)
+  maps = {name: rng.standard_normal((1, 3, 3, 2)).astype(np.float32) for name in 'abc'}
+  kernel = np.zeros((3, 3, 2, 8), np.float32)
+  kernel[1, 1] = np.tile(np.eye(2), 4)
+  params = {f'{name}_messages': {'kernel': kernel} for name in 'abc'}
+  out = Distillation().apply({'params': params}, maps)
+  message = {name: y / (1 + np.exp(-y)) for name, y in maps.items()}
+  np.testing.assert_allclose(out['b'], maps['b'] + message['a'] + message['c'], atol=1e-5)
 
 
 # --- invpt ---

@@ -81,15 +81,20 @@ class Distillation(nn.Module):
   @nn.compact
   def __call__(self, features: dict[str, jax.Array]) -> dict[str, jax.Array]:
     """{task: [B, h, w, C]} to the same shapes."""
-    return {
-        name: x + sum(self._message(name, other, y) for other, y in features.items() if other != name)
-        for name, x in features.items()
-    }
+    out = dict(features)
+    for source, x in features.items():
+      others = [name for name in features if name != source]
+      for to, message in zip(others, self._messages(source, x, len(others))):
+        out[to] = out[to] + message
+    return out
 
-  def _message(self, to: str, source: str, x):
-    channels = x.shape[-1]
-    convolve = lambda name: conv(channels, 3, bias=False, dtype=self.dtype, name=f'{to}_{name}_{source}')(x)
-    return convolve('features') * nn.sigmoid(convolve('attention'))
+  def _messages(self, source: str, x, count: int) -> list[jax.Array]:
+    """What a task tells each of `count` others; their 3x3 convolutions are one."""
+    if not count:
+      return []
+    both = conv(2 * count * x.shape[-1], 3, bias=False, dtype=self.dtype, name=f'{source}_messages')(x)
+    content, attention = jnp.split(both, 2, axis=-1)
+    return jnp.split(content * nn.sigmoid(attention), count, axis=-1)
 
 
 class Aggregation(nn.Module):
