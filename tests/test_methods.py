@@ -24,8 +24,10 @@ STRIDES = {'ss': 8, 'xtc': 8, 'mti_net': 4, 'invpt': 2, 'single_task': 8}
 KEY = jax.random.key(0)
 
 
-@pytest.mark.parametrize('size', [(64, 96), (50, 70)])
-@pytest.mark.parametrize('method', STRIDES)
+EVEN = [(method, (64, 96)) for method in STRIDES]
+
+
+@pytest.mark.parametrize('method, size', [*EVEN, ('mti_net', (50, 70)), ('invpt', (50, 70))])
 def test_shapes(method, size):
   model = build_model(tiny_config(f'method={method}'), TWO)
   images = jax.ShapeDtypeStruct((2, *size, 3), jnp.float32)

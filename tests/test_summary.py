@@ -11,21 +11,18 @@ from conftest import TASKS, tiny_config
 
 from configs import pascal
 from dmtl_jax import summary
-from dmtl_jax.models import METHODS
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 # Parameters (M) and GMAC of the paper at 512x512, five tasks; how far off a build may be.
 PAPER = {
     'method=prediction': (133, 628, 0.01),
     'method=feature': (132.9, 675.3, 0.01),
-    'method=feature,preset=released': (132.9, 675.3, 0.01),
     'method=no_diffusion': (133, 628, 0.01),
     'method=no_condition': (125, 558, 0.01),
     'method=prediction,backbone=resnet50': (159, 694, 0.01),
     'method=feature,backbone=resnet50': (159, 742, 0.01),
     'method=no_condition,backbone=resnet50': (150, 625, 0.01),
     'method=mtl_baseline': (157, 608, 0.01),
-    'method=ss': (157, 608, 0.01),
     'method=xtc': (173, 608, 0.01),
     'method=mti_net': (281, 589, 0.1),
     'method=invpt': (141, 1182, 0.1),
@@ -97,8 +94,8 @@ def test_a_depthwise_convolution_and_a_batched_product():
   assert counts == [2 * 4 * 4 * 12 * 9, 2 * 12 * 12 * 4 * 4]
 
 
-@pytest.mark.parametrize('method', [*METHODS, 'no_condition', 'no_diffusion'])
-def test_every_method_has_a_table_whose_total_is_that_of_its_weights(method):
+@pytest.mark.parametrize('method', ['feature', 'single_task', 'xtc', 'mti_net', 'invpt'])
+def test_the_table_names_every_part_and_no_task(method):
   result = summary.summarize(tiny_config(f'method={method}'), TASKS[:2], (64, 64))
   text = summary.table(result)
   assert text.splitlines()[-1].split()[0] == 'total'

@@ -67,10 +67,13 @@ class XTC(nn.Module):
   backbone: str = 'resnet18'
   width: int = 64
   channels: int = 512
+  decoder_blocks: int = 6
   dtype: Dtype = jnp.float32
 
   def setup(self):
-    self.baseline = MTLBaseline(self.tasks, self.backbone, self.width, self.channels, dtype=self.dtype)
+    self.baseline = MTLBaseline(
+        self.tasks, self.backbone, self.width, self.channels, self.decoder_blocks, self.dtype
+    )
     self.mapping = MappingNetwork(tuple(task.channels for task in self.tasks), self.channels, self.dtype)
 
   def __call__(self, images: jax.Array, *, train: bool = False, **_) -> Output:
