@@ -49,6 +49,7 @@ class Evaluator:
         in_shardings=(sharding.replicated(mesh), split, split),
         out_shardings=split,
     )
+    self._predict_stages = jax.jit(make_predict_step(model, config, self.tasks, with_steps=True))
 
   def run(self, variables) -> tuple[dict, list[dict]]:
     """Evaluates.
@@ -87,6 +88,18 @@ class Evaluator:
     context = multiprocessing.get_context('spawn')  # a fork of a process that runs jax can hang
     with concurrent.futures.ProcessPoolExecutor(self.config.eval.workers, mp_context=context) as pool:
       yield pool.map
+
+  def panels(self, variables):
+    """Yields (id, picture) of the first config.eval.panels images: input, labels, initial to final maps."""
+    variables = jax.tree.map(lambda x: x.addressable_data(0), variables)  # one host draws alone
+    transform = transforms.eval_transform(self.config.data, self.tasks)
+    for index in range(min(self.config.eval.panels, len(self.source))):
+      example = self.source[index]
+      ready = transform(example)
+      stages = self._predict_stages(variables, ready['image'][None], np.array([index], np.int32))
+      stages = jax.tree.map(lambda maps: np.asarray(maps[0]), stages)
+      rows = panel_rows(stages, example['labels'] and ready['labels'], self.tasks)
+      yield self.source.ids[index], visualize.panel(transforms.to_uint8(ready['image']), self.tasks, rows)
 
   def _batches(self):
     left = self.count
@@ -190,8 +203,17 @@ def run(config, workdir: str, which: str = 'best'):
   step = checkpoints.choose(which)
   variables = restore(checkpoints, step, model, config, mesh)
   say(f'evaluating step {step} of {workdir} on {len(source)} images')
-  scores, rows = Evaluator(model, config, source, mesh).run(variables)
-  return write(config, workdir, step, scores, rows, model, variables, source)
+  evaluator = Evaluator(model, config, source, mesh)
+  scores, rows = evaluator.run(variables)
+  result = {'step': step, **scores, 'delta_m': delta_to_single(headline(scores['final'], source.tasks), config, source.tasks)}
+  if jax.process_index() == 0:
+    path = pathlib.Path(workdir)
+    workdir_lib.write_json(path / 'metrics.json', result)
+    workdir_lib.write_atomic(path / 'per_image.csv', _csv(rows))
+    for name, picture in evaluator.panels(variables):
+      visualize.save_png(path / 'panels' / f'{name}.png', picture)
+    say(table(scores, source.tasks))
+  return result
 
 
 def restore(checkpoints: Checkpoints, step: int, model, config, mesh) -> dict:
@@ -200,33 +222,6 @@ def restore(checkpoints: Checkpoints, step: int, model, config, mesh) -> dict:
   everywhere = sharding.replicated(mesh)
   wanted = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), shapes)
   return checkpoints.restore_variables(step, wanted)
-
-
-def write(config, workdir, step, scores, rows, model, variables, source) -> dict:
-  """Writes what an evaluation found into the workdir and prints its table; returns metrics.json."""
-  path, tasks = pathlib.Path(workdir), source.tasks
-  result = {'step': step, **scores, 'delta_m': delta_to_single(headline(scores['final'], tasks), config, tasks)}
-  if jax.process_index() == 0:
-    workdir_lib.write_json(path / 'metrics.json', result)
-    workdir_lib.write_atomic(path / 'per_image.csv', _csv(rows))
-    write_panels(config, path / 'panels', model, variables, source)
-    say(table(scores, tasks))
-  return result
-
-
-def write_panels(config, folder: pathlib.Path, model, variables, source):
-  """Pictures of the first config.eval.panels images: input, labels, and maps from initial to final."""
-  folder.mkdir(parents=True, exist_ok=True)
-  predict = jax.jit(make_predict_step(model, config, source.tasks, with_steps=True))
-  transform = transforms.eval_transform(config.data, source.tasks)
-  for index in range(min(config.eval.panels, len(source))):
-    example = source[index]
-    ready = transform(example)
-    stages = predict(variables, ready['image'][None], np.array([index], np.int32))
-    stages = jax.tree.map(lambda maps: np.asarray(maps[0]), stages)
-    rows = panel_rows(stages, example['labels'] and ready['labels'], source.tasks)
-    picture = visualize.panel(transforms.to_uint8(ready['image']), source.tasks, rows)
-    visualize.save_png(folder / f'{source.ids[index]}.png', picture)
 
 
 def panel_rows(stages: dict, labels: dict, tasks) -> list[tuple[str, dict]]:

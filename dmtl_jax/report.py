@@ -62,7 +62,8 @@ def read_run(path: pathlib.Path) -> Run:
 
 
 def _headline(scores: dict[str, float], task: Task) -> float:
-  return scores.get(task.metric, scores.get('tolF', float('nan')))
+  value = scores.get(task.metric, scores.get('tolF'))
+  return float('nan') if value is None else value
 
 
 def read_curves(path: pathlib.Path) -> dict[str, tuple[list[int], list[float]]]:

@@ -75,6 +75,8 @@ def run(config, workdir: str, force: bool = False) -> dict | None:
       if evaluates:
         scores, _ = evaluator.run(state.variables)
         log.scalars(step, evaluate.flat(scores))
+        for name, picture in evaluator.panels(state.variables) if jax.process_index() == 0 else ():
+          log.image(step, f'panels/{name}', picture)
         checkpoints.best = choose_best(checkpoints.best, step, scores, config, tasks)
       if evaluates or stop.asked or step % save_every == 0:
         checkpoints.save(state, batches, workdir_lib.to_json(config))

@@ -7,6 +7,7 @@ step), W/tensorboard/, W/checkpoints/, W/panels/, W/metrics.json, W/report.html.
 import dataclasses
 import fcntl
 import json
+import math
 import os
 import pathlib
 import tempfile
@@ -33,7 +34,14 @@ def write_atomic(path: pathlib.Path, text: str):
 
 
 def write_json(path: pathlib.Path, value):
-  write_atomic(path, json.dumps(value, indent=1, sort_keys=False) + '\n')
+  """Writes JSON atomically; a score that is not defined (NaN) becomes null."""
+  write_atomic(path, json.dumps(_without_nan(value), indent=1, allow_nan=False) + '\n')
+
+
+def _without_nan(value):
+  if isinstance(value, dict):
+    return {key: _without_nan(item) for key, item in value.items()}
+  return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def lock(workdir: str | os.PathLike):
