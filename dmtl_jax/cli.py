@@ -56,7 +56,7 @@ def _parse(argv: list[str]):
   """
   try:
     rest = flags.FLAGS(argv)
-    _CONFIG.value  # the file is only read where its value is asked for
+    getattr(_CONFIG.value, 'seed', None)  # a file that cannot be read only fails when a field is asked for
   except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
     raise UserError(_sentence(error)) from error
   if len(rest) > 1:
