@@ -50,10 +50,10 @@ class Checkpoints:
     self._best = _Best()
     self.best: dict = {}
     policy = ocp.checkpoint_managers.AnyPreservationPolicy([ocp.checkpoint_managers.LatestN(keep), self._best])
-    options = ocp.CheckpointManagerOptions(
-        create=not read_only, read_only=read_only, preservation_policy=policy, enable_async_checkpointing=True
-    )
     with _without_warnings():  # Orbax warns that read-only is read-only
+      options = ocp.CheckpointManagerOptions(
+          create=not read_only, read_only=read_only, preservation_policy=policy, enable_async_checkpointing=True
+      )
       self._manager = ocp.CheckpointManager(self.path, options=options)
 
   def steps(self) -> list[int]:

@@ -28,6 +28,7 @@ _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run: config, chec
 _FORCE = flags.DEFINE_bool('force', False, 'train: resume although the config changed.')
 _STEP = flags.DEFINE_string('step', 'best', 'evaluate, predict: checkpoint to restore: best, latest or a number.')
 _IMAGES = flags.DEFINE_string('images', None, 'predict: file, folder, glob or video; several separated by commas.')
+_TILED = flags.DEFINE_bool('tiled', False, 'predict: tiles at the image\'s own resolution, for very large images.')
 _OUT = flags.DEFINE_string('out', None, 'predict, report: folder to write to.')
 _JSON = flags.DEFINE_bool('json', False, 'summary: print JSON.')
 _WORKDIRS = flags.DEFINE_string('workdirs', None, 'report: workdirs to compare, separated by commas.')
@@ -85,7 +86,7 @@ def _run():
   elif mode == 'predict':
     from dmtl_jax import predict
 
-    return predict.run(_needed(_WORKDIR), _STEP.value, _needed(_IMAGES), _needed(_OUT))
+    return predict.run(_needed(_WORKDIR), _STEP.value, _needed(_IMAGES), _needed(_OUT), _TILED.value)
   elif mode == 'summary':
     from dmtl_jax import summary
 

@@ -1,6 +1,10 @@
-"""Pictures of predictions and labels: colours of each task, overlays, legends, panels."""
+"""Pictures of predictions and labels: colours of each task, overlays, legends, panels.
+
+Everything is numpy, OpenCV and Pillow; nothing opens a window.
+"""
 
 from collections.abc import Sequence
+import functools
 import os
 import pathlib
 
@@ -8,158 +12,325 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from dmtl_jax.tasks import Task
+from dmtl_jax.tasks import IGNORE, Task
 
-# A palette for up to 20 classes that stay apart on a projector; more classes follow VOC's bit pattern.
-_CLASSES = np.array(
-    [
-        (38, 50, 72), (230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0),
-        (204, 121, 167), (148, 103, 189), (140, 86, 75), (127, 201, 127), (190, 174, 212), (253, 192, 134),
-        (166, 206, 227), (251, 128, 114), (102, 166, 30), (217, 217, 217), (188, 128, 189), (179, 222, 105),
-        (255, 237, 111),
-    ],
-    np.uint8,
-)  # fmt: skip
-_TURBO = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], cv2.COLORMAP_TURBO)[:, 0, ::-1]
-_INK, _PAPER, _GREY = (34, 40, 49), (255, 255, 255), (236, 238, 241)
+INK, SOFT, PAPER = (31, 36, 48), (110, 118, 132), (255, 255, 255)
+# The first classes: Okabe and Ito's colours for every kind of colour vision, on a dark background class.
+FIRST = ('28324a', 'e69f00', '56b4e9', '009e73', 'f0e442', '0072b2', 'd55e00', 'cc79a7')
+# What an eye without green cones sees of linear RGB (Machado et al. 2009, deuteranomaly, severity 1).
+_DEUTAN = np.array([[0.367, 0.861, -0.228], [0.280, 0.673, 0.047], [-0.012, 0.043, 0.969]])
 
 
-def palette(count: int) -> np.ndarray:
-  """Colours [count, 3] uint8 of class ids, the same for any data set."""
-  if count <= len(_CLASSES):
-    return _CLASSES[:count]
-  rest = [[sum(((c >> (3 * b + ch)) & 1) << (7 - b) for b in range(3)) for ch in range(3)] for c in range(1, 256)]
-  return np.concatenate([_CLASSES, np.array(rest, np.uint8)])[:count]
+# --- Colours ---------------------------------------------------------------------------------
 
 
-def colorize(task: Task, values: np.ndarray, limits: tuple[float, float] | None = None) -> np.ndarray:
-  """A prediction [H, W(, 3)] or label [H, W, K] as a picture [H, W, 3] uint8.
+@functools.cache
+def palette() -> np.ndarray:
+  """Colours [256, 3] uint8 of class ids 0..254, the same for every data set; 255 is grey.
 
-  Args:
-    limits: nearest and farthest depth of the colours; default those of the map.
-
-  Unlabelled pixels are hatched grey. Normals: (xyz + 1) / 2 as RGB. Depth: turbo, near is red.
+  Each colour after the first few is the one farthest from all before it, in OKLab, as the
+  worse of normal and green-blind vision tells them apart.
   """
-  values = np.asarray(values)
-  plane = values[..., 0] if values.ndim == 3 and task.kind != 'normals' else values
-  if task.kind == 'normals':
-    picture, blank = np.round((plane + 1) * 127.5).astype(np.uint8), ~(plane != 0).any(-1)
-  elif task.kind == 'depth':
-    blank = plane <= 0
-    low, high = limits or depth_limits(plane)
-    level = np.log(np.clip(plane, low, high) / low) / max(np.log(high / low), 1e-9)
-    picture = _TURBO[np.round(255 * (1 - level)).astype(int)]
-  elif task.kind in ('semseg', 'parsing'):
-    blank = plane == 255
-    picture = palette(task.channels)[np.where(blank, 0, plane)]
-  else:
-    blank = plane == 255
-    level = np.where(blank, 0, plane).astype(float)
-    level = 1 - level if task.kind == 'boundary' else level
-    picture = np.round(255 * level).astype(np.uint8)[..., None].repeat(3, -1)
-  return np.where(blank[..., None], _hatched(blank.shape), picture).astype(np.uint8)
+  first = np.array([[int(h[i : i + 2], 16) for i in (0, 2, 4)] for h in FIRST]) / 255
+  colors = np.concatenate([first, _candidates()])
+  looks = _looks(colors)
+  chosen = list(range(len(first)))
+  # White and black are taken: by the page, the boundaries and the text.
+  nearest = _distance(looks, _looks(np.array([[1.0, 1, 1], [0, 0, 0]]))).min(1)
+  nearest = np.minimum(nearest, _distance(looks, looks[:, chosen]).min(1))
+  while len(chosen) < 255:
+    chosen.append(int(nearest.argmax()))
+    nearest = np.minimum(nearest, _distance(looks, looks[:, chosen[-1:]])[:, 0])
+  grey = np.full((1, 3), 0.85)
+  return np.round(255 * np.concatenate([colors[chosen], grey])).astype(np.uint8)
+
+
+def _candidates() -> np.ndarray:
+  """sRGB colours [N, 3] of a regular grid in OKLCH, neither glaring nor muddy."""
+  light, chroma, hue = np.meshgrid(np.arange(0.42, 0.91, 0.06), np.arange(0.05, 0.21, 0.03), np.radians(range(0, 360, 9)))
+  lab = np.stack([light, chroma * np.cos(hue), chroma * np.sin(hue)], -1).reshape(-1, 3)
+  lms = (lab @ np.linalg.inv(_LMS_TO_LAB).T) ** 3
+  linear = lms @ np.linalg.inv(_RGB_TO_LMS).T
+  linear = linear[((linear >= 0) & (linear <= 1)).all(1)]
+  return np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * np.maximum(linear, 0) ** (1 / 2.4) - 0.055)
+
+
+# OKLab (Ottosson 2020): linear sRGB to cone responses, their cube roots to lightness and two opponents.
+_RGB_TO_LMS = np.array(
+    [[0.4122214708, 0.5363325363, 0.0514459929],
+     [0.2119034982, 0.6806995451, 0.1073969566],
+     [0.0883024619, 0.2817188376, 0.6299787005]]
+)  # fmt: skip
+_LMS_TO_LAB = np.array(
+    [[0.2104542553, 0.7936177850, -0.0040720468],
+     [1.9779984951, -2.4285922050, 0.4505937099],
+     [0.0259040371, 0.7827717662, -0.8086757660]]
+)  # fmt: skip
+
+
+def _looks(srgb: np.ndarray) -> np.ndarray:
+  """OKLab [2, N, 3] of sRGB colours [N, 3] for normal and for green-blind vision."""
+  linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
+  seen = np.stack([linear, np.clip(linear @ _DEUTAN.T, 0, 1)])
+  return np.cbrt(seen @ _RGB_TO_LMS.T) @ _LMS_TO_LAB.T
+
+
+def _distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+  """Smaller distance of the two kinds of vision: [2, N, 3], [2, M, 3] -> [N, M]."""
+  return np.linalg.norm(a[:, :, None] - b[:, None], axis=-1).min(0)
+
+
+def heat(values: np.ndarray, limits: tuple[float, float]) -> np.ndarray:
+  """Numbers [...] on a perceptually uniform scale (viridis) between two limits: uint8 [..., 3]."""
+  low, high = limits
+  level = np.clip((np.asarray(values, np.float64) - low) / max(high - low, 1e-12), 0, 1)
+  return _viridis()[np.round(255 * level).astype(int)]
+
+
+@functools.cache
+def _viridis() -> np.ndarray:
+  return cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], cv2.COLORMAP_VIRIDIS)[:, 0, ::-1]
 
 
 def depth_limits(depth: np.ndarray) -> tuple[float, float]:
-  """Nearest and farthest depth of a map, without outliers; (1, 2) where it has none."""
-  valid = depth[depth > 0]
+  """Nearest and farthest depth of a map, without the outermost 1%; (0, 1) where it has none."""
+  valid = depth[np.isfinite(depth) & (depth > 0)]
   if not valid.size:
-    return 1.0, 2.0
+    return 0.0, 1.0
   low, high = np.percentile(valid, (1, 99))
-  return float(max(low, 1e-6)), float(max(high, low * 1.01, 2e-6))
+  return float(low), float(max(high, low * 1.01))
 
 
-def _hatched(shape) -> np.ndarray:
-  diagonal = np.add.outer(np.arange(shape[0]), np.arange(shape[1])) % 8 < 2
-  return np.where(diagonal[..., None], (200, 204, 210), _GREY)
+def colorize(task: Task, values: np.ndarray, limits: tuple[float, float] | None = None) -> np.ndarray:
+  """A prediction or a label as a picture.
+
+  Args:
+    values: prediction as `tasks.activate` gives it ([H, W], normals [H, W, 3]), or label
+      [H, W, K] as in tasks.py.
+    limits: nearest and farthest depth of the colour scale; default those of the map.
+
+  Returns:
+    uint8 [H, W, 3] RGB: class colours; probability of saliency as white on black and of
+    boundaries as ink on white; (xyz + 1) / 2 of normals; depth from yellow (near) to dark
+    blue (far). Unlabelled pixels are hatched grey.
+  """
+  values = np.asarray(values)
+  if task.kind == 'normals':
+    picture, labelled = np.round((np.clip(values, -1, 1) + 1) * 127.5), (values != 0).any(-1)
+    return _hatch_unless(labelled, picture)
+  plane = values[..., 0] if values.ndim == 3 else values
+  if task.kind == 'depth':
+    low, high = limits or depth_limits(plane)
+    # A prediction may be 0 or less; in a label that means unlabelled.
+    labelled = np.isfinite(plane) & ((plane > 0) | (values.ndim == 2))
+    return _hatch_unless(labelled, heat(-np.where(labelled, plane, high), (-high, -low)))
+  labelled = plane != IGNORE
+  if task.classes:
+    return _hatch_unless(labelled, palette()[plane])
+  share = np.where(labelled, plane, 0).astype(np.float64)[..., None]
+  dark, bright = (PAPER, INK) if task.kind == 'boundary' else ((0, 0, 0), PAPER)
+  return _hatch_unless(labelled, np.round((1 - share) * dark + share * bright))
+
+
+def _hatch_unless(labelled: np.ndarray, picture: np.ndarray) -> np.ndarray:
+  return np.where(labelled[..., None], picture, _hatch(*labelled.shape)).astype(np.uint8)
+
+
+def _hatch(height: int, width: int) -> np.ndarray:
+  stripe = np.add.outer(np.arange(height), np.arange(width)) % 8 < 3
+  return np.where(stripe[..., None], np.uint8(206), np.uint8(228)).repeat(3, -1)
 
 
 def overlay(image: np.ndarray, colors: np.ndarray, alpha: float = 0.55) -> np.ndarray:
-  """Colours laid over an image, both [H, W, 3] uint8."""
-  return np.round((1 - alpha) * image + alpha * colors.astype(float)).astype(np.uint8)
+  """Colours laid over an image, both uint8 [H, W, 3]; `alpha` is the share of the colours."""
+  return np.round((1 - alpha) * image + alpha * colors.astype(np.float64)).astype(np.uint8)
 
 
+# --- Legends ---------------------------------------------------------------------------------
+
+
+@functools.cache
 def font(size: int):
+  """The font of all pictures; it comes with Pillow."""
   return ImageFont.load_default(size)
 
 
-def panel(
-    image: np.ndarray, tasks: Sequence[Task], rows: Sequence[tuple[str, dict[str, np.ndarray | None]]], width: int = 200
+def legend(
+    task: Task, width: int = 200, limits: tuple[float, float] | None = None, present: Sequence[int] | None = None
 ) -> np.ndarray:
-  """A grid: the image on the left, a column a task, a row a stage; class names below.
+  """What the colours of a task mean: uint8 [h, width, 3] on white.
 
   Args:
-    image: [H, W, 3] uint8.
-    rows: (title, {task: map as for `colorize`}); a map that is missing or None stays empty.
-    width: of a tile in pixels.
+    limits: depth at the ends of the scale bar; default: 'near' and 'far'.
+    present: class ids to name; default all.
   """
-  height = max(int(round(width * image.shape[0] / image.shape[1])), 1)
-  gap, head, side = 6, 26, 110
-  columns = len(tasks) + 1
-  sheet = Image.new('RGB', (side + columns * (width + gap) + gap, head + len(rows) * (height + gap) + gap), _PAPER)
+  if task.classes:
+    ids = range(len(task.classes)) if present is None else present
+    return _class_names([(task.classes[i], palette()[i]) for i in ids], width)
+  if task.kind == 'normals':
+    return _wheel(width)
+  if task.kind == 'depth':
+    ends = [f'{x:.3g}' for x in limits] if limits else ['near', 'far']
+    return _bar(heat(-np.linspace(0, 1, width), (-1, 0)), *ends)
+  low, high = [colorize(task, np.full((1, 1), p, np.float32))[0, 0].astype(float) for p in (0, 1)]
+  return _bar(np.round(low + np.linspace(0, 1, width)[:, None] * (high - low)).astype(np.uint8), '0', 'probability 1')
+
+
+def _class_names(entries: Sequence[tuple[str, np.ndarray]], width: int) -> np.ndarray:
+  """Swatches with names, line after line like text."""
+  text, line, swatch = font(13), 20, 13
+  places, x, y = [], 0, 0
+  for name, color in entries:
+    name = name if len(name) <= 24 else f'{name[:22]}..'
+    wide = swatch + 5 + int(np.ceil(text.getlength(name)))
+    if x and x + wide > width:
+      x, y = 0, y + line
+    places.append((x, y, name, tuple(map(int, color))))
+    x += wide + 10
+  sheet = Image.new('RGB', (width, y + line), PAPER)
   draw = ImageDraw.Draw(sheet)
-  for c, title in enumerate(['Image', *(_title(task) for task in tasks)]):
-    draw.text((side + c * (width + gap) + width / 2, head / 2), title, _INK, font(14), anchor='mm')
-  # One depth scale for all rows, so that their colours compare.
-  limits = {t.name: _shared_limits([maps.get(t.name) for _, maps in rows]) for t in tasks if t.kind == 'depth'}
-  for r, (title, maps) in enumerate(rows):
-    top = head + r * (height + gap)
-    draw.text((side - 8, top + height / 2), title, _INK, font(14), anchor='rm')
-    tiles = [image if r == 0 else None]
-    for task in tasks:
-      values = maps.get(task.name)
-      tiles.append(None if values is None else colorize(task, values, limits.get(task.name)))
-    for c, tile in enumerate(tiles):
-      place = (side + c * (width + gap), top)
-      if tile is not None:
-        sheet.paste(Image.fromarray(_scaled(tile, (width, height))), place)
-      elif c:
-        draw.rectangle([place, (place[0] + width - 1, place[1] + height - 1)], _GREY)
-  keys = [key for task in tasks if task.classes for key in [legend(task, sheet.width - 2 * gap)]]
-  return np.concatenate([np.asarray(sheet), *(_centred(key, sheet.width) for key in keys)])
-
-
-def _title(task: Task) -> str:
-  """The task's name, and its kind where the name does not tell."""
-  return task.spec.title if task.name == task.kind else f'{task.name} ({task.spec.title.lower()})'
-
-
-def _shared_limits(maps):
-  found = [depth_limits(np.asarray(m)) for m in maps if m is not None]
-  return (min(low for low, _ in found), max(high for _, high in found)) if found else None
-
-
-def _scaled(tile: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-  shrinks = size[0] < tile.shape[1]
-  return cv2.resize(tile, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_NEAREST)
-
-
-def _centred(picture: np.ndarray, width: int) -> np.ndarray:
-  left = (width - picture.shape[1]) // 2
-  return np.pad(picture, ((0, 0), (left, width - picture.shape[1] - left), (0, 0)), constant_values=255)
-
-
-def legend(task: Task, width: int = 800) -> np.ndarray:
-  """Class names beside their colours, in lines of at most `width` pixels: [h, width, 3] uint8."""
-  text, line, x = font(13), 24, 0
-  places, lines = [], 0
-  for name in [f'{_title(task)}:', *task.classes]:
-    wide = int(text.getlength(name)) + (34 if places else 14)
-    if x + wide > width and x:
-      x, lines = 0, lines + 1
-    places.append((x, lines * line))
-    x += wide
-  sheet = Image.new('RGB', (width, (lines + 1) * line), _PAPER)
-  draw = ImageDraw.Draw(sheet)
-  draw.text((places[0][0], places[0][1] + line / 2), f'{_title(task)}:', _INK, text, anchor='lm')
-  for (x, y), name, color in zip(places[1:], task.classes, palette(task.channels)):
-    draw.rounded_rectangle([x, y + 5, x + 16, y + 19], 3, tuple(map(int, color)))
-    draw.text((x + 21, y + line / 2), name, _INK, text, anchor='lm')
+  for x, y, name, color in places:
+    draw.rounded_rectangle((x, y + 4, x + swatch - 1, y + 3 + swatch), 3, color)
+    draw.text((x + swatch + 5, y + line // 2), name, INK, text, anchor='lm')
   return np.asarray(sheet)
 
 
-def save_png(path: pathlib.Path, picture: np.ndarray):
-  """Writes uint8 [H, W(, 3)] atomically."""
+def _bar(colors: np.ndarray, left: str, right: str) -> np.ndarray:
+  """A scale bar of colours [W, 3] with words below its ends."""
+  sheet = Image.new('RGB', (len(colors), 32), PAPER)
+  sheet.paste(Image.fromarray(np.tile(colors, (10, 1, 1))), (0, 2))
+  draw = ImageDraw.Draw(sheet)
+  draw.rectangle((0, 2, len(colors) - 1, 11), outline=(196, 200, 208))
+  draw.text((0, 15), left, SOFT, font(13), anchor='lt')
+  draw.text((len(colors) - 1, 15), right, SOFT, font(13), anchor='rt')
+  return np.asarray(sheet)
+
+
+def _wheel(width: int, size: int = 56) -> np.ndarray:
+  """Normals as two balls, of z > 0 and of z < 0, with x to the right and y up."""
+  at = (np.arange(size) + 0.5) / size * 2 - 1
+  x, y = np.meshgrid(at, -at)
+  z = np.sqrt(np.maximum(1 - x**2 - y**2, 0))
+  inside = np.clip((1 - np.hypot(x, y)) * size / 2 + 0.5, 0, 1)[..., None]  # the share of the pixel, for a smooth rim
+  sheet = Image.new('RGB', (width, size + 34), PAPER)
+  draw = ImageDraw.Draw(sheet)
+  for center, sign in ((width // 4, 1), (width * 3 // 4, -1)):
+    ball = np.stack([x, y, sign * z], -1)
+    ball = ball / np.maximum(np.linalg.norm(ball, axis=-1, keepdims=True), 1e-9)
+    picture = inside * (ball + 1) * 127.5 + (1 - inside) * 255
+    sheet.paste(Image.fromarray(np.round(picture).astype(np.uint8)), (center - size // 2, 15))
+    draw.text((center, 6), 'y', SOFT, font(12), anchor='mm')
+    draw.text((center + size // 2 + 7, 15 + size // 2), 'x', SOFT, font(12), anchor='mm')
+    draw.text((center, size + 19), 'z > 0' if sign > 0 else 'z < 0', SOFT, font(12), anchor='mt')
+  return np.asarray(sheet)
+
+
+# --- Panels ----------------------------------------------------------------------------------
+
+
+def panel(image: np.ndarray, tasks: Sequence[Task], rows: Sequence[tuple[str, dict]]) -> np.ndarray:
+  """A grid of tiles: a column a task, a row a stage (the paper's Figures 5, 7 and 9), legends below.
+
+  Args:
+    image: uint8 [H, W, 3]. It stands left of the first row; left of the others stand its
+      overlays with the row's first segmentation, if any.
+    rows: (title, {task name: map as for `colorize`, of any size, or None}).
+
+  Returns:
+    uint8 [h, w, 3]; tiles are 160 to 320 pixels wide.
+  """
+  width, height = _tile_size(*image.shape[:2])
+  limits = {t.name: _shared_limits([maps.get(t.name) for _, maps in rows]) for t in tasks if t.kind == 'depth'}
+  column = lambda task: [_tile(task, maps.get(task.name), (width, height), limits.get(task.name)) for _, maps in rows]
+  tiles = [_inputs(_resized(image, (width, height)), tasks, rows), *map(column, tasks)]
+  keys = [legend(t, width, limits.get(t.name), _present(t, rows)) for t in tasks]
+  gap, top, left, margin = 6, 30, 24, 10
+  bottom = top + len(rows) * (height + gap)
+  sheet = Image.new(
+      'RGB', (left + len(tiles) * (width + gap) - gap + margin, bottom + max(map(len, keys), default=0) + margin), PAPER
+  )
+  draw = ImageDraw.Draw(sheet)
+  for c, (title, column) in enumerate(zip(['Input', *map(_title, tasks)], tiles)):
+    x = left + c * (width + gap)
+    draw.text((x + width / 2, top / 2), title, INK, font(16), anchor='mm')
+    for r, tile in enumerate(column):
+      sheet.paste(Image.fromarray(tile), (x, top + r * (height + gap)))
+    if c:
+      sheet.paste(Image.fromarray(keys[c - 1]), (x, bottom))
+  for r, (title, _) in enumerate(rows):
+    sheet.paste(_upright(title, (left, height)), (0, top + r * (height + gap)))
+  return np.asarray(sheet)
+
+
+def _tile_size(height: int, width: int) -> tuple[int, int]:
+  """(width, height) of a tile: pixels of small images become squares, large images shrink."""
+  scale = -(-160 // width) if width < 160 else min(1, 320 / max(height, width))
+  return max(round(width * scale), 160), max(round(height * scale), 1)
+
+
+def _title(task: Task) -> str:
+  return task.spec.title if task.name == task.kind else f'{task.name} ({task.spec.title.lower()})'
+
+
+def _shared_limits(maps) -> tuple[float, float] | None:
+  """One depth scale for all rows, so that their colours compare: that of the first map (the ground truth)."""
+  found = [depth_limits(np.asarray(m)) for m in maps if m is not None and (np.asarray(m) > 0).any()]
+  return found[0] if found else None
+
+
+def _present(task: Task, rows) -> list[int] | None:
+  """Ids of the classes that some row shows."""
+  if not task.classes:
+    return None
+  maps = [maps[task.name] for _, maps in rows if maps.get(task.name) is not None]
+  return [int(i) for i in np.unique(np.concatenate([np.ravel(m) for m in maps] or [[]])) if i < len(task.classes)]
+
+
+def _tile(task: Task, values, size: tuple[int, int], limits) -> np.ndarray:
+  if values is None or (np.ndim(values) == 3 and not task.valid(np.asarray(values)).any()):
+    sheet = Image.fromarray(_hatch(size[1], size[0]))
+    ImageDraw.Draw(sheet).text((size[0] / 2, size[1] / 2), 'no label', SOFT, font(15), anchor='mm')
+    return np.asarray(sheet)
+  values = np.asarray(values)
+  if values.shape[1] < size[0]:  # enlarged before it is coloured, so that hatching stays fine
+    labels = task.classes or values.dtype == np.uint8 or values.ndim == 3
+    how = cv2.INTER_NEAREST if labels else cv2.INTER_LINEAR
+    values = cv2.resize(values, size, interpolation=how).reshape(*size[::-1], *values.shape[2:])
+  picture = _resized(colorize(task, values, limits), size)
+  if task.kind == 'boundary':
+    picture[[0, -1]], picture[:, [0, -1]] = 214, 214  # a frame: most of the picture is white like the page
+  return picture
+
+
+def _resized(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+  shrinks = size[0] < picture.shape[1]
+  return cv2.resize(picture, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+
+
+def _inputs(image: np.ndarray, tasks: Sequence[Task], rows) -> list[np.ndarray]:
+  """The left column: the image, then its overlay with each later row's segmentation."""
+  found = [task for task in tasks if task.classes]
+  tiles = [image]
+  for _, maps in rows[1:] if found else ():
+    values = maps.get(found[0].name)
+    if values is not None:
+      tiles.append(overlay(image, _tile(found[0], values, image.shape[1::-1], None)))
+    else:
+      tiles.append(np.full_like(image, 255))
+  return tiles
+
+
+def _upright(title: str, size: tuple[int, int]) -> Image.Image:
+  """A row's title [height, width], read from bottom to top; small enough for the tile."""
+  sheet = Image.new('RGB', size[::-1], PAPER)
+  points = next((p for p in (16, 14, 12, 10) if font(p).getlength(title) <= size[1]), 9)
+  ImageDraw.Draw(sheet).text((size[1] / 2, size[0] / 2), title, INK, font(points), anchor='mm')
+  return sheet.transpose(Image.Transpose.ROTATE_90)
+
+
+def save_png(path: os.PathLike | str, picture: np.ndarray):
+  """Writes uint8 [H, W(, 3)] whole or not at all, making its folder if need be."""
+  path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
   temporary = path.with_name(f'.{path.name}.{os.getpid()}')
   Image.fromarray(picture).save(temporary, format='PNG')

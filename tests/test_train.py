@@ -168,6 +168,15 @@ def test_predictions_have_each_images_own_size(trained, tmp_path):
   assert not (tmp_path / 'out' / 'broken.png').exists()
 
 
+def test_tiles_of_an_image_of_the_training_size_are_the_image_itself(trained, data):
+  predictor = dmtl_jax.load(str(trained[0]), 'best')
+  image = cv2.imread(str(data / 'val/images/val00.png'))[..., ::-1]
+  whole, tiled = predictor.stages(image), predictor.stages(image, tiled=True)
+  np.testing.assert_allclose(tiled['final']['depth'], whole['final']['depth'], atol=1e-4)
+  large = predictor.stages(np.tile(image, (3, 2, 1)), tiled=True)
+  assert large['final']['normals'].shape == (192, 192, 3) and large['initial']['semseg'].shape == (192, 192)
+
+
 def test_the_api_agrees_with_evaluation(trained, data):
   """An image of the training size goes through unchanged: semseg accuracy by hand equals the table's."""
   predictor = dmtl_jax.load(str(trained[0]), 'best')

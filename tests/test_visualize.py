@@ -1,0 +1,161 @@
+"""Colours and panels, against colours worked out by hand."""
+
+import colorsys
+
+import numpy as np
+from PIL import Image
+import pytest
+
+from dmtl_jax import visualize
+from dmtl_jax.tasks import Task
+
+SEMSEG = Task('semseg', 'semseg', ('road', 'car', 'sky'))
+BOUNDARY, SALIENCY = Task('boundary', 'boundary'), Task('saliency', 'saliency')
+NORMALS, DEPTH = Task('normals', 'normals'), Task('depth', 'depth')
+HATCH = {(206, 206, 206), (228, 228, 228)}
+
+
+def color_set(picture):
+  return set(map(tuple, picture.reshape(-1, 3).tolist()))
+
+
+def test_palette_is_distinct_and_tells_its_first_classes_apart():
+  palette = visualize.palette()
+  assert palette.shape == (256, 3) and palette.dtype == np.uint8
+  assert len(color_set(palette)) == 256
+  luma = palette[:20] @ np.array([0.299, 0.587, 0.114])
+  hue, saturation, _ = np.array([colorsys.rgb_to_hsv(*(c / 255)) for c in palette[:20]]).T
+  for i in range(20):
+    for j in range(i):
+      turn = abs(hue[i] - hue[j])
+      differs = abs(luma[i] - luma[j]) > 20 or min(turn, 1 - turn) > 0.05 or abs(saturation[i] - saturation[j]) > 0.3
+      assert differs, (i, j, palette[i], palette[j])
+
+
+def test_palette_under_red_green_blindness():
+  """A grey-level or blue-yellow difference must remain when red and green look the same."""
+  colors = visualize.palette()[:20].astype(float)
+  seen = np.stack([colors[:, :2] @ [0.35, 0.65], colors[:, 2]], -1)
+  gaps = np.linalg.norm(seen[:, None] - seen[None], axis=-1) + 1e3 * np.eye(20)
+  assert gaps.min() > 14
+
+
+def test_classes_labels_and_predictions_share_colours():
+  ids = np.array([[0, 1, 2], [2, 1, 0]], np.uint8)
+  label = ids[..., None].copy()
+  np.testing.assert_array_equal(visualize.colorize(SEMSEG, label), visualize.palette()[ids])
+  np.testing.assert_array_equal(visualize.colorize(SEMSEG, ids), visualize.palette()[ids])
+  label[0, 0] = 255
+  colors = visualize.colorize(SEMSEG, label)
+  assert tuple(colors[0, 0].tolist()) in HATCH
+  np.testing.assert_array_equal(colors[1], visualize.palette()[ids[1]])
+
+
+@pytest.mark.parametrize('task', [SEMSEG, BOUNDARY, SALIENCY, NORMALS, DEPTH], ids=lambda t: t.name)
+def test_a_blank_label_is_hatched_only(task):
+  colors = visualize.colorize(task, task.blank(20, 24))
+  assert colors.shape == (20, 24, 3) and colors.dtype == np.uint8
+  assert color_set(colors) == HATCH
+
+
+def test_probabilities():
+  share = np.array([[0, 0.5, 1]], np.float32)
+  np.testing.assert_array_equal(visualize.colorize(SALIENCY, share)[0, :, 0], [0, 128, 255])
+  lines = visualize.colorize(BOUNDARY, share)[0].astype(int).sum(-1)
+  assert lines[0] == 3 * 255 and lines[0] > lines[1] > lines[2] and lines[2] < 150  # ink on white
+  label = np.array([[[0], [1]]], np.uint8)
+  np.testing.assert_array_equal(visualize.colorize(SALIENCY, label)[0, :, 0], [0, 255])
+
+
+def test_normals_are_the_standard_colours():
+  axes = np.array([[[1, 0, 0], [0, -1, 0], [0, 0, 1], [-0.6, 0, 0.8]]], np.float32)
+  expected = [[255, 128, 128], [128, 0, 128], [128, 128, 255], [51, 128, 230]]  # round(127.5 (v + 1))
+  np.testing.assert_allclose(visualize.colorize(NORMALS, axes)[0].astype(int), expected, atol=1)
+
+
+def test_depth_is_brighter_the_nearer_on_one_scale():
+  depth = np.array([[2, 4, 6, 8, 100]], np.float32)
+  colors = visualize.colorize(DEPTH, depth, limits=(2, 8))[0].astype(float)
+  luma = colors @ np.array([0.299, 0.587, 0.114])
+  assert (np.diff(luma[:4]) < -10).all()
+  np.testing.assert_array_equal(colors[4], colors[3])  # beyond the scale
+  other = visualize.colorize(DEPTH, depth[:, 1:3], limits=(2, 8))[0]
+  np.testing.assert_array_equal(other, colors[1:3])
+  np.testing.assert_array_equal(visualize.colorize(DEPTH, -depth, limits=(2, 8))[0, 0], colors[0])  # a bad prediction
+
+
+def test_depth_limits():
+  depth = np.linspace(1, 101, 1001)[None]
+  np.testing.assert_allclose(visualize.depth_limits(depth), (2, 100))
+  low, high = visualize.depth_limits(np.array([[0, np.nan, 3.0]]))
+  assert low == 3 and high > 3
+  assert visualize.depth_limits(np.zeros((2, 2))) == (0.0, 1.0)
+
+
+def test_overlay_mixes():
+  image, colors = np.full((2, 2, 3), 100, np.uint8), np.full((2, 2, 3), 200, np.uint8)
+  assert (visualize.overlay(image, colors, 0.25) == 125).all()
+
+
+@pytest.mark.parametrize('task', [SEMSEG, BOUNDARY, SALIENCY, NORMALS, DEPTH], ids=lambda t: t.name)
+def test_legends_fit_their_width(task):
+  key = visualize.legend(task, 180)
+  assert key.shape[1:] == (180, 3) and key.dtype == np.uint8
+  assert (key < 250).any() and (key[-1] > 200).all()
+
+
+def test_a_legend_names_every_class_or_those_present():
+  classes = tuple(f'class {i}' for i in range(60))
+  task = Task('parts', 'semseg', classes)
+  shown = color_set(visualize.legend(task, 200))
+  assert all(tuple(c.tolist()) in shown for c in visualize.palette()[:60])
+  few = visualize.legend(task, 200, present=[3, 59])
+  shown = color_set(few)
+  assert [tuple(c.tolist()) in shown for c in visualize.palette()[[3, 59, 4]]] == [True, True, False]
+  assert len(few) < len(visualize.legend(task, 200))
+
+
+def test_panel_shows_every_map_at_its_place():
+  ink = np.array([77, 12, 200], np.uint8)  # a colour that no text is drawn in
+  image = np.full((96, 128, 3), ink)
+  rows = [
+      ('Ground truth', {'semseg': np.zeros((96, 128, 1), np.uint8), 'saliency': None}),
+      ('Denoised', {'semseg': np.ones((12, 16), np.uint8), 'saliency': np.ones((96, 128), np.float32)}),
+  ]
+  sheet = visualize.panel(image, (SEMSEG, SALIENCY), rows)
+  where = lambda color: np.argwhere((sheet == color).all(-1))
+  top, left = where(ink).min(0)
+  assert len(where(ink)) == 256 * 192  # the image once, enlarged to whole pixels
+  road, car = (where(visualize.palette()[i]) for i in (0, 1))
+  tile = lambda found: found[found[:, 0] < top + 2 * 200]  # without the legend below
+  assert len(tile(road)) == len(tile(car)) == 256 * 192
+  assert tile(road).min(0)[0] == top and tile(road).min(0)[1] > left + 256  # same row, next column
+  assert tile(car).min(0)[1] == tile(road).min(0)[1] and tile(car).min(0)[0] >= top + 192
+  hatched = where(228)
+  assert len(hatched) > 192 * 256 // 3 and hatched.min(0)[1] > tile(road).max(0)[1]
+  mixed = visualize.overlay(np.full((1, 1, 3), ink), visualize.palette()[None, 1:2])[0, 0]
+  assert len(where(mixed)) == 256 * 192
+
+
+@pytest.mark.parametrize('size', [(20, 16), (600, 900), (300, 40)])
+def test_tiles_are_readable_at_any_size(size):
+  picture = np.zeros((*size, 3), np.uint8)
+  sheet = visualize.panel(picture, (SALIENCY,), [('Prediction', {'saliency': np.ones(size, np.float32)})])
+  white_left = np.flatnonzero((sheet[60] == 0).all(-1))
+  assert 160 <= len(white_left) <= 320 and sheet.shape[1] < 2 * 330 + 60
+
+
+def test_depth_rows_share_the_scale_of_the_ground_truth():
+  depth = np.full((160, 160), 5, np.float32)
+  rows = [('Ground truth', {'depth': np.linspace(1, 9, 160, dtype=np.float32)[:, None, None].repeat(160, 1)})]
+  sheet = visualize.panel(np.zeros((160, 160, 3), np.uint8), (DEPTH,), rows + [('Denoised', {'depth': depth})])
+  limits = visualize.depth_limits(rows[0][1]['depth'])
+  color = visualize.colorize(DEPTH, depth[:1, :1], limits)[0, 0]
+  assert (sheet == color).all(-1).sum() > 150 * 160
+
+
+def test_save_png_is_whole_and_leaves_nothing_else(tmp_path):
+  picture = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
+  visualize.save_png(tmp_path / 'deep' / 'a.png', picture)
+  np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / 'deep' / 'a.png')), picture)
+  assert [p.name for p in (tmp_path / 'deep').iterdir()] == ['a.png']
