@@ -62,7 +62,7 @@ def summarize(config, tasks: tuple[Task, ...], size: tuple[int, int]) -> dict:
 
   for path, leaf in jax.tree_util.tree_leaves_with_path(variables['params']):
     add([key.key for key in path[:-1]], 'parameters', math.prod(leaf.shape))
-  for scope, macs in _multiply_adds(_forward_jaxpr(model, variables, tasks, size, steps), ''):
+  for scope, macs in multiply_adds(_forward_jaxpr(model, variables, tasks, size, steps), ''):
     add(_module_path(scope, model), 'gmac', macs)
   for part in parts.values():
     part['gmac'] /= 1e9
@@ -119,7 +119,7 @@ def _forward_jaxpr(model, variables, tasks, size, steps):
   return partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))[0]
 
 
-def _multiply_adds(jaxpr, scope: str):
+def multiply_adds(jaxpr, scope: str):
   """Yields (scope, multiply-adds) of every convolution and matrix product."""
   for eqn in jaxpr.eqns:
     inner = f'{scope}/{eqn.source_info.name_stack}'
@@ -132,5 +132,5 @@ def _multiply_adds(jaxpr, scope: str):
     elif eqn.params.get('name') != '_resize':  # jax.image.resize, a matrix product in disguise
       times = eqn.params['length'] if eqn.primitive.name == 'scan' else 1
       for body in jaxprs_in_params(eqn.params):
-        for where, macs in _multiply_adds(body, inner):
+        for where, macs in multiply_adds(body, inner):
           yield where, macs * times

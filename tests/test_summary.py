@@ -90,7 +90,7 @@ def test_a_depthwise_convolution_and_a_batched_product():
       return jax.numpy.einsum('bhwc,bhwd->bcd', x, x)
 
   jaxpr = jax.make_jaxpr(function)(jax.numpy.zeros((2, 8, 8, 6)), jax.numpy.zeros((3, 3, 1, 12)))
-  counts = [macs for _, macs in summary._multiply_adds(jaxpr.jaxpr, '')]
+  counts = [macs for _, macs in summary.multiply_adds(jaxpr.jaxpr, '')]
   assert counts == [2 * 4 * 4 * 12 * 9, 2 * 12 * 12 * 4 * 4]
 
 
