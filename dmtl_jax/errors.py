@@ -1,5 +1,7 @@
 """The error a user can mend."""
 
+import unicodedata
+
 
 class UserError(ValueError):
   """Bad input or configuration, told in one sentence: what was wrong, where, what to do.
@@ -7,3 +9,14 @@ class UserError(ValueError):
   The command line prints the sentence alone and exits with status 1; every other
   exception is a defect of the program and keeps its traceback.
   """
+
+
+def shown(text: str, most: int = 200) -> str:
+  """Text out of a file, fit for a message: one line, nothing that moves a terminal's cursor, not too long."""
+  escaped = ''.join(c if is_plain(c) else ascii(c)[1:-1] for c in text[:most])
+  return escaped if len(text) <= most else f'{escaped}...'
+
+
+def is_plain(text: str) -> bool:
+  """Whether text is without control characters, line breaks and halves of characters (bytes not in UTF-8)."""
+  return not any(unicodedata.category(c) in ('Cc', 'Cs', 'Zl', 'Zp') for c in text)

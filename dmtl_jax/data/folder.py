@@ -18,15 +18,16 @@ import pathlib
 
 import cv2
 import numpy as np
-from PIL import Image
 
-from dmtl_jax.data import scan
-from dmtl_jax.errors import UserError
-from dmtl_jax.tasks import IGNORE, Task
+from dmtl_jax.data import files, scan
+from dmtl_jax.errors import UserError, is_plain, shown
+from dmtl_jax.tasks import IGNORE, KINDS, Task
 
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
 LABEL_SUFFIXES = ('.png', '.npy')
 FIELDS = {'kind', 'classes', 'ignore', 'scale'}
+SCALES = (1e-9, 1e9)  # metres; beyond, float32 would lose depths
+LONGEST = 64  # characters of a task's name, which names folders and files
 EXAMPLE = '{"tasks": {"saliency": {}}}'
 
 
@@ -56,10 +57,17 @@ class FolderSource:
   def __getitem__(self, index: int) -> dict:
     visible = [task for t, task in enumerate(self.tasks) if self.label_mask[index, t]]
     labels = {task.name: self.label(index, task) for task in visible}
-    return {'image': read_image(self.images[index]), 'labels': labels, 'index': index}
+    return {'image': self.image(index), 'labels': labels, 'index': index}
+
+  def image(self, index: int) -> np.ndarray:
+    return read_image(self.images[index])
 
   def label(self, index: int, task: Task) -> np.ndarray:
-    return read_label(self.labels[index][task.name], task, self.encodings[task.name])
+    path = self.labels[index][task.name]
+    try:
+      return read_label(path, task, self.encodings[task.name])
+    except ValueError as error:
+      raise UserError(f'{path}: {error}') from error
 
 
 def open_folder(path: str, split: str) -> FolderSource:
@@ -70,6 +78,8 @@ def open_folder(path: str, split: str) -> FolderSource:
   """
   if not path:
     raise UserError('config.data.path is empty; give the folder of your images, --config.data.path=PATH')
+  if not is_plain(path):
+    raise UserError(f"config.data.path: '{shown(path)}' has control characters or is not UTF-8; rename the folder")
   root = pathlib.Path(path)
   tasks, encodings = read_description(root / 'dataset.json')
   images = _by_stem(root / split / 'images', IMAGE_SUFFIXES)
@@ -94,37 +104,37 @@ def read_description(path: pathlib.Path) -> tuple[tuple[Task, ...], dict[str, En
   Raises:
     UserError: names the field and what it must be.
   """
-  try:
-    content = json.loads(path.read_text())
-  except FileNotFoundError:
-    raise UserError(f'{path}: no such file; it names the tasks, e.g. {EXAMPLE}') from None
-  except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-    raise UserError(f'{path}: not JSON ({error})') from error
+  if not path.is_file():
+    raise UserError(f'{path}: no such file; it names the tasks, e.g. {EXAMPLE}')
+  content = files.read_json(path)
   entries = content.get('tasks') if isinstance(content, dict) else None
   if not isinstance(entries, dict) or not entries:
     raise UserError(f'{path}: "tasks" must map at least one task name to its description, e.g. {EXAMPLE}')
-  described = {name: _read_entry(f'{path}: "tasks"."{name}"', name, entry) for name, entry in entries.items()}
+  described = {name: _read_entry(f'{path}: "tasks"."{shown(name, LONGEST)}"', name, entry) for name, entry in entries.items()}
   return tuple(task for task, _ in described.values()), {name: e for name, (_, e) in described.items()}
 
 
 def _read_entry(where: str, name: str, entry) -> tuple[Task, Encoding]:
   if not isinstance(entry, dict):
     raise UserError(f'{where} must be an object like {{}}')
-  if not name.isidentifier():
-    raise UserError(f'{where}: a task name is a word of letters, digits and _')
+  if not name.isidentifier() or len(name) > LONGEST:
+    raise UserError(f'{where}: a task name is a word of letters, digits and _, at most {LONGEST}')
   unknown = entry.keys() - FIELDS
   if unknown:
-    raise UserError(f'{where}: unknown field "{sorted(unknown)[0]}"; known are {", ".join(sorted(FIELDS))}')
+    raise UserError(f'{where}: unknown field "{shown(min(unknown), 40)}"; known are {", ".join(sorted(FIELDS))}')
   classes = entry.get('classes', [])
-  if not isinstance(classes, list) or not all(isinstance(c, str) for c in classes):
+  if not isinstance(classes, list) or not all(isinstance(c, str) and is_plain(c) for c in classes):
     raise UserError(f'{where}."classes" must be a list of names')
   ignore, scale = entry.get('ignore', IGNORE), entry.get('scale', 0.001)
   if type(ignore) is not int or not 0 <= ignore <= 65535:
     raise UserError(f'{where}."ignore" must be a whole number from 0 to 65535')
-  if type(scale) not in (int, float) or not 0 < scale < float('inf'):
-    raise UserError(f'{where}."scale" must be a positive number')
+  if type(scale) not in (int, float) or not SCALES[0] <= scale <= SCALES[1]:
+    raise UserError(f'{where}."scale" must be a positive number, {SCALES[0]:g} to {SCALES[1]:g} metres')
+  kind = entry.get('kind', name)
+  if not isinstance(kind, str) or len(kind) > LONGEST or not is_plain(kind):
+    raise UserError(f'{where}."kind" must be one of {", ".join(KINDS)}')
   try:
-    task = Task(name, str(entry.get('kind', name)), tuple(classes))
+    task = Task(name, kind, tuple(classes))
   except ValueError as error:
     raise UserError(f'{where}: {error}') from error
   return task, Encoding(ignore, float(scale))
@@ -136,6 +146,10 @@ def _by_stem(folder: pathlib.Path, suffixes: tuple[str, ...]) -> dict[str, pathl
     raise UserError(f'{folder}: no such folder; see README, Your own data')
   files = {}
   for path in _visible(folder):
+    if not is_plain(path.name):
+      raise UserError(f"{folder}: '{shown(path.name)}' has control characters or is not UTF-8; rename the file")
+    if not path.is_file():
+      raise UserError(f'{path}: is not a file, or a link to none; replace or remove it')
     # Passed over, a label in another format would silently mean "not labelled".
     if path.suffix.lower() not in suffixes:
       raise UserError(f'{path}: is not one of {", ".join(suffixes)}; convert or remove it')
@@ -146,7 +160,10 @@ def _by_stem(folder: pathlib.Path, suffixes: tuple[str, ...]) -> dict[str, pathl
 
 
 def _visible(folder: pathlib.Path) -> list[pathlib.Path]:
-  return sorted(path for path in folder.iterdir() if not path.name.startswith('.'))
+  try:
+    return sorted(path for path in folder.iterdir() if not path.name.startswith('.'))
+  except OSError as error:
+    raise UserError(f'{folder}: cannot be read ({error.strerror}); check its permissions') from error
 
 
 def _label_files(folder: pathlib.Path, tasks, images) -> dict[str, dict[str, pathlib.Path]]:
@@ -155,7 +172,7 @@ def _label_files(folder: pathlib.Path, tasks, images) -> dict[str, dict[str, pat
   present = [path.name for path in _visible(folder)] if folder.is_dir() else []
   for name in present:
     if name not in names:
-      raise UserError(f'{folder / name}: dataset.json has no task "{name}"; add it there or remove this')
+      raise UserError(f'{folder}/{shown(name)}: dataset.json has no task "{name}"; add it there or remove this')
   found = {name: _by_stem(folder / name, LABEL_SUFFIXES) if name in present else {} for name in names}
   orphans = [path for files in found.values() for stem, path in files.items() if stem not in images]
   if orphans:
@@ -169,7 +186,10 @@ def read_image(path: pathlib.Path) -> np.ndarray:
   Raises:
     UserError: it is not a readable image.
   """
-  image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+  try:
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+  except cv2.error:  # more than a billion pixels claimed
+    image = None
   if image is None:
     raise UserError(f'{path}: not a readable image; replace it or convert it to PNG')
   return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
@@ -194,6 +214,7 @@ def read_label(path: pathlib.Path, task: Task, encoding: Encoding) -> np.ndarray
     values = values.astype(np.uint8)
   if values.dtype.kind not in 'ui':
     raise ValueError(f'holds {values.dtype} numbers; class ids are whole numbers')
+  values = values.astype(np.int64)  # an int8 could not hold 255
   label = np.where((values == encoding.ignore) | (values == IGNORE), IGNORE, values)
   count = {'saliency': 2, 'boundary': 2}.get(task.kind, task.channels)
   wrong = (label != IGNORE) & ((label < 0) | (label >= count))
@@ -208,8 +229,8 @@ def _depth(values, encoding):
     raise ValueError(f'holds {values.dtype} numbers; depth is float or 16-bit')
   if values.dtype.kind in 'ui':
     values = values * np.float32(encoding.scale)
-  depth = np.where(np.isfinite(values) & (values > 0), values, 0)
-  return depth.astype(np.float32)[..., None]
+  values = _float32(values)
+  return np.where(np.isfinite(values) & (values > 0), values, 0)[..., None]
 
 
 def _normals(values):
@@ -218,24 +239,26 @@ def _normals(values):
   if values.dtype.kind == 'u':
     unlabelled = (values == 0).all(-1, keepdims=True)
     values = np.where(unlabelled, 0, values * (np.float32(2) / np.iinfo(values.dtype).max) - 1)
-  values = np.where(np.isfinite(values).all(-1, keepdims=True), values, 0).astype(np.float32)
-  length = np.linalg.norm(values, axis=-1, keepdims=True)
-  return np.divide(values, length, out=np.zeros_like(values), where=length > 1e-6)
+  values = _float32(values)
+  values = np.where(np.isfinite(values).all(-1, keepdims=True), values, 0)
+  length = np.linalg.norm(values.astype(np.float64), axis=-1, keepdims=True)  # a square may not fit float32
+  return np.divide(values, length, out=np.zeros_like(values), where=length > 1e-6, casting='unsafe')
+
+
+def _float32(values: np.ndarray) -> np.ndarray:
+  """What is too large for float32 becomes infinite, which is unlabelled."""
+  with np.errstate(over='ignore'):
+    return values.astype(np.float32)
 
 
 def _load(path: pathlib.Path) -> np.ndarray:
-  """The array in a .npy or image file, channels in RGB order, palette indices as they are."""
+  """The array in a .npy or PNG file, channels in RGB order, palette indices as they are."""
   if path.suffix.lower() == '.npy':
-    try:
-      return np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-      raise ValueError(f'is not a readable .npy ({error})') from error
-  try:
-    with Image.open(path) as file:
-      if file.mode in ('1', 'L', 'P', 'I', 'I;16', 'I;16B', 'F'):
-        return np.asarray(file)
-      file.load()
-  except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-    raise ValueError(f'is not a readable image ({error})') from error
+    return files.read_npy(path)
+  image = files.read_image(path, ['PNG'])
+  if image.mode in ('1', 'L', 'P', 'I', 'I;16', 'I;16B', 'F'):
+    return np.asarray(image)
   values = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)  # keeps 16 bits of RGB, where PIL does not
+  if values is None or values.ndim != 3:
+    raise ValueError('is not a PNG that OpenCV reads; write it again')
   return values[..., ::-1] if values.shape[2] == 3 else values

@@ -7,15 +7,14 @@ import os
 import pathlib
 
 from absl import logging
-import cv2
 import numpy as np
-from PIL import Image, ImageOps
 
+from dmtl_jax.data import files
 from dmtl_jax.errors import UserError
 from dmtl_jax.progress import Progress
 from dmtl_jax.workdir import write_atomic
 
-VERSION = 1  # of the checks: a change makes old results void
+VERSION = 2  # of the checks: a change makes old results void
 
 
 def some(names, most: int = 3) -> str:
@@ -31,9 +30,9 @@ def check(source, root: pathlib.Path):
     UserError: names the first few files that are broken, and what is wrong with each.
   """
   cache = _cache_file(source, root)
-  if cache.exists():
-    problems = json.loads(cache.read_text())
-  else:
+  try:
+    problems = list(json.loads(cache.read_text()))
+  except (OSError, ValueError, TypeError):  # none yet, or a damaged one
     problems = _scan(source, root)
     try:
       write_atomic(cache, json.dumps(problems))
@@ -76,14 +75,15 @@ def _check_one(source, index: int) -> tuple[list[str], dict[str, set]]:
   """Problems of one image and its labels, and the values its binary labels hold."""
   path = source.images[index]
   try:
-    with Image.open(path) as file:
-      image = ImageOps.exif_transpose(file)
-      image.load()
-      size = (image.height, image.width)
-  except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-    return [f'{path}: not a readable image ({error}); replace or remove it'], {}
-  if not cv2.haveImageReader(str(path)):  # OpenCV reads it in training
-    return [f'{path}: a kind of image that OpenCV cannot read; convert it to PNG or JPEG'], {}
+    size = files.read_image(path, upright=True).size[::-1]
+  except ValueError as error:
+    return [f'{path}: {error}; replace or remove it'], {}
+  try:
+    decoded = source.image(index).shape[:2]  # by OpenCV, as in training
+  except UserError as error:
+    return [str(error)], {}
+  if decoded != size:
+    return [f'{path}: OpenCV and Pillow do not agree on its size; convert it to PNG or JPEG'], {}
   problems, seen = [], {}
   for task in source.tasks:
     label_path = source.labels[index].get(task.name)
@@ -91,8 +91,8 @@ def _check_one(source, index: int) -> tuple[list[str], dict[str, set]]:
       continue
     try:
       label = source.label(index, task)
-    except ValueError as error:
-      problems.append(f'{label_path}: {error}')
+    except UserError as error:
+      problems.append(str(error))
       continue
     if label.shape[:2] != size:
       sizes = [f'{width}x{height}' for height, width in (label.shape[:2], size)]
