@@ -63,13 +63,16 @@ def eval_transform(data_config, tasks: tuple[Task, ...]) -> Callable[[dict], dic
   """The function example -> example ready for a batch: fitted into the size and padded, nothing random.
 
   PASCAL's images are only padded (larger ones are shrunk); others are scaled to fit the size.
+  Besides what `finish` gives: 'region' [2] int32, height and width without the padding, and
+  'size' [2] int32, those of the example as it came.
   """
   size, upscale = tuple(data_config.size), data_config.augment != 'pascal'
   kinds = {task.name: task.kind for task in tasks}
 
   def transform(example: dict) -> dict:
     image, labels = fit(example['image'], example['labels'], size, kinds, upscale)
-    return finish(image, labels, size, tasks, example['index'])
+    shapes = {'region': np.int32(image.shape[:2]), 'size': np.int32(example['image'].shape[:2])}
+    return finish(image, labels, size, tasks, example['index']) | shapes
 
   return transform
 
