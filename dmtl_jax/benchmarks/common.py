@@ -1,0 +1,123 @@
+"""What the benchmarks of the train step and of inference share: flags, the result, its table."""
+
+import pathlib
+import sys
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from dmtl_jax.benchmarks import timing
+from dmtl_jax.errors import UserError
+from dmtl_jax.workdir import write_json
+
+
+def run(benchmark, doc: str):
+  """Runs benchmark(config, flags) -> result as a command: prints its table, writes it as JSON."""
+  config = config_flags.DEFINE_config_file('config', None, 'Config file, configs/NAME.py[:key=value,...].')
+  flags.DEFINE_integer('repeats', 10, 'How often each contestant is timed.', lower_bound=1)
+  flags.DEFINE_bool('cold', True, 'Compile from nothing and once more from the cache; else with the user\'s cache.')
+  flags.DEFINE_enum('against', None, ['torch'], 'Time a PyTorch re-statement in turns with it.')
+  flags.DEFINE_string('json', None, 'File to write the result to.')
+  flags.mark_flag_as_required('config')
+
+  def main(argv):
+    del argv
+    logging.set_verbosity(logging.WARNING)
+    try:
+      result = benchmark(config.value, flags.FLAGS)
+    except UserError as error:
+      sys.exit(f'Error: {error}')
+    print(table(result))
+    if flags.FLAGS.json:
+      write_json(pathlib.Path(flags.FLAGS.json), result)
+
+  sys.modules['__main__'].__doc__ = doc
+  app.run(main)
+
+
+def describe(config, tasks, batch: int, pairs: int | None, what: str) -> dict:
+  """The head of a result: what was measured and on what."""
+  return {
+      'what': what,
+      'method': config.method,
+      'backbone': config.model.backbone,
+      'size': list(config.data.size),
+      'batch': batch,
+      'tasks': len(tasks),
+      'labels': config.data.labels,
+      'pairs': pairs,
+      'dtype': config.dtype,
+      'device': timing.device(),
+  }
+
+
+def compare(seconds: dict, batch: int, flops: dict, peak: dict[str, float], dtype: str, devices: int) -> dict:
+  """Numbers of every timed contestant; 'jax' comes first, the others are held against it.
+
+  Args:
+    seconds: {contestant: [repeats]}, taken in turns.
+    flops: see work.py; 'needed' over the peak of all devices in `dtype` is the share.
+
+  Returns:
+    {contestant: {'seconds', 'images_per_second', 'achieved', 'share_of_peak'}}, and for others than
+    'jax' 'ratio', their time over ours in the same turn; times and ratios as `timing.spread` gives them.
+  """
+  result = {}
+  for name, times in seconds.items():
+    median = timing.spread(times)['median']
+    result[name] = {
+        'seconds': timing.spread(times),
+        'images_per_second': batch / median,
+        'achieved': flops['needed'] / median,
+        'share_of_peak': flops['needed'] / median / (peak[dtype] * devices),
+    }
+    if name != 'jax':
+      result[name]['ratio'] = timing.spread(times / seconds['jax'])
+  return result
+
+
+def peaks() -> dict[str, float]:
+  """Matrix peak of one device in float32 and bfloat16, FLOP/s."""
+  return {dtype: timing.matrix_peak(dtype) for dtype in ('float32', 'bfloat16')}
+
+
+def table(result: dict) -> str:
+  """The result for a person."""
+  r, device = result, result['device']
+  pairs = f", {r['pairs']} of {r['batch'] * r['tasks']} pairs" if r['pairs'] else ''
+  labels = f", labels {r['labels']}{pairs}" if r['what'] == 'train step' else ''
+  title = f"{r['what']}: {r['method']}, {r['backbone']}, {r['size'][0]}x{r['size'][1]}, batch {r['batch']}{labels}, {r['dtype']}"
+  where = f"{device['count']} x {device['kind']} ({device['platform']}, {device['threads']} threads)"
+  rows = [('device', where)]
+  for name, speed_ in r['speed'].items():
+    rows += _speed_rows(name, speed_, r)
+  flops = r['flops']
+  rows.append(('work', ', '.join(f'{name} {_si(n)}FLOP' for name, n in flops.items() if n)))
+  rows.append(('matrix peak', ', '.join(f'{dtype} {_si(n)}FLOP/s' for dtype, n in r['peak'].items())))
+  rows.append(('compile', ', '.join(f'{name} {seconds:.1f} s' for name, seconds in r['compile'].items())))
+  rows.append(('memory', ', '.join(f'{name} {_si(n)}B' for name, n in r['memory'].items())))
+  for name, note in r.get('notes', {}).items():
+    rows.append((name, note))
+  width = max(len(name) for name, _ in rows)
+  return '\n'.join([title, *(f'  {name:<{width}}  {text}' for name, text in rows)])
+
+
+def _speed_rows(name: str, speed_: dict, result: dict) -> list[tuple[str, str]]:
+  t = speed_['seconds']
+  line = f"{_time(t['median'])} ({_time(t['low'])} to {_time(t['high'])}), {speed_['images_per_second']:.3g} images/s"
+  if 'ratio' in speed_:
+    q = speed_['ratio']
+    return [(name, f"{line}; {q['median']:.2f} ({q['low']:.2f} to {q['high']:.2f}) times ours")]
+  achieved = f"{_si(speed_['achieved'])}FLOP/s, {100 * speed_['share_of_peak']:.0f}% of the {result['dtype']} matrix peak"
+  return [(name, line), ('achieved', achieved)]
+
+
+def _time(seconds: float) -> str:
+  return f'{seconds:.2f} s' if seconds >= 1 else f'{1000 * seconds:.1f} ms'
+
+
+def _si(value: float) -> str:
+  for prefix, scale in (('P', 1e15), ('T', 1e12), ('G', 1e9), ('M', 1e6), ('k', 1e3)):
+    if value >= scale:
+      return f'{value / scale:.3g} {prefix}'
+  return f'{value:.3g} '

@@ -1,0 +1,59 @@
+"""Speed, work, compile time and memory of inference with any config.
+
+  python -m dmtl_jax.benchmarks.inference --config=configs/pascal.py:method=feature --config.eval.batch=1 \\
+      [--repeats=10] [--nocold] [--against=torch] [--json=FILE]
+
+Times the very function that evaluation compiles: images to every task's initial and final prediction at the
+images' size. As `train_step`, on synthetic images and weights.
+"""
+
+import jax
+import numpy as np
+
+from dmtl_jax import sharding, summary
+from dmtl_jax.benchmarks import common, synthetic, timing, work
+from dmtl_jax.models import build_model
+from dmtl_jax.state import init_variables
+from dmtl_jax.steps import make_predict_step
+
+
+def benchmark(config, flags) -> dict:
+  """Measures; see `common.table` for what the result holds."""
+  tasks, count, size = summary.data_tasks(config.data), config.eval.batch, tuple(config.data.size)
+  mesh = sharding.make_mesh(count)
+  model = build_model(config, tasks)
+  variables = synthetic.variables(jax.eval_shape(lambda key: init_variables(model, key, size), jax.random.key(0)))
+  images = synthetic.images(count, size, np.random.default_rng(0))
+  index = np.arange(count, dtype=np.int32)
+  function = make_predict_step(model, config, tasks)
+  split = sharding.by_image(mesh)
+  step = jax.jit(function, in_shardings=(sharding.replicated(mesh), split, split), out_shardings=split)
+  flops = {
+      'needed': work.needed(config, tasks, count, training=False),
+      'executed': work.executed(function, variables, images, index),
+  }
+  batch = synthetic.on_device({'image': images, 'index': index}, mesh, split=True)
+  args = (synthetic.on_device(variables, mesh), batch['image'], batch['index'])
+  compiled, compile_times = timing.compile_cold_and_cached(step, args, flags.cold)
+  flops['xla'] = work.xla(compiled)
+  contestants, notes = {'jax': lambda n: jax.block_until_ready([compiled(*args) for _ in range(n)])}, {}
+  if flags.against:
+    from dmtl_jax.benchmarks import torch_step
+
+    more, notes = torch_step.predictions(config, tasks, variables, images)
+    contestants |= more
+  seconds = timing.measure(contestants, flags.repeats)
+  memory = timing.memory(compiled)
+  peak = common.peaks()
+  return common.describe(config, tasks, count, None, 'inference') | {
+      'speed': common.compare(seconds, count, flops, peak, config.dtype, mesh.size),
+      'flops': flops,
+      'peak': peak,
+      'compile': compile_times,
+      'memory': memory,
+      'notes': notes,
+  }
+
+
+if __name__ == '__main__':
+  common.run(benchmark, __doc__)

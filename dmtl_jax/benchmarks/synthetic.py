@@ -1,0 +1,89 @@
+"""Weights, batches and label masks of a config's shapes, without a data set and without compiling an initialiser."""
+
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dmtl_jax import sharding, state as state_lib, train
+from dmtl_jax.data import label_settings
+from dmtl_jax.tasks import Task
+
+IMAGES = 1000  # of the training set that the label setting is drawn for
+
+
+def train_state(model, tx, size: tuple[int, int], seed: int = 0) -> state_lib.TrainState:
+  """A state to start training from, drawn in numpy: compiling the initialiser takes longer than a benchmark."""
+  shapes = jax.eval_shape(lambda key: state_lib.create(model, tx, key, size), jax.random.key(0))
+  empty = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+  filled = variables(shapes.variables, seed)
+  return empty.replace(params=filled['params'], batch_stats=filled['batch_stats'])
+
+
+def variables(shapes: dict, seed: int = 0) -> dict:
+  """Variables of `shapes`: kernels uniform with variance 1 / fan-in, norms at their start, biases 0."""
+  rng = np.random.default_rng(seed)
+
+  def draw(path, x):
+    name = path[-1].key
+    if name in ('scale', 'var'):
+      return np.ones(x.shape, np.float32)
+    if name in ('bias', 'mean'):
+      return np.zeros(x.shape, np.float32)
+    fan_in = np.prod(x.shape[-4:-1])  # a leading axis of a stacked kernel counts tasks
+    return (2 * rng.random(x.shape, np.float32) - 1) * np.float32(np.sqrt(3 / fan_in))
+
+  return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
+def label_mask(tasks: tuple[Task, ...], setting: str, seed: int = 0) -> np.ndarray:
+  """Labels [IMAGES, T] bool of a training set under a setting; a mapping file needs its data set: 'one' stands in."""
+  exists = np.ones((IMAGES, len(tasks)), bool)
+  ids = [str(i) for i in range(IMAGES)]
+  if setting == 'full':
+    return exists
+  draw = label_settings.draw_random if setting == 'random' else label_settings.draw_one
+  return draw(ids, exists, seed)
+
+
+def pair_count(config, mask: np.ndarray, groups: int) -> int:
+  """Pairs a device denoises, as in training: it depends on the whole training set's mask, not on a batch's."""
+  return train.pair_count(types.SimpleNamespace(label_mask=mask), config, groups)
+
+
+def labels(task: Task, count: int, size: tuple[int, int], rng) -> np.ndarray:
+  """Labels [count, H, W, K] with about a tenth of the pixels unlabelled."""
+  shape = (count, *size)
+  hole = rng.random((*shape, 1)) < 0.1
+  if task.kind == 'normals':
+    vectors = rng.standard_normal((*shape, 3))
+    value = vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+  elif task.kind == 'depth':
+    value = rng.uniform(1, 5, (*shape, 1))
+  else:
+    value = rng.integers(0, max(task.channels, 2), (*shape, 1))
+  return np.where(hole, task.spec.unlabelled, value).astype(task.spec.label_dtype)
+
+
+def train_batch(config, tasks: tuple[Task, ...], mask: np.ndarray, seed: int = 0) -> dict:
+  """A batch of config.train.batch images: the first rows of `mask`; hidden labels are blank, as from the pipeline."""
+  rng, count, size = np.random.default_rng(seed), config.train.batch, tuple(config.data.size)
+  shown = mask[:count]
+  every = {}
+  for t, task in enumerate(tasks):
+    value = labels(task, count, size, rng)
+    every[task.name] = np.where(shown[:, t][:, None, None, None], value, task.blank(*size)).astype(value.dtype)
+  return {'image': images(count, size, rng), 'labels': every, 'label_mask': shown}
+
+
+def images(count: int, size: tuple[int, int], rng) -> np.ndarray:
+  """Normalised images [count, H, W, 3] float32."""
+  return rng.standard_normal((count, *size, 3), np.float32)
+
+
+def on_device(tree, mesh, split: bool = False):
+  """Arrays on the devices of the mesh: whole on each, or (split) each its images."""
+  if split:
+    return sharding.put_batch(tree, mesh)
+  return jax.device_put(jax.tree.map(jnp.asarray, tree), sharding.replicated(mesh))

@@ -1,0 +1,53 @@
+"""Work of a step in FLOPs (a multiply-add is two), counted from jaxprs as `--mode=summary` counts.
+
+Convolutions and matrix products count; norms, activations, resizing and the optimiser do not.
+
+needed    what the network's definition asks for: the forward count of the summary (its denoiser once a
+          labelled pair, not once a task), times three for training, since each product has two
+          gradients; no recomputation, no padding. Methods whose loss runs more networks (ss, xtc) need more
+          than this.
+executed  what the traced step does, its backward pass included, recomputation under jax.checkpoint too.
+xla       the compiler's own count (`cost_analysis`), which knows a scan's body but once, and counts
+          additions and activations; a cross-check.
+"""
+
+import jax
+from jax.interpreters import partial_eval
+
+from dmtl_jax import summary
+from dmtl_jax.tasks import Task
+
+PER_PAIR = ('denoiser', 'head')  # parts that see pairs instead of images
+
+
+def executed(function, *args) -> float:
+  """FLOPs of a traceable function, those only unused results need left out."""
+  jaxpr = jax.make_jaxpr(function)(*args).jaxpr
+  jaxpr, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
+  return 2.0 * sum(count for _, count in summary.multiply_adds(jaxpr, ''))
+
+
+def needed(config, tasks: tuple[Task, ...], batch: int, pairs: int | None = None, training: bool = True) -> float:
+  """FLOPs that `batch` images need.
+
+  Args:
+    pairs: labelled pairs of the batch; None: all.
+  """
+  share = 1.0 if pairs is None else pairs / (batch * len(tasks))
+  forward = sum(
+      count * (share if part.split('/')[0] in PER_PAIR else 1) for part, count in by_part(config, tasks).items()
+  )
+  return batch * forward * (3 if training else 1)
+
+
+def by_part(config, tasks: tuple[Task, ...]) -> dict[str, float]:
+  """{part: forward FLOPs of one image with all tasks}, parts as in the summary."""
+  parts = summary.summarize(config, tasks, tuple(config.data.size))['parts']
+  return {part: 2e9 * values['gmac'] for part, values in parts.items()}
+
+
+def xla(compiled) -> float | None:
+  """FLOPs as the compiler counts them; None where it does not."""
+  analysis = compiled.cost_analysis()
+  return analysis.get('flops') if analysis else None
+
