@@ -20,6 +20,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from datasets import raw
+from dmtl_jax.data import files
 from dmtl_jax.errors import UserError
 from dmtl_jax.tasks import IGNORE, Task
 
@@ -37,7 +38,10 @@ def ids(root: Path, folders: Sequence[str]) -> dict[str, list[str]]:
   for split in SPLITS:
     found = [path.stem for folder in folders for path in (root / split / folder).glob('*.npy')]
     numbers = [int(stem) for stem in found if re.fullmatch(r'0|[1-9]\d*', stem)]
-    splits[split] = [str(number) for number in range(max(numbers, default=0) + 1)]
+    last = max(numbers, default=0)
+    if last > 100 * len(numbers):  # never make a list as long as a file's name says
+      raise UserError(f'{root / split}: has {len(numbers)} files, one numbered {last}; remove it or add the others')
+    splits[split] = [str(number) for number in range(last + 1)]
   files = [f'{split}/{folder}/{id}.npy' for split in SPLITS for folder in folders for id in splits[split]]
   raw.require(root, files)
   return splits
@@ -65,7 +69,7 @@ def encode(root: Path, file: tuple[str, str], folders: Sequence[str], classes: i
       id=id,
       image=np.rint(image.clip(0, 1) * 255).astype(np.uint8),
       semseg=class_ids(read(paths[1], 1, size), classes, paths[1]),
-      depth=np.maximum(read(paths[2], 1, size), 0).astype(np.float32),
+      depth=depths(read(paths[2], 1, size), paths[2]),
   )
   if len(paths) > 3:
     example['normals'] = np.rint(unit(read(paths[3], 3, size)) * STEPS).astype(np.int16)
@@ -80,21 +84,28 @@ def class_ids(label: np.ndarray, classes: int, path: Path) -> np.ndarray:
   return np.where(label < 0, IGNORE, label).astype(np.uint8)
 
 
+def depths(depth: np.ndarray, path: Path) -> np.ndarray:
+  """float32 with 0 for invalid."""
+  if depth.max() > np.finfo(np.float32).max:
+    raise UserError(f'{path}: holds {depth.max():g}, which is no depth')
+  return np.maximum(depth, 0).astype(np.float32)
+
+
 def unit(vectors: np.ndarray) -> np.ndarray:
   """Unit vectors [H,W,3]; resizing has made some shorter. Zero stays zero."""
   length = np.linalg.norm(vectors, axis=-1, keepdims=True)
-  return vectors / np.where(length > 0, length, 1)
+  return (vectors / np.where(length > 0, length, 1)).clip(-1, 1)
 
 
 def read(path: Path, channels: int, size: tuple[int, int] | None = None) -> np.ndarray:
   """[H,W,channels] of finite numbers; of the given size (H, W) if one is given."""
   try:
-    array = np.load(path, allow_pickle=False)
-  except (OSError, ValueError, EOFError) as error:
-    raise UserError(f'{path}: not a readable .npy file ({error})') from error
+    array = files.read_npy(path)
+  except ValueError as error:
+    raise UserError(f'{path}: {error}; replace it') from error
   if array.ndim == 2:
     array = array[..., None]
-  if array.ndim != 3 or array.shape[2] != channels or size not in (None, array.shape[:2]):
+  if array.ndim != 3 or array.shape[2] != channels or size not in (None, array.shape[:2]) or not array.size:
     expected = [*(size or ('H', 'W')), channels]
     raise UserError(f'{path}: shape {list(array.shape)}, expected {expected}'.replace("'", ''))
   if array.dtype.kind not in 'fiu' or not np.isfinite(array).all():

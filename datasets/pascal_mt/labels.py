@@ -13,16 +13,20 @@ Raw layout below `root`, for the image ID:
 """
 
 from pathlib import Path
+import re
+import zlib
 
 import cv2
 import numpy as np
 import scipy.io
-from PIL import Image
 
-from dmtl_jax.errors import UserError
+from dmtl_jax.data import files as files_lib
+from dmtl_jax.errors import UserError, shown
 from dmtl_jax.metrics.thinning import thin
 
 IGNORE = 255
+MAT_COMPRESSED = 15  # type of an element of a .mat file
+MAT_BYTES = 1 << 28  # of masks in one annotation; the largest have a few dozen megabytes
 PERSON = 15  # class of VOC
 CLASSES = tuple(
     'background,aeroplane,bicycle,bird,boat,bottle,bus,car,cat,chair,cow,diningtable,dog,horse,'
@@ -52,6 +56,23 @@ NORMALS_CLASSES = [int(id) for id in """
 """.split()]
 
 
+def read_ids(path: Path) -> list[str]:
+  """The image ids in a list of ImageSets.
+
+  Raises:
+    UserError: the list is not readable or holds something else than ids, which name files here and later.
+  """
+  try:
+    ids = path.read_text(encoding='ascii').split()
+  except (OSError, ValueError) as error:
+    raise UserError(f'{path}: not a readable list of ids ({shown(str(error))}); replace it') from error
+  strange = [id for id in ids if not re.fullmatch(r'\w[\w-]*', id)]
+  if strange or len(set(ids)) < len(ids):
+    what = f"'{shown(strange[0])}', which is no id" if strange else 'an id twice'
+    raise UserError(f'{path}: holds {what}; replace it')
+  return ids
+
+
 def files(root: Path, id: str) -> list[str]:
   """The raw files of an image, relative to root; VOC12's segmentation comes before pascal-context's."""
   voc, context = f'semseg/VOC12/{id}.png', f'semseg/pascal-context/{id}.png'
@@ -77,7 +98,7 @@ def encode(root: Path, id: str) -> dict:
   """
   image, semseg, parts, context, normals, saliency = (root / file for file in files(root, id))
   size = read_image(image, 3).shape[:2]
-  label_map = read_mat(context, 'LabelMap')
+  label_map = read_label_map(context)
   maps = dict(
       semseg=segmentation(semseg),
       parsing=parsing(read_mat(parts, 'anno'), parts, size),
@@ -112,8 +133,8 @@ def parsing(annotation: np.ndarray, path: Path, size: tuple[int, int]) -> np.nda
         continue
       for part in thing['parts'].ravel():  # later parts and persons lie in front
         label[fit(part['mask'].astype(np.uint8), size) > 0] = PART_IDS[part['part_name'].item()]
-  except (KeyError, ValueError, IndexError, TypeError) as error:
-    raise UserError(f'{path}: not an annotation of PASCAL-Part ({type(error).__name__}: {error})') from error
+  except Exception as error:  # any of its fields may be of any type
+    raise UserError(f'{path}: not an annotation of PASCAL-Part ({_told(error)}); replace it') from error
   return label if label.any() else np.full_like(label, IGNORE)
 
 
@@ -155,19 +176,45 @@ def png(label: np.ndarray) -> bytes:
 def read_image(path: Path, dimensions: int) -> np.ndarray:
   """[H,W] (a palette's indices, not its colours) or [H,W,3] uint8 of an image file."""
   try:
-    with Image.open(path) as image:
-      array = np.asarray(image.convert('RGB') if dimensions == 3 else image)
-  except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for broken files
-    raise UserError(f'{path}: not a readable image ({error})') from error
+    image = files_lib.read_image(path)
+  except ValueError as error:
+    raise UserError(f'{path}: {error}; replace it') from error
+  array = np.asarray(image.convert('RGB') if dimensions == 3 else image)
   if array.ndim != dimensions or array.dtype != np.uint8:
     raise UserError(f'{path}: expected one 8-bit channel, found {array.dtype} {list(array.shape)}')
   return array
 
 
+def read_label_map(path: Path) -> np.ndarray:
+  """Context classes [H,W] of a .mat file."""
+  label_map = read_mat(path, 'LabelMap')
+  if label_map.ndim != 2 or label_map.dtype.kind not in 'uif' or not label_map.size:
+    raise UserError(f'{path}: LabelMap is {label_map.dtype.kind} {list(label_map.shape)}, expected numbers [H, W]')
+  return label_map
+
+
 def read_mat(path: Path, name: str) -> np.ndarray:
   """A variable of a .mat file."""
   try:
-    return scipy.io.loadmat(path, variable_names=[name])[name]
+    with open(path, 'rb') as file:
+      _check_compressed(file.read())
+    return np.asarray(scipy.io.loadmat(path, variable_names=[name])[name])
   except Exception as error:  # scipy has no common error: zlib's, struct's, ValueError, KeyError...
-    reason = f'{type(error).__name__}: {error}'
-    raise UserError(f"{path}: no readable .mat file with '{name}' ({reason})") from error
+    raise UserError(f"{path}: no readable .mat file with '{name}' ({_told(error)}); replace it") from error
+
+
+def _check_compressed(data: bytes):
+  """Refuses a .mat file (version 5) that unpacks to more than any annotation: scipy would unpack all of it."""
+  order = 'big' if data[126:128] == b'MI' else 'little'
+  position, left = 128, MAT_BYTES
+  while position + 8 <= len(data):
+    kind, size = (int.from_bytes(data[position + i : position + i + 4], order) for i in (0, 4))
+    if kind == MAT_COMPRESSED:
+      left -= len(zlib.decompressobj().decompress(data[position + 8 : position + 8 + size], left + 1))
+    if left < 0:
+      raise ValueError(f'unpacks to more than {MAT_BYTES >> 20} MB')
+    position += 8 + size
+
+
+def _told(error: Exception) -> str:
+  return f'{type(error).__name__}: {shown(str(error))}'

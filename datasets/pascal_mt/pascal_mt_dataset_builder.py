@@ -46,7 +46,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
   def _split_generators(self, dl_manager):
     root = raw.find_root(Path(dl_manager.manual_dir), self.MARKER)
     raw.require(root, [f'ImageSets/Context/{split}.txt' for split in self.IMAGES])
-    splits = {split: (root / f'ImageSets/Context/{split}.txt').read_text().split() for split in self.IMAGES}
+    splits = {split: labels.read_ids(root / f'ImageSets/Context/{split}.txt') for split in self.IMAGES}
     raw.require(root, [file for ids in splits.values() for id in ids for file in labels.files(root, id)])
     self.info.metadata['ids'] = splits
     return {split: self._generate_examples(root, splits, split) for split in splits}

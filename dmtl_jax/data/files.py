@@ -60,7 +60,7 @@ def read_npy(path: str | os.PathLike) -> np.ndarray:
         raise ValueError(f'{left} bytes follow a header that claims more')
       return np.fromfile(file, dtype, count).reshape(shape, order='F' if by_columns else 'C')
   except Exception as error:  # a header is a Python literal: its parser raises nearly anything
-    raise ValueError(f'is not a readable .npy ({reason(error)})') from error
+    raise ValueError(f'not a readable .npy ({reason(error)})') from error
 
 
 def read_image(path: str | os.PathLike, formats: Sequence[str] = IMAGE_FORMATS, upright: bool = False) -> Image.Image:
@@ -81,7 +81,7 @@ def read_image(path: str | os.PathLike, formats: Sequence[str] = IMAGE_FORMATS, 
       file.load()
       return ImageOps.exif_transpose(file) if upright else file
   except Exception as error:  # Pillow has no common error: OSError, SyntaxError, struct.error, KeyError, ...
-    raise ValueError(f'is not a readable image ({reason(error)})') from error
+    raise ValueError(f'not a readable image ({reason(error)})') from error
 
 
 def reason(error: Exception) -> str:
