@@ -197,7 +197,8 @@ def table(scores: dict, tasks) -> str:
 def run(config, workdir: str, which: str = 'best'):
   """The job `--mode=evaluate`: restores a checkpoint, writes W/metrics.json, per_image.csv and panels."""
   source = source_lib.open_source(config.data, 'val')
-  mesh = sharding.make_mesh(config.eval.batch)
+  mesh = sharding.make_mesh()
+  sharding.check_batch('config.eval.batch', config.eval.batch, mesh)
   model = build_model(config, source.tasks)
   checkpoints = Checkpoints(workdir, read_only=True)
   step = checkpoints.choose(which)

@@ -61,7 +61,7 @@ def write(workdir: str, out: str, which: str = 'best') -> jax.export.Exported:
   """
   config, tasks = workdir_lib.read_config(workdir), workdir_lib.read_tasks(workdir)
   checkpoints = Checkpoints(workdir, read_only=True)
-  step, mesh = checkpoints.choose(which), sharding.make_mesh(jax.device_count())
+  step, mesh = checkpoints.choose(which), sharding.make_mesh()
   exported = export(config, tasks, evaluate.restore(checkpoints, step, build_model(config, tasks), config, mesh))
   try:
     _write_bytes(pathlib.Path(out), exported.serialize())

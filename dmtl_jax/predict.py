@@ -90,7 +90,7 @@ def load(workdir: str, which: str = 'best') -> Predictor:
     UserError: no run or checkpoint there.
   """
   config, tasks = workdir_lib.read_config(workdir), workdir_lib.read_tasks(workdir)
-  mesh = sharding.make_mesh(jax.device_count())
+  mesh = sharding.make_mesh()
   checkpoints = Checkpoints(workdir, read_only=True)
   variables = evaluate.restore(checkpoints, checkpoints.choose(which), build_model(config, tasks), config, mesh)
   return Predictor(config, tasks, variables)

@@ -1,33 +1,77 @@
-"""Devices: one mesh axis `data` over which batches are split; the same code for 1 CPU and a pod."""
+"""Devices and hosts: one mesh over all of them; the same code for one CPU and a pod.
+
+The mesh has two axes. Batches are split by image over both. The devices along 'fsdp' share one copy of
+parameters and optimiser state between them (`split`), those along 'data' have a copy each.
+"""
+
+import math
+import pickle
 
 import jax
-import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+import numpy as np
 
 from dmtl_jax.errors import UserError
 
+SMALL = 2**12  # elements; smaller arrays stay whole: to cut them saves nothing and costs a message
 
-def make_mesh(batch: int) -> Mesh:
-  """A mesh of all devices of all hosts.
+
+def make_mesh(fsdp: int = 1) -> Mesh:
+  """A mesh of all devices of all hosts; a host's devices are neighbours, so that it holds neighbouring images.
+
+  Args:
+    fsdp: devices that share one copy of the state (config.train.fsdp).
 
   Raises:
-    UserError: where the global batch cannot be split evenly.
+    UserError: where that does not divide the devices.
   """
-  count = jax.device_count()
-  if batch < 1 or batch % count:
+  devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+  if fsdp < 1 or len(devices) % fsdp:
+    raise UserError(f'config.train.fsdp={fsdp} does not divide the {len(devices)} devices; set it to 1 or a divisor')
+  return Mesh(np.array(devices).reshape(-1, fsdp), ('data', 'fsdp'), axis_types=(AxisType.Auto,) * 2)
+
+
+def check_batch(field: str, batch: int, mesh: Mesh, parts: int = 1):
+  """A batch must be split evenly over the devices, and into `parts` micro-batches on each.
+
+  Raises:
+    UserError: it cannot.
+  """
+  if batch < 1 or parts < 1 or batch % (mesh.size * parts):
     raise UserError(
-        f'a batch of {batch} images cannot be split over {count} devices; '
-        f'set config.train.batch and config.eval.batch to multiples of {count}'
+        f'a batch of {batch} images cannot be split over {mesh.size} devices'
+        + (f' in {parts} micro-batches each' if parts != 1 else '')
+        + f'; set {field} to a multiple of {mesh.size * max(parts, 1)}'
     )
-  return jax.make_mesh((count,), ('data',), axis_types=(AxisType.Auto,))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
+  """Every device has all of the array."""
   return NamedSharding(mesh, PartitionSpec())
 
 
 def by_image(mesh: Mesh) -> NamedSharding:
-  return NamedSharding(mesh, PartitionSpec('data'))
+  """Every device has its share of the first axis."""
+  return NamedSharding(mesh, PartitionSpec(('data', 'fsdp')))
+
+
+def split(mesh: Mesh, tree):
+  """The shardings of a state: each array cut over 'fsdp' along its largest axis that it divides, else whole."""
+  return jax.tree.map(lambda x: NamedSharding(mesh, _spec(x.shape, mesh.shape['fsdp'])), tree)
+
+
+def _spec(shape: tuple[int, ...], parts: int) -> PartitionSpec:
+  axes = [axis for axis, size in enumerate(shape) if size % parts == 0]
+  if parts == 1 or not axes or math.prod(shape) < SMALL:
+    return PartitionSpec()
+  axis = max(axes, key=lambda axis: shape[axis])
+  return PartitionSpec(*[None] * axis, 'fsdp')
+
+
+def abstract(tree, shardings):
+  """Shapes and dtypes with shardings: what to compile for, or to restore into."""
+  return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, shardings)
 
 
 def put_batch(batch: dict, mesh: Mesh) -> dict:
@@ -40,3 +84,36 @@ def local_rows(x: jax.Array) -> np.ndarray:
   """The rows of a global array split by image that this host holds, in order."""
   shards = sorted(x.addressable_shards, key=lambda shard: shard.index[0].start or 0)
   return np.concatenate([np.asarray(shard.data) for shard in shards])
+
+
+def replicate(tree, mesh: Mesh):
+  """Arrays, split or not, with all of each on every device; all hosts must call it."""
+  return jax.jit(lambda tree: tree, out_shardings=replicated(mesh))(tree)
+
+
+def gather(value) -> list:
+  """The picklable values of all hosts, in their order, bit by bit; all hosts must call it."""
+  if jax.process_count() == 1:
+    return [value]
+  data = np.frombuffer(pickle.dumps(value), np.uint8)
+  sizes = multihost_utils.process_allgather(np.int32(len(data)))
+  rows = multihost_utils.process_allgather(np.pad(data, (0, sizes.max() - len(data))))
+  return [pickle.loads(row[:size].tobytes()) for row, size in zip(rows, sizes)]
+
+
+def on_first_host(function, *args):
+  """Calls a function on host 0 alone; its UserError is raised by all hosts, so that none waits for another.
+
+  Returns:
+    Its result on host 0, None on the others.
+  """
+  result = error = None
+  if jax.process_index() == 0:
+    try:
+      result = function(*args)
+    except UserError as raised:
+      error = raised
+  error = gather(error)[0]
+  if error:
+    raise error
+  return result

@@ -31,7 +31,9 @@ def run(config, workdir: str, force: bool = False) -> dict | None:
   held = workdir_lib.lock(workdir)
   workdir_lib.check_config(workdir, config, force)
 
-  mesh = sharding.make_mesh(config.train.batch)
+  mesh = sharding.make_mesh()
+  sharding.check_batch('config.train.batch', config.train.batch, mesh)
+  sharding.check_batch('config.eval.batch', config.eval.batch, mesh)
   source, val = open_data(config, workdir)
   tasks = source.tasks
   workdir_lib.write_tasks(workdir, tasks)
