@@ -15,12 +15,14 @@ import dataclasses
 import hashlib
 import io
 import json
+import os
 import pathlib
 
 import numpy as np
 
 from dmtl_jax import torch_file
-from dmtl_jax.errors import UserError
+from dmtl_jax.data import files
+from dmtl_jax.errors import UserError, shown
 from dmtl_jax.workdir import write_atomic
 
 OFFICIAL_PASCAL = ('semseg', 'parsing', 'saliency', 'normals', 'boundary')
@@ -44,10 +46,10 @@ def apply_labels(source, setting: str, seed: int = 0):
     mask = draw_one(source.ids, source.label_mask, seed)
   elif setting == 'random':
     mask = draw_random(source.ids, source.label_mask, seed)
-  elif pathlib.Path(setting).is_file():
+  elif os.path.isfile(setting):
     mask = source.label_mask & load_mapping(pathlib.Path(setting), source.ids, source.tasks)
   else:
-    raise UserError(f"config.data.labels: '{setting}' is neither full, one, random nor a file")
+    raise UserError(f"config.data.labels: '{shown(setting)}' is neither full, one, random nor a file")
   return dataclasses.replace(source, label_mask=mask)
 
 
@@ -107,22 +109,26 @@ def load_mapping(path: pathlib.Path, ids, tasks) -> np.ndarray:
   position = {i: n for n, i in enumerate(ids)}
   unknown = [i for i in rows if i not in position]
   if unknown:
-    raise UserError(f"{path}: {len(unknown)} images are not in the data set, e.g. '{unknown[0]}'")
+    raise UserError(f"{path}: {len(unknown)} images are not in the data set, e.g. '{shown(unknown[0])}'")
   for i, wanted in rows.items():
     for name in wanted:
       if name in names:
         mask[position[i], names.index(name)] = True
       elif name not in OFFICIAL_PASCAL + OFFICIAL_MTPSL[3]:
-        raise UserError(f"{path}: image '{i}' names task '{name}'; the data set has {', '.join(names)}")
+        raise UserError(f"{path}: image '{i}' names task '{shown(name)}'; the data set has {', '.join(names)}")
   return mask
 
 
 def _read_csv(path, ids) -> dict[str, list[str]]:
   del ids
-  with open(path, newline='', encoding='utf-8-sig') as f:  # spreadsheets write a mark of the encoding
-    rows = list(csv.DictReader(f))
-  if not rows or next(iter(rows[0])) != 'image' or len(rows[0]) < 2:
-    raise UserError(f'{path}: needs a first line image,tasks or image,TASK,... and at least one more')
+  try:
+    with open(path, newline='', encoding='utf-8-sig') as f:  # spreadsheets write a mark of the encoding
+      reader = csv.DictReader(f)
+      rows, header = list(reader), reader.fieldnames
+  except (OSError, ValueError, csv.Error) as error:
+    raise UserError(f'{path}: not a CSV file in UTF-8 ({files.reason(error)}); write it again') from error
+  if not rows or header[0] != 'image' or len(header) < 2 or len(set(header)) < len(header):
+    raise UserError(f'{path}: needs a first line image,tasks or image,TASK,... (each once) and at least one more')
   for number, row in enumerate(rows, 2):
     if None in row or None in row.values():
       raise UserError(f'{path}: line {number} has more or fewer columns than the first line')
@@ -142,10 +148,7 @@ def _flagged(where: str, row: dict[str, str]) -> list[str]:
 
 def _read_json(path, ids) -> dict[str, list[str]]:
   del ids
-  try:
-    rows = json.loads(path.read_text())
-  except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-    raise UserError(f'{path}: not JSON ({error})') from error
+  rows = files.read_json(path)
   fits = isinstance(rows, dict) and all(
       isinstance(names, list) and all(isinstance(name, str) for name in names) for names in rows.values()
   )
@@ -158,20 +161,41 @@ def _read_torch(path, ids) -> dict[str, list[str]]:
   """The official mappings: {image: 5 flags} of PASCAL, or labels_weights [N, T] of MTPSL."""
   content = torch_file.load(path)
   if isinstance(content, dict) and 'labels_weights' in content:
-    table = _array(path, content['labels_weights'])
+    table = _numbers(path, content['labels_weights'], len(ids))
     if table.ndim != 2 or table.shape[1] not in OFFICIAL_MTPSL or len(table) != len(ids):
       raise UserError(f'{path}: labels_weights has shape {table.shape}; the data set has {len(ids)} images')
     columns = OFFICIAL_MTPSL[table.shape[1]]
     return {i: [c for c, flag in zip(columns, row) if flag > 0] for i, row in zip(ids, table)}
   columns = OFFICIAL_PASCAL
-  rows = {str(i): _array(path, flags) for i, flags in content.items()} if isinstance(content, dict) else {}
-  if not rows or not all(flags.size == len(columns) for flags in rows.values()):
+  if not isinstance(content, dict) or not content or not all(isinstance(i, str) for i in content):
     raise UserError(f'{path}: neither a mapping of image ids to {len(columns)} flags nor labels_weights')
-  return {i: [c for c, flag in zip(columns, flags.ravel()) if flag] for i, flags in rows.items()}
+  rows = {}
+  for i, values in content.items():
+    flags = _numbers(path, values, len(columns)).ravel()
+    if flags.size != len(columns):
+      raise UserError(f'{path}: neither a mapping of image ids to {len(columns)} flags nor labels_weights')
+    rows[i] = [c for c, flag in zip(columns, flags) if flag]
+  return rows
 
 
-def _array(path, values) -> np.ndarray:
-  try:
-    return np.asarray(values, float)
-  except (TypeError, ValueError):
-    raise UserError(f'{path}: holds lists of unequal length, or no numbers, where flags should be') from None
+def _numbers(path, values, count: int) -> np.ndarray:
+  """An array, or a list of numbers or of lists of them, as floats.
+
+  Of lists no more is looked at than `count` rows of as many columns as there are tasks: in a .pth file
+  one list may stand in endlessly many places.
+  """
+  if isinstance(values, (list, tuple)) and len(values) <= count:
+    rows = [row if isinstance(row, (list, tuple)) else [row] for row in values]
+    flat = all(len(row) <= len(OFFICIAL_PASCAL) and all(_is_number(x) for x in row) for row in rows)
+  else:
+    flat = isinstance(values, np.ndarray) and values.size <= count * len(OFFICIAL_PASCAL)
+  if flat:
+    try:
+      return np.asarray(values, float)
+    except (TypeError, ValueError, OverflowError):
+      pass
+  raise UserError(f'{path}: holds no numbers, {count} rows of them, where flags should be; restore the file')
+
+
+def _is_number(value) -> bool:
+  return isinstance(value, (int, float)) or isinstance(value, np.ndarray) and value.ndim == 0
