@@ -1,0 +1,332 @@
+"""DiffusionMTL in plain PyTorch, to time ours against: written from the paper's facts as the field writes it.
+
+A module a task, a loop over tasks, and in training a loop over images, each denoised for its labelled tasks,
+as the authors' code does it; ordinary layers elsewhere. Maps are NCHW. The modules are named as ours, so that
+`copy_weights` can fill them, with which both give the same maps (tests/test_benchmarks.py).
+"""
+
+import re
+
+import numpy as np
+import torch
+from torch import nn
+import torch.nn.functional as F
+
+from dmtl_jax.diffusion import Schedule
+from dmtl_jax.models.encoder import STAGES
+from dmtl_jax.models.task_layers import Slots
+
+
+def conv(inputs: int, outputs: int, kernel: int, stride: int = 1, bias: bool = True) -> nn.Conv2d:
+  return nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=bias)
+
+
+def resize(x, size):
+  return F.interpolate(x, size=tuple(size), mode='bilinear', align_corners=False)
+
+
+class BasicBlock(nn.Module):
+  """Two 3x3 convolutions with a shortcut; also the decoders' block."""
+
+  expansion = 1
+
+  def __init__(self, inputs: int, channels: int, stride: int = 1):
+    super().__init__()
+    self.conv1, self.bn1 = conv(inputs, channels, 3, stride, bias=False), nn.BatchNorm2d(channels)
+    self.conv2, self.bn2 = conv(channels, channels, 3, bias=False), nn.BatchNorm2d(channels)
+    self.shortcut = stride != 1 or inputs != channels
+    if self.shortcut:
+      self.downsample_conv = conv(inputs, channels, 1, stride, bias=False)
+      self.downsample_bn = nn.BatchNorm2d(channels)
+
+  def forward(self, x):
+    y = F.relu(self.bn1(self.conv1(x)))
+    y = self.bn2(self.conv2(y))
+    return F.relu(y + (self.downsample_bn(self.downsample_conv(x)) if self.shortcut else x))
+
+
+class Bottleneck(nn.Module):
+  """1x1, 3x3 and 1x1 convolutions with a shortcut."""
+
+  expansion = 4
+
+  def __init__(self, inputs: int, channels: int, stride: int = 1):
+    super().__init__()
+    outputs = self.expansion * channels
+    self.conv1, self.bn1 = conv(inputs, channels, 1, bias=False), nn.BatchNorm2d(channels)
+    self.conv2, self.bn2 = conv(channels, channels, 3, stride, bias=False), nn.BatchNorm2d(channels)
+    self.conv3, self.bn3 = conv(channels, outputs, 1, bias=False), nn.BatchNorm2d(outputs)
+    self.shortcut = stride != 1 or inputs != outputs
+    if self.shortcut:
+      self.downsample_conv = conv(inputs, outputs, 1, stride, bias=False)
+      self.downsample_bn = nn.BatchNorm2d(outputs)
+
+  def forward(self, x):
+    y = F.relu(self.bn1(self.conv1(x)))
+    y = F.relu(self.bn2(self.conv2(y)))
+    y = self.bn3(self.conv3(y))
+    return F.relu(y + (self.downsample_bn(self.downsample_conv(x)) if self.shortcut else x))
+
+
+class ResNet(nn.Module):
+  """The four stage maps of an image."""
+
+  def __init__(self, depth: str, width: int):
+    super().__init__()
+    block = BasicBlock if depth == 'resnet18' else Bottleneck
+    self.conv1, self.bn1 = conv(3, width, 7, 2, bias=False), nn.BatchNorm2d(width)
+    self.stages, inputs = [], width
+    for i, count in enumerate(STAGES[depth]):
+      self.stages.append([f'layer{i + 1}_{j}' for j in range(count)])
+      for j, name in enumerate(self.stages[-1]):
+        self.add_module(name, block(inputs, width * 2**i, 2 if i and j == 0 else 1))
+        inputs = width * 2**i * block.expansion
+    self.outputs = [width * 2**i * block.expansion for i in range(4)]
+
+  def forward(self, x):
+    x = F.max_pool2d(F.relu(self.bn1(self.conv1(x))), 3, 2, 1)
+    maps = []
+    for names in self.stages:
+      for name in names:
+        x = getattr(self, name)(x)
+      maps.append(x)
+    return maps
+
+
+class Backbone(nn.Module):
+  """F_backbone [B, C, H/8, W/8] of an image."""
+
+  def __init__(self, depth: str, width: int, channels: int):
+    super().__init__()
+    self.encoder = ResNet(depth, width)
+    self.reduce = conv(sum(self.encoder.outputs), channels, 3)
+
+  def forward(self, images):
+    maps = self.encoder(images)
+    size = (maps[0].shape[2] // 2, maps[0].shape[3] // 2)
+    return self.reduce(torch.cat([resize(m, size) for m in maps], dim=1))
+
+
+class Mlp(nn.Module):
+  def __init__(self, channels: int):
+    super().__init__()
+    self.fc1, self.fc2 = nn.Linear(channels, 4 * channels), nn.Linear(4 * channels, channels)
+
+  def forward(self, x):
+    return self.fc2(F.gelu(self.fc1(x)))
+
+
+class Attention(nn.Module):
+  def __init__(self, channels: int, heads: int):
+    super().__init__()
+    self.heads = heads
+    self.q, self.kv = nn.Linear(channels, channels, bias=False), nn.Linear(channels, 2 * channels, bias=False)
+    self.proj = nn.Linear(channels, channels)
+
+  def forward(self, q, kv):
+    split = lambda x: x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+    k, v = self.kv(kv).chunk(2, dim=-1)
+    out = F.scaled_dot_product_attention(split(self.q(q)), split(k), split(v))
+    return self.proj(out.transpose(1, 2).flatten(2))
+
+
+class Block(nn.Module):
+  """Cross-attention block; self-attention without a kv stream."""
+
+  def __init__(self, channels: int, heads: int, cross: bool):
+    super().__init__()
+    if cross:
+      self.norm_mlp_kv, self.mlp_kv, self.norm_kv = nn.LayerNorm(channels), Mlp(channels), nn.LayerNorm(channels)
+    self.norm_q, self.attn = nn.LayerNorm(channels), Attention(channels, heads)
+    self.norm_mlp, self.mlp = nn.LayerNorm(channels), Mlp(channels)
+
+  def forward(self, q, kv):
+    if kv is not None:
+      kv = kv + self.mlp_kv(self.norm_mlp_kv(kv))
+    query = self.norm_q(q)
+    q = q + self.attn(query, query if kv is None else self.norm_kv(kv))
+    return q + self.mlp(self.norm_mlp(q)), kv
+
+
+class StepEmbed(nn.Module):
+  def __init__(self, channels: int, size: int = 256):
+    super().__init__()
+    self.size = size
+    self.fc1, self.fc2 = nn.Linear(size, channels), nn.Linear(channels, channels)
+
+  def forward(self, step: float, like):
+    half = self.size // 2
+    frequencies = torch.exp(-torch.log(torch.tensor(10_000.0)) * torch.arange(half) / half).to(like.device)
+    angles = step * frequencies
+    return self.fc2(F.silu(self.fc1(torch.cat([angles.cos(), angles.sin()]))))
+
+
+class Denoiser(nn.Module):
+  """One step: X_s of one task and the condition's tokens to the estimate of X_0."""
+
+  def __init__(self, c, channels: dict[str, int]):
+    super().__init__()
+    width, predictions = c.channels, c.method == 'prediction'
+    tasks = channels.items()
+    self.embed = nn.ModuleDict({t: conv(n if predictions else width, width, 3) for t, n in tasks})
+    self.step_embed = StepEmbed(width)
+    self.blocks = [f'block{i}' for i in range(c.depth)]
+    for name in self.blocks:
+      self.add_module(name, Block(width, c.heads, c.condition != 'none'))
+    head = lambda: nn.Sequential(
+        conv(width, width, 1), *(m for _ in range(3) for m in (conv(width, width, 3), nn.ReLU()))
+    )
+    self.heads = nn.ModuleDict({t: head() for t in channels})
+    if predictions:
+      self.predict = nn.ModuleDict({t: conv(width, n, 1) for t, n in tasks})
+
+  def forward(self, x, step: float, condition, task: str):
+    x = self.embed[task](x)
+    x = x + self.step_embed(step, x)[:, None, None]
+    tokens, size = to_tokens(x)
+    q, kv = (tokens, None) if condition is None else (condition, tokens)
+    for name in self.blocks:
+      q, kv = getattr(self, name)(q, kv)
+    q = q.transpose(1, 2).unflatten(2, size)
+    x = self.heads[task](resize(q, x.shape[2:]) + x)
+    return self.predict[task](x) if hasattr(self, 'predict') else x
+
+
+def to_tokens(x):
+  size = (max(x.shape[2] // 4, 1), max(x.shape[3] // 4, 1))
+  return resize(x, size).flatten(2).transpose(1, 2), size
+
+
+class Conditioning(nn.Module):
+  def __init__(self, kind: str, channels: dict[str, int], width: int):
+    super().__init__()
+    inputs = [width if kind == 'features' else n for n in channels.values()]
+    if kind != 'concat':
+      self.embed = nn.ModuleDict({t: conv(n, width, 3) for t, n in zip(channels, inputs)})
+      inputs = [width] * len(channels)
+    self.fuse = conv(sum(inputs), width, 3)
+
+  def forward(self, maps):
+    if hasattr(self, 'embed'):
+      maps = {t: self.embed[t](x) for t, x in maps.items()}
+    return self.fuse(torch.cat(list(maps.values()), dim=1))
+
+
+class Decoder(nn.Module):
+  def __init__(self, width: int):
+    super().__init__()
+    self.block0, self.block1 = BasicBlock(width, width), BasicBlock(width, width)
+
+  def forward(self, x):
+    return self.block1(self.block0(x))
+
+
+class DiffusionMTL(nn.Module):
+  """Prediction and Feature Diffusion of config.model; tasks: {name: C_t}."""
+
+  def __init__(self, config, channels: dict[str, int]):
+    super().__init__()
+    self.config, self.channels = config, channels
+    c = config
+    self.backbone = Backbone(c.backbone, c.width, c.channels)
+    self.decoders = nn.ModuleDict({t: Decoder(c.channels) for t in channels})
+    self.decoder_heads = nn.ModuleDict({t: conv(c.channels, n, 1) for t, n in channels.items()})
+    kind = 'predictions' if c.condition == 'none' else c.condition
+    self.conditioning = Conditioning(kind, channels, c.channels)
+    self.denoiser = Denoiser(c, channels)
+    if c.method == 'feature':
+      self.head = nn.ModuleDict({t: conv(c.channels, n, 1) for t, n in channels.items()})
+
+  def forward(self, images, labelled=None, noise=None):
+    """Maps at stride 8.
+
+    Args:
+      images: [B, 3, H, W].
+      labelled: of each image its labelled tasks' names; None: all of all.
+      noise: {(task, image or None): [K, b, C_x, h, w]} to use; else drawn.
+
+    Returns:
+      ({task: initial [B, C_t, h, w]}, final {task: [B, C_t, h, w]}), or with `labelled`
+      final as {(task, image): [1, C_t, h, w]}.
+    """
+    features = self.backbone(images)
+    initial_features = {t: decoder(features) for t, decoder in self.decoders.items()}
+    initial = {t: self.decoder_heads[t](x) for t, x in initial_features.items()}
+    condition = self._condition(initial_features if self.config.condition == 'features' else initial)
+    start = initial if self.config.method == 'prediction' else initial_features
+    draw = lambda key: noise[key] if noise else None
+    if labelled is None:
+      return initial, {t: self._denoise(start[t], condition, t, draw((t, None))) for t in self.channels}
+    final = {}
+    for b, names in enumerate(labelled):
+      own = None if condition is None else condition[b : b + 1]
+      for t in names:
+        final[t, b] = self._denoise(start[t][b : b + 1], own, t, draw((t, b)))
+    return initial, final
+
+  def _condition(self, maps):
+    if self.config.condition == 'none':
+      return None
+    if self.config.stop_condition:
+      maps = {t: x.detach() for t, x in maps.items()}
+    return to_tokens(self.conditioning(maps))[0]
+
+  def _denoise(self, x, condition, task: str, noise):
+    c, schedule = self.config, Schedule(self.config.steps)
+    of_x0, of_xs, sigma = schedule.posterior()
+    draw = lambda k: torch.randn_like(x) if noise is None else noise[k]
+    if c.add_noise:
+      x = schedule.decay(x, draw(0))
+    for s in range(c.steps, 0, -1):
+      clean = self.denoiser(x, float(s - c.step_offset), condition, task)
+      if c.posterior and s > 1:
+        x = float(of_x0[s - 1]) * clean + float(of_xs[s - 1]) * x + float(sigma[s - 1]) * draw(c.steps - s + 1)
+      else:
+        x = clean
+    return self.head[task](x) if c.method == 'feature' else x
+
+
+# Paths here, and ours; 'task' stands for the place of one task in an array stacked by task.
+RENAMED = (
+    (r'^decoders\.(\w+)\.(block\d)', r'decoders.\1_\2'),
+    (r'^decoder_heads\.(\w+)', r'decoders.\1_head'),
+    (r'^conditioning\.embed\.(\w+)', r'conditioning.\1_embed'),
+    (r'^(denoiser\.embed|denoiser\.predict|head)\.(\w+)', r'\1'),
+    (r'^denoiser\.heads\.\w+\.0', 'denoiser.heads.conv0'),
+    (r'^denoiser\.heads\.\w+\.(\d)', lambda match: f'denoiser.heads.conv{int(match[1]) // 2 + 1}'),
+)
+ARRAYS = {'weight': 'kernel', 'bias': 'bias'}
+NORM_ARRAYS = {'weight': 'scale', 'bias': 'bias', 'running_mean': 'mean', 'running_var': 'var'}
+
+
+def copy_weights(net: DiffusionMTL, variables: dict):
+  """Fills the network with our variables.
+
+  Raises:
+    KeyError: ours have no array of that name.
+  """
+  for path, module in net.named_modules():
+    kinds = NORM_ARRAYS if isinstance(module, (nn.BatchNorm2d, nn.LayerNorm)) else ARRAYS
+    own = dict(module.named_parameters(recurse=False)) | dict(module.named_buffers(recurse=False))
+    for name, tensor in own.items():
+      if name != 'num_batches_tracked':
+        array = _array(variables, path, kinds[name], net.channels)
+        with torch.no_grad():
+          tensor.copy_(torch.tensor(array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T))
+
+
+def _array(variables: dict, path: str, kind: str, channels: dict[str, int]) -> np.ndarray:
+  """Our array of a module here; where ours holds all tasks, the part of the module's own."""
+  ours = path
+  for pattern, name in RENAMED:
+    ours = re.sub(pattern, name, ours)
+  array = variables['batch_stats' if kind in ('mean', 'var') else 'params']
+  for part in (*ours.split('.'), kind):
+    array = array[part]
+  task = next((t for t, name in enumerate(channels) if name in path.split('.')), None)
+  slot = None if task is None else Slots(tuple(channels.values())).of(task)
+  if ours in ('head', 'denoiser.predict'):
+    return array[None, None, :, slot] if kind == 'kernel' else array[slot]
+  if ours == 'denoiser.embed' and kind == 'kernel' and array.ndim == 4:
+    return array[:, :, slot]
+  return array[task] if ours.startswith(('denoiser.embed', 'denoiser.heads')) else array

@@ -1,0 +1,176 @@
+"""The PyTorch contestants of `--against=torch`: train step and inference, eager and compiled."""
+
+from collections.abc import Callable
+import time
+
+import jax
+import numpy as np
+
+from dmtl_jax.errors import UserError
+
+try:
+  import torch
+  import torch.nn.functional as F
+except ImportError as error:
+  raise UserError('--against=torch: PyTorch is not installed; pip install torch') from error
+
+from dmtl_jax.benchmarks import torch_net
+from dmtl_jax.benchmarks.timing import device
+from dmtl_jax.losses import BOUNDARY_POSITIVE, INITIAL_WEIGHT
+from dmtl_jax.tasks import IGNORE, Task
+
+
+def network(config, tasks: tuple[Task, ...], variables: dict) -> torch_net.DiffusionMTL:
+  """The network of a config with our weights, on the GPU where jax runs on one.
+
+  Raises:
+    UserError: a method that is not re-stated.
+  """
+  if config.model.method not in ('prediction', 'feature'):
+    raise UserError(f'--against=torch: only prediction and feature are re-stated, not {config.method}')
+  net = torch_net.DiffusionMTL(config.model, {task.name: task.channels for task in tasks})
+  torch_net.copy_weights(net, jax.device_get(variables))
+  return net.to(where(), memory_format=torch.preserve_format)
+
+
+def where() -> str:
+  """'cuda' or 'cpu', as jax.
+
+  Raises:
+    UserError: jax has a GPU and torch has none.
+  """
+  if jax.default_backend() == 'cpu':
+    torch.set_num_threads(device()['threads'])
+    return 'cpu'
+  if not torch.cuda.is_available():
+    raise UserError('--against=torch: this PyTorch has no GPU and JAX has; install one with CUDA, or JAX_PLATFORMS=cpu')
+  torch.set_float32_matmul_precision('high')  # TF32, as JAX's default precision
+  torch.backends.cudnn.allow_tf32 = True
+  return 'cuda'
+
+
+def loss_of(task: Task, logits, label):
+  """Loss of one image's raw map [1, C_t, H, W] against its label [1, K, H, W] (PAPER.md, Losses)."""
+  if task.kind == 'normals':
+    valid = (label != 0).any(1)
+    error = (F.normalize(logits, dim=1) - label).abs().sum(1)
+  elif task.kind == 'depth':
+    valid = label[:, 0] > 0
+    error = (logits - label).abs()[:, 0]
+  else:
+    target = label[:, 0]
+    valid = target != IGNORE
+    positive = target == 1
+    if task.kind == 'boundary':
+      error = F.binary_cross_entropy_with_logits(logits[:, 0], positive.float(), reduction='none')
+      error = error * torch.where(positive, BOUNDARY_POSITIVE, 1 - BOUNDARY_POSITIVE)
+    else:
+      error = F.cross_entropy(logits, target.long(), ignore_index=IGNORE, reduction='none')
+    if task.kind == 'saliency':
+      share = 1 - (positive & valid).sum() / valid.sum().clamp(min=1)
+      error = error * torch.where(positive, share, 1 - share)
+  return torch.where(valid, error, 0).sum() / valid.sum().clamp(min=1)
+
+
+def total_loss(tasks, weights: dict[str, float], initial, final, labels, labelled):
+  """The training loss of the network's output; labels {task: [B, K, H, W]}."""
+  by_name = {task.name: task for task in tasks}
+  total = 0.0
+  for (name, b), x in final.items():
+    label = labels[name][b : b + 1]
+    full = lambda maps: F.interpolate(maps.float(), label.shape[2:], mode='bilinear')  # noqa: B023
+    loss = loss_of(by_name[name], full(x), label)
+    loss = loss + INITIAL_WEIGHT * loss_of(by_name[name], full(initial[name][b : b + 1]), label)
+    total = total + weights.get(name, 1.0) * len(tasks) / len(labelled[b]) * loss
+  return total / len(labelled)
+
+
+class TrainStep:
+  """Loss, gradient, clipping and Adam with L2 on one batch; counts as a contestant of `timing.measure`.
+
+  Args:
+    dtype: of the forward pass: float32, or bfloat16 under autocast.
+    compiled: through torch.compile.
+  """
+
+  def __init__(self, config, tasks, state, batch: dict, dtype: str, compiled: bool):
+    self.net, self.tasks, self.dtype = network(config, tasks, state.variables), tasks, dtype
+    self.forward = torch.compile(self.net) if compiled else self.net
+    self.weights, self.clip = dict(config.loss_weights), config.optim.clip
+    self.optimizer = torch.optim.Adam(self.net.parameters(), config.optim.lr, weight_decay=config.optim.l2)
+    put = lambda x: torch.from_numpy(np.ascontiguousarray(np.moveaxis(x, -1, 1))).to(where())
+    self.images, self.labels = put(batch['image']), {name: put(x) for name, x in batch['labels'].items()}
+    self.labelled = [[task.name for t, task in enumerate(tasks) if row[t]] for row in batch['label_mask']]
+
+  def loss(self, noise=None):
+    with torch.autocast(where(), torch.bfloat16, enabled=self.dtype == 'bfloat16'):
+      initial, final = self.forward(self.images, self.labelled, noise)
+    return total_loss(self.tasks, self.weights, initial, final, self.labels, self.labelled)
+
+  def __call__(self, count: int):
+    for _ in range(count):
+      self.optimizer.zero_grad()
+      loss = self.loss()
+      loss.backward()
+      torch.nn.utils.clip_grad_norm_(self.net.parameters(), self.clip)
+      self.optimizer.step()
+    loss.item()  # waits for the device
+
+
+class Prediction:
+  """Maps of all tasks at the images' size, activated; a contestant as `TrainStep`."""
+
+  def __init__(self, config, tasks, variables, images: np.ndarray, dtype: str, compiled: bool):
+    net = network(config, tasks, variables).eval()
+    self.forward = torch.compile(net) if compiled else net
+    self.tasks, self.dtype = tasks, dtype
+    self.images = torch.from_numpy(np.ascontiguousarray(np.moveaxis(images, -1, 1))).to(where())
+
+  def predict(self, noise=None) -> list[dict]:
+    """[initial, final] {task: activated map}."""
+    with torch.inference_mode(), torch.autocast(where(), torch.bfloat16, enabled=self.dtype == 'bfloat16'):
+      return [{t.name: self._activate(t, maps[t.name]) for t in self.tasks} for maps in self.forward(self.images, None, noise)]
+
+  def _activate(self, task: Task, x):
+    x = F.interpolate(x.float(), self.images.shape[2:], mode='bilinear')
+    if task.kind in ('semseg', 'parsing'):
+      return x.argmax(1)
+    if task.kind == 'saliency':
+      return x.softmax(1)[:, 1]
+    if task.kind == 'boundary':
+      return x.sigmoid()[:, 0]
+    return F.normalize(x, dim=1) if task.kind == 'normals' else x[:, 0]
+
+  def __call__(self, count: int):
+    for _ in range(count):
+      maps = self.predict()
+    sum(x.sum().item() for x in maps[1].values())  # waits for the device
+
+
+def train_steps(config, tasks, state, batch: dict) -> tuple[dict, dict]:
+  """Contestants {name: call}, and notes on compilation or on what failed."""
+  return _contestants(config, lambda dtype, compiled: TrainStep(config, tasks, state, batch, dtype, compiled))
+
+
+def predictions(config, tasks, variables, images: np.ndarray) -> tuple[dict, dict]:
+  """As `train_steps`, for inference."""
+  return _contestants(config, lambda dtype, compiled: Prediction(config, tasks, variables, images, dtype, compiled))
+
+
+def _contestants(config, make: Callable) -> tuple[dict, dict]:
+  """Eager in float32 and in config.dtype, compiled in config.dtype."""
+  wanted = dict.fromkeys([('float32', False), (config.dtype, False), (config.dtype, True)])
+  contestants, notes = {}, {'torch': f'{torch.__version__}, {torch.get_num_threads()} threads'}
+  for dtype, compiled in wanted:
+    name = f"torch {'compiled' if compiled else 'eager'} {dtype}"
+    contestant, began = make(dtype, compiled), time.perf_counter()
+    try:
+      contestant(1)
+    except Exception as error:  # torch.compile fails in many ways: said, and the others are still timed
+      if not compiled:
+        raise
+      notes[name] = f'failed: {str(error).strip().splitlines()[0]}'
+      continue
+    contestants[name] = contestant
+    notes[name] = f'first call {time.perf_counter() - began:.1f} s'
+  return contestants, notes
