@@ -20,7 +20,8 @@ from dmtl_jax.steps import make_predict_step
 def benchmark(config, flags) -> dict:
   """Measures; see `common.table` for what the result holds."""
   tasks, count, size = summary.data_tasks(config.data), config.eval.batch, tuple(config.data.size)
-  mesh = sharding.make_mesh(count)
+  mesh = sharding.make_mesh()
+  sharding.check_batch('config.eval.batch', count, mesh)
   model = build_model(config, tasks)
   variables = synthetic.variables(jax.eval_shape(lambda key: init_variables(model, key, size), jax.random.key(0)))
   images = synthetic.images(count, size, np.random.default_rng(0))

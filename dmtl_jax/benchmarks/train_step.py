@@ -19,7 +19,8 @@ from dmtl_jax.steps import make_train_step
 def build(config) -> dict:
   """What a train step needs: {'tasks', 'mesh', 'step' (jitted), 'function' (not), 'state', 'batch', 'pairs'}."""
   tasks = summary.data_tasks(config.data)
-  mesh = sharding.make_mesh(config.train.batch)
+  mesh = sharding.make_mesh()
+  sharding.check_batch('config.train.batch', config.train.batch, mesh)
   model = build_model(config, tasks)
   tx = state_lib.optimizer(config, state_lib.learning_rate(config, 1000, 100))
   mask = synthetic.label_mask(tasks, config.data.labels)
