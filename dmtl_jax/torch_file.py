@@ -17,6 +17,7 @@ import os
 import pathlib
 import pickletools
 import re
+import stat
 import struct
 from typing import Any
 import zipfile
@@ -31,6 +32,7 @@ PROTOCOL = 1001
 BIG_ENDIAN = 'was written on a big-endian machine; save it again on a little-endian one'
 ZIP_START = b'PK\x03\x04'
 MAX_DIMENSIONS = 64  # numpy's
+COPIES = 16  # items that a pickle may have copied, a byte of it; a memo can name one long list often
 STORAGES = {
     'torch.DoubleStorage': np.float64,
     'torch.FloatStorage': np.float32,
@@ -47,7 +49,8 @@ STORAGES = {
 }
 # What the parsers of bytes that may be anything raise.
 _DAMAGE = (
-    ValueError, TypeError, LookupError, ArithmeticError, EOFError, RuntimeError, struct.error, zipfile.BadZipFile
+    ValueError, TypeError, LookupError, ArithmeticError, AttributeError, BufferError, EOFError, RuntimeError,
+    struct.error, zipfile.BadZipFile,
 )  # fmt: skip
 
 # Gives the storage [numel] of (key, dtype, numel).
@@ -70,6 +73,8 @@ def load(path: str | os.PathLike) -> Any:
   """
   path = pathlib.Path(path)
   try:
+    if not stat.S_ISREG(os.stat(path).st_mode) and not path.is_dir():  # a pipe would be waited for
+      raise _Refused('is not a file')
     with open(path, 'rb') as file:
       return _load_zip(file) if file.read(4) == ZIP_START else _load_legacy(file)
   except _Refused as error:
@@ -80,9 +85,10 @@ def load(path: str | os.PathLike) -> Any:
     raise UserError(f'{path}: damaged or cut short ({_shown(error)}); copy or download it again') from error
 
 
-def _shown(text) -> str:
-  """Text out of a file, fit for a terminal."""
-  return ascii(str(text))[1:-1][:100]
+def _shown(value) -> str:
+  """Something out of a file, fit for a terminal; of containers, which may be endless, the type."""
+  text = value if isinstance(value, str) else str(value) if isinstance(value, Exception) else type(value).__name__
+  return ascii(text[:100])[1:-1][:100]
 
 
 def _load_zip(file) -> Any:
@@ -123,8 +129,8 @@ def _load_legacy(file) -> Any:
       raise _Refused(foreign) from error
     if magic != MAGIC:
       raise _Refused(foreign)
-    if (version := unpickle(stream, _no_storage)) != PROTOCOL:
-      raise _Refused(f'has format {_shown(version)}; only {PROTOCOL} is known: save it again by a newer torch')
+    if unpickle(stream, _no_storage) != PROTOCOL:
+      raise _Refused(f'has another format than {PROTOCOL}, the only one known: save it again by a newer torch')
     if not unpickle(stream, _no_storage)['little_endian']:
       raise _Refused(BIG_ENDIAN)
     storages, left = {}, size
@@ -141,7 +147,7 @@ def _load_legacy(file) -> Any:
     for key in unpickle(stream, _no_storage):
       _fill(storages.pop(key), stream)
     if storages:
-      raise ValueError(f'no data for storages {", ".join(storages)}')
+      raise ValueError(f'no data for {len(storages)} storages')
     return content
 
 
@@ -161,8 +167,8 @@ def _tensor(storage, offset, size, stride, *unused) -> np.ndarray:
   """View of a storage [numel]: torch._utils._rebuild_tensor_v2 without gradients and hooks."""
   del unused
   fits = isinstance(storage, np.ndarray) and len(size) == len(stride) <= MAX_DIMENSIONS
-  if not fits or min(offset, *size, *stride, 0) < 0:
-    raise ValueError(f'not a tensor: offset {offset}, size {size}, stride {stride}')
+  if not fits or not all(isinstance(n, int) and 0 <= n < 2**63 for n in (offset, *size, *stride)):
+    raise ValueError('offset, size and stride of no tensor')
   if math.prod(size) > storage.size:
     raise _Refused(f'holds a tensor of size {tuple(size)} made of {storage.size} numbers; refused')
   itemsize = storage.dtype.itemsize
@@ -199,6 +205,8 @@ def _put(target: dict, key, value):
     raise ValueError('sets an item of something that is not a dict')
   if not isinstance(key, (str, bytes, int, float, type(None))):
     raise _Refused(f'holds a dict with a {type(key).__name__} for a key; refused')
+  if isinstance(key, int) and key.bit_length() > 64:  # its hash takes as long as it is
+    raise _Refused('holds a dict with an endless number for a key; refused')
   target[key] = value
 
 
@@ -239,10 +247,12 @@ def unpickle(stream, open_storage: OpenStorage) -> Any:
     open_storage: gives the storage of a persistent id; called once a key and dtype.
   """
   machine = _Machine(open_storage)
-  for instruction, argument, _ in pickletools.genops(stream):
+  for instruction, argument, position in pickletools.genops(stream):
     if instruction.name == 'STOP':
       return machine.stack.pop()
     machine.run(instruction.name, argument)
+    if machine.copied > COPIES * (position + 1024):
+      raise _Refused('copies one list or text over and over, as no checkpoint does; refused')
 
 
 def _named(table: dict, name):
@@ -257,6 +267,7 @@ class _Machine:
   def __init__(self, open_storage: OpenStorage):
     self.stack, self.outer, self.memo, self.storages = [], [], {}, {}
     self.open_storage = open_storage
+    self.copied = 0  # items that calls were given
 
   def run(self, name: str, argument):
     stack = self.stack
@@ -301,6 +312,7 @@ class _Machine:
       self.push_global(self.stack.pop(-2), self.stack.pop())
     elif name == 'REDUCE':
       arguments, function = self.stack.pop(), self.stack.pop()
+      self.copied += len(arguments) + sum(len(a) for a in arguments if isinstance(a, (str, bytes, list, tuple)))
       self.stack.append(_named(_CALLS, function)(*arguments))
     elif name == 'BINPERSID':
       self.stack.append(self.storage(*self.stack.pop()))
@@ -324,6 +336,8 @@ class _Machine:
       _put(self.stack[-1], key, value)
 
   def push_global(self, module, name):
+    if not isinstance(module, str) or not isinstance(name, str):
+      raise ValueError('the name of a function that is no text')
     full = f'{module}.{name}'
     if full not in _CALLS and full not in STORAGES:
       raise _Refused(f'holds a `{_shown(full)}`, which is neither a tensor nor a plain container; refused')
