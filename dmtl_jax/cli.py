@@ -27,6 +27,7 @@ _MODE = flags.DEFINE_enum('mode', 'train', MODES, 'What to do.')
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run: config, checkpoints, logs, scores, pictures.')
 _FORCE = flags.DEFINE_bool('force', False, 'train: resume although the config changed.')
 _STEP = flags.DEFINE_string('step', 'best', 'evaluate, predict: checkpoint to restore: best, latest or a number.')
+_PREDICTIONS = flags.DEFINE_bool('predictions', False, 'evaluate: also write the maps of every image.')
 _IMAGES = flags.DEFINE_string('images', None, 'predict: file, folder, glob or video; several separated by commas.')
 _TILED = flags.DEFINE_bool('tiled', False, 'predict: tiles at the image\'s own resolution, for very large images.')
 _OUT = flags.DEFINE_string('out', None, 'predict, report: folder to write to.')
@@ -82,7 +83,7 @@ def _run():
   elif mode == 'evaluate':
     from dmtl_jax import evaluate
 
-    evaluate.run(_run_config(), _needed(_WORKDIR), _STEP.value)
+    evaluate.run(_run_config(), _needed(_WORKDIR), _STEP.value, _PREDICTIONS.value)
   elif mode == 'predict':
     from dmtl_jax import predict
 

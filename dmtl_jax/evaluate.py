@@ -4,20 +4,23 @@ Scores are sums of per-image states (never averages of batches), so that batches
 devices change nothing; each image counts once.
 """
 
+from collections.abc import Callable
 import concurrent.futures
 import contextlib
+import copy
 import csv
 import dataclasses
+import functools
 import io
+import math
 import multiprocessing
 import pathlib
 import time
 
 import jax
-from jax.experimental import multihost_utils
 import numpy as np
 
-from dmtl_jax import metrics, sharding, visualize, workdir as workdir_lib
+from dmtl_jax import metrics, pictures, sharding, workdir as workdir_lib
 from dmtl_jax.checkpoints import Checkpoints
 from dmtl_jax.data import pipeline, source as source_lib, transforms
 from dmtl_jax.metrics.delta_m import delta_m
@@ -33,51 +36,68 @@ class Evaluator:
 
   Args:
     source: the split, with all labels it has.
+    mesh: of any number of devices; config.eval.batch is rounded up to a multiple of it.
     fast: boundary by a fixed tolerance instead of the full protocol (periodic evaluation).
     limit: evaluate the first `limit` images only; 0: all.
   """
 
   def __init__(self, model, config, source, mesh, fast: bool = False, limit: int = 0):
-    self.tasks, self.source, self.mesh, self.config = source.tasks, source, mesh, config
+    self.tasks, self.source, self.mesh = source.tasks, source, mesh
+    self.config = copy.deepcopy(config)
+    self.config.eval.batch = -(-config.eval.batch // mesh.size) * mesh.size
     self.count = min(limit or len(source), len(source))
-    self.metrics = {
-        task.name: metrics.build(task, config.eval.protocol, config.eval.boundary_tolerance, fast) for task in self.tasks
+    build = lambda protocol: {
+        task.name: metrics.build(task, protocol, config.eval.boundary_tolerance, fast) for task in self.tasks
     }
+    self.metrics = build(config.eval.protocol)
+    # The other protocol counts classes that a single image cannot show as missed.
+    self._image_metrics = build('mtpsl')
+    self._warm = False
     split = sharding.by_image(mesh)
     self._predict = jax.jit(
-        make_predict_step(model, config, self.tasks),
+        make_predict_step(model, self.config, self.tasks),
         in_shardings=(sharding.replicated(mesh), split, split),
         out_shardings=split,
     )
-    self._predict_stages = jax.jit(make_predict_step(model, config, self.tasks, with_steps=True))
+    self._predict_stages = jax.jit(make_predict_step(model, self.config, self.tasks, with_steps=True))
 
-  def run(self, variables) -> tuple[dict, list[dict]]:
-    """Evaluates.
+  def run(self, variables, each: Callable | None = None) -> tuple[dict, list[dict]]:
+    """Evaluates; on several hosts, each its share of the images, and all get the result.
+
+    Args:
+      each: called as each(id, {task: final map}, region, size) for every image of this host, see
+        `transforms.eval_transform`.
 
     Returns:
-      {'final': {task: {metric: value}}, 'initial': {...}} (initial only for methods that
-      have it) with 'seconds_per_image' of prediction, and this host's rows of per-image scores.
+      {'final': {task: {metric: value}}, 'initial': {...}} (initial only for methods that have it)
+      with 'seconds_per_image' of prediction on all devices together, and a row of scores of each
+      image, in the order of the source.
     """
-    states, rows, seconds, images = {}, [], 0.0, 0
+    states, rows, seconds, batches = {}, {}, 0.0, 0
     with Progress('evaluating', self.count, 'img') as progress, self._mapper() as map_images:
       for batch in self._batches():
+        if not self._warm:  # compiling is no part of the time
+          self._predict_local(variables, batch)
+          self._warm = True
         began = time.monotonic()
         predictions = self._predict_local(variables, batch)
-        if images:  # the first batch compiles
-          seconds += time.monotonic() - began
-        images += len(batch['valid'])
-        shown = np.flatnonzero(batch['valid'])
+        seconds, batches = seconds + time.monotonic() - began, batches + 1
+        shown = np.flatnonzero(batch['valid'] & (batch['index'] < self.count))
         work = [_Scored.of(self.tasks, self.metrics, predictions, batch, i) for i in shown]
         for i, scored in zip(shown, map_images(_Scored.states, work)):
-          states = _add(states, scored)
-          rows.append({'id': self.source.ids[int(batch['index'][i])]} | _row(scored, self.metrics))
-        progress.update(len(shown) * jax.process_count())
-    states = _merge_hosts(states)
+          states, index = _add(states, scored), int(batch['index'][i])
+          rows[index] = {'id': self.source.ids[index]} | _row(scored, self._image_metrics)
+          if each:
+            maps = {name: m[i] for name, m in predictions['final'].items()}
+            each(self.source.ids[index], maps, batch['region'][i], batch['size'][i])
+        progress.update(min(self.config.eval.batch, self.count - progress.done))
+    gathered = sharding.gather((states, rows))
+    states = functools.reduce(_add, [s for s, _ in gathered])
+    rows = dict(sorted(item for _, rows in gathered for item in rows.items()))
     scores = {
         stage: {name: self.metrics[name].compute(state) for name, state in tasks.items()} for stage, tasks in states.items()
     }
-    timed = images - len(batch['valid'])
-    return scores | {'seconds_per_image': seconds / timed if timed else None}, rows
+    return scores | {'seconds_per_image': seconds / (batches * self.config.eval.batch)}, list(rows.values())
 
   @contextlib.contextmanager
   def _mapper(self):
@@ -89,25 +109,32 @@ class Evaluator:
     with concurrent.futures.ProcessPoolExecutor(self.config.eval.workers, mp_context=context) as pool:
       yield pool.map
 
+  def stages(self, variables, index: int) -> pictures.Example:
+    """One image with its labels and every stage of its maps, without padding; runs on this host alone."""
+    variables = jax.tree.map(lambda x: x.addressable_data(0), variables)
+    example = self.source[index]
+    ready = transforms.eval_transform(self.config.data, self.tasks)(example)
+    maps = self._predict_stages(variables, ready['image'][None], np.array([index], np.int32))
+    height, width = ready['region']
+    cut = lambda x: np.asarray(x)[:height, :width]
+    return pictures.Example(
+        self.source.ids[index],
+        cut(transforms.to_uint8(ready['image'])),
+        {name: cut(ready['labels'][name]) for name in example['labels']},
+        jax.tree.map(lambda x: cut(x[0]), maps),
+    )
+
   def panels(self, variables):
     """Yields (id, picture) of the first config.eval.panels images: input, labels, initial to final maps."""
-    variables = jax.tree.map(lambda x: x.addressable_data(0), variables)  # one host draws alone
-    transform = transforms.eval_transform(self.config.data, self.tasks)
     for index in range(min(self.config.eval.panels, len(self.source))):
-      example = self.source[index]
-      ready = transform(example)
-      stages = self._predict_stages(variables, ready['image'][None], np.array([index], np.int32))
-      stages = jax.tree.map(lambda maps: np.asarray(maps[0]), stages)
-      rows = panel_rows(stages, example['labels'] and ready['labels'], self.tasks)
-      yield self.source.ids[index], visualize.panel(transforms.to_uint8(ready['image']), self.tasks, rows)
+      example = self.stages(variables, index)
+      yield example.id, pictures.panel(example, self.tasks)
 
   def _batches(self):
-    left = self.count
-    for batch in pipeline.eval_batches(self.source, self.config, jax.process_index(), jax.process_count()):
-      if left <= 0:
-        return
+    """This host's batches; all hosts get the same number of them."""
+    batches = pipeline.eval_batches(self.source, self.config, jax.process_index(), jax.process_count())
+    for _, batch in zip(range(-(-self.count // self.config.eval.batch)), batches):
       yield batch
-      left -= len(batch['valid']) * jax.process_count()
 
   def _predict_local(self, variables, batch):
     arrays = sharding.put_batch({'image': batch['image'], 'index': batch['index']}, self.mesh)
@@ -138,8 +165,8 @@ class _Scored:
 
 def _add(states: dict, more: dict) -> dict:
   """The sum of two {stage: {task: state}}, either of them {}."""
-  if not states:
-    return more
+  if not states or not more:
+    return states or more
   return {stage: {name: metrics.merge(states[stage][name], s) for name, s in tasks.items()} for stage, tasks in more.items()}
 
 
@@ -152,14 +179,6 @@ def _row(states: dict, task_metrics) -> dict[str, float]:
       for metric, value in task_metrics[name].compute(state).items()
       if not np.isnan(value)
   }
-
-
-def _merge_hosts(states: dict) -> dict:
-  """Sums the states of all hosts."""
-  if jax.process_count() == 1:
-    return states
-  gathered = multihost_utils.process_allgather(states)
-  return jax.tree.map(lambda x: x.sum(0), gathered)
 
 
 def headline(scores: dict, tasks) -> dict[str, float]:
@@ -180,39 +199,45 @@ def flat(scores: dict) -> dict[str, float]:
 
 
 def table(scores: dict, tasks) -> str:
-  """Initial and final scores side by side, a line a task (the paper's Figure 8)."""
+  """Initial and final scores side by side, a line a task (the paper's Figure 8); '-' where there is none."""
+  number = lambda value, how: '-' if value is None or math.isnan(value) else format(value, how)
   lines = [f"{'task':<12}{'metric':<10}{'initial':>10}{'final':>10}{'change':>10}"]
   final = headline(scores['final'], tasks)
   initial = headline(scores['initial'], tasks) if 'initial' in scores else {}
   for task in tasks:
     metric = task.metric if task.metric in scores['final'][task.name] else 'tolF'
-    arrow = 'higher' if task.higher_is_better else 'lower'
-    before = initial.get(task.name)
-    left = f'{before:>10.4g}{final[task.name]:>10.4g}{final[task.name] - before:>+10.3g}' if initial else (
-        f"{'-':>10}{final[task.name]:>10.4g}{'':>10}")
-    lines.append(f'{task.name:<12}{metric:<10}{left}   ({arrow} is better)')
+    before, after = initial.get(task.name, math.nan), final[task.name]
+    values = f"{number(before, '.4g'):>10}{number(after, '.4g'):>10}{number(after - before, '+.3g'):>10}"
+    lines.append(f"{task.name:<12}{metric:<10}{values}   ({'higher' if task.higher_is_better else 'lower'} is better)")
   return '\n'.join(lines)
 
 
-def run(config, workdir: str, which: str = 'best'):
-  """The job `--mode=evaluate`: restores a checkpoint, writes W/metrics.json, per_image.csv and panels."""
+def run(config, workdir: str, which: str = 'best', predictions: bool = False) -> dict:
+  """The job `--mode=evaluate`: restores a checkpoint, writes W/metrics.json, per_image.csv and panels/.
+
+  Args:
+    predictions: also write every image's final maps, to W/predictions (see `pictures.save_predictions`).
+
+  Returns:
+    What metrics.json holds.
+  """
   source = source_lib.open_source(config.data, 'val')
+  delta_to_single({task.name: 1.0 for task in source.tasks}, config, source.tasks)  # a mistake shows now, not after
   mesh = sharding.make_mesh()
-  sharding.check_batch('config.eval.batch', config.eval.batch, mesh)
   model = build_model(config, source.tasks)
   checkpoints = Checkpoints(workdir, read_only=True)
   step = checkpoints.choose(which)
   variables = restore(checkpoints, step, model, config, mesh)
   say(f'evaluating step {step} of {workdir} on {len(source)} images')
-  evaluator = Evaluator(model, config, source, mesh)
-  scores, rows = evaluator.run(variables)
+  evaluator, path = Evaluator(model, config, source, mesh), pathlib.Path(workdir)
+  save = functools.partial(pictures.save_predictions, path / 'predictions', source.tasks)
+  scores, rows = evaluator.run(variables, save if predictions else None)
   result = {'step': step, **scores, 'delta_m': delta_to_single(headline(scores['final'], source.tasks), config, source.tasks)}
   if jax.process_index() == 0:
-    path = pathlib.Path(workdir)
     workdir_lib.write_json(path / 'metrics.json', result)
     workdir_lib.write_atomic(path / 'per_image.csv', _csv(rows))
-    for name, picture in evaluator.panels(variables):
-      visualize.save_png(path / 'panels' / f'{name}.png', picture)
+    chosen = pictures.choose(rows, source.tasks, config.eval.panels)
+    pictures.write(path / 'panels', source.tasks, chosen, functools.partial(evaluator.stages, variables))
     say(table(scores, source.tasks))
   return result
 
@@ -223,18 +248,6 @@ def restore(checkpoints: Checkpoints, step: int, model, config, mesh) -> dict:
   everywhere = sharding.replicated(mesh)
   wanted = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), shapes)
   return checkpoints.restore_variables(step, wanted)
-
-
-def panel_rows(stages: dict, labels: dict, tasks) -> list[tuple[str, dict]]:
-  """Rows of one image's panel: (title, {task: map}), from the labels to the last denoising step."""
-  rows = [('Ground truth', {t.name: labels.get(t.name) for t in tasks})] if labels else []
-  if 'initial' in stages:
-    rows.append(('Initial', stages['initial']))
-  steps = sorted(stage for stage in stages if stage.startswith('step'))
-  rows += [('Decayed' if i == 0 else f'Denoised {i}/{len(steps) - 1}', stages[s]) for i, s in enumerate(steps)]
-  if not steps:
-    rows.append(('Prediction', stages['final']))
-  return rows
 
 
 def _csv(rows: list[dict]) -> str:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dmtl_jax import evaluate, images, sharding, visualize, workdir as workdir_lib
+from dmtl_jax import evaluate, images, pictures, sharding, visualize, workdir as workdir_lib
 from dmtl_jax.checkpoints import Checkpoints
 from dmtl_jax.data import transforms
 from dmtl_jax.errors import UserError
@@ -133,5 +133,5 @@ def write(predictor: Predictor, image: np.ndarray, folder: pathlib.Path, name: s
     path = folder / task.name / f'{name}.npy'
     path.parent.mkdir(parents=True, exist_ok=True)
     np.save(path, stages['final'][task.name])
-  rows = evaluate.panel_rows(stages, {}, predictor.tasks)
+  rows = pictures.panel_rows(stages, {}, predictor.tasks)
   visualize.save_png(folder / f'{name}.png', visualize.panel(image, predictor.tasks, rows))
