@@ -137,7 +137,7 @@ def test_refuses_paths_that_leave_the_folder(tmp_path, write, name, member):
 
 def test_refuses_links_that_leave_the_folder(tmp_path):
   archive = write_tar(tmp_path / 'a.tgz', {'link': None, 'link/passwd': b'evil'})
-  with pytest.raises(UserError, match="refused to unpack it.*link"):
+  with pytest.raises(UserError, match='refused to unpack .*/etc'):
     download.extract(archive, tmp_path / 'out')
   assert not (tmp_path / 'out').exists()
 
