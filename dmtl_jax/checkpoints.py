@@ -1,8 +1,10 @@
 """Orbax checkpoints: state, data iterator and what belongs to them, saved together.
 
 A checkpoint W/checkpoints/STEP holds `variables` (params, batch_stats), `optimizer` (its state
-and the step), `data` (grain iterator) and `meta` (format version, config, best evaluation so
-far). Saves are atomic and asynchronous.
+and the step), `data` (grain iterator) and `meta`: the format's version, the config, the best
+evaluation so far, the log's open window (`bad_numbers.Window`) and sums of all bits, by which a
+damaged checkpoint is told. Saves are atomic and asynchronous. A later format may add fields to
+`meta`, so what reads it does without those that an older format lacks.
 """
 
 from collections.abc import Sequence
@@ -14,23 +16,36 @@ from absl import logging
 from etils import epath
 from grain import checkpoint as grain_checkpoint
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
 
 from dmtl_jax.errors import UserError
 from dmtl_jax.state import TrainState
+from dmtl_jax.workdir import say
 
-FORMAT = 1
+FORMAT = 2  # 1: without 'sums' and 'window'
+
+
+class DamagedError(UserError):
+  """A checkpoint that cannot be read, or does not hold what was saved."""
 
 
 @dataclasses.dataclass
-class _Best(ocp.checkpoint_managers.PreservationPolicy):
-  """Keeps the checkpoint of the best evaluation so far."""
+class _Wanted(checkpoint_managers.PreservationPolicy):
+  """Keeps the checkpoint of the best evaluation so far, and those that a replay file starts from."""
 
-  step: int | None = None
+  workdir: epath.Path
+  best: int | None = None
 
   def should_preserve(self, checkpoints: Sequence[Any], *, context) -> Sequence[bool]:
     del context
-    return [info.step == self.step for info in checkpoints]
+    return [info.step == self.best or replay_file(self.workdir, info.step + 1).exists() for info in checkpoints]
+
+
+def replay_file(workdir: epath.Path, step: int) -> epath.Path:
+  """Where a step that was not finite is described; it starts from the checkpoint before it."""
+  return workdir / f'nan_{step}.json'
 
 
 class Checkpoints:
@@ -39,37 +54,57 @@ class Checkpoints:
   Args:
     workdir: the run's folder.
     keep: how many of the latest to keep, besides the best.
+    keep_every: keeps those of every so many steps as well; 0: does not.
     read_only: for evaluation; never writes or deletes.
 
   Attributes:
     best: {'step': int, 'scores': {task: value}} of the best evaluation so far, or {}.
+    window: `bad_numbers.Window.to_json` of the checkpoint restored, or {}.
   """
 
-  def __init__(self, workdir, keep: int = 2, read_only: bool = False):
-    self.path = epath.Path(workdir).resolve() / 'checkpoints'
-    self._best = _Best()
+  def __init__(self, workdir, keep: int = 2, keep_every: int = 0, read_only: bool = False):
+    workdir = epath.Path(workdir).resolve()
+    self.path = workdir / 'checkpoints'
     self.best: dict = {}
-    policy = ocp.checkpoint_managers.AnyPreservationPolicy([ocp.checkpoint_managers.LatestN(keep), self._best])
-    with _without_warnings():  # Orbax warns that read-only is read-only
+    self.window: dict = {}
+    self._wanted = _Wanted(workdir)
+    policies = [checkpoint_managers.LatestN(max(keep, 1)), self._wanted]
+    policies += [checkpoint_managers.EveryNSteps(keep_every)] if keep_every else []
+    with _quiet():  # Orbax warns that read-only is read-only
       options = ocp.CheckpointManagerOptions(
-          create=not read_only, read_only=read_only, preservation_policy=policy, enable_async_checkpointing=True
+          create=not read_only,
+          read_only=read_only,
+          preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
+          cleanup_tmp_directories=not read_only,  # of saves that were killed
       )
-      self._manager = ocp.CheckpointManager(self.path, options=options)
+      handlers = {name: ocp.StandardCheckpointHandler() for name in ('variables', 'optimizer')}
+      handlers |= {'data': grain_checkpoint.CheckpointHandler(), 'meta': ocp.JsonCheckpointHandler()}
+      self._manager = ocp.CheckpointManager(self.path, item_handlers=handlers, options=options)
 
   def steps(self) -> list[int]:
     """Steps of the complete checkpoints, ascending."""
     return sorted(self._manager.all_steps())
 
-  def save(self, state: TrainState, iterator, config: dict):
-    """Saves asynchronously; the arrays of `state` may be donated as soon as this returns."""
-    self._best.step = self.best.get('step')
-    args = dict(
-        variables=ocp.args.StandardSave(state.variables),
-        optimizer=ocp.args.StandardSave({'step': state.step, 'state': state.opt_state}),
-        data=grain_checkpoint.CheckpointSave(iterator),
-        meta=ocp.args.JsonSave({'format': FORMAT, 'config': config, 'best': self.best}),
-    )
-    self._manager.save(int(state.step), args=ocp.args.Composite(**args), force=True)
+  def save(self, state: TrainState, iterator, config: dict, window: dict):
+    """Saves asynchronously, unless this step is saved; the arrays of `state` may be donated afterwards.
+
+    Raises:
+      UserError: parameters that are not finite, which are not saved.
+      Exception: whatever stopped this save or the one before; earlier checkpoints are whole.
+    """
+    step = int(state.step)
+    if step in self.steps():
+      return
+    items = _items(state)
+    sums, finite = jax.device_get(_check(items))
+    if not finite:
+      raise UserError(f'step {step}: parameters are not finite and were not saved; lower --config.optim.lr')
+    self._wanted.best = self.best.get('step')
+    meta = {'format': FORMAT, 'config': config, 'best': self.best, 'window': window}
+    meta['sums'] = {name: int(value) for name, value in sums.items()}
+    args = {name: ocp.args.StandardSave(item) for name, item in items.items()}
+    args |= dict(data=grain_checkpoint.CheckpointSave(iterator), meta=ocp.args.JsonSave(meta))
+    self._manager.save(step, args=ocp.args.Composite(**args), force=True)
 
   def close(self):
     """Waits for saves under way."""
@@ -77,15 +112,43 @@ class Checkpoints:
     self._manager.close()
 
   def meta(self, step: int) -> dict:
-    """{'format', 'config', 'best'} of a checkpoint.
+    """{'format', 'config', 'best', ...} of a checkpoint.
 
     Raises:
       UserError: if a newer version of the code wrote it.
+      DamagedError: if it cannot be read.
     """
-    meta = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))['meta']
+    meta = self._read(step, dict(meta=ocp.args.JsonRestore()))['meta']
+    if not isinstance(meta, dict) or not isinstance(meta.get('format'), int):
+      raise DamagedError(f'{self.path / str(step)}/meta: no format version')
     if meta['format'] > FORMAT:
       raise UserError(f"{self.path / str(step)}: format {meta['format']}, this version reads up to {FORMAT}; update dmtl_jax")
     return meta
+
+  def restore_latest(self, state: TrainState, iterator) -> tuple[TrainState | None, int | None]:
+    """The latest checkpoint that is whole, and its step; sets `iterator` to where it was. None, None: there is none.
+
+    Damaged ones are named, and renamed to STEP.damaged, so that the step can be saved again.
+
+    Args:
+      state: abstract state with the structure, shapes and shardings wanted.
+
+    Raises:
+      UserError: if the checkpoint does not fit the model of this run, or all are damaged.
+    """
+    steps = self.steps()
+    for step in reversed(steps):
+      try:
+        return self.restore(step, state, iterator), step
+      except DamagedError as error:
+        aside = self.path / f'{step}.damaged'
+        say(f'{error}; put aside as {aside.name}')
+        if aside.exists():
+          aside.rmtree()
+        (self.path / str(step)).rename(aside)
+    if steps:
+      raise UserError(f'{self.path}: all checkpoints are damaged; restore one from a copy, or choose a new --workdir')
+    return None, None
 
   def restore(self, step: int, state: TrainState, iterator=None) -> TrainState:
     """The state saved at `step`; sets `iterator` to where it was.
@@ -95,15 +158,13 @@ class Checkpoints:
 
     Raises:
       UserError: if the checkpoint does not fit the model of this run.
+      DamagedError: if it cannot be read.
     """
-    self.best = self.meta(step)['best']
-    self._best.step = self.best.get('step')
-    optimizer = {'step': state.step, 'state': state.opt_state}
-    args = dict(variables=_wanted(state.variables), optimizer=_wanted(optimizer))
-    if iterator is not None:
-      args['data'] = grain_checkpoint.CheckpointRestore(iterator)
-    restored = self._restore(step, args)
-    variables, optimizer = restored['variables'], restored['optimizer']
+    meta = self.meta(step)
+    args = {} if iterator is None else dict(data=grain_checkpoint.CheckpointRestore(iterator))
+    items = self._restore(step, _items(state), meta, args)
+    self.best, self.window = meta.get('best', {}), meta.get('window', {})
+    variables, optimizer = items['variables'], items['optimizer']
     return TrainState(optimizer['step'], variables['params'], variables['batch_stats'], optimizer['state'])
 
   def restore_variables(self, step: int, variables: dict) -> dict:
@@ -111,15 +172,50 @@ class Checkpoints:
 
     Raises:
       UserError: if the checkpoint does not fit the model.
+      DamagedError: if it cannot be read.
     """
-    self.meta(step)
-    return self._restore(step, dict(variables=_wanted(variables)))['variables']
+    return self._restore(step, dict(variables=variables), self.meta(step))['variables']
 
-  def _restore(self, step, args):
-    try:
+  def _restore(self, step: int, items: dict, meta: dict, args: dict | None = None) -> dict:
+    """The items of a checkpoint, compared with what is wanted before and with the saved sums after."""
+    for name, wanted in items.items():
+      self._compare(step, name, wanted)
+    wanted = {name: ocp.args.StandardRestore(_shapes(item)) for name, item in items.items()}
+    restored = self._read(step, wanted | (args or {}))
+    items = {name: restored[name] for name in items}
+    sums, saved = jax.device_get(_check(items)[0]), meta.get('sums', {})
+    wrong = [name for name in items if name in saved and saved[name] != int(sums[name])]
+    if wrong:
+      raise DamagedError(f"{self.path / str(step)}: damaged (the {' and '.join(wrong)} read are not those saved)")
+    return items
+
+  def _compare(self, step: int, item: str, wanted):
+    """Raises UserError where the arrays of a checkpoint and those wanted differ, naming the first that does."""
+    with self._told(step):
+      stored = _flat(self._manager.item_metadata(step)[item].tree)
+    ours = _flat(wanted)
+    for name in [*ours, *stored]:
+      if stored.get(name) != ours.get(name):
+        here, there = (f'{x[1]} {list(x[0])}' if x else 'none' for x in (stored.get(name), ours.get(name)))
+        raise UserError(
+            f'{self.path / str(step)}: does not fit this model: {item}/{name} is {here} there, {there} here; '
+            f'use the config it was trained with'
+        )
+
+  def _read(self, step: int, args: dict):
+    with self._told(step):
       return self._manager.restore(step, args=ocp.args.Composite(**args))
-    except (ValueError, KeyError, FileNotFoundError) as error:
-      raise UserError(f'{self.path / str(step)}: cannot be restored into this model ({_first_line(error)})') from error
+
+  @contextlib.contextmanager
+  def _told(self, step: int):
+    """Turns what Orbax, TensorStore and grain raise for damaged files into DamagedError."""
+    try:
+      with _quiet():
+        yield
+    except (PermissionError, MemoryError, jax.errors.JaxRuntimeError):
+      raise  # of this machine, not of the files
+    except Exception as error:  # TensorStore's have no class of their own
+      raise DamagedError(f'{self.path / str(step)}: damaged ({_first_line(error)})') from error
 
   def choose(self, which: str) -> int:
     """Step of 'best', 'latest' or a number; best is the latest where nothing was evaluated.
@@ -130,26 +226,63 @@ class Checkpoints:
     steps = self.steps()
     if not steps:
       raise UserError(f'{self.path}: no checkpoint here; train first, or check --workdir')
-    if which == 'latest':
-      return steps[-1]
-    if which == 'best':
-      best = self.meta(steps[-1])['best'].get('step')
-      return best if best in steps else steps[-1]
+    if which in ('latest', 'best'):
+      latest, meta = self._latest_meta(steps)
+      best = meta.get('best', {}).get('step')
+      return best if which == 'best' and best in steps else latest
     if not which.isdigit() or int(which) not in steps:
       raise UserError(f"--step={which}: not one of best, latest, {', '.join(map(str, steps))}")
     return int(which)
 
+  def _latest_meta(self, steps: list[int]) -> tuple[int, dict]:
+    """The latest step whose meta can be read, and that; the others are named."""
+    for step in reversed(steps):
+      try:
+        return step, self.meta(step)
+      except DamagedError as error:
+        say(f'{error}; the checkpoint before it is taken')
+    raise UserError(f'{self.path}: all checkpoints are damaged; restore one from a copy, or train again')
+
+
+def _items(state: TrainState) -> dict:
+  return {'variables': state.variables, 'optimizer': {'step': state.step, 'state': state.opt_state}}
+
+
+def _shapes(tree):
+  return jax.tree.map(ocp.utils.to_shape_dtype_struct, tree)
+
+
+def _flat(tree) -> dict[str, tuple]:
+  """{'params/encoder/conv/kernel': (shape, dtype)} of arrays or what describes them, in order."""
+  leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda x: hasattr(x, 'shape'))
+  name = lambda path: '/'.join(str(getattr(k, 'key', getattr(k, 'name', getattr(k, 'idx', '')))) for k in path)
+  return {name(path): (tuple(x.shape), str(jnp.dtype(x.dtype))) for path, x in leaves}
+
+
+@jax.jit
+def _check(items: dict) -> tuple[dict, jax.Array]:
+  """For each item a sum over all bits (uint32, modulo 2^32; the same on any devices), and whether all are finite."""
+
+  def bits(x):
+    words = jax.lax.bitcast_convert_type(x, f'uint{8 * x.dtype.itemsize}').astype(jnp.uint32).ravel()
+    return (words * (2 * jnp.arange(words.size, dtype=jnp.uint32) + 1)).sum(dtype=jnp.uint32)
+
+  def total(tree):  # odd factors: a single word that changed always changes the sum
+    return sum((2 * i + 1) * bits(x) for i, x in enumerate(jax.tree.leaves(tree)))
+
+  finite = jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(items)]).all()
+  return {name: total(tree) for name, tree in items.items()}, finite
+
 
 @contextlib.contextmanager
-def _without_warnings():
+def _quiet():
+  """Nothing on the terminal from Orbax: what goes wrong is told by us."""
   before = logging.get_verbosity()
-  logging.set_verbosity(logging.ERROR)
-  yield
-  logging.set_verbosity(before)
-
-
-def _wanted(tree):
-  return ocp.args.StandardRestore(jax.tree.map(ocp.utils.to_shape_dtype_struct, tree))
+  logging.set_verbosity(logging.FATAL)
+  try:
+    yield
+  finally:
+    logging.set_verbosity(before)
 
 
 def _first_line(error: Exception) -> str:

@@ -1,19 +1,65 @@
 """Training, top to bottom: data, model, state, resume, steps, evaluation, checkpoints."""
 
+from collections.abc import Callable
+import contextlib
+import dataclasses
 import math
 import pathlib
 import signal
+from typing import Any
 
 import jax
 
-from dmtl_jax import evaluate, pretrained, sharding, state as state_lib, workdir as workdir_lib
+from dmtl_jax import bad_numbers, evaluate, pretrained, sharding, state as state_lib, workdir as workdir_lib
 from dmtl_jax.checkpoints import Checkpoints
 from dmtl_jax.data import label_settings, pipeline, source as source_lib
-from dmtl_jax.errors import UserError
 from dmtl_jax.models import build_model
 from dmtl_jax.progress import Progress
 from dmtl_jax.steps import make_train_step
 from dmtl_jax.workdir import say
+
+
+@dataclasses.dataclass
+class Training:
+  """What a run consists of besides its state and its folder; built from the config alone.
+
+  Attributes:
+    update: the compiled guarded step, see `bad_numbers.guard`; the state is donated.
+    init: compiled, key -> fresh TrainState.
+    batches: the iterator over this host's batches.
+  """
+
+  mesh: Any
+  source: source_lib.Source
+  val: source_lib.Source
+  model: Any
+  steps: int
+  schedule: Callable
+  update: Callable
+  init: Callable
+  batches: Any
+
+
+def build(config, source, val) -> Training:
+  """Everything compiled or opened for training on `source`; compiles at the first call.
+
+  Raises:
+    UserError: a config field that does not fit.
+  """
+  mesh = sharding.make_mesh()
+  sharding.check_batch('config.train.batch', config.train.batch, mesh)
+  sharding.check_batch('config.eval.batch', config.eval.batch, mesh)
+  everywhere = sharding.replicated(mesh)
+  model = build_model(config, source.tasks)
+  steps_per_epoch = max(len(source) // config.train.batch, 1)
+  steps = config.train.steps or config.train.epochs * steps_per_epoch
+  schedule = state_lib.learning_rate(config, steps, steps_per_epoch)
+  tx = state_lib.optimizer(config, schedule)
+  step = make_train_step(model, tx, config, source.tasks, pair_count(source, config, mesh.size), groups=mesh.size)
+  update = jax.jit(bad_numbers.guard(step, config.train.nan_policy), donate_argnums=0, out_shardings=everywhere)
+  init = jax.jit(lambda key: state_lib.create(model, tx, key, tuple(config.data.size)), out_shardings=everywhere)
+  batches = pipeline.train_iterator(source, config, jax.process_index(), jax.process_count())
+  return Training(mesh, source, val, model, steps, schedule, update, init, batches)
 
 
 def run(config, workdir: str, force: bool = False) -> dict | None:
@@ -26,73 +72,77 @@ def run(config, workdir: str, force: bool = False) -> dict | None:
     The final evaluation, as in metrics.json; None when SIGTERM stopped the run early.
 
   Raises:
-    UserError: bad config or data, another process in the workdir, or a loss that is not finite.
+    UserError: bad config or data, another process in the workdir, no space left, or a loss that is not finite.
   """
-  held = workdir_lib.lock(workdir)
-  workdir_lib.check_config(workdir, config, force)
+  with workdir_lib.lock(workdir), workdir_lib.sentences(workdir):
+    workdir_lib.check_config(workdir, config, force)
+    source, val = open_data(config, workdir)
+    workdir_lib.write_tasks(workdir, source.tasks)
+    say(workdir_lib.start_text(config, source.tasks, source))
+    if not train(build(config, source, val), config, workdir):
+      return None
+    result = evaluate.run(config, workdir)
+    say(closing_text(workdir))
+    return result
 
-  mesh = sharding.make_mesh()
-  sharding.check_batch('config.train.batch', config.train.batch, mesh)
-  sharding.check_batch('config.eval.batch', config.eval.batch, mesh)
-  source, val = open_data(config, workdir)
-  tasks = source.tasks
-  workdir_lib.write_tasks(workdir, tasks)
-  say(workdir_lib.start_text(config, tasks, source))
 
-  everywhere = sharding.replicated(mesh)
-  model = build_model(config, tasks)
-  steps_per_epoch = max(len(source) // config.train.batch, 1)
-  steps = config.train.steps or config.train.epochs * steps_per_epoch
+def train(training: Training, config, workdir: str) -> bool:
+  """The loop; returns False when SIGTERM stopped it before the last step."""
+  tasks, steps = training.source.tasks, training.steps
   eval_every = config.train.eval_every or max(steps // 10, 1)
   save_every = config.train.save_every or eval_every
-  schedule = state_lib.learning_rate(config, steps, steps_per_epoch)
-  tx = state_lib.optimizer(config, schedule)
-  update = jax.jit(
-      make_train_step(model, tx, config, tasks, pair_count(source, config, mesh.size), groups=mesh.size),
-      donate_argnums=0,
-      out_shardings=everywhere,
+  evaluator = evaluate.Evaluator(
+      training.model, config, training.val, training.mesh, fast=True, limit=config.train.eval_images
   )
-  evaluator = evaluate.Evaluator(model, config, val, mesh, fast=True, limit=config.train.eval_images)
-
-  batches = pipeline.train_iterator(source, config, jax.process_index(), jax.process_count())
-  checkpoints = Checkpoints(workdir, config.train.keep)
-  init = jax.jit(lambda key: state_lib.create(model, tx, key, tuple(config.data.size)), out_shardings=everywhere)
-  state, start = start_state(config, checkpoints, init, batches, everywhere, tasks)
-  log = workdir_lib.Log(workdir, start)
-  stop = _StopSignal()
-
-  pending = []
-  with Progress('training', steps, 'step', start) as progress:
+  checkpoints = Checkpoints(workdir, config.train.keep, config.train.keep_every)
+  state, start = start_state(config, checkpoints, training)
+  window = bad_numbers.Window(tasks, checkpoints.window)
+  batches, as_json = training.batches, workdir_lib.to_json(config)
+  step, stops = start, False
+  with (
+      contextlib.closing(checkpoints),
+      contextlib.closing(workdir_lib.Log(workdir, start)) as log,
+      StopSignal() as stop,
+      Progress('training', steps, 'step', start) as progress,
+  ):
     for step in range(start + 1, steps + 1):
+      position = batches.get_state()
       batch = next(batches)
-      state, scalars = update(state, sharding.put_batch(_arrays(batch), mesh))
-      pending.append(scalars)
+      state, scalars = training.update(state, sharding.put_batch(arrays(batch), training.mesh), step)
+      window.add(step, scalars, batch['index'], position)
+      stops = stop.asked
       evaluates = step % eval_every == 0 or step == steps
-      if step % config.train.log_every == 0 or evaluates or stop.asked:
-        values = mean_scalars(jax.device_get(pending), tasks)
-        _check_finite(step, values)
-        log.scalars(step, values | {'lr': float(schedule(step - 1))})
-        progress.update(len(pending), f"loss {values['loss/total']:.4g}")
-        pending = []
+      logs = step % config.train.log_every == 0 or evaluates
+      saves = step % save_every == 0 or evaluates or stops
+      if logs or saves:
+        refused = window.fetch()
+        if refused and config.train.nan_policy == 'stop':
+          bad = refused[0]
+          batches.set_state(bad.data)
+          checkpoints.save(state, batches, as_json, window.to_json(before=bad.number))
+          raise bad_numbers.report(bad, training.source, workdir)
+      if logs:
+        values = window.means()
+        lr = float(training.schedule(step - 1 - window.total_skipped()))
+        skipped = {'skipped': window.total_skipped()} if config.train.nan_policy == 'skip' else {}
+        log.scalars(step, values | skipped | {'lr': lr})
+        progress.update(len(window.steps), f"loss {values.get('loss/total', math.nan):.4g}")
+        window.clear()
       if evaluates:
         scores, _ = evaluator.run(state.variables)
         log.scalars(step, evaluate.flat(scores))
         for name, picture in evaluator.panels(state.variables) if jax.process_index() == 0 else ():
           log.image(step, f'panels/{name}', picture)
         checkpoints.best = choose_best(checkpoints.best, step, scores, config, tasks)
-      if evaluates or stop.asked or step % save_every == 0:
-        checkpoints.save(state, batches, workdir_lib.to_json(config))
-      if stop.asked:
+      if saves:
+        checkpoints.save(state, batches, as_json, window.to_json())
+      if stops:
         break
-  checkpoints.close()
-  log.close()
-  held.close()
-  if stop.asked and step < steps:
+  if window.total_skipped():
+    say(f'{window.total_skipped()} of {step} steps skipped: their loss or gradient was not finite')
+  if step < steps:
     say(f'stopped by SIGTERM at step {step} of {steps}, saved; the same command goes on from here')
-    return None
-  result = evaluate.run(config, workdir)
-  say(closing_text(workdir))
-  return result
+  return step == steps
 
 
 def closing_text(workdir: str) -> str:
@@ -119,48 +169,29 @@ def pair_count(source, config, groups: int) -> int:
   return config.train.batch // groups * max(int(source.label_mask.sum(1).max()), 1)
 
 
-def start_state(config, checkpoints: Checkpoints, init, batches, sharding_, tasks):
+def start_state(config, checkpoints: Checkpoints, training: Training):
   """Where weights come from, in this order: the run's own checkpoint, config.init_from, the seed."""
   key = jax.random.key(config.seed)
-  steps = checkpoints.steps()
-  if steps:
-    shapes = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding_), jax.eval_shape(init, key)
-    )
-    say(f'resuming from step {steps[-1]} of {checkpoints.path}')
-    return checkpoints.restore(steps[-1], shapes, batches), steps[-1]
-  state = init(key)
+  everywhere = sharding.replicated(training.mesh)
+  shapes = jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), jax.eval_shape(training.init, key)
+  )
+  state, step = checkpoints.restore_latest(shapes, training.batches)
+  if step is not None:
+    say(f'resuming from step {step} of {checkpoints.path}')
+    return state, step
+  state = training.init(key)
   say(f'fresh weights from seed {config.seed}' + (f', then from {config.init_from}' if config.init_from else ''))
   if config.init_from:
-    variables = pretrained.load(config.init_from, jax.device_get(state.variables), tasks)
-    variables = jax.device_put(variables, sharding_)
+    variables = pretrained.load(config.init_from, jax.device_get(state.variables), training.source.tasks)
+    variables = jax.device_put(variables, everywhere)
     state = state.replace(params=variables['params'], batch_stats=variables['batch_stats'])
   return state, 0
 
 
-def _arrays(batch: dict) -> dict:
+def arrays(batch: dict) -> dict:
+  """What of a batch goes to the devices."""
   return {name: batch[name] for name in ('image', 'labels', 'label_mask')}
-
-
-def mean_scalars(pending: list[dict], tasks) -> dict[str, float]:
-  """Scalars of several steps to means: a task's losses over its labelled images, the rest over steps."""
-  total = lambda name: float(sum(scalars[name] for scalars in pending))
-  values = {name: total(name) / len(pending) for name in ('loss/total', 'grad_norm')}
-  for task in tasks:
-    count = total(f'count/{task.name}')
-    for part in ('final', 'initial'):
-      name = f'loss/{part}/{task.name}'
-      if count and name in pending[0]:
-        values[name] = total(name) / count
-  return values
-
-
-def _check_finite(step: int, values: dict[str, float]):
-  bad = [name for name, value in values.items() if not math.isfinite(value)]
-  if bad:
-    raise UserError(
-        f"step {step}: {', '.join(bad)} not finite; the last checkpoint is kept; lower --config.optim.lr or check the labels"
-    )
 
 
 def choose_best(best: dict, step: int, scores: dict, config, tasks) -> dict:
@@ -180,12 +211,16 @@ def choose_best(best: dict, step: int, scores: dict, config, tasks) -> dict:
   return candidate if won >= lost else best
 
 
-class _StopSignal:
-  """Remembers SIGTERM, so that the loop can save and leave between two steps."""
+class StopSignal:
+  """Remembers SIGTERM while it is open, so that the loop can save and leave between two steps."""
 
-  def __init__(self):
+  def __enter__(self):
     self.asked = False
-    signal.signal(signal.SIGTERM, self._ask)
+    self._before = signal.signal(signal.SIGTERM, self._ask)
+    return self
+
+  def __exit__(self, *error):
+    signal.signal(signal.SIGTERM, self._before)
 
   def _ask(self, *_):
     self.asked = True

@@ -4,7 +4,9 @@ W/config.json, W/tasks.json, W/labels.json (which labels training saw), W/log.js
 step), W/tensorboard/, W/checkpoints/, W/panels/, W/metrics.json, W/report.html.
 """
 
+import contextlib
 import dataclasses
+import errno
 import fcntl
 import json
 import math
@@ -16,21 +18,32 @@ from absl import logging
 from ml_collections import ConfigDict
 import tensorboardX
 
+from configs import common
 from dmtl_jax.errors import UserError
 from dmtl_jax.tasks import Task
 
 # Fields that may differ between a run and its resumption: they do not change what is learned.
-FREE = ('data.workers', 'data.threads', 'data.prefetch', 'train.log_every', 'train.keep', 'eval.workers')
+FREE = (
+    *('data.workers', 'data.threads', 'data.prefetch', 'eval.workers'),
+    *('train.log_every', 'train.save_every', 'train.keep', 'train.keep_every', 'train.nan_policy'),
+)
+MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE)
 
 
 def write_atomic(path: pathlib.Path, text: str):
   """Writes a text file so that a reader, or a crash, sees the old or the new content, whole."""
   path.parent.mkdir(parents=True, exist_ok=True)
   handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.')
-  with os.fdopen(handle, 'w') as f:
-    f.write(text)
-  os.chmod(temporary, 0o644)
-  os.replace(temporary, path)
+  try:
+    with os.fdopen(handle, 'w') as f:
+      f.write(text)
+      f.flush()
+      os.fsync(handle)  # the content before the name, also where the power fails
+    os.chmod(temporary, 0o644)
+    os.replace(temporary, path)
+  except BaseException:
+    os.unlink(temporary)
+    raise
 
 
 def write_json(path: pathlib.Path, value):
@@ -60,7 +73,28 @@ def lock(workdir: str | os.PathLike):
     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
   except BlockingIOError:
     raise UserError(f'--workdir={path}: another process is training there; wait for it or choose another folder') from None
+  for name in ('config.json', 'tasks.json', 'labels.json', 'log.jsonl'):  # what only training writes
+    for left in path.glob(f'.{name}.*'):  # by a run that was killed
+      left.unlink()
   return file
+
+
+@contextlib.contextmanager
+def sentences(workdir: str | os.PathLike):
+  """Turns a disk that is full, read-only or broken into one sentence.
+
+  Raises:
+    UserError: instead of the OSError; other errors pass.
+  """
+  try:
+    yield
+  except OSError as error:
+    if error.errno not in MACHINE:
+      raise
+    raise UserError(
+        f'{error.filename or workdir}: {os.strerror(error.errno)}; mend that and run the same command again: '
+        f'what was saved is whole, and the run goes on from its last checkpoint'
+    ) from error
 
 
 def flatten(config, prefix: str = '') -> dict:
@@ -86,7 +120,7 @@ def check_config(workdir: str | os.PathLike, config: ConfigDict, force: bool):
   path = pathlib.Path(workdir) / 'config.json'
   new = to_json(config)
   if path.exists() and not force:
-    before, after = flatten(json.loads(path.read_text())), flatten(new)
+    before, after = flatten(to_json(read_config(workdir))), flatten(new)
     changed = [
         f'  {k}: {before.get(k)!r} -> {after.get(k)!r}'
         for k in sorted(before.keys() | after.keys())
@@ -104,17 +138,25 @@ def read_config(workdir: str | os.PathLike) -> ConfigDict:
   """The config a run was trained with.
 
   Raises:
-    UserError: if there is none.
+    UserError: if there is none, or it is damaged.
   """
   path = pathlib.Path(workdir) / 'config.json'
   try:
     values = json.loads(path.read_text())
+    values['data']['size'] = tuple(values['data']['size'])
   except FileNotFoundError:
     raise UserError(f'{path}: no such file; --workdir must name the folder of a trained run') from None
-  except json.JSONDecodeError as error:
-    raise UserError(f'{path}: not JSON ({error}); restore it or train again') from error
-  values['data']['size'] = tuple(values['data']['size'])
-  return ConfigDict(values)
+  except (ValueError, TypeError, KeyError) as error:
+    raise UserError(f'{path}: not the config of a run ({error}); restore it or train again') from error
+  return ConfigDict(_filled(values, common.base(None).to_dict()))
+
+
+def _filled(values: dict, defaults: dict) -> dict:
+  """Stored values, with the defaults of the fields that the code has got since."""
+  return defaults | {
+      key: _filled(value, defaults[key]) if isinstance(value, dict) and isinstance(defaults.get(key), dict) else value
+      for key, value in values.items()
+  }
 
 
 def write_tasks(workdir: str | os.PathLike, tasks: tuple[Task, ...]):
@@ -139,7 +181,7 @@ class Log:
 
   Args:
     step: where the run starts; what an earlier process logged beyond it is dropped, so
-      that a resumed run leaves the log of one that never stopped.
+      that a resumed run leaves the log of one that never stopped. So is a line that is not whole.
   """
 
   def __init__(self, workdir: str | os.PathLike, step: int):
@@ -147,15 +189,15 @@ class Log:
     self._jsonl = path / 'log.jsonl'
     if self._jsonl.exists():
       lines = self._jsonl.read_text().splitlines(keepends=True)
-      kept = [line for line in lines if line.endswith('\n') and json.loads(line)['step'] <= step]
+      kept = [line for line in lines if _step(line) <= step]
       if len(kept) < len(lines):
         write_atomic(self._jsonl, ''.join(kept))
     self._file = open(self._jsonl, 'a')
-    self._board = tensorboardX.SummaryWriter(str(path / 'tensorboard'), purge_step=step + 1 if step else None)
+    self._board = tensorboardX.SummaryWriter(str(path / 'tensorboard'), purge_step=step + 1)
 
   def scalars(self, step: int, values: dict[str, float]):
     """Logs values under one step."""
-    self._file.write(json.dumps({'step': step} | values) + '\n')
+    self._file.write(json.dumps(_without_nan({'step': step} | values)) + '\n')
     self._file.flush()
     for name, value in values.items():
       self._board.add_scalar(name, value, step)
@@ -167,6 +209,14 @@ class Log:
   def close(self):
     self._file.close()
     self._board.close()
+
+
+def _step(line: str) -> float:
+  """The step of a line of log.jsonl; infinite where the line was not written to its end."""
+  try:
+    return json.loads(line)['step'] if line.endswith('\n') else math.inf
+  except (ValueError, TypeError, KeyError):
+    return math.inf
 
 
 def start_text(config, tasks, source) -> str:

@@ -139,7 +139,7 @@ def test_the_train_step_compiles_once(data, tmp_path):
   state = jax.jit(lambda key: state_lib.create(model, tx, key, (64, 96)))(jax.random.key(0))
   batches = pipeline.train_iterator(source, config)
   for _ in range(3):
-    state, _ = counted(state, train._arrays(next(batches)))
+    state, _ = counted(state, train.arrays(next(batches)))
   assert int(state.step) == 3 and len(traces) == 1
 
 
