@@ -11,6 +11,7 @@ its PyTorch name as a view in PyTorch's layout; a checkpoint is converted by fil
 
 import argparse
 from collections.abc import Iterable
+import os
 import pathlib
 import re
 import runpy
@@ -25,7 +26,7 @@ import safetensors.numpy
 
 from dmtl_jax import checkpoints as checkpoints_lib, download, torch_file, workdir as workdir_lib
 from dmtl_jax.data import source as source_lib
-from dmtl_jax.errors import UserError
+from dmtl_jax.errors import UserError, shown
 from dmtl_jax.models import build_model
 from dmtl_jax.models.task_layers import Slots
 from dmtl_jax.state import init_variables
@@ -100,7 +101,7 @@ def load(source: str, variables: dict, tasks: tuple[Task, ...]) -> dict:
   Raises:
     UserError: the source is not there, cannot be read, or does not fit the network.
   """
-  if pathlib.Path(source).is_dir():
+  if os.path.isdir(source):
     checkpoints = checkpoints_lib.Checkpoints(source, read_only=True)
     return checkpoints.restore_variables(checkpoints.choose('best'), variables)
   state = read_state(resolve(source))
@@ -116,8 +117,8 @@ def resolve(source: str) -> pathlib.Path:
     UserError: no such file; or the hub does not deliver it, or another one than is pinned here.
   """
   if source not in HUB:
-    if not pathlib.Path(source).is_file():
-      raise UserError(f"'{source}': no such file, and not one of {', '.join(HUB)}")
+    if not os.path.isfile(source):
+      raise UserError(f"'{shown(source)}': no such file, and not one of {', '.join(HUB)}")
     return pathlib.Path(source)
   revision, sha256 = HUB[source]
   try:
@@ -140,8 +141,9 @@ def read_state(path: pathlib.Path) -> dict:
   if path.suffix == '.safetensors':
     try:
       state = safetensors.numpy.load_file(path)
-    except safetensors.SafetensorError as error:
-      raise UserError(f'{path}: damaged or not a safetensors file ({error}); download it again') from error
+    except (safetensors.SafetensorError, OSError, ValueError, TypeError, KeyError) as error:
+      # Of types that numpy has not, KeyError or TypeError.
+      raise UserError(f'{path}: damaged or not a safetensors file ({shown(str(error))}); download it again') from error
   else:
     state = torch_file.load(path)
     state = state.get('model', state) if isinstance(state, dict) else state
@@ -251,7 +253,7 @@ def fill(views: Views, state: dict, source: str):
 
 
 def _first(names: list[str], count: int = 10) -> str:
-  return ', '.join(names[:count]) + (', ...' if len(names) > count else '')
+  return ', '.join(map(shown, names[:count])) + (', ...' if len(names) > count else '')
 
 
 def convert(source: str, workdir: str, config, tasks: tuple[Task, ...]):
@@ -289,9 +291,12 @@ def main(argv: list[str] | None = None) -> int:
   args = parser.parse_args(argv)
   path, _, arg = args.config.partition(':')
   try:
-    if not pathlib.Path(path).is_file():
+    if not os.path.isfile(path):
       raise UserError(f'--config={path}: no such file; run from the project folder, or give its path')
-    config = runpy.run_path(path)['get_config'](arg)
+    try:
+      config = runpy.run_path(path)['get_config'](arg)
+    except (KeyError, ValueError) as error:  # no get_config, or a config string that it refuses
+      raise UserError(f'--config={args.config}: {error}') from error
     convert(args.source, args.workdir, config, tuple(source_lib.package(config.data.name).TASKS))
   except UserError as error:
     print(f'Error: {error}', file=sys.stderr)

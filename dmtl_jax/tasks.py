@@ -20,7 +20,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dmtl_jax.errors import shown
+
 IGNORE = 255
+LONGEST = 64  # characters of a task's name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,12 +54,12 @@ class Task:
   """One dense prediction task of a data set.
 
   Attributes:
-    name: unique in the data set; names label folders, parameters and metrics.
+    name: unique in the data set; names label folders, parameters, metrics and files, so it is a plain word.
     kind: a key of `KINDS`.
     classes: class names for semseg and parsing (at least two), else empty.
 
   Raises:
-    ValueError: for an unknown kind, or a number of classes the kind cannot have.
+    ValueError: for another name, an unknown kind, or a number of classes the kind cannot have.
   """
 
   name: str
@@ -64,8 +67,10 @@ class Task:
   classes: tuple[str, ...] = ()
 
   def __post_init__(self):
+    if not self.name.isidentifier() or len(self.name) > LONGEST:
+      raise ValueError(f"task '{shown(self.name, LONGEST)}': a name is letters, digits and _, at most {LONGEST}")
     if self.kind not in KINDS:
-      raise ValueError(f"task '{self.name}': unknown kind '{self.kind}'; use one of {', '.join(KINDS)}")
+      raise ValueError(f"task '{self.name}': unknown kind '{shown(self.kind, LONGEST)}'; use one of {', '.join(KINDS)}")
     counted = KINDS[self.kind].channels is None
     if counted and not 2 <= len(self.classes) <= IGNORE:
       raise ValueError(f"task '{self.name}': {self.kind} needs 2 to {IGNORE} class names, got {len(self.classes)}")

@@ -21,13 +21,12 @@ import numpy as np
 
 from dmtl_jax.data import files, scan
 from dmtl_jax.errors import UserError, is_plain, shown
-from dmtl_jax.tasks import IGNORE, KINDS, Task
+from dmtl_jax.tasks import IGNORE, KINDS, LONGEST, Task
 
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
 LABEL_SUFFIXES = ('.png', '.npy')
 FIELDS = {'kind', 'classes', 'ignore', 'scale'}
 SCALES = (1e-9, 1e9)  # metres; beyond, float32 would lose depths
-LONGEST = 64  # characters of a task's name, which names folders and files
 EXAMPLE = '{"tasks": {"saliency": {}}}'
 
 
@@ -117,8 +116,6 @@ def read_description(path: pathlib.Path) -> tuple[tuple[Task, ...], dict[str, En
 def _read_entry(where: str, name: str, entry) -> tuple[Task, Encoding]:
   if not isinstance(entry, dict):
     raise UserError(f'{where} must be an object like {{}}')
-  if not name.isidentifier() or len(name) > LONGEST:
-    raise UserError(f'{where}: a task name is a word of letters, digits and _, at most {LONGEST}')
   unknown = entry.keys() - FIELDS
   if unknown:
     raise UserError(f'{where}: unknown field "{shown(min(unknown), 40)}"; known are {", ".join(sorted(FIELDS))}')
@@ -131,7 +128,7 @@ def _read_entry(where: str, name: str, entry) -> tuple[Task, Encoding]:
   if type(scale) not in (int, float) or not SCALES[0] <= scale <= SCALES[1]:
     raise UserError(f'{where}."scale" must be a positive number, {SCALES[0]:g} to {SCALES[1]:g} metres')
   kind = entry.get('kind', name)
-  if not isinstance(kind, str) or len(kind) > LONGEST or not is_plain(kind):
+  if not isinstance(kind, str):
     raise UserError(f'{where}."kind" must be one of {", ".join(KINDS)}')
   try:
     task = Task(name, kind, tuple(classes))
