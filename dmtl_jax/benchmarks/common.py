@@ -17,6 +17,7 @@ def run(benchmark, doc: str):
   flags.DEFINE_integer('repeats', 10, 'How often each contestant is timed.', lower_bound=1)
   flags.DEFINE_bool('cold', True, 'Compile from nothing and once more from the cache; else with the user\'s cache.')
   flags.DEFINE_enum('against', None, ['torch'], 'Time a PyTorch re-statement in turns with it.')
+  flags.DEFINE_bool('compiled', True, 'Against torch: through torch.compile too, which compiles for minutes.')
   flags.DEFINE_string('json', None, 'File to write the result to.')
   flags.mark_flag_as_required('config')
 

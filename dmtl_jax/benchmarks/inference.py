@@ -35,16 +35,19 @@ def benchmark(config, flags) -> dict:
   }
   batch = synthetic.on_device({'image': images, 'index': index}, mesh, split=True)
   args = (synthetic.on_device(variables, mesh), batch['image'], batch['index'])
+  timing.say('compiling')
   compiled, compile_times = timing.compile_cold_and_cached(step, args, flags.cold)
   flops['xla'] = work.xla(compiled)
   contestants, notes = {'jax': lambda n: jax.block_until_ready([compiled(*args) for _ in range(n)])}, {}
   if flags.against:
     from dmtl_jax.benchmarks import torch_step
 
-    more, notes = torch_step.predictions(config, tasks, variables, images)
+    more, notes = torch_step.predictions(config, tasks, variables, images, flags.compiled)
     contestants |= more
+  timing.say(f"timing {', '.join(contestants)}")
   seconds = timing.measure(contestants, flags.repeats)
   memory = timing.memory(compiled)
+  timing.say('matrix peak')
   peak = common.peaks()
   return common.describe(config, tasks, count, None, 'inference') | {
       'speed': common.compare(seconds, count, flops, peak, config.dtype, mesh.size),

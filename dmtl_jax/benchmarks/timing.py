@@ -4,6 +4,7 @@ from collections.abc import Callable
 import contextlib
 import os
 import platform
+import sys
 import tempfile
 import time
 
@@ -11,7 +12,13 @@ import jax
 from jax.experimental.compilation_cache import compilation_cache
 import numpy as np
 
+BEGAN = time.perf_counter()
 REPEAT = 0.2  # seconds a repeat lasts at least: short calls are repeated within it
+
+
+def say(text: str):
+  """A line on what takes long, on stderr: the table and JSON stay clean."""
+  print(f'[{time.perf_counter() - BEGAN:6.1f} s] {text}', file=sys.stderr, flush=True)
 
 
 def measure(calls: dict[str, Callable[[int], None]], repeats: int, warmup: int = 2) -> dict[str, np.ndarray]:

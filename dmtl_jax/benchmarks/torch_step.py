@@ -15,7 +15,7 @@ except ImportError as error:
   raise UserError('--against=torch: PyTorch is not installed; pip install torch') from error
 
 from dmtl_jax.benchmarks import torch_net
-from dmtl_jax.benchmarks.timing import device
+from dmtl_jax.benchmarks.timing import device, say
 from dmtl_jax.losses import BOUNDARY_POSITIVE, INITIAL_WEIGHT
 from dmtl_jax.tasks import IGNORE, Task
 
@@ -147,22 +147,23 @@ class Prediction:
     sum(x.sum().item() for x in maps[1].values())  # waits for the device
 
 
-def train_steps(config, tasks, state, batch: dict) -> tuple[dict, dict]:
+def train_steps(config, tasks, state, batch: dict, compiled: bool) -> tuple[dict, dict]:
   """Contestants {name: call}, and notes on compilation or on what failed."""
-  return _contestants(config, lambda dtype, compiled: TrainStep(config, tasks, state, batch, dtype, compiled))
+  return _contestants(config, compiled, lambda *how: TrainStep(config, tasks, state, batch, *how))
 
 
-def predictions(config, tasks, variables, images: np.ndarray) -> tuple[dict, dict]:
+def predictions(config, tasks, variables, images: np.ndarray, compiled: bool) -> tuple[dict, dict]:
   """As `train_steps`, for inference."""
-  return _contestants(config, lambda dtype, compiled: Prediction(config, tasks, variables, images, dtype, compiled))
+  return _contestants(config, compiled, lambda *how: Prediction(config, tasks, variables, images, *how))
 
 
-def _contestants(config, make: Callable) -> tuple[dict, dict]:
+def _contestants(config, with_compiled: bool, make: Callable) -> tuple[dict, dict]:
   """Eager in float32 and in config.dtype, compiled in config.dtype."""
-  wanted = dict.fromkeys([('float32', False), (config.dtype, False), (config.dtype, True)])
+  wanted = dict.fromkeys([('float32', False), (config.dtype, False), *[(config.dtype, True)] * with_compiled])
   contestants, notes = {}, {'torch': f'{torch.__version__}, {torch.get_num_threads()} threads'}
   for dtype, compiled in wanted:
     name = f"torch {'compiled' if compiled else 'eager'} {dtype}"
+    say(name)
     contestant, began = make(dtype, compiled), time.perf_counter()
     try:
       contestant(1)

@@ -59,6 +59,7 @@ def benchmark(config, flags) -> dict:
   }
   state = synthetic.on_device(job['state'], job['mesh'])
   batch = synthetic.on_device(job['batch'], job['mesh'], split=True)
+  timing.say('compiling')
   compiled, compile_times = timing.compile_cold_and_cached(job['step'], (state, batch), flags.cold)
   flops['xla'] = work.xla(compiled)
   contestants = {'jax': Stepper(compiled, state, batch)}
@@ -67,10 +68,12 @@ def benchmark(config, flags) -> dict:
   if flags.against:
     from dmtl_jax.benchmarks import torch_step
 
-    more, notes = torch_step.train_steps(config, tasks, job['state'], job['batch'])
+    more, notes = torch_step.train_steps(config, tasks, job['state'], job['batch'], flags.compiled)
     contestants |= more
+  timing.say(f"timing {', '.join(contestants)}")
   seconds = timing.measure(contestants, flags.repeats)
   memory = timing.memory(compiled)
+  timing.say('matrix peak')
   peak = common.peaks()
   devices = job['mesh'].size
   return common.describe(config, tasks, count, pairs, 'train step') | {
