@@ -57,7 +57,7 @@ def summarize(config, tasks: tuple[Task, ...], size: tuple[int, int]) -> dict:
   parts = {}
 
   def add(path: list[str], quantity: str, amount: int):
-    part = parts.setdefault(_part(path, names), {'parameters': 0, 'gmac': 0})
+    part = parts.setdefault(part_name(path, names), {'parameters': 0, 'gmac': 0})
     part[quantity] += amount
 
   for path, leaf in jax.tree_util.tree_leaves_with_path(variables['params']):
@@ -92,7 +92,7 @@ def table(result: dict) -> str:
   return '\n'.join([title, f'tasks (channels): {tasks}', rule, header, rule, *lines[:-1], rule, lines[-1]])
 
 
-def _part(path: list[str], tasks: list[str]) -> str:
+def part_name(path: list[str], tasks: list[str]) -> str:
   """['decoders', 'semseg_block0', 'conv1'] to 'decoders/block': two levels, tasks and numbers left out."""
   known = '|'.join(map(re.escape, tasks))
   names = [re.sub(rf'^({known})_|_({known})$', '', name) for name in path if name not in tasks]

@@ -11,7 +11,7 @@ from dmtl_jax.errors import UserError
 from dmtl_jax.workdir import write_json
 
 
-def run(benchmark, doc: str):
+def run(benchmark, doc: str, to_text=None):
   """Runs benchmark(config, flags) -> result as a command: prints its table, writes it as JSON."""
   config = config_flags.DEFINE_config_file('config', None, 'Config file, configs/NAME.py[:key=value,...].')
   flags.DEFINE_integer('repeats', 10, 'How often each contestant is timed.', lower_bound=1)
@@ -28,7 +28,7 @@ def run(benchmark, doc: str):
       result = benchmark(config.value, flags.FLAGS)
     except UserError as error:
       sys.exit(f'Error: {error}')
-    print(table(result))
+    print((to_text or table)(result))
     if flags.FLAGS.json:
       write_json(pathlib.Path(flags.FLAGS.json), result)
 
@@ -82,42 +82,50 @@ def peaks() -> dict[str, float]:
   return {dtype: timing.matrix_peak(dtype) for dtype in ('float32', 'bfloat16')}
 
 
+def title(result: dict) -> str:
+  """What was measured, in a line."""
+  r = result
+  pairs = f", {r['pairs']} of {r['batch'] * r['tasks']} pairs" if r['pairs'] else ''
+  labels = f", labels {r['labels']}{pairs}" if r['what'] == 'train step' else ''
+  size = f"{r['size'][0]}x{r['size'][1]}"
+  return f"{r['what']}: {r['method']}, {r['backbone']}, {size}, batch {r['batch']}{labels}, {r['dtype']}"
+
+
 def table(result: dict) -> str:
   """The result for a person."""
   r, device = result, result['device']
-  pairs = f", {r['pairs']} of {r['batch'] * r['tasks']} pairs" if r['pairs'] else ''
-  labels = f", labels {r['labels']}{pairs}" if r['what'] == 'train step' else ''
-  title = f"{r['what']}: {r['method']}, {r['backbone']}, {r['size'][0]}x{r['size'][1]}, batch {r['batch']}{labels}, {r['dtype']}"
   where = f"{device['count']} x {device['kind']} ({device['platform']}, {device['threads']} threads)"
   rows = [('device', where)]
   for name, speed_ in r['speed'].items():
     rows += _speed_rows(name, speed_, r)
   flops = r['flops']
-  rows.append(('work', ', '.join(f'{name} {_si(n)}FLOP' for name, n in flops.items() if n)))
-  rows.append(('matrix peak', ', '.join(f'{dtype} {_si(n)}FLOP/s' for dtype, n in r['peak'].items())))
+  rows.append(('work', ', '.join(f'{name} {si(n)}FLOP' for name, n in flops.items() if n)))
+  rows.append(('matrix peak', ', '.join(f'{dtype} {si(n)}FLOP/s' for dtype, n in r['peak'].items())))
   rows.append(('compile', ', '.join(f'{name} {seconds:.1f} s' for name, seconds in r['compile'].items())))
-  rows.append(('memory', ', '.join(f'{name} {_si(n)}B' for name, n in r['memory'].items())))
+  rows.append(('memory', ', '.join(f'{name} {si(n)}B' for name, n in r['memory'].items())))
   for name, note in r.get('notes', {}).items():
     rows.append((name, note))
   width = max(len(name) for name, _ in rows)
-  return '\n'.join([title, *(f'  {name:<{width}}  {text}' for name, text in rows)])
+  return '\n'.join([title(r), *(f'  {name:<{width}}  {text}' for name, text in rows)])
 
 
 def _speed_rows(name: str, speed_: dict, result: dict) -> list[tuple[str, str]]:
   t = speed_['seconds']
-  line = f"{_time(t['median'])} ({_time(t['low'])} to {_time(t['high'])}), {speed_['images_per_second']:.3g} images/s"
+  line = f"{time_text(t['median'])} ({time_text(t['low'])} to {time_text(t['high'])}), {speed_['images_per_second']:.3g} images/s"
   if 'ratio' in speed_:
     q = speed_['ratio']
     return [(name, f"{line}; {q['median']:.2f} ({q['low']:.2f} to {q['high']:.2f}) times ours")]
-  achieved = f"{_si(speed_['achieved'])}FLOP/s, {100 * speed_['share_of_peak']:.0f}% of the {result['dtype']} matrix peak"
+  achieved = f"{si(speed_['achieved'])}FLOP/s, {100 * speed_['share_of_peak']:.0f}% of the {result['dtype']} matrix peak"
   return [(name, line), ('achieved', achieved)]
 
 
-def _time(seconds: float) -> str:
+def time_text(seconds: float) -> str:
+  """'12.3 ms'."""
   return f'{seconds:.2f} s' if seconds >= 1 else f'{1000 * seconds:.1f} ms'
 
 
-def _si(value: float) -> str:
+def si(value: float) -> str:
+  """'12.3 G': three digits and a prefix."""
   for prefix, scale in (('P', 1e15), ('T', 1e12), ('G', 1e9), ('M', 1e6), ('k', 1e3)):
     if value >= scale:
       return f'{value / scale:.3g} {prefix}'

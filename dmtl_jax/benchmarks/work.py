@@ -20,11 +20,17 @@ from dmtl_jax.tasks import Task
 PER_PAIR = ('denoiser', 'head')  # parts that see pairs instead of images
 
 
-def executed(function, *args) -> float:
-  """FLOPs of a traceable function, those only unused results need left out."""
+def by_scope(function, *args):
+  """Yields (scope, FLOPs) of every product in a traceable function, those only unused results need left out."""
   jaxpr = jax.make_jaxpr(function)(*args).jaxpr
   jaxpr, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
-  return 2.0 * sum(count for _, count in summary.multiply_adds(jaxpr, ''))
+  for scope, count in summary.multiply_adds(jaxpr, ''):
+    yield scope, 2.0 * count
+
+
+def executed(function, *args) -> float:
+  """FLOPs of a traceable function."""
+  return sum(flops for _, flops in by_scope(function, *args))
 
 
 def needed(config, tasks: tuple[Task, ...], batch: int, pairs: int | None = None, training: bool = True) -> float:
