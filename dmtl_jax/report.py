@@ -1,20 +1,36 @@
 """The job `--mode=report`: several runs side by side, as Markdown, CSV and one HTML page.
 
-Reads of each workdir: config.json, tasks.json, metrics.json, log.jsonl and panels/.
+Reads of each workdir: config.json, tasks.json and what there is of metrics.json, log.jsonl, cost.json and
+panels/. Runs of the same data and labels share a `Section` of the report; in it, runs that differ in
+nothing but their seeds share an `Entry`, a row of its table.
 """
 
-import csv
+from collections.abc import Sequence
 import dataclasses
-import io
 import json
+import math
 import pathlib
 
-import numpy as np
-
-from dmtl_jax import report_html, workdir as workdir_lib
+from dmtl_jax import report_html, report_table, workdir as workdir_lib
 from dmtl_jax.errors import UserError
-from dmtl_jax.metrics.delta_m import delta_m
 from dmtl_jax.tasks import Task
+
+METHODS = {  # in the order and by the names of the paper's tables
+    'single_task': 'Single-Task',
+    'mtl_baseline': 'MTL Baseline',
+    'ss': 'SS',
+    'xtc': 'XTC',
+    'mti_net': 'MTI-Net',
+    'invpt': 'InvPT',
+    'no_diffusion': 'w/o Diffusion',
+    'no_condition': 'w/o Multi-Task Conditioning',
+    'prediction': 'DiffusionMTL (Prediction)',
+    'feature': 'DiffusionMTL (Feature)',
+}
+LABELS = {'one': 'one labelled task an image', 'random': 'random labelled tasks', 'full': 'all tasks labelled'}
+# What may differ between two seeds of one experiment, or changes nothing that is scored.
+ASIDE = ('seed', 'data.label_seed', 'data.dir', 'data.raw', 'train.eval_every', 'train.save_every', 'train.eval_images')
+ASIDE += ('train.best_by', 'eval.batch', 'eval.panels', *workdir_lib.FREE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,20 +38,71 @@ class Run:
   """What a report knows of one workdir.
 
   Attributes:
-    name: method, and what else tells it from the other runs.
-    scores: {stage: {task: headline score}}, stages 'final' and maybe 'initial'.
+    metrics: of metrics.json; {} where the run was not evaluated.
     curves: {name: (steps, values)} of everything logged.
+    images: what panels/index.json lists, see pictures.py.
+    cost: of cost.json; {} where it was not measured.
   """
 
   path: pathlib.Path
-  name: str
-  group: str
   config: dict
   tasks: tuple[Task, ...]
   metrics: dict
-  scores: dict[str, dict[str, float]]
   curves: dict[str, tuple[list[int], list[float]]]
-  panels: list[pathlib.Path]
+  images: list[dict]
+  cost: dict
+
+  def score(self, stage: str, task: Task) -> float:
+    """Headline score of a stage, 'initial' or 'final'; nan where there is none."""
+    value = self.metrics.get(stage, {}).get(task.name, {}).get(task.metric)
+    return math.nan if value is None else float(value)
+
+  @property
+  def data(self) -> str:
+    """Name of the data set; of a folder, the folder's."""
+    data = self.config['data']
+    return pathlib.Path(data['path']).name if data.get('path') else data['name']
+
+  @property
+  def labels(self) -> str:
+    return pathlib.Path(str(self.config['data']['labels'])).name
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+  """Runs that differ in their seeds alone, with the name that tells them from the others."""
+
+  name: str
+  runs: tuple[Run, ...]
+
+  @property
+  def config(self) -> dict:
+    return self.runs[0].config
+
+  @property
+  def method(self) -> str:
+    return self.config['method']
+
+  def scores(self, stage: str, task: Task) -> list[float]:
+    """Headline score of every run that has one."""
+    return [value for run in self.runs if not math.isnan(value := run.score(stage, task))]
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+  """Runs of one data set and label setting; `tasks` are all that some run learned."""
+
+  data: str
+  labels: str
+  tasks: tuple[Task, ...]
+  entries: tuple[Entry, ...]
+
+  @property
+  def title(self) -> str:
+    return f'{self.data}, {LABELS.get(self.labels, f"labels of {self.labels}")}'
+
+
+# --- Reading ---------------------------------------------------------------------------------
 
 
 def read_run(path: pathlib.Path) -> Run:
@@ -45,29 +112,25 @@ def read_run(path: pathlib.Path) -> Run:
     UserError: names the file that is missing or damaged.
   """
   config = workdir_lib.to_json(workdir_lib.read_config(path))
-  tasks = workdir_lib.read_tasks(path)
-  file = path / 'metrics.json'
+  images = _read_json(path / 'panels' / 'index.json').get('images', [])
+  return Run(
+      path, config, workdir_lib.read_tasks(path), _read_json(path / 'metrics.json'),
+      read_curves(path / 'log.jsonl'), images, _read_json(path / 'cost.json'),
+  )  # fmt: skip
+
+
+def _read_json(path: pathlib.Path) -> dict:
+  """A file's JSON object; {} where there is no file."""
   try:
-    metrics = json.loads(file.read_text())
+    return json.loads(path.read_text())
   except FileNotFoundError:
-    raise UserError(f'{file}: no such file; run --mode=evaluate --workdir={path} first') from None
-  except json.JSONDecodeError as error:
-    raise UserError(f'{file}: not JSON ({error}); run --mode=evaluate --workdir={path} again') from error
-  stages = [stage for stage in ('initial', 'final') if stage in metrics]
-  scores = {stage: {task.name: _headline(metrics[stage][task.name], task) for task in tasks} for stage in stages}
-  group = f"{config['data']['name']}, labels={pathlib.Path(config['data']['labels']).name}"
-  name = config['method'] + ('' if config['model']['backbone'] == 'resnet18' else f", {config['model']['backbone']}")
-  panels = sorted((path / 'panels').glob('*.png'))
-  return Run(path, name, group, config, tasks, metrics, scores, read_curves(path / 'log.jsonl'), panels)
-
-
-def _headline(scores: dict[str, float], task: Task) -> float:
-  value = scores.get(task.metric, scores.get('tolF'))
-  return float('nan') if value is None else value
+    return {}
+  except ValueError as error:
+    raise UserError(f'{path}: not JSON ({error}); run --mode=evaluate again, or delete it') from error
 
 
 def read_curves(path: pathlib.Path) -> dict[str, tuple[list[int], list[float]]]:
-  """{scalar: (steps, values)} of a log; a line cut short by a crash is left out."""
+  """{scalar: (steps, values)} of a log, numbers only; a line cut short by a crash is left out."""
   curves = {}
   for line in path.read_text().splitlines() if path.exists() else []:
     try:
@@ -76,72 +139,82 @@ def read_curves(path: pathlib.Path) -> dict[str, tuple[list[int], list[float]]]:
       continue
     step = row.pop('step')
     for name, value in row.items():
-      steps, values = curves.setdefault(name, ([], []))
-      steps.append(step)
-      values.append(value)
+      if isinstance(value, (int, float)) and math.isfinite(value):
+        steps, values = curves.setdefault(name, ([], []))
+        steps.append(step)
+        values.append(value)
   return curves
 
 
-def table(runs: list[Run]) -> tuple[list[str], list[list[str]]]:
-  """Header and rows: a row for runs that differ in nothing but their seed, with mean and spread.
-
-  Delta_m is against the single_task run of the same data and labels, where there is one.
-  """
-  tasks = runs[0].tasks
-  header = ['data', 'method', *(f'{t.name} {t.metric} {"↑" if t.higher_is_better else "↓"}' for t in tasks), 'Δm %', 'runs']
-  rows = []
-  for (group, name), members in _by(runs, lambda run: (run.group, run.name)).items():
-    single = [run for run in runs if run.group == group and run.config['method'] == 'single_task']
-    cells = [_mean_and_spread([run.scores['final'][t.name] for run in members]) for t in tasks]
-    delta = '–'
-    if single:
-      reference = {t.name: float(np.mean([run.scores['final'][t.name] for run in single])) for t in tasks}
-      delta = _mean_and_spread([delta_m(run.scores['final'], reference, tasks) for run in members], sign='+')
-    rows.append([group, name, *cells, delta, str(len(members))])
-  return header, rows
+# --- Joining ---------------------------------------------------------------------------------
 
 
-def _by(items, key) -> dict:
+def sections(runs: Sequence[Run]) -> list[Section]:
+  """Runs by data set and labels, methods in the order of the paper's tables."""
   groups = {}
-  for item in items:
-    groups.setdefault(key(item), []).append(item)
-  return groups
+  for run in runs:
+    groups.setdefault((run.data, run.labels), []).append(run)
+  return [Section(data, labels, _all_tasks(group), tuple(_entries(group))) for (data, labels), group in groups.items()]
 
 
-def _mean_and_spread(values: list[float], sign: str = '') -> str:
-  mean = np.mean(values)
-  digits = 2 if abs(mean) >= 1 else 4
-  text = f'{mean:{sign}.{digits}f}'
-  return text if len(values) == 1 else f'{text} ± {np.std(values, ddof=1):.{digits}f}'
+def _all_tasks(runs: Sequence[Run]) -> tuple[Task, ...]:
+  """Tasks of all runs, in the order of the run that has most of them."""
+  tasks = {}
+  for run in sorted(runs, key=lambda run: -len(run.tasks)):
+    for task in run.tasks:
+      tasks.setdefault(task.name, task)
+  return tuple(tasks.values())
 
 
-def markdown(header: list[str], rows: list[list[str]]) -> str:
-  lines = [header, ['---'] * len(header), *rows]
-  return '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines) + '\n'
+def _entries(runs: Sequence[Run]) -> list[Entry]:
+  """Runs with the same config but for their seeds together; differing ones get telling names."""
+  groups, configs = {}, {}
+  for run in runs:
+    config = {k: v for k, v in workdir_lib.flatten(run.config).items() if k not in ASIDE and 'single_task' not in k}
+    key = json.dumps(config, sort_keys=True)
+    groups.setdefault(key, []).append(run)
+    configs[key] = config
+  known = list(METHODS)
+  rank = lambda key: known.index(m) if (m := configs[key]['method']) in known else len(known)
+  names = {key: _name(config, [c for c in configs.values() if c['method'] == config['method']])
+           for key, config in configs.items()}
+  return [Entry(names[key], tuple(groups[key])) for key in sorted(groups, key=rank)]
+
+
+def _name(config: dict, others: Sequence[dict]) -> str:
+  """Method, backbone, and what else tells this config from others of its method."""
+  fields = sorted({k for other in others for k in other.keys() | config.keys() if other.get(k) != config.get(k)})
+  differs = [f"{k.rpartition('.')[2]}={config.get(k)}" for k in fields if k != 'model.backbone']
+  backbone = [] if config['model.backbone'] == 'resnet18' else [config['model.backbone'].replace('resnet', 'R')]
+  more = differs if len(differs) <= 4 else [*differs[:3], f'{len(differs) - 3} more fields']
+  return ', '.join([METHODS.get(config['method'], config['method']), *backbone, *more])
+
+
+# --- Writing ---------------------------------------------------------------------------------
 
 
 def write_report(workdirs: list[str], out: str) -> pathlib.Path:
-  """Writes OUT/report.md, report.csv and report.html; prints the table.
+  """Writes OUT/report.md, report.csv and report.html; prints the tables.
 
   Returns:
     The path of the page.
 
   Raises:
-    UserError: a run that cannot be read, or runs of different tasks.
+    UserError: a workdir that cannot be read.
   """
-  runs = [read_run(pathlib.Path(path)) for path in workdirs if path]
+  runs = [read_run(pathlib.Path(path)) for path in dict.fromkeys(map(str.strip, workdirs)) if path]
   if not runs:
     raise UserError('--workdirs names no run; give one or more, separated by commas')
-  for run in runs:
-    if [t.name for t in run.tasks] != [t.name for t in runs[0].tasks]:
-      raise UserError(f'{run.path} and {runs[0].path} learn different tasks; report them separately')
-  header, rows = table(runs)
+  parts = [(section, report_table.build(section)) for section in sections(runs)]
   folder = pathlib.Path(out)
-  workdir_lib.write_atomic(folder / 'report.md', markdown(header, rows))
-  text = io.StringIO()
-  csv.writer(text).writerows([header, *rows])
-  workdir_lib.write_atomic(folder / 'report.csv', text.getvalue())
+  text = '\n'.join(report_table.markdown(section, table) for section, table in parts)
+  workdir_lib.write_atomic(folder / 'report.md', text)
+  workdir_lib.write_atomic(folder / 'report.csv', report_table.comma_separated(parts))
   page = folder / 'report.html'
-  workdir_lib.write_atomic(page, report_html.page(runs, header, rows))
-  workdir_lib.say(markdown(header, rows) + f'\nreport: {page}')
+  workdir_lib.write_atomic(page, report_html.page(parts))
+  workdir_lib.say(text)
+  for run in runs:
+    if not run.metrics:
+      workdir_lib.say(f'{run.path} has no scores; run --mode=evaluate --workdir={run.path}')
+  workdir_lib.say(f'report: {page}')
   return page

@@ -1,152 +1,252 @@
 """The report as one self-contained HTML page: no network, no scripts; light and dark, phone to projector."""
 
-import base64
+from collections.abc import Sequence
 import html
+import pathlib
+import statistics
 
-import cv2
+from dmtl_jax import report_charts, report_pictures
+from dmtl_jax.report_pictures import swatch, verdict
+from dmtl_jax.tasks import Task
 
-COLORS = ('#0072b2', '#e69f00', '#009e73', '#cc79a7', '#56b4e9', '#d55e00', '#7f7f7f', '#8c564b')
-PANELS = 3  # of each run
-
-STYLE = """
-:root { --ink: #1d232b; --soft: #5c6673; --line: #e3e7ec; --paper: #ffffff; --card: #f6f8fa; --track: #b9c3cf; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e8ecf1; --soft: #9aa6b4; --line: #2c343e; --paper: #12161b; --card: #1a2027; --track: #4d5a68; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 1240px; padding: 32px 20px 64px; color: var(--ink); background: var(--paper);
-  font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
-h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 4px; } h2 { font-size: 1.25rem; margin: 44px 0 12px; }
-p { color: var(--soft); margin: 4px 0 12px; max-width: 70ch; }
-.scroll { overflow-x: auto; border: 1px solid var(--line); border-radius: 10px; }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th, td { padding: 8px 10px; font-size: .92rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
-tr:last-child td { border-bottom: 0; } th { font-size: .8rem; color: var(--soft); font-weight: 600; background: var(--card); }
-th:nth-child(-n+2), td:nth-child(-n+2) { text-align: left; }
-.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(250px, 1fr)); gap: 14px; }
-.card { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 12px 14px; }
-.card h3 { margin: 0; font-size: .95rem; } .card small { color: var(--soft); }
-svg { display: block; width: 100%; height: auto; } svg text { fill: var(--soft); font: 11px system-ui, sans-serif; }
-.key { display: inline-block; width: 12px; height: 12px; border-radius: 3px; margin: 0 6px 0 14px; vertical-align: -1px; }
-figure { margin: 0 0 22px; } figure img { width: 100%; border: 1px solid var(--line); border-radius: 10px; background: #fff; }
-figcaption { color: var(--soft); font-size: .85rem; }
-@media print { h2 { break-after: avoid; } figure, .card { break-inside: avoid; } }
-"""
+STYLE = (pathlib.Path(__file__).parent / 'report.css').read_text()
+COLORS = {  # of methods, told apart on white and on black
+    'single_task': '#8a94a6', 'mtl_baseline': '#c98500', 'ss': '#a98bd4', 'xtc': '#cc79a7', 'mti_net': '#35a7c9',
+    'invpt': '#8f9a2e', 'no_diffusion': '#e0703a', 'no_condition': '#d04a60', 'prediction': '#0b9a74', 'feature': '#4f7df0',
+}  # fmt: skip
+MORE_COLORS = ('#b5651d', '#6a5acd', '#2e8b8b', '#c71585', '#808000', '#4682b4', '#cd5c5c', '#708090')
 
 
-def page(runs, header: list[str], rows: list[list[str]]) -> str:
+def page(parts: Sequence[tuple]) -> str:
   """The whole page.
 
   Args:
-    runs: `report.Run`s.
-    header, rows: of the table of scores.
+    parts: (`report.Section`, its `report_table.Table`) of every data set and label setting.
   """
-  data = ', '.join(sorted({run.config['data']['name'] for run in runs}))
-  parts = [
-      f'<h1>DiffusionMTL on {html.escape(data)}</h1>',
-      f'<p>{len(runs)} run{"s" * (len(runs) > 1)}; scores of the denoised maps on the validation images.</p>',
-      _table(header, rows),
-      _denoising(runs),
-      _curves(runs),
-      *(_panels(run) for run in runs if run.panels),
+  album = report_pictures.Album()
+  title = f'DiffusionMTL on {" and ".join(dict.fromkeys(section.data for section, _ in parts))}'
+  body = ''.join(_section(section, table, f's{i}', album, len(parts) - i) for i, (section, table) in enumerate(parts))
+  nav = ''.join(f'<a href="#s{i}">{html.escape(section.title)}</a>' for i, (section, _) in enumerate(parts))
+  return (
+      '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+      '<meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" content="light dark">'
+      f'<title>{html.escape(title)}</title><style>{STYLE}</style></head><body>'
+      f'<header><h1>{html.escape(title)}</h1>{f"<nav>{nav}</nav>" if len(parts) > 1 else ""}</header>'
+      f'<main>{body}</main></body></html>\n'
+  )
+
+
+def _section(section, table, name: str, album, left: int) -> str:
+  """One data set and label setting, from the verdict down to the single runs; `left` sections share the album."""
+  colors = _colors(section.entries)
+  whole = album.left
+  album.left = whole // left
+  # The images that tell most are embedded first; `viewer` takes what room is left.
+  found = report_pictures.extremes(section, colors, f'{name}x', album)
+  viewer = report_pictures.viewer(section, colors, f'{name}v', album)
+  album.left += whole - whole // left
+  blocks = [
+      ('', _verdict(section, table, colors)),
+      ('Scores and costs', _table(section, table, colors)),
+      ('What denoising changes', _denoising(section, colors)),
+      ('Image by image', viewer and _VIEWER + viewer),
+      ('Best and worst images', found and _EXTREMES + found),
+      ('Learning curves', _curves(section, colors)),
+      ('Runs', _runs(section)),
   ]
-  head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
-  return f'<!doctype html><html lang="en"><head>{head}<title>DiffusionMTL report</title><style>{STYLE}</style></head><body>{"".join(parts)}</body></html>'
+  body = ''.join(f'<section>{f"<h3>{title}</h3>" if title else ""}{text}</section>' for title, text in blocks if text)
+  return f'<article class="part" id="{name}"><h2>{html.escape(section.title)}</h2>{body}</article>'
 
 
-def title_of(run) -> str:
-  """Method and folder of a run: runs of one method stay apart."""
-  return f'{run.name} ({run.path.name})'
+_VIEWER = '<p class="note">Each row is a method, from its first prediction to its last. Choose a task and an image.</p>'
+_EXTREMES = ('<p class="note">By the score of the final map on the single image. '
+             'Class averages are over the classes that the image shows.</p>')
 
 
-def _table(header, rows) -> str:
-  cells = lambda tag, line: ''.join(f'<{tag}>{html.escape(cell)}</{tag}>' for cell in line)
-  body = ''.join(f'<tr>{cells("td", row)}</tr>' for row in rows)
-  return f'<div class="scroll"><table><thead><tr>{cells("th", header)}</tr></thead><tbody>{body}</tbody></table></div>'
+def _colors(entries) -> dict[str, str]:
+  """{entry: colour}: of its method, or another where several share it."""
+  colors, spare = {}, list(MORE_COLORS)
+  for entry in entries:
+    color = COLORS.get(entry.method)
+    if color is None or color in colors.values():
+      color = spare.pop(0) if spare else '#777777'
+    colors[entry.name] = color
+  return colors
 
 
-def _denoising(runs) -> str:
+# --- Who won ---------------------------------------------------------------------------------
+
+
+def _verdict(section, table, colors) -> str:
+  """One sentence on who won, and a card a task with the ranking."""
+  ranks = {task.name: _ranking(section, table, t) for t, task in enumerate(section.tasks)}
+  sentences = [text for text in (_winner(section, table, ranks), _denoised(section), _caution(section)) if text]
+  cards = [_card(task, column, ranks[task.name], colors)
+           for task, column in zip(section.tasks, table.columns) if ranks[task.name]]
+  if not cards:
+    return '<p class="lead">No run here was evaluated yet: run <code>--mode=evaluate</code> on each.</p>'
+  lead, *rest = sentences or ['']
+  more = ''.join(f'<p class="more">{text}</p>' for text in rest)
+  return f'<p class="lead">{lead}</p>{more}<div class="cards winners">{"".join(cards)}</div>'
+
+
+def _ranking(section, table, t: int) -> list[tuple]:
+  """(entry, cell) of the t-th task, the best first; those without a score left out."""
+  found = [(entry, row[t]) for entry, row in zip(section.entries, table.rows) if row[t].values]
+  return sorted(found, key=lambda pair: pair[1].mean, reverse=table.columns[t].higher)
+
+
+def _winner(section, table, ranks) -> str:
+  """Who is best at how many tasks, and by Delta_m."""
+  known = {name: ranking for name, ranking in ranks.items() if len(ranking) > 1}
+  if not known:
+    return 'Scores of the final maps on the validation images.' if any(ranks.values()) else ''
+  wins = {}
+  for ranking in known.values():
+    for entry, cell in ranking:
+      if cell.best:
+        wins[entry.name] = wins.get(entry.name, 0) + 1
+  parts = []
+  if wins:
+    most = max(wins.values())
+    leaders = [name for name, count in wins.items() if count == most]
+    verb = 'are each' if len(leaders) > 1 else 'is'
+    parts.append(f'{_names(leaders)} {verb} best at {most} of {len(known)} tasks.')
+  deltas = [(cell.mean, entry.name, cell.text) for entry, cell in zip(section.entries, table.delta) if cell.values]
+  if deltas:
+    _, name, text = max(deltas)
+    parts.append(f'By Δm, {_names([name])} comes first: {text}% against Single-Task.')
+  return ' '.join(parts) or 'All methods score the same.'
+
+
+def _denoised(section) -> str:
+  """How often denoising made the maps better, method by method."""
+  parts = []
+  for entry in section.entries:
+    pairs = [(task, *pair) for task in section.tasks if (pair := _pair(entry, task))]
+    better = [task for task, before, after in pairs if before != after and (after > before) == task.higher_is_better]
+    if pairs:
+      parts.append(f'{len(better)} of {len(pairs)} tasks for {_names([entry.name])}')
+  return f'Denoised maps score better than the initial ones at {"; ".join(parts)}.' if parts else ''
+
+
+def _caution(section) -> str:
+  single = [entry.name for entry in section.entries if len(entry.runs) == 1 and entry.runs[0].metrics]
+  if len(section.entries) > 1 and single:
+    who = 'Every method was run' if len(single) == len(section.entries) else f'{_names(single)}: run'
+    return f'{who} with one seed; small differences may be chance.'
+  return ''
+
+
+def _names(names: Sequence[str]) -> str:
+  return ' and '.join(f'<strong>{html.escape(name)}</strong>' for name in names)
+
+
+def _card(task: Task, column, ranking, colors) -> str:
+  """A task's winner, the runner-up, and where the others are."""
+  (entry, cell), others = ranking[0], ranking[1:]
+  values = [(e.name, colors[e.name], c.mean) for e, c in ranking]
+  if not others:
+    second = ''
+  elif not cell.best:
+    second = '<p class="note">all the same</p>'
+  else:
+    second = f'<p class="note">then {html.escape(others[0][0].name)}, {others[0][1].text}</p>'
+  rank = report_charts.strip(task, values) if others else ''
+  return (
+      f'<article class="card"><h4>{html.escape(task.name)}</h4><p class="metric">{column.unit}, '
+      f'{"higher" if column.higher else "lower"} is better</p><p class="value">{cell.text}</p>'
+      f'<p class="by">{swatch(colors[entry.name])}{html.escape(entry.name)}</p>{rank}{second}</article>'
+  )
+
+
+# --- Table -----------------------------------------------------------------------------------
+
+
+def _table(section, table, colors) -> str:
+  head = ''.join(f'<th scope="col">{html.escape(c.title)}<small>{html.escape(c.unit)} {c.arrow}</small></th>' for c in table.columns)
+  seeds = any(len(entry.runs) > 1 for entry in section.entries)
+  rows = ''
+  for entry, cells in zip(section.entries, table.rows):
+    cells = ''.join(f'<td{" class=best" if cell.best else ""}>{_spread(cell)}</td>' for cell in cells)
+    count = f'<td>{len(entry.runs)}</td>' if seeds else ''
+    rows += f'<tr><th scope="row">{swatch(colors[entry.name])}{html.escape(entry.name)}</th>{cells}{count}</tr>'
+  notes = ['Scores of the final maps; the best of a column is bold.']
+  notes += ['± is the standard deviation over runs that differ in their seeds alone.'] if seeds else []
+  notes += [f'Δm is the mean gain over tasks against {table.reference}.'] if table.reference else []
+  missing = [entry.name for entry in section.entries if not any(run.metrics for run in entry.runs)]
+  notes += [f'Not evaluated yet: {", ".join(missing)}.'] if missing else []
+  return (
+      f'<div class="scroll" tabindex="0" role="region" aria-label="Scores"><table><thead><tr><th scope="col">method</th>{head}'
+      f'{"<th scope=col>runs</th>" if seeds else ""}</tr></thead><tbody>{rows}</tbody></table></div>'
+      f'<p class="note">{html.escape(" ".join(notes))}</p>'
+  )
+
+
+def _spread(cell) -> str:
+  mean, plus, spread = cell.text.partition(' ± ')
+  return f'{mean}<small> ± {spread}</small>' if plus else mean
+
+
+# --- Initial against denoised ----------------------------------------------------------------
+
+
+def _pair(entry, task: Task) -> tuple[float, float] | None:
+  """Mean initial and final score of the runs that have both."""
+  before, after = entry.scores('initial', task), entry.scores('final', task)
+  return (statistics.fmean(before), statistics.fmean(after)) if before and after else None
+
+
+def _denoising(section, colors) -> str:
   """Initial against denoised maps, a card a task (the paper's Figure 8)."""
-  runs = [run for run in runs if 'initial' in run.scores]
-  if not runs:
-    return ''
   cards = []
-  for task in runs[0].tasks:
-    bars = []
-    for run in runs:
-      bars += [(f'{title_of(run)}, initial', run.scores['initial'][task.name], 'var(--track)')]
-      bars += [(f'{title_of(run)}, denoised', run.scores['final'][task.name], COLORS[0])]
+  for task in section.tasks:
+    pairs = [(entry, *pair) for entry in section.entries if (pair := _pair(entry, task))]
+    if not pairs:
+      continue
+    digits = 4 if task.kind == 'depth' else 2
+    most = max(max(before, after) for _, before, after in pairs)
+    rows = ''.join(
+        f'<div class="pair"><p>{swatch(colors[entry.name])}{html.escape(entry.name)} {verdict(task, before, after)}</p>'
+        + report_charts.bar(before, most, 'var(--track)', f'{before:.{digits}f}')
+        + report_charts.bar(after, most, colors[entry.name], f'{after:.{digits}f}') + '</div>'
+        for entry, before, after in pairs)
     direction = 'higher' if task.higher_is_better else 'lower'
-    title = f'<h3>{html.escape(task.name)}</h3><small>{task.metric}, {direction} is better</small>'
-    cards.append(f'<div class="card">{title}{_bars(bars)}</div>')
-  intro = 'The first prediction of each task, and what the denoising network makes of it.'
-  return f'<h2>Initial against denoised</h2><p>{intro}</p><div class="cards">{"".join(cards)}</div>'
+    cards.append(f'<article class="card"><h4>{html.escape(task.name)}</h4><p class="metric">{task.metric}, '
+                 f'{direction} is better</p>{rows}</article>')
+  intro = ('<p class="note"><span class="key" style="background:var(--track)"></span>the first prediction, above the '
+           'coloured bar of what the denoising network makes of it, both scored on all validation images.</p>')
+  return f'{intro}<div class="cards">{"".join(cards)}</div>' if cards else ''
 
 
-def _bars(bars: list[tuple[str, float, str]]) -> str:
-  most = max((value for _, value, _ in bars if value == value), default=1) or 1
-  lines = []
-  for i, (label, value, color) in enumerate(bars):
-    y = 34 * i
-    width = 250 * value / most if value == value else 0
-    lines.append(f'<text x="0" y="{y + 12}">{html.escape(label)}</text>')
-    lines.append(f'<rect x="0" y="{y + 16}" width="{width:.1f}" height="12" rx="3" fill="{color}"/>')
-    lines.append(f'<text x="{width + 6:.1f}" y="{y + 26}">{value:.4g}</text>')
-  return f'<svg viewBox="0 0 310 {34 * len(bars)}" role="img">{"".join(lines)}</svg>'
+# --- Learning curves and runs ----------------------------------------------------------------
 
 
-def _curves(runs) -> str:
-  """Learning curves: the training loss and each task's loss on the denoised maps, all runs in one plot."""
-  names = [('loss/total', 'training loss')] + [(f'loss/final/{t.name}', f'{t.name} loss') for t in runs[0].tasks]
+def _curves(section, colors) -> str:
+  """Scores during training where there are several, and losses."""
+  plots = [(f'eval/final/{t.name}/{metric}', f'{t.name}: validation {metric}')
+           for t in section.tasks for metric in (t.metric, *(['tolF'] if t.kind == 'boundary' else []))]
+  plots += [('loss/total', 'training loss, all tasks')]
+  plots += [(f'loss/final/{t.name}', f'{t.name}: training loss') for t in section.tasks]
   cards = []
-  for name, title in names:
-    lines = [(run.curves[name], COLORS[i % len(COLORS)]) for i, run in enumerate(runs) if name in run.curves]
-    if lines:
-      cards.append(f'<div class="card"><h3>{html.escape(title)}</h3>{_plot(lines)}</div>')
+  for key, title in plots:
+    curves = [(entry.name, colors[entry.name], *run.curves[key])
+              for entry in section.entries for run in entry.runs if len(run.curves.get(key, ((),))[0]) > 1]
+    if curves:
+      cards.append(f'<article class="card"><h4>{html.escape(title)}</h4>{report_charts.plot(curves, title)}</article>')
   if not cards:
     return ''
-  keys = ''.join(
-      f'<span class="key" style="background:{COLORS[i % len(COLORS)]}"></span>{html.escape(title_of(run))}'
-      for i, run in enumerate(runs)
-  )
-  return f'<h2>Learning curves</h2><p>{keys}</p><div class="cards">{"".join(cards)}</div>'
+  keys = ''.join(f'<span>{swatch(colors[entry.name])}{html.escape(entry.name)}</span>' for entry in section.entries)
+  note = '<p class="note">Losses of methods that sum different terms do not compare; point at a curve for its numbers.</p>'
+  return f'<p class="keys">{keys}</p><div class="cards plots">{"".join(cards)}</div>{note}'
 
 
-def _plot(lines, width: int = 300, height: int = 150) -> str:
-  """An SVG line plot of [((steps, values), color)]."""
-  left, bottom, top = 40, 18, 8
-  last = max(max(steps) for (steps, _), _ in lines) or 1
-  values = [v for (_, vs), _ in lines for v in vs if v == v]
-  low, high = min(0, *values), max(values) or 1
-  x = lambda step: left + (width - left - 6) * step / last
-  y = lambda value: top + (height - top - bottom) * (1 - (value - low) / (high - low))
-  grid = ''.join(
-      f'<line x1="{left}" x2="{width}" y1="{y(v):.1f}" y2="{y(v):.1f}" stroke="var(--line)"/>'
-      f'<text x="{left - 6}" y="{y(v) + 4:.1f}" text-anchor="end">{v:.3g}</text>'
-      for v in (low, (low + high) / 2, high)
-  )
-  ends = f'<text x="{left}" y="{height - 4}">0</text><text x="{width}" y="{height - 4}" text-anchor="end">step {last}</text>'
-  paths = ''.join(
-      f'<polyline fill="none" stroke="{color}" stroke-width="2" stroke-linejoin="round" points="'
-      + ' '.join(f'{x(s):.1f},{y(v):.1f}' for s, v in zip(*curve) if v == v)
-      + '"/>'
-      for curve, color in lines
-  )
-  return f'<svg viewBox="0 0 {width} {height}" role="img">{grid}{ends}{paths}</svg>'
-
-
-def _panels(run) -> str:
-  figures = ''.join(
-      f'<figure><img alt="{html.escape(path.stem)}" src="data:image/jpeg;base64,{_jpeg(path)}">'
-      f'<figcaption>{html.escape(path.stem)}: input and labels, then from the initial to the denoised maps</figcaption></figure>'
-      for path in run.panels[:PANELS]
-  )
-  return f'<h2>Predictions of {html.escape(title_of(run))}</h2>{figures}'
-
-
-def _jpeg(path, width: int = 1500) -> str:
-  """A picture file as base64 JPEG, at most `width` pixels wide."""
-  picture = cv2.imread(str(path))
-  if picture.shape[1] > width:
-    size = (width, round(picture.shape[0] * width / picture.shape[1]))
-    picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
-  return base64.b64encode(cv2.imencode('.jpg', picture, [cv2.IMWRITE_JPEG_QUALITY, 88])[1].tobytes()).decode()
+def _runs(section) -> str:
+  """Where the numbers come from."""
+  rows = ''.join(
+      f'<tr><th scope="row">{html.escape(str(run.path))}</th><td>{html.escape(entry.name)}</td><td>{run.config["seed"]}</td>'
+      f'<td>{run.metrics.get("step", "not evaluated")}</td><td>{"×".join(map(str, run.config["data"]["size"]))}</td></tr>'
+      for entry in section.entries for run in entry.runs)
+  head = ''.join(f'<th scope="col">{name}</th>' for name in ('folder', 'method', 'seed', 'checkpoint', 'image size'))
+  return (f'<div class="scroll" tabindex="0" role="region" aria-label="Runs"><table class="runs"><thead><tr>{head}</tr></thead>'
+          f'<tbody>{rows}</tbody></table></div>')

@@ -17,7 +17,7 @@ import toy
 
 import dmtl_jax
 from configs import folder as folder_config
-from dmtl_jax import evaluate, models, predict, report, state as state_lib, train, workdir as workdir_lib
+from dmtl_jax import evaluate, models, predict, state as state_lib, train, workdir as workdir_lib
 from dmtl_jax.data import pipeline
 from dmtl_jax.errors import UserError
 from dmtl_jax.steps import make_train_step
@@ -186,23 +186,6 @@ def test_the_api_agrees_with_evaluation(trained, data):
     label = cv2.imread(str(data / f'val/labels/semseg/val{n:02d}.png'), cv2.IMREAD_GRAYSCALE)
     hits.append((predictor(image)['semseg'] == label).mean())
   assert abs(100 * np.mean(hits) - trained[1]['final']['semseg']['pixelAcc']) < 3  # noise differs by image index
-
-
-def test_a_report_holds_the_scores_and_needs_no_network(trained, tmp_path):
-  workdir, result = trained
-  page = report.write_report([str(workdir), str(workdir)], str(tmp_path)).read_text()
-  depth = result['final']['depth']['absErr']
-  cell = f'{depth:.2f}' if depth >= 1 else f'{depth:.4f}'
-  assert f'{cell} ±' in page and f'{cell} ±' in (tmp_path / 'report.md').read_text()
-  assert 'http' not in page and '<script' not in page
-  assert (tmp_path / 'report.csv').read_text().count('\n') == 2  # runs that differ in their seed share a row
-
-
-def test_a_run_that_was_not_evaluated_is_named(trained, tmp_path):
-  for name in ('config.json', 'tasks.json'):
-    (tmp_path / name).write_text((trained[0] / name).read_text())
-  with pytest.raises(UserError, match='metrics.json: no such file; run --mode=evaluate'):
-    report.write_report([str(tmp_path)], str(tmp_path))
 
 
 def test_sigterm_saves_and_the_run_goes_on(data, tmp_path):
