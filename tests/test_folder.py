@@ -152,7 +152,7 @@ BAD_FILES = {
     'no label': (lambda r: (r / 'train/labels/semseg/b.png').unlink(), 'b without a label', 'labels/TASK/NAME.png'),
     'no image': (lambda r: (r / 'train/images/b.png').unlink(), 'semseg/b.png', 'no image of the same name'),
     'same stem': (lambda r: image(r / 'train/images/a.png', (6, 8)), 'a.png', 'a.jpg has the same name'),
-    'unknown task': (lambda r: (r / 'train/labels/edges').mkdir(), 'edges', 'dataset.json has no task "edges"'),
+    'unknown task': (lambda r: (r / 'train/labels/edges').mkdir(), 'labels/edges', 'dataset.json has no such task'),
     'label format': (lambda r: image(r / 'train/labels/semseg/a.jpg'), 'a.jpg', 'not one of .png, .npy'),
 }
 

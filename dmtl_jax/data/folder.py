@@ -169,7 +169,7 @@ def _label_files(folder: pathlib.Path, tasks, images) -> dict[str, dict[str, pat
   present = [path.name for path in _visible(folder)] if folder.is_dir() else []
   for name in present:
     if name not in names:
-      raise UserError(f'{folder}/{shown(name)}: dataset.json has no task "{name}"; add it there or remove this')
+      raise UserError(f'{folder}/{shown(name)}: dataset.json has no such task; add it there or remove this')
   found = {name: _by_stem(folder / name, LABEL_SUFFIXES) if name in present else {} for name in names}
   orphans = [path for files in found.values() for stem, path in files.items() if stem not in images]
   if orphans:
