@@ -18,7 +18,7 @@ import sys
 from absl import flags, logging
 from ml_collections import config_flags
 
-from dmtl_jax.errors import UserError
+from dmtl_jax.errors import UserError, shown
 
 MODES = ('train', 'evaluate', 'predict', 'summary', 'prepare', 'report')
 
@@ -33,6 +33,11 @@ _TILED = flags.DEFINE_bool('tiled', False, 'predict: tiles at the image\'s own r
 _OUT = flags.DEFINE_string('out', None, 'predict, report: folder to write to.')
 _JSON = flags.DEFINE_bool('json', False, 'summary: print JSON.')
 _WORKDIRS = flags.DEFINE_string('workdirs', None, 'report: workdirs to compare, separated by commas.')
+# What absl, ml_collections and Python's parser (of tuples, and of the config file) raise for what they cannot read.
+_UNREADABLE = (
+    flags.Error, AttributeError, LookupError, TypeError, ValueError, OSError, ImportError, SyntaxError, RecursionError,
+    MemoryError,
+)  # fmt: skip
 
 
 def main(argv: list[str]) -> int:
@@ -59,17 +64,18 @@ def _parse(argv: list[str]):
   try:
     rest = flags.FLAGS(argv)
     getattr(_CONFIG.value, 'seed', None)  # a file that cannot be read only fails when a field is asked for
-  except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-    raise UserError(_sentence(error)) from error
+  except _UNREADABLE as error:
+    raise UserError(shown(_sentence(error), 400)) from error
   if len(rest) > 1:
-    raise UserError(f"'{rest[1]}': not a flag; see --help")
+    raise UserError(f"'{shown(rest[1])}': not a flag; see --help")
 
 
 def _sentence(error: Exception) -> str:
   """The message; of the traceback that ml_collections puts into its messages, the last line's."""
-  text = str(error.args[0]) if isinstance(error, KeyError) else str(error)
+  text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
   head, traceback, tail = text.partition('Traceback (most recent call last)')
-  return tail.strip().splitlines()[-1].partition(': ')[2] if traceback else ' '.join(head.split())
+  sentence = tail.strip().splitlines()[-1].partition(': ')[2] if traceback else ' '.join(head.split())
+  return sentence or f'--config: cannot be read ({type(error).__name__})'
 
 
 def _run():
