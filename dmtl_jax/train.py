@@ -13,6 +13,7 @@ import jax
 from dmtl_jax import bad_numbers, evaluate, pretrained, sharding, state as state_lib, workdir as workdir_lib
 from dmtl_jax.checkpoints import Checkpoints
 from dmtl_jax.data import label_settings, pipeline, source as source_lib
+from dmtl_jax.log import Log
 from dmtl_jax.models import build_model
 from dmtl_jax.progress import Progress
 from dmtl_jax.steps import make_train_step
@@ -101,7 +102,7 @@ def train(training: Training, config, workdir: str) -> bool:
   step, stops = start, False
   with (
       contextlib.closing(checkpoints),
-      contextlib.closing(workdir_lib.Log(workdir, start)) as log,
+      contextlib.closing(Log(workdir, start)) as log,
       StopSignal() as stop,
       Progress('training', steps, 'step', start) as progress,
   ):

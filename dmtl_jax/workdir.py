@@ -16,7 +16,6 @@ import tempfile
 
 from absl import logging
 from ml_collections import ConfigDict
-import tensorboardX
 
 from configs import common
 from dmtl_jax.errors import UserError
@@ -48,12 +47,13 @@ def write_atomic(path: pathlib.Path, text: str):
 
 def write_json(path: pathlib.Path, value):
   """Writes JSON atomically; a score that is not defined (NaN) becomes null."""
-  write_atomic(path, json.dumps(_without_nan(value), indent=1, allow_nan=False) + '\n')
+  write_atomic(path, json.dumps(without_nan(value), indent=1, allow_nan=False) + '\n')
 
 
-def _without_nan(value):
+def without_nan(value):
+  """The value with null (None) for every NaN in it: JSON has none."""
   if isinstance(value, dict):
-    return {key: _without_nan(item) for key, item in value.items()}
+    return {key: without_nan(item) for key, item in value.items()}
   return None if isinstance(value, float) and math.isnan(value) else value
 
 
@@ -174,49 +174,6 @@ def read_tasks(workdir: str | os.PathLike) -> tuple[Task, ...]:
   if not path.exists():
     raise UserError(f'{path}: no such file; --workdir must name the folder of a trained run')
   return tuple(Task(t['name'], t['kind'], tuple(t['classes'])) for t in json.loads(path.read_text()))
-
-
-class Log:
-  """Scalars and pictures of a run, to W/log.jsonl and TensorBoard.
-
-  Args:
-    step: where the run starts; what an earlier process logged beyond it is dropped, so
-      that a resumed run leaves the log of one that never stopped. So is a line that is not whole.
-  """
-
-  def __init__(self, workdir: str | os.PathLike, step: int):
-    path = pathlib.Path(workdir)
-    self._jsonl = path / 'log.jsonl'
-    if self._jsonl.exists():
-      lines = self._jsonl.read_text().splitlines(keepends=True)
-      kept = [line for line in lines if _step(line) <= step]
-      if len(kept) < len(lines):
-        write_atomic(self._jsonl, ''.join(kept))
-    self._file = open(self._jsonl, 'a')
-    self._board = tensorboardX.SummaryWriter(str(path / 'tensorboard'), purge_step=step + 1)
-
-  def scalars(self, step: int, values: dict[str, float]):
-    """Logs values under one step."""
-    self._file.write(json.dumps(_without_nan({'step': step} | values)) + '\n')
-    self._file.flush()
-    for name, value in values.items():
-      self._board.add_scalar(name, value, step)
-
-  def image(self, step: int, name: str, picture):
-    """Logs a picture [H, W, 3] uint8."""
-    self._board.add_image(name, picture, step, dataformats='HWC')
-
-  def close(self):
-    self._file.close()
-    self._board.close()
-
-
-def _step(line: str) -> float:
-  """The step of a line of log.jsonl; infinite where the line was not written to its end."""
-  try:
-    return json.loads(line)['step'] if line.endswith('\n') else math.inf
-  except (ValueError, TypeError, KeyError):
-    return math.inf
 
 
 def start_text(config, tasks, source) -> str:

@@ -1,0 +1,258 @@
+"""Kills a small run again and again, goes on by the same command, and compares it with one never killed.
+
+  python tests/faults.py --kills=40 [--seed=0] [--only=time|event]
+
+A life ends by SIGKILL after a random time, or at a random one of Python's file operations in the workdir
+(audit events: open, mkdir, rename, remove, ...), in whichever thread it happens. Compared bit for bit:
+parameters, optimiser state, data iterator and the other items of every checkpoint left, metrics.json but
+for times, per_image.csv, log.jsonl, what TensorBoard shows, panels, and the names of all files.
+
+Each life is a fork of a process that has imported everything and not yet started JAX; the network is a
+toy, so that a life takes seconds. Everything else is the command line's own path.
+"""
+
+import json
+import os
+import pathlib
+import random
+import shutil
+import signal
+import struct
+import sys
+import tempfile
+import time
+import warnings
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+STEPS = 10
+COMMAND = (
+    '--config=configs/folder.py:method=mtl_baseline,labels=one', '--config.data.size=(16, 24)',
+    '--config.train.batch=2', f'--config.train.steps={STEPS}', '--config.train.eval_every=4',
+    '--config.train.save_every=2', '--config.train.log_every=3', '--config.eval.batch=3', '--config.eval.panels=1',
+    '--config.optim.warmup=0',
+)  # fmt: skip
+EVENTS = ('open', 'os.mkdir', 'os.rename', 'os.remove', 'os.rmdir', 'os.truncate', 'os.chmod', 'shutil.rmtree')
+
+
+def start(data, workdir, kill_at: int = 0, count_to: pathlib.Path | None = None) -> int:
+  """Forks a life of the run; returns its pid.
+
+  Args:
+    kill_at: the file operation at which it kills itself; 0: none.
+    count_to: a file for the number of file operations of the life.
+  """
+  warnings.simplefilter('ignore')  # JAX fears for its threads; it has none yet
+  pid = os.fork()
+  if pid:
+    return pid
+  status = 1
+  try:
+    log = os.open(f'{workdir}.out', os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    seen = _watch(str(workdir), kill_at)
+    status = _main(data, workdir)
+    if count_to:
+      count_to.write_text(str(len(seen)))
+  finally:
+    os._exit(status)
+
+
+def _watch(workdir: str, kill_at: int) -> list[str]:
+  """Records the file operations in the workdir from now on, and kills this process at one."""
+  seen = []
+
+  def hook(event, args):
+    if event in EVENTS and args and isinstance(args[0], (str, os.PathLike)) and os.fspath(args[0]).startswith(workdir):
+      seen.append(event)
+      if len(seen) == kill_at:
+        os.write(1, f'\nkilled at {event} {args[0]}\n'.encode())
+        os.kill(os.getpid(), signal.SIGKILL)
+
+  sys.addaudithook(hook)
+  return seen
+
+
+def _main(data, workdir) -> int:
+  from dmtl_jax import cli, evaluate, train
+
+  train.build_model = evaluate.build_model = _toy_model
+  os.chdir(ROOT)
+  sys.argv = ['main.py', *COMMAND, f'--config.data.path={data}', f'--workdir={workdir}']  # ml_collections looks here
+  return cli.main(sys.argv)
+
+
+def _toy_model(config, tasks):
+  from flax import linen as nn
+
+  from dmtl_jax.models import Output
+
+  class Toy(nn.Module):
+    """Two convolutions and a BatchNorm, for everything that training keeps of a network."""
+
+    @nn.compact
+    def __call__(self, images, *, train=False, **_):
+      x = nn.Conv(8, (3, 3), strides=8)(images)
+      x = nn.relu(nn.BatchNorm(use_running_average=not train)(x))
+      return Output(final={task.name: nn.Conv(task.channels, (3, 3), name=task.name)(x) for task in tasks})
+
+  return Toy()
+
+
+def wait(pid: int) -> int | str:
+  """Exit status of a life, or 'killed'."""
+  status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+  return 'killed' if status == -signal.SIGKILL else status
+
+
+def in_fork(function, *args):
+  """The JSON value of a function run in a process of its own: this one must not start JAX."""
+  read, write = os.pipe()
+  pid = os.fork()
+  if not pid:
+    try:
+      with os.fdopen(write, 'w') as f:
+        json.dump(function(*args), f)
+    finally:
+      os._exit(0)
+  os.close(write)
+  with os.fdopen(read) as f:
+    text = f.read()
+  os.waitpid(pid, 0)
+  return json.loads(text)
+
+
+def content(workdir: pathlib.Path) -> dict:
+  """What a finished run left, as JSON values, without times."""
+  names = sorted(str(p.relative_to(workdir)) for p in workdir.rglob('*') if p.is_file())
+  own = [n for n in names if not n.startswith(('checkpoints/', 'tensorboard/'))]
+  files = {n: (workdir / n).read_bytes().hex() for n in own if n != 'metrics.json'}
+  metrics = json.loads((workdir / 'metrics.json').read_text())
+  metrics.pop('seconds_per_image')
+  return {
+      'names': own,
+      'files': files,
+      'metrics': metrics,
+      'board': board(workdir / 'tensorboard'),
+      'entries': sorted(p.name for p in (workdir / 'checkpoints').iterdir()),
+      'checkpoints': {p.name: _checkpoint(p) for p in sorted((workdir / 'checkpoints').iterdir())},
+  }
+
+
+def _checkpoint(path: pathlib.Path) -> dict:
+  import jax
+  import numpy as np
+  import orbax.checkpoint as ocp
+
+  arrays = {}
+  for item in ('variables', 'optimizer'):
+    tree = ocp.StandardCheckpointer().restore(path.resolve() / item)
+    for key, x in jax.tree_util.tree_leaves_with_path(tree):
+      arrays[item + jax.tree_util.keystr(key)] = np.asarray(x).tobytes().hex()
+  texts = {str(p.relative_to(path)): p.read_text() for p in (path / 'data').iterdir() if p.suffix == '.json'}
+  meta = json.loads((path / 'meta' / 'metadata').read_text())
+  meta['config']['data'].pop('path')
+  return {'arrays': arrays, 'data': texts, 'meta': meta}
+
+
+def board(folder: pathlib.Path) -> dict:
+  """{'tag step': value or picture} as TensorBoard shows them: what a restart declares void is dropped."""
+  from tensorboardX.proto.event_pb2 import Event
+
+  shown = {}
+  for path in sorted(folder.iterdir(), key=lambda p: p.stat().st_mtime_ns):
+    for record in records(path.read_bytes()):
+      event = Event.FromString(record)
+      if event.HasField('session_log'):
+        shown = {key: value for key, value in shown.items() if key[1] < event.step}
+      for value in event.summary.value:
+        assert (value.tag, event.step) not in shown, 'shown twice'
+        shown[value.tag, event.step] = value.image.encoded_image_string.hex() or repr(value.simple_value)
+  return {f'{tag} {step}': value for (tag, step), value in shown.items()}
+
+
+def records(data: bytes):
+  """The whole records of an event file; the last may be cut."""
+  at = 0
+  while at + 12 <= len(data):
+    (length,) = struct.unpack_from('<Q', data, at)
+    if at + 16 + length > len(data):
+      return
+    yield data[at + 12 : at + 12 + length]
+    at += 16 + length
+
+
+def differences(a, b, where='') -> list[str]:
+  """Paths in two nested values at which they differ."""
+  if isinstance(a, dict) and isinstance(b, dict):
+    return [d for key in sorted(a.keys() | b.keys()) for d in differences(a.get(key), b.get(key), f'{where}/{key}')]
+  return [] if a == b else [f'{where}: {str(a)[:80]} != {str(b)[:80]}']
+
+
+class Trial:
+  """A folder with data, and the run that was never killed."""
+
+  def __init__(self, folder: pathlib.Path):
+    import toy
+
+    self.folder, self.data, reference = folder, folder / 'data', folder / 'reference'
+    toy.write(self.data, size=(16, 24))
+    assert wait(start(self.data, reference)) == 0, (folder / 'reference.out').read_text()  # compiles
+    shutil.rmtree(reference)
+    began, counted = time.monotonic(), folder / 'events'
+    assert wait(start(self.data, reference, count_to=counted)) == 0
+    self.seconds, self.events = time.monotonic() - began, int(counted.read_text())
+    self.expected = in_fork(content, reference)
+    self.runs = 0
+
+  def run(self, lives: list[tuple[str, float]]) -> int:
+    """One run to its end through lives that end by ('time', seconds) or ('event', number); returns the kills.
+
+    Raises:
+      AssertionError: it failed, or differs from the run that was never killed.
+    """
+    self.runs += 1
+    workdir = self.folder / f'run{self.runs}'
+    kills = 0
+    for kind, value in [*lives, ('event', 0)]:
+      pid = start(self.data, workdir, int(value) if kind == 'event' else 0)
+      if kind == 'time':
+        time.sleep(value)
+        os.kill(pid, signal.SIGKILL)
+      result = wait(pid)
+      output = pathlib.Path(f'{workdir}.out').read_text()
+      assert result in (0, 'killed'), f'{lives}: {result}\n{output}'
+      kills += result == 'killed'
+    assert result == 0, output
+    different = differences(self.expected, in_fork(content, workdir))
+    assert not different, f'{lives}:\n' + '\n'.join(different[:20]) + output
+    shutil.rmtree(workdir)
+    return kills
+
+
+def imports():
+  """Everything a life needs but a started JAX."""
+  sys.path[:0] = [str(ROOT), str(ROOT / 'tests')]
+  import conftest  # noqa: F401  compilation cache, CPU
+
+  from configs import folder  # noqa: F401
+  from dmtl_jax import cli, evaluate, train  # noqa: F401
+
+
+def main(kills: int = 40, seed: int = 0, only: str = ''):
+  imports()
+  rng = random.Random(seed)
+  with tempfile.TemporaryDirectory() as folder:
+    trial = Trial(pathlib.Path(folder))
+    print(f'a life takes {trial.seconds:.1f} s and {trial.events} file operations', flush=True)
+    done = 0
+    while done < kills:
+      kinds = [only or rng.choice(('time', 'event')) for _ in range(rng.randint(1, 5))]
+      scale = {'time': trial.seconds, 'event': trial.events}
+      lives = [(kind, rng.uniform(0.02, 1) * scale[kind] + (kind == 'event')) for kind in kinds]
+      done += trial.run(lives)
+      print(f'{done} kills in {trial.runs} runs, all ended with the same bits', flush=True)
+
+
+if __name__ == '__main__':
+  main(**{k: type({'only': ''}.get(k, 0))(v) for k, v in (a.removeprefix('--').split('=') for a in sys.argv[1:])})
