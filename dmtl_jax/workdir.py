@@ -18,7 +18,8 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from configs import common
-from dmtl_jax.errors import UserError
+from dmtl_jax import config_check
+from dmtl_jax.errors import UserError, is_plain, shown
 from dmtl_jax.tasks import Task
 
 # Fields that may differ between a run and its resumption: they do not change what is learned.
@@ -143,12 +144,14 @@ def read_config(workdir: str | os.PathLike) -> ConfigDict:
   path = pathlib.Path(workdir) / 'config.json'
   try:
     values = json.loads(path.read_text())
-    values['data']['size'] = tuple(values['data']['size'])
   except FileNotFoundError:
     raise UserError(f'{path}: no such file; --workdir must name the folder of a trained run') from None
-  except (ValueError, TypeError, KeyError) as error:
-    raise UserError(f'{path}: not the config of a run ({error}); restore it or train again') from error
-  return ConfigDict(_filled(values, common.base(None).to_dict()))
+  except (OSError, ValueError, RecursionError) as error:
+    raise UserError(f'{path}: not the config of a run ({shown(str(error))}); restore it or train again') from error
+  config_check.check(values, str(path))
+  values = _filled(values, common.base(None).to_dict())
+  values['data']['size'] = tuple(values['data']['size'])
+  return ConfigDict(values)
 
 
 def _filled(values: dict, defaults: dict) -> dict:
@@ -168,12 +171,24 @@ def read_tasks(workdir: str | os.PathLike) -> tuple[Task, ...]:
   """The tasks of a run, in the order of its training.
 
   Raises:
-    UserError: if they were never stored.
+    UserError: if they were never stored, or are damaged.
   """
   path = pathlib.Path(workdir) / 'tasks.json'
-  if not path.exists():
-    raise UserError(f'{path}: no such file; --workdir must name the folder of a trained run')
-  return tuple(Task(t['name'], t['kind'], tuple(t['classes'])) for t in json.loads(path.read_text()))
+  try:
+    tasks = tuple(Task(t['name'], t['kind'], tuple(map(_text, t['classes']))) for t in json.loads(path.read_text()))
+    if not tasks or len({task.name for task in tasks}) < len(tasks):
+      raise ValueError('none, or two of one name')
+  except FileNotFoundError:
+    raise UserError(f'{path}: no such file; --workdir must name the folder of a trained run') from None
+  except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    raise UserError(f'{path}: not the tasks of a run ({shown(str(error))}); restore it or train again') from error
+  return tasks
+
+
+def _text(value) -> str:
+  if not isinstance(value, str) or not is_plain(value):
+    raise ValueError('a class without a plain name')
+  return value
 
 
 def start_text(config, tasks, source) -> str:
