@@ -18,6 +18,7 @@ import sys
 from absl import flags, logging
 from ml_collections import config_flags
 
+from dmtl_jax import config_check
 from dmtl_jax.errors import UserError, shown
 
 MODES = ('train', 'evaluate', 'predict', 'summary', 'prepare', 'report')
@@ -66,6 +67,8 @@ def _parse(argv: list[str]):
     getattr(_CONFIG.value, 'seed', None)  # a file that cannot be read only fails when a field is asked for
   except _UNREADABLE as error:
     raise UserError(shown(_sentence(error), 400)) from error
+  if _CONFIG.value is not None:
+    config_check.check(_CONFIG.value.to_dict(), '--config')
   if len(rest) > 1:
     raise UserError(f"'{shown(rest[1])}': not a flag; see --help")
 
