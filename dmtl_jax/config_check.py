@@ -25,7 +25,7 @@ RANGES = {
     'model.depth': (1, 64),
     'model.heads': (1, 64),
     'model.step_offset': (0, 1000),
-    'train.batch': (0, 1 << 16),
+    'train.batch': (1, 1 << 16),
     'train.steps': COUNT,
     'train.epochs': COUNT,
     'train.log_every': (1, 10**9),

@@ -58,7 +58,7 @@ def test_every_config_builds_a_model(name):
         (['--mode=evaluate', '--workdir={tmp}/none'], 'config.json: no such file'),
         (['--config=configs/folder.py:metod=1', '--workdir={tmp}'], 'is not KEY=VALUE'),
         (['--config=configs/folder.py', '--config.optm.lr=1'], 'Did you mean "optim"'),
-        (['--config=configs/folder.py', '--config.train.batch=0', '--workdir={tmp}'], 'batch of 0'),
+        (['--config=configs/folder.py', '--config.train.batch=0', '--workdir={tmp}'], 'train.batch must be a whole number from 1'),
         (['--config=configs/nope.py', '--workdir={tmp}'], "No such file or directory: 'configs/nope.py'"),
         (['--mode=predict', '--workdir={tmp}'], '--images'),
     ],
