@@ -87,7 +87,8 @@ def _verdict(section, table, colors) -> str:
     return '<p class="lead">No run here was evaluated yet: run <code>--mode=evaluate</code> on each.</p>'
   lead, *rest = sentences or ['']
   more = ''.join(f'<p class="more">{text}</p>' for text in rest)
-  return f'<p class="lead">{lead}</p>{more}<div class="cards winners">{"".join(cards)}</div>'
+  dots = '<p class="note">Each dot is a method; further right is better.</p>' if len(section.entries) > 1 else ''
+  return f'<p class="lead">{lead}</p>{more}<div class="cards winners" style="--n:{min(len(cards), 6)}">{"".join(cards)}</div>{dots}'
 
 
 def _ranking(section, table, t: int) -> list[tuple]:
@@ -106,16 +107,15 @@ def _winner(section, table, ranks) -> str:
     for entry, cell in ranking:
       if cell.best:
         wins[entry.name] = wins.get(entry.name, 0) + 1
-  parts = []
-  if wins:
-    most = max(wins.values())
-    leaders = [name for name, count in wins.items() if count == most]
-    verb = 'are each' if len(leaders) > 1 else 'is'
-    parts.append(f'{_names(leaders)} {verb} best at {most} of {len(known)} tasks.')
+  most = max(wins.values(), default=0)
+  leaders = [name for name, count in wins.items() if count == most]
   deltas = [(cell.mean, entry.name, cell.text) for entry, cell in zip(section.entries, table.delta) if cell.values]
-  if deltas:
-    _, name, text = max(deltas)
-    parts.append(f'By Δm, {_names([name])} comes first: {text}% against Single-Task.')
+  _, first, delta = max(deltas, default=(0, '', ''))
+  by_delta = f'Δm {delta}% against Single-Task' if deltas else ''
+  if deltas and leaders == [first]:
+    return f'{_names(leaders)} comes first: best at {most} of {len(known)} tasks, {by_delta}.'
+  parts = [f"{_names(leaders)} {'are each' if len(leaders) > 1 else 'is'} best at {most} of {len(known)} tasks."] if wins else []
+  parts += [f'Over all tasks, {_names([first])} comes first: {by_delta}.'] if deltas else []
   return ' '.join(parts) or 'All methods score the same.'
 
 
@@ -133,13 +133,14 @@ def _denoised(section) -> str:
 def _caution(section) -> str:
   single = [entry.name for entry in section.entries if len(entry.runs) == 1 and entry.runs[0].metrics]
   if len(section.entries) > 1 and single:
-    who = 'Every method was run' if len(single) == len(section.entries) else f'{_names(single)}: run'
-    return f'{who} with one seed; small differences may be chance.'
+    who = 'Every method' if len(single) == len(section.entries) else _names(single)
+    return f'{who} ran with one seed: small differences may be chance.'
   return ''
 
 
 def _names(names: Sequence[str]) -> str:
-  return ' and '.join(f'<strong>{html.escape(name)}</strong>' for name in names)
+  *first, last = [f'<strong>{html.escape(name)}</strong>' for name in names]
+  return f'{", ".join(first)} and {last}' if first else last
 
 
 def _card(task: Task, column, ranking, colors) -> str:
@@ -151,11 +152,11 @@ def _card(task: Task, column, ranking, colors) -> str:
   elif not cell.best:
     second = '<p class="note">all the same</p>'
   else:
-    second = f'<p class="note">then {html.escape(others[0][0].name)}, {others[0][1].text}</p>'
+    second = f'<p class="note">then {html.escape(others[0][0].name)} {column.text(others[0][1].mean)}</p>'
   rank = report_charts.strip(task, values) if others else ''
   return (
-      f'<article class="card"><h4>{html.escape(task.name)}</h4><p class="metric">{column.unit}, '
-      f'{"higher" if column.higher else "lower"} is better</p><p class="value">{cell.text}</p>'
+      f'<article class="card"><h4>{html.escape(task.name)}</h4><p class="metric">{column.unit} {column.arrow}</p>'
+      f'<p class="value">{_spread(cell)}</p>'
       f'<p class="by">{swatch(colors[entry.name])}{html.escape(entry.name)}</p>{rank}{second}</article>'
   )
 

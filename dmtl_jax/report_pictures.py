@@ -176,7 +176,7 @@ def extremes(section, colors: dict[str, str], name: str, album: Album) -> str:
   """Of every task, each method's best and worst image: input, truth, initial and final map, with the scores."""
   parts = []
   for task in section.tasks:
-    cards = [card for why in ('best', 'worst') for entry in section.entries
+    cards = [card for entry in section.entries for why in ('best', 'worst')
              if (card := _extreme(entry, task, why, colors[entry.name], album))]
     parts.append((task, ''.join(cards)))
   parts = [(task, cards) for task, cards in parts if cards]

@@ -147,10 +147,10 @@ def _deltas(entry, references, tasks: Sequence[Task]) -> list[float]:
 # --- Costs -----------------------------------------------------------------------------------
 
 COSTS = (
-    (Column('parameters', 'M', False, 2), 'parameters'),
-    (Column('multiply-adds', 'G', False, 2), 'gmac'),
+    (Column('params', 'M', False, 2), 'parameters'),
+    (Column('compute', 'GMAC', False, 2), 'gmac'),
     (Column('time', 's/image', False, 4), 'seconds'),
-    (Column('training memory', 'MB', False, 0), 'memory'),
+    (Column('memory', 'MB, training', False, 0), 'memory'),
 )
 
 
