@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from dmtl_jax.errors import UserError
+from dmtl_jax.errors import UserError, is_plain, shown
 from dmtl_jax.tasks import Task
 
 PACKAGES = {'scenes': 'scenes', 'pascal': 'pascal_mt', 'nyud': 'nyud_mt', 'cityscapes': 'cityscapes_mt'}
@@ -71,7 +71,7 @@ def package(name: str):
     UserError: no such data set.
   """
   if name not in PACKAGES:
-    raise UserError(f"config.data.name: '{name}' is not one of folder, {', '.join(PACKAGES)}")
+    raise UserError(f"config.data.name: '{shown(name)}' is not one of folder, {', '.join(PACKAGES)}")
   return importlib.import_module(f'datasets.{PACKAGES[name]}')
 
 
@@ -94,11 +94,18 @@ def open_source(data_config, split: str) -> Source:
 def _open_tfds(module, data_config, split: str) -> TfdsSource:
   builder = module.builder(data_config)
   ids = builder.info.metadata['ids'][split]
+  if not all(map(is_id, ids)):
+    raise UserError(f'{builder.data_path}: its ids of images are no names of files; prepare it again')
   mask = np.ones((len(ids), len(module.TASKS)), bool)
   has = {info.filename for info in builder.url_infos.values()}
   folder = pathlib.Path(builder.data_path)
   official = {setting: folder / file for setting, file in MAPPINGS.items() if pathlib.Path(file).name in has}
   return TfdsSource(tuple(module.TASKS), ids, mask, builder.as_data_source(split), module.decode, official)
+
+
+def is_id(name) -> bool:
+  """Whether it can be the id of an image, which names files: a word without '/', not '..' and the like."""
+  return isinstance(name, str) and is_plain(name) and name not in ('', '.', '..') and not set('/\\') & set(name)
 
 
 def choose_tasks(source: Source, names: Sequence[str]) -> Source:
@@ -109,7 +116,7 @@ def choose_tasks(source: Source, names: Sequence[str]) -> Source:
   """
   known = [task.name for task in source.tasks]
   if len(set(names)) != len(names) or not set(names) <= set(known):
-    raise UserError(f"config.data.tasks: '{','.join(names)}' are not different ones of {', '.join(known)}")
+    raise UserError(f"config.data.tasks: '{shown(','.join(names))}' are not different ones of {', '.join(known)}")
   columns = [known.index(name) for name in names]
   tasks = tuple(source.tasks[t] for t in columns)
   return dataclasses.replace(source, tasks=tasks, label_mask=source.label_mask[:, columns])
