@@ -21,6 +21,7 @@ import numpy as np
 from PIL import Image
 
 from dmtl_jax import visualize, workdir as workdir_lib
+from dmtl_jax.data import source as source_lib
 from dmtl_jax.tasks import Task
 
 SIDE = 320  # pixels of a picture's longer side, at most
@@ -111,10 +112,11 @@ def write(folder: pathlib.Path, tasks: Sequence[Task], chosen: dict, example: Ca
 
 
 def _earlier(folder: pathlib.Path) -> list[str]:
-  """Ids that an earlier evaluation drew."""
+  """Ids that an earlier evaluation drew, and that are names of something right here: they are deleted."""
   try:
-    return [entry['id'] for entry in json.loads((folder / 'index.json').read_text())['images']]
-  except (OSError, ValueError):
+    ids = [entry['id'] for entry in json.loads((folder / 'index.json').read_text())['images']]
+    return [id for id in ids if source_lib.is_id(id)]
+  except (OSError, ValueError, TypeError, KeyError, RecursionError):
     return []
 
 
