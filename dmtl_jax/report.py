@@ -5,13 +5,15 @@ panels/. Runs of the same data and labels share a `Section` of the report; in it
 nothing but their seeds share an `Entry`, a row of its table.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import dataclasses
 import json
 import math
 import pathlib
+from typing import Any
 
-from dmtl_jax import report_html, report_table, workdir as workdir_lib
+from dmtl_jax import report_html, report_shapes, report_table, workdir as workdir_lib
+from dmtl_jax.data import files
 from dmtl_jax.errors import UserError
 from dmtl_jax.tasks import Task
 
@@ -112,34 +114,35 @@ def read_run(path: pathlib.Path) -> Run:
     UserError: names the file that is missing or damaged.
   """
   config = workdir_lib.to_json(workdir_lib.read_config(path))
-  images = _read_json(path / 'panels' / 'index.json').get('images', [])
+  index = _read_json(path / 'panels' / 'index.json', report_shapes.is_index)
   return Run(
-      path, config, workdir_lib.read_tasks(path), _read_json(path / 'metrics.json'),
-      read_curves(path / 'log.jsonl'), images, _read_json(path / 'cost.json'),
+      path, config, workdir_lib.read_tasks(path), _read_json(path / 'metrics.json', report_shapes.is_metrics),
+      read_curves(path / 'log.jsonl'), index.get('images', []), _read_json(path / 'cost.json', report_shapes.is_cost),
   )  # fmt: skip
 
 
-def _read_json(path: pathlib.Path) -> dict:
-  """A file's JSON object; {} where there is no file."""
-  try:
-    return json.loads(path.read_text())
-  except FileNotFoundError:
+def _read_json(path: pathlib.Path, fits: Callable[[Any], bool]) -> dict:
+  """A file's JSON object, of the shape that `fits` tells; {} where there is no file."""
+  if not path.exists():
     return {}
-  except ValueError as error:
-    raise UserError(f'{path}: not JSON ({error}); run --mode=evaluate again, or delete it') from error
+  fix = 'run --mode=evaluate again, or delete it'
+  content = files.read_json(path, fix)
+  if not isinstance(content, dict) or not fits(content):
+    raise UserError(f'{path}: not what evaluation writes; {fix}')
+  return content
 
 
 def read_curves(path: pathlib.Path) -> dict[str, tuple[list[int], list[float]]]:
   """{scalar: (steps, values)} of a log, numbers only; a line cut short by a crash is left out."""
   curves = {}
-  for line in path.read_text().splitlines() if path.exists() else []:
+  for line in path.read_text(errors='replace').splitlines() if path.is_file() else []:
     try:
       row = json.loads(line)
-    except json.JSONDecodeError:
+      step = row.pop('step')
+    except (ValueError, RecursionError, AttributeError, KeyError, TypeError):
       continue
-    step = row.pop('step')
-    for name, value in row.items():
-      if isinstance(value, (int, float)) and math.isfinite(value):
+    for name, value in row.items() if report_shapes.is_number(step) else []:
+      if report_shapes.is_number(value):
         steps, values = curves.setdefault(name, ([], []))
         steps.append(step)
         values.append(value)
