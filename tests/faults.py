@@ -26,7 +26,7 @@ import warnings
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 STEPS = 10
 COMMAND = (
-    '--config=configs/folder.py:method=mtl_baseline,labels=one', '--config.data.size=(16, 24)',
+    '--config=configs/folder.py:method=mtl_baseline,labels=one', '--config.data.size=(16, 24)', "--config.data.tasks=('semseg', 'depth')",
     '--config.train.batch=2', f'--config.train.steps={STEPS}', '--config.train.eval_every=4',
     '--config.train.save_every=2', '--config.train.log_every=3', '--config.eval.batch=3', '--config.eval.panels=1',
     '--config.optim.warmup=0',
@@ -233,8 +233,10 @@ class Trial:
 def imports():
   """Everything a life needs but a started JAX."""
   sys.path[:0] = [str(ROOT), str(ROOT / 'tests')]
-  import conftest  # noqa: F401  compilation cache, CPU
-
+  os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+  os.environ.setdefault('XLA_FLAGS', '--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true')
+  os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.1')
+  os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', os.path.join(tempfile.gettempdir(), 'dmtl_jax_test_cache'))
   from configs import folder  # noqa: F401
   from dmtl_jax import cli, evaluate, train  # noqa: F401
 
