@@ -5,6 +5,9 @@ import pathlib
 import re
 from typing import Any
 
+from dmtl_jax.tasks import KINDS
+
+HEADLINES = [kind.metric for kind in KINDS.values()]
 STAGE = re.compile(r'label|initial|final|step\d{1,4}')
 
 
@@ -17,13 +20,14 @@ def is_metrics(content: dict) -> bool:
   """metrics.json: {stage: {task: {metric: number or null}}}, and numbers of the whole run."""
   stages = [content.get(stage, {}) for stage in ('initial', 'final')]
   numbers = [content.get(name) for name in ('step', 'seconds_per_image', 'delta_m')]
-  tables = all(_mapping(stage, lambda scores: _mapping(scores, _is_score)) for stage in stages)
+  tables = all(_mapping(stage, _is_scores) for stage in stages)
   return tables and all(value is None or is_number(value) for value in numbers)
 
 
 def is_cost(content: dict) -> bool:
-  """cost.json: {name: number or null}."""
-  return all(value is None or is_number(value) for value in content.values() if not isinstance(value, (str, dict, list)))
+  """cost.json: what the report reads of it are numbers, or null."""
+  numbers = [content.get(name) for name in ('parameters', 'gmac', 'train_memory_bytes')]
+  return all(value is None or is_number(value) for value in numbers)
 
 
 def is_index(content: dict) -> bool:
@@ -56,9 +60,9 @@ def _is_drawn(entry) -> bool:
   )
 
 
-def _is_score(value) -> bool:
-  """Scores of classes are lists."""
-  return value is None or is_number(value) or isinstance(value, (list, dict))
+def _is_scores(scores) -> bool:
+  """Of one task; beside the headline metrics there may be scores of classes."""
+  return isinstance(scores, dict) and all(scores.get(name) is None or is_number(scores[name]) for name in HEADLINES)
 
 
 def _is_inside(path) -> bool:
