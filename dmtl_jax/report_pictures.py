@@ -15,6 +15,7 @@ import pathlib
 from PIL import Image
 
 from dmtl_jax import pictures, visualize
+from dmtl_jax.data import files as files_lib
 from dmtl_jax.tasks import Task
 
 BUDGET = 4_000_000  # characters of all pictures of a page
@@ -40,9 +41,8 @@ class Album:
 def _encoded(path: pathlib.Path, side: int) -> str | None:
   """The smaller of lossless and lossy WebP: maps of few colours are smallest, and sharpest, without loss."""
   try:
-    with Image.open(path) as file:
-      picture = file.convert('RGB')
-  except OSError:
+    picture = files_lib.read_image(path).convert('RGB')
+  except ValueError:
     return None
   picture.thumbnail((side, side), Image.Resampling.BOX)
   files = []
