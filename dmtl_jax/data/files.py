@@ -75,13 +75,18 @@ def read_image(path: str | os.PathLike, formats: Sequence[str] = IMAGE_FORMATS, 
   """
   try:
     with Image.open(path, formats=formats) as file:
-      length = os.path.getsize(path)
-      if file.width * file.height > PIXELS_A_BYTE * length:
-        raise ValueError(f'{length} bytes that claim {file.width}x{file.height} pixels')
+      check_pixels(file, path)
       file.load()
       return ImageOps.exif_transpose(file) if upright else file
   except Exception as error:  # Pillow has no common error: OSError, SyntaxError, struct.error, KeyError, ...
     raise ValueError(f'not a readable image ({reason(error)})') from error
+
+
+def check_pixels(image: Image.Image, path: str | os.PathLike):
+  """Raises ValueError where an opened, not yet decoded image claims more pixels than its file can hold."""
+  length = os.path.getsize(path)
+  if image.width * image.height > PIXELS_A_BYTE * length:
+    raise ValueError(f'{length} bytes that claim {image.width}x{image.height} pixels')
 
 
 def reason(error: Exception) -> str:
