@@ -13,9 +13,11 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
+from dmtl_jax.data import files
 from dmtl_jax.errors import UserError
 
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.gif', '.ppm', '.pgm', '.jp2')
+FORMATS = (*files.IMAGE_FORMATS, 'GIF', 'PPM', 'JPEG2000')  # Pillow would run Ghostscript for others
 VIDEO_SUFFIXES = ('.mp4', '.mov', '.avi', '.mkv', '.webm', '.m4v', '.mpg', '.mpeg')
 
 
@@ -87,12 +89,13 @@ def read_image(path: os.PathLike | str) -> np.ndarray:
     UserError: the file is missing, not an image, cut short, or of floating-point pixels.
   """
   try:
-    with Image.open(path) as file:
+    with Image.open(path, formats=FORMATS) as file:
+      files.check_pixels(file, path)
       image = ImageOps.exif_transpose(file)
       image.load()
   except FileNotFoundError:
     raise UserError(f'{path}: no such file') from None
-  except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+  except Exception as error:  # Pillow has no common error
     raise UserError(f'{path}: not a readable image ({_reason(error)}); replace it or convert it to PNG') from error
   if image.mode.startswith('I'):
     return _grey16(path, np.asarray(image))
