@@ -1,0 +1,87 @@
+"""A model and a data set for evaluation that cost nothing: the images themselves are the raw maps."""
+
+import dataclasses
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from configs import common
+from dmtl_jax import evaluate, sharding
+from dmtl_jax.models.diffusion_mtl import Output
+from dmtl_jax.tasks import Task
+
+TASKS = (
+    Task('semseg', 'semseg', ('sky', 'road', 'car')),
+    Task('saliency', 'saliency'),
+    Task('normals', 'normals'),
+    Task('boundary', 'boundary'),
+    Task('depth', 'depth'),
+)
+SIZE = (24, 32)
+
+
+class Model:
+  """Final maps are the image's channels, scaled; initial maps are half of them, moved."""
+
+  def apply(self, variables, images):
+    maps = {task.name: variables['scale'] * images[..., : task.channels] for task in TASKS}
+    return Output(final=maps, initial={name: x[:, ::-1] / 2 for name, x in maps.items()}, steps={})
+
+
+@dataclasses.dataclass(frozen=True)
+class Rooms:
+  """Random images with random labels; of image 2 the boundary is not labelled, of image 3 no pixel of depth is."""
+
+  count: int
+  shape: tuple[int, int] = SIZE
+  tasks: tuple[Task, ...] = TASKS
+
+  @property
+  def ids(self):
+    return [f'room{i}' for i in range(self.count)]
+
+  def __len__(self):
+    return self.count
+
+  def __getitem__(self, index):
+    rng = np.random.default_rng(index)
+    pixels = rng.integers(0, 256, (*self.shape, 3)).astype(np.uint8)
+    normals = rng.standard_normal((*self.shape, 3)).astype(np.float32)
+    labels = {
+        'semseg': rng.integers(0, 3, (*self.shape, 1)).astype(np.uint8),
+        'saliency': rng.integers(0, 2, (*self.shape, 1)).astype(np.uint8),
+        'normals': normals / np.linalg.norm(normals, axis=-1, keepdims=True),
+        'boundary': (rng.random((*self.shape, 1)) < 0.1).astype(np.uint8),
+        'depth': rng.uniform(1, 2, (*self.shape, 1)).astype(np.float32) * (index != 3),
+    }
+    if index == 2:
+      del labels['boundary']
+    return {'image': pixels, 'labels': labels, 'index': index}
+
+
+def make(count: int, batch: int, size=SIZE, shape=SIZE, limit: int = 0):
+  """An evaluator of `count` images, and its variables."""
+  config = common.base('')
+  config.data.name, config.data.size, config.eval.batch, config.eval.panels = 'rooms', size, batch, 2
+  mesh = sharding.make_mesh()
+  variables = jax.device_put({'scale': jnp.float32(1.5)}, sharding.replicated(mesh))
+  return evaluate.Evaluator(Model(), config, Rooms(count, shape), mesh, limit=limit), variables
+
+
+def main(address: str, process: str, out: str):
+  """One of two hosts: evaluates its share, and writes what it got; see test_evaluate.py."""
+  import pickle
+
+  jax.distributed.initialize(address, 2, int(process))
+  evaluator, variables = make(5, 4)
+  seen = []
+  result = evaluator.run(variables, lambda id, maps, region, size: seen.append(id))
+  gathered = sharding.gather({'count': np.array([2**40 + 1]), 'sum': np.float64(1) / 3, 'from': int(process)})
+  with open(out, 'wb') as file:
+    pickle.dump((result, seen, gathered, evaluator.config.eval.batch), file)
+
+
+if __name__ == '__main__':
+  main(*sys.argv[1:])

@@ -1,0 +1,204 @@
+"""Evaluation of a stub model, against metrics of the whole set at once; the files it leaves."""
+
+import json
+import os
+import pickle
+import socket
+import subprocess
+import sys
+
+import cv2
+import evaluation_stub as stub
+import numpy as np
+from PIL import Image
+import pytest
+
+from dmtl_jax import evaluate, metrics, pictures
+from dmtl_jax.data import transforms
+from dmtl_jax.metrics.boundary import folders
+from dmtl_jax.tasks import Task
+
+SEMSEG, SALIENCY, NORMALS, BOUNDARY, DEPTH = stub.TASKS
+
+
+def expected(count):
+  """Final scores by numpy alone: every image once, one state for the whole set."""
+  totals = {task.name: metrics.build(task).empty() for task in stub.TASKS}
+  source = stub.Rooms(count)
+  for index in range(count):
+    example = source[index]
+    x = 1.5 * ((example['image'] / 255 - transforms.MEAN) / transforms.STD).astype(np.float32)
+    maps = {
+        'semseg': x.argmax(-1), 'saliency': 1 / (1 + np.exp(x[..., 0] - x[..., 1])), 'depth': x[..., 0],
+        'normals': x / np.linalg.norm(x, axis=-1, keepdims=True), 'boundary': 1 / (1 + np.exp(-x[..., 0])),
+    }
+    for task in stub.TASKS:
+      if task.name in example['labels']:
+        state = metrics.build(task).image(maps[task.name].astype(np.float32), example['labels'][task.name])
+        totals[task.name] = metrics.merge(totals[task.name], state)
+  return {task.name: metrics.build(task).compute(totals[task.name]) for task in stub.TASKS}
+
+
+def assert_scores(got, wanted):
+  for task, scores in wanted.items():
+    assert got[task] == pytest.approx(scores, rel=1e-4, nan_ok=True), task
+
+
+@pytest.fixture(scope='module')
+def five():
+  return stub.make(5, 4)[0].run(stub.make(5, 4)[1])
+
+
+def test_an_odd_last_batch_counts_each_image_once(five):
+  scores, rows = five
+  assert_scores(scores['final'], expected(5))
+  assert [row['id'] for row in rows] == [f'room{i}' for i in range(5)]
+  assert scores['seconds_per_image'] > 0
+
+
+def test_one_image_and_a_limit():
+  evaluator, variables = stub.make(1, 4)
+  scores, rows = evaluator.run(variables)
+  assert_scores(scores['final'], expected(1))
+  assert len(rows) == 1 and scores['seconds_per_image'] > 0
+  evaluator, variables = stub.make(5, 2, limit=3)
+  scores, rows = evaluator.run(variables)
+  assert_scores(scores['final'], expected(3))
+  assert len(rows) == 3
+
+
+def test_a_row_is_the_score_of_its_image_alone(five):
+  _, rows = five
+  first = expected(1)
+  assert rows[0]['normals/mErr final'] == pytest.approx(first['normals']['mErr'], rel=1e-4)
+  assert rows[0]['boundary/odsF final'] == pytest.approx(first['boundary']['odsF'], rel=1e-3)
+  assert not any(name.startswith('boundary') for name in rows[2]) and not any(name.startswith('depth') for name in rows[3])
+
+
+def test_a_class_that_an_image_does_not_show_does_not_lower_its_row():
+  evaluator, variables = stub.make(1, 1)
+  truth = np.zeros((*stub.SIZE, 1), np.uint8)
+  state = evaluator.metrics['semseg'].image(truth[..., 0], truth)
+  assert evaluator.metrics['semseg'].compute(state)['mIoU'] == pytest.approx(100 / 3)  # of the set: PASCAL's protocol
+  assert evaluate._row({'final': {'semseg': state}}, evaluator._image_metrics)['semseg/mIoU final'] == 100
+
+
+def test_two_hosts_of_two_devices_get_what_one_gets(five, tmp_path):
+  """Each host takes its images, both get all scores and rows; counts and sums travel bit by bit."""
+  with socket.socket() as free:
+    free.bind(('localhost', 0))
+    address = f'localhost:{free.getsockname()[1]}'
+  environment = os.environ | {'XLA_FLAGS': os.environ['XLA_FLAGS'] + ' --xla_force_host_platform_device_count=2'}
+  files = [tmp_path / f'{i}' for i in range(2)]
+  hosts = [subprocess.Popen([sys.executable, stub.__file__, address, str(i), str(file)], env=environment)
+           for i, file in enumerate(files)]
+  assert [host.wait(timeout=240) for host in hosts] == [0, 0]
+  (first, seen, gathered, batch), (second, seen2, gathered2, _) = (pickle.loads(file.read_bytes()) for file in files)
+  assert batch == 4 and sorted(seen + seen2) == [f'room{i}' for i in range(5)] and seen and seen2
+  for scores, rows in (first, second):
+    for stage in ('initial', 'final'):
+      assert_scores(scores[stage], five[0][stage])
+    assert [row['id'] for row in rows] == [row['id'] for row in five[1]]
+    assert rows[4]['semseg/mIoU final'] == pytest.approx(five[1][4]['semseg/mIoU final'])
+  assert first[0]['final'] == second[0]['final']
+  for values in (gathered, gathered2):
+    assert [value['from'] for value in values] == [0, 1]
+    assert all(value['count'] == 2**40 + 1 and value['count'].dtype == np.int64 for value in values)
+    assert all(value['sum'] == 1 / 3 for value in values)
+
+
+def test_the_table_shows_initial_and_final_and_what_is_undefined():
+  scores = {stage: {'semseg': {'mIoU': value}, 'depth': {'absErr': float('nan')}} for stage, value in
+            (('initial', 41.5), ('final', 40.25))}
+  lines = evaluate.table(scores, (SEMSEG, DEPTH)).splitlines()
+  assert lines[1].split()[:5] == ['semseg', 'mIoU', '41.5', '40.25', '-1.25']
+  assert lines[2].split()[:5] == ['depth', 'absErr', '-', '-', '-'] and 'lower is better' in lines[2]
+  assert evaluate.table({'final': scores['final']}, (SEMSEG,)).splitlines()[1].split()[2:5] == ['-', '40.25', '-']
+
+
+# --- Pictures --------------------------------------------------------------------------------
+
+
+def test_the_first_the_best_and_the_worst_images_are_chosen():
+  row = lambda semseg, depth: {'id': 'x', 'semseg/mIoU final': semseg, 'semseg/mIoU initial': 1.0, 'depth/absErr final': depth}
+  rows = [row(50, 3.0), row(70, 1.0), {'id': 'x', 'depth/absErr final': 0.5}, row(20, 2.0)]
+  chosen = pictures.choose(rows, (SEMSEG, DEPTH), panels=1)
+  why = {index: {name: task['why'] for name, task in tasks.items()} for index, tasks in chosen.items()}
+  assert why == {0: {'semseg': ['panel'], 'depth': ['panel', 'worst']}, 1: {'semseg': ['best']},
+                 2: {'depth': ['best']}, 3: {'semseg': ['worst']}}
+  assert chosen[1]['semseg']['scores'] == {'initial': 1.0, 'final': 70} and chosen[2]['depth']['scores'] == {'final': 0.5}
+  assert pictures.choose([], (SEMSEG,), 3) == {}
+  assert pictures.choose([{'id': 'x'}], (SEMSEG,), 0) == {}
+
+
+def test_evaluation_leaves_pictures_of_each_map_and_an_index(tmp_path):
+  evaluator, variables = stub.make(3, 2, size=(40, 64), shape=(30, 48))  # scaled up to 40x64: no padding
+  _, rows = evaluator.run(variables)
+  example = lambda index: evaluator.stages(variables, index)
+  pictures.write(tmp_path, stub.TASKS, pictures.choose(rows, stub.TASKS, 2), example)
+  images = json.loads((tmp_path / 'index.json').read_text())['images']
+  assert [entry['id'] for entry in images][:2] == ['room0', 'room1']
+  for entry in images:
+    assert Image.open(tmp_path / entry['input']).size == (64, 40)
+    for name, task in entry['tasks'].items():
+      assert set(task['files']) == {'label', 'initial', 'final'} and set(task['scores']) == {'initial', 'final'}
+      assert all(Image.open(tmp_path / file).size == (64, 40) for file in task['files'].values())
+  assert {'room0.png', 'room1.png', 'index.json'} <= {path.name for path in tmp_path.iterdir()}
+  colors = np.asarray(Image.open(tmp_path / 'room0/semseg_label.png')).reshape(-1, 3)
+  assert len(np.unique(colors, axis=0)) == 3
+  (tmp_path / 'mine.txt').write_text('kept')
+  pictures.write(tmp_path, stub.TASKS, {1: {'depth': {'why': ['best'], 'scores': {'final': 1.0}}}}, example)
+  assert {path.name for path in tmp_path.iterdir()} == {'room1', 'index.json', 'mine.txt'}
+  assert {path.name for path in (tmp_path / 'room1').iterdir()} == {
+      'input.jpg', 'depth_label.png', 'depth_initial.png', 'depth_final.png'}
+
+
+def test_padding_is_not_shown():
+  evaluator, variables = stub.make(1, 1, size=(64, 64), shape=(16, 64))
+  example = evaluator.stages(variables, 0)
+  assert example.image.shape == (16, 64, 3) and example.stages['final']['depth'].shape == (16, 64)
+  assert example.labels['normals'].shape == (16, 64, 3)
+
+
+# --- Prediction files ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def maps():
+  rng = np.random.default_rng(0)
+  normals = rng.standard_normal((32, 40, 3)).astype(np.float32)
+  return {
+      'semseg': rng.integers(0, 3, (32, 40)).astype(np.uint8), 'saliency': rng.random((32, 40), np.float32),
+      'boundary': rng.random((32, 40), np.float32), 'depth': rng.uniform(1, 9, (32, 40)).astype(np.float32),
+      'normals': normals / np.linalg.norm(normals, axis=-1, keepdims=True),
+  }  # fmt: skip
+
+
+def test_prediction_files_hold_the_maps_without_padding(maps, tmp_path):
+  pictures.save_predictions(tmp_path, stub.TASKS, 'a', maps, (20, 30), (20, 30))
+  inside = {name: values[:20, :30] for name, values in maps.items()}
+  ids = cv2.imread(str(tmp_path / 'semseg/a.png'), cv2.IMREAD_UNCHANGED)
+  np.testing.assert_array_equal(ids, inside['semseg'])
+  for name in ('saliency', 'boundary'):
+    np.testing.assert_allclose(folders.read_prediction(tmp_path / name / 'a.png'), inside[name], atol=1 / 65535)
+  normals, depth = np.load(tmp_path / 'normals/a.npy'), np.load(tmp_path / 'depth/a.npy')
+  assert normals.dtype == np.float16 and depth.dtype == np.float32
+  np.testing.assert_allclose(normals, inside['normals'], atol=1e-3)
+  np.testing.assert_array_equal(depth, inside['depth'])
+
+
+def test_prediction_files_have_the_images_own_size(maps, tmp_path):
+  pictures.save_predictions(tmp_path, stub.TASKS, 'a', maps, (16, 32), np.int32([32, 64]))
+  ids = np.asarray(Image.open(tmp_path / 'semseg/a.png'))
+  np.testing.assert_array_equal(ids, maps['semseg'][:16, :32].repeat(2, 0).repeat(2, 1))
+  normals = np.load(tmp_path / 'normals/a.npy').astype(np.float32)
+  assert normals.shape == (32, 64, 3)
+  np.testing.assert_allclose(np.linalg.norm(normals, axis=-1), 1, atol=2e-3)
+  assert np.load(tmp_path / 'depth/a.npy').shape == Image.open(tmp_path / 'saliency/a.png').size[::-1] == (32, 64)
+
+
+def test_every_image_is_handed_over_once_with_its_size():
+  evaluator, variables = stub.make(3, 2, size=(48, 48), shape=(24, 32))
+  got = {}
+  evaluator.run(variables, lambda id, maps, region, size: got.update({id: (maps['depth'].shape, tuple(region), tuple(size))}))
+  assert got == {f'room{i}': ((48, 48), (36, 48), (24, 32)) for i in range(3)}
