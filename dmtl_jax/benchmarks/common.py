@@ -11,15 +11,22 @@ from dmtl_jax.errors import UserError
 from dmtl_jax.workdir import write_json
 
 
+CONFIG = 'configs/pascal.py:method=prediction'
+
+
 def run(benchmark, doc: str, to_text=None):
-  """Runs benchmark(config, flags) -> result as a command: prints its table, writes it as JSON."""
-  config = config_flags.DEFINE_config_file('config', None, 'Config file, configs/NAME.py[:key=value,...].')
+  """Runs benchmark(config, flags) -> result as a command: prints it as text, writes it as JSON.
+
+  Args:
+    to_text: of the result; default `table`, for benchmarks that `compare` (they have the flags for it).
+  """
+  config = config_flags.DEFINE_config_file('config', CONFIG, 'Config file, configs/NAME.py[:key=value,...].')
   flags.DEFINE_integer('repeats', 10, 'How often each contestant is timed.', lower_bound=1)
-  flags.DEFINE_bool('cold', True, 'Compile from nothing and once more from the cache; else with the user\'s cache.')
-  flags.DEFINE_enum('against', None, ['torch'], 'Time a PyTorch re-statement in turns with it.')
-  flags.DEFINE_bool('compiled', True, 'Against torch: through torch.compile too, which compiles for minutes.')
   flags.DEFINE_string('json', None, 'File to write the result to.')
-  flags.mark_flag_as_required('config')
+  if to_text is None:
+    flags.DEFINE_bool('cold', True, 'Compile from nothing and once more from the cache; else with the user\'s cache.')
+    flags.DEFINE_enum('against', None, ['torch'], 'Time a PyTorch re-statement in turns with it.')
+    flags.DEFINE_bool('compiled', True, 'Against torch: through torch.compile too, which compiles for minutes.')
 
   def main(argv):
     del argv

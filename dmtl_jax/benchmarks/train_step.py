@@ -9,6 +9,7 @@ fill 0.2 s, then a synchronisation; the median and the quartiles of the repeats 
 """
 
 import jax
+import numpy as np
 
 from dmtl_jax import sharding, state as state_lib, summary
 from dmtl_jax.benchmarks import common, synthetic, timing, work
@@ -16,14 +17,18 @@ from dmtl_jax.models import build_model
 from dmtl_jax.steps import make_train_step
 
 
-def build(config) -> dict:
-  """What a train step needs: {'tasks', 'mesh', 'step' (jitted), 'function' (not), 'state', 'batch', 'pairs'}."""
+def build(config, mask: np.ndarray | None = None) -> dict:
+  """What a train step needs: {'tasks', 'mesh', 'step' (jitted), 'function' (not), 'state', 'batch', 'pairs'}.
+
+  Args:
+    mask: labels [N, T] of the training set; default as drawn for config.data.labels.
+  """
   tasks = summary.data_tasks(config.data)
   mesh = sharding.make_mesh()
   sharding.check_batch('config.train.batch', config.train.batch, mesh)
   model = build_model(config, tasks)
   tx = state_lib.optimizer(config, state_lib.learning_rate(config, 1000, 100))
-  mask = synthetic.label_mask(tasks, config.data.labels)
+  mask = synthetic.label_mask(tasks, config.data.labels) if mask is None else mask
   count = synthetic.pair_count(config, mask, mesh.size)
   function = make_train_step(model, tx, config, tasks, count, groups=mesh.size)
   return {
