@@ -52,7 +52,8 @@ def main(argv: list[str]) -> int:
     _parse(argv)
     return _run() or 0
   except UserError as error:
-    print(f'Error: {error}', file=sys.stderr)
+    lines = [shown(line, 10_000) for line in str(error).split('\n')]  # a file's words must not move the cursor
+    print('Error:', '\n'.join(lines), file=sys.stderr)
     return 1
 
 
