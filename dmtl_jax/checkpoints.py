@@ -121,6 +121,8 @@ class Checkpoints:
     meta = self._read(step, dict(meta=ocp.args.JsonRestore()))['meta']
     if not isinstance(meta, dict) or not isinstance(meta.get('format'), int):
       raise DamagedError(f'{self.path / str(step)}/meta: no format version')
+    if not all(isinstance(meta.get(name, {}), dict) for name in ('config', 'best', 'window', 'sums')):
+      raise DamagedError(f'{self.path / str(step)}/meta: not what a checkpoint holds')
     if meta['format'] > FORMAT:
       raise UserError(f"{self.path / str(step)}: format {meta['format']}, this version reads up to {FORMAT}; update dmtl_jax")
     return meta
