@@ -27,10 +27,12 @@ _CONFIG = config_flags.DEFINE_config_file('config', None, 'Config file, configs/
 _MODE = flags.DEFINE_enum('mode', 'train', MODES, 'What to do.')
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run: config, checkpoints, logs, scores, pictures.')
 _FORCE = flags.DEFINE_bool('force', False, 'train: resume although the config changed.')
+_REPLAY = flags.DEFINE_string('replay', None, 'train: only runs the step of a W/nan_STEP.json again, and prints its losses.')
 _STEP = flags.DEFINE_string('step', 'best', 'evaluate, predict: checkpoint to restore: best, latest or a number.')
 _PREDICTIONS = flags.DEFINE_bool('predictions', False, 'evaluate: also write the maps of every image.')
 _IMAGES = flags.DEFINE_string('images', None, 'predict: file, folder, glob or video; several separated by commas.')
-_TILED = flags.DEFINE_bool('tiled', False, 'predict: tiles at the image\'s own resolution, for very large images.')
+_SAMPLES = flags.DEFINE_integer('samples', 1, 'predict: noise draws to average, with a map of their uncertainty.')
+_ZOOM = flags.DEFINE_float('zoom', None, 'predict: how much larger than whole an image is seen, in tiles; 1: whole.')
 _OUT = flags.DEFINE_string('out', None, 'predict, report: folder to write to.')
 _JSON = flags.DEFINE_bool('json', False, 'summary: print JSON.')
 _WORKDIRS = flags.DEFINE_string('workdirs', None, 'report: workdirs to compare, separated by commas.')
@@ -86,7 +88,11 @@ def _run():
   """Imports only what the job needs: a summary or a report starts without the data libraries."""
   _use_compilation_cache()
   mode = _MODE.value
-  if mode == 'train':
+  if mode == 'train' and _REPLAY.value:
+    from dmtl_jax import replay
+
+    replay.run(_run_config(), _needed(_WORKDIR), _REPLAY.value)
+  elif mode == 'train':
     from dmtl_jax import train
 
     train.run(_config(), _needed(_WORKDIR), _FORCE.value)
@@ -97,7 +103,7 @@ def _run():
   elif mode == 'predict':
     from dmtl_jax import predict
 
-    return predict.run(_needed(_WORKDIR), _STEP.value, _needed(_IMAGES), _needed(_OUT), _TILED.value)
+    return predict.run(_needed(_WORKDIR), _STEP.value, _needed(_IMAGES), _needed(_OUT), _SAMPLES.value, _ZOOM.value)
   elif mode == 'summary':
     from dmtl_jax import summary
 

@@ -12,9 +12,11 @@ os.environ.setdefault('XLA_FLAGS', '--xla_backend_optimization_level=0 --xla_llv
 
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
+import orbax.checkpoint as ocp  # noqa: E402
 import pytest  # noqa: E402
 
 from configs import common  # noqa: E402
+from dmtl_jax import checkpoints, workdir as workdir_lib  # noqa: E402
 from dmtl_jax.models import build_model  # noqa: E402
 from dmtl_jax.steps import model_inputs  # noqa: E402
 from dmtl_jax.state import init_variables  # noqa: E402
@@ -106,3 +108,20 @@ def tiny():
 @pytest.fixture(scope='session')
 def tiny_feature():
   return Tiny('method=feature')
+
+
+@pytest.fixture(scope='session')
+def tiny_run(tmp_path_factory):
+  """The workdir of a run of tiny at step 7, untrained."""
+  path = tmp_path_factory.mktemp('run')
+  tiny = Tiny('method=prediction')
+  tiny.config.data.size = SIZE
+  config = workdir_lib.to_json(tiny.config)
+  workdir_lib.write_json(path / 'config.json', config)
+  workdir_lib.write_tasks(path, TASKS)
+  variables = jax.tree.map(np.float32, random_variables(tiny.model, seed=2))  # of seed 0 all is one class
+  meta = {'format': checkpoints.FORMAT, 'config': config, 'best': {}}
+  args = ocp.args.Composite(variables=ocp.args.StandardSave(variables), meta=ocp.args.JsonSave(meta))
+  with ocp.CheckpointManager(path / 'checkpoints') as manager:
+    manager.save(7, args=args)
+  return path

@@ -7,12 +7,11 @@ import sys
 import jax
 import jax.export
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
 
-from dmtl_jax import checkpoints, export, predict, workdir as workdir_lib
+from dmtl_jax import export, predict
 from dmtl_jax.data import transforms
-from tests.conftest import SIZE, TASKS, Tiny, random_variables
+from tests.conftest import SIZE, TASKS, Tiny
 
 # What README tells users, in a process where importing the project or its network library fails.
 ALONE = '''
@@ -37,23 +36,6 @@ def images():
   return small.repeat(8, 1).repeat(8, 2)
 
 
-@pytest.fixture(scope='module')
-def run(tmp_path_factory):
-  """The workdir of a run at step 7."""
-  path = tmp_path_factory.mktemp('run')
-  tiny = Tiny('method=prediction')
-  tiny.config.data.size = SIZE
-  config = workdir_lib.to_json(tiny.config)
-  workdir_lib.write_json(path / 'config.json', config)
-  workdir_lib.write_tasks(path, TASKS)
-  variables = jax.tree.map(np.float32, random_variables(tiny.model, seed=2))  # of seed 0 all is one class
-  meta = {'format': checkpoints.FORMAT, 'config': config, 'best': {}}
-  args = ocp.args.Composite(variables=ocp.args.StandardSave(variables), meta=ocp.args.JsonSave(meta))
-  with ocp.CheckpointManager(path / 'checkpoints') as manager:
-    manager.save(7, args=args)
-  return path
-
-
 def agrees(task, got, want):
   """Same maps but for rounding: of class ids, all but a few pixels near ties."""
   assert got.dtype == want.dtype and got.shape == want.shape
@@ -65,9 +47,9 @@ def agrees(task, got, want):
     assert want.std() > 1e-3, f'{task.name}: a constant map proves nothing'
 
 
-def test_the_file_predicts_without_this_project(run, images, tmp_path, capsys):
+def test_the_file_predicts_without_this_project(tiny_run, images, tmp_path, capsys):
   out = tmp_path / 'new' / 'model.stablehlo'
-  assert export.main([str(run), str(out)]) == 0
+  assert export.main([str(tiny_run), str(out)]) == 0
   told = capsys.readouterr().out
   assert 'cpu, cuda, tpu' in told and 'uint8[batch,64,96,3]' in told and 'normals float32[batch,64,96,3]' in told
   assert os.listdir(out.parent) == [out.name], 'left a temporary file'
@@ -77,7 +59,7 @@ def test_the_file_predicts_without_this_project(run, images, tmp_path, capsys):
   command = [sys.executable, '-c', ALONE, str(out), *files]
   subprocess.run(command, check=True, cwd=tmp_path, env=os.environ | {'PYTHONPATH': ''})
 
-  predictor, three, one = predict.load(str(run)), np.load(files[1]), np.load(files[2])
+  predictor, three, one = predict.load(str(tiny_run)), np.load(files[1]), np.load(files[2])
   assert set(three) == {task.name for task in TASKS}
   for i, image in enumerate(images):
     want = predictor(image)
@@ -93,9 +75,9 @@ def test_other_methods(arg, images):
   tiny.config.data.size = SIZE
   exported = export.export(tiny.config, TASKS, tiny.variables)
   got = jax.device_get(exported.call(images[:1]))
-  stages = predict.Predictor(tiny.config, TASKS, tiny.variables).stages(images[0])
+  want = predict.Predictor(tiny.config, TASKS, tiny.variables)(images[0])
   for task in TASKS:
-    agrees(task, got[task.name][0], stages['final'][task.name])
+    agrees(task, got[task.name][0], want[task.name])
 
 
 def test_normalisation_is_that_of_training(images):
@@ -104,12 +86,12 @@ def test_normalisation_is_that_of_training(images):
   np.testing.assert_allclose(transforms.normalize_image(images[0]), inside, atol=1e-6)
 
 
-def test_what_cannot_be_exported(run, tmp_path, capsys):
+def test_what_cannot_be_exported(tiny_run, tmp_path, capsys):
   (tmp_path / 'file').write_text('')
   for arguments, message in [
       ([str(tmp_path / 'none'), 'x'], 'must name the folder of a trained run'),
-      ([str(run), 'x', '--step=3'], '--step=3: not one of best, latest, 7'),
-      ([str(run), str(tmp_path / 'file' / 'x')], 'cannot be written'),
+      ([str(tiny_run), 'x', '--step=3'], '--step=3: not one of best, latest, 7'),
+      ([str(tiny_run), str(tmp_path / 'file' / 'x')], 'cannot be written'),
   ]:
     assert export.main(arguments) == 1
     assert message in capsys.readouterr().err

@@ -70,58 +70,117 @@ def test_palettes_are_looked_up(tmp_path):
   np.testing.assert_array_equal(images.read_image(tmp_path / 'p.png'), expected)
 
 
-def test_broken_files_are_skipped_and_told(tmp_path):
-  good = saved(tmp_path / 'good.png', COLORS)
+def test_broken_files_are_told(tmp_path):
   whole = saved(tmp_path / 'whole.jpg', RNG.integers(0, 256, (64, 64, 3), np.uint8)).read_bytes()
   (tmp_path / 'cut.jpg').write_bytes(whole[: len(whole) // 2])
   (tmp_path / 'text.png').write_text('hello')
+  (tmp_path / 'zero.jpg').touch()
   (tmp_path / 'bad.mp4').write_bytes(b'no video at all')
   saved(tmp_path / 'float.tif', np.zeros((4, 4), np.float32))
-  names, broken = ['cut.jpg', 'text.png', 'bad.mp4', 'float.tif', 'absent.png', 'good.png'], []
-  found = list(images.pictures([tmp_path / name for name in names], broken))
-  assert [(path, name) for path, name, _ in found] == [(good, 'good')]
-  np.testing.assert_array_equal(found[0][2], COLORS)
-  assert [path.name for path, _ in broken] == names[:-1]
-  reasons = ['truncated', 'unknown format', 'not a readable video', 'floating-point', 'no such file']
-  assert all(str(path) in told and why in told for (path, told), why in zip(broken, reasons, strict=True))
+  for name, why in [
+      ('cut.jpg', 'truncated'),
+      ('text.png', 'unknown format'),
+      ('zero.jpg', 'the file is empty'),
+      ('bad.mp4', 'not a readable video'),
+      ('float.tif', 'floating-point'),
+      ('absent.png', 'no such file'),
+  ]:
+    with pytest.raises(UserError, match=why) as told:
+      list(images.Video(tmp_path / name) if images.is_video(name) else images.Still(tmp_path / name))
+    assert str(tmp_path / name) in str(told.value) and '\n' not in str(told.value)
 
 
-def test_frames_of_a_video(tmp_path):
-  path = tmp_path / 'walk.avi'
-  writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*'MJPG'), 10, (64, 48))
+def test_what_lies_in_the_folder_of_results_is_no_image(tmp_path):
+  for name in ('a.png', 'maps/a.png', 'maps/semseg/a.png'):
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).touch()
+  assert images.find_images(str(tmp_path), tmp_path / 'maps') == [tmp_path / 'a.png']
+  with pytest.raises(UserError, match='could overwrite them'):
+    images.find_images(str(tmp_path / 'maps' / 'a.png'), tmp_path / 'maps')
+
+
+@pytest.mark.parametrize('paths, names', [
+    (['p/x.jpg', 'q/y.jpg'], ['x', 'y']),
+    (['p/x.jpg', 'q/x.png', 'q/y.png'], ['p_x', 'q_x', 'y']),
+    (['p/x.jpg', 'p/x.png', 'p/X.PNG'], ['x_jpg', 'x_png_1', 'X_PNG_2']),  # a disk may ignore case
+    (['p/x.jpg', 'q/x.jpg', 'q/p_x.png'], ['p_x_jpg', 'q_x', 'q_p_x_png']),
+    (['x/x.jpg', 'x/y/x.jpg', 'x/x.mp4'], ['x_jpg', 'y_x', 'x_mp4']),
+])
+def test_results_never_share_a_name(paths, names, tmp_path):
+  found = images.result_names([tmp_path / path for path in paths])
+  assert found == names
+
+
+def test_what_the_python_api_takes(tmp_path):
+  path = saved(tmp_path / 'a.png', COLORS)
+  for image in (COLORS, path, str(path), Image.fromarray(COLORS)):
+    np.testing.assert_array_equal(images.as_rgb(image), COLORS)
+  for image, message in [
+      (COLORS / 255, 'float64 numbers; give uint8 from 0 to 255'),
+      (COLORS[..., 0], r'shape \[6, 8\]; give one RGB image'),
+      (COLORS[None], r'shape \[1, 6, 8, 3\]'),
+      (COLORS[:0], r'shape \[0, 8, 3\]'),
+      (tmp_path / 'absent.png', 'no such file'),
+  ]:
+    with pytest.raises(UserError, match=message):
+      images.as_rgb(image)
+
+
+def test_frames_of_a_video_and_back(tmp_path):
+  path = tmp_path / 'new' / 'walk.mp4'
+  writer = images.VideoWriter(path, 10)
   colors = [(250, 10, 10), (10, 250, 10), (10, 10, 250)]
   for color in colors:
-    writer.write(np.full((48, 64, 3), color[::-1], np.uint8))
+    writer.write(np.full((47, 63, 3), color, np.uint8))  # odd sides are made even
+  assert not path.exists()
+  writer.close()
+  assert [p.name for p in path.parent.iterdir()] == ['walk.mp4']
+  video = images.Video(path)
+  assert (video.length, video.rate) == (3, 10)
+  for _ in range(2):  # anew each time
+    for frame, color in zip(video, colors, strict=True):
+      assert frame.shape == (48, 64, 3)
+      np.testing.assert_allclose(frame.mean((0, 1)), color, atol=12)
+
+
+def test_a_video_that_ends_early_gives_its_frames_and_then_an_error(tmp_path):
+  path = tmp_path / 'walk.avi'
+  writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*'MJPG'), 10, (64, 48))
+  for _ in range(20):
+    writer.write(RNG.integers(0, 256, (48, 64, 3), np.uint8))
   writer.release()
-  found = list(images.pictures([path], []))
-  assert [name for _, name, _ in found] == ['walk_000000', 'walk_000001', 'walk_000002']
-  for (_, _, frame), color in zip(found, colors, strict=True):
-    assert frame.shape == (48, 64, 3)
-    np.testing.assert_allclose(frame.mean((0, 1)), color, atol=8)
+  path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+  frames = []
+  with pytest.raises(UserError, match=r'walk.avi: ends after \d+ of 20 frames'):
+    frames.extend(images.Video(path))
+  assert 5 <= len(frames) <= 12
 
 
-@pytest.mark.parametrize('shape', [(70, 100), (24, 32), (10, 90), (11, 7), (25, 33)])
+# --- Tiles -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('size', [(7, 10), (3, 4), (3, 9), (11, 4)])
 @pytest.mark.parametrize('overlap', [0.0, 0.25, 0.7])
-def test_tiles_of_a_pointwise_model_give_the_whole(shape, overlap):
-  """A model that looks at one pixel only sees no tiles: the blend must equal it everywhere."""
-  image = RNG.integers(0, 256, (*shape, 3), np.uint8)
-  sizes = set()
+def test_tiles_that_agree_blend_to_the_whole(size, overlap):
+  """The weights sum to one: tiles cut from a map give the map."""
+  whole = RNG.standard_normal((*size, 2)).astype(np.float32)
+  places = []
 
-  def predict(tile):
-    sizes.add(tile.shape)
-    return {'rgb': tile.astype(np.float32), 'sum': tile.sum(-1, keepdims=True) / 3}
+  def cut(top, left):
+    places.append((top, left))
+    return {'a': whole[top : top + 3, left : left + 4], 'b': whole[top : top + 3, left : left + 4, :1] * 2}
 
-  maps = images.predict_tiled(predict, image, (24, 32), overlap)
-  assert sizes == {(24, 32, 3)}
-  np.testing.assert_allclose(maps['rgb'], image, rtol=1e-5)
-  np.testing.assert_allclose(maps['sum'][..., 0], image.mean(-1), rtol=1e-5)
+  maps = images.blend_tiles(cut, size, (3, 4), overlap)
+  np.testing.assert_allclose(maps['a'], whole, rtol=1e-4, atol=1e-6)
+  np.testing.assert_allclose(maps['b'], whole[..., :1] * 2, rtol=1e-4, atol=1e-6)
+  tops, lefts = zip(*places)
+  assert max(tops) == size[0] - 3 and max(lefts) == size[1] - 4 and len(set(places)) == len(places)
 
 
 def test_tiles_that_disagree_blend_without_a_seam():
   """Tiles of values 0, 1, 2, ...: plain pasting would step by 1; the blend rises smoothly and stays between."""
-  count = iter(range(100))
-  predict = lambda tile: {'x': np.full((*tile.shape[:2], 1), next(count), np.float32)}
-  line = images.predict_tiled(predict, np.zeros((32, 104, 3), np.uint8), (32, 32), 0.25)['x'][..., 0]
+  predict = lambda top, left: {'x': np.full((32, 32, 1), left / 24, np.float32)}
+  line = images.blend_tiles(predict, (32, 104), (32, 32), 0.25)['x'][..., 0]
   assert line.shape == (32, 104)
   np.testing.assert_allclose(line, line[:1].repeat(32, 0), atol=1e-5)
   steps = np.diff(line[0])
@@ -129,9 +188,17 @@ def test_tiles_that_disagree_blend_without_a_seam():
   assert steps.min() > -1e-5 and steps.max() < 0.35
 
 
-def test_finish_is_applied_to_blended_maps():
-  image = RNG.integers(0, 256, (60, 50, 3), np.uint8)
-  finish = lambda maps: {'ids': maps['x'].argmax(-1).astype(np.uint8)}
-  ids = images.predict_tiled(lambda tile: {'x': tile.astype(float)}, image, (24, 24), 0.5, finish)['ids']
-  assert ids.dtype == np.uint8
-  np.testing.assert_array_equal(ids, image.argmax(-1))
+def test_enlarged_maps_are_bilinear_in_bands_as_at_once():
+  maps = RNG.standard_normal((6, 8, 3)).astype(np.float32)
+  whole = images.enlarge(maps, (6, 8), (37, 50), slice(None))
+  np.testing.assert_allclose(whole, cv2.resize(maps, (50, 37)), atol=1e-5)
+  bands = [images.enlarge(maps, (6, 8), (37, 50), slice(top, min(top + 5, 37))) for top in range(0, 37, 5)]
+  np.testing.assert_array_equal(np.concatenate(bands), whole)
+
+
+def test_enlarged_maps_leave_the_padding_out():
+  """A ramp over all cells, of which the image covers 4.5 x 3: its values at the pixels' centres."""
+  maps = np.add.outer(10 * np.arange(6.0), np.arange(8.0))[..., None].astype(np.float32)
+  found = images.enlarge(maps, (4.5, 3), (9, 6), slice(2, 9))[:, 1:, 0]
+  y, x = (np.arange(2, 9) + 0.5) / 2 - 0.5, (np.arange(1, 6) + 0.5) / 2 - 0.5
+  np.testing.assert_allclose(found, np.add.outer(10 * y, x), atol=1e-4)

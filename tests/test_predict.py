@@ -1,0 +1,306 @@
+"""Prediction of any image: the Python API, the command, sampling and tiles."""
+
+import cv2
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+import pytest
+
+import dmtl_jax
+from dmtl_jax import images as images_lib, predict, sampling, steps
+from dmtl_jax.data import transforms
+from dmtl_jax.errors import UserError
+from dmtl_jax.models import build_model
+from tests.conftest import SIZE, TASKS, Tiny
+
+SAMPLES = 3
+
+
+def photo(height, width, seed=0):
+  """An image of soft blobs."""
+  small = np.random.default_rng(seed).integers(0, 256, (5, 7, 3), np.uint8)
+  return cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC)
+
+
+@pytest.fixture(scope='module')
+def predictor(tiny_run):
+  return dmtl_jax.load(tiny_run)
+
+
+@pytest.fixture(scope='module')
+def draws(predictor):
+  """Raw maps {task: [K, h, w, C]} of a photo of the training size, by the step that evaluation uses."""
+  step = jax.jit(steps.make_maps_step(build_model(predictor.config, TASKS), predictor.config, TASKS))
+  image = transforms.finish(photo(*SIZE), {}, SIZE, (), 0)['image'][None]
+  found = [step(predictor._variables, image, jnp.full(1, k, jnp.int32))['final'] for k in range(SAMPLES)]
+  return {task.name: np.stack([np.asarray(f[task.name][0], np.float64) for f in found]) for task in TASKS}
+
+
+def softmax(x):
+  e = np.exp(x - x.max(-1, keepdims=True))
+  return e / e.sum(-1, keepdims=True)
+
+
+def unit(x):
+  return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
+def by_hand(task, draws):
+  """Mean prediction (class distributions for classes) and uncertainty of draws [K, h, w, C], as README says."""
+  if task.classes:
+    p = softmax(draws).mean(0)
+    return p, -(p * np.log(p)).sum(-1) / np.log(len(task.classes))
+  if task.kind == 'normals':
+    vectors = unit(draws)
+    angles = np.degrees(np.arccos(np.clip((vectors * unit(vectors.mean(0))).sum(-1), -1, 1)))
+    return unit(vectors.mean(0)), np.sqrt((angles**2).mean(0))
+  values = {'saliency': lambda: softmax(draws)[..., 1], 'boundary': lambda: 1 / (1 + np.exp(-draws[..., 0])),
+            'depth': lambda: draws[..., 0]}[task.kind]()  # fmt: skip
+  return values.mean(0), values.std(0)
+
+
+# --- The Python API --------------------------------------------------------------------------
+
+
+def test_maps_have_the_images_size_and_the_promised_kinds(predictor, tmp_path):
+  image = photo(50, 90)
+  Image.fromarray(image).save(tmp_path / 'a.png')
+  maps = predictor(image)
+  assert list(maps) == [task.name for task in TASKS]
+  for task in TASKS:
+    values = maps[task.name]
+    assert values.shape == ((50, 90, 3) if task.kind == 'normals' else (50, 90)), task.name
+    assert values.dtype == (np.uint8 if task.classes else np.float32), task.name
+    if task.classes:
+      assert values.max() < len(task.classes)
+    if task.kind in ('saliency', 'boundary'):
+      assert values.min() >= 0 and values.max() <= 1
+    if task.kind == 'normals':
+      np.testing.assert_allclose(np.linalg.norm(values, axis=-1), 1, atol=1e-4)
+  many = predictor([tmp_path / 'a.png', Image.fromarray(image), photo(20, 33)])
+  for task in TASKS:
+    np.testing.assert_array_equal(many[0][task.name], maps[task.name])
+    np.testing.assert_array_equal(many[1][task.name], maps[task.name])
+    assert many[2][task.name].shape[:2] == (20, 33)
+
+
+def test_an_image_of_the_training_size_is_predicted_as_in_evaluation(predictor):
+  step = jax.jit(steps.make_predict_step(build_model(predictor.config, TASKS), predictor.config, TASKS))
+  image = photo(*SIZE)
+  batch = transforms.finish(image, {}, SIZE, (), 0)['image'][None]
+  want, got = step(predictor._variables, batch, np.zeros(1, np.int32))['final'], predictor(image)
+  for task in TASKS:
+    if task.classes:
+      assert (got[task.name] == want[task.name][0]).mean() > 0.999
+    else:
+      np.testing.assert_allclose(got[task.name], want[task.name][0], atol=1e-4, err_msg=task.name)
+
+
+def test_all_images_share_one_program(predictor, monkeypatch):
+  predictor(photo(40, 40))
+  compiled = predictor._step(1)._cache_size()
+  for size in ((31, 57), (200, 300), (1, 1), (400, 7)):
+    predictor(photo(*size))
+  assert predictor._step(1)._cache_size() == compiled == 1
+
+
+@pytest.mark.parametrize('options, message', [
+    (dict(zoom=0.5), '--zoom=0.5: give 1'),
+    (dict(zoom=float('nan')), '--zoom=nan'),
+    (dict(samples=0), '--samples=0: give a number'),
+])
+def test_options_out_of_range(predictor, options, message):
+  with pytest.raises(UserError, match=message):
+    predictor.check(**(dict(samples=1, zoom=None) | options))
+
+
+# --- Sampling --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('task', TASKS, ids=lambda task: task.name)
+def test_mean_and_spread_against_plain_arithmetic(task):
+  raw = 2 * np.random.default_rng(0).standard_normal((5, 6, 4, task.channels))
+  mean, spread = by_hand(task, raw)
+  found = sampling.mean(task, jnp.float32(raw))
+  if task.classes or task.kind == 'saliency':
+    found = softmax(np.asarray(found, np.float64))
+    found = found if task.classes else found[..., 1]
+  elif task.kind == 'boundary':
+    found = 1 / (1 + np.exp(-np.asarray(found, np.float64)[..., 0]))
+  else:
+    found = unit(np.asarray(found)) if task.kind == 'normals' else np.asarray(found)[..., 0]
+  np.testing.assert_allclose(found, mean, atol=1e-5)
+  np.testing.assert_allclose(sampling.spread(task, jnp.float32(raw))[..., 0], spread, atol=1e-3 if spread.max() > 1 else 1e-5)
+
+
+@pytest.mark.parametrize('task', TASKS, ids=lambda task: task.name)
+def test_draws_that_agree_have_no_spread(task):
+  raw = jnp.tile(50 * jax.random.normal(jax.random.key(0), (1, 6, 4, task.channels)), (4, 1, 1, 1))
+  assert float(sampling.spread(task, raw).max()) < 1e-3 if not task.classes else 0.2
+  even = jnp.zeros((2, 3, 3, task.channels))
+  if task.classes:
+    np.testing.assert_allclose(sampling.spread(task, even), 1, atol=1e-5)
+  if task.kind == 'saliency':  # one sure draw each way
+    np.testing.assert_allclose(sampling.spread(task, even.at[0, ..., 1].set(99).at[1, ..., 0].set(99)), 0.5, atol=1e-5)
+  if task.kind == 'normals':
+    across = even.at[0, ..., 0].set(1).at[1, ..., 1].set(2)
+    np.testing.assert_allclose(sampling.spread(task, across), 45, atol=1e-3)
+
+
+def test_samples_are_the_mean_of_the_draws_of_evaluation(predictor, draws):
+  raw = predictor.raw(photo(*SIZE), SAMPLES)
+  assert raw.stages == ['final', 'initial', 'uncertainty'] or set(raw.stages) == {'final', 'initial', 'uncertainty'}
+  for task in TASKS:
+    mean, spread = by_hand(task, draws[task.name])
+    assert np.ptp(draws[task.name], 0).max() > 1e-3, f'{task.name}: equal draws prove nothing'
+    found = raw.maps['final', task.name]
+    if task.classes:
+      np.testing.assert_allclose(softmax(found), mean, atol=1e-4)
+    np.testing.assert_allclose(
+        raw.maps['uncertainty', task.name][..., 0], spread, atol=1e-4 * max(spread.max(), 1), err_msg=task.name
+    )
+  maps, uncertainty = predictor.sample(photo(30, 47), SAMPLES)
+  for task in TASKS:
+    assert uncertainty[task.name].shape == (30, 47) and uncertainty[task.name].dtype == np.float32
+    assert uncertainty[task.name].min() >= 0 and maps[task.name].shape[:2] == (30, 47)
+
+
+def test_one_sample_is_the_prediction(predictor):
+  image = photo(30, 47)
+  maps, uncertainty = predictor.sample(image, 1)
+  assert uncertainty is None
+  jax.tree.map(np.testing.assert_array_equal, maps, predictor(image))
+
+
+@pytest.mark.parametrize('method', ['mtl_baseline', 'no_diffusion'])
+def test_methods_without_noise_say_so(method):
+  tiny = Tiny(f'method={method}')
+  with pytest.raises(UserError, match=f'--samples=4: {method} adds no noise'):
+    sampling.make_samples_step(tiny.model, tiny.config, TASKS, 4)
+
+
+# --- Large images ----------------------------------------------------------------------------
+
+
+class Pointwise:
+  """Stands in for the network: each cell's maps are a function of its 8x8 pixels alone."""
+
+  def __init__(self, predictor, monkeypatch):
+    self.calls = 0
+
+    def step(variables, images):
+      self.calls += 1
+      cells = np.asarray(images)[0].reshape(SIZE[0] // 8, 8, SIZE[1] // 8, 8, 3).mean((1, 3, 4))[..., None]
+      return {'final': {task.name: np.repeat(cells, task.channels, -1) for task in TASKS}}
+
+    monkeypatch.setattr(predictor, '_step', lambda samples: step)
+
+
+@pytest.mark.parametrize('size', [(256, 384), (512, 700), (130, 1000)])
+def test_tiles_have_no_seams(predictor, monkeypatch, size):
+  """Depth of a smooth image through tiles is as smooth as the image, and equal to it."""
+  network = Pointwise(predictor, monkeypatch)
+  y, x = (np.linspace(0, 1, n) for n in size)
+  plane = np.add.outer(np.sin(3 * y), np.cos(2 * x)) * 60 + 128
+  image = np.round(plane).astype(np.uint8)[..., None].repeat(3, -1)
+  depth = predictor(image, zoom=float('inf'))['depth']
+  assert network.calls > 3
+  want = transforms.normalize_image(image).mean(-1)
+  inner = np.s_[8:-8, 8:-8]  # beyond the outermost cells' centres nothing is interpolated
+  np.testing.assert_allclose(depth[inner], want[inner], atol=0.02)
+  for axis in (0, 1):
+    bend = np.abs(np.diff(depth, 2, axis=axis))[inner].max()
+    assert bend < 3 * 8 * np.abs(np.diff(plane, 2, axis=axis)).max() / 57 + 1e-3
+
+
+def test_when_tiles_are_used(predictor, monkeypatch):
+  """SIZE is 64 x 96."""
+  network = Pointwise(predictor, monkeypatch)
+  calls = lambda *size, **options: (setattr(network, 'calls', 0), predictor(photo(*size), **options), network.calls)[-1]
+  assert calls(20, 30) == calls(64, 96) == calls(128, 192) == calls(100, 190) == 1
+  assert calls(256, 384) == 1 + 9  # whole, and twice as large
+  assert calls(640, 960) == 1 + 9
+  assert calls(256, 384, zoom=1) == 1
+  assert calls(256, 384, zoom=2) == 9
+  assert calls(64, 384) == 1 + 5  # filling the short side: 64 x 384
+  assert calls(10, 2000) == 28  # a strip; tiles at its own resolution
+
+
+def test_whole_and_tiles_are_averaged_but_for_depth(predictor):
+  image = photo(200, 300)
+  both, whole, tiles = (predictor.raw(image, 1, zoom) for zoom in (None, 1, 2))
+  assert both.extent == tiles.extent
+  grid, extent = both.maps['final', 'depth'].shape[:2], both.extent
+  cover = tuple(n * w / e for n, w, e in zip(grid, whole.extent, extent))
+  for task in TASKS:
+    large = images_lib.enlarge(whole.maps['final', task.name], cover, grid, slice(None))
+    want = large if task.kind == 'depth' else (large + tiles.maps['final', task.name]) / 2
+    np.testing.assert_allclose(both.maps['final', task.name], want, atol=1e-5)
+
+
+def test_samples_and_tiles_together(predictor):
+  maps, uncertainty = predictor.sample(photo(150, 230), SAMPLES)
+  for task in TASKS:
+    assert maps[task.name].shape[:2] == uncertainty[task.name].shape == (150, 230)
+    assert np.isfinite(uncertainty[task.name]).all() and uncertainty[task.name].max() > 0
+
+
+# --- The command -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+  path = tmp_path_factory.mktemp('in')
+  for name, size in (('a/x.JPG', (40, 50)), ('b/x.png', (30, 200)), ('größe 大.png', (150, 120)), ('dot.png', (1, 1))):
+    (path / name).parent.mkdir(exist_ok=True)
+    Image.fromarray(photo(*size)).save(path / name)
+  (path / 'broken.png').write_bytes(b'not an image')
+  writer = images_lib.VideoWriter(path / 'walk.mp4', 10)
+  for n in range(3):
+    writer.write(photo(40, 60, n))
+  writer.close()
+  return path
+
+
+def test_the_command_writes_what_the_api_gives(tiny_run, predictor, folder, tmp_path, capsys):
+  out = tmp_path / 'out'
+  assert predict.run(str(tiny_run), 'best', str(folder), str(out), SAMPLES) == 1  # one file was broken
+  told = capsys.readouterr()
+  assert told.err.count('skipped') == 1 and f'skipped {folder}/broken.png' in told.err
+  assert f'5 of 6 files predicted: panels in {out}' in told.out and 'predicting' in told.err
+  names = {'a_x': 'a/x.JPG', 'b_x': 'b/x.png', 'größe 大': 'größe 大.png', 'dot': 'dot.png'}
+  assert {p.name for p in out.glob('*.*')} == {f'{name}.png' for name in names} | {'walk.mp4'}
+  for name, file in names.items():
+    maps, uncertainty = predictor.sample(folder / file, SAMPLES)
+    for task in TASKS:
+      np.testing.assert_array_equal(np.load(out / task.name / f'{name}.npy'), maps[task.name])
+      np.testing.assert_array_equal(np.load(out / 'uncertainty' / task.name / f'{name}.npy'), uncertainty[task.name])
+      shown = Image.open(out / task.name / f'{name}.png')
+      assert shown.width >= maps[task.name].shape[1] and shown.height > maps[task.name].shape[0]
+      assert (out / 'uncertainty' / task.name / f'{name}.png').exists()
+  for place in ('', *(task.name for task in TASKS)):
+    assert len(list(images_lib.Video(out / place / 'walk.mp4'))) == 3
+  assert not [p for p in out.rglob('*') if p.name.startswith('.') or p.name.startswith('broken')]
+
+
+def test_the_command_again_and_without_fault(tiny_run, folder, tmp_path, capsys):
+  """Results are written anew; the folder of results may lie among the images."""
+  (tmp_path / 'a.png').write_bytes((folder / 'dot.png').read_bytes())
+  for _ in range(2):
+    assert predict.run(str(tiny_run), 'best', str(tmp_path), str(tmp_path / 'maps')) == 0
+    assert '1 of 1 files predicted' in capsys.readouterr().out
+  assert np.load(tmp_path / 'maps' / 'depth' / 'a.npy').shape == (1, 1)
+  assert not (tmp_path / 'maps' / 'uncertainty').exists()
+
+
+def test_when_nothing_can_be_read(tiny_run, folder, tmp_path, capsys):
+  assert predict.run(str(tiny_run), 'best', str(folder / 'broken.png'), str(tmp_path / 'out')) == 1
+  told = capsys.readouterr()
+  assert '0 of 1 files predicted' in told.out and 'panels' not in told.out
+
+
+def test_a_folder_that_cannot_be_written(tiny_run, folder, tmp_path):
+  (tmp_path / 'file').touch()
+  with pytest.raises(UserError, match=r'--out=.*file/maps: cannot be written \(Not a directory\)'):
+    predict.run(str(tiny_run), 'best', str(folder / 'dot.png'), str(tmp_path / 'file' / 'maps'))
