@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from dmtl_jax import bad_numbers, evaluate, pretrained, sharding, state as state_lib, workdir as workdir_lib
+from dmtl_jax import bad_numbers, best, evaluate, pretrained, sharding, state as state_lib, workdir as workdir_lib
 from dmtl_jax.checkpoints import Checkpoints
 from dmtl_jax.data import label_settings, pipeline, source as source_lib
 from dmtl_jax.log import Log
@@ -77,7 +77,8 @@ def run(config, workdir: str, force: bool = False) -> dict | None:
   """
   with workdir_lib.lock(workdir), workdir_lib.sentences(workdir):
     workdir_lib.check_config(workdir, config, force)
-    source, val = open_data(config, workdir)
+    source, val = open_data(config)
+    label_settings.save_mapping(pathlib.Path(workdir) / 'labels.json', source.ids, source.tasks, source.label_mask)
     workdir_lib.write_tasks(workdir, source.tasks)
     say(workdir_lib.start_text(config, source.tasks, source))
     if not train(build(config, source, val), config, workdir):
@@ -92,6 +93,7 @@ def train(training: Training, config, workdir: str) -> bool:
   tasks, steps = training.source.tasks, training.steps
   eval_every = config.train.eval_every or max(steps // 10, 1)
   save_every = config.train.save_every or eval_every
+  best.check(config.train.best_by, tasks)
   evaluator = evaluate.Evaluator(
       training.model, config, training.val, training.mesh, fast=True, limit=config.train.eval_images
   )
@@ -127,14 +129,14 @@ def train(training: Training, config, workdir: str) -> bool:
         lr = float(training.schedule(step - 1 - window.total_skipped()))
         skipped = {'skipped': window.total_skipped()} if config.train.nan_policy == 'skip' else {}
         log.scalars(step, values | skipped | {'lr': lr})
-        progress.update(len(window.steps), f"loss {values.get('loss/total', math.nan):.4g}")
+        progress.update(step - progress.done, f"loss {values.get('loss/total', math.nan):.4g}")
         window.clear()
       if evaluates:
         scores, _ = evaluator.run(state.variables)
         log.scalars(step, evaluate.flat(scores))
         for name, picture in evaluator.panels(state.variables) if jax.process_index() == 0 else ():
           log.image(step, f'panels/{name}', picture)
-        checkpoints.best = choose_best(checkpoints.best, step, scores, config, tasks)
+        checkpoints.best = best.choose(checkpoints.best, step, scores, config, tasks)
       if saves:
         checkpoints.save(state, batches, as_json, window.to_json())
       if stops:
@@ -156,12 +158,10 @@ def closing_text(workdir: str) -> str:
   )
 
 
-def open_data(config, workdir: str):
-  """The training source with its label setting applied (and stored in the run), and the validation source."""
+def open_data(config):
+  """The training source with its label setting applied, and the validation source."""
   whole = source_lib.open_source(config.data, 'train')
   source = label_settings.apply_labels(whole, config.data.labels, config.data.label_seed)
-  if jax.process_index() == 0:
-    label_settings.save_mapping(pathlib.Path(workdir) / 'labels.json', source.ids, source.tasks, source.label_mask)
   return source, source_lib.open_source(config.data, 'val')
 
 
@@ -172,44 +172,29 @@ def pair_count(source, config, groups: int) -> int:
 
 def start_state(config, checkpoints: Checkpoints, training: Training):
   """Where weights come from, in this order: the run's own checkpoint, config.init_from, the seed."""
-  key = jax.random.key(config.seed)
-  everywhere = sharding.replicated(training.mesh)
-  shapes = jax.tree.map(
-      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), jax.eval_shape(training.init, key)
-  )
-  state, step = checkpoints.restore_latest(shapes, training.batches)
+  state, step = checkpoints.restore_latest(abstract_state(training), training.batches)
   if step is not None:
     say(f'resuming from step {step} of {checkpoints.path}')
     return state, step
-  state = training.init(key)
+  state = training.init(jax.random.key(config.seed))
   say(f'fresh weights from seed {config.seed}' + (f', then from {config.init_from}' if config.init_from else ''))
   if config.init_from:
     variables = pretrained.load(config.init_from, jax.device_get(state.variables), training.source.tasks)
-    variables = jax.device_put(variables, everywhere)
+    variables = jax.device_put(variables, sharding.replicated(training.mesh))
     state = state.replace(params=variables['params'], batch_stats=variables['batch_stats'])
   return state, 0
+
+
+def abstract_state(training: Training):
+  """Shapes, dtypes and shardings of the state: what a checkpoint is restored into."""
+  shapes = jax.eval_shape(training.init, jax.random.key(0))
+  everywhere = sharding.replicated(training.mesh)
+  return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), shapes)
 
 
 def arrays(batch: dict) -> dict:
   """What of a batch goes to the devices."""
   return {name: batch[name] for name in ('image', 'labels', 'label_mask')}
-
-
-def choose_best(best: dict, step: int, scores: dict, config, tasks) -> dict:
-  """The better of the best evaluation so far and this one: {'step', 'scores', 'delta_m'}.
-
-  By Delta_m where config.eval.single_task gives the single-task scores; else by mean rank of
-  the two (the one better at more tasks; the later one on a tie).
-  """
-  headline = evaluate.headline(scores['final'], tasks)
-  candidate = {'step': step, 'scores': headline, 'delta_m': evaluate.delta_to_single(headline, config, tasks)}
-  if not best:
-    return candidate
-  if candidate['delta_m'] is not None:
-    return candidate if candidate['delta_m'] >= best['delta_m'] else best
-  gains = [(headline[t.name] - best['scores'][t.name]) * (1 if t.higher_is_better else -1) for t in tasks]
-  won, lost = sum(g > 0 for g in gains), sum(g < 0 for g in gains)
-  return candidate if won >= lost else best
 
 
 class StopSignal:

@@ -33,7 +33,7 @@ MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, e
 def write_atomic(path: pathlib.Path, text: str):
   """Writes a text file so that a reader, or a crash, sees the old or the new content, whole."""
   path.parent.mkdir(parents=True, exist_ok=True)
-  handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.')
+  handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.', suffix='.tmp')
   try:
     with os.fdopen(handle, 'w') as f:
       f.write(text)
@@ -74,9 +74,8 @@ def lock(workdir: str | os.PathLike):
     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
   except BlockingIOError:
     raise UserError(f'--workdir={path}: another process is training there; wait for it or choose another folder') from None
-  for name in ('config.json', 'tasks.json', 'labels.json', 'log.jsonl'):  # what only training writes
-    for left in path.glob(f'.{name}.*'):  # by a run that was killed
-      left.unlink()
+  for left in (*path.glob('.*.tmp'), *path.glob('*/.*.tmp')):  # of a run that was killed while it wrote
+    left.unlink(missing_ok=True)
   return file
 
 

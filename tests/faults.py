@@ -76,13 +76,13 @@ def _watch(workdir: str, kill_at: int) -> list[str]:
 def _main(data, workdir) -> int:
   from dmtl_jax import cli, evaluate, train
 
-  train.build_model = evaluate.build_model = _toy_model
+  train.build_model = evaluate.build_model = toy_model
   os.chdir(ROOT)
   sys.argv = ['main.py', *COMMAND, f'--config.data.path={data}', f'--workdir={workdir}']  # ml_collections looks here
   return cli.main(sys.argv)
 
 
-def _toy_model(config, tasks):
+def toy_model(config, tasks):
   from flax import linen as nn
 
   from dmtl_jax.models import Output
@@ -135,11 +135,12 @@ def content(workdir: pathlib.Path) -> dict:
       'metrics': metrics,
       'board': board(workdir / 'tensorboard'),
       'entries': sorted(p.name for p in (workdir / 'checkpoints').iterdir()),
-      'checkpoints': {p.name: _checkpoint(p) for p in sorted((workdir / 'checkpoints').iterdir())},
+      'checkpoints': {p.name: checkpoint(p) for p in sorted((workdir / 'checkpoints').iterdir())},
   }
 
 
-def _checkpoint(path: pathlib.Path) -> dict:
+def checkpoint(path: pathlib.Path) -> dict:
+  """The items of a checkpoint as JSON values: arrays in hexadecimal."""
   import jax
   import numpy as np
   import orbax.checkpoint as ocp
@@ -152,7 +153,7 @@ def _checkpoint(path: pathlib.Path) -> dict:
   texts = {str(p.relative_to(path)): p.read_text() for p in (path / 'data').iterdir() if p.suffix == '.json'}
   meta = json.loads((path / 'meta' / 'metadata').read_text())
   meta['config']['data'].pop('path')
-  return {'arrays': arrays, 'data': texts, 'meta': meta}
+  return {'step': int(tree['step']), 'arrays': arrays, 'data': texts, 'meta': meta}
 
 
 def board(folder: pathlib.Path) -> dict:

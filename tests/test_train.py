@@ -17,7 +17,7 @@ import toy
 
 import dmtl_jax
 from configs import folder as folder_config
-from dmtl_jax import evaluate, models, predict, state as state_lib, train, workdir as workdir_lib
+from dmtl_jax import evaluate, models, state as state_lib, train, workdir as workdir_lib
 from dmtl_jax.data import pipeline
 from dmtl_jax.errors import UserError
 from dmtl_jax.steps import make_train_step
@@ -127,9 +127,9 @@ def test_a_second_process_in_the_workdir_is_refused(trained, data):
   held.close()
 
 
-def test_the_train_step_compiles_once(data, tmp_path):
+def test_the_train_step_compiles_once(data):
   config = config_for(data, 'labels=one')
-  source, _ = train.open_data(config, str(tmp_path))
+  source, _ = train.open_data(config)
   assert (source.label_mask.sum(1) == 1).all()
   model = models.build_model(config, source.tasks)
   tx = optax.sgd(0.1)
@@ -151,30 +151,6 @@ def test_evaluation_counts_every_image_once(trained, data):
   for task, scores in trained[1]['final'].items():
     for name, value in scores.items():
       np.testing.assert_allclose(again['final'][task][name], value, rtol=1e-4, err_msg=f'{task} {name}')
-
-
-def test_predictions_have_each_images_own_size(trained, tmp_path):
-  rng = np.random.default_rng(0)
-  sizes = {'small': (40, 50), 'wide': (30, 200), 'large': (150, 120)}
-  for name, size in sizes.items():
-    cv2.imwrite(str(tmp_path / f'{name}.png'), rng.integers(0, 255, (*size, 3), np.uint8))
-  (tmp_path / 'broken.png').write_bytes(b'not an image')
-  status = predict.run(str(trained[0]), 'best', str(tmp_path), str(tmp_path / 'out'))
-  assert status == 1  # one file was broken
-  for name, size in sizes.items():
-    assert np.load(tmp_path / 'out' / 'semseg' / f'{name}.npy').shape == size
-    assert np.load(tmp_path / 'out' / 'normals' / f'{name}.npy').shape == (*size, 3)
-    assert (tmp_path / 'out' / f'{name}.png').exists()
-  assert not (tmp_path / 'out' / 'broken.png').exists()
-
-
-def test_tiles_of_an_image_of_the_training_size_are_the_image_itself(trained, data):
-  predictor = dmtl_jax.load(str(trained[0]), 'best')
-  image = cv2.imread(str(data / 'val/images/val00.png'))[..., ::-1]
-  whole, tiled = predictor.stages(image), predictor.stages(image, tiled=True)
-  np.testing.assert_allclose(tiled['final']['depth'], whole['final']['depth'], atol=1e-4)
-  large = predictor.stages(np.tile(image, (3, 2, 1)), tiled=True)
-  assert large['final']['normals'].shape == (192, 192, 3) and large['initial']['semseg'].shape == (192, 192)
 
 
 def test_the_api_agrees_with_evaluation(trained, data):

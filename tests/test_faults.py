@@ -1,0 +1,191 @@
+"""What may befall a run: kills, a signal, numbers that are not finite, data that vanish, a full disk."""
+
+import json
+import os
+import pathlib
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+
+import faults
+import jax
+import numpy as np
+import pytest
+import toy
+
+from dmtl_jax import evaluate, replay, train, workdir as workdir_lib
+from dmtl_jax.errors import UserError
+
+sys.path.append(str(faults.ROOT))
+from configs import folder as folder_config  # noqa: E402
+
+BAD = 5  # an image
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+  root = tmp_path_factory.mktemp('data')
+  toy.write(root, size=(16, 24))
+  return root
+
+
+@pytest.fixture(autouse=True)
+def toy_model(monkeypatch):
+  for module in (train, evaluate):
+    monkeypatch.setattr(module, 'build_model', faults.toy_model)
+
+
+def config_for(data):
+  config = folder_config.get_config('method=mtl_baseline,labels=one')
+  config.data.path, config.data.size, config.data.tasks = str(data), (16, 24), ('semseg', 'depth')
+  config.train.batch, config.train.steps, config.train.log_every, config.train.eval_every = 2, 8, 3, 4
+  config.eval.batch, config.eval.panels, config.optim.warmup = 3, 0, 0
+  return config
+
+
+def poison(monkeypatch):
+  """Image BAD is NaN from now on."""
+  arrays = train.arrays
+
+  def poisoned(batch):
+    image = batch['image'].copy()
+    image[batch['index'] == BAD] = np.nan
+    return arrays(batch | {'image': image})
+
+  monkeypatch.setattr(train, 'arrays', poisoned)
+
+
+@pytest.fixture(scope='module')
+def whole(data, tmp_path_factory):
+  """A run that nothing befell."""
+  workdir = tmp_path_factory.mktemp('whole')
+  with pytest.MonkeyPatch.context() as patch:
+    for module in (train, evaluate):
+      patch.setattr(module, 'build_model', faults.toy_model)
+    train.run(config_for(data), str(workdir))
+  return workdir
+
+
+def differences(a: pathlib.Path, b: pathlib.Path) -> list[str]:
+  """What the ends of two runs differ in; which older checkpoints are there does not matter."""
+  left, right = faults.content(a), faults.content(b)
+  for run in (left, right):
+    run['checkpoints'] = run['checkpoints'][run.pop('entries')[-1]]
+  return faults.differences(left, right)
+
+
+def test_killed_runs_end_with_the_same_bits():
+  """The harness by its command; at file operations, so that kills fall while something is written."""
+  command = [sys.executable, str(faults.ROOT / 'tests' / 'faults.py'), '--kills=3', '--seed=2', '--only=event']
+  done = subprocess.run(command, capture_output=True, text=True, timeout=500)
+  assert done.returncode == 0 and 'all ended with the same bits' in done.stdout, done.stdout + done.stderr
+
+
+def test_sigterm_between_two_log_lines_leaves_no_trace(whole, data, tmp_path, monkeypatch, capsys):
+  arrays, calls = train.arrays, []
+  monkeypatch.setattr(
+      train, 'arrays', lambda batch: (calls.append(1), len(calls) == 5 and os.kill(os.getpid(), signal.SIGTERM), arrays(batch))[2]
+  )
+  assert train.run(config_for(data), str(tmp_path)) is None
+  assert 'stopped by SIGTERM at step 5 of 8, saved' in capsys.readouterr().out
+  train.run(config_for(data), str(tmp_path))
+  assert differences(whole, tmp_path) == []
+
+
+def test_a_bad_step_is_refused_kept_and_run_again(data, tmp_path, monkeypatch, capsys):
+  poison(monkeypatch)
+  config = config_for(data)
+  with pytest.raises(UserError, match=r'step \d+: loss nan \((semseg|depth) .*train05') as error:
+    train.run(config, str(tmp_path))
+  (file,) = tmp_path.glob('nan_*.json')
+  told = json.loads(file.read_text())
+  assert f'train{BAD:02d}' in told['images'] and f"step {told['step']}:" in str(error.value)
+  saved = faults.checkpoint(tmp_path / 'checkpoints' / str(told['checkpoint']))
+  assert told['checkpoint'] == told['step'] - 1 == saved['step']
+  scalars = replay.run(config, str(tmp_path), str(file))
+  assert np.isnan(scalars['loss/total']) and 'the same numbers as in the run' in capsys.readouterr().out
+  with pytest.raises(UserError, match=f"step {told['step']}: loss nan"):  # the same command, the same end
+    train.run(config, str(tmp_path))
+  config.train.nan_policy = 'skip'  # no other field, so no --force
+  result = train.run(config, str(tmp_path))
+  assert result['step'] == 8 and '2 of 8 steps skipped' in capsys.readouterr().out  # two epochs
+  rows = [json.loads(line) for line in (tmp_path / 'log.jsonl').read_text().splitlines()]
+  assert rows[-2]['skipped'] == 2 and np.isfinite([row['loss/total'] for row in rows if 'loss/total' in row]).all()
+
+
+def test_a_skipped_step_changes_nothing_but_the_count_of_steps(data, monkeypatch):
+  config = config_for(data)
+  for policy, after in (('skip', 1), ('stop', 0)):
+    config.train.nan_policy = policy
+    training = train.build(config, *train.open_data(config))
+    state = training.init(jax.random.key(0))
+    before = jax.device_get(state)
+    batch = train.arrays(next(training.batches))
+    state, bad = training.update(state, batch | {'image': batch['image'] * np.inf}, 1)
+    assert int(state.step) == after and not bad['good']
+    jax.tree.map(np.testing.assert_array_equal, state.replace(step=before.step), before)
+    state, scalars = training.update(state, batch, 2)
+    assert bool(scalars['good']) == (policy == 'skip')  # once stopped, nothing moves any more
+    changed = [(np.asarray(a) != b).any() for a, b in zip(jax.tree.leaves(state.params), jax.tree.leaves(before.params))]
+    assert any(changed) == (policy == 'skip')
+
+
+def test_data_that_vanish_while_training_are_named_and_nothing_is_lost(whole, data, tmp_path, monkeypatch):
+  copy = tmp_path / 'copy'
+  shutil.copytree(data, copy)
+  config, workdir = config_for(copy), tmp_path / 'run'
+  config.train.steps, config.data.prefetch, config.data.threads = 800, 1, 1
+  calls, arrays = [], train.arrays
+  monkeypatch.setattr(
+      train, 'arrays', lambda batch: (calls.append(1), len(calls) == 6 and shutil.rmtree(copy / 'train'), arrays(batch))[2]
+  )
+  with pytest.raises(UserError, match=f'{copy}/train/'):
+    train.run(config, str(workdir))
+  assert (workdir / 'checkpoints' / '4').is_dir()
+  with pytest.raises(UserError, match=f'{copy}/train'):
+    train.run(config, str(workdir))
+
+
+def test_a_disk_that_is_full_is_told_and_nothing_is_lost(whole, data, tmp_path, capsys):
+  """A limit of the size of files stops the writes in the same place, in the thread of the checkpoint."""
+  shutil.copytree(whole, tmp_path / 'run')
+  shutil.rmtree(tmp_path / 'run/checkpoints/8')
+  assert (tmp_path / 'run/checkpoints/4').is_dir()
+  limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (6000, limits[1]))
+  try:
+    with pytest.raises(UserError, match='File too large.*run the same command again'):
+      train.run(config_for(data), str(tmp_path / 'run'))
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+  train.run(config_for(data), str(tmp_path / 'run'))
+  assert differences(whole, tmp_path / 'run') == []
+
+
+def test_a_workdir_that_cannot_be_written_is_told(data):
+  for workdir in ('/dev/null/run', '/proc/run'):
+    with pytest.raises(UserError, match=f'--workdir={workdir}: cannot be written'):
+      train.run(config_for(data), workdir)
+
+
+def test_a_damaged_config_is_told_and_a_new_field_is_no_change(whole, data, tmp_path):
+  path = tmp_path / 'config.json'
+  stored = json.loads((whole / 'config.json').read_text())
+  del stored['train']['nan_policy']  # as an older version of the code wrote it
+  path.write_text(json.dumps(stored))
+  workdir_lib.check_config(tmp_path, config_for(data), force=False)
+  path.write_text('{"data": ')
+  with pytest.raises(UserError, match='config.json: not the config of a run'):
+    workdir_lib.check_config(tmp_path, config_for(data), force=False)
+
+
+def test_force_goes_on_with_a_changed_config(whole, data, tmp_path):
+  shutil.copytree(whole, tmp_path / 'run')
+  config = config_for(data)
+  config.optim.lr, config.train.steps = 0.5, 9
+  with pytest.raises(UserError, match=r'--force to go on with:\n  optim.lr: 0.002 -> 0.5\n  train.steps: 8 -> 9'):
+    train.run(config, str(tmp_path / 'run'))
+  assert train.run(config, str(tmp_path / 'run'), force=True)['step'] in (8, 9)
+  assert json.loads((tmp_path / 'run' / 'config.json').read_text())['optim']['lr'] == 0.5
