@@ -210,7 +210,10 @@ def _check_compressed(data: bytes):
   while position + 8 <= len(data):
     kind, size = (int.from_bytes(data[position + i : position + i + 4], order) for i in (0, 4))
     if kind == MAT_COMPRESSED:
-      left -= len(zlib.decompressobj().decompress(data[position + 8 : position + 8 + size], left + 1))
+      stream, packed = zlib.decompressobj(), data[position + 8 : position + 8 + size]
+      while packed and left >= 0:
+        left -= len(stream.decompress(packed, 1 << 20))
+        packed = stream.unconsumed_tail
     if left < 0:
       raise ValueError(f'unpacks to more than {MAT_BYTES >> 20} MB')
     position += 8 + size
