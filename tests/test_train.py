@@ -127,9 +127,9 @@ def test_a_second_process_in_the_workdir_is_refused(trained, data):
   held.close()
 
 
-def test_the_train_step_compiles_once(data, tmp_path):
+def test_the_train_step_compiles_once(data):
   config = config_for(data, 'labels=one')
-  source, _ = train.open_data(config, str(tmp_path))
+  source, _ = train.open_data(config)
   assert (source.label_mask.sum(1) == 1).all()
   model = models.build_model(config, source.tasks)
   tx = optax.sgd(0.1)
