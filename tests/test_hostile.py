@@ -220,20 +220,23 @@ class Nothing:
 
 
 def laughs(levels: int = 40) -> bytes:
-  """A list of lists of lists ... of 2^levels items, in a few bytes each."""
-  return b']q\x00' + b''.join(b'](h%ch%ceq%c' % (i, i, i + 1) for i in range(levels))
+  """A dict with a list of lists of lists ... of 2^levels items at the memo's index `levels`, in a few bytes each."""
+  lists = b''.join(b'](h%ch%ceq%c' % (i, i, i + 1) for i in range(levels))
+  return b'}X\x01\0\0\0a(](NNeq\0' + lists + b'ts'
 
 
-MAPPING = b'X\x0e\0\0\0labels_weights'
+DEEP = b'h\x28'  # gets that list
+SIZED = b'ctorch\nSize\nq\x01'
+ENCODE = b'c_codecs\nencode\nq\x01X\x06\0\0\0latin1q\x02'
+LONG_LIST = b'](' + b'N' * 50_000 + b'eq\0'
+LONG_TEXT = b'X\x50\xc3\0\0' + b'x' * 50_000 + b'q\0'
 PROGRAMS = {
-    'a table in endless many places': b'}' + MAPPING + laughs() + b's',
-    'flags in endless many places': b'}X\x04\0\0\0img0' + laughs() + b's',
-    'a name of them': laughs() + b'h\x28\x93',
-    'a tensor as large': b'ctorch._utils\n_rebuild_tensor_v2\n(NK\x01' + laughs() + b'h\x28tR',
-    'one list copied over and over': b'(' + b'N' * 50_000 + b'tq\0' + b'ctorch\nSize\nq\x01' + b'h\x01h\0\x85R' * 20_000,
-    'one text encoded over and over': (
-        b'X\x50\xc3\0\0' + b'x' * 50_000 + b'q\0' + b'X\x06\0\0\0latin1q\x02' + b'c_codecs\nencode\nq\x01' + b'h\x01h\0h\x02\x86R' * 20_000
-    ),
+    'a table in endless many places': laughs() + b'X\x0e\0\0\0labels_weights' + DEEP + b's',
+    'flags in endless many places': laughs() + b'X\x04\0\0\0img0' + DEEP + b's',
+    'a name of them': laughs() + DEEP + b'X\x01\0\0\0a\x93',
+    'a tensor as large': laughs() + b'ctorch._utils\n_rebuild_tensor_v2\n(NK\x01' + DEEP + DEEP + b'tR',
+    'one list copied over and over': LONG_LIST + SIZED + b'h\x01h\0\x85R' * 20_000,
+    'one text encoded over and over': LONG_TEXT + ENCODE + b'h\x01h\0h\x02\x86R' * 40_000,
     'an encoded number': b'c_codecs\nencode\nK\x01X\x06\0\0\0latin1\x86R',
     'a number as long as a book for a key': b'}\x8b' + struct.pack('<i', 5000) + b'\x01' * 5000 + b'Ns',
     'a number for an image': b'}K\x01]s',
