@@ -16,6 +16,7 @@ from absl import logging
 from etils import epath
 from grain import checkpoint as grain_checkpoint
 import jax
+from jax.experimental import multihost_utils
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
@@ -143,14 +144,20 @@ class Checkpoints:
       try:
         return self.restore(step, state, iterator), step
       except DamagedError as error:
-        aside = self.path / f'{step}.damaged'
-        say(f'{error}; put aside as {aside.name}')
-        if aside.exists():
-          aside.rmtree()
-        (self.path / str(step)).rename(aside)
+        say(f'{error}; put aside as {step}.damaged')
+        self._put_aside(step)
     if steps:
       raise UserError(f'{self.path}: all checkpoints are damaged; restore one from a copy, or choose a new --workdir')
     return None, None
+
+  def _put_aside(self, step: int):
+    if jax.process_index() == 0:
+      aside = self.path / f'{step}.damaged'
+      if aside.exists():
+        aside.rmtree()
+      (self.path / str(step)).rename(aside)
+    multihost_utils.sync_global_devices(f'{step} put aside')
+    self._manager.reload()
 
   def restore(self, step: int, state: TrainState, iterator=None) -> TrainState:
     """The state saved at `step`; sets `iterator` to where it was.
@@ -287,5 +294,8 @@ def _quiet():
     logging.set_verbosity(before)
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
+  """What an error says, in a line, of the error that was the cause of all."""
+  while error.__cause__ or error.__context__:
+    error = error.__cause__ or error.__context__
   return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
