@@ -93,7 +93,7 @@ def test_archives(tmp_path, monkeypatch):
 
     return fuzzing.told(read, path)
 
-  run(200, inputs, check)
+  run(100, inputs, check)
 
 
 # --- Weights ---------------------------------------------------------------------------------
@@ -115,7 +115,7 @@ def test_safetensors(tmp_path):
     path.write_bytes(data)
     return fuzzing.told(lambda path: pretrained.fill(views(), pretrained.read_state(path), path), path)
 
-  run(150, st.one_of(fuzzing.files(whole), fuzzing.trees(header).map(assembled)), check)
+  run(60, st.one_of(fuzzing.files(whole), fuzzing.trees(header).map(assembled)), check)
 
 
 # --- The command line ------------------------------------------------------------------------
@@ -147,7 +147,7 @@ def test_config_strings():
       assert len(str(error)) < 500 and str(error).startswith('config string: ') and '\n' not in str(error)
       return False
 
-  run(300, st.lists(PARTS, max_size=3).map(','.join), check)
+  run(150, st.lists(PARTS, max_size=3).map(','.join), check)
 
 
 @pytest.fixture
@@ -180,7 +180,7 @@ def test_command_lines(tmp_path, monkeypatch, fresh_flags):
     fresh_flags()
     return fuzzing.told(lambda _: cli._parse(argv), tmp_path / 'x', '')
 
-  run(200, argvs, check)
+  run(60, argvs, check)
 
 
 # --- Workdirs --------------------------------------------------------------------------------
@@ -231,7 +231,7 @@ def test_workdirs(tmp_path, monkeypatch):
     finally:
       file.write_bytes(whole)
 
-  run(120, st.one_of(cases), check)
+  run(60, st.one_of(cases), check)
 
 
 def test_an_index_of_panels_deletes_nothing_elsewhere(tmp_path):
@@ -258,7 +258,7 @@ def test_checkpoint_meta(tmp_path):
         lambda _: checkpoints.Checkpoints(tmp_path, read_only=True).choose('best'), tmp_path / 'x', 'checkpoints'
     )
 
-  run(40, fuzzing.as_json(meta), check)
+  run(20, fuzzing.as_json(meta), check)
 
 
 # --- Images to predict -----------------------------------------------------------------------
@@ -274,4 +274,4 @@ def test_images_to_predict(tmp_path):
     path.write_bytes(data)
     return fuzzing.told(images.read_image, path)
 
-  run(150, fuzzing.files(*seeds), check)
+  run(60, fuzzing.files(*seeds), check)
