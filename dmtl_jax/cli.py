@@ -12,7 +12,6 @@ Config strings: configs/NAME.py:method=...,labels=...,backbone=...,steps=...,pre
 (configs/common.py lists the values). Any other field is a flag: --config.optim.lr=1e-4.
 """
 
-import os
 import sys
 
 from absl import flags, logging
@@ -86,7 +85,9 @@ def _sentence(error: Exception) -> str:
 
 def _run():
   """Imports only what the job needs: a summary or a report starts without the data libraries."""
-  _use_compilation_cache()
+  from dmtl_jax import compilation
+
+  compilation.use_cache()
   mode = _MODE.value
   if mode == 'train' and _REPLAY.value:
     from dmtl_jax import replay
@@ -135,12 +136,3 @@ def _run_config():
   from dmtl_jax import workdir
 
   return _CONFIG.value or workdir.read_config(_needed(_WORKDIR))
-
-
-def _use_compilation_cache():
-  """Compiled programs are kept in the user's cache folder unless JAX is told another place."""
-  import jax
-
-  if not jax.config.jax_compilation_cache_dir:
-    home = os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')
-    jax.config.update('jax_compilation_cache_dir', os.path.join(home, 'dmtl_jax', 'jax'))

@@ -6,10 +6,10 @@ import sys
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from dmtl_jax import compilation
 from dmtl_jax.benchmarks import timing
 from dmtl_jax.errors import UserError
 from dmtl_jax.workdir import write_json
-
 
 CONFIG = 'configs/pascal.py:method=prediction'
 
@@ -31,6 +31,7 @@ def run(benchmark, doc: str, to_text=None):
   def main(argv):
     del argv
     logging.set_verbosity(logging.WARNING)
+    compilation.use_cache()
     try:
       result = benchmark(config.value, flags.FLAGS)
     except UserError as error:

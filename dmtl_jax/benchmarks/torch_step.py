@@ -126,10 +126,14 @@ class Prediction:
     self.tasks, self.dtype = tasks, dtype
     self.images = torch.from_numpy(np.ascontiguousarray(np.moveaxis(images, -1, 1))).to(where())
 
-  def predict(self, noise=None) -> list[dict]:
-    """[initial, final] {task: activated map}."""
+  def maps(self, noise=None) -> tuple[dict, dict]:
+    """Initial and final raw maps of all tasks at stride 8."""
     with torch.inference_mode(), torch.autocast(where(), torch.bfloat16, enabled=self.dtype == 'bfloat16'):
-      return [{t.name: self._activate(t, maps[t.name]) for t in self.tasks} for maps in self.forward(self.images, None, noise)]
+      return self.forward(self.images, None, noise)
+
+  def predict(self) -> list[dict]:
+    """[initial, final] {task: prediction at the images' size}."""
+    return [{task.name: self._activate(task, maps[task.name]) for task in self.tasks} for maps in self.maps()]
 
   def _activate(self, task: Task, x):
     x = F.interpolate(x.float(), self.images.shape[2:], mode='bilinear')
