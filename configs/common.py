@@ -89,9 +89,11 @@ def base(arg: str | None) -> ConfigDict:
           ),
           train=dict(
               batch=8,
+              accumulate=1,  # micro-batches that a batch is cut into, one after the other
+              fsdp=1,  # devices that share one copy of parameters and optimiser state
               steps=0,  # 0: from epochs
               epochs=100,
-              remat=False,
+              remat=False,  # recompute activations for the gradient instead of keeping them
               log_every=20,
               eval_every=0,  # steps; 0: ten times a run
               save_every=0,  # steps; 0: at evaluations

@@ -1,7 +1,7 @@
 """Orbax checkpoints: state, data iterator and what belongs to them, saved together.
 
 A checkpoint W/checkpoints/STEP holds `variables` (params, batch_stats), `optimizer` (its state
-and the step), `data` (grain iterator) and `meta`: the format's version, the config, the best
+and the step) and `meta`: the format's version, the config, the data iterator's state, the best
 evaluation so far, the log's open window (`bad_numbers.Window`) and sums of all bits, by which a
 damaged checkpoint is told. Saves are atomic and asynchronous. A later format may add fields to
 `meta`, so what reads it does without those that an older format lacks.
@@ -14,7 +14,6 @@ from typing import Any
 
 from absl import logging
 from etils import epath
-from grain import checkpoint as grain_checkpoint
 import jax
 from jax.experimental import multihost_utils
 import jax.numpy as jnp
@@ -25,7 +24,7 @@ from dmtl_jax.errors import UserError
 from dmtl_jax.state import TrainState
 from dmtl_jax.workdir import say
 
-FORMAT = 2  # 1: without 'sums' and 'window'
+FORMAT = 2  # 1: without 'sums', 'window' and 'data' in meta
 
 
 class DamagedError(UserError):
@@ -79,7 +78,7 @@ class Checkpoints:
           cleanup_tmp_directories=not read_only,  # of saves that were killed
       )
       handlers = {name: ocp.StandardCheckpointHandler() for name in ('variables', 'optimizer')}
-      handlers |= {'data': grain_checkpoint.CheckpointHandler(), 'meta': ocp.JsonCheckpointHandler()}
+      handlers['meta'] = ocp.JsonCheckpointHandler()
       self._manager = ocp.CheckpointManager(self.path, item_handlers=handlers, options=options)
 
   def steps(self) -> list[int]:
@@ -102,9 +101,10 @@ class Checkpoints:
       raise UserError(f'step {step}: parameters are not finite and were not saved; lower --config.optim.lr')
     self._wanted.best = self.best.get('step')
     meta = {'format': FORMAT, 'config': config, 'best': self.best, 'window': window}
+    meta['data'] = iterator.get_state()
     meta['sums'] = {name: int(value) for name, value in sums.items()}
     args = {name: ocp.args.StandardSave(item) for name, item in items.items()}
-    args |= dict(data=grain_checkpoint.CheckpointSave(iterator), meta=ocp.args.JsonSave(meta))
+    args['meta'] = ocp.args.JsonSave(meta)
     self._manager.save(step, args=ocp.args.Composite(**args), force=True)
 
   def close(self):
@@ -170,8 +170,9 @@ class Checkpoints:
       DamagedError: if it cannot be read.
     """
     meta = self.meta(step)
-    args = {} if iterator is None else dict(data=grain_checkpoint.CheckpointRestore(iterator))
-    items = self._restore(step, _items(state), meta, args)
+    items = self._restore(step, _items(state), meta)
+    if iterator is not None:
+      iterator.set_state(meta.get('data', {'next_index': step}))
     self.best, self.window = meta.get('best', {}), meta.get('window', {})
     variables, optimizer = items['variables'], items['optimizer']
     return TrainState(optimizer['step'], variables['params'], variables['batch_stats'], optimizer['state'])
@@ -185,12 +186,12 @@ class Checkpoints:
     """
     return self._restore(step, dict(variables=variables), self.meta(step))['variables']
 
-  def _restore(self, step: int, items: dict, meta: dict, args: dict | None = None) -> dict:
+  def _restore(self, step: int, items: dict, meta: dict) -> dict:
     """The items of a checkpoint, compared with what is wanted before and with the saved sums after."""
     for name, wanted in items.items():
       self._compare(step, name, wanted)
     wanted = {name: ocp.args.StandardRestore(_shapes(item)) for name, item in items.items()}
-    restored = self._read(step, wanted | (args or {}))
+    restored = self._read(step, wanted)
     items = {name: restored[name] for name in items}
     sums, saved = jax.device_get(_check(items)[0]), meta.get('sums', {})
     wrong = [name for name in items if name in saved and saved[name] != int(sums[name])]
@@ -217,7 +218,7 @@ class Checkpoints:
 
   @contextlib.contextmanager
   def _told(self, step: int):
-    """Turns what Orbax, TensorStore and grain raise for damaged files into DamagedError."""
+    """Turns what Orbax and TensorStore raise for damaged files into DamagedError."""
     try:
       with _quiet():
         yield

@@ -22,8 +22,12 @@ def task_weights(config, tasks: tuple[Task, ...]) -> jax.Array:
 def make_train_step(model, tx, config, tasks: tuple[Task, ...], pair_count: int, groups: int):
   """The update function (state, batch) -> (state, scalars); jit it with the state donated.
 
+  With config.train.accumulate = k the batch goes through the network in k micro-batches, one after the
+  other, and the update is made of the mean of their gradients: the gradient of the batch's mean loss,
+  but that batch norm takes its statistics from each micro-batch (and updates the running ones k times).
+
   Args:
-    pair_count: labelled pairs a group of images can hold at most.
+    pair_count: labelled pairs a group of images can hold at most (of those in one micro-batch).
     groups: devices that split the batch.
 
   Returns:
@@ -34,33 +38,75 @@ def make_train_step(model, tx, config, tasks: tuple[Task, ...], pair_count: int,
   weights = task_weights(config, tasks)
   extra_loss = auxiliary.LOSSES.get(config.model.method)
   base_key = jax.random.key(config.seed)
+  count = config.train.accumulate
 
-  def train_step(state: TrainState, batch: dict):
-    key = jax.random.fold_in(base_key, state.step)
+  def gradients(params, batch_stats, batch, key, number):
+    """Gradient, new batch statistics and scalars of micro-batch `number`."""
     mask = batch['label_mask']
-    inputs = model_inputs(model, batch['image'], key, len(tasks), pairs_lib.select(mask, pair_count, groups))
+    pairs = pairs_lib.select(mask, pair_count, groups)
+    inputs = model_inputs(model, batch['image'], key, len(tasks), pairs, batch['position'])
+    extra_key = jax.random.fold_in(key, number)
 
     def loss_fn(params):
       apply = functools.partial(
-          model.apply, {'params': params, 'batch_stats': state.batch_stats}, train=True, mutable=['batch_stats']
+          model.apply, {'params': params, 'batch_stats': batch_stats}, train=True, mutable=['batch_stats']
       )
       output, updated = apply(batch['image'], **inputs)
       loss, parts = losses.total_loss(tasks, output, batch['labels'], mask, weights)
       if extra_loss:
-        loss = loss + extra_loss(apply, batch, output, tasks, weights, key, config)
+        loss = loss + extra_loss(apply, batch, output, tasks, weights, extra_key, config)
       return loss, (parts, updated['batch_stats'])
 
-    (loss, (parts, batch_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+    (loss, (parts, batch_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(params)
+    return grads, batch_stats, loss, _sums(tasks, parts, mask)
+
+  def accumulated(params, batch_stats, batch, key):
+    """As `gradients`, of all micro-batches."""
+
+    def add(carry, micro):
+      batch_stats, total = carry
+      grads, batch_stats, loss, sums = gradients(params, batch_stats, micro[0], key, micro[1])
+      return (batch_stats, jax.tree.map(jnp.add, total, grads)), (loss, sums)
+
+    start = (batch_stats, jax.tree.map(jnp.zeros_like, params))
+    micro = (_micro_batches(batch, count, groups), jnp.arange(count))
+    (batch_stats, total), (loss, sums) = jax.lax.scan(add, start, micro)
+    grads = jax.tree.map(lambda g: g / count, total)
+    return grads, batch_stats, loss.mean(), jax.tree.map(lambda x: x.sum(0), sums)
+
+  def train_step(state: TrainState, batch: dict):
+    key = jax.random.fold_in(base_key, state.step)
+    batch = batch | {'position': jnp.arange(batch['image'].shape[0])}
+    if count == 1:
+      grads, batch_stats, loss, sums = gradients(state.params, state.batch_stats, batch, key, 0)
+    else:
+      grads, batch_stats, loss, sums = accumulated(state.params, state.batch_stats, batch, key)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    scalars = {'loss/total': loss, 'grad_norm': optax.tree.norm(grads)}
-    for t, task in enumerate(tasks):
-      scalars[f'count/{task.name}'] = mask[:, t].sum()
-      for part, values in parts.items():
-        scalars[f'loss/{part}/{task.name}'] = values[:, t].sum()
+    scalars = {'loss/total': loss, 'grad_norm': optax.tree.norm(grads)} | sums
     return TrainState(state.step + 1, params, batch_stats, opt_state), scalars
 
   return train_step
+
+
+def _sums(tasks, parts: dict, mask) -> dict:
+  """Over the images of a batch: labelled ones, and losses."""
+  sums = {}
+  for t, task in enumerate(tasks):
+    sums[f'count/{task.name}'] = mask[:, t].sum()
+    for part, values in parts.items():
+      sums[f'loss/{part}/{task.name}'] = values[:, t].sum()
+  return sums
+
+
+def _micro_batches(batch: dict, count: int, groups: int) -> dict:
+  """Arrays [B, ...] to [count, B / count, ...]; each device's images stay on it: it gives some to each part."""
+
+  def parts(x):
+    x = x.reshape(groups, count, -1, *x.shape[1:])
+    return jnp.swapaxes(x, 0, 1).reshape(count, -1, *x.shape[3:])
+
+  return jax.tree.map(parts, batch)
 
 
 def model_inputs(model, images, key, tasks: int, pairs=None, index=None, steps=None) -> dict:

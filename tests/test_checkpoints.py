@@ -103,7 +103,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(copy, damage, 
 
 def test_garbage_and_missing_items_are_damage_too(copy, capsys):
   (copy / 'checkpoints/3/meta/metadata').write_text('{"format": "new"}')
-  shutil.rmtree(copy / 'checkpoints/2/data')
+  shutil.rmtree(copy / 'checkpoints/2/variables')
   assert Checkpoints(copy).restore_latest(state_of(0), iterator())[1] == 1
   assert 'checkpoints/3/meta: no format' in (said := capsys.readouterr().out) and 'checkpoints/2: damaged' in said
   shutil.rmtree(copy / 'checkpoints/1/optimizer')
@@ -119,7 +119,7 @@ def test_every_file_matters_or_does_not(copy, capsys):
     state, step = Checkpoints(copy / 'try').restore_latest(state_of(0), iterator())
     jax.tree.map(np.testing.assert_array_equal, state, state_of(step))
     shutil.rmtree(copy / 'try')
-  assert capsys.readouterr().out.count('put aside as 3.damaged') >= 4  # manifests, arrays, data, meta
+  assert capsys.readouterr().out.count('put aside as 3.damaged') >= 4  # manifests, arrays, meta
 
 
 def test_another_network_is_refused_by_the_first_parameter_that_differs(copy):

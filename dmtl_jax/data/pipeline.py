@@ -7,6 +7,7 @@ The order of images is a function of the position in training alone: batch k of 
 holds the same images, in the same rows, on any number of hosts and workers.
 """
 
+from collections.abc import Callable, Iterator
 import dataclasses
 import functools
 
@@ -30,6 +31,10 @@ class _Load(grain.transforms.Map):
   batch: int  # of all hosts
   process_index: int
   process_count: int
+
+  def __post_init__(self):
+    if self.batch % self.process_count:
+      raise UserError(f'a batch of {self.batch} images cannot be split over {self.process_count} hosts')
 
   def map(self, element: int) -> dict:
     local = self.batch // self.process_count
@@ -69,31 +74,58 @@ def _order(seed: int, epoch: int, count: int) -> np.ndarray:
   return np.random.default_rng((seed, epoch)).permutation(count)
 
 
-def train_iterator(source, config, process_index: int = 0, process_count: int = 1) -> grain.DatasetIterator:
+class TrainIterator:
+  """Endless batches of a host. Its state counts those taken: it resumes on any number of hosts and workers."""
+
+  def __init__(self, open_at: Callable[[int], Iterator[dict]]):
+    self._open_at, self._batches = open_at, None
+    self.set_state({'next_index': 0})
+
+  def __next__(self) -> dict:
+    if self._batches is None:
+      self._batches = self._open_at(self._next)
+    self._next += 1
+    return next(self._batches)
+
+  def get_state(self) -> dict:
+    return {'next_index': self._next}
+
+  def set_state(self, state: dict):
+    self.close()
+    self._next = state['next_index']
+
+  def close(self):
+    """Ends the workers."""
+    if self._batches is not None and hasattr(self._batches, 'close'):
+      self._batches.close()
+    self._batches = None
+
+
+def train_iterator(source, config, process_index: int = 0, process_count: int = 1) -> TrainIterator:
   """Endless batches of this host, shuffled anew each epoch; what is left of an epoch is dropped.
 
-  The iterator's `get_state` and `set_state` (and grain.checkpoint) resume it exactly.
+  The iterator's `get_state` and `set_state` resume it exactly.
 
   Raises:
     UserError: where the batch does not divide over the hosts.
   """
   load = _LoadTraining(source, config, config.train.batch, process_index, process_count)
-  return _batches(load, _MANY, config)
+  return TrainIterator(lambda start: _batches(load, start, _MANY, config))
 
 
 def eval_batches(source, config, process_index: int = 0, process_count: int = 1) -> grain.DatasetIterator:
   """Every image once, in order; all hosts get the same number of batches."""
   batch = config.eval.batch
   load = _LoadEvaluation(source, config, batch, process_index, process_count)
-  return _batches(load, -(-len(source) // batch) * (batch // process_count), config)
+  return _batches(load, 0, -(-len(source) // batch), config)
 
 
-def _batches(load: _Load, count: int, config) -> grain.DatasetIterator:
-  if load.batch % load.process_count:
-    raise UserError(f'a batch of {load.batch} images cannot be split over {load.process_count} hosts')
+def _batches(load: _Load, start: int, stop: int, config) -> grain.DatasetIterator:
+  """This host's share of the batches from `start` to `stop`."""
   # Decoding and OpenCV release the GIL: threads of this process serve until workers are asked for.
   reads = grain.ReadOptions(num_threads=config.data.threads, prefetch_buffer_size=config.data.prefetch)
-  data = grain.MapDataset.range(count).map(load).batch(load.batch // load.process_count)
+  local = load.batch // load.process_count
+  data = grain.MapDataset.range(start * local, stop * local).map(load).batch(local)
   data = data.to_iter_dataset(reads)
   if config.data.workers:
     if not flags.FLAGS.is_parsed():

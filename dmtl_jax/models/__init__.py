@@ -30,7 +30,12 @@ def build_model(config, tasks: tuple[Task, ...]):
   """
   c = config.model
   common = dict(
-      tasks=tuple(tasks), backbone=c.backbone, width=c.width, channels=c.channels, dtype=jnp.dtype(config.dtype)
+      tasks=tuple(tasks),
+      backbone=c.backbone,
+      width=c.width,
+      channels=c.channels,
+      dtype=jnp.dtype(config.dtype),
+      remat=config.train.remat,
   )
   if c.method == 'xtc' and len(tasks) < 2:
     raise UserError('config.model.method: xtc compares tasks and the data has one; use mtl_baseline')
@@ -48,6 +53,5 @@ def build_model(config, tasks: tuple[Task, ...]):
         depth=c.depth,
         heads=c.heads,
         steps=c.steps,
-        remat=config.train.remat,
     )
   raise UserError(f"config.model.method: unknown method '{c.method}'; use one of {', '.join(METHODS)}")

@@ -20,6 +20,7 @@ class MTLBaseline(nn.Module):
   channels: int = 512
   decoder_blocks: int = 6
   dtype: Dtype = jnp.float32
+  remat: bool = False
 
   @nn.compact
   def __call__(self, images: jax.Array, *, train: bool = False, **_) -> Output:
@@ -27,8 +28,9 @@ class MTLBaseline(nn.Module):
 
     Takes and ignores pairs and noise.
     """
-    features = Backbone(self.backbone, self.width, self.channels, self.dtype, name='backbone')(images, train)
-    _, final = Decoders(self.tasks, self.channels, self.decoder_blocks, self.dtype, name='decoders')(features, train)
+    features = Backbone(self.backbone, self.width, self.channels, self.dtype, self.remat, name='backbone')(images, train)
+    decoders = Decoders(self.tasks, self.channels, self.decoder_blocks, self.dtype, self.remat, name='decoders')
+    _, final = decoders(features, train)
     return Output(final=final, extra={'features': features})
 
 
@@ -41,6 +43,7 @@ class SingleTask(nn.Module):
   channels: int = 512
   decoder_blocks: int = 6
   dtype: Dtype = jnp.float32
+  remat: bool = False
 
   @nn.compact
   def __call__(self, images: jax.Array, *, train: bool = False, **_) -> Output:
@@ -48,7 +51,7 @@ class SingleTask(nn.Module):
     final = {}
     for task in self.tasks:
       net = MTLBaseline(
-          (task,), self.backbone, self.width, self.channels, self.decoder_blocks, self.dtype, name=task.name
+          (task,), self.backbone, self.width, self.channels, self.decoder_blocks, self.dtype, self.remat, name=task.name
       )
       final |= net(images, train=train).final
     return Output(final=final)

@@ -4,7 +4,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from dmtl_jax.models.layers import Dtype, ResidualBlock, conv
+from dmtl_jax.models.layers import Dtype, ResidualBlock, conv, remat_if
 from dmtl_jax.tasks import Task
 
 
@@ -13,21 +13,24 @@ class Decoders(nn.Module):
 
   Attributes:
     blocks: residual blocks a task; 2 before the diffusion, 6 in the MTL baseline.
+    remat: recompute each block's activations for the gradient instead of keeping them.
   """
 
   tasks: tuple[Task, ...]
   channels: int
   blocks: int
   dtype: Dtype = jnp.float32
+  remat: bool = False
 
   @nn.compact
   def __call__(self, features: jax.Array, train: bool) -> tuple[dict, dict]:
     """F_backbone [B, h, w, C] to {task: F_init [B, h, w, C]} and {task: P_init [B, h, w, C_t]}."""
+    block = remat_if(self.remat, ResidualBlock)
     task_features, predictions = {}, {}
     for task in self.tasks:
       x = features
       for i in range(self.blocks):
-        x = ResidualBlock(self.channels, self.dtype, name=f'{task.name}_block{i}')(x, train)
+        x = block(self.channels, self.dtype, name=f'{task.name}_block{i}')(x, train)
       task_features[task.name] = x
       predictions[task.name] = conv(task.channels, 1, dtype=self.dtype, name=f'{task.name}_head')(x)
     return task_features, predictions

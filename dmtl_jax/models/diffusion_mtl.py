@@ -53,7 +53,7 @@ class DiffusionMTL(nn.Module):
     add_noise: False for the ablation without diffusion.
     step_offset: the step index fed to the embedding is s - step_offset.
     steps: S; `__call__` can override it for inference.
-    remat: recompute a step's activations for the gradient instead of keeping them.
+    remat: recompute the activations of blocks and denoising steps for the gradient instead of keeping them.
   """
 
   tasks: tuple[Task, ...]
@@ -93,10 +93,9 @@ class DiffusionMTL(nn.Module):
       steps: S of this call, default the model's.
     """
     batch, schedule = images.shape[0], Schedule(steps or self.steps)
-    features = Backbone(self.backbone, self.width, self.channels, self.dtype, name='backbone')(images, train)
-    initial_features, initial = Decoders(
-        self.tasks, self.channels, self.decoder_blocks, self.dtype, name='decoders'
-    )(features, train)
+    backbone = Backbone(self.backbone, self.width, self.channels, self.dtype, self.remat, name='backbone')
+    decoders = Decoders(self.tasks, self.channels, self.decoder_blocks, self.dtype, self.remat, name='decoders')
+    initial_features, initial = decoders(backbone(images, train), train)
     condition = self._condition(initial_features, initial, pairs)
 
     slots = Slots(tuple(task.channels for task in self.tasks))

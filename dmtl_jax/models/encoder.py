@@ -4,7 +4,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from dmtl_jax.models.layers import Dtype, batch_norm, conv, resize
+from dmtl_jax.models.layers import Dtype, batch_norm, conv, remat_if, resize
 
 STAGES = {'resnet18': (2, 2, 2, 2), 'resnet50': (3, 4, 6, 3)}
 
@@ -59,16 +59,18 @@ class ResNet(nn.Module):
   Attributes:
     depth: 'resnet18' or 'resnet50'.
     width: channels of the stem; 64 is the published network.
+    remat: recompute each block's activations for the gradient instead of keeping them.
   """
 
   depth: str = 'resnet18'
   width: int = 64
   dtype: Dtype = jnp.float32
+  remat: bool = False
 
   @nn.compact
   def __call__(self, images: jax.Array, train: bool) -> list[jax.Array]:
     """Normalised images [B, H, W, 3] to the four stage maps at strides 4, 8, 16 and 32."""
-    block = BasicBlock if self.depth == 'resnet18' else Bottleneck
+    block = remat_if(self.remat, BasicBlock if self.depth == 'resnet18' else Bottleneck)
     x = conv(self.width, 7, stride=2, bias=False, dtype=self.dtype, name='conv1')(images.astype(self.dtype))
     x = nn.relu(batch_norm(train, dtype=self.dtype, name='bn1')(x))
     x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=[(1, 1), (1, 1)])
@@ -88,9 +90,10 @@ class Backbone(nn.Module):
   width: int
   channels: int
   dtype: Dtype = jnp.float32
+  remat: bool = False
 
   def setup(self):
-    self.encoder = ResNet(self.depth, self.width, self.dtype)
+    self.encoder = ResNet(self.depth, self.width, self.dtype, self.remat)
     self.reduce = conv(self.channels, 3, dtype=self.dtype)
 
   def __call__(self, images: jax.Array, train: bool) -> jax.Array:

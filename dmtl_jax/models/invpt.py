@@ -121,14 +121,15 @@ class InvPT(nn.Module):
   channels: int = 512
   decoder_blocks: int = 4
   dtype: Dtype = jnp.float32
+  remat: bool = False
 
   @nn.compact
   def __call__(self, images: jax.Array, *, train: bool = False, **_) -> Output:
     """Normalised images [B, H, W, 3] to maps; takes and ignores pairs and noise."""
-    backbone = Backbone(self.backbone, self.width, self.channels, self.dtype, name='backbone')
+    backbone = Backbone(self.backbone, self.width, self.channels, self.dtype, self.remat, name='backbone')
     stages = backbone.stages(images, train)
     fused = resize(backbone.fuse(stages), stages[2].shape[1:3])
-    decoders = Decoders(self.tasks, self.channels, self.decoder_blocks, self.dtype, name='decoders')
+    decoders = Decoders(self.tasks, self.channels, self.decoder_blocks, self.dtype, self.remat, name='decoders')
     features, initial = decoders(fused, train)
 
     width = 8 * round(9 * self.channels / 64)  # 576 at C = 512; a quarter of it still has two heads

@@ -65,3 +65,8 @@ class ResidualBlock(nn.Module):
     y = conv(self.channels, 3, bias=False, dtype=self.dtype, name='conv2')(y)
     y = batch_norm(train, dtype=self.dtype, name='bn2')(y)
     return nn.relu(x + y)
+
+
+def remat_if(remat: bool, block: type[nn.Module]) -> type[nn.Module]:
+  """A block called as (x, train): the same, or one that recomputes its inside for the gradient."""
+  return nn.remat(block, static_argnums=(2,)) if remat else block

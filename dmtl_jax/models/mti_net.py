@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from dmtl_jax.models.denoiser import dense
 from dmtl_jax.models.diffusion_mtl import Output
 from dmtl_jax.models.encoder import Backbone, BasicBlock
-from dmtl_jax.models.layers import Dtype, batch_norm, conv, resize
+from dmtl_jax.models.layers import Dtype, batch_norm, conv, remat_if, resize
 from dmtl_jax.tasks import Task
 
 
@@ -25,15 +25,17 @@ class InitialPredictions(nn.Module):
   tasks: tuple[Task, ...]
   channels: int
   dtype: Dtype = jnp.float32
+  remat: bool = False
 
   @nn.compact
   def __call__(self, maps: dict[str, jax.Array], train: bool) -> tuple[dict, dict]:
     """{task: [B, h, w, any]} to {task: features [B, h, w, channels]} and {task: [B, h, w, C_t]}."""
+    block = remat_if(self.remat, BasicBlock)
     features, predictions = {}, {}
     for task in self.tasks:
       x = maps[task.name]
       for i in range(2):
-        x = BasicBlock(self.channels, dtype=self.dtype, name=f'{task.name}_block{i}')(x, train)
+        x = block(self.channels, dtype=self.dtype, name=f'{task.name}_block{i}')(x, train)
       features[task.name] = x
       predictions[task.name] = conv(task.channels, 1, dtype=self.dtype, name=f'{task.name}_head')(x)
     return features, predictions
@@ -43,19 +45,21 @@ class FeaturePropagation(nn.Module):
   """All tasks' features of one scale, mixed and handed to the next finer scale."""
 
   dtype: Dtype = jnp.float32
+  remat: bool = False
 
   @nn.compact
   def __call__(self, features: dict[str, jax.Array], train: bool) -> dict[str, jax.Array]:
     """{task: [B, h, w, C]} to the same shapes."""
+    block = remat_if(self.remat, BasicBlock)
     stacked = jnp.stack(list(features.values()), axis=-2)
     tasks, channels = stacked.shape[-2:]
     shared = joined = stacked.reshape(*stacked.shape[:-2], tasks * channels)
     for i in range(2):
-      shared = BasicBlock(tasks * channels // 4, dtype=self.dtype, name=f'mix{i}')(shared, train)
+      shared = block(tasks * channels // 4, dtype=self.dtype, name=f'mix{i}')(shared, train)
     shared = conv(tasks * channels, 1, dtype=self.dtype, name='expand')(shared)
     attention = nn.softmax(shared.reshape(stacked.shape), axis=-2)
     attended = (attention * stacked).reshape(joined.shape)
-    reduced = BasicBlock(channels, dtype=self.dtype, name='reduce')(attended, train)
+    reduced = block(channels, dtype=self.dtype, name='reduce')(attended, train)
     gate = lambda name: SqueezeExcitation(dtype=self.dtype, name=f'{name}_gate')
     return {name: x + gate(name)(reduced) for name, x in features.items()}
 
@@ -125,21 +129,22 @@ class MTINet(nn.Module):
   width: int = 64
   channels: int = 512
   dtype: Dtype = jnp.float32
+  remat: bool = False
 
   @nn.compact
   def __call__(self, images: jax.Array, *, train: bool = False, **_) -> Output:
     """Normalised images [B, H, W, 3] to maps; takes and ignores pairs and noise."""
-    backbone = Backbone(self.backbone, self.width, self.channels, self.dtype, name='backbone')
+    backbone = Backbone(self.backbone, self.width, self.channels, self.dtype, self.remat, name='backbone')
     stages = backbone.stages(images, train)
     features, predictions, propagated = [], [], None
     for i in reversed(range(len(stages))):
       x = {task.name: self._with_coarser(stages[i], propagated, task.name) for task in self.tasks}
-      initial = InitialPredictions(self.tasks, stages[i].shape[-1], self.dtype, name=f'initial{i}')
+      initial = InitialPredictions(self.tasks, stages[i].shape[-1], self.dtype, self.remat, name=f'initial{i}')
       scale_features, scale_predictions = initial(x, train)
       features.insert(0, Distillation(self.dtype, name=f'distillation{i}')(scale_features))
       predictions.insert(0, scale_predictions)
       if i > 0:
-        propagated = FeaturePropagation(self.dtype, name=f'propagation{i}')(scale_features, train)
+        propagated = FeaturePropagation(self.dtype, self.remat, name=f'propagation{i}')(scale_features, train)
     final = {}
     for task in self.tasks:
       head = Aggregation(task.channels, self.channels, self.dtype, name=f'{task.name}_aggregation')

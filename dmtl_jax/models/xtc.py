@@ -69,10 +69,11 @@ class XTC(nn.Module):
   channels: int = 512
   decoder_blocks: int = 6
   dtype: Dtype = jnp.float32
+  remat: bool = False
 
   def setup(self):
     self.baseline = MTLBaseline(
-        self.tasks, self.backbone, self.width, self.channels, self.decoder_blocks, self.dtype
+        self.tasks, self.backbone, self.width, self.channels, self.decoder_blocks, self.dtype, self.remat
     )
     self.mapping = MappingNetwork(tuple(task.channels for task in self.tasks), self.channels, self.dtype)
 

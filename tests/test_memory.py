@@ -1,0 +1,131 @@
+"""Gradient accumulation and rematerialisation give what the whole batch, kept whole, gives."""
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from conftest import SIZE, TASKS, random_labels, random_variables, tiny_config
+
+from dmtl_jax import state as state_lib
+from dmtl_jax.models import Output, build_model
+from dmtl_jax.models import pairs as pairs_lib
+from dmtl_jax.models.task_layers import Slots
+from dmtl_jax.state import TrainState
+from dmtl_jax.steps import make_train_step
+
+BATCH = 8
+TWO = (TASKS[0], TASKS[5])
+
+
+class Noisy(nn.Module):
+  """A linear map and the noise of each pair: no batch norm, so that a batch may be cut anywhere."""
+
+  tasks: tuple
+  slots = Slots(tuple(task.channels for task in TASKS))
+
+  @nn.compact
+  def __call__(self, images, *, pairs=None, noise=None, train=False, steps=None):
+    calls = self.variable('batch_stats', 'calls', jnp.zeros, ())
+    calls.value += 1
+    x = nn.Dense(self.slots.total)(images[:, ::8, ::8])
+    x = pairs_lib.take_images(x, len(TASKS), pairs) + self.param('scale', nn.initializers.ones, ()) * noise[0]
+    maps = self.slots.split(pairs_lib.put(x, images.shape[0], len(TASKS), pairs))
+    return Output({task.name: m for task, m in zip(TASKS, maps)})
+
+  def noise_shape(self, batch, size, pairs=None, steps=None):
+    return 1, pairs.image.size if pairs else batch * len(TASKS), size[0] // 8, size[1] // 8, self.slots.total
+
+
+def batch_of(count: int) -> dict:
+  rng = np.random.default_rng(0)
+  mask = rng.random((count, len(TASKS))) < 0.5
+  mask[:, 0] |= ~mask.any(1)
+  return {
+      'image': rng.standard_normal((count, *SIZE, 3)).astype(np.float32),
+      'labels': random_labels(rng, count),
+      'label_mask': mask,
+  }
+
+
+def step_of(model, config, tx, groups: int):
+  count = BATCH // config.train.accumulate // groups * len(TASKS)
+  return jax.jit(make_train_step(model, tx, config, TASKS, count, groups))
+
+
+def noisy_config(accumulate: int):
+  config = tiny_config('method=no_diffusion')
+  config.train.accumulate = accumulate
+  return config
+
+
+@pytest.mark.parametrize('accumulate, groups', [(2, 1), (4, 2)])
+def test_micro_batches_make_the_gradient_and_losses_of_the_batch(accumulate, groups):
+  model, tx, batch = Noisy(TASKS), optax.sgd(1.0), batch_of(BATCH)
+  variables = model.init(jax.random.key(1), batch['image'], noise=np.zeros(model.noise_shape(BATCH, SIZE)))
+  state = TrainState(jnp.int32(3), variables['params'], {'calls': jnp.zeros(())}, tx.init(variables['params']))
+  whole, scalars = step_of(model, noisy_config(1), tx, 1)(state, batch)
+  cut, cut_scalars = step_of(model, noisy_config(accumulate), tx, groups)(state, batch)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), cut.params, whole.params)
+  assert set(scalars) == set(cut_scalars)
+  for name, value in scalars.items():
+    np.testing.assert_allclose(cut_scalars[name], value, rtol=1e-5, err_msg=name)
+  assert whole.batch_stats['calls'] == 1 and cut.batch_stats['calls'] == accumulate and cut.step == 4
+
+
+def small(method: str, **train):
+  """A network, a state to start from and a batch of four, small enough to compile in seconds."""
+  config = tiny_config(f'method={method}')
+  config.model.update(width=4, channels=8, depth=1)
+  config.train.update(train)
+  model, tx = build_model(config, TWO), optax.sgd(1.0)
+  variables = random_variables(model, (32, 32))
+  state = TrainState(jnp.int32(0), variables['params'], variables['batch_stats'], tx.init(variables['params']))
+  batch = batch_of(4)
+  small_maps = {t.name: batch['labels'][t.name][:, :32, :32] for t in TWO}
+  batch = {'image': batch['image'][:, :32, :32], 'labels': small_maps, 'label_mask': np.eye(2, dtype=bool)[[0, 1, 1, 0]]}
+  step = jax.jit(make_train_step(model, tx, config, TWO, 4 // config.train.accumulate, 1))
+  return step, state, batch
+
+
+def relative(a, b) -> float:
+  """Distance of two trees over the length of the second."""
+  return float(optax.tree.norm(jax.tree.map(jnp.subtract, a, b)) / optax.tree.norm(b))
+
+
+def test_batch_norm_takes_its_statistics_from_each_micro_batch():
+  """Against the two halves of the batch, one after the other, their gradients averaged by hand."""
+  step, start, batch = small('mtl_baseline', accumulate=2)
+  cut, _ = step(start, batch)
+  half, _, _ = small('mtl_baseline')
+  first, _ = half(start, jax.tree.map(lambda x: x[:2], batch))
+  second, _ = half(start.replace(batch_stats=first.batch_stats), jax.tree.map(lambda x: x[2:], batch))
+  moved = lambda state: jax.tree.map(jnp.subtract, state.params, start.params)
+  mean = jax.tree.map(lambda a, b: (a + b) / 2, moved(first), moved(second))
+  assert relative(moved(cut), mean) < 1e-4
+  assert relative(cut.batch_stats, second.batch_stats) < 1e-5
+  assert relative(second.batch_stats, first.batch_stats) > 1e-3
+
+
+@pytest.mark.parametrize('method', ['prediction', 'mti_net', 'invpt', 'xtc', 'single_task'])
+def test_remat_keeps_every_name(method):
+  config = tiny_config(f'method={method}')
+  shapes = []
+  for remat in (False, True):
+    config.train.remat = remat
+    model = build_model(config, TWO)
+    shapes.append(jax.eval_shape(lambda: state_lib.init_variables(model, jax.random.key(0), (64, 64))))
+  assert jax.tree.structure(shapes[0]) == jax.tree.structure(shapes[1])
+  assert jax.tree.leaves(shapes[0]) == jax.tree.leaves(shapes[1])
+
+
+def test_remat_changes_no_loss_and_no_gradient():
+  results = []
+  for remat in (False, True):
+    step, start, batch = small('prediction', remat=remat)
+    state, scalars = step(start, batch)
+    results.append((jax.tree.map(jnp.subtract, state.params, start.params), scalars['loss/total']))
+  (kept, loss), (again, again_loss) = results
+  np.testing.assert_allclose(again_loss, loss, rtol=1e-6)
+  assert relative(again, kept) < 1e-4
