@@ -12,6 +12,7 @@ from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import maximum_bipartite_matching
 
 from dmtl_jax import metrics
+from dmtl_jax.benchmarks import boundary as benchmark
 from dmtl_jax.metrics import boundary, matching
 from dmtl_jax.metrics.boundary import __main__ as command
 from dmtl_jax.metrics.boundary import folders
@@ -106,6 +107,13 @@ def test_blocks_of_thresholds_do_not_change_counts(seed, monkeypatch):
   whole = matching.match(masks, truth, 2).sum((1, 2))
   monkeypatch.setattr(matching, 'BLOCK_PIXELS', 1)
   assert (matching.match(masks, truth, 2).sum((1, 2)) == whole).all()
+
+
+def test_the_plain_method_of_the_benchmark_counts_the_same():
+  prediction, truth = benchmark.drawn(0, size=64)
+  predicted, matched = benchmark.plain(prediction, truth, tolerance=0.03)
+  state = boundary.counts(prediction, [truth], tolerance=0.03)
+  assert (state['predicted'] == predicted).all() and (state['recalled'] == matched).all() and matched.max() > 20
 
 
 def test_matching_prefers_the_larger_to_the_nearer():
@@ -275,7 +283,8 @@ def test_the_command_scores_folders_with_several_processes(sets, capsys):
   direct = [boundary.counts(soft_map(s), [lines(s + 9)], tolerance=0.02, count=9) for s in range(2)]
   assert result['ods']['f'] == pytest.approx(boundary.summary(metrics.merge(*direct))['ods']['f'], abs=2e-3)
   assert list(result['images']) == ['0', '1'] and len(result['curve']['f']) == 9
-  assert f"{result['ods']['f']:.4f}" in capsys.readouterr().out
+  printed = capsys.readouterr()
+  assert f"{result['ods']['f']:.4f}" in printed.out and 'scoring boundaries 2/2' in printed.err
 
 
 def test_unlabelled_pixels_of_a_folder_do_not_count(sets):
