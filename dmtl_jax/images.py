@@ -9,6 +9,7 @@ import glob
 import os
 import pathlib
 
+os.environ.setdefault('OPENCV_FFMPEG_LOGLEVEL', '-8')  # what cannot be read is told by us
 import cv2
 import numpy as np
 from PIL import Image, ImageOps
@@ -206,12 +207,14 @@ class Video:
     finally:
       video.release()
     # By the clock too: the number of frames is a guess where their rate varies.
-    if not count or max(count, seconds * self.rate) < 0.95 * self.length - 1:
+    if not count:
+      raise UserError(f'{self.path}: no frame can be read; convert it to MP4 (H.264)')
+    if max(count, seconds * self.rate) < 0.95 * self.length - 1:
       raise UserError(f'{self.path}: ends after {count} of {self.length} frames; copy it again')
 
 
 class VideoWriter:
-  """Writes frames, uint8 [H, W, 3] RGB of one size, to an MP4 file; it appears when it is whole.
+  """Writes frames, uint8 [H, W, 3] RGB of one size, to an MP4 file, in a `with` block at whose end it appears.
 
   Raises:
     UserError: this build of OpenCV cannot write videos there.
@@ -225,17 +228,21 @@ class VideoWriter:
     frame = np.pad(frame, [(0, frame.shape[0] % 2), (0, frame.shape[1] % 2), (0, 0)], mode='edge')  # codecs want even sides
     if self._video is None:
       self._path.parent.mkdir(parents=True, exist_ok=True)
-      code = cv2.VideoWriter_fourcc(*'mp4v')
-      self._video = cv2.VideoWriter(str(self._temporary), code, self._rate, frame.shape[1::-1])
+      self._video = cv2.VideoWriter(str(self._temporary), cv2.VideoWriter_fourcc(*'mp4v'), self._rate, frame.shape[1::-1])
       if not self._video.isOpened():
         raise UserError(f'{self._path}: cannot be written as a video; predict its frames as images instead')
     self._video.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
 
-  def close(self):
-    """Finishes the file; nothing is left where no frame was written."""
+  def __enter__(self):
+    return self
+
+  def __exit__(self, error, *_):
     if self._video is not None:
       self._video.release()
-      os.replace(self._temporary, self._path)
+      if error is None:
+        os.replace(self._temporary, self._path)
+      else:
+        self._temporary.unlink(missing_ok=True)
 
 
 # --- Tiles -----------------------------------------------------------------------------------

@@ -7,6 +7,7 @@
 """
 
 from collections.abc import Iterator, Sequence
+import contextlib
 import dataclasses
 import functools
 import os
@@ -272,19 +273,15 @@ def _predict_all(predictor, sources, folder: pathlib.Path, samples, zoom, broken
   folder.mkdir(parents=True, exist_ok=True)
   with Progress('predicting', sum(source.length for _, source in sources), 'img') as progress:
     for name, source in sources:
-      save = _Clips(folder, name, source.rate) if source.rate else functools.partial(_save_pictures, folder, name)
-      scales, last = {}, progress.done + source.length  # a video keeps the scales of its first frame
-      try:
+      video, scales, end = bool(source.rate), {}, progress.done + source.length
+      with _Clips(folder, name, source.rate) if video else contextlib.nullcontext(_Stills(folder, name)) as save:
         for image in _readable(source, broken):
           raw = predictor.raw(image, samples, zoom)
-          if not source.rate:
+          save(draw(raw, image, scales, video))  # all frames of a video have the scales of its first
+          if not video:
             _save_arrays(raw, image.shape[:2], folder, name)
-          save(draw(raw, image, scales, every_class=bool(source.rate)))
           progress.update(1, source.path.name)
-      finally:
-        if source.rate:
-          save.close()
-      progress.update(last - progress.done)
+      progress.update(end - progress.done)
 
 
 def _readable(source, broken: list[str]) -> Iterator[np.ndarray]:
@@ -319,15 +316,10 @@ def draw(raw: Raw, image: np.ndarray, scales: dict, every_class: bool = False) -
   stages = {stage: raw.predictions(stage, tile) for stage in raw.stages if stage != 'uncertainty'}
   rows = pictures.panel_rows(stages, {}, raw.tasks)
   if spread:
-    rows[-1] = (f'Mean of {raw.samples}', stages['final'])
+    rows[-1] = (f'Mean of {raw.samples} draws', stages['final'])
     spread = {task.name: (spread[task.name], scales[f'uncertainty/{task.name}']) for task in raw.tasks}
   drawn[''] = visualize.panel(small, raw.tasks, rows, scales, spread, every_class)
   return drawn
-
-
-def _save_pictures(folder: pathlib.Path, name: str, drawn: dict[str, np.ndarray]):
-  for place, picture in drawn.items():
-    visualize.save_png(folder / place / f'{name}.png', picture)
 
 
 def _save_arrays(raw: Raw, size: tuple[int, int], folder: pathlib.Path, name: str):
@@ -341,18 +333,28 @@ def _save_arrays(raw: Raw, size: tuple[int, int], folder: pathlib.Path, name: st
       os.replace(temporary, path)
 
 
-class _Clips:
-  """The pictures of a video's frames, each kind as a video."""
+@dataclasses.dataclass
+class _Stills:
+  """Writes the pictures of an image."""
 
-  def __init__(self, folder: pathlib.Path, name: str, rate: float):
-    self._writer = functools.cache(lambda place: images.VideoWriter(folder / place / f'{name}.mp4', rate))
-    self._places = set()
+  folder: pathlib.Path
+  name: str
 
   def __call__(self, drawn: dict[str, np.ndarray]):
-    self._places |= set(drawn)
     for place, picture in drawn.items():
-      self._writer(place).write(picture)
+      visualize.save_png(self.folder / place / f'{self.name}.png', picture)
 
-  def close(self):
-    for place in self._places:
-      self._writer(place).close()
+
+class _Clips(contextlib.ExitStack):
+  """Writes the pictures of a video's frames, one call a frame, each kind as a video."""
+
+  def __init__(self, folder: pathlib.Path, name: str, rate: float):
+    super().__init__()
+    self._open = lambda place: images.VideoWriter(folder / place / f'{name}.mp4', rate)
+    self._writers = {}
+
+  def __call__(self, drawn: dict[str, np.ndarray]):
+    for place, picture in drawn.items():
+      if place not in self._writers:
+        self._writers[place] = self.enter_context(self._open(place))
+      self._writers[place].write(picture)

@@ -431,5 +431,5 @@ def save_png(path: os.PathLike | str, picture: np.ndarray):
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
   temporary = path.with_name(f'.{path.name}.{os.getpid()}')
-  Image.fromarray(picture).save(temporary, format='PNG')
+  Image.fromarray(picture).save(temporary, format='PNG', compress_level=4)  # 6 takes twice the time to save 6%
   os.replace(temporary, path)
