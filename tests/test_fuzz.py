@@ -3,7 +3,8 @@
 FUZZ_EXAMPLES=N tries N new inputs a reader instead of the suite's few. Tried so far without a failure left
 (21 November 2026): 1500 each of pickles in .pth, whole .pth as weights and as mapping, mappings in pickles,
 mappings in CSV and JSON, dataset.json, label files, image files, names of files, MTAN's .npy, PASCAL's files
-and lists of ids (18000); 4000 each of .safetensors and config strings, 3000 archives, 1500 command lines.
+and lists of ids (18000); then 7000 pickles, 4000 each of .safetensors and config strings, 3000 archives, 1500
+command lines. Workdirs, checkpoint meta and images to predict: the few of the suite (40 to 300 each) alone.
 tests/test_hostile.py has the smallest input of each bug found.
 """
 
