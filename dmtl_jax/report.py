@@ -133,20 +133,21 @@ def _read_json(path: pathlib.Path, fits: Callable[[Any], bool]) -> dict:
 
 
 def read_curves(path: pathlib.Path) -> dict[str, tuple[list[int], list[float]]]:
-  """{scalar: (steps, values)} of a log, numbers only; a line cut short by a crash is left out."""
+  """{scalar: (steps, values)} of a log, steps ascending, of a step its last value.
+
+  What is not a number, and a line cut short by a crash, are left out.
+  """
   curves = {}
-  for line in path.read_text(errors='replace').splitlines() if path.is_file() else []:
+  for line in path.read_text().splitlines() if path.exists() else []:
     try:
       row = json.loads(line)
-      step = row.pop('step')
-    except (ValueError, RecursionError, AttributeError, KeyError, TypeError):
+    except json.JSONDecodeError:
       continue
-    for name, value in row.items() if report_shapes.is_number(step) else []:
-      if report_shapes.is_number(value):
-        steps, values = curves.setdefault(name, ([], []))
-        steps.append(step)
-        values.append(value)
-  return curves
+    step = row.pop('step')
+    for name, value in row.items():
+      if isinstance(value, (int, float)) and math.isfinite(value):
+        curves.setdefault(name, {})[step] = value
+  return {name: tuple(map(list, zip(*sorted(points.items())))) for name, points in curves.items()}
 
 
 # --- Joining ---------------------------------------------------------------------------------

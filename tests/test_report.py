@@ -312,6 +312,8 @@ def test_a_log_is_read_without_its_broken_line_and_undefined_values(tmp_path):
   write_log(tmp_path, [{'step': 1, 'loss/total': 2.0, 'x': None}, {'step': 2, 'loss/total': float('nan'), 'x': 1}])
   assert report.read_curves(tmp_path / 'log.jsonl') == {'loss/total': ([1], [2.0]), 'x': ([2], [1])}
   assert report.read_curves(tmp_path / 'none.jsonl') == {}
+  write_log(tmp_path, [{'step': s, 'x': v} for s, v in [(1, 5.0), (3, 7.0), (2, 6.0), (3, 8.0)]])  # resumed
+  assert report.read_curves(tmp_path / 'log.jsonl') == {'x': ([1, 2, 3], [5, 6, 8])}
 
 
 def test_curves_fall_where_their_values_fall():
