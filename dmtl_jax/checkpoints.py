@@ -10,6 +10,8 @@ damaged checkpoint is told. Saves are atomic and asynchronous. A later format ma
 from collections.abc import Sequence
 import contextlib
 import dataclasses
+import os
+import re
 from typing import Any
 
 from absl import logging
@@ -70,16 +72,16 @@ class Checkpoints:
     self._wanted = _Wanted(workdir)
     policies = [checkpoint_managers.LatestN(max(keep, 1)), self._wanted]
     policies += [checkpoint_managers.EveryNSteps(keep_every)] if keep_every else []
-    with _quiet():  # Orbax warns that read-only is read-only
-      options = ocp.CheckpointManagerOptions(
-          create=not read_only,
-          read_only=read_only,
-          preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
-          cleanup_tmp_directories=not read_only,  # of saves that were killed
-      )
-      handlers = {name: ocp.StandardCheckpointHandler() for name in ('variables', 'optimizer')}
-      handlers['meta'] = ocp.JsonCheckpointHandler()
-      self._manager = ocp.CheckpointManager(self.path, item_handlers=handlers, options=options)
+    logging.get_absl_logger().addFilter(_not_from_orbax)
+    options = ocp.CheckpointManagerOptions(
+        create=not read_only,
+        read_only=read_only,
+        preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
+        cleanup_tmp_directories=not read_only,  # of saves that were killed
+    )
+    handlers = {name: ocp.StandardCheckpointHandler() for name in ('variables', 'optimizer')}
+    handlers['meta'] = ocp.JsonCheckpointHandler()
+    self._manager = ocp.CheckpointManager(self.path, item_handlers=handlers, options=options)
 
   def steps(self) -> list[int]:
     """Steps of the complete checkpoints, ascending."""
@@ -90,7 +92,7 @@ class Checkpoints:
 
     Raises:
       UserError: parameters that are not finite, which are not saved.
-      Exception: whatever stopped this save or the one before; earlier checkpoints are whole.
+      OSError: what stopped this save or the one before; earlier checkpoints are whole.
     """
     step = int(state.step)
     if step in self.steps():
@@ -105,12 +107,18 @@ class Checkpoints:
     meta['sums'] = {name: int(value) for name, value in sums.items()}
     args = {name: ocp.args.StandardSave(item) for name, item in items.items()}
     args['meta'] = ocp.args.JsonSave(meta)
-    self._manager.save(step, args=ocp.args.Composite(**args), force=True)
+    with _os_errors(self.path):
+      self._manager.save(step, args=ocp.args.Composite(**args), force=True)
 
   def close(self):
-    """Waits for saves under way."""
-    self._manager.wait_until_finished()
-    self._manager.close()
+    """Waits for saves under way.
+
+    Raises:
+      OSError: what stopped the last one; earlier checkpoints are whole.
+    """
+    with _os_errors(self.path):
+      self._manager.wait_until_finished()
+      self._manager.close()
 
   def meta(self, step: int) -> dict:
     """{'format', 'config', 'best', ...} of a checkpoint.
@@ -220,8 +228,7 @@ class Checkpoints:
   def _told(self, step: int):
     """Turns what Orbax and TensorStore raise for damaged files into DamagedError."""
     try:
-      with _quiet():
-        yield
+      yield
     except (PermissionError, MemoryError, jax.errors.JaxRuntimeError):
       raise  # of this machine, not of the files
     except Exception as error:  # TensorStore's have no class of their own
@@ -284,15 +291,21 @@ def _check(items: dict) -> tuple[dict, jax.Array]:
   return {name: total(tree) for name, tree in items.items()}, finite
 
 
+def _not_from_orbax(record) -> bool:
+  """Filter of log records: Orbax writes tracebacks of what we tell in a sentence."""
+  return 'orbax' not in record.pathname
+
+
 @contextlib.contextmanager
-def _quiet():
-  """Nothing on the terminal from Orbax: what goes wrong is told by us."""
-  before = logging.get_verbosity()
-  logging.set_verbosity(logging.FATAL)
+def _os_errors(path: epath.Path):
+  """Turns TensorStore's errors of the operating system into OSError."""
   try:
     yield
-  finally:
-    logging.set_verbosity(before)
+  except ValueError as error:
+    code = re.search(r"os_error_code='(\d+)'", str(error))
+    if not code:
+      raise
+    raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from error
 
 
 def _first_line(error: BaseException) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import resource
 import shutil
 
 import grain
@@ -165,6 +166,24 @@ def test_parameters_that_are_not_finite_are_never_saved(tmp_path):
   with pytest.raises(UserError, match='step 1: parameters are not finite and were not saved'):
     checkpoints.save(state, iterator(), {}, {})
   assert checkpoints.steps() == []
+
+
+@pytest.mark.parametrize('limit', [1000, 20_000])  # in a file of Python's; in one that TensorStore writes in a thread
+def test_a_save_that_finds_no_room_leaves_the_one_before(tmp_path, limit, capfd):
+  checkpoints, limits = Checkpoints(tmp_path), resource.getrlimit(resource.RLIMIT_FSIZE)
+  checkpoints.save(state_of(1, 512), iterator(), {}, {})
+  checkpoints.close()
+  checkpoints = Checkpoints(tmp_path)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limits[1]))
+  try:
+    with pytest.raises(OSError, match='File too large'):
+      checkpoints.save(state_of(2, 512), iterator(), {}, {})
+      checkpoints.close()
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+  state, step = Checkpoints(tmp_path).restore_latest(state_of(0, 512), iterator())
+  assert step == 1 and capfd.readouterr() == ('', '')
+  jax.tree.map(np.testing.assert_array_equal, state, state_of(1, 512))
 
 
 def test_what_a_killed_save_left_is_removed(copy):
