@@ -70,8 +70,8 @@ class Evaluator:
 
     Returns:
       {'final': {task: {metric: value}}, 'initial': {...}} (initial only for methods that have it)
-      with 'seconds_per_image' of prediction on all devices together, and a row of scores of each
-      image, in the order of the source.
+      with 'per_class' {task: {class: IoU of the final maps}} and 'seconds_per_image' of prediction on all
+      devices together; and a row of scores of each image, in the order of the source.
     """
     states, rows, seconds, batches = {}, {}, 0.0, 0
     with Progress('evaluating', self.count, 'img') as progress, self._mapper() as map_images:
@@ -96,6 +96,9 @@ class Evaluator:
     rows = dict(sorted(item for _, rows in gathered for item in rows.items()))
     scores = {
         stage: {name: self.metrics[name].compute(state) for name, state in tasks.items()} for stage, tasks in states.items()
+    }
+    scores['per_class'] = {
+        task.name: self.metrics[task.name].per_class(states['final'][task.name]) for task in self.tasks if task.classes
     }
     return scores | {'seconds_per_image': seconds / (batches * self.config.eval.batch)}, list(rows.values())
 
@@ -194,7 +197,7 @@ def delta_to_single(scores: dict[str, float], config, tasks) -> float | None:
 
 def flat(scores: dict) -> dict[str, float]:
   """Scores as {'eval/final/semseg/mIoU': value} for the log."""
-  stages = {stage: tasks for stage, tasks in scores.items() if isinstance(tasks, dict)}
+  stages = {stage: scores[stage] for stage in ('initial', 'final') if stage in scores}
   return {f'eval/{s}/{t}/{m}': v for s, tasks in stages.items() for t, ms in tasks.items() for m, v in ms.items()}
 
 

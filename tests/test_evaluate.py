@@ -54,6 +54,11 @@ def test_an_odd_last_batch_counts_each_image_once(five):
   assert_scores(scores['final'], expected(5))
   assert [row['id'] for row in rows] == [f'room{i}' for i in range(5)]
   assert scores['seconds_per_image'] > 0
+  assert set(scores['per_class']) == {'semseg'} and list(scores['per_class']['semseg']) == ['sky', 'road', 'car']
+  assert np.mean(list(scores['per_class']['semseg'].values())) == pytest.approx(scores['final']['semseg']['mIoU'])
+  assert set(evaluate.flat(scores)) == {
+      f'eval/{stage}/{name}/{metric}' for stage in ('initial', 'final')
+      for name, values in scores['final'].items() for metric in values}
 
 
 def test_one_image_and_a_limit():
