@@ -3,7 +3,7 @@
   train      python main.py --config=configs/scenes.py:method=prediction,labels=one --workdir=runs/scenes
              (run it again on the same workdir and it goes on where it stopped)
   evaluate   python main.py --mode=evaluate --workdir=runs/scenes [--step=best|latest|N]
-  predict    python main.py --mode=predict --workdir=runs/scenes --images='photos/*.jpg' --out=maps
+  predict    python main.py --mode=predict --workdir=runs/scenes --images=photos --out=maps [--samples=8]
   summary    python main.py --mode=summary --config=configs/pascal.py:method=feature [--json]
   prepare    python main.py --mode=prepare --config=configs/nyud.py --config.data.raw=PATH
   report     python main.py --mode=report --workdirs=runs/a,runs/b --out=runs/report

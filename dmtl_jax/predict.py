@@ -3,7 +3,7 @@
   import dmtl_jax
 
   predictor = dmtl_jax.load('runs/scenes')
-  maps = predictor(image)  # uint8 [H, W, 3] RGB -> {task: prediction at H x W}
+  maps = predictor(image)  # {task: array}: see `Predictor`
 """
 
 from collections.abc import Iterator, Sequence
