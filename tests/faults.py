@@ -4,7 +4,7 @@
 
 A life ends by SIGKILL after a random time, or at a random one of Python's file operations in the workdir
 (audit events: open, mkdir, rename, remove, ...), in whichever thread it happens. Compared bit for bit:
-parameters, optimiser state, data iterator and the other items of every checkpoint left, metrics.json but
+parameters, optimiser state and all else in every checkpoint left, metrics.json but
 for times, per_image.csv, log.jsonl, what TensorBoard shows, panels, and the names of all files.
 
 Each life is a fork of a process that has imported everything and not yet started JAX; the network is a
@@ -150,10 +150,9 @@ def checkpoint(path: pathlib.Path) -> dict:
     tree = ocp.StandardCheckpointer().restore(path.resolve() / item)
     for key, x in jax.tree_util.tree_leaves_with_path(tree):
       arrays[item + jax.tree_util.keystr(key)] = np.asarray(x).tobytes().hex()
-  texts = {str(p.relative_to(path)): p.read_text() for p in (path / 'data').iterdir() if p.suffix == '.json'}
   meta = json.loads((path / 'meta' / 'metadata').read_text())
   meta['config']['data'].pop('path')
-  return {'step': int(tree['step']), 'arrays': arrays, 'data': texts, 'meta': meta}
+  return {'step': int(tree['step']), 'arrays': arrays, 'meta': meta}
 
 
 def board(folder: pathlib.Path) -> dict:
