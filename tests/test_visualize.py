@@ -145,6 +145,76 @@ def test_tiles_are_readable_at_any_size(size):
   assert 160 <= len(white_left) <= 320 and sheet.shape[1] < 2 * 330 + 60
 
 
+@pytest.mark.parametrize('size', [(1, 1), (20, 3000), (3000, 20), (4000, 6000), (90, 170), (300, 100)])
+def test_tiles_fit_a_page(size):
+  width, height = visualize.tile_size(*size)
+  assert 160 <= width <= 320 and 80 <= height <= 320
+  if max(size) <= 2 * min(size):
+    assert width / height == pytest.approx(size[1] / size[0], abs=0.02)
+
+
+@pytest.mark.parametrize('text', ['car', 'a very long name of a class ' * 3, 'W' * 40])
+@pytest.mark.parametrize('width', [60, 160, 320])
+def test_text_is_shortened_to_its_place(text, width):
+  shown, letters = visualize.fitted(text, width, 16)
+  assert letters.getlength(shown) <= width and letters.size >= 10
+  assert shown == text or (shown.endswith('\u2026') and text.startswith(shown[:-1]) and len(shown) > 3)
+
+
+@pytest.mark.parametrize('scale', [1, 2.5])
+def test_no_letter_of_a_legend_is_cut(scale):
+  """What is drawn in a narrow place is what is drawn where there is more room to the right."""
+  classes = ('W' * 30, 'traffic sign', 'a name of several words that goes on', 'sky')
+  for task in (Task('semseg', 'semseg', classes), SALIENCY, DEPTH, NORMALS):
+    key = visualize.legend(task, round(170 * scale), (0.123, 45.6), scale=scale)
+    assert key.shape[1] == round(170 * scale)
+    letters = (key.max(-1) < 160) & (np.ptp(key, -1) < 40) if task.classes else np.zeros((1, 1), bool)
+    assert not letters[:, -1].any() and not letters[-1].any()
+  assert len(visualize.legend(SEMSEG, 500, scale=2)) == 2 * len(visualize.legend(SEMSEG, 500))
+
+
+@pytest.mark.parametrize('size', [(1, 1), (96, 128), (900, 1300), (1200, 8)])
+@pytest.mark.parametrize('task', [SEMSEG, BOUNDARY, SALIENCY, NORMALS, DEPTH], ids=lambda t: t.name)
+def test_an_overlay_keeps_the_image_and_adds_the_legend_below(task, size):
+  image = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+  values = {'semseg': np.ones(size, np.uint8), 'normals': np.full((*size, 3), [0, 0, 1], np.float32)}
+  values = values.get(task.kind, np.full(size, 0.25, np.float32))
+  sheet = visualize.annotated(task, image, values, (0, 1), [1] if task.classes else None)
+  assert sheet.shape[1] >= size[1] and sheet.shape[0] > size[0] + 20
+  colors = visualize.colorize(task, values, (0, 1))
+  alpha = {'boundary': 0.25, 'saliency': 0.15}.get(task.kind, 0.55)
+  if task.kind in ('boundary', 'saliency'):
+    colors = np.full_like(image, visualize.ORANGE)
+  want = (1 - alpha) * image + alpha * colors
+  np.testing.assert_allclose(sheet[: size[0], : size[1]], want, atol=0.51)
+  below = sheet[size[0] :]
+  assert (below < 200).any() and (below[-1] == 255).all() and (below[:, 0] == 255).all()
+
+
+def test_uncertainty_is_brighter_where_it_is_higher():
+  values = np.linspace(0, 2, 256, dtype=np.float32)[None].repeat(20, 0)
+  limit = visualize.uncertainty_limit(values)
+  assert limit == pytest.approx(1.98, abs=0.01) and visualize.uncertainty_limit(0 * values) > 0
+  sheet = visualize.uncertainty(NORMALS, values, 2.0)
+  luma = sheet[0].astype(float) @ np.array([0.299, 0.587, 0.114])
+  assert luma[0] < 10 and luma[255] > 200 and (np.diff(luma[:256]) > -2).all()
+  # the bar below has the same colours
+  bar = sheet[20 + 8 + 6, 8:248].astype(int)
+  np.testing.assert_allclose(bar[2:-2], sheet[0, np.linspace(0, 255, 240).round().astype(int)][2:-2], atol=12)
+
+
+def test_panel_with_uncertainty_has_a_row_and_scales_more():
+  image, rows = np.zeros((160, 160, 3), np.uint8), [('Mean', {'depth': np.ones((160, 160), np.float32)})]
+  plain = visualize.panel(image, (DEPTH,), rows)
+  spread = np.full((40, 40), 3, np.float32)
+  sheet = visualize.panel(image, (DEPTH,), rows, {'depth': (0, 2)}, {'depth': (spread, 3.0)})
+  assert len(sheet) > len(plain) + 160 + 20
+  brightest = visualize.heat(np.ones(1), (0, 1), 14)[0]  # 14: inferno
+  assert (sheet == brightest).all(-1).sum() >= 160 * 160
+  half = visualize.colorize(DEPTH, np.ones((1, 1), np.float32), (0, 2))[0, 0]
+  assert (sheet == half).all(-1).sum() >= 160 * 160
+
+
 def test_depth_rows_share_the_scale_of_the_ground_truth():
   depth = np.full((160, 160), 5, np.float32)
   rows = [('Ground truth', {'depth': np.linspace(1, 9, 160, dtype=np.float32)[:, None, None].repeat(160, 1)})]
