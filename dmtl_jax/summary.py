@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from dmtl_jax.data import source
 from dmtl_jax.models import build_model
+from dmtl_jax.models.layers import reduced_conv
 from dmtl_jax.state import init_variables
 from dmtl_jax.steps import model_inputs
 from dmtl_jax.tasks import Task
@@ -62,7 +63,7 @@ def summarize(config, tasks: tuple[Task, ...], size: tuple[int, int]) -> dict:
 
   for path, leaf in jax.tree_util.tree_leaves_with_path(variables['params']):
     add([key.key for key in path[:-1]], 'parameters', math.prod(leaf.shape))
-  for scope, macs in multiply_adds(_forward_jaxpr(model, variables, tasks, size, steps), ''):
+  for scope, macs in multiply_adds(_forward_jaxpr(model, variables, tasks, size, steps), '', as_defined=True):
     add(_module_path(scope, model), 'gmac', macs)
   for part in parts.values():
     part['gmac'] /= 1e9
@@ -119,8 +120,13 @@ def _forward_jaxpr(model, variables, tasks, size, steps):
   return partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))[0]
 
 
-def multiply_adds(jaxpr, scope: str):
-  """Yields (scope, multiply-adds) of every convolution and matrix product."""
+def multiply_adds(jaxpr, scope: str, as_defined: bool = False):
+  """Yields (scope, multiply-adds) of every convolution and matrix product.
+
+  Args:
+    as_defined: of the forward pass: `layers.ReducedConv` counts as the convolution it stands for, so
+      that the count is the network's (and the paper's), not of how we compute it.
+  """
   for eqn in jaxpr.eqns:
     inner = f'{scope}/{eqn.source_info.name_stack}'
     if eqn.primitive.name == 'conv_general_dilated':
@@ -129,8 +135,11 @@ def multiply_adds(jaxpr, scope: str):
     elif eqn.primitive.name == 'dot_general':
       contracted = eqn.params['dimension_numbers'][0][0]
       yield inner, eqn.outvars[0].aval.size * math.prod(eqn.invars[0].aval.shape[i] for i in contracted)
+    elif as_defined and eqn.params.get('name') == reduced_conv.__name__:
+      x, kernel = (var.aval for var in eqn.invars)
+      yield inner, math.prod(x.shape[:3]) * kernel.size
     elif eqn.params.get('name') != '_resize':  # jax.image.resize, a matrix product in disguise
       times = eqn.params['length'] if eqn.primitive.name == 'scan' else 1
       for body in jaxprs_in_params(eqn.params):
-        for where, macs in multiply_adds(body, inner):
+        for where, macs in multiply_adds(body, inner, as_defined):
           yield where, macs * times

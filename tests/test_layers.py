@@ -1,5 +1,6 @@
 """Resizing, convolutions by task and attention against independent numpy and scipy."""
 
+from flax import linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 import scipy.special
 
 from dmtl_jax.models.denoiser import CrossAttentionBlock
-from dmtl_jax.models.layers import conv, resize
+from dmtl_jax.models.layers import ReducedConv, conv, resize
 from dmtl_jax.models.task_layers import SlotEmbed, SlotHead, TaskConv
 
 
@@ -125,3 +126,23 @@ def test_attention_block_against_numpy(heads, conditioned):
   q = q + np.concatenate(mixed, -1) @ p['attn']['proj']['kernel'] + p['attn']['proj']['bias']
   q = q + mlp(norm(q, 'norm_mlp'), 'mlp')
   np.testing.assert_allclose(out[0], q, atol=1e-5)
+
+
+@pytest.mark.parametrize('size', [(8, 12), (6, 8)])
+def test_reduced_convolution_is_a_convolution_and_a_resize(size):
+  """Values and gradients, also where 4x4 blocks do not tile the map (6x8)."""
+  keys = jax.random.split(jax.random.key(0), 4)
+  x = jax.random.normal(keys[0], (2, *size, 5))
+  params = {'kernel': jax.random.normal(keys[1], (3, 3, 5, 7)), 'bias': jax.random.normal(keys[2], (7,))}
+  small = (2, size[0] // 4, size[1] // 4, 7)
+  weight = jax.random.normal(keys[3], small)
+
+  def defined(x, params):
+    return resize(nn.Conv(7, (3, 3), padding=1).apply({'params': params}, x), small[1:3])
+
+  def fast(x, params):
+    return ReducedConv(7).apply({'params': params}, x)
+
+  np.testing.assert_allclose(fast(x, params), defined(x, params), atol=1e-5)
+  gradients = [jax.grad(lambda *a: (f(*a) * weight).sum(), (0, 1))(x, params) for f in (fast, defined)]
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), *gradients)

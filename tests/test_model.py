@@ -35,7 +35,7 @@ def test_noise_fits_images_of_any_size(tiny, size):
 def test_scan_equals_an_unrolled_loop(tiny):
   """X_S = decay(P_init); X_{s-1} = Denoiser(X_s, s, F_cond), by calling the parts one by one."""
   from dmtl_jax.models.conditioning import Conditioning
-  from dmtl_jax.models.denoiser import Denoiser, to_tokens
+  from dmtl_jax.models.denoiser import Denoiser
 
   inputs = tiny.inputs()
   output = jax.jit(tiny.model.apply)(tiny.variables, tiny.images, **inputs)
@@ -43,7 +43,7 @@ def test_scan_equals_an_unrolled_loop(tiny):
   channels = tuple(task.channels for task in TASKS)
   initial = {task.name: output.initial[task.name] for task in TASKS}  # jit sorts the keys of a dict
   fused = Conditioning(config.channels).apply({'params': params['conditioning']}, initial)
-  condition = jnp.tile(to_tokens(fused)[0], (len(TASKS), 1, 1))
+  condition = jnp.tile(fused, (len(TASKS), 1, 1))
   slots = Slots(channels)
   x = jnp.concatenate(slots.place(list(initial.values())))
   task = jnp.repeat(jnp.arange(6), 4)

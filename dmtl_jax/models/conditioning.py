@@ -1,14 +1,14 @@
-"""Multi-Task Conditioning f_cond: all tasks' initial maps in one map (PAPER.md, Model 4)."""
+"""Multi-Task Conditioning f_cond: all tasks' initial maps in one map of tokens (PAPER.md, Model 4)."""
 
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from dmtl_jax.models.layers import Dtype, conv
+from dmtl_jax.models.layers import Dtype, ReducedConv, conv
 
 
 class Conditioning(nn.Module):
-  """T initial maps [B, h, w, C_t or C] to F_cond [B, h, w, channels].
+  """T initial maps [B, h, w, C_t or C] to F_cond's tokens [B, h/4 * w/4, channels].
 
   Attributes:
     per_task: True (the paper): a 3x3 convolution a task, then one over their concatenation.
@@ -23,4 +23,5 @@ class Conditioning(nn.Module):
   def __call__(self, maps: dict[str, jax.Array]) -> jax.Array:
     if self.per_task:
       maps = {name: conv(self.channels, 3, dtype=self.dtype, name=f'{name}_embed')(x) for name, x in maps.items()}
-    return conv(self.channels, 3, dtype=self.dtype, name='fuse')(jnp.concatenate(list(maps.values()), axis=-1))
+    fused = ReducedConv(self.channels, self.dtype, name='fuse')(jnp.concatenate(list(maps.values()), axis=-1))
+    return fused.reshape(fused.shape[0], -1, self.channels)

@@ -5,10 +5,8 @@ import jax
 import jax.numpy as jnp
 
 from dmtl_jax.diffusion import step_embedding
-from dmtl_jax.models.layers import Dtype, kernel_init, resize
+from dmtl_jax.models.layers import Dtype, kernel_init, reduce, resize
 from dmtl_jax.models.task_layers import SlotEmbed, SlotHead, TaskConv
-
-REDUCTION = 4  # attention runs on maps reduced by this factor
 
 
 def dense(features: int, name: str, dtype: Dtype, bias: bool = True):
@@ -126,20 +124,14 @@ class Denoiser(nn.Module):
       embedded = TaskConv(tasks, self.channels, 3, dtype=self.dtype, name='embed')(x, task)
     embedded = embedded + StepEmbed(self.channels, self.dtype, name='step_embed')(step)
 
-    tokens, size = to_tokens(embedded)
+    small = reduce(embedded)
+    tokens = small.reshape(small.shape[0], -1, self.channels)
     q, kv = (tokens, None) if condition is None else (condition, tokens)
     for i in range(self.depth):
       q, kv = CrossAttentionBlock(self.heads, self.dtype, name=f'block{i}')(q, kv)
-    mixed = resize(q.reshape(-1, *size, self.channels), (height, width)) + embedded
+    mixed = resize(q.reshape(small.shape), (height, width)) + embedded
 
     out = TaskHeads(tasks, self.channels, self.dtype, name='heads')(mixed, task)
     if self.predictions:
       out = SlotHead(self.task_channels, self.dtype, name='predict')(out, task)
     return out
-
-
-def to_tokens(maps: jax.Array) -> tuple[jax.Array, tuple[int, int]]:
-  """Maps [N, h, w, C] to tokens [N, h/4 * w/4, C] (bilinear, no antialias), and the reduced size."""
-  size = (max(maps.shape[1] // REDUCTION, 1), max(maps.shape[2] // REDUCTION, 1))
-  small = resize(maps, size)
-  return small.reshape(small.shape[0], -1, small.shape[-1]), size

@@ -11,7 +11,7 @@ from dmtl_jax.diffusion import Schedule
 from dmtl_jax.models import pairs as pairs_lib
 from dmtl_jax.models.conditioning import Conditioning
 from dmtl_jax.models.decoder import Decoders
-from dmtl_jax.models.denoiser import Denoiser, to_tokens
+from dmtl_jax.models.denoiser import Denoiser
 from dmtl_jax.models.encoder import Backbone
 from dmtl_jax.models.layers import Dtype
 from dmtl_jax.models.pairs import Pairs
@@ -101,7 +101,7 @@ class DiffusionMTL(nn.Module):
     slots = Slots(tuple(task.channels for task in self.tasks))
     maps = slots.place(list(initial.values())) if self.predictions else list(initial_features.values())
     x = pairs_lib.take_tasks(maps, pairs).astype(jnp.float32)
-    x, steps_out = self._denoise(x, condition, pairs, noise, schedule)
+    x, steps_out = self._denoise(x, condition, pairs, noise, batch, schedule)
 
     if not self.predictions:
       head = SlotHead(slots.channels, self.dtype, name='head')
@@ -135,10 +135,9 @@ class DiffusionMTL(nn.Module):
       if self.is_initializing():
         module(maps)
       return None
-    tokens, _ = to_tokens(module(maps))
-    return pairs_lib.take_images(tokens, len(self.tasks), pairs)
+    return pairs_lib.take_images(module(maps), len(self.tasks), pairs)
 
-  def _denoise(self, x, condition, pairs, noise, schedule: Schedule):
+  def _denoise(self, x, condition, pairs, noise, batch: int, schedule: Schedule):
     """X_init [N, h, w, C_x] to X_0 and the maps X_S, ..., X_0 [S + 1, N, h, w, C_x]."""
     denoiser = Denoiser(
         tuple(task.channels for task in self.tasks),
@@ -157,21 +156,34 @@ class DiffusionMTL(nn.Module):
         noise = jnp.where(Slots(denoiser.task_channels).mask(all_tasks), noise, 0)
       x = schedule.decay(x, noise[0])
 
-    def body(x, step):
-      s, of_x0, of_xs, sigma, eps = step
-      clean = denoiser.apply({'params': params}, x, s - self.step_offset, condition, task).astype(jnp.float32)
-      after = of_x0 * clean + of_xs * x + sigma * eps if self.posterior else clean
-      return after, after
-
-    if self.remat:
-      body = jax.checkpoint(body)
     order = slice(None, None, -1)
-    coefficients = [jnp.asarray(c[order], jnp.float32) for c in schedule.posterior()]
-    # The last step adds no noise (sigma_1 = 0); its draw would only be multiplied by 0.
-    eps = jnp.concatenate([noise[1:], jnp.zeros_like(noise[:1])]) if self.posterior else jnp.zeros(schedule.steps)
     s = jnp.arange(schedule.steps, 0, -1, dtype=jnp.float32)
-    final, after = jax.lax.scan(body, x, (s, *coefficients, eps))
-    return final, jnp.concatenate([x[None], after])
+    coefficients = [jnp.asarray(c[order], jnp.float32) for c in schedule.posterior()]
+
+    def denoise(x, condition, task, draws):
+      def step(x, inputs):
+        s, of_x0, of_xs, sigma, eps = inputs
+        clean = denoiser.apply({'params': params}, x, s - self.step_offset, condition, task).astype(jnp.float32)
+        after = of_x0 * clean + of_xs * x + sigma * eps if self.posterior else clean
+        return after, after
+
+      if self.remat:
+        step = jax.checkpoint(step)
+      final, after = jax.lax.scan(step, x, (s, *coefficients, _swap(draws)))
+      return final, _swap(after)
+
+    # The last step adds no noise (sigma_1 = 0); its draw would only be multiplied by 0.
+    if self.posterior:
+      draws = jnp.concatenate([noise[1:], jnp.zeros_like(noise[:1])])
+    else:
+      draws = jnp.zeros((schedule.steps, x.shape[0], 1, 1, 1))
+    final, after = pairs_lib.in_chunks(denoise, batch, pairs, x, condition, task, _swap(draws))
+    return final, jnp.concatenate([x[None], _swap(after)])
+
+
+def _swap(x):
+  """[K, N, ...] to [N, K, ...] and back."""
+  return jnp.swapaxes(x, 0, 1)
 
 
 def stride8(size: tuple[int, int]) -> tuple[int, int]:

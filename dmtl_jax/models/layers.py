@@ -8,6 +8,8 @@ import jax.numpy as jnp
 
 Dtype = Any
 
+REDUCTION = 4  # attention runs on maps reduced by this factor
+
 # torch's default for convolutions and linear layers (uniform, variance 1 / (3 fan_in)), which the
 # paper trains from: without norms in the denoiser, He's larger weights start with maps of size 1e3.
 kernel_init = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
@@ -50,6 +52,45 @@ def resize(x: jax.Array, size: tuple[int, int]) -> jax.Array:
   if shape == x.shape:
     return x
   return jax.image.resize(x, shape, 'bilinear', antialias=False)
+
+
+def reduce(maps: jax.Array) -> jax.Array:
+  """Maps [N, h, w, C] to the size at which attention runs, [N, h/4, w/4, C] (bilinear, no antialias)."""
+  return resize(maps, (max(maps.shape[1] // REDUCTION, 1), max(maps.shape[2] // REDUCTION, 1)))
+
+
+class ReducedConv(nn.Module):
+  """A 3x3 convolution and `reduce` of its map: [B, h, w, C_in] to [B, h/4, w/4, features].
+
+  Where 4x4 blocks tile the map, at a ninth of the work: the reduction averages the middle 2x2 of
+  each block, and what those four outputs read is the block and no more. So a block's result is its
+  product with the mean of the kernel laid at its four places.
+  """
+
+  features: int
+  dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    kernel = self.param('kernel', kernel_init, (3, 3, x.shape[-1], self.features))
+    bias = self.param('bias', nn.initializers.zeros, (self.features,)).astype(self.dtype)
+    x = x.astype(self.dtype)
+    if x.shape[1] % REDUCTION or x.shape[2] % REDUCTION:
+      kernel = kernel.astype(self.dtype)
+      return bias + reduce(
+          jax.lax.conv_general_dilated(x, kernel, (1, 1), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
+      )
+    return bias + reduced_conv(x, kernel)
+
+
+@jax.jit
+def reduced_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
+  """See `ReducedConv`; jitted for its name, by which the summary counts the convolution as defined."""
+  batch, height, width, channels = x.shape
+  places = [jnp.pad(kernel, ((i, 1 - i), (j, 1 - j), (0, 0), (0, 0))) for i in (0, 1) for j in (0, 1)]
+  mean = (sum(places) / len(places)).astype(x.dtype)
+  blocks = x.reshape(batch, height // REDUCTION, REDUCTION, width // REDUCTION, REDUCTION, channels)
+  return jnp.einsum('nhawbc,abcd->nhwd', blocks, mean)
 
 
 class ResidualBlock(nn.Module):

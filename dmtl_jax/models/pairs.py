@@ -94,3 +94,39 @@ def image_index(batch: int, tasks: int, pairs: Pairs | None) -> jax.Array:
 def task_index(batch: int, tasks: int, pairs: Pairs | None) -> jax.Array:
   """Task [N] of each pair."""
   return jnp.asarray(np.repeat(np.arange(tasks), batch)) if pairs is None else pairs.flat_task
+
+
+def in_chunks(run, batch: int, pairs: Pairs | None, *arrays):
+  """run(*arrays) in chunks of one pair an image, without those that hold no valid pair.
+
+  The static count is that of the image with the most labels; where images differ, most of the last
+  chunks are empty, and their work is skipped.
+
+  Args:
+    run: from arrays [n, ...] of pairs to a pytree of arrays [n, ...].
+    batch: B.
+
+  Returns:
+    What run gives, [N, ...]; 0 for the pairs of a skipped chunk.
+  """
+  groups, count = (1, batch) if pairs is None else pairs.image.shape
+  size = batch // groups
+  if count <= size or count % size:
+    return run(*arrays)
+  chunks = count // size
+
+  def split(x):
+    x = x.reshape(groups, chunks, size, *x.shape[1:])
+    return jnp.swapaxes(x, 0, 1).reshape(chunks, groups * size, *x.shape[3:])
+
+  def join(x):
+    x = x.reshape(chunks, groups, size, *x.shape[2:])
+    return jnp.swapaxes(x, 0, 1).reshape(groups * count, *x.shape[3:])
+
+  def chunk(_, inputs):
+    valid, arrays = inputs
+    empty = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(run, *arrays))
+    return None, jax.lax.cond(valid.any(), run, lambda *_: empty, *arrays)
+
+  _, out = jax.lax.scan(chunk, None, (split(pairs.valid.reshape(-1)), jax.tree.map(split, arrays)))
+  return jax.tree.map(join, out)

@@ -11,10 +11,10 @@ import numpy as np
 
 from dmtl_jax.models.layers import Dtype, kernel_init
 
+
 def _kernel_init(relu: bool):
   """As `layers.kernel_init`, a task at a time; before a ReLU He's, which keeps the scale of maps."""
   return nn.initializers.variance_scaling(2.0 if relu else 1 / 3, 'fan_in', 'uniform', batch_axis=(0,))
-
 
 
 class TaskConv(nn.Module):
@@ -53,11 +53,14 @@ def _conv_each(x, kernel):
   slower on CPU. Patches are k * k times the map, so they are made again for the gradient.
   """
   n, k, _, channels, features = kernel.shape
+  return jnp.einsum('nhwc,ncd->nhwd', _patches(x, k), kernel.reshape(n, k * k * channels, features))
+
+
+def _patches(x, k: int):
+  """The k x k neighbourhood of every pixel: [N, h, w, C] to [N, h, w, k * k * C]."""
   height, width = x.shape[1:3]
   padded = jnp.pad(x, ((0, 0), (k // 2, k // 2), (k // 2, k // 2), (0, 0)))
-  shifts = [padded[:, i : i + height, j : j + width] for i in range(k) for j in range(k)]
-  patches = jnp.concatenate(shifts, axis=-1)
-  return jnp.einsum('nhwc,ncd->nhwd', patches, kernel.reshape(n, k * k * channels, features))
+  return jnp.concatenate([padded[:, i : i + height, j : j + width] for i in range(k) for j in range(k)], axis=-1)
 
 
 class Slots:
@@ -104,7 +107,8 @@ class SlotEmbed(nn.Module):
     bias = self.param('bias', nn.initializers.zeros, (len(self.channels), self.features)).astype(self.dtype)
     x = x.astype(self.dtype)
     if task is not None:
-      return _conv(x, kernel) + bias[task][:, None, None]  # zeros outside the slot select the task's kernel
+      # Zeros outside the slot select the task's kernel. A product of patches, as few channels make a slow convolution.
+      return _patches(x, 3) @ kernel.reshape(-1, self.features) + bias[task][:, None, None]
     blocks = slots.split(list(x.reshape(len(self.channels), -1, *x.shape[1:])))
     return jnp.concatenate([_conv(m, kernel[:, :, slots.of(t)]) + bias[t] for t, m in enumerate(blocks)])
 
