@@ -174,7 +174,7 @@ def _entries(runs: Sequence[Run]) -> list[Entry]:
   """Runs with the same config but for their seeds together; differing ones get telling names."""
   groups, configs = {}, {}
   for run in runs:
-    config = {k: v for k, v in workdir_lib.flatten(run.config).items() if k not in ASIDE and 'single_task' not in k}
+    config = _fields(run)
     key = json.dumps(config, sort_keys=True)
     groups.setdefault(key, []).append(run)
     configs[key] = config
@@ -182,7 +182,30 @@ def _entries(runs: Sequence[Run]) -> list[Entry]:
   rank = lambda key: known.index(m) if (m := configs[key]['method']) in known else len(known)
   names = {key: _name(config, [c for c in configs.values() if c['method'] == config['method']])
            for key, config in configs.items()}
-  return [Entry(names[key], tuple(groups[key])) for key in sorted(groups, key=rank)]
+  shared = lambda key: list(names.values()).count(names[key]) > 1  # too many fields differ to name them all
+  full = lambda key: f'{names[key]}, {groups[key][0].path.name}' if shared(key) else names[key]
+  return [Entry(full(key), tuple(groups[key])) for key in sorted(groups, key=rank)]
+
+
+def _fields(run: Run) -> dict:
+  """{field: value} of a run's config, without those that are set aside."""
+  return {k: v for k, v in workdir_lib.flatten(run.config).items() if k not in ASIDE and 'single_task' not in k}
+
+
+def differences(section: Section) -> dict[str, dict[str, list[str]]]:
+  """{field: {value: names of entries}} of what the methods of a section were not given alike.
+
+  A fair comparison has none; the fields of the network itself do not count.
+  """
+  fields = {entry.name: _fields(entry.runs[0]) for entry in section.entries}
+  found = {}
+  for field in sorted({k for config in fields.values() for k in config if not k.startswith(('model.', 'method'))}):
+    by_value = {}
+    for name, config in fields.items():
+      by_value.setdefault(str(config.get(field)), []).append(name)
+    if len(by_value) > 1:
+      found[field] = by_value
+  return found
 
 
 def _name(config: dict, others: Sequence[dict]) -> str:
@@ -211,14 +234,14 @@ def write_report(workdirs: list[str], out: str) -> pathlib.Path:
     raise UserError('--workdirs names no run; give one or more, separated by commas')
   parts = [(section, report_table.build(section)) for section in sections(runs)]
   folder = pathlib.Path(out)
-  text = '\n'.join(report_table.markdown(section, table) for section, table in parts)
+  text = '\n'.join(report_table.markdown(section, table, differences(section)) for section, table in parts)
   workdir_lib.write_atomic(folder / 'report.md', text)
   workdir_lib.write_atomic(folder / 'report.csv', report_table.comma_separated(parts))
   page = folder / 'report.html'
-  workdir_lib.write_atomic(page, report_html.page(parts))
+  workdir_lib.write_atomic(page, report_html.page([(section, table, differences(section)) for section, table in parts]))
   workdir_lib.say(text)
   for run in runs:
-    if not run.metrics:
+    if not run.metrics.get('final'):
       workdir_lib.say(f'{run.path} has no scores; run --mode=evaluate --workdir={run.path}')
   workdir_lib.say(f'report: {page}')
   return page

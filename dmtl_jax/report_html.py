@@ -7,6 +7,7 @@ import statistics
 
 from dmtl_jax import report_charts, report_pictures
 from dmtl_jax.report_pictures import swatch, verdict
+from dmtl_jax.report_table import unequal
 from dmtl_jax.tasks import Task
 
 STYLE = (pathlib.Path(__file__).parent / 'report.css').read_text()
@@ -21,12 +22,12 @@ def page(parts: Sequence[tuple]) -> str:
   """The whole page.
 
   Args:
-    parts: (`report.Section`, its `report_table.Table`) of every data set and label setting.
+    parts: (`report.Section`, its `report_table.Table`, `report.differences`) of every data set and label setting.
   """
   album = report_pictures.Album()
-  title = f'DiffusionMTL on {" and ".join(dict.fromkeys(section.data for section, _ in parts))}'
-  body = ''.join(_section(section, table, f's{i}', album, len(parts) - i) for i, (section, table) in enumerate(parts))
-  nav = ''.join(f'<a href="#s{i}">{html.escape(section.title)}</a>' for i, (section, _) in enumerate(parts))
+  title = f'DiffusionMTL on {" and ".join(dict.fromkeys(section.data for section, *_ in parts))}'
+  body = ''.join(_section(*part, f's{i}', album, len(parts) - i) for i, part in enumerate(parts))
+  nav = ''.join(f'<a href="#s{i}">{html.escape(section.title)}</a>' for i, (section, *_) in enumerate(parts))
   return (
       '<!doctype html><html lang="en"><head><meta charset="utf-8">'
       '<meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" content="light dark">'
@@ -36,7 +37,7 @@ def page(parts: Sequence[tuple]) -> str:
   )
 
 
-def _section(section, table, name: str, album, left: int) -> str:
+def _section(section, table, differences: dict, name: str, album, left: int) -> str:
   """One data set and label setting, from the verdict down to the single runs; `left` sections share the album."""
   colors = _colors(section.entries)
   whole = album.left
@@ -46,7 +47,7 @@ def _section(section, table, name: str, album, left: int) -> str:
   viewer = report_pictures.viewer(section, colors, f'{name}v', album)
   album.left += whole - whole // left
   blocks = [
-      ('', _verdict(section, table, colors)),
+      ('', _verdict(section, table, differences, colors)),
       ('Scores and costs', _table(section, table, colors)),
       ('What denoising changes', _denoising(section, colors)),
       ('Image by image', viewer and _VIEWER + viewer),
@@ -77,10 +78,10 @@ def _colors(entries) -> dict[str, str]:
 # --- Who won ---------------------------------------------------------------------------------
 
 
-def _verdict(section, table, colors) -> str:
+def _verdict(section, table, differences: dict, colors) -> str:
   """One sentence on who won, and a card a task with the ranking."""
   ranks = {task.name: _ranking(section, table, t) for t, task in enumerate(section.tasks)}
-  sentences = [text for text in (_winner(section, table, ranks), _denoised(section), _caution(section)) if text]
+  sentences = [text for text in (_winner(section, table, ranks), _denoised(section), _caution(section, differences)) if text]
   cards = [_card(task, column, ranks[task.name], colors)
            for task, column in zip(section.tasks, table.columns) if ranks[task.name]]
   if not cards:
@@ -120,22 +121,28 @@ def _winner(section, table, ranks) -> str:
 
 
 def _denoised(section) -> str:
-  """How often denoising made the maps better, method by method."""
+  """At how many tasks denoising made the maps better, and at how many worse, method by method."""
   parts = []
   for entry in section.entries:
     pairs = [(task, *pair) for task in section.tasks if (pair := _pair(entry, task))]
-    better = [task for task, before, after in pairs if before != after and (after > before) == task.higher_is_better]
+    gains = [(after - before) * (1 if task.higher_is_better else -1) for task, before, after in pairs]
     if pairs:
-      parts.append(f'{len(better)} of {len(pairs)} tasks for {_names([entry.name])}')
-  return f'Denoised maps score better than the initial ones at {"; ".join(parts)}.' if parts else ''
+      won, lost = sum(gain > 0 for gain in gains), sum(gain < 0 for gain in gains)
+      parts.append(f'{_names([entry.name])} better at {won} and worse at {lost} of {len(pairs)} tasks')
+  return f'Denoising makes the maps of {"; of ".join(parts)}.' if parts else ''
 
 
-def _caution(section) -> str:
-  single = [entry.name for entry in section.entries if len(entry.runs) == 1 and entry.runs[0].metrics]
-  if len(section.entries) > 1 and single:
-    who = 'Every method' if len(single) == len(section.entries) else _names(single)
-    return f'{who} ran with one seed: small differences may be chance.'
-  return ''
+def _caution(section, differences: dict) -> str:
+  """What a fair reader should know before believing the numbers."""
+  scored = [entry for entry in section.entries if any(run.metrics.get('final') for run in entry.runs)]
+  single = [entry.name for entry in scored if len(entry.runs) == 1]
+  parts = []
+  if len(scored) > 1 and single:
+    who = 'Every method' if len(single) == len(scored) else _names(single)
+    parts.append(f'{who} ran with one seed: small differences may be chance.')
+  if differences:
+    parts.append(html.escape(unequal(differences)))
+  return ' '.join(parts)
 
 
 def _names(names: Sequence[str]) -> str:
@@ -147,17 +154,18 @@ def _card(task: Task, column, ranking, colors) -> str:
   """A task's winner, the runner-up, and where the others are."""
   (entry, cell), others = ranking[0], ranking[1:]
   values = [(e.name, colors[e.name], c.mean) for e, c in ranking]
+  by = f'{swatch(colors[entry.name])}{html.escape(entry.name)}'
   if not others:
     second = ''
   elif not cell.best:
-    second = '<p class="note">all the same</p>'
+    by, second = 'no difference', ''
   else:
     second = f'<p class="note">then {html.escape(others[0][0].name)} {column.text(others[0][1].mean)}</p>'
   rank = report_charts.strip(task, values) if others else ''
   return (
       f'<article class="card"><h4>{html.escape(task.name)}</h4><p class="metric">{column.unit} {column.arrow}</p>'
       f'<p class="value">{_spread(cell)}</p>'
-      f'<p class="by">{swatch(colors[entry.name])}{html.escape(entry.name)}</p>{rank}{second}</article>'
+      f'<p class="by">{by}</p>{rank}{second}</article>'
   )
 
 
@@ -175,7 +183,7 @@ def _table(section, table, colors) -> str:
   notes = ['Scores of the final maps; the best of a column is bold.']
   notes += ['± is the standard deviation over runs that differ in their seeds alone.'] if seeds else []
   notes += [f'Δm is the mean gain over tasks against {table.reference}.'] if table.reference else []
-  missing = [entry.name for entry in section.entries if not any(run.metrics for run in entry.runs)]
+  missing = [entry.name for entry in section.entries if not any(run.metrics.get('final') for run in entry.runs)]
   notes += [f'Not evaluated yet: {", ".join(missing)}.'] if missing else []
   return (
       f'<div class="scroll" tabindex="0" role="region" aria-label="Scores"><table><thead><tr><th scope="col">method</th>{head}'

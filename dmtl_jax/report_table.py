@@ -182,7 +182,14 @@ def _count(entry) -> dict:
 # --- Text ------------------------------------------------------------------------------------
 
 
-def markdown(section, table: Table) -> str:
+def unequal(differences: dict) -> str:
+  """A sentence on what was not alike, of `report.differences`; '' for a fair comparison."""
+  values = lambda by_value: '; '.join(f"{value}: {', '.join(names)}" for value, names in by_value.items())
+  parts = [f'{field} ({values(by_value)})' for field, by_value in differences.items()]
+  return f'Mind that these runs also differ in {", ".join(parts)}.' if parts else ''
+
+
+def markdown(section, table: Table, differences: dict) -> str:
   """A heading and the table; the best of a column is bold."""
   seeds = any(len(entry.runs) > 1 for entry in section.entries)
   header = ['method', *(f'{c.title} {c.unit} {c.arrow}' for c in table.columns), *(['runs'] if seeds else [])]
@@ -192,6 +199,7 @@ def markdown(section, table: Table) -> str:
     lines.append([entry.name.replace('|', '\\|'), *texts, *([str(len(entry.runs))] if seeds else [])])
   notes = ['Mean ± standard deviation over runs that differ in their seeds alone.'] if seeds else []
   notes += [f'Δm is against {table.reference}.'] if table.reference else []
+  notes += [unequal(differences)] if differences else []
   body = '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines)
   return f'## {section.title}\n\n{body}\n' + (f"\n{' '.join(notes)}\n" if notes else '')
 

@@ -146,6 +146,23 @@ def test_what_differs_between_runs_of_a_method_is_named(tmp_path):
       ('DiffusionMTL (Prediction), steps=2', '1'), ('DiffusionMTL (Feature), R50', '1')]
 
 
+def test_runs_that_differ_in_many_fields_keep_names_of_their_own(tmp_path):
+  many = lambda n: {f'optim__{field}': n for field in ('lr', 'l2', 'clip')} | {'train__batch': n, 'train__epochs': n}
+  runs = [write_run(tmp_path / f'run{n}', **many(n), model__depth=4) for n in (1, 2)]
+  runs += [write_run(tmp_path / 'run3', **many(1), model__depth=9)]
+  _, _, rows = make(tmp_path, *runs)
+  assert len({row['method'] for row in rows}) == 3
+
+
+def test_methods_that_were_not_treated_alike_are_told(tmp_path):
+  fair = [write_run(tmp_path / 'a'), write_run(tmp_path / 'b', 'method=feature', seed=3)]
+  page, text, _ = make(tmp_path, *fair)
+  assert 'Mind that' not in page + text
+  page, text, _ = make(tmp_path, *fair, write_run(tmp_path / 'c', 'method=mtl_baseline', train__steps=500))
+  told = 'differ in train.steps (500: MTL Baseline; 0: DiffusionMTL (Prediction), DiffusionMTL (Feature)).'
+  assert told in text and told in page
+
+
 def test_a_backbone_is_compared_to_its_own_single_task_run(tmp_path):
   runs = [write_run(tmp_path / f'{b}{m}', f'method={m},backbone=resnet{b}', (score, 20, 1))
           for b, m, score in [(18, 'single_task', 50), (50, 'single_task', 60), (18, 'feature', 55), (50, 'feature', 54)]]
@@ -196,8 +213,8 @@ def test_a_task_or_a_score_may_be_missing(tmp_path):
   page, text, rows = make(tmp_path, whole, part, null)
   assert [row['Δm %'] if 'Δm %' in row else '' for row in rows] == ['', '', '']
   assert '| DiffusionMTL (Prediction) | 40.00 | – | **0.5000** |' in text and '| – | **10.00** | 2.0000 |' in text
-  assert 'at 0 of 2 tasks for <strong>DiffusionMTL (Prediction)' in page  # 0.5 is worse than 0.4, 40 is 40
-  assert 'at 0 of 2 tasks' in page and '1 of 1 tasks for <strong>DiffusionMTL (Feature)' in page
+  assert '(Prediction)</strong> better at 0 and worse at 1 of 2 tasks' in page  # 0.5 is worse than 0.4, 40 is 40
+  assert '(Feature)</strong> better at 1 and worse at 0 of 1 tasks' in page
   assert 'nan' not in text and not re.search(r'\bnan\b', page)
 
 
@@ -302,7 +319,7 @@ def test_denoising_is_judged_by_the_direction_of_the_metric(tmp_path):
   section = page.split('What denoising changes')[1].split('<h3>')[0]
   assert re.findall(r'<h4>(\w+)</h4>.*?class="chip (good|bad)">. (\w+) by ([\d.]+)', section) == [
       ('semseg', 'bad', 'worse', '2.00'), ('normals', 'bad', 'worse', '1.00'), ('depth', 'good', 'better', '0.1000')]
-  assert 'at 1 of 3 tasks for <strong>DiffusionMTL (Prediction)' in page
+  assert '(Prediction)</strong> better at 1 and worse at 2 of 3 tasks' in page
 
 
 # --- Curves ----------------------------------------------------------------------------------
