@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dmtl_jax import checkpoints, workdir as workdir_lib
+from dmtl_jax import checkpoints, sharding, workdir as workdir_lib
 from dmtl_jax.errors import UserError
 from dmtl_jax.state import TrainState
 
@@ -112,11 +112,11 @@ def report(bad: Made, source, workdir) -> UserError:
   The file holds the step, the checkpoint it starts from, the batch's image ids, and the scalars of that
   very step (sums over the labelled images, see `steps.make_train_step`).
   """
-  ids = [source.ids[i] for i in bad.index]
+  ids = [source.ids[i] for index in sharding.gather(bad.index) for i in index]
   path = checkpoints.replay_file(pathlib.Path(workdir), bad.number)
   scalars = {name: value if math.isfinite(value) else str(value) for name, value in bad.scalars.items()}
   content = {'step': bad.number, 'checkpoint': bad.number - 1, 'images': ids, 'scalars': scalars}
-  workdir_lib.write_json(path, content)
+  sharding.on_first_host(workdir_lib.write_json, path, content)
   return UserError(
       f"step {bad.number}: {losses_text(bad.scalars, source.tasks)} is not finite on the images {', '.join(ids)}; "
       f'the state before that step is saved: look at it with --replay={path}, and go on with '

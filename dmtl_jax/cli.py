@@ -33,6 +33,10 @@ _IMAGES = flags.DEFINE_string('images', None, 'predict: file, folder, glob or vi
 _SAMPLES = flags.DEFINE_integer('samples', 1, 'predict: noise draws to average, with a map of their uncertainty.')
 _ZOOM = flags.DEFINE_float('zoom', None, 'predict: how much larger than whole an image is seen, in tiles; 1: whole.')
 _OUT = flags.DEFINE_string('out', None, 'predict, report: folder to write to.')
+_DISTRIBUTED = flags.DEFINE_string(
+    'distributed', None, "train, evaluate: one of several processes: 'auto' under srun, mpirun, on a TPU pod or GKE; "
+    'elsewhere ADDRESS:PORT,PROCESSES,NUMBER of the first process, of all and of this one.'
+)
 _JSON = flags.DEFINE_bool('json', False, 'summary: print JSON.')
 _WORKDIRS = flags.DEFINE_string('workdirs', None, 'report: workdirs to compare, separated by commas.')
 # What absl, ml_collections and Python's parser (of tuples, and of the config file) raise for what they cannot read.
@@ -87,8 +91,10 @@ def _run():
   """Imports only what the job needs: a summary or a report starts without the data libraries."""
   from dmtl_jax import compilation
 
-  compilation.use_cache()
   mode = _MODE.value
+  if _DISTRIBUTED.value:
+    _join(_DISTRIBUTED.value)
+  compilation.use_cache()
   if mode == 'train' and _REPLAY.value:
     from dmtl_jax import replay
 
@@ -117,6 +123,32 @@ def _run():
     from dmtl_jax import report
 
     report.write_report(_needed(_WORKDIRS).split(','), _needed(_OUT))
+
+
+def _join(spec: str):
+  """Joins the other processes, before any other use of JAX. The first one speaks for all; errors are told by each.
+
+  Raises:
+    UserError: a job that one process does alone, or no cluster that JAX knows.
+  """
+  import jax
+
+  from dmtl_jax import progress
+
+  if _MODE.value not in ('train', 'evaluate') or _REPLAY.value:
+    raise UserError(f'--distributed: --mode={_MODE.value} is the work of one process; leave it out')
+  try:
+    if spec == 'auto':
+      jax.distributed.initialize()
+    else:
+      address, count, number = spec.split(',')
+      jax.distributed.initialize(address, int(count), int(number), cluster_detection_method='deactivate')
+  except (ValueError, RuntimeError) as error:
+    raise UserError(
+        f'--distributed={shown(spec)}: {shown(str(error), 200)}; use auto under srun, mpirun, on a TPU pod or GKE, '
+        f'and elsewhere ADDRESS:PORT,PROCESSES,NUMBER'
+    ) from error
+  progress.shown = jax.process_index() == 0
 
 
 def _needed(flag) -> str:

@@ -26,6 +26,8 @@ RANGES = {
     'model.heads': (1, 64),
     'model.step_offset': (0, 1000),
     'train.batch': (1, 1 << 16),
+    'train.accumulate': (1, 1 << 16),
+    'train.fsdp': (1, 1 << 16),
     'train.steps': COUNT,
     'train.epochs': COUNT,
     'train.log_every': (1, 10**9),

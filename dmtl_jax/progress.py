@@ -3,6 +3,8 @@
 import sys
 import time
 
+shown = True  # False on all hosts but the first (see `cli`)
+
 
 def duration(seconds: float) -> str:
   """Seconds as a person says them: '42 s', '3 min 05 s', '2 h 10 min'."""
@@ -51,6 +53,8 @@ class Progress:
 
   def _show(self, final=False):
     self.shown = time.monotonic()
+    if not shown:
+      return
     rate = self.rate()
     left = duration((self.total - self.done) / rate) if rate > 0 else '?'
     tail = f'in {duration(self.shown - self.began)}' if final else f'{left} left'

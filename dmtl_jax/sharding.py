@@ -88,6 +88,8 @@ def local_rows(x: jax.Array) -> np.ndarray:
 
 def replicate(tree, mesh: Mesh):
   """Arrays, split or not, with all of each on every device; all hosts must call it."""
+  if all(x.sharding.is_fully_replicated for x in jax.tree.leaves(tree)):
+    return tree
   return jax.jit(lambda tree: tree, out_shardings=replicated(mesh))(tree)
 
 
@@ -102,7 +104,7 @@ def gather(value) -> list:
 
 
 def on_first_host(function, *args):
-  """Calls a function on host 0 alone; its UserError is raised by all hosts, so that none waits for another.
+  """Calls a function on host 0 alone; its UserError or OSError is raised by all, so that no host waits for another.
 
   Returns:
     Its result on host 0, None on the others.
@@ -111,9 +113,8 @@ def on_first_host(function, *args):
   if jax.process_index() == 0:
     try:
       result = function(*args)
-    except UserError as raised:
+    except (UserError, OSError) as raised:
       error = raised
-  error = gather(error)[0]
-  if error:
+  if error := gather(error)[0]:
     raise error
   return result

@@ -9,6 +9,7 @@ import signal
 from typing import Any
 
 import jax
+from jax.experimental import multihost_utils
 
 from dmtl_jax import bad_numbers, best, evaluate, pretrained, sharding, state as state_lib, workdir as workdir_lib
 from dmtl_jax.checkpoints import Checkpoints
@@ -25,6 +26,7 @@ class Training:
   """What a run consists of besides its state and its folder; built from the config alone.
 
   Attributes:
+    shardings: of the state, see `sharding.split`.
     update: the compiled guarded step, see `bad_numbers.guard`; the state is donated.
     init: compiled, key -> fresh TrainState.
     batches: the iterator over this host's batches.
@@ -36,6 +38,7 @@ class Training:
   model: Any
   steps: int
   schedule: Callable
+  shardings: Any
   update: Callable
   init: Callable
   batches: Any
@@ -47,20 +50,21 @@ def build(config, source, val) -> Training:
   Raises:
     UserError: a config field that does not fit.
   """
-  mesh = sharding.make_mesh()
-  sharding.check_batch('config.train.batch', config.train.batch, mesh)
-  sharding.check_batch('config.eval.batch', config.eval.batch, mesh)
-  everywhere = sharding.replicated(mesh)
+  mesh, micro = sharding.make_mesh(config.train.fsdp), config.train.accumulate
+  sharding.check_batch('config.train.batch', config.train.batch, mesh, micro)
   model = build_model(config, source.tasks)
   steps_per_epoch = max(len(source) // config.train.batch, 1)
   steps = config.train.steps or config.train.epochs * steps_per_epoch
   schedule = state_lib.learning_rate(config, steps, steps_per_epoch)
   tx = state_lib.optimizer(config, schedule)
-  step = make_train_step(model, tx, config, source.tasks, pair_count(source, config, mesh.size), groups=mesh.size)
-  update = jax.jit(bad_numbers.guard(step, config.train.nan_policy), donate_argnums=0, out_shardings=everywhere)
-  init = jax.jit(lambda key: state_lib.create(model, tx, key, tuple(config.data.size)), out_shardings=everywhere)
+  init = lambda key: state_lib.create(model, tx, key, tuple(config.data.size))
+  shardings = sharding.split(mesh, jax.eval_shape(init, jax.random.key(0)))
+  pairs = pair_count(source, config, mesh.size * micro)
+  step = bad_numbers.guard(make_train_step(model, tx, config, source.tasks, pairs, mesh.size), config.train.nan_policy)
+  update = jax.jit(step, donate_argnums=0, out_shardings=(shardings, sharding.replicated(mesh)))
+  init = jax.jit(init, out_shardings=shardings)
   batches = pipeline.train_iterator(source, config, jax.process_index(), jax.process_count())
-  return Training(mesh, source, val, model, steps, schedule, update, init, batches)
+  return Training(mesh, source, val, model, steps, schedule, shardings, update, init, batches)
 
 
 def run(config, workdir: str, force: bool = False) -> dict | None:
@@ -75,11 +79,15 @@ def run(config, workdir: str, force: bool = False) -> dict | None:
   Raises:
     UserError: bad config or data, another process in the workdir, no space left, or a loss that is not finite.
   """
-  with workdir_lib.lock(workdir), workdir_lib.sentences(workdir):
-    workdir_lib.check_config(workdir, config, force)
+  first = sharding.on_first_host
+  with contextlib.ExitStack() as held:
+    first(lambda: held.enter_context(workdir_lib.lock(workdir)))
+    held.enter_context(workdir_lib.sentences(workdir))
+    first(workdir_lib.check_config, workdir, config, force)
     source, val = open_data(config)
-    label_settings.save_mapping(pathlib.Path(workdir) / 'labels.json', source.ids, source.tasks, source.label_mask)
-    workdir_lib.write_tasks(workdir, source.tasks)
+    labels = pathlib.Path(workdir) / 'labels.json'
+    first(label_settings.save_mapping, labels, source.ids, source.tasks, source.label_mask)
+    first(workdir_lib.write_tasks, workdir, source.tasks)
     say(workdir_lib.start_text(config, source.tasks, source))
     if not train(build(config, source, val), config, workdir):
       return None
@@ -104,7 +112,7 @@ def train(training: Training, config, workdir: str) -> bool:
   step, stops = start, False
   with (
       contextlib.closing(checkpoints),
-      contextlib.closing(Log(workdir, start)) as log,
+      contextlib.closing(Log(workdir, start)) if jax.process_index() == 0 else contextlib.nullcontext() as log,
       StopSignal() as stop,
       Progress('training', steps, 'step', start) as progress,
   ):
@@ -113,7 +121,7 @@ def train(training: Training, config, workdir: str) -> bool:
       batch = next(batches)
       state, scalars = training.update(state, sharding.put_batch(arrays(batch), training.mesh), step)
       window.add(step, scalars, batch['index'], position)
-      stops = stop.asked
+      stops = stop.reached(step)
       evaluates = step % eval_every == 0 or step == steps
       logs = step % config.train.log_every == 0 or evaluates
       saves = step % save_every == 0 or evaluates or stops
@@ -128,14 +136,18 @@ def train(training: Training, config, workdir: str) -> bool:
         values = window.means()
         lr = float(training.schedule(step - 1 - window.total_skipped()))
         skipped = {'skipped': window.total_skipped()} if config.train.nan_policy == 'skip' else {}
-        log.scalars(step, values | skipped | {'lr': lr})
+        if log:
+          log.scalars(step, values | skipped | {'lr': lr})
         progress.update(step - progress.done, f"loss {values.get('loss/total', math.nan):.4g}")
         window.clear()
       if evaluates:
-        scores, _ = evaluator.run(state.variables)
-        log.scalars(step, evaluate.flat(scores))
-        for name, picture in evaluator.panels(state.variables) if jax.process_index() == 0 else ():
-          log.image(step, f'panels/{name}', picture)
+        variables = sharding.replicate(state.variables, training.mesh)
+        scores, _ = evaluator.run(variables)
+        if log:
+          log.scalars(step, evaluate.flat(scores))
+          for name, picture in evaluator.panels(variables):
+            log.image(step, f'panels/{name}', picture)
+        del variables
         checkpoints.best = best.choose(checkpoints.best, step, scores, config, tasks)
       if saves:
         checkpoints.save(state, batches, as_json, window.to_json())
@@ -179,17 +191,16 @@ def start_state(config, checkpoints: Checkpoints, training: Training):
   state = training.init(jax.random.key(config.seed))
   say(f'fresh weights from seed {config.seed}' + (f', then from {config.init_from}' if config.init_from else ''))
   if config.init_from:
-    variables = pretrained.load(config.init_from, jax.device_get(state.variables), training.source.tasks)
-    variables = jax.device_put(variables, sharding.replicated(training.mesh))
+    variables = jax.device_get(sharding.replicate(state.variables, training.mesh))
+    variables = pretrained.load(config.init_from, variables, training.source.tasks)
+    variables = jax.device_put(variables, training.shardings.variables)
     state = state.replace(params=variables['params'], batch_stats=variables['batch_stats'])
   return state, 0
 
 
 def abstract_state(training: Training):
   """Shapes, dtypes and shardings of the state: what a checkpoint is restored into."""
-  shapes = jax.eval_shape(training.init, jax.random.key(0))
-  everywhere = sharding.replicated(training.mesh)
-  return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), shapes)
+  return sharding.abstract(jax.eval_shape(training.init, jax.random.key(0)), training.shardings)
 
 
 def arrays(batch: dict) -> dict:
@@ -198,15 +209,24 @@ def arrays(batch: dict) -> dict:
 
 
 class StopSignal:
-  """Remembers SIGTERM while it is open, so that the loop can save and leave between two steps."""
+  """Remembers SIGTERM while it is open, so that the loop can save and leave between two steps.
+
+  Of several hosts one or all may get the signal; there JAX catches it, and all stop at one step.
+  """
 
   def __enter__(self):
-    self.asked = False
-    self._before = signal.signal(signal.SIGTERM, self._ask)
+    self.asked, self._alone = False, jax.process_count() == 1
+    if self._alone:
+      self._before = signal.signal(signal.SIGTERM, self._ask)
     return self
 
   def __exit__(self, *error):
-    signal.signal(signal.SIGTERM, self._before)
+    if self._alone:
+      signal.signal(signal.SIGTERM, self._before)
+
+  def reached(self, step: int) -> bool:
+    """Whether to stop after `step`; to be asked at every step."""
+    return self.asked if self._alone else multihost_utils.reached_preemption_sync_point(step)
 
   def _ask(self, *_):
     self.asked = True

@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 
 from configs import common
 from dmtl_jax import config_check
+from dmtl_jax import progress
 from dmtl_jax.errors import UserError, is_plain, shown
 from dmtl_jax.tasks import Task
 
@@ -26,6 +27,7 @@ from dmtl_jax.tasks import Task
 FREE = (
     *('data.workers', 'data.threads', 'data.prefetch', 'eval.workers'),
     *('train.log_every', 'train.save_every', 'train.keep', 'train.keep_every', 'train.nan_policy'),
+    *('train.fsdp', 'train.remat'),
 )
 MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE)
 
@@ -197,6 +199,7 @@ def start_text(config, tasks, source) -> str:
 
 
 def say(text: str):
-  """A line for the person at the terminal."""
+  """A line for the person at the terminal; of several hosts, the first speaks for all."""
   logging.info('%s', text)
-  print(text, flush=True)
+  if progress.shown:
+    print(text, flush=True)
