@@ -190,6 +190,7 @@ class Video:
     self.length = max(int(length), 0)
 
   def _open(self) -> cv2.VideoCapture:
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     video = cv2.VideoCapture(str(self.path))
     if not video.isOpened():
       raise UserError(f'{self.path}: not a readable video; convert it to MP4 (H.264)')
@@ -225,10 +226,12 @@ class VideoWriter:
     self._temporary = path.with_name(f'.{os.getpid()}.{path.name}')
 
   def write(self, frame: np.ndarray):
-    frame = np.pad(frame, [(0, frame.shape[0] % 2), (0, frame.shape[1] % 2), (0, 0)], mode='edge')  # codecs want even sides
+    odd = [(0, side % 2) for side in frame.shape[:2]]
+    frame = np.pad(frame, [*odd, (0, 0)], mode='edge')  # codecs want even sides
     if self._video is None:
       self._path.parent.mkdir(parents=True, exist_ok=True)
-      self._video = cv2.VideoWriter(str(self._temporary), cv2.VideoWriter_fourcc(*'mp4v'), self._rate, frame.shape[1::-1])
+      code = cv2.VideoWriter_fourcc(*'mp4v')
+      self._video = cv2.VideoWriter(str(self._temporary), code, self._rate, frame.shape[1::-1])
       if not self._video.isOpened():
         raise UserError(f'{self._path}: cannot be written as a video; predict its frames as images instead')
     self._video.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))

@@ -27,7 +27,11 @@ def photo(height, width, seed=0):
 
 @pytest.fixture(scope='module')
 def predictor(tiny_run):
-  return dmtl_jax.load(tiny_run)
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(sampling, 'AT_ONCE', 2)  # so that three draws take two rounds, with one too many
+    predictor = dmtl_jax.load(tiny_run)
+    predictor.check(SAMPLES, None)
+    yield predictor
 
 
 @pytest.fixture(scope='module')
@@ -247,6 +251,7 @@ def test_samples_and_tiles_together(predictor):
   for task in TASKS:
     assert maps[task.name].shape[:2] == uncertainty[task.name].shape == (150, 230)
     assert np.isfinite(uncertainty[task.name]).all() and uncertainty[task.name].max() > 0
+  assert predictor._step(SAMPLES)._cache_size() == 1  # for all sizes
 
 
 # --- The command -----------------------------------------------------------------------------
@@ -255,7 +260,8 @@ def test_samples_and_tiles_together(predictor):
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
   path = tmp_path_factory.mktemp('in')
-  for name, size in (('a/x.JPG', (40, 50)), ('b/x.png', (30, 200)), ('größe 大.png', (150, 120)), ('dot.png', (1, 1))):
+  sizes = {'a/x.JPG': (40, 50), 'b/x.png': (30, 200), 'größe 大.png': (150, 120), 'dot.png': (1, 1)}
+  for name, size in sizes.items():
     (path / name).parent.mkdir(exist_ok=True)
     Image.fromarray(photo(*size)).save(path / name)
   (path / 'broken.png').write_bytes(b'not an image')
