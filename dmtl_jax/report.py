@@ -138,14 +138,14 @@ def read_curves(path: pathlib.Path) -> dict[str, tuple[list[int], list[float]]]:
   What is not a number, and a line cut short by a crash, are left out.
   """
   curves = {}
-  for line in path.read_text().splitlines() if path.exists() else []:
+  for line in path.read_text(errors='replace').splitlines() if path.is_file() else []:
     try:
       row = json.loads(line)
-    except json.JSONDecodeError:
+      step = row.pop('step')
+    except (ValueError, RecursionError, AttributeError, KeyError, TypeError):
       continue
-    step = row.pop('step')
-    for name, value in row.items():
-      if isinstance(value, (int, float)) and math.isfinite(value):
+    for name, value in row.items() if report_shapes.is_number(step) else []:
+      if report_shapes.is_number(value):
         curves.setdefault(name, {})[step] = value
   return {name: tuple(map(list, zip(*sorted(points.items())))) for name, points in curves.items()}
 

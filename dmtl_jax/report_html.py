@@ -6,6 +6,7 @@ import pathlib
 import statistics
 
 from dmtl_jax import report_charts, report_pictures
+from dmtl_jax.report_details import details
 from dmtl_jax.report_pictures import swatch, verdict
 from dmtl_jax.report_table import unequal
 from dmtl_jax.tasks import Task
@@ -53,7 +54,7 @@ def _section(section, table, differences: dict, name: str, album, left: int) -> 
       ('Image by image', viewer and _VIEWER + viewer),
       ('Best and worst images', found and _EXTREMES + found),
       ('Learning curves', _curves(section, colors)),
-      ('Runs', _runs(section)),
+      ('More', details(section, colors)),
   ]
   body = ''.join(f'<section>{f"<h3>{title}</h3>" if title else ""}{text}</section>' for title, text in blocks if text)
   return f'<article class="part" id="{name}"><h2>{html.escape(section.title)}</h2>{body}</article>'
@@ -126,10 +127,11 @@ def _denoised(section) -> str:
   for entry in section.entries:
     pairs = [(task, *pair) for task in section.tasks if (pair := _pair(entry, task))]
     gains = [(after - before) * (1 if task.higher_is_better else -1) for task, before, after in pairs]
+    counts = {'better': sum(gain > 0 for gain in gains), 'worse': sum(gain < 0 for gain in gains)}
+    told = [f'{word} at {count}' for word, count in counts.items() if count] or ['no different']
     if pairs:
-      won, lost = sum(gain > 0 for gain in gains), sum(gain < 0 for gain in gains)
-      parts.append(f'{_names([entry.name])} better at {won} and worse at {lost} of {len(pairs)} tasks')
-  return f'Denoising makes the maps of {"; of ".join(parts)}.' if parts else ''
+      parts.append(f'{_names([entry.name])} {", ".join(told)} of {len(pairs)} tasks')
+  return f'Denoised against initial maps: {"; ".join(parts)}.' if parts else ''
 
 
 def _caution(section, differences: dict) -> str:
@@ -228,7 +230,7 @@ def _denoising(section, colors) -> str:
   return f'{intro}<div class="cards">{"".join(cards)}</div>' if cards else ''
 
 
-# --- Learning curves and runs ----------------------------------------------------------------
+# --- Learning curves ----------------------------------------------------------------
 
 
 def _curves(section, colors) -> str:
@@ -248,14 +250,3 @@ def _curves(section, colors) -> str:
   keys = ''.join(f'<span>{swatch(colors[entry.name])}{html.escape(entry.name)}</span>' for entry in section.entries)
   note = '<p class="note">Losses of methods that sum different terms do not compare; point at a curve for its numbers.</p>'
   return f'<p class="keys">{keys}</p><div class="cards plots">{"".join(cards)}</div>{note}'
-
-
-def _runs(section) -> str:
-  """Where the numbers come from."""
-  rows = ''.join(
-      f'<tr><th scope="row">{html.escape(str(run.path))}</th><td>{html.escape(entry.name)}</td><td>{run.config["seed"]}</td>'
-      f'<td>{run.metrics.get("step", "not evaluated")}</td><td>{"×".join(map(str, run.config["data"]["size"]))}</td></tr>'
-      for entry in section.entries for run in entry.runs)
-  head = ''.join(f'<th scope="col">{name}</th>' for name in ('folder', 'method', 'seed', 'checkpoint', 'image size'))
-  return (f'<div class="scroll" tabindex="0" role="region" aria-label="Runs"><table class="runs"><thead><tr>{head}</tr></thead>'
-          f'<tbody>{rows}</tbody></table></div>')

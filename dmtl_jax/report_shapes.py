@@ -5,9 +5,6 @@ import pathlib
 import re
 from typing import Any
 
-from dmtl_jax.tasks import KINDS
-
-HEADLINES = [kind.metric for kind in KINDS.values()]
 STAGE = re.compile(r'label|initial|final|step\d{1,4}')
 
 
@@ -17,10 +14,10 @@ def is_number(value) -> bool:
 
 
 def is_metrics(content: dict) -> bool:
-  """metrics.json: {stage: {task: {metric: number or null}}}, and numbers of the whole run."""
+  """metrics.json: {stage: {task: {metric: number or null}}}, IoU by class, and numbers of the whole run."""
   stages = [content.get(stage, {}) for stage in ('initial', 'final')]
   numbers = [content.get(name) for name in ('step', 'seconds_per_image', 'delta_m')]
-  tables = all(_mapping(stage, _is_scores) for stage in stages)
+  tables = all(_mapping(stage, _is_scores) for stage in stages) and _mapping(content.get('per_class', {}), _is_scores)
   return tables and all(value is None or is_number(value) for value in numbers)
 
 
@@ -61,8 +58,8 @@ def _is_drawn(entry) -> bool:
 
 
 def _is_scores(scores) -> bool:
-  """Of one task; beside the headline metrics there may be scores of classes."""
-  return isinstance(scores, dict) and all(scores.get(name) is None or is_number(scores[name]) for name in HEADLINES)
+  """{metric or class: number or null} of one task."""
+  return _mapping(scores, lambda value: value is None or is_number(value))
 
 
 def _is_inside(path) -> bool:

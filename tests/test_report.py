@@ -213,8 +213,8 @@ def test_a_task_or_a_score_may_be_missing(tmp_path):
   page, text, rows = make(tmp_path, whole, part, null)
   assert [row['Δm %'] if 'Δm %' in row else '' for row in rows] == ['', '', '']
   assert '| DiffusionMTL (Prediction) | 40.00 | – | **0.5000** |' in text and '| – | **10.00** | 2.0000 |' in text
-  assert '(Prediction)</strong> better at 0 and worse at 1 of 2 tasks' in page  # 0.5 is worse than 0.4, 40 is 40
-  assert '(Feature)</strong> better at 1 and worse at 0 of 1 tasks' in page
+  assert '(Prediction)</strong> worse at 1 of 2 tasks' in page  # 0.5 is worse than 0.4, 40 is 40
+  assert '(Feature)</strong> better at 1 of 1 tasks' in page
   assert 'nan' not in text and not re.search(r'\bnan\b', page)
 
 
@@ -319,7 +319,22 @@ def test_denoising_is_judged_by_the_direction_of_the_metric(tmp_path):
   section = page.split('What denoising changes')[1].split('<h3>')[0]
   assert re.findall(r'<h4>(\w+)</h4>.*?class="chip (good|bad)">. (\w+) by ([\d.]+)', section) == [
       ('semseg', 'bad', 'worse', '2.00'), ('normals', 'bad', 'worse', '1.00'), ('depth', 'good', 'better', '0.1000')]
-  assert '(Prediction)</strong> better at 1 and worse at 2 of 3 tasks' in page
+  assert '(Prediction)</strong> better at 1, worse at 2 of 3 tasks' in page
+
+
+def test_every_metric_and_class_is_in_the_details(tmp_path):
+  runs = [write_run(tmp_path / f'p{seed}', seed=seed, initial=(1, 2, 3)) for seed in range(2)]
+  for run, value in zip(runs, (10.0, 20.5)):
+    scores = json.loads((run / 'metrics.json').read_text())
+    scores['final']['normals']['median'] = value
+    scores['per_class'] = {'semseg': {'sky': value, 'road': None}}
+    (run / 'metrics.json').write_text(json.dumps(scores))
+  page, _, _ = make(tmp_path, *runs)
+  assert re.search(r'>normals</th><th scope="col">mErr</th><th scope="col">median</th>', page)
+  assert re.search(r'\(Prediction\): initial</th><td>2.00</td><td>–</td>', page)
+  assert re.search(r'\(Prediction\): final</th><td>20.00</td><td>15.25</td>', page)
+  assert re.search(r'>sky</th><th scope="col">road</th>.*?</th><td>15.25</td><td>–</td>', page)
+  assert all(f'>{run}</th>' in page for run in runs)
 
 
 # --- Curves ----------------------------------------------------------------------------------
