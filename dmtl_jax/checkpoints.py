@@ -62,6 +62,7 @@ class Checkpoints:
   Attributes:
     best: {'step': int, 'scores': {task: value}} of the best evaluation so far, or {}.
     window: `bad_numbers.Window.to_json` of the checkpoint restored, or {}.
+    due: the checkpoint restored was saved before the evaluation of its step, which is still to be made.
   """
 
   def __init__(self, workdir, keep: int = 2, keep_every: int = 0, read_only: bool = False):
@@ -69,6 +70,7 @@ class Checkpoints:
     self.path = workdir / 'checkpoints'
     self.best: dict = {}
     self.window: dict = {}
+    self.due = False
     self._wanted = _Wanted(workdir)
     policies = [checkpoint_managers.LatestN(max(keep, 1)), self._wanted]
     policies += [checkpoint_managers.EveryNSteps(keep_every)] if keep_every else []
@@ -87,8 +89,11 @@ class Checkpoints:
     """Steps of the complete checkpoints, ascending."""
     return sorted(self._manager.all_steps())
 
-  def save(self, state: TrainState, iterator, config: dict, window: dict):
+  def save(self, state: TrainState, iterator, config: dict, window: dict, due: bool = False):
     """Saves asynchronously, unless this step is saved; the arrays of `state` may be donated afterwards.
+
+    Args:
+      due: see the attribute. A checkpoint restored that was due is replaced by one that is not.
 
     Raises:
       UserError: parameters that are not finite, which are not saved.
@@ -96,13 +101,17 @@ class Checkpoints:
     """
     step = int(state.step)
     if step in self.steps():
-      return
+      if due or not self.due:
+        return
+      self._manager.delete(step)
+    self.due = due
     items = _items(state)
     sums, finite = jax.device_get(_check(items))
     if not finite:
       raise UserError(f'step {step}: parameters are not finite and were not saved; lower --config.optim.lr')
     self._wanted.best = self.best.get('step')
     meta = {'format': FORMAT, 'config': config, 'best': self.best, 'window': window}
+    meta['due'] = due
     meta['data'] = iterator.get_state()
     meta['sums'] = {name: int(value) for name, value in sums.items()}
     args = {name: ocp.args.StandardSave(item) for name, item in items.items()}
@@ -181,7 +190,7 @@ class Checkpoints:
     items = self._restore(step, _items(state), meta)
     if iterator is not None:
       iterator.set_state(meta.get('data', {'next_index': step}))
-    self.best, self.window = meta.get('best', {}), meta.get('window', {})
+    self.best, self.window, self.due = meta.get('best', {}), meta.get('window', {}), meta.get('due', False)
     variables, optimizer = items['variables'], items['optimizer']
     return TrainState(optimizer['step'], variables['params'], variables['batch_stats'], optimizer['state'])
 

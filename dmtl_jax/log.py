@@ -25,14 +25,15 @@ class Log:
   Args:
     step: where the run starts; what an earlier process logged beyond it is dropped, so
       that a resumed run leaves the log of one that never stopped. So is a line that is not whole.
+    due: the evaluation at `step` is still to be made.
   """
 
-  def __init__(self, workdir: str | os.PathLike, step: int):
+  def __init__(self, workdir: str | os.PathLike, step: int, due: bool = False):
     path = pathlib.Path(workdir)
     jsonl, board = path / 'log.jsonl', path / 'tensorboard'
     if jsonl.exists():
       lines = jsonl.read_text(errors='replace').splitlines(keepends=True)
-      kept = [line for line in lines if _step(line) <= step]
+      kept = [line for line in lines if _place(line) <= (step, not due)]
       if len(kept) < len(lines):
         write_atomic(jsonl, ''.join(kept))
     self._file = open(jsonl, 'a')
@@ -60,9 +61,10 @@ class Log:
     self._board.flush()
 
 
-def _step(line: str) -> float:
-  """The step of a line of log.jsonl; infinite where the line was not written to its end."""
+def _place(line: str) -> tuple[float, bool]:
+  """The step of a line of log.jsonl, and whether it is an evaluation; infinite where it was not written to its end."""
   try:
-    return json.loads(line)['step'] if line.endswith('\n') else math.inf
-  except (ValueError, TypeError, KeyError):
-    return math.inf
+    row = json.loads(line) if line.endswith('\n') else {}
+    return row.get('step', math.inf), any(name.startswith('eval/') for name in row)
+  except (ValueError, AttributeError):
+    return math.inf, False

@@ -32,7 +32,7 @@ def run(config, workdir: str, path: str) -> dict[str, float]:
     raise UserError(f"{path}: {checkpoints.path}/{told['checkpoint']}, which it starts from, is not there any more")
   state = checkpoints.restore(told['checkpoint'], train.abstract_state(training), training.batches)
   batch = next(training.batches)
-  ids = [training.source.ids[i] for i in batch['index']]
+  ids = [training.source.ids[i] for index in sharding.gather(batch['index']) for i in index]
   if ids != told['images']:
     raise UserError(f"{path}: the batch was {', '.join(told['images'])}, here it is {', '.join(ids)}; use the run's config and data")
   _, scalars = training.update(state, sharding.put_batch(train.arrays(batch), training.mesh), told['step'])

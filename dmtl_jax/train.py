@@ -5,19 +5,19 @@ import contextlib
 import dataclasses
 import math
 import pathlib
-import signal
 from typing import Any
 
 import jax
-from jax.experimental import multihost_utils
 
-from dmtl_jax import bad_numbers, best, evaluate, pretrained, sharding, state as state_lib, workdir as workdir_lib
+from dmtl_jax import bad_numbers, evaluate, periodic as periodic_lib, pretrained, sharding
+from dmtl_jax import state as state_lib, workdir as workdir_lib
 from dmtl_jax.checkpoints import Checkpoints
 from dmtl_jax.data import label_settings, pipeline, source as source_lib
 from dmtl_jax.log import Log
 from dmtl_jax.models import build_model
 from dmtl_jax.progress import Progress
 from dmtl_jax.steps import make_train_step
+from dmtl_jax.stopping import Stopped, StopSignal
 from dmtl_jax.workdir import say
 
 
@@ -89,34 +89,39 @@ def run(config, workdir: str, force: bool = False) -> dict | None:
     first(label_settings.save_mapping, labels, source.ids, source.tasks, source.label_mask)
     first(workdir_lib.write_tasks, workdir, source.tasks)
     say(workdir_lib.start_text(config, source.tasks, source))
-    if not train(build(config, source, val), config, workdir):
+    stop = held.enter_context(StopSignal())
+    if not train(build(config, source, val), config, workdir, stop):
       return None
-    result = evaluate.run(config, workdir)
+    try:
+      with stop.at_once():
+        result = evaluate.run(config, workdir)
+    except Stopped:
+      say('stopped by SIGTERM in the last evaluation, all is saved; the same command evaluates again')
+      return None
     say(closing_text(workdir))
     return result
 
 
-def train(training: Training, config, workdir: str) -> bool:
+def train(training: Training, config, workdir: str, stop: StopSignal) -> bool:
   """The loop; returns False when SIGTERM stopped it before the last step."""
   tasks, steps = training.source.tasks, training.steps
   eval_every = config.train.eval_every or max(steps // 10, 1)
   save_every = config.train.save_every or eval_every
-  best.check(config.train.best_by, tasks)
-  evaluator = evaluate.Evaluator(
-      training.model, config, training.val, training.mesh, fast=True, limit=config.train.eval_images
-  )
   checkpoints = Checkpoints(workdir, config.train.keep, config.train.keep_every)
   state, start = start_state(config, checkpoints, training)
   window = bad_numbers.Window(tasks, checkpoints.window)
   batches, as_json = training.batches, workdir_lib.to_json(config)
-  step, stops = start, False
+  step, due, first = start, False, jax.process_index() == 0
   with (
       contextlib.closing(checkpoints),
-      contextlib.closing(Log(workdir, start)) if jax.process_index() == 0 else contextlib.nullcontext() as log,
-      StopSignal() as stop,
+      contextlib.closing(Log(workdir, start, checkpoints.due)) if first else contextlib.nullcontext() as log,
       Progress('training', steps, 'step', start) as progress,
   ):
-    for step in range(start + 1, steps + 1):
+    periodic = periodic_lib.Periodic(training, config, log, stop)
+    if checkpoints.due:
+      checkpoints.best, due = periodic.run(state, start, checkpoints.best)
+      checkpoints.save(state, batches, as_json, window.to_json(), due)
+    for step in () if due else range(start + 1, steps + 1):
       position = batches.get_state()
       batch = next(batches)
       state, scalars = training.update(state, sharding.put_batch(arrays(batch), training.mesh), step)
@@ -141,23 +146,17 @@ def train(training: Training, config, workdir: str) -> bool:
         progress.update(step - progress.done, f"loss {values.get('loss/total', math.nan):.4g}")
         window.clear()
       if evaluates:
-        variables = sharding.replicate(state.variables, training.mesh)
-        scores, _ = evaluator.run(variables)
-        if log:
-          log.scalars(step, evaluate.flat(scores))
-          for name, picture in evaluator.panels(variables):
-            log.image(step, f'panels/{name}', picture)
-        del variables
-        checkpoints.best = best.choose(checkpoints.best, step, scores, config, tasks)
+        checkpoints.best, due = periodic.run(state, step, checkpoints.best)
       if saves:
-        checkpoints.save(state, batches, as_json, window.to_json())
-      if stops:
+        checkpoints.save(state, batches, as_json, window.to_json(), due)
+      if stops or due:
         break
   if window.total_skipped():
     say(f'{window.total_skipped()} of {step} steps skipped: their loss or gradient was not finite')
-  if step < steps:
+  if step < steps or due:
     say(f'stopped by SIGTERM at step {step} of {steps}, saved; the same command goes on from here')
-  return step == steps
+    return False
+  return True
 
 
 def closing_text(workdir: str) -> str:
@@ -206,27 +205,3 @@ def abstract_state(training: Training):
 def arrays(batch: dict) -> dict:
   """What of a batch goes to the devices."""
   return {name: batch[name] for name in ('image', 'labels', 'label_mask')}
-
-
-class StopSignal:
-  """Remembers SIGTERM while it is open, so that the loop can save and leave between two steps.
-
-  Of several hosts one or all may get the signal; there JAX catches it, and all stop at one step.
-  """
-
-  def __enter__(self):
-    self.asked, self._alone = False, jax.process_count() == 1
-    if self._alone:
-      self._before = signal.signal(signal.SIGTERM, self._ask)
-    return self
-
-  def __exit__(self, *error):
-    if self._alone:
-      signal.signal(signal.SIGTERM, self._before)
-
-  def reached(self, step: int) -> bool:
-    """Whether to stop after `step`; to be asked at every step."""
-    return self.asked if self._alone else multihost_utils.reached_preemption_sync_point(step)
-
-  def _ask(self, *_):
-    self.asked = True

@@ -13,7 +13,7 @@ import optax
 import pytest
 
 from configs import common
-from dmtl_jax import best
+from dmtl_jax import periodic
 from dmtl_jax.checkpoints import Checkpoints
 from dmtl_jax.errors import UserError
 from dmtl_jax.state import TrainState
@@ -209,14 +209,14 @@ def test_the_best_evaluation(best_by, single, expected):
   config, tasks = common.base(None), (Task('semseg', 'semseg', ('a', 'b')), Task('depth', 'depth'))
   config.train.best_by = best_by
   config.eval.single_task = single
-  best.check(best_by, tasks)
+  periodic.check(best_by, tasks)
   so_far = {}
   for step, (miou, accuracy, error) in enumerate([(50, 60, 2.0), (55, 61, 1.0), (52, 62, 1.5), (51, float('nan'), 1.6)], 1):
     scores = {'final': {'semseg': {'mIoU': miou, 'pixelAcc': accuracy}, 'depth': {'absErr': error}}}
-    so_far = best.choose(so_far, step, scores, config, tasks)
+    so_far = periodic.choose(so_far, step, scores, config, tasks)
   assert so_far['step'] == expected
 
 
 def test_an_unknown_measure_of_the_best_is_refused():
   with pytest.raises(UserError, match=r"config.train.best_by: 'mIoU' is not one of delta_m, depth/RMSE, depth/absErr"):
-    best.check('mIoU', (Task('depth', 'depth'),))
+    periodic.check('mIoU', (Task('depth', 'depth'),))

@@ -94,6 +94,24 @@ def test_sigterm_between_two_log_lines_leaves_no_trace(whole, data, tmp_path, mo
   assert differences(whole, tmp_path) == []
 
 
+def test_sigterm_in_an_evaluation_leaves_at_once_and_no_trace(whole, data, tmp_path, monkeypatch, capsys):
+  """In that of step 4, in that of step 8 (the last one of the loop), and in the final one."""
+  evaluated, run = [], evaluate.Evaluator.run
+
+  def interrupted(self, variables, *rest):
+    evaluated.append(1)
+    if len(evaluated) in (1, 3, 5):
+      os.kill(os.getpid(), signal.SIGTERM)
+    return run(self, variables, *rest)
+
+  monkeypatch.setattr(evaluate.Evaluator, 'run', interrupted)
+  for word in ('step 4 of 8, saved', 'step 8 of 8, saved', 'in the last evaluation, all is saved'):
+    assert train.run(config_for(data), str(tmp_path)) is None
+    assert f'stopped by SIGTERM {"" if "last" in word else "at "}{word}' in capsys.readouterr().out
+  train.run(config_for(data), str(tmp_path))
+  assert len(evaluated) == 6 and differences(whole, tmp_path) == []
+
+
 def test_a_bad_step_is_refused_kept_and_run_again(data, tmp_path, monkeypatch, capsys):
   poison(monkeypatch)
   config = config_for(data)

@@ -1,11 +1,43 @@
-"""Which evaluation of a run is the best: its checkpoint is kept, and evaluated and predicted with."""
+"""The periodic evaluation of a run, and which one is the best: its checkpoint is kept, and predicted with."""
 
 import math
 
-from dmtl_jax import evaluate, metrics
+from dmtl_jax import evaluate, metrics, sharding
 from dmtl_jax.errors import UserError
+from dmtl_jax.stopping import Stopped
 
 LOWER_IS_BETTER = ('absErr', 'relErr', 'sqRel', 'RMSE', 'logRMSE', 'mErr', 'median')
+
+
+class Periodic:
+  """Evaluates, logs and compares.
+
+  Args:
+    training: `train.Training`.
+    log: `log.Log` on the host that writes it, None on the others.
+    stop: `stopping.StopSignal`, which may cut an evaluation short.
+  """
+
+  def __init__(self, training, config, log, stop):
+    check(config.train.best_by, training.source.tasks)
+    self._config, self._mesh, self._log, self._stop = config, training.mesh, log, stop
+    limit = config.train.eval_images
+    self._evaluator = evaluate.Evaluator(training.model, config, training.val, training.mesh, fast=True, limit=limit)
+
+  def run(self, state, step: int, best: dict) -> tuple[dict, bool]:
+    """The better of `best` and this evaluation, and False; `best` and True when SIGTERM came: it is still due."""
+    variables = sharding.replicate(state.variables, self._mesh)
+    try:
+      with self._stop.at_once():
+        scores, _ = self._evaluator.run(variables)
+        pictures = list(self._evaluator.panels(variables)) if self._log else []
+    except Stopped:
+      return best, True
+    if self._log:
+      self._log.scalars(step, evaluate.flat(scores))
+      for name, picture in pictures:
+        self._log.image(step, f'panels/{name}', picture)
+    return choose(best, step, scores, self._config, self._evaluator.tasks), False
 
 
 def check(best_by: str, tasks):
