@@ -33,8 +33,7 @@ def benchmark(config, flags) -> dict:
       'needed': work.needed(config, tasks, count, training=False),
       'executed': work.executed(function, variables, images, index),
   }
-  batch = synthetic.on_device({'image': images, 'index': index}, mesh, split=True)
-  args = (synthetic.on_device(variables, mesh), batch['image'], batch['index'])
+  args = tuple(jax.device_put((variables, images, index), (sharding.replicated(mesh), split, split)))
   timing.say('compiling')
   compiled, compile_times = timing.compile_cold_and_cached(step, args, flags.cold)
   flops['xla'] = work.xla(compiled)

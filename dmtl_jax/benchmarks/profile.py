@@ -15,7 +15,7 @@ import tempfile
 import jax
 
 from dmtl_jax import summary
-from dmtl_jax.benchmarks import common, synthetic, timing, train_step, work
+from dmtl_jax.benchmarks import common, timing, train_step
 
 OPTIMISER, LOSSES, BETWEEN = 'optimiser and noise', 'losses', 'between parts'
 CONTAINERS = re.compile(r'(while|call|conditional|tuple)[.\d]*$')  # their time is that of what they hold
@@ -81,10 +81,9 @@ def operations(folder: str):
 def benchmark(config, flags) -> dict:
   """{'seconds': of a step, 'parts': {part: {'forward', 'backward': seconds, '... flops'}}}."""
   job = train_step.build(config)
-  state = synthetic.on_device(job['state'], job['mesh'])
-  batch = synthetic.on_device(job['batch'], job['mesh'], split=True)
+  state, batch = job.on_device()
   timing.say('compiling')
-  compiled, _ = timing.compile_cold_and_cached(job['step'], (state, batch), cold=False)
+  compiled, _ = timing.compile_cold_and_cached(job.step, (state, batch, train_step.FIRST), cold=False)
   step = train_step.Stepper(compiled, state, batch)
   del state
   timing.say('timing')
@@ -94,16 +93,15 @@ def benchmark(config, flags) -> dict:
     with jax.profiler.trace(folder):
       step(flags.repeats)
     spent = list(operations(folder))
-  where, params, tasks = scopes(compiled.as_text()), job['state'].params, job['tasks']
+  where, params, tasks = scopes(compiled.as_text()), job.state.params, job.tasks
   parts = collections.defaultdict(collections.Counter)
   for operation, duration in spent:
     part, direction = part_of(where.get(operation, ''), params, tasks)
     parts[part][direction] += duration / flags.repeats
-  for scope, flops in work.by_scope(job['function'], job['state'], job['batch']):
+  for scope, flops in job.flops():
     part, direction = part_of(scope, params, tasks)
     parts[part][f'{direction} flops'] += flops
-  pairs = job['pairs']
-  return common.describe(config, tasks, config.train.batch, pairs, 'train step') | {
+  return common.describe(config, tasks, config.train.batch, job.pairs, 'train step') | {
       'seconds': seconds,
       'parts': {part: dict(values) for part, values in parts.items()},
   }

@@ -78,15 +78,14 @@ def measure(config, point: Point, repeats: int) -> dict:
   """{'seconds', 'executed', 'needed', 'pairs'} of a step at a point."""
   config = configured(config, point)
   job = train_step.build(config, mask_of(point))
-  state = synthetic.on_device(job['state'], job['mesh'])
-  batch = synthetic.on_device(job['batch'], job['mesh'], split=True)
-  compiled, _ = timing.compile_cold_and_cached(job['step'], (state, batch), cold=False)
+  state, batch = job.on_device()
+  compiled, _ = timing.compile_cold_and_cached(job.step, (state, batch, train_step.FIRST), cold=False)
   seconds = timing.measure({'jax': train_step.Stepper(compiled, state, batch)}, repeats)['jax']
   return {
       'seconds': timing.spread(seconds),
-      'executed': work.executed(job['function'], job['state'], job['batch']),
-      'needed': work.needed(config, job['tasks'], point.batch, job['pairs']),
-      'pairs': job['pairs'],
+      'executed': sum(n for _, n in job.flops()),
+      'needed': work.needed(config, job.tasks, point.batch, job.pairs),
+      'pairs': job.pairs,
   }
 
 

@@ -3,10 +3,9 @@
 import types
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from dmtl_jax import sharding, state as state_lib, train
+from dmtl_jax import state as state_lib, train
 from dmtl_jax.data import label_settings
 from dmtl_jax.tasks import Task
 
@@ -80,10 +79,3 @@ def train_batch(config, tasks: tuple[Task, ...], mask: np.ndarray, seed: int = 0
 def images(count: int, size: tuple[int, int], rng) -> np.ndarray:
   """Normalised images [count, H, W, 3] float32."""
   return rng.standard_normal((count, *size, 3), np.float32)
-
-
-def on_device(tree, mesh, split: bool = False):
-  """Arrays on the devices of the mesh: whole on each, or (split) each its images."""
-  if split:
-    return sharding.put_batch(tree, mesh)
-  return jax.device_put(jax.tree.map(jnp.asarray, tree), sharding.replicated(mesh))

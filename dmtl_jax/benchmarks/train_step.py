@@ -8,64 +8,100 @@ setting) on a synthetic batch of the config's shapes: no data set is needed. A r
 fill 0.2 s, then a synchronisation; the median and the quartiles of the repeats are shown.
 """
 
+from collections.abc import Callable, Iterable
+import dataclasses
+
 import jax
+from jax.sharding import Mesh
 import numpy as np
 
-from dmtl_jax import sharding, state as state_lib, summary
+from dmtl_jax import bad_numbers, sharding, state as state_lib, summary
 from dmtl_jax.benchmarks import common, synthetic, timing, work
 from dmtl_jax.models import build_model
+from dmtl_jax.state import TrainState
 from dmtl_jax.steps import make_train_step
+from dmtl_jax.tasks import Task
+
+FIRST = np.int32(1)  # number of the first step
 
 
-def build(config, mask: np.ndarray | None = None) -> dict:
-  """What a train step needs: {'tasks', 'mesh', 'step' (jitted), 'function' (not), 'state', 'batch', 'pairs'}.
+@dataclasses.dataclass
+class Job:
+  """A train step and what it takes.
+
+  Attributes:
+    function: (state, batch, number) -> (state, scalars), as `step`, which is jitted.
+    state, batch: numpy.
+    pairs: that are denoised; None for methods without a diffusion.
+  """
+
+  tasks: tuple[Task, ...]
+  mesh: Mesh
+  function: Callable
+  step: Callable
+  shardings: TrainState
+  state: TrainState
+  batch: dict
+  pairs: int | None
+
+  def on_device(self) -> tuple[TrainState, dict]:
+    """State and batch on the devices."""
+    return jax.device_put(self.state, self.shardings), sharding.put_batch(self.batch, self.mesh)
+
+  def flops(self) -> Iterable[tuple[str, float]]:
+    """(scope, FLOPs) of the step's products, see work.py."""
+    return work.by_scope(self.function, self.state, self.batch, FIRST)
+
+
+def build(config, mask: np.ndarray | None = None) -> Job:
+  """The step that `train.build` compiles.
 
   Args:
     mask: labels [N, T] of the training set; default as drawn for config.data.labels.
   """
   tasks = summary.data_tasks(config.data)
-  mesh = sharding.make_mesh()
-  sharding.check_batch('config.train.batch', config.train.batch, mesh)
+  mesh, micro = sharding.make_mesh(config.train.fsdp), config.train.accumulate
+  sharding.check_batch('config.train.batch', config.train.batch, mesh, micro)
   model = build_model(config, tasks)
   tx = state_lib.optimizer(config, state_lib.learning_rate(config, 1000, 100))
   mask = synthetic.label_mask(tasks, config.data.labels) if mask is None else mask
-  count = synthetic.pair_count(config, mask, mesh.size)
-  function = make_train_step(model, tx, config, tasks, count, groups=mesh.size)
-  return {
-      'tasks': tasks,
-      'mesh': mesh,
-      'function': function,
-      'step': jax.jit(function, donate_argnums=0, out_shardings=sharding.replicated(mesh)),
-      'state': synthetic.train_state(model, tx, tuple(config.data.size)),
-      'batch': synthetic.train_batch(config, tasks, mask),
-      'pairs': count * mesh.size if hasattr(model, 'noise_shape') else None,
-  }
+  count = synthetic.pair_count(config, mask, mesh.size * micro)
+  function = bad_numbers.guard(make_train_step(model, tx, config, tasks, count, mesh.size), config.train.nan_policy)
+  state = synthetic.train_state(model, tx, tuple(config.data.size))
+  shardings = sharding.split(mesh, state)
+  return Job(
+      tasks,
+      mesh,
+      function,
+      jax.jit(function, donate_argnums=0, out_shardings=(shardings, sharding.replicated(mesh))),
+      shardings,
+      state,
+      synthetic.train_batch(config, tasks, mask),
+      count * mesh.size * micro if hasattr(model, 'noise_shape') else None,
+  )
 
 
 class Stepper:
   """Runs compiled steps, each on the state that the last one left (it was donated)."""
 
   def __init__(self, compiled, state, batch):
-    self.compiled, self.state, self.batch = compiled, state, batch
+    self.compiled, self.state, self.batch, self.number = compiled, state, batch, FIRST
 
   def __call__(self, count: int):
     for _ in range(count):
-      self.state, scalars = self.compiled(self.state, self.batch)
+      self.state, scalars = self.compiled(self.state, self.batch, self.number)
+      self.number += FIRST
     jax.block_until_ready((self.state, scalars))
 
 
 def benchmark(config, flags) -> dict:
   """Measures; see `common.table` for what the result holds."""
   job = build(config)
-  tasks, count, pairs = job['tasks'], config.train.batch, job['pairs']
-  flops = {
-      'needed': work.needed(config, tasks, count, pairs),
-      'executed': work.executed(job['function'], job['state'], job['batch']),
-  }
-  state = synthetic.on_device(job['state'], job['mesh'])
-  batch = synthetic.on_device(job['batch'], job['mesh'], split=True)
+  tasks, count, pairs = job.tasks, config.train.batch, job.pairs
+  flops = {'needed': work.needed(config, tasks, count, pairs), 'executed': sum(n for _, n in job.flops())}
+  state, batch = job.on_device()
   timing.say('compiling')
-  compiled, compile_times = timing.compile_cold_and_cached(job['step'], (state, batch), flags.cold)
+  compiled, compile_times = timing.compile_cold_and_cached(job.step, (state, batch, FIRST), flags.cold)
   flops['xla'] = work.xla(compiled)
   contestants = {'jax': Stepper(compiled, state, batch)}
   del state
@@ -73,14 +109,14 @@ def benchmark(config, flags) -> dict:
   if flags.against:
     from dmtl_jax.benchmarks import torch_step
 
-    more, notes = torch_step.train_steps(config, tasks, job['state'], job['batch'], flags.compiled)
+    more, notes = torch_step.train_steps(config, tasks, job.state, job.batch, flags.compiled)
     contestants |= more
   timing.say(f"timing {', '.join(contestants)}")
   seconds = timing.measure(contestants, flags.repeats)
   memory = timing.memory(compiled)
   timing.say('matrix peak')
   peak = common.peaks()
-  devices = job['mesh'].size
+  devices = job.mesh.size
   return common.describe(config, tasks, count, pairs, 'train step') | {
       'speed': common.compare(seconds, count, flops, peak, config.dtype, devices),
       'flops': flops,

@@ -1,0 +1,244 @@
+"""Benchmarks: their clock, their counts of work, and the PyTorch network they time against."""
+
+import json
+import subprocess
+import sys
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from conftest import SIZE, TASKS, random_labels, random_variables, tiny_config
+
+from configs import pascal
+from dmtl_jax import losses, summary
+from dmtl_jax.benchmarks import common, inference, profile, scaling, synthetic, timing, train_step, work
+from dmtl_jax.models import build_model, encoder
+from dmtl_jax.models import pairs as pairs_lib
+from dmtl_jax.models.task_layers import Slots
+from dmtl_jax.steps import model_inputs
+
+PAIR = (TASKS[0], TASKS[3])  # segmentation and normals
+SMALL = dict(width=4, channels=8, depth=1)
+
+
+def small_config(arg: str = ''):
+  config = pascal.get_config(arg)
+  config.model.update(SMALL)
+  config.data.size = (32, 32)
+  config.data.tasks = ('semseg', 'normals')
+  config.train.batch = config.eval.batch = 2
+  return config
+
+
+def test_contestants_take_turns(monkeypatch):
+  clock, order = [0.0], []
+  monkeypatch.setattr(timing.time, 'perf_counter', lambda: clock[0])
+
+  def contestant(name, seconds):
+    def call(count):
+      order.append((name, count))
+      clock[0] += seconds * count
+
+    return call
+
+  times = timing.measure({'slow': contestant('slow', 0.5), 'fast': contestant('fast', 0.03)}, repeats=3, warmup=4)
+  np.testing.assert_allclose(times['slow'], [0.5] * 3)
+  np.testing.assert_allclose(times['fast'], [0.03] * 3)
+  # A warm-up and a trial each; then in turns, the fast one as often as fills 0.2 s.
+  assert order == [('slow', 4), ('slow', 1), ('fast', 4), ('fast', 1)] + [('slow', 1), ('fast', 7)] * 3
+
+
+def test_ratios_are_of_the_same_turn():
+  # The machine is half as fast in every second turn: times spread, the ratio does not.
+  seconds = {'jax': np.array([1.0, 2, 1, 2, 1]), 'torch': np.array([3.0, 6, 3, 6, 3])}
+  peak = {'float32': 8e9}
+  result = common.compare(seconds, 6, {'needed': 4e9}, peak, 'float32', devices=2)
+  assert result['torch']['ratio'] == {'median': 3.0, 'low': 3.0, 'high': 3.0}
+  assert result['jax']['seconds'] == {'median': 1.0, 'low': 1.0, 'high': 2.0}
+  assert result['jax']['images_per_second'] == 6
+  assert result['jax']['share_of_peak'] == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize('method, pairs', [('prediction', 6), ('feature', 30)])
+def test_needed_work_of_the_papers_step(method, pairs):
+  """Against the paper's table and a hand count of what denoising a pair takes."""
+  config = pascal.get_config(f'method={method}')
+  forward = {'prediction': 628.35, 'feature': 675.31}[method]  # GMAC of an image, PAPER.md
+  conv = 9 * 512**2 * 4096
+  heads = 2 * (3 * conv + 512**2 * 4096) / 1e9
+  tokens = 2 * 4 * (256 * 20 * 512**2 + 2 * 256**2 * 512) / 1e9
+  embed = 2 * (9 * 512 * 6.8 * 4096 if method == 'prediction' else conv) / 1e9
+  per_pair = heads + tokens + embed
+  tasks = summary.data_tasks(config.data)
+  expected = 6e9 * (6 * (forward - 5 * per_pair) + pairs * per_pair)  # GMAC; twice, three times
+  assert work.needed(config, summary.data_tasks(config.data), 6, pairs) == pytest.approx(expected, rel=0.002)
+
+
+def test_the_step_does_what_is_needed():
+  done, needed = {}, {}
+  for setting, pairs in (('one', 2), ('full', 4)):
+    config = small_config(f'labels={setting}')
+    config.model.update(dict(width=32, channels=64))
+    job = train_step.build(config)
+    assert job.pairs == pairs and job.batch['label_mask'].sum() == pairs
+    done[setting] = sum(flops for _, flops in job.flops())
+    needed[setting] = work.needed(config, job.tasks, 2, pairs)
+    assert done[setting] == pytest.approx(needed[setting], rel=0.05)
+  more = done['full'] - done['one']  # two pairs denoised
+  assert more > 0 and more == pytest.approx(needed['full'] - needed['one'], rel=0.1)
+
+
+def test_hidden_labels_are_blank_in_the_synthetic_batch():
+  config = small_config('labels=one')
+  tasks = summary.data_tasks(config.data)
+  mask = synthetic.label_mask(tasks, 'one')
+  assert (mask.sum(1) == 1).all() and synthetic.pair_count(config, mask, 1) == 2
+  batch = synthetic.train_batch(config, tasks, mask)
+  for t, task in enumerate(tasks):
+    np.testing.assert_array_equal(task.valid(batch['labels'][task.name]).any((1, 2)), batch['label_mask'][:, t])
+
+
+@pytest.fixture
+def short_encoder(monkeypatch):
+  """One block a stage, to compile in less time."""
+  monkeypatch.setitem(encoder.STAGES, 'resnet18', (1, 1, 1, 1))
+
+
+def test_train_step_benchmark(short_encoder):
+  flags = types.SimpleNamespace(repeats=3, cold=False, against=None)
+  result = train_step.benchmark(small_config('method=prediction'), flags)
+  text = common.table(result)
+  assert text.startswith('train step: prediction, resnet18, 32x32, batch 2, labels one, 2 of 4 pairs, float32\n')
+  seconds = result['speed']['jax']['seconds']
+  assert 0 < seconds['low'] <= seconds['median'] <= seconds['high']
+  assert result['speed']['jax']['images_per_second'] == pytest.approx(2 / seconds['median'])
+  assert 0 < result['speed']['jax']['share_of_peak'] < 1
+  assert result['memory']['planned'] > result['memory']['arguments'] > 0
+
+
+def test_the_command_compiles_from_nothing_and_from_its_cache(tmp_path):
+  file = tmp_path / 'result.json'
+  flags = [f'--config.model.{name}={value}' for name, value in SMALL.items()]
+  flags += ['--config.data.size=(32,32)', '--config.eval.batch=2', "--config.data.tasks=('semseg',)"]
+  command = [sys.executable, '-m', 'dmtl_jax.benchmarks.inference', '--config=configs/pascal.py:method=feature']
+  done = subprocess.run([*command, *flags, '--repeats=2', f'--json={file}'], capture_output=True, text=True, check=True)
+  result = json.loads(file.read_text())
+  assert common.table(result) == done.stdout.strip()
+  assert 0 < result['compile']['cached'] < result['compile']['cold']
+  assert result['flops']['executed'] == pytest.approx(result['flops']['needed'], rel=0.1)
+
+
+def test_operations_are_put_to_parts():
+  hlo = '''
+%fused (p: f32[2]) -> f32[2] {
+  %p = f32[2] parameter(0)
+  %a = f32[2] add(%p, %p), metadata={op_name="jit(train_step)/jvp(Net)/decoders/semseg_block0/bn1/add"}
+  %b = f32[2] add(%a, %p), metadata={op_name="jit(train_step)/jvp(Net)/decoders/semseg_block0/bn1/add"}
+  ROOT %c = f32[2] dot(%b, %p), metadata={op_name="jit(train_step)/transpose(jvp(Net))/Denoiser/heads/conv1/dot_general"}
+}
+ENTRY %main (x: f32[2]) -> f32[2] {
+  %x = f32[2] parameter(0)
+  %f.1 = f32[2] fusion(%x), kind=kOutput, calls=%fused
+  ROOT %sub = f32[2] subtract(%f.1, %x), metadata={op_name="jit(train_step)/sub"}
+}
+'''
+  params = {'decoders': {'semseg_block0': {'bn1': {}}}, 'denoiser': {'heads': {'conv1': {}}}}
+  where = profile.scopes(hlo)
+  part = lambda operation: profile.part_of(where[operation], params, TASKS)
+  assert part('f.1') == ('denoiser/heads', 'backward')
+  assert part('a') == ('decoders/block', 'forward')
+  assert part('sub') == (profile.OPTIMISER, 'forward')
+  assert profile.part_of('jit(train_step)/transpose(jvp())/mul', params, TASKS) == (profile.LOSSES, 'backward')
+
+
+def test_scaling_varies_one_number_at_a_time():
+  point = scaling.Point(labels=3)
+  mask = scaling.mask_of(point)
+  assert (mask.sum(1) == 3).all() and np.ptp(mask.sum(0)) == 0
+  config = scaling.configured(pascal.get_config('method=prediction'), scaling.Point(size=64, tasks=3, steps=4))
+  assert config.data.size == (64, 64) and config.data.tasks == ('semseg', 'parsing', 'saliency')
+  assert config.model.steps == 4 and config.model.channels == 128
+
+
+@pytest.fixture(params=['method=prediction', 'method=feature,preset=released'])
+def both(request, short_encoder):
+  """A tiny network of two tasks and the module of its PyTorch re-statement."""
+  pytest.importorskip('torch', reason='PyTorch is not installed; only the benchmark uses it')
+  from dmtl_jax.benchmarks import torch_step
+
+  config = tiny_config(request.param)
+  config.data.size, config.train.batch = SIZE, 3
+  model = build_model(config, PAIR)
+  images = np.random.default_rng(0).standard_normal((3, *SIZE, 3)).astype(np.float32)
+  return config, model, random_variables(model), images, torch_step
+
+
+def test_torch_predicts_the_same_with_our_weights(both):
+  config, model, variables, images, torch_step = both
+  contestant = torch_step.Prediction(config, PAIR, variables, images, 'float32', compiled=False)
+  counted = sum(x.numel() for x in contestant.forward.parameters())
+  assert counted == sum(x.size for x in jax.tree.leaves(variables['params']))
+  noise = model_inputs(model, images, jax.random.key(1), 2)['noise']
+  ours = jax.jit(model.apply)(variables, images, noise=noise)
+  given = {(task.name, None): _torch_noise(model, noise[:, 3 * t : 3 * t + 3], t) for t, task in enumerate(PAIR)}
+  for maps, expected in zip(contestant.maps(given), (ours.initial, ours.final)):
+    for name, x in maps.items():
+      np.testing.assert_allclose(np.moveaxis(x.numpy(), 1, -1), expected[name], atol=1e-4, err_msg=name)
+
+
+def test_torch_trains_on_the_same_gradient(both):
+  config, model, variables, images, torch_step = both
+  mask = np.array([[True, False], [True, True], [False, True]])
+  labels = random_labels(np.random.default_rng(3), 3)
+  batch = {'image': images, 'labels': {task.name: labels[task.name] for task in PAIR}, 'label_mask': mask}
+  state = types.SimpleNamespace(variables=variables)
+  contestant = torch_step.TrainStep(config, PAIR, state, batch, 'float32', compiled=False)
+  pairs = pairs_lib.select(mask, 4)
+  noise = model_inputs(model, images, jax.random.key(1), 2, pairs)['noise']
+
+  @jax.jit
+  def loss_and_norm(params):
+    def loss(params):
+      variables_ = {'params': params, 'batch_stats': variables['batch_stats']}
+      output, _ = model.apply(variables_, images, pairs=pairs, noise=noise, train=True, mutable=['batch_stats'])
+      return losses.total_loss(PAIR, output, batch['labels'], mask, jnp.ones(2))[0]
+
+    value, grads = jax.value_and_grad(loss)(params)
+    return value, optax.tree.norm(grads)
+
+  expected, norm = loss_and_norm(variables['params'])
+  order = list(zip(*np.nonzero(mask)))  # as the pairs': image by image
+  given = {(PAIR[t].name, b): _torch_noise(model, noise[:, n : n + 1], t) for n, (b, t) in enumerate(order)}
+  loss = contestant.loss(given)
+  loss.backward()
+  assert loss.item() == pytest.approx(float(expected), rel=1e-5)
+  squares = sum(float((p.grad**2).sum()) for p in contestant.net.parameters() if p.grad is not None)
+  assert squares**0.5 == pytest.approx(float(norm), rel=1e-4)
+
+
+def test_torch_losses_are_ours():
+  """Of every kind of task, on maps at stride 8 and labels with holes."""
+  torch = pytest.importorskip('torch', reason='PyTorch is not installed; only the benchmark uses it')
+  from dmtl_jax.benchmarks import torch_step
+
+  rng = np.random.default_rng(5)
+  maps = {task.name: rng.standard_normal((2, 8, 12, task.channels)).astype(np.float32) for task in TASKS}
+  labels, mask = random_labels(rng, 2), np.ones((2, len(TASKS)), bool)
+  ours = losses.map_losses(TASKS, maps, labels, mask)
+  tensor = lambda x: torch.tensor(np.moveaxis(x, -1, 1).copy())
+  for b in (0, 1):
+    for t, task in enumerate(TASKS):
+      full = torch.nn.functional.interpolate(tensor(maps[task.name][b : b + 1]), SIZE, mode='bilinear')
+      theirs = torch_step.loss_of(task, full, tensor(labels[task.name][b : b + 1]))
+      assert float(theirs) == pytest.approx(float(ours[b, t]), rel=1e-4), task.name
+
+
+def _torch_noise(model, noise, t: int):
+  """Noise [K, b, h, w, C] of pairs of task t as a tensor; of a prediction, its own slot."""
+  import torch
+
+  own = noise[..., Slots(tuple(task.channels for task in PAIR)).of(t)] if model.predictions else noise
+  return torch.tensor(np.moveaxis(np.asarray(own), -1, 2))
