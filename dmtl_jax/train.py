@@ -13,6 +13,7 @@ from dmtl_jax import bad_numbers, evaluate, periodic as periodic_lib, pretrained
 from dmtl_jax import state as state_lib, workdir as workdir_lib
 from dmtl_jax.checkpoints import Checkpoints
 from dmtl_jax.data import label_settings, pipeline, source as source_lib
+from dmtl_jax.errors import UserError
 from dmtl_jax.log import Log
 from dmtl_jax.models import build_model
 from dmtl_jax.progress import Progress
@@ -117,13 +118,20 @@ def train(training: Training, config, workdir: str, stop: StopSignal) -> bool:
       contextlib.closing(Log(workdir, start, checkpoints.due)) if first else contextlib.nullcontext() as log,
       Progress('training', steps, 'step', start) as progress,
   ):
+    save = lambda **more: checkpoints.save(state, batches, as_json, window.to_json(**more), due)
     periodic = periodic_lib.Periodic(training, config, log, stop)
     if checkpoints.due:
       checkpoints.best, due = periodic.run(state, start, checkpoints.best)
-      checkpoints.save(state, batches, as_json, window.to_json(), due)
+      save()
     for step in () if due else range(start + 1, steps + 1):
       position = batches.get_state()
-      batch = next(batches)
+      try:
+        batch = next(batches)
+      except UserError:  # the data vanished: what was learned since the last checkpoint is kept
+        batches.set_state(position)
+        if jax.process_count() == 1 and not window.fetch():
+          save()
+        raise
       state, scalars = training.update(state, sharding.put_batch(arrays(batch), training.mesh), step)
       window.add(step, scalars, batch['index'], position)
       stops = stop.reached(step)
@@ -135,7 +143,7 @@ def train(training: Training, config, workdir: str, stop: StopSignal) -> bool:
         if refused and config.train.nan_policy == 'stop':
           bad = refused[0]
           batches.set_state(bad.data)
-          checkpoints.save(state, batches, as_json, window.to_json(before=bad.number))
+          save(before=bad.number)
           raise bad_numbers.report(bad, training.source, workdir)
       if logs:
         values = window.means()
@@ -148,7 +156,7 @@ def train(training: Training, config, workdir: str, stop: StopSignal) -> bool:
       if evaluates:
         checkpoints.best, due = periodic.run(state, step, checkpoints.best)
       if saves:
-        checkpoints.save(state, batches, as_json, window.to_json(), due)
+        save()
       if stops or due:
         break
   if window.total_skipped():

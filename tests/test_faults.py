@@ -154,14 +154,16 @@ def test_data_that_vanish_while_training_are_named_and_nothing_is_lost(whole, da
   copy = tmp_path / 'copy'
   shutil.copytree(data, copy)
   config, workdir = config_for(copy), tmp_path / 'run'
-  config.train.steps, config.data.prefetch, config.data.threads = 800, 1, 1
+  config.train.steps, config.train.eval_every, config.data.prefetch, config.data.threads = 800, 400, 1, 1
   calls, arrays = [], train.arrays
   monkeypatch.setattr(
       train, 'arrays', lambda batch: (calls.append(1), len(calls) == 6 and shutil.rmtree(copy / 'train'), arrays(batch))[2]
   )
   with pytest.raises(UserError, match=f'{copy}/train/'):
     train.run(config, str(workdir))
-  assert (workdir / 'checkpoints' / '4').is_dir()
+  (path,) = (workdir / 'checkpoints').iterdir()  # the regular ones are at 400 and 800
+  saved = faults.checkpoint(path)
+  assert 6 <= int(path.name) == saved['step'] == saved['meta']['data']['next_index'] < 12
   with pytest.raises(UserError, match=f'{copy}/train'):
     train.run(config, str(workdir))
 
