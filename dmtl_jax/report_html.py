@@ -51,7 +51,7 @@ def _section(section, table, differences: dict, name: str, album, left: int) -> 
       ('', _verdict(section, table, differences, colors)),
       ('Scores and costs', _table(section, table, colors)),
       ('What denoising changes', _denoising(section, colors)),
-      ('Image by image', viewer and _VIEWER + viewer),
+      ('Image by image', viewer and _viewer_note(section) + viewer),
       ('Best and worst images', found and _EXTREMES + found),
       ('Learning curves', _curves(section, colors)),
       ('More', details(section, colors)),
@@ -60,9 +60,15 @@ def _section(section, table, differences: dict, name: str, album, left: int) -> 
   return f'<article class="part" id="{name}"><h2>{html.escape(section.title)}</h2>{body}</article>'
 
 
-_VIEWER = '<p class="note">Each row is a method, from its first prediction to its last. Choose a task and an image.</p>'
 _EXTREMES = ('<p class="note">By the score of the final map on the single image. '
              'Class averages are over the classes that the image shows.</p>')
+
+
+def _viewer_note(section) -> str:
+  text = 'Each row is a method, from its first prediction to its last. Choose a task and an image.'
+  if any(entry.config['model'].get('method') == 'feature' for entry in section.entries):
+    text += ' Feature Diffusion decays and denoises features: shown is what the prediction head makes of them.'
+  return f'<p class="note">{text}</p>'
 
 
 def _colors(entries) -> dict[str, str]:

@@ -166,7 +166,9 @@ def _nothing(task: Task, id: str) -> str:
 def _absent(entry, task: Task) -> str:
   if not any(t.name == task.name for run in entry.runs for t in run.tasks):
     return f'does not learn {html.escape(task.name)}'
-  return 'not drawn; evaluate the run again with more panels'
+  if not any(run.images for run in entry.runs):
+    return 'no pictures; run <code>--mode=evaluate</code> on it'
+  return 'not among the images that were drawn'
 
 
 # --- Best and worst --------------------------------------------------------------------------

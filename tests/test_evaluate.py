@@ -72,6 +72,11 @@ def test_one_image_and_a_limit():
   assert len(rows) == 3
 
 
+def test_the_padding_of_pascals_images_is_not_scored():
+  evaluator, variables = stub.make(3, 2, size=(40, 48), augment='pascal')
+  assert_scores(evaluator.run(variables)[0]['final'], expected(3))
+
+
 def test_a_row_is_the_score_of_its_image_alone(five):
   _, rows = five
   first = expected(1)
