@@ -252,7 +252,7 @@ class VideoWriter:
 
 
 def blend_tiles(
-    predict: Callable[[int, int], Maps], size: tuple[int, int], tile: tuple[int, int], overlap: float = 0.25
+    predict: Callable[[int, int], Maps], size: tuple[int, int], tile: tuple[int, int], overlap: float = 0.5
 ) -> Maps:
   """Maps of any size from overlapping tiles. The weight of a tile falls smoothly to its rim, so no seam shows.
 

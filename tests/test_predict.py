@@ -230,8 +230,8 @@ def test_when_tiles_are_used(predictor, monkeypatch):
   assert calls(640, 960) == 1 + 9
   assert calls(256, 384, zoom=1) == 1
   assert calls(256, 384, zoom=2) == 9
-  assert calls(64, 384) == 1 + 5  # filling the short side: 64 x 384
-  assert calls(10, 2000) == 28  # a strip; tiles at its own resolution
+  assert calls(64, 384) == 1 + 7  # filling the short side: 64 x 384
+  assert calls(10, 2000) == 41  # a strip; tiles at its own resolution
 
 
 def test_whole_and_tiles_are_averaged_but_for_depth(predictor):
