@@ -65,22 +65,22 @@ def compare(seconds: dict, batch: int, flops: dict, peak: dict[str, float], dtyp
 
   Args:
     seconds: {contestant: [repeats]}, taken in turns.
-    flops: see work.py; 'needed' over the peak of all devices in `dtype` is the share.
+    flops: see work.py.
 
   Returns:
-    {contestant: {'seconds', 'images_per_second', 'achieved', 'share_of_peak'}}, and for others than
-    'jax' 'ratio', their time over ours in the same turn; times and ratios as `timing.spread` gives them.
+    {contestant: {'seconds', 'images_per_second'}}; of 'jax' also 'achieved' (the lesser of needed and
+    executed FLOPs a second: neither waste nor saved work counts) and 'share_of_peak', of that of all
+    devices in `dtype`; of others 'ratio', their time over ours in the same turn. Times and ratios are
+    as `timing.spread` gives them.
   """
   result = {}
   for name, times in seconds.items():
     median = timing.spread(times)['median']
-    result[name] = {
-        'seconds': timing.spread(times),
-        'images_per_second': batch / median,
-        'achieved': flops['needed'] / median,
-        'share_of_peak': flops['needed'] / median / (peak[dtype] * devices),
-    }
-    if name != 'jax':
+    result[name] = {'seconds': timing.spread(times), 'images_per_second': batch / median}
+    if name == 'jax':
+      achieved = min(flops['needed'], flops['executed']) / median
+      result[name] |= {'achieved': achieved, 'share_of_peak': achieved / (peak[dtype] * devices)}
+    else:
       result[name]['ratio'] = timing.spread(times / seconds['jax'])
   return result
 

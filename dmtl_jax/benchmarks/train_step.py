@@ -32,7 +32,7 @@ class Job:
   Attributes:
     function: (state, batch, number) -> (state, scalars), as `step`, which is jitted.
     state, batch: numpy.
-    pairs: that are denoised; None for methods without a diffusion.
+    pairs: labelled ones of the batch; None for methods without a diffusion.
   """
 
   tasks: tuple[Task, ...]
@@ -68,6 +68,7 @@ def build(config, mask: np.ndarray | None = None) -> Job:
   count = synthetic.pair_count(config, mask, mesh.size * micro)
   function = bad_numbers.guard(make_train_step(model, tx, config, tasks, count, mesh.size), config.train.nan_policy)
   state = synthetic.train_state(model, tx, tuple(config.data.size))
+  batch = synthetic.train_batch(config, tasks, mask)
   shardings = sharding.split(mesh, state)
   return Job(
       tasks,
@@ -76,8 +77,8 @@ def build(config, mask: np.ndarray | None = None) -> Job:
       jax.jit(function, donate_argnums=0, out_shardings=(shardings, sharding.replicated(mesh))),
       shardings,
       state,
-      synthetic.train_batch(config, tasks, mask),
-      count * mesh.size * micro if hasattr(model, 'noise_shape') else None,
+      batch,
+      int(batch['label_mask'].sum()) if hasattr(model, 'noise_shape') else None,
   )
 
 

@@ -2,11 +2,12 @@
 
 Convolutions and matrix products count; norms, activations, resizing and the optimiser do not.
 
-needed    what the network's definition asks for: the forward count of the summary (its denoiser once a
-          labelled pair, not once a task), times three for training, since each product has two
-          gradients; no recomputation, no padding. Methods whose loss runs more networks (ss, xtc) need more
-          than this.
-executed  what the traced step does, its backward pass included, recomputation under jax.checkpoint too.
+needed    what the network's definition asks for, done plainly: the forward count of the summary (its
+          denoiser once a labelled pair, not once a task), times three for training, since each product
+          has two gradients; no recomputation, no padding. Methods whose loss runs more networks (ss,
+          xtc) need more than this.
+executed  what the traced step does, its backward pass included, recomputation under jax.checkpoint too,
+          and of labelled pairs the static count at most. Less than needed where an equal result takes less.
 xla       the compiler's own count (`cost_analysis`), which knows a scan's body but once, and counts
           additions and activations; a cross-check.
 """
