@@ -95,10 +95,13 @@ class Evaluator:
     states = functools.reduce(_add, [s for s, _ in gathered])
     rows = dict(sorted(item for _, rows in gathered for item in rows.items()))
     scores = {
-        stage: {name: self.metrics[name].compute(state) for name, state in tasks.items()} for stage, tasks in states.items()
+        stage: {name: self.metrics[name].compute(state) for name, state in tasks.items()}
+        for stage, tasks in states.items()
     }
     scores['per_class'] = {
-        task.name: self.metrics[task.name].per_class(states['final'][task.name]) for task in self.tasks if task.classes
+        task.name: self.metrics[task.name].per_class(states['final'][task.name])
+        for task in self.tasks
+        if task.classes
     }
     return scores | {'seconds_per_image': seconds / (batches * self.config.eval.batch)}, list(rows.values())
 
@@ -163,14 +166,19 @@ class _Scored:
     state = lambda name, m: (
         self.metrics[name].image(m, self.labels[name]) if name in self.labels else self.metrics[name].empty()
     )
-    return {stage: {name: state(name, m) for name, m in maps.items()} for stage, maps in self.predictions.items()}
+    return {
+        stage: {name: state(name, m) for name, m in maps.items()} for stage, maps in self.predictions.items()
+    }
 
 
 def _add(states: dict, more: dict) -> dict:
   """The sum of two {stage: {task: state}}, either of them {}."""
   if not states or not more:
     return states or more
-  return {stage: {name: metrics.merge(states[stage][name], s) for name, s in tasks.items()} for stage, tasks in more.items()}
+  return {
+      stage: {name: metrics.merge(states[stage][name], s) for name, s in tasks.items()}
+      for stage, tasks in more.items()
+  }
 
 
 def _row(states: dict, task_metrics) -> dict[str, float]:
@@ -198,7 +206,9 @@ def delta_to_single(scores: dict[str, float], config, tasks) -> float | None:
 def flat(scores: dict) -> dict[str, float]:
   """Scores as {'eval/final/semseg/mIoU': value} for the log."""
   stages = {stage: scores[stage] for stage in ('initial', 'final') if stage in scores}
-  return {f'eval/{s}/{t}/{m}': v for s, tasks in stages.items() for t, ms in tasks.items() for m, v in ms.items()}
+  return {
+      f'eval/{s}/{t}/{m}': v for s, tasks in stages.items() for t, ms in tasks.items() for m, v in ms.items()
+  }
 
 
 def table(scores: dict, tasks) -> str:
@@ -211,7 +221,9 @@ def table(scores: dict, tasks) -> str:
     metric = task.metric if task.metric in scores['final'][task.name] else 'tolF'
     before, after = initial.get(task.name, math.nan), final[task.name]
     values = f"{number(before, '.4g'):>10}{number(after, '.4g'):>10}{number(after - before, '+.3g'):>10}"
-    lines.append(f"{task.name:<12}{metric:<10}{values}   ({'higher' if task.higher_is_better else 'lower'} is better)")
+    lines.append(
+        f"{task.name:<12}{metric:<10}{values}   ({'higher' if task.higher_is_better else 'lower'} is better)"
+    )
   return '\n'.join(lines)
 
 
@@ -225,7 +237,9 @@ def run(config, workdir: str, which: str = 'best', predictions: bool = False) ->
     What metrics.json holds.
   """
   source = source_lib.open_source(config.data, 'val')
-  delta_to_single({task.name: 1.0 for task in source.tasks}, config, source.tasks)  # a mistake shows now, not after
+  delta_to_single(
+      {task.name: 1.0 for task in source.tasks}, config, source.tasks
+  )  # a mistake shows now, not after
   mesh = sharding.make_mesh()
   model = build_model(config, source.tasks)
   checkpoints = Checkpoints(workdir, read_only=True)
@@ -235,7 +249,11 @@ def run(config, workdir: str, which: str = 'best', predictions: bool = False) ->
   evaluator, path = Evaluator(model, config, source, mesh), pathlib.Path(workdir)
   save = functools.partial(pictures.save_predictions, path / 'predictions', source.tasks)
   scores, rows = evaluator.run(variables, save if predictions else None)
-  result = {'step': step, **scores, 'delta_m': delta_to_single(headline(scores['final'], source.tasks), config, source.tasks)}
+  result = {
+      'step': step,
+      **scores,
+      'delta_m': delta_to_single(headline(scores['final'], source.tasks), config, source.tasks),
+  }
   if jax.process_index() == 0:
     workdir_lib.write_json(path / 'metrics.json', result)
     workdir_lib.write_atomic(path / 'per_image.csv', _csv(rows))

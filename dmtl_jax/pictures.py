@@ -58,7 +58,9 @@ def choose(rows: Sequence[dict], tasks: Sequence[Task], panels: int) -> dict[int
   chosen = {}
 
   def add(index: int, task: Task, why: str):
-    entry = chosen.setdefault(index, {}).setdefault(task.name, {'why': [], 'scores': _scores(rows[index], task)})
+    entry = chosen.setdefault(index, {}).setdefault(
+        task.name, {'why': [], 'scores': _scores(rows[index], task)}
+    )
     entry['why'].append(why)
 
   for index in range(min(panels, len(rows))):
@@ -104,7 +106,9 @@ def write(folder: pathlib.Path, tasks: Sequence[Task], chosen: dict, example: Ca
         for stage, picture in stage_pictures(shown, task, limits).items():
           files[stage] = f'{shown.id}/{task.name}_{stage}.png'
           visualize.save_png(folder / files[stage], picture)
-        entry['tasks'][task.name] = wanted[task.name] | ({'limits': limits} if limits else {}) | {'files': files}
+        entry['tasks'][task.name] = (
+            wanted[task.name] | ({'limits': limits} if limits else {}) | {'files': files}
+        )
     if any('panel' in of_task['why'] for of_task in wanted.values()):
       visualize.save_png(folder / f'{shown.id}.png', panel(shown, tasks))
     images.append(entry)
@@ -144,7 +148,9 @@ def depth_scale(example: Example, task: Task) -> tuple[float, float] | None:
   if task.kind != 'depth':
     return None
   label = example.labels.get(task.name)
-  return visualize.depth_limits(label if label is not None and (label > 0).any() else example.stages['final'][task.name])
+  return visualize.depth_limits(
+      label if label is not None and (label > 0).any() else example.stages['final'][task.name]
+  )
 
 
 def panel(example: Example, tasks: Sequence[Task]) -> np.ndarray:
@@ -213,7 +219,9 @@ def save_predictions(folder: pathlib.Path, tasks: Sequence[Task], id: str, maps:
 def _at_size(task: Task, values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
   if values.shape[:2] == size:
     return values
-  values = cv2.resize(values, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT if task.classes else cv2.INTER_LINEAR)
+  values = cv2.resize(
+      values, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT if task.classes else cv2.INTER_LINEAR
+  )
   if task.kind == 'normals':
     values = values / np.maximum(np.linalg.norm(values, axis=-1, keepdims=True), 1e-12)
   return values

@@ -29,9 +29,21 @@ METHODS = {  # in the order and by the names of the paper's tables
     'prediction': 'DiffusionMTL (Prediction)',
     'feature': 'DiffusionMTL (Feature)',
 }
-LABELS = {'one': 'one labelled task an image', 'random': 'random labelled tasks', 'full': 'all tasks labelled'}
+LABELS = {
+    'one': 'one labelled task an image',
+    'random': 'random labelled tasks',
+    'full': 'all tasks labelled',
+}
 # What may differ between two seeds of one experiment, or changes nothing that is scored.
-ASIDE = ('seed', 'data.label_seed', 'data.dir', 'data.raw', 'train.eval_every', 'train.save_every', 'train.eval_images')
+ASIDE = (
+    'seed',
+    'data.label_seed',
+    'data.dir',
+    'data.raw',
+    'train.eval_every',
+    'train.save_every',
+    'train.eval_images',
+)
 ASIDE += ('train.best_by', 'eval.batch', 'eval.panels', *workdir_lib.FREE)
 
 
@@ -116,9 +128,14 @@ def read_run(path: pathlib.Path) -> Run:
   config = workdir_lib.to_json(workdir_lib.read_config(path))
   index = _read_json(path / 'panels' / 'index.json', report_shapes.is_index)
   return Run(
-      path, config, workdir_lib.read_tasks(path), _read_json(path / 'metrics.json', report_shapes.is_metrics),
-      read_curves(path / 'log.jsonl'), index.get('images', []), _read_json(path / 'cost.json', report_shapes.is_cost),
-  )  # fmt: skip
+      path,
+      config,
+      workdir_lib.read_tasks(path),
+      _read_json(path / 'metrics.json', report_shapes.is_metrics),
+      read_curves(path / 'log.jsonl'),
+      index.get('images', []),
+      _read_json(path / 'cost.json', report_shapes.is_cost),
+  )
 
 
 def _read_json(path: pathlib.Path, fits: Callable[[Any], bool]) -> dict:
@@ -158,7 +175,10 @@ def sections(runs: Sequence[Run]) -> list[Section]:
   groups = {}
   for run in runs:
     groups.setdefault((run.data, run.labels), []).append(run)
-  return [Section(data, labels, _all_tasks(group), tuple(_entries(group))) for (data, labels), group in groups.items()]
+  return [
+      Section(data, labels, _all_tasks(group), tuple(_entries(group)))
+      for (data, labels), group in groups.items()
+  ]
 
 
 def _all_tasks(runs: Sequence[Run]) -> tuple[Task, ...]:
@@ -180,8 +200,10 @@ def _entries(runs: Sequence[Run]) -> list[Entry]:
     configs[key] = config
   known = list(METHODS)
   rank = lambda key: known.index(m) if (m := configs[key]['method']) in known else len(known)
-  names = {key: _name(config, [c for c in configs.values() if c['method'] == config['method']])
-           for key, config in configs.items()}
+  names = {
+      key: _name(config, [c for c in configs.values() if c['method'] == config['method']])
+      for key, config in configs.items()
+  }
   shared = lambda key: list(names.values()).count(names[key]) > 1  # too many fields differ to name them all
   full = lambda key: f'{names[key]}, {groups[key][0].path.name}' if shared(key) else names[key]
   return [Entry(full(key), tuple(groups[key])) for key in sorted(groups, key=rank)]
@@ -189,7 +211,9 @@ def _entries(runs: Sequence[Run]) -> list[Entry]:
 
 def _fields(run: Run) -> dict:
   """{field: value} of a run's config, without those that are set aside."""
-  return {k: v for k, v in workdir_lib.flatten(run.config).items() if k not in ASIDE and 'single_task' not in k}
+  return {
+      k: v for k, v in workdir_lib.flatten(run.config).items() if k not in ASIDE and 'single_task' not in k
+  }
 
 
 def differences(section: Section) -> dict[str, dict[str, list[str]]]:
@@ -199,7 +223,9 @@ def differences(section: Section) -> dict[str, dict[str, list[str]]]:
   """
   fields = {entry.name: _fields(entry.runs[0]) for entry in section.entries}
   found = {}
-  for field in sorted({k for config in fields.values() for k in config if not k.startswith(('model.', 'method'))}):
+  for field in sorted(
+      {k for config in fields.values() for k in config if not k.startswith(('model.', 'method'))}
+  ):
     by_value = {}
     for name, config in fields.items():
       by_value.setdefault(str(config.get(field)), []).append(name)
@@ -210,9 +236,13 @@ def differences(section: Section) -> dict[str, dict[str, list[str]]]:
 
 def _name(config: dict, others: Sequence[dict]) -> str:
   """Method, backbone, and what else tells this config from others of its method."""
-  fields = sorted({k for other in others for k in other.keys() | config.keys() if other.get(k) != config.get(k)})
+  fields = sorted(
+      {k for other in others for k in other.keys() | config.keys() if other.get(k) != config.get(k)}
+  )
   differs = [f"{k.rpartition('.')[2]}={config.get(k)}" for k in fields if k != 'model.backbone']
-  backbone = [] if config['model.backbone'] == 'resnet18' else [config['model.backbone'].replace('resnet', 'R')]
+  backbone = (
+      [] if config['model.backbone'] == 'resnet18' else [config['model.backbone'].replace('resnet', 'R')]
+  )
   more = differs if len(differs) <= 4 else [*differs[:3], f'{len(differs) - 3} more fields']
   return ', '.join([METHODS.get(config['method'], config['method']), *backbone, *more])
 
@@ -238,7 +268,9 @@ def write_report(workdirs: list[str], out: str) -> pathlib.Path:
   workdir_lib.write_atomic(folder / 'report.md', text)
   workdir_lib.write_atomic(folder / 'report.csv', report_table.comma_separated(parts))
   page = folder / 'report.html'
-  workdir_lib.write_atomic(page, report_html.page([(section, table, differences(section)) for section, table in parts]))
+  workdir_lib.write_atomic(
+      page, report_html.page([(section, table, differences(section)) for section, table in parts])
+  )
   workdir_lib.say(text)
   for run in runs:
     if not run.metrics.get('final'):

@@ -12,7 +12,7 @@ Curve = tuple[str, str, Sequence[int], Sequence[float]]  # name, colour, steps, 
 
 
 def plot(curves: Sequence[Curve], label: str, width: int = 360, height: int = 190) -> str:
-  """A line plot; a curve's points tell their values when pointed at. The scale leaves out a start far off the rest."""
+  """A line plot; points tell their values when pointed at, and a start far off the rest is cut off."""
   curves = [(name, color, *_thinned(steps, values)) for name, color, steps, values in curves]
   ticks = _ticks(*_range(curves))
   low, high = ticks[0], ticks[-1]
@@ -22,16 +22,21 @@ def plot(curves: Sequence[Curve], label: str, width: int = 360, height: int = 19
   y = lambda value: top + (height - top - bottom) * (1 - (min(max(value, low), high) - low) / (high - low))
   parts = [
       f'<line class="grid" x1="{left}" x2="{width - right}" y1="{y(t):.1f}" y2="{y(t):.1f}"/>'
-      f'<text x="{left - 6}" y="{y(t) + 4:.1f}" text-anchor="end">{t:.6g}</text>' for t in ticks
+      f'<text x="{left - 6}" y="{y(t) + 4:.1f}" text-anchor="end">{t:.6g}</text>'
+      for t in ticks
   ]
-  parts.append(f'<text x="{left}" y="{height - 6}">step 0</text>'
-               f'<text x="{width - right}" y="{height - 6}" text-anchor="end">{last:,}</text>')
+  parts.append(
+      f'<text x="{left}" y="{height - 6}">step 0</text>'
+      f'<text x="{width - right}" y="{height - 6}" text-anchor="end">{last:,}</text>'
+  )
   for name, color, steps, values in curves:
     points = ' '.join(f'{x(s):.1f},{y(v):.1f}' for s, v in zip(steps, values))
     size = 'r="3"' if len(steps) < 12 else 'r="6" fill-opacity="0"'
     dots = ''.join(
-        f'<circle cx="{x(s):.1f}" cy="{y(v):.1f}" {size}><title>{html.escape(name)}, step {s:,}: {v:.4g}</title></circle>'
-        for s, v in zip(steps, values))
+        f'<circle cx="{x(s):.1f}" cy="{y(v):.1f}" {size}>'
+        f'<title>{html.escape(name)}, step {s:,}: {v:.4g}</title></circle>'
+        for s, v in zip(steps, values)
+    )
     parts.append(f'<g stroke="{color}" fill="{color}"><polyline points="{points}"/>{dots}</g>')
   return f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{html.escape(label)}">{"".join(parts)}</svg>'
 
@@ -70,12 +75,16 @@ def strip(task: Task, values: Sequence[tuple[str, str, float]]) -> str:
   place = lambda v: 50.0 if high == low else 100 * (v - low) / (high - low) * 0.92 + 4
   right = lambda v: place(v) if task.higher_is_better else 100 - place(v)
   dots = ''.join(
-      f'<i style="left:{right(score):.1f}%;background:{color}" title="{html.escape(name, quote=True)}: {score:.4g}"></i>'
-      for name, color, score in reversed(values))
+      f'<i style="left:{right(score):.1f}%;background:{color}"'
+      f' title="{html.escape(name, quote=True)}: {score:.4g}"></i>'
+      for name, color, score in reversed(values)
+  )
   return f'<div class="rank" aria-hidden="true">{dots}</div>'
 
 
 def bar(value: float, most: float, color: str, text: str) -> str:
   """A bar from 0 with its number behind it."""
-  return (f'<div class="bar"><i style="width:{100 * max(value, 0) / (most or 1) * 0.78:.1f}%;background:{color}"></i>'
-          f'<b>{text}</b></div>')
+  return (
+      f'<div class="bar"><i style="width:{100 * max(value, 0) / (most or 1) * 0.78:.1f}%;background:{color}"></i>'
+      f'<b>{text}</b></div>'
+  )

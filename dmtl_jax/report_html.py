@@ -13,8 +13,9 @@ from dmtl_jax.tasks import Task
 
 STYLE = (pathlib.Path(__file__).parent / 'report.css').read_text()
 COLORS = {  # of methods, told apart on white and on black
-    'single_task': '#8a94a6', 'mtl_baseline': '#c98500', 'ss': '#a98bd4', 'xtc': '#cc79a7', 'mti_net': '#35a7c9',
-    'invpt': '#8f9a2e', 'no_diffusion': '#e0703a', 'no_condition': '#d04a60', 'prediction': '#0b9a74', 'feature': '#4f7df0',
+    'single_task': '#8a94a6', 'mtl_baseline': '#c98500', 'ss': '#a98bd4', 'xtc': '#cc79a7',
+    'mti_net': '#35a7c9', 'invpt': '#8f9a2e', 'no_diffusion': '#e0703a', 'no_condition': '#d04a60',
+    'prediction': '#0b9a74', 'feature': '#4f7df0',
 }  # fmt: skip
 MORE_COLORS = ('#b5651d', '#6a5acd', '#2e8b8b', '#c71585', '#808000', '#4682b4', '#cd5c5c', '#708090')
 
@@ -23,7 +24,8 @@ def page(parts: Sequence[tuple]) -> str:
   """The whole page.
 
   Args:
-    parts: (`report.Section`, its `report_table.Table`, `report.differences`) of every data set and label setting.
+    parts: of every data set and label setting, (`report.Section`, `report_table.Table`,
+      `report.differences`).
   """
   album = report_pictures.Album()
   title = f'DiffusionMTL on {" and ".join(dict.fromkeys(section.data for section, *_ in parts))}'
@@ -31,7 +33,8 @@ def page(parts: Sequence[tuple]) -> str:
   nav = ''.join(f'<a href="#s{i}">{html.escape(section.title)}</a>' for i, (section, *_) in enumerate(parts))
   return (
       '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-      '<meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" content="light dark">'
+      '<meta name="viewport" content="width=device-width, initial-scale=1">'
+      '<meta name="color-scheme" content="light dark">'
       f'<title>{html.escape(title)}</title><style>{STYLE}</style></head><body>'
       f'<header><h1>{html.escape(title)}</h1>{f"<nav>{nav}</nav>" if len(parts) > 1 else ""}</header>'
       f'<main>{body}</main></body></html>\n'
@@ -39,7 +42,7 @@ def page(parts: Sequence[tuple]) -> str:
 
 
 def _section(section, table, differences: dict, name: str, album, left: int) -> str:
-  """One data set and label setting, from the verdict down to the single runs; `left` sections share the album."""
+  """One data set and label setting, from the verdict to the single runs; `left` sections share the album."""
   colors = _colors(section.entries)
   whole = album.left
   album.left = whole // left
@@ -56,18 +59,24 @@ def _section(section, table, differences: dict, name: str, album, left: int) -> 
       ('Learning curves', _curves(section, colors)),
       ('More', details(section, colors)),
   ]
-  body = ''.join(f'<section>{f"<h3>{title}</h3>" if title else ""}{text}</section>' for title, text in blocks if text)
+  body = ''.join(
+      f'<section>{f"<h3>{title}</h3>" if title else ""}{text}</section>' for title, text in blocks if text
+  )
   return f'<article class="part" id="{name}"><h2>{html.escape(section.title)}</h2>{body}</article>'
 
 
-_EXTREMES = ('<p class="note">By the score of the final map on the single image. '
-             'Class averages are over the classes that the image shows.</p>')
+_EXTREMES = (
+    '<p class="note">By the score of the final map on the single image. '
+    'Class averages are over the classes that the image shows.</p>'
+)
 
 
 def _viewer_note(section) -> str:
   text = 'Each row is a method, from its first prediction to its last. Choose a task and an image.'
   if any(entry.config['model'].get('method') == 'feature' for entry in section.entries):
-    text += ' Feature Diffusion decays and denoises features: shown is what the prediction head makes of them.'
+    text += (
+        ' Feature Diffusion decays and denoises features: shown is what the prediction head makes of them.'
+    )
   return f'<p class="note">{text}</p>'
 
 
@@ -88,15 +97,25 @@ def _colors(entries) -> dict[str, str]:
 def _verdict(section, table, differences: dict, colors) -> str:
   """One sentence on who won, and a card a task with the ranking."""
   ranks = {task.name: _ranking(section, table, t) for t, task in enumerate(section.tasks)}
-  sentences = [text for text in (_winner(section, table, ranks), _denoised(section), _caution(section, differences)) if text]
-  cards = [_card(task, column, ranks[task.name], colors)
-           for task, column in zip(section.tasks, table.columns) if ranks[task.name]]
+  sentences = [
+      text
+      for text in (_winner(section, table, ranks), _denoised(section), _caution(section, differences))
+      if text
+  ]
+  cards = [
+      _card(task, column, ranks[task.name], colors)
+      for task, column in zip(section.tasks, table.columns)
+      if ranks[task.name]
+  ]
   if not cards:
     return '<p class="lead">No run here was evaluated yet: run <code>--mode=evaluate</code> on each.</p>'
   lead, *rest = sentences or ['']
   more = ''.join(f'<p class="more">{text}</p>' for text in rest)
-  dots = '<p class="note">Each dot is a method; further right is better.</p>' if len(section.entries) > 1 else ''
-  return f'<p class="lead">{lead}</p>{more}<div class="cards winners" style="--n:{min(len(cards), 6)}">{"".join(cards)}</div>{dots}'
+  dots = (
+      '<p class="note">Each dot is a method; further right is better.</p>' if len(section.entries) > 1 else ''
+  )
+  columns = f'style="--n:{min(len(cards), 6)}"'
+  return f'<p class="lead">{lead}</p>{more}<div class="cards winners" {columns}>{"".join(cards)}</div>{dots}'
 
 
 def _ranking(section, table, t: int) -> list[tuple]:
@@ -117,12 +136,18 @@ def _winner(section, table, ranks) -> str:
         wins[entry.name] = wins.get(entry.name, 0) + 1
   most = max(wins.values(), default=0)
   leaders = [name for name, count in wins.items() if count == most]
-  deltas = [(cell.mean, entry.name, cell.text) for entry, cell in zip(section.entries, table.delta) if cell.values]
+  deltas = [
+      (cell.mean, entry.name, cell.text) for entry, cell in zip(section.entries, table.delta) if cell.values
+  ]
   _, first, delta = max(deltas, default=(0, '', ''))
   by_delta = f'Δm {delta}% against Single-Task' if deltas else ''
   if deltas and leaders == [first]:
     return f'{_names(leaders)} comes first: best at {most} of {len(known)} tasks, {by_delta}.'
-  parts = [f"{_names(leaders)} {'are each' if len(leaders) > 1 else 'is'} best at {most} of {len(known)} tasks."] if wins else []
+  parts = (
+      [f"{_names(leaders)} {'are each' if len(leaders) > 1 else 'is'} best at {most} of {len(known)} tasks."]
+      if wins
+      else []
+  )
   parts += [f'Over all tasks, {_names([first])} comes first: {by_delta}.'] if deltas else []
   return ' '.join(parts) or 'All methods score the same.'
 
@@ -181,20 +206,28 @@ def _card(task: Task, column, ranking, colors) -> str:
 
 
 def _table(section, table, colors) -> str:
-  head = ''.join(f'<th scope="col">{html.escape(c.title)}<small>{html.escape(c.unit)} {c.arrow}</small></th>' for c in table.columns)
+  head = ''.join(
+      f'<th scope="col">{html.escape(c.title)}<small>{html.escape(c.unit)} {c.arrow}</small></th>'
+      for c in table.columns
+  )
   seeds = any(len(entry.runs) > 1 for entry in section.entries)
   rows = ''
   for entry, cells in zip(section.entries, table.rows):
     cells = ''.join(f'<td{" class=best" if cell.best else ""}>{_spread(cell)}</td>' for cell in cells)
     count = f'<td>{len(entry.runs)}</td>' if seeds else ''
-    rows += f'<tr><th scope="row">{swatch(colors[entry.name])}{html.escape(entry.name)}</th>{cells}{count}</tr>'
+    rows += (
+        f'<tr><th scope="row">{swatch(colors[entry.name])}{html.escape(entry.name)}</th>{cells}{count}</tr>'
+    )
   notes = ['Scores of the final maps; the best of a column is bold.']
   notes += ['± is the standard deviation over runs that differ in their seeds alone.'] if seeds else []
   notes += [f'Δm is the mean gain over tasks against {table.reference}.'] if table.reference else []
-  missing = [entry.name for entry in section.entries if not any(run.metrics.get('final') for run in entry.runs)]
+  missing = [
+      entry.name for entry in section.entries if not any(run.metrics.get('final') for run in entry.runs)
+  ]
   notes += [f'Not evaluated yet: {", ".join(missing)}.'] if missing else []
   return (
-      f'<div class="scroll" tabindex="0" role="region" aria-label="Scores"><table><thead><tr><th scope="col">method</th>{head}'
+      f'<div class="scroll" tabindex="0" role="region" aria-label="Scores"><table><thead><tr>'
+      f'<th scope="col">method</th>{head}'
       f'{"<th scope=col>runs</th>" if seeds else ""}</tr></thead><tbody>{rows}</tbody></table></div>'
       f'<p class="note">{html.escape(" ".join(notes))}</p>'
   )
@@ -224,15 +257,22 @@ def _denoising(section, colors) -> str:
     digits = 4 if task.kind == 'depth' else 2
     most = max(max(before, after) for _, before, after in pairs)
     rows = ''.join(
-        f'<div class="pair"><p>{swatch(colors[entry.name])}{html.escape(entry.name)} {verdict(task, before, after)}</p>'
+        f'<div class="pair"><p>{swatch(colors[entry.name])}{html.escape(entry.name)}'
+        f' {verdict(task, before, after)}</p>'
         + report_charts.bar(before, most, 'var(--track)', f'{before:.{digits}f}')
-        + report_charts.bar(after, most, colors[entry.name], f'{after:.{digits}f}') + '</div>'
-        for entry, before, after in pairs)
+        + report_charts.bar(after, most, colors[entry.name], f'{after:.{digits}f}')
+        + '</div>'
+        for entry, before, after in pairs
+    )
     direction = 'higher' if task.higher_is_better else 'lower'
-    cards.append(f'<article class="card"><h4>{html.escape(task.name)}</h4><p class="metric">{task.metric}, '
-                 f'{direction} is better</p>{rows}</article>')
-  intro = ('<p class="note"><span class="key" style="background:var(--track)"></span>the first prediction, above the '
-           'coloured bar of what the denoising network makes of it, both scored on all validation images.</p>')
+    cards.append(
+        f'<article class="card"><h4>{html.escape(task.name)}</h4><p class="metric">{task.metric}, '
+        f'{direction} is better</p>{rows}</article>'
+    )
+  intro = (
+      '<p class="note"><span class="key" style="background:var(--track)"></span>the first prediction, above the '
+      'coloured bar of what the denoising network makes of it, both scored on all validation images.</p>'
+  )
   return f'{intro}<div class="cards">{"".join(cards)}</div>' if cards else ''
 
 
@@ -241,18 +281,31 @@ def _denoising(section, colors) -> str:
 
 def _curves(section, colors) -> str:
   """Scores during training where there are several, and losses."""
-  plots = [(f'eval/final/{t.name}/{metric}', f'{t.name}: validation {metric}')
-           for t in section.tasks for metric in (t.metric, *(['tolF'] if t.kind == 'boundary' else []))]
+  plots = [
+      (f'eval/final/{t.name}/{metric}', f'{t.name}: validation {metric}')
+      for t in section.tasks
+      for metric in (t.metric, *(['tolF'] if t.kind == 'boundary' else []))
+  ]
   plots += [('loss/total', 'training loss, all tasks')]
   plots += [(f'loss/final/{t.name}', f'{t.name}: training loss') for t in section.tasks]
   cards = []
   for key, title in plots:
-    curves = [(entry.name, colors[entry.name], *run.curves[key])
-              for entry in section.entries for run in entry.runs if len(run.curves.get(key, ((),))[0]) > 1]
+    curves = [
+        (entry.name, colors[entry.name], *run.curves[key])
+        for entry in section.entries
+        for run in entry.runs
+        if len(run.curves.get(key, ((),))[0]) > 1
+    ]
     if curves:
-      cards.append(f'<article class="card"><h4>{html.escape(title)}</h4>{report_charts.plot(curves, title)}</article>')
+      cards.append(
+          f'<article class="card"><h4>{html.escape(title)}</h4>{report_charts.plot(curves, title)}</article>'
+      )
   if not cards:
     return ''
-  keys = ''.join(f'<span>{swatch(colors[entry.name])}{html.escape(entry.name)}</span>' for entry in section.entries)
-  note = '<p class="note">Losses of methods that sum different terms do not compare; point at a curve for its numbers.</p>'
-  return f'<p class="keys">{keys}</p><div class="cards plots">{"".join(cards)}</div>{note}'
+  keys = ''.join(
+      f'<span>{swatch(colors[entry.name])}{html.escape(entry.name)}</span>' for entry in section.entries
+  )
+  note = 'Losses of methods that sum different terms do not compare; point at a curve for its numbers.'
+  return (
+      f'<p class="keys">{keys}</p><div class="cards plots">{"".join(cards)}</div><p class="note">{note}</p>'
+  )

@@ -74,7 +74,9 @@ def viewer(section, colors: dict[str, str], name: str, album: Album) -> str:
     thumbs.append((id, thumb))
     for t, part in enumerate(parts):
       shots.append(f'<div class="shot {name}-{image}-{t}">{part or _nothing(section.tasks[t], id)}</div>')
-      rules.append(f'#{name}:has(#{name}i{image}:checked):has(#{name}t{t}:checked) .{name}-{image}-{t}{{display:block}}')
+      rules.append(
+          f'#{name}:has(#{name}i{image}:checked):has(#{name}t{t}:checked) .{name}-{image}-{t}{{display:block}}'
+      )
     if album.left - (before - album.left) < 0.1 * share:  # another one as large would not fit
       break
   if not thumbs:
@@ -83,7 +85,9 @@ def viewer(section, colors: dict[str, str], name: str, album: Album) -> str:
       f'<style>@supports selector(:has(*)){{#{name} .shot{{display:none}}{"".join(rules)}}}</style>'
       f'<div class="viewer" id="{name}"><div class="choose">'
       + _choice(f'{name}t', 'Task', [html.escape(task.name) for task in section.tasks])
-      + _choice(f'{name}i', 'Image', [f'<img src="{uri}" alt="{html.escape(id)}">' for id, uri in thumbs], 'thumbs')
+      + _choice(
+          f'{name}i', 'Image', [f'<img src="{uri}" alt="{html.escape(id)}">' for id, uri in thumbs], 'thumbs'
+      )
       + f'</div>{"".join(shots)}</div>'
   )
 
@@ -99,7 +103,8 @@ def _panels(entry) -> dict[str, tuple]:
 
 def _choice(name: str, legend: str, labels: Sequence[str], style: str = 'pills') -> str:
   options = ''.join(
-      f'<input type="radio" name="{name}" id="{name}{i}"{" checked" if i == 0 else ""}><label for="{name}{i}">{label}</label>'
+      f'<input type="radio" name="{name}" id="{name}{i}"{" checked" if i == 0 else ""}>'
+      f'<label for="{name}{i}">{label}</label>'
       for i, label in enumerate(labels)
   )
   return f'<fieldset class="{style}"><legend>{legend}</legend>{options}</fieldset>'
@@ -117,10 +122,14 @@ def _shot(section, task: Task, id: str, drawn: dict, colors: dict, album: Album)
       rows.append(f'<div class="strip">{who}</div><p class="none">{_absent(entry, task)}</p></div>')
       continue
     top = top or _top(run, image, shown, task, id, album)
-    figures = [_figure(run, shown['files'].get(stage), title, f'{task.name} of {id} by {entry.name}: {title}', album)
-               for stage, title in _titles(entry, stages, shown['files'])]
-    rows.append(f'<div class="strip">{who}{change(task, shown["scores"])}</div>'
-                f'<div class="frames" style="--n:{len(stages)}">{"".join(figures)}</div></div>')
+    figures = [
+        _figure(run, shown['files'].get(stage), title, f'{task.name} of {id} by {entry.name}: {title}', album)
+        for stage, title in _titles(entry, stages, shown['files'])
+    ]
+    rows.append(
+        f'<div class="strip">{who}{change(task, shown["scores"])}</div>'
+        f'<div class="frames" style="--n:{len(stages)}">{"".join(figures)}</div></div>'
+    )
   return f'{top}{"".join(rows)}' if top else ''
 
 
@@ -143,10 +152,15 @@ def _titles(entry, stages: Sequence[str], files: dict) -> list[tuple[str, str]]:
 def _top(run, image: dict, shown: dict, task: Task, id: str, album: Album) -> str:
   truth = shown['files'].get('label')
   figures = _figure(run, image['input'], 'Input', f'input {id}', album)
-  figures += _figure(run, truth, 'Ground truth', f'{task.name} of {id}: ground truth', album) if truth else (
-      '<figure class="empty"><span>not labelled</span><figcaption>Ground truth</figcaption></figure>')
-  return (f'<div class="strip first"><div class="who">{html.escape(id)}{legend(task, shown.get("limits"))}</div>'
-          f'<div class="frames two">{figures}</div></div>')
+  figures += (
+      _figure(run, truth, 'Ground truth', f'{task.name} of {id}: ground truth', album)
+      if truth
+      else ('<figure class="empty"><span>not labelled</span><figcaption>Ground truth</figcaption></figure>')
+  )
+  return (
+      f'<div class="strip first"><div class="who">{html.escape(id)}{legend(task, shown.get("limits"))}</div>'
+      f'<div class="frames two">{figures}</div></div>'
+  )
 
 
 def _figure(run, file: str | None, title: str, alt: str, album: Album) -> str:
@@ -154,9 +168,12 @@ def _figure(run, file: str | None, title: str, alt: str, album: Album) -> str:
     return '<figure class="gap"></figure>'
   uri = album.uri(run.path / 'panels' / file) if file else None
   if uri is None:
-    return f'<figure class="empty"><span>no picture</span><figcaption>{html.escape(title)}</figcaption></figure>'
+    return (
+        f'<figure class="empty"><span>no picture</span><figcaption>{html.escape(title)}</figcaption></figure>'
+    )
   alt = html.escape(alt, quote=True)
-  return f'<figure><img src="{uri}" alt="{alt}" loading="lazy"><figcaption>{html.escape(title)}</figcaption></figure>'
+  caption = f'<figcaption>{html.escape(title)}</figcaption>'
+  return f'<figure><img src="{uri}" alt="{alt}" loading="lazy">{caption}</figure>'
 
 
 def _nothing(task: Task, id: str) -> str:
@@ -178,34 +195,56 @@ def extremes(section, colors: dict[str, str], name: str, album: Album) -> str:
   """Of every task, each method's best and worst image: input, truth, initial and final map, with the scores."""
   parts = []
   for task in section.tasks:
-    cards = [card for entry in section.entries for why in ('best', 'worst')
-             if (card := _extreme(entry, task, why, colors[entry.name], album))]
+    cards = [
+        card
+        for entry in section.entries
+        for why in ('best', 'worst')
+        if (card := _extreme(entry, task, why, colors[entry.name], album))
+    ]
     parts.append((task, ''.join(cards)))
   parts = [(task, cards) for task, cards in parts if cards]
   if not parts:
     return ''
   rules = ''.join(f'#{name}:has(#{name}t{t}:checked) .{name}-{t}{{display:grid}}' for t in range(len(parts)))
-  shots = ''.join(f'<div class="extremes shot {name}-{t}">{cards}</div>' for t, (_, cards) in enumerate(parts))
-  return (f'<style>@supports selector(:has(*)){{#{name} .shot{{display:none}}{rules}}}</style>'
-          f'<div class="viewer" id="{name}"><div class="choose">'
-          + _choice(f'{name}t', 'Task', [html.escape(task.name) for task, _ in parts])
-          + f'</div>{shots}</div>')
+  shots = ''.join(
+      f'<div class="extremes shot {name}-{t}">{cards}</div>' for t, (_, cards) in enumerate(parts)
+  )
+  return (
+      f'<style>@supports selector(:has(*)){{#{name} .shot{{display:none}}{rules}}}</style>'
+      f'<div class="viewer" id="{name}"><div class="choose">'
+      + _choice(f'{name}t', 'Task', [html.escape(task.name) for task, _ in parts])
+      + f'</div>{shots}</div>'
+  )
 
 
 def _extreme(entry, task: Task, why: str, color: str, album: Album) -> str:
-  found = [(run, image) for run in entry.runs for image in run.images if why in image['tasks'].get(task.name, {}).get('why', ())]
+  found = [
+      (run, image)
+      for run in entry.runs
+      for image in run.images
+      if why in image['tasks'].get(task.name, {}).get('why', ())
+  ]
   if not found or album.left < 0:
     return ''
   run, image = found[0]
   shown = image['tasks'][task.name]
-  titles = {'label': 'Ground truth', 'initial': 'Initial', 'final': 'Denoised' if 'initial' in shown['files'] else 'Prediction'}
+  titles = {
+      'label': 'Ground truth',
+      'initial': 'Initial',
+      'final': 'Denoised' if 'initial' in shown['files'] else 'Prediction',
+  }
   alt = f'{task.name} of {image["id"]} by {entry.name}: '
   figures = _figure(run, image['input'], 'Input', f'input {image["id"]}', album) + ''.join(
       _figure(run, shown['files'][stage], title, alt + title, album)
-      for stage, title in titles.items() if stage in shown['files'])
-  return (f'<article class="card {why}"><h4><span class="tag">{why}</span>{swatch(color)}{html.escape(entry.name)}</h4>'
-          f'<p class="note">{html.escape(image["id"])} {change(task, shown["scores"])}</p>'
-          f'<div class="frames four">{figures}</div></article>')
+      for stage, title in titles.items()
+      if stage in shown['files']
+  )
+  return (
+      f'<article class="card {why}"><h4><span class="tag">{why}</span>'
+      f'{swatch(color)}{html.escape(entry.name)}</h4>'
+      f'<p class="note">{html.escape(image["id"])} {change(task, shown["scores"])}</p>'
+      f'<div class="frames four">{figures}</div></article>'
+  )
 
 
 # --- Words and colours -----------------------------------------------------------------------
@@ -223,7 +262,8 @@ def change(task: Task, scores: dict[str, float]) -> str:
     return '<span class="score">no score</span>'
   if initial is None:
     return f'<span class="score">{task.metric} {final:.{digits}f}</span>'
-  return f'<span class="score">{task.metric} {initial:.{digits}f} → {final:.{digits}f} {verdict(task, initial, final)}</span>'
+  numbers = f'{initial:.{digits}f} → {final:.{digits}f}'
+  return f'<span class="score">{task.metric} {numbers} {verdict(task, initial, final)}</span>'
 
 
 def verdict(task: Task, before: float, after: float) -> str:
@@ -240,7 +280,10 @@ def legend(task: Task, limits=None) -> str:
   """What the colours of a task mean."""
   color = lambda rgb: f'rgb({",".join(str(int(c)) for c in rgb)})'
   if task.classes:
-    keys = [f'<li>{swatch(color(visualize.palette()[i]))}{html.escape(name)}</li>' for i, name in enumerate(task.classes)]
+    keys = [
+        f'<li>{swatch(color(visualize.palette()[i]))}{html.escape(name)}</li>'
+        for i, name in enumerate(task.classes)
+    ]
     return f'<ul class="classes">{"".join(keys)}</ul>'
   if task.kind == 'normals':
     axes = (('right', (255, 128, 128)), ('up', (128, 255, 128)), ('towards us', (128, 128, 255)))
@@ -250,6 +293,11 @@ def legend(task: Task, limits=None) -> str:
     colors = [color(visualize.heat(-i / 8, (-1, 0))) for i in range(9)]
   else:
     ends = ['0', 'probability 1']
-    colors = [color(rgb) for rgb in ((visualize.PAPER, visualize.INK) if task.kind == 'boundary' else ((0,) * 3, (255,) * 3))]
-  return (f'<div class="scale"><i style="background:linear-gradient(90deg,{",".join(colors)})"></i>'
-          f'<span>{ends[0]}</span><span>{ends[1]}</span></div>')
+    colors = [
+        color(rgb)
+        for rgb in ((visualize.PAPER, visualize.INK) if task.kind == 'boundary' else ((0,) * 3, (255,) * 3))
+    ]
+  return (
+      f'<div class="scale"><i style="background:linear-gradient(90deg,{",".join(colors)})"></i>'
+      f'<span>{ends[0]}</span><span>{ends[1]}</span></div>'
+  )

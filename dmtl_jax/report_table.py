@@ -54,7 +54,9 @@ class Cell:
   def text(self) -> str:
     if not self.values:
       return '–'
-    return self.column.text(self.mean) + ('' if math.isnan(self.spread) else f' ± {self.spread:,.{self.column.digits}f}')
+    return self.column.text(self.mean) + (
+        '' if math.isnan(self.spread) else f' ± {self.spread:,.{self.column.digits}f}'
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,9 +76,13 @@ class Table:
 def build(section) -> Table:
   """The table of a `report.Section`."""
   single, references = _references(section)
-  makers = [(task_column(task), lambda entry, task=task: entry.scores('final', task)) for task in section.tasks]
+  makers = [
+      (task_column(task), lambda entry, task=task: entry.scores('final', task)) for task in section.tasks
+  ]
   if references:
-    makers.append((Column('Δm', '%', True, 2, signed=True), lambda entry: _deltas(entry, references, section.tasks)))
+    makers.append(
+        (Column('Δm', '%', True, 2, signed=True), lambda entry: _deltas(entry, references, section.tasks))
+    )
   columns = [[Cell(column, tuple(values(entry))) for entry in section.entries] for column, values in makers]
   costs = [cost(entry) for entry in section.entries]
   for column, name in COSTS:
@@ -100,7 +106,9 @@ def _mark_best(cells: Sequence[Cell]) -> list[Cell]:
   best = column.text(max(known) if column.higher else min(known))
   if all(column.text(value) == best for value in known):
     return list(cells)
-  return [dataclasses.replace(cell, best=bool(cell.values) and column.text(cell.mean) == best) for cell in cells]
+  return [
+      dataclasses.replace(cell, best=bool(cell.values) and column.text(cell.mean) == best) for cell in cells
+  ]
 
 
 # --- Delta_m ---------------------------------------------------------------------------------
@@ -212,7 +220,10 @@ def comma_separated(parts: Sequence[tuple]) -> str:
       row = {'data': section.data, 'labels': section.labels, 'method': entry.name, 'runs': len(entry.runs)}
       for cell in cells:
         name = f'{cell.column.title} {cell.column.unit}'
-        row |= {name: cell.mean if cell.values else '', f'{name} spread': '' if math.isnan(cell.spread) else cell.spread}
+        row |= {
+            name: cell.mean if cell.values else '',
+            f'{name} spread': '' if math.isnan(cell.spread) else cell.spread,
+        }
       rows.append(row)
   text = io.StringIO()
   writer = csv.DictWriter(text, list(dict.fromkeys(name for row in rows for name in row)), restval='')
