@@ -2,23 +2,26 @@
 
 A checkpoint W/checkpoints/STEP holds `variables` (params, batch_stats), `optimizer` (its state
 and the step) and `meta`: the format's version, the config, the data iterator's state, the best
-evaluation so far, the log's open window (`bad_numbers.Window`) and sums of all bits, by which a
+evaluation so far, the log's open window (`bad_numbers.Window`) and checksums, by which a
 damaged checkpoint is told. Saves are atomic and asynchronous. A later format may add fields to
 `meta`, so what reads it does without those that an older format lacks.
 """
 
 from collections.abc import Sequence
+import concurrent.futures
 import contextlib
 import dataclasses
 import os
 import re
 from typing import Any
+import zlib
 
 from absl import logging
 from etils import epath
 import jax
 from jax.experimental import multihost_utils
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
@@ -26,7 +29,7 @@ from dmtl_jax.errors import UserError
 from dmtl_jax.state import TrainState
 from dmtl_jax.workdir import say
 
-FORMAT = 2  # 1: without 'sums', 'window' and 'data' in meta
+FORMAT = 2  # 1: without 'crc32', 'window' and 'data' in meta
 
 
 class DamagedError(UserError):
@@ -106,14 +109,14 @@ class Checkpoints:
       self._manager.delete(step)
     self.due = due
     items = _items(state)
-    sums, finite = jax.device_get(_check(items))
-    if not finite:
+    arrays = _on_host(items)
+    if not all(np.isfinite(x).all() for x in jax.tree.leaves(arrays['variables'])):
       raise UserError(f'step {step}: parameters are not finite and were not saved; lower --config.optim.lr')
     self._wanted.best = self.best.get('step')
     meta = {'format': FORMAT, 'config': config, 'best': self.best, 'window': window}
     meta['due'] = due
     meta['data'] = iterator.get_state()
-    meta['sums'] = {name: int(value) for name, value in sums.items()}
+    meta['crc32'] = _checksums(arrays)
     args = {name: ocp.args.StandardSave(item) for name, item in items.items()}
     args['meta'] = ocp.args.JsonSave(meta)
     with _os_errors(self.path):
@@ -139,7 +142,7 @@ class Checkpoints:
     meta = self._read(step, dict(meta=ocp.args.JsonRestore()))['meta']
     if not isinstance(meta, dict) or not isinstance(meta.get('format'), int):
       raise DamagedError(f'{self.path / str(step)}/meta: no format version')
-    if not all(isinstance(meta.get(name, {}), dict) for name in ('config', 'best', 'window', 'sums')):
+    if not all(isinstance(meta.get(name, {}), dict) for name in ('config', 'best', 'window', 'crc32')):
       raise DamagedError(f'{self.path / str(step)}/meta: not what a checkpoint holds')
     if meta['format'] > FORMAT:
       raise UserError(f"{self.path / str(step)}: format {meta['format']}, this version reads up to {FORMAT}; update dmtl_jax")
@@ -210,8 +213,8 @@ class Checkpoints:
     wanted = {name: ocp.args.StandardRestore(_shapes(item)) for name, item in items.items()}
     restored = self._read(step, wanted)
     items = {name: restored[name] for name in items}
-    sums, saved = jax.device_get(_check(items)[0]), meta.get('sums', {})
-    wrong = [name for name in items if name in saved and saved[name] != int(sums[name])]
+    sums, saved = _checksums(_on_host(items)), meta.get('crc32', {})
+    wrong = [name for name in items if name in saved and saved[name] != sums[name]]
     if wrong:
       raise DamagedError(f"{self.path / str(step)}: damaged (the {' and '.join(wrong)} read are not those saved)")
     return items
@@ -285,19 +288,24 @@ def _flat(tree) -> dict[str, tuple]:
   return {name(path): (tuple(x.shape), str(jnp.dtype(x.dtype))) for path, x in leaves}
 
 
-@jax.jit
-def _check(items: dict) -> tuple[dict, jax.Array]:
-  """For each item a sum over all bits (uint32, modulo 2^32; the same on any devices), and whether all are finite."""
+def _on_host(items: dict) -> dict:
+  """The same with numpy arrays, each whole; all hosts must call it."""
 
-  def bits(x):
-    words = jax.lax.bitcast_convert_type(x, f'uint{8 * x.dtype.itemsize}').astype(jnp.uint32).ravel()
-    return (words * (2 * jnp.arange(words.size, dtype=jnp.uint32) + 1)).sum(dtype=jnp.uint32)
+  def whole(x):
+    shared = isinstance(x, jax.Array) and not (x.is_fully_addressable or x.is_fully_replicated)
+    return multihost_utils.process_allgather(x, tiled=True) if shared else np.asarray(x)
 
-  def total(tree):  # odd factors: a single word that changed always changes the sum
-    return sum((2 * i + 1) * bits(x) for i, x in enumerate(jax.tree.leaves(tree)))
+  for x in jax.tree.leaves(items):
+    if isinstance(x, jax.Array):
+      x.copy_to_host_async()  # all at once, before the first is waited for
+  return jax.tree.map(whole, items)
 
-  finite = jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(items)]).all()
-  return {name: total(tree) for name, tree in items.items()}, finite
+
+def _checksums(items: dict) -> dict[str, int]:
+  """A CRC-32 over all bytes of each item; how its arrays were split over devices does not matter."""
+  with concurrent.futures.ThreadPoolExecutor(8) as pool:
+    of = lambda tree: b''.join(pool.map(lambda x: zlib.crc32(np.ascontiguousarray(x)).to_bytes(4), jax.tree.leaves(tree)))
+    return {name: zlib.crc32(of(tree)) for name, tree in items.items()}
 
 
 def _not_from_orbax(record) -> bool:
