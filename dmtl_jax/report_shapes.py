@@ -17,7 +17,9 @@ def is_metrics(content: dict) -> bool:
   """metrics.json: {stage: {task: {metric: number or null}}}, IoU by class, and numbers of the whole run."""
   stages = [content.get(stage, {}) for stage in ('initial', 'final')]
   numbers = [content.get(name) for name in ('step', 'seconds_per_image', 'delta_m')]
-  tables = all(_mapping(stage, _is_scores) for stage in stages) and _mapping(content.get('per_class', {}), _is_scores)
+  tables = all(_mapping(stage, _is_scores) for stage in stages) and _mapping(
+      content.get('per_class', {}), _is_scores
+  )
   return tables and all(value is None or is_number(value) for value in numbers)
 
 
@@ -64,7 +66,12 @@ def _is_scores(scores) -> bool:
 
 def _is_inside(path) -> bool:
   """Whether a path leads to somewhere in its folder."""
-  return isinstance(path, str) and '\0' not in path and not path.startswith('/') and '..' not in pathlib.PurePosixPath(path).parts
+  return (
+      isinstance(path, str)
+      and '\0' not in path
+      and not path.startswith('/')
+      and '..' not in pathlib.PurePosixPath(path).parts
+  )
 
 
 def _mapping(value, fits: Callable[[Any], bool]) -> bool:
