@@ -1,4 +1,4 @@
-"""Benchmarks: their clock, their counts of work, and the PyTorch network they time against."""
+"""Benchmarks: their clock, their counts of work, and the PyTorch network they time against (see test_gradient.py)."""
 
 import json
 import subprocess
@@ -6,9 +6,7 @@ import sys
 import types
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from conftest import SIZE, TASKS, random_labels, random_variables, tiny_config
 
@@ -16,7 +14,6 @@ from configs import pascal
 from dmtl_jax import losses, summary
 from dmtl_jax.benchmarks import common, inference, profile, scaling, synthetic, timing, train_step, work
 from dmtl_jax.models import build_model, encoder
-from dmtl_jax.models import pairs as pairs_lib
 from dmtl_jax.models.task_layers import Slots
 from dmtl_jax.steps import model_inputs
 
@@ -163,9 +160,9 @@ def test_scaling_varies_one_number_at_a_time():
   assert config.model.steps == 4 and config.model.channels == 128
 
 
-@pytest.fixture
+@pytest.fixture(params=['method=prediction', 'method=feature,preset=released'])
 def both(request, short_encoder):
-  """A tiny network of two tasks and the module of its PyTorch re-statement; takes a config string."""
+  """A tiny network of two tasks and the module of its PyTorch re-statement."""
   pytest.importorskip('torch', reason='PyTorch is not installed; only the benchmark uses it')
   from dmtl_jax.benchmarks import torch_step
 
@@ -176,7 +173,6 @@ def both(request, short_encoder):
   return config, model, random_variables(model), images, torch_step
 
 
-@pytest.mark.parametrize('both', ['method=prediction', 'method=feature,preset=released'], indirect=True)
 def test_torch_predicts_the_same_with_our_weights(both):
   config, model, variables, images, torch_step = both
   contestant = torch_step.Prediction(config, PAIR, variables, images, 'float32', compiled=False)
@@ -188,37 +184,6 @@ def test_torch_predicts_the_same_with_our_weights(both):
   for maps, expected in zip(contestant.maps(given), (ours.initial, ours.final)):
     for name, x in maps.items():
       np.testing.assert_allclose(np.moveaxis(x.numpy(), 1, -1), expected[name], atol=1e-4, err_msg=name)
-
-
-@pytest.mark.parametrize('both', ['method=prediction'], indirect=True)
-def test_torch_trains_on_the_same_gradient(both):
-  config, model, variables, images, torch_step = both
-  mask = np.array([[True, False], [True, True], [False, True]])
-  labels = random_labels(np.random.default_rng(3), 3)
-  batch = {'image': images, 'labels': {task.name: labels[task.name] for task in PAIR}, 'label_mask': mask}
-  state = types.SimpleNamespace(variables=variables)
-  contestant = torch_step.TrainStep(config, PAIR, state, batch, 'float32', compiled=False)
-  pairs = pairs_lib.select(mask, 4)
-  noise = model_inputs(model, images, jax.random.key(1), 2, pairs)['noise']
-
-  @jax.jit
-  def loss_and_norm(params):
-    def loss(params):
-      variables_ = {'params': params, 'batch_stats': variables['batch_stats']}
-      output, _ = model.apply(variables_, images, pairs=pairs, noise=noise, train=True, mutable=['batch_stats'])
-      return losses.total_loss(PAIR, output, batch['labels'], mask, jnp.ones(2))[0]
-
-    value, grads = jax.value_and_grad(loss)(params)
-    return value, optax.tree.norm(grads)
-
-  expected, norm = loss_and_norm(variables['params'])
-  order = list(zip(*np.nonzero(mask)))  # as the pairs': image by image
-  given = {(PAIR[t].name, b): _torch_noise(model, noise[:, n : n + 1], t) for n, (b, t) in enumerate(order)}
-  loss = contestant.loss(given)
-  loss.backward()
-  assert loss.item() == pytest.approx(float(expected), rel=1e-5)
-  squares = sum(float((p.grad**2).sum()) for p in contestant.net.parameters() if p.grad is not None)
-  assert squares**0.5 == pytest.approx(float(norm), rel=1e-4)
 
 
 def test_torch_losses_are_ours():

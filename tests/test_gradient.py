@@ -1,0 +1,107 @@
+"""The gradient of training: in bfloat16 as in float32, and as that of the benchmarks' PyTorch network."""
+
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from conftest import SIZE, TASKS, random_labels, random_variables, tiny_config
+
+from dmtl_jax import losses
+from dmtl_jax.models import build_model, encoder
+from dmtl_jax.models import pairs as pairs_lib
+from dmtl_jax.models.task_layers import Slots
+from dmtl_jax.steps import model_inputs
+
+TWO = (TASKS[0], TASKS[3])  # segmentation and normals
+MASK = np.array([[True, False], [True, True], [False, True], [False, True]])
+PAIRS = 5
+CONFIG = tiny_config('method=prediction')
+CONFIG.model.depth = 1
+
+
+IMAGES = np.random.default_rng(0).standard_normal((4, *SIZE, 3)).astype(np.float32)
+LABELS = random_labels(np.random.default_rng(1), 4)
+
+
+@pytest.fixture(scope='module', autouse=True)
+def short_encoder():
+  """One block a stage, to compile in less time."""
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setitem(encoder.STAGES, 'resnet18', (1, 1, 1, 1))
+    yield
+
+
+@pytest.fixture(scope='module')
+def steps():
+  """{dtype: (gradient, (losses [B, T] of the final maps, loss, new statistics))} at one state."""
+  return {dtype: step(dtype) for dtype in ('float32', 'bfloat16')}
+
+
+def network(dtype: str):
+  config = CONFIG.copy_and_resolve_references()
+  config.dtype = dtype
+  model = build_model(config, TWO)
+  return model, random_variables(model)
+
+
+def drawn(model) -> dict:
+  """The pairs and their noise."""
+  return model_inputs(model, IMAGES, jax.random.key(1), 2, pairs_lib.select(MASK, PAIRS))
+
+
+def step(dtype: str):
+  model, variables = network(dtype)
+  inputs = drawn(model)
+
+  def loss(params):
+    output, updated = model.apply(
+        {'params': params, 'batch_stats': variables['batch_stats']}, IMAGES, **inputs, train=True, mutable=['batch_stats']
+    )
+    total, parts = losses.total_loss(TWO, output, LABELS, MASK, jnp.ones(2))
+    return total, (parts['final'], total, updated)
+
+  return jax.jit(jax.grad(loss, has_aux=True))(variables['params'])
+
+
+def test_losses_agree(steps):
+  """Each pair's loss within 2%, half of bfloat16's error after the few dozen layers in a row that a pair passes."""
+  (_, (exact, *_)), (_, (rounded, *_)) = steps['float32'], steps['bfloat16']
+  assert (np.asarray(exact) > 0).tolist() == MASK.tolist()
+  np.testing.assert_allclose(rounded, exact, rtol=0.02)
+  assert np.abs(np.asarray(rounded) - exact).max() > 1e-6  # it is not float32 that was computed
+
+
+def test_the_gradient_points_the_same_way(steps):
+  """Random labels are the hard case: what such a gradient is, is what is left of noise."""
+  flat = {dtype: np.concatenate([np.ravel(g) for g in jax.tree.leaves(grads)]) for dtype, (grads, _) in steps.items()}
+  exact, rounded = flat['float32'], flat['bfloat16']
+  cosine = exact @ rounded / np.linalg.norm(exact) / np.linalg.norm(rounded)
+  assert cosine > 0.95
+  assert np.linalg.norm(rounded) == pytest.approx(np.linalg.norm(exact), rel=0.05)
+
+
+def test_parameters_and_statistics_stay_float32(steps):
+  assert {x.dtype for x in jax.tree.leaves(steps['bfloat16'])} == {jnp.dtype('float32')}
+
+
+def test_torch_has_the_same_gradient(steps):
+  torch = pytest.importorskip('torch', reason='PyTorch is not installed; only the benchmark uses it')
+  from dmtl_jax.benchmarks import torch_step
+
+  model, variables = network('float32')
+  batch = {'image': IMAGES, 'labels': {task.name: LABELS[task.name] for task in TWO}, 'label_mask': MASK}
+  state = types.SimpleNamespace(variables=variables)
+  contestant = torch_step.TrainStep(CONFIG, TWO, state, batch, 'float32', compiled=False)
+  slots, noise = Slots(tuple(task.channels for task in TWO)), np.asarray(drawn(model)['noise'])
+  given = {}
+  for n, (b, t) in enumerate(zip(*np.nonzero(MASK))):  # the pairs' order: image by image
+    given[TWO[t].name, b] = torch.tensor(np.moveaxis(noise[:, n : n + 1, ..., slots.of(t)], -1, 2))
+  loss = contestant.loss(given)
+  loss.backward()
+  grads, (_, expected, _) = steps['float32']
+  assert loss.item() == pytest.approx(float(expected), rel=1e-5)
+  squares = sum(float((p.grad**2).sum()) for p in contestant.net.parameters() if p.grad is not None)
+  assert squares**0.5 == pytest.approx(float(optax.tree.norm(grads)), rel=1e-4)
