@@ -13,6 +13,7 @@ import contextlib
 import dataclasses
 import os
 import re
+import types
 from typing import Any
 import zlib
 
@@ -77,11 +78,12 @@ class Checkpoints:
     self._wanted = _Wanted(workdir)
     policies = [checkpoint_managers.LatestN(max(keep, 1)), self._wanted]
     policies += [checkpoint_managers.EveryNSteps(keep_every)] if keep_every else []
+    self._policy = checkpoint_managers.AnyPreservationPolicy(policies)
     logging.get_absl_logger().addFilter(_not_from_orbax)
     options = ocp.CheckpointManagerOptions(
         create=not read_only,
         read_only=read_only,
-        preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
+        preservation_policy=self._policy,
         cleanup_tmp_directories=not read_only,  # of saves that were killed
     )
     handlers = {name: ocp.StandardCheckpointHandler() for name in ('variables', 'optimizer')}
@@ -162,10 +164,13 @@ class Checkpoints:
     steps = self.steps()
     for step in reversed(steps):
       try:
-        return self.restore(step, state, iterator), step
+        state = self.restore(step, state, iterator)
       except DamagedError as error:
         say(f'{error}; put aside as {step}.damaged')
         self._put_aside(step)
+      else:
+        self._delete_old()
+        return state, step
     if steps:
       raise UserError(f'{self.path}: all checkpoints are damaged; restore one from a copy, or choose a new --workdir')
     return None, None
@@ -178,6 +183,15 @@ class Checkpoints:
       (self.path / str(step)).rename(aside)
     multihost_utils.sync_global_devices(f'{step} put aside')
     self._manager.reload()
+
+  def _delete_old(self):
+    """Deletes what a process that was killed in its last save had still to delete, or half did."""
+    self._wanted.best = self.best.get('step')
+    infos = [types.SimpleNamespace(step=step) for step in self.steps()]
+    kept = self._policy.should_preserve(infos, context=checkpoint_managers.PreservationContext())
+    for info, keep in zip(infos, kept):
+      if not keep:
+        self._manager.delete(info.step)
 
   def restore(self, step: int, state: TrainState, iterator=None) -> TrainState:
     """The state saved at `step`; sets `iterator` to where it was.

@@ -187,13 +187,14 @@ def test_a_save_that_finds_no_room_leaves_the_one_before(tmp_path, limit, capfd)
 
 
 def test_what_a_killed_save_left_is_removed(copy):
-  left = copy / 'checkpoints' / '4.orbax-checkpoint-tmp' / 'variables'
-  left.mkdir(parents=True)
+  """A new checkpoint half written, an old one half deleted."""
+  for left in ('4.orbax-checkpoint-tmp/variables', '0/meta'):
+    (copy / 'checkpoints' / left).mkdir(parents=True)
   checkpoints = Checkpoints(copy)
-  assert checkpoints.steps() == [1, 2, 3]
-  checkpoints.save(state_of(4), iterator(), {}, {})
+  assert checkpoints.steps() == [0, 1, 2, 3]
+  assert checkpoints.restore_latest(state_of(0), iterator())[1] == 3
   checkpoints.close()
-  assert sorted(p.name for p in (copy / 'checkpoints').iterdir()) == ['3', '4']
+  assert sorted(p.name for p in (copy / 'checkpoints').iterdir()) == ['1', '2', '3']  # 1 is the best
 
 
 @pytest.mark.parametrize(
