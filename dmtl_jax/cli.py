@@ -4,7 +4,7 @@
              (run it again on the same workdir and it goes on where it stopped)
   evaluate   python main.py --mode=evaluate --workdir=runs/scenes [--step=best|latest|N]
   predict    python main.py --mode=predict --workdir=runs/scenes --images=photos --out=maps [--samples=8]
-  summary    python main.py --mode=summary --config=configs/pascal.py:method=feature [--json]
+  summary    python main.py --mode=summary --config=configs/pascal.py:method=feature [--json] [--memory]
   prepare    python main.py --mode=prepare --config=configs/nyud.py --config.data.raw=PATH
   report     python main.py --mode=report --workdirs=runs/a,runs/b --out=runs/report
 
@@ -37,6 +37,7 @@ _DISTRIBUTED = flags.DEFINE_string(
     'distributed', None, "train, evaluate: one of several processes: 'auto' under srun, mpirun, on a TPU pod or GKE; "
     'elsewhere ADDRESS:PORT,PROCESSES,NUMBER of the first process, of all and of this one.'
 )
+_MEMORY = flags.DEFINE_bool('memory', False, 'summary: also the memory of a training step; compiles it, which takes minutes.')
 _JSON = flags.DEFINE_bool('json', False, 'summary: print JSON.')
 _WORKDIRS = flags.DEFINE_string('workdirs', None, 'report: workdirs to compare, separated by commas.')
 # What absl, ml_collections and Python's parser (of tuples, and of the config file) raise for what they cannot read.
@@ -114,7 +115,7 @@ def _run():
   elif mode == 'summary':
     from dmtl_jax import summary
 
-    summary.run(_config(), _JSON.value)
+    summary.run(_config(), _JSON.value, _MEMORY.value)
   elif mode == 'prepare':
     from dmtl_jax import prepare
 
@@ -145,7 +146,7 @@ def _join(spec: str):
       jax.distributed.initialize(address, int(count), int(number), cluster_detection_method='deactivate')
   except (ValueError, RuntimeError) as error:
     raise UserError(
-        f'--distributed={shown(spec)}: {shown(str(error), 200)}; use auto under srun, mpirun, on a TPU pod or GKE, '
+        f'--distributed={shown(spec)}: {shown(str(error).rstrip('.'), 200)}; use auto under srun, mpirun, on a TPU pod or GKE, '
         f'and elsewhere ADDRESS:PORT,PROCESSES,NUMBER'
     ) from error
   progress.shown = jax.process_index() == 0

@@ -5,6 +5,7 @@ jaxpr of one forward pass in inference (one image, all tasks, every denoising st
 matrix products count, a scan's body as often as it runs; resizing, norms and activations do not.
 """
 
+import dataclasses
 import json
 import math
 import re
@@ -13,6 +14,7 @@ import jax
 from jax.extend.core import jaxprs_in_params
 from jax.interpreters import partial_eval
 import jax.numpy as jnp
+import numpy as np
 
 from dmtl_jax.data import source
 from dmtl_jax.models import build_model
@@ -22,14 +24,74 @@ from dmtl_jax.steps import model_inputs
 from dmtl_jax.tasks import Task
 
 
-def run(config, as_json: bool = False):
+def run(config, as_json: bool = False, memory: bool = False):
   """Prints the summary of a config: a table, or one JSON object (`summarize`'s dict).
+
+  Args:
+    memory: with `step_memory`, which compiles the training step: minutes at full size.
 
   Raises:
     UserError: unknown method or data set; for `folder`, what is wrong with the folder.
   """
-  result = summarize(config, data_tasks(config.data), tuple(config.data.size))
-  print(json.dumps(result, indent=2) if as_json else table(result))
+  tasks = data_tasks(config.data)
+  result = summarize(config, tasks, tuple(config.data.size))
+  if not as_json:
+    print(table(result))
+  if memory:
+    if not as_json:
+      print('\ncompiling a training step for its memory; at full size that takes minutes', flush=True)
+    result['training'] = step_memory(config, tasks)
+    if not as_json:
+      print(memory_text(result['training'], config))
+  if as_json:
+    print(json.dumps(result, indent=2))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Shapes:
+  """Stands in for a training set, which a summary does not need; with the most labels an image can have."""
+
+  tasks: tuple[Task, ...]
+  label_mask: np.ndarray
+
+  def __len__(self):
+    return len(self.label_mask)
+
+
+def step_memory(config, tasks: tuple[Task, ...]) -> dict:
+  """Estimated memory of the training step of a config, as the compiler plans it for the devices here.
+
+  Returns:
+    {'bytes': of each device or None, 'state_bytes': of it parameters, statistics and optimiser state,
+    'devices': their number and kind}.
+
+  Raises:
+    UserError: a batch that these devices cannot share.
+  """
+  from dmtl_jax import cost, train  # with the data libraries, without which a plain summary starts
+
+  mask = np.zeros((config.train.batch, len(tasks)), bool)
+  mask[:, : 1 if config.data.labels == 'one' else None] = True
+  training = train.build(config, _Shapes(tasks, mask), None)
+  state = train.abstract_state(training)
+  compiled = cost.compile_step(training.update, state, config, tasks, training.mesh)
+  shares = jax.tree.map(lambda x: math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize, state)
+  return {
+      'bytes': cost.planned_bytes(compiled),
+      'state_bytes': sum(jax.tree.leaves(shares)),
+      'devices': f'{training.mesh.size} x {jax.devices()[0].device_kind}',
+  }
+
+
+def memory_text(memory: dict, config) -> str:
+  """`step_memory` in a line."""
+  if memory['bytes'] is None:
+    return 'memory of a training step: the compiler for these devices does not tell'
+  gib = lambda count: f'{count / 2**30:.2f} GiB'
+  return (
+      f"memory of a training step of {config.train.batch} images (estimate for {memory['devices']}): "
+      f"{gib(memory['bytes'])} a device, of it {gib(memory['state_bytes'])} parameters and optimiser state"
+  )
 
 
 def data_tasks(data_config) -> tuple[Task, ...]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from dmtl_jax import bad_numbers, evaluate, periodic as periodic_lib, pretrained, sharding
+from dmtl_jax import bad_numbers, cost, evaluate, periodic as periodic_lib, pretrained, sharding
 from dmtl_jax import state as state_lib, workdir as workdir_lib
 from dmtl_jax.checkpoints import Checkpoints
 from dmtl_jax.data import label_settings, pipeline, source as source_lib
@@ -123,6 +123,11 @@ def train(training: Training, config, workdir: str, stop: StopSignal) -> bool:
     if checkpoints.due:
       checkpoints.best, due = periodic.run(state, start, checkpoints.best)
       save()
+    if start < steps and not due:
+      say('compiling the training step')
+      update = cost.compile_step(training.update, state, config, tasks, training.mesh)
+      if first:
+        cost.write(workdir, config, tasks, update)
     for step in () if due else range(start + 1, steps + 1):
       position = batches.get_state()
       try:
@@ -132,7 +137,7 @@ def train(training: Training, config, workdir: str, stop: StopSignal) -> bool:
         if jax.process_count() == 1 and not window.fetch():
           save()
         raise
-      state, scalars = training.update(state, sharding.put_batch(arrays(batch), training.mesh), step)
+      state, scalars = update(state, sharding.put_batch(arrays(batch), training.mesh), step)
       window.add(step, scalars, batch['index'], position)
       stops = stop.reached(step)
       evaluates = step % eval_every == 0 or step == steps
@@ -159,6 +164,8 @@ def train(training: Training, config, workdir: str, stop: StopSignal) -> bool:
         save()
       if stops or due:
         break
+  if first and step > start:
+    cost.write_peak(workdir)
   if window.total_skipped():
     say(f'{window.total_skipped()} of {step} steps skipped: their loss or gradient was not finite')
   if step < steps or due:

@@ -109,3 +109,20 @@ def test_the_command_prints_json():
   result = json.loads(subprocess.run(command, cwd=ROOT, capture_output=True, check=True, text=True).stdout)
   assert result['parameters'] == sum(part['parameters'] for part in result['parts'].values())
   assert result['tasks'] == {'semseg': 21, 'parsing': 7, 'saliency': 2, 'normals': 3, 'boundary': 1}
+
+
+def test_the_memory_of_a_training_step_holds_the_state_and_grows_with_the_batch():
+  config = tiny_config('method=mtl_baseline,labels=one')
+  config.model.update(width=4, channels=8)
+  config.data.size = (32, 32)
+  found = {}
+  for batch in (2, 8):
+    config.train.batch = batch
+    found[batch] = summary.step_memory(config, TASKS[:2])
+  variables = summary.summarize(config, TASKS[:2], (32, 32))['parameters']
+  state = found[2]['state_bytes']
+  assert 3 * 4 * variables < state < 3.2 * 4 * variables  # parameters and two moments; batch statistics besides
+  assert state < found[2]['bytes'] < found[8]['bytes']
+  image = 8 * 32 * 32 * 3 * 4
+  assert found[8]['bytes'] - found[2]['bytes'] > image * 6 / 8
+  assert 'estimate for 1 x cpu' in summary.memory_text(found[8], config)

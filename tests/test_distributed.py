@@ -1,0 +1,198 @@
+"""One run on one device, on eight, and on two processes: the same losses, scores and checkpoints.
+
+A chain: one device trains (the reference); two processes, as srun starts them, go on from its first
+checkpoint; eight devices, two of which share a state, go on from one that the two processes wrote.
+"""
+
+import json
+import os
+import pathlib
+import shutil
+import socket
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+import toy
+
+from configs import folder as folder_config
+from dmtl_jax import sharding, train
+from dmtl_jax.data import pipeline
+from dmtl_jax.errors import UserError
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+STEPS, EVERY = 30, 10
+ARG = 'method=prediction,labels=one'
+FIELDS = {
+    'data.tasks': ('semseg', 'depth'),
+    'data.size': (32, 32),
+    'model.width': 4,
+    'model.channels': 32,
+    'model.depth': 1,
+    'train.batch': 8,
+    'train.steps': STEPS,
+    'train.log_every': 1,
+    'train.eval_every': STEPS,
+    'train.save_every': EVERY,
+    'train.keep': 3,
+    'optim.lr': 1e-4,
+    'eval.batch': 2,
+    'eval.panels': 1,
+}
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+  root = tmp_path_factory.mktemp('toy')
+  toy.write(root, size=(32, 32))
+  return root
+
+
+@pytest.fixture(scope='module')
+def one_device(data, tmp_path_factory):
+  workdir = tmp_path_factory.mktemp('one')
+  config = folder_config.get_config(ARG)
+  config.update_from_flattened_dict(FIELDS | {'data.path': str(data)})
+  train.run(config, str(workdir))
+  return workdir
+
+
+def go_on(data, before: pathlib.Path, step: int, workdir: pathlib.Path, processes: int, devices: int, *flags) -> list[str]:
+  """Starts a run in a copy of another's workdir that ends with its checkpoint of `step`; what each process printed."""
+  shutil.copytree(before / 'checkpoints' / str(step), workdir / 'checkpoints' / str(step))
+  shutil.copy(before / 'config.json', workdir)
+  fields = FIELDS | {'data.path': str(data)}
+  command = [sys.executable, 'main.py', f'--config=configs/folder.py:{ARG}', f'--workdir={workdir}', *flags]
+  command += [f'--config.{name}={value}' for name, value in fields.items()]
+  with socket.socket() as free:
+    free.bind(('localhost', 0))
+    port = free.getsockname()[1]
+  running = []
+  for number in range(processes):
+    env = os.environ | {'XLA_FLAGS': f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"}
+    if processes > 1:  # what srun sets
+      env |= {'SLURM_JOB_ID': '1', 'SLURM_STEP_NODELIST': 'localhost', 'SLURM_NTASKS': str(processes)}
+      env |= {'SLURM_PROCID': str(number), 'SLURM_LOCALID': str(number), 'JAX_COORDINATOR_PORT': str(port)}
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    running.append(subprocess.Popen(command, cwd=ROOT, env=env, **pipes))
+  try:
+    printed = [process.communicate(timeout=500)[0] for process in running]
+  finally:
+    for process in running:
+      process.kill()
+  assert not any(process.returncode for process in running), '\n'.join(printed)
+  return printed
+
+
+@pytest.fixture(scope='module')
+def two_processes(data, one_device, tmp_path_factory):
+  workdir = tmp_path_factory.mktemp('two')
+  return workdir, go_on(data, one_device, EVERY, workdir, 2, 1, '--distributed=auto')
+
+
+@pytest.fixture(scope='module')
+def eight_devices(data, two_processes, tmp_path_factory):
+  workdir = tmp_path_factory.mktemp('eight')
+  go_on(data, two_processes[0], 2 * EVERY, workdir, 1, 8, '--config.train.fsdp=2')
+  return workdir
+
+
+def rows(workdir) -> dict[int, dict]:
+  lines = [json.loads(line) for line in (workdir / 'log.jsonl').read_text().splitlines()]
+  return {row['step']: row for row in lines if 'loss/total' in row}
+
+
+def same_run(workdir, reference, first: int):
+  ours, wanted = rows(workdir), rows(reference)
+  assert list(ours) == list(range(first, STEPS + 1))
+  for step, row in ours.items():
+    for name, value in row.items():
+      tolerance = 1e-5 if name.startswith('loss') and step < first + 10 else 1e-3
+      np.testing.assert_allclose(value, wanted[step][name], rtol=tolerance, err_msg=f'{name} at step {step}')
+  metrics, wanted = (json.loads((w / 'metrics.json').read_text()) for w in (workdir, reference))
+  for stage in ('initial', 'final'):
+    for task, scores in wanted[stage].items():
+      for name, value in scores.items():
+        np.testing.assert_allclose(metrics[stage][task][name], value, rtol=1e-4, err_msg=f'{stage} {task} {name}')
+  ours, wanted = ((w / 'per_image.csv').read_text().splitlines() for w in (workdir, reference))
+  assert [line.split(',')[0] for line in ours] == [line.split(',')[0] for line in wanted] == ['id', 'val00', 'val01', 'val02']
+
+
+def test_two_processes_go_on_as_one_device_would(two_processes, one_device):
+  workdir, printed = two_processes
+  same_run(workdir, one_device, EVERY + 1)
+  assert f'resuming from step {EVERY}' in printed[0] and 'metrics.json' in printed[0]
+  assert 'resuming' not in printed[1] and 'training' not in printed[1]  # the first speaks for all
+  assert (workdir / 'panels').is_dir()
+  assert len(list((workdir / 'tensorboard').iterdir())) == 1
+
+
+def test_eight_devices_go_on_from_what_two_processes_wrote(eight_devices, one_device):
+  same_run(eight_devices, one_device, 2 * EVERY + 1)
+  stored = (eight_devices / 'checkpoints' / str(STEPS) / 'optimizer' / '_sharding').read_text()
+  assert 'fsdp' in stored  # devices held parts of the state, not copies
+
+
+def test_batch_norm_statistics_are_those_of_the_whole_batch(two_processes, one_device):
+  """The running ones after 20 steps on two processes, read back, equal those of one device."""
+  from dmtl_jax import evaluate, workdir as workdir_lib
+  from dmtl_jax.checkpoints import Checkpoints
+  from dmtl_jax.models import build_model
+
+  def stats(workdir):
+    config, tasks = workdir_lib.read_config(workdir), workdir_lib.read_tasks(one_device)
+    checkpoints, model = Checkpoints(workdir, read_only=True), build_model(config, tasks)
+    return evaluate.restore(checkpoints, STEPS, model, config, sharding.make_mesh())['batch_stats']
+
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), stats(two_processes[0]), stats(one_device))
+
+
+class Reads:
+  """A source that remembers which images were read."""
+
+  def __init__(self, source):
+    self.source, self.seen = source, []
+    self.tasks, self.ids, self.label_mask = source.tasks, source.ids, source.label_mask
+
+  def __len__(self):
+    return len(self.source)
+
+  def __getitem__(self, index):
+    self.seen.append(index)
+    return self.source[index]
+
+
+def test_each_image_is_read_by_one_host(data):
+  config = folder_config.get_config(ARG)
+  config.update_from_flattened_dict(FIELDS | {'data.path': str(data), 'data.threads': 1, 'data.prefetch': 1})
+  source, _ = train.open_data(config)
+  taken = []
+  for host in range(2):
+    reads = Reads(source)
+    index = next(pipeline.train_iterator(reads, config, host, 2))['index']
+    assert set(reads.seen[:4]) == set(index) and len(index) == 4  # an epoch is one batch of 8
+    taken += list(index)
+  assert sorted(taken) == list(range(8))
+
+
+def test_what_does_not_divide_is_told():
+  mesh = sharding.make_mesh()
+  with pytest.raises(UserError, match='config.train.fsdp=3 does not divide the 1 devices'):
+    sharding.make_mesh(3)
+  with pytest.raises(UserError, match='a batch of 6 images cannot be split over 1 devices in 4 micro-batches each; set x to'):
+    sharding.check_batch('x', 6, mesh, 4)
+
+
+def test_large_arrays_are_cut_along_their_largest_axis():
+  spec = lambda *shape: tuple(sharding._spec(shape, 4))
+  assert spec(3, 3, 64, 128) == (None, None, None, 'fsdp')
+  assert spec(5, 3, 3, 512, 510) == (None, None, None, 'fsdp')  # 510 is not a multiple of 4
+  assert spec(512) == () and spec(3, 3, 511, 511) == ()  # too small; no axis divides
+
+
+def test_an_unknown_cluster_is_told_in_a_sentence(tmp_path):
+  command = [sys.executable, 'main.py', '--config=configs/folder.py', f'--workdir={tmp_path}', '--distributed=auto']
+  done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+  assert done.returncode == 1 and done.stderr.startswith('Error: --distributed=auto: ') and 'srun' in done.stderr
