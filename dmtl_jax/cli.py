@@ -145,8 +145,9 @@ def _join(spec: str):
       address, count, number = spec.split(',')
       jax.distributed.initialize(address, int(count), int(number), cluster_detection_method='deactivate')
   except (ValueError, RuntimeError) as error:
+    reason = shown(str(error).rstrip('.'), 200)
     raise UserError(
-        f'--distributed={shown(spec)}: {shown(str(error).rstrip('.'), 200)}; use auto under srun, mpirun, on a TPU pod or GKE, '
+        f'--distributed={shown(spec)}: {reason}; use auto under srun, mpirun, on a TPU pod or GKE, '
         f'and elsewhere ADDRESS:PORT,PROCESSES,NUMBER'
     ) from error
   progress.shown = jax.process_index() == 0
