@@ -37,7 +37,7 @@ _DISTRIBUTED = flags.DEFINE_string(
     'distributed', None, "train, evaluate: one of several processes: 'auto' under srun, mpirun, on a TPU pod or GKE; "
     'elsewhere ADDRESS:PORT,PROCESSES,NUMBER of the first process, of all and of this one.'
 )
-_MEMORY = flags.DEFINE_bool('memory', False, 'summary: also the memory of a training step; compiles it, which takes minutes.')
+_MEMORY = flags.DEFINE_bool('memory', False, 'summary: also the memory of a training step; compiles it.')
 _JSON = flags.DEFINE_bool('json', False, 'summary: print JSON.')
 _WORKDIRS = flags.DEFINE_string('workdirs', None, 'report: workdirs to compare, separated by commas.')
 # What absl, ml_collections and Python's parser (of tuples, and of the config file) raise for what they cannot read.
@@ -127,7 +127,7 @@ def _run():
 
 
 def _join(spec: str):
-  """Joins the other processes, before any other use of JAX. The first one speaks for all; errors are told by each.
+  """Joins the other processes, before any other use of JAX. The first speaks for all; each tells its errors.
 
   Raises:
     UserError: a job that one process does alone, or no cluster that JAX knows.

@@ -18,7 +18,7 @@ SMALL = 2**12  # elements; smaller arrays stay whole: to cut them saves nothing 
 
 
 def make_mesh(fsdp: int = 1) -> Mesh:
-  """A mesh of all devices of all hosts; a host's devices are neighbours, so that it holds neighbouring images.
+  """A mesh of all devices of all hosts, those of a host side by side, so that it holds neighbouring images.
 
   Args:
     fsdp: devices that share one copy of the state (config.train.fsdp).
@@ -28,7 +28,7 @@ def make_mesh(fsdp: int = 1) -> Mesh:
   """
   devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
   if fsdp < 1 or len(devices) % fsdp:
-    raise UserError(f'config.train.fsdp={fsdp} does not divide the {len(devices)} devices; set it to 1 or a divisor')
+    raise UserError(f'config.train.fsdp={fsdp} does not divide the {len(devices)} devices; set it to a divisor')
   return Mesh(np.array(devices).reshape(-1, fsdp), ('data', 'fsdp'), axis_types=(AxisType.Auto,) * 2)
 
 
@@ -57,7 +57,7 @@ def by_image(mesh: Mesh) -> NamedSharding:
 
 
 def split(mesh: Mesh, tree):
-  """The shardings of a state: each array cut over 'fsdp' along its largest axis that it divides, else whole."""
+  """Shardings of a state: each array cut over 'fsdp' along its largest axis that it divides, else whole."""
   return jax.tree.map(lambda x: NamedSharding(mesh, _spec(x.shape, mesh.shape['fsdp'])), tree)
 
 
@@ -104,7 +104,7 @@ def gather(value) -> list:
 
 
 def on_first_host(function, *args):
-  """Calls a function on host 0 alone; its UserError or OSError is raised by all, so that no host waits for another.
+  """Calls a function on host 0 alone; all raise its UserError or OSError, so that no host waits for another.
 
   Returns:
     Its result on host 0, None on the others.

@@ -100,7 +100,7 @@ def _sums(tasks, parts: dict, mask) -> dict:
 
 
 def _micro_batches(batch: dict, count: int, groups: int) -> dict:
-  """Arrays [B, ...] to [count, B / count, ...]; each device's images stay on it: it gives some to each part."""
+  """Arrays [B, ...] to [count, B / count, ...]; each device's images stay on it, some in each part."""
 
   def parts(x):
     x = x.reshape(groups, count, -1, *x.shape[1:])
