@@ -51,7 +51,7 @@ TITLES = {
     'size': 'image pixels (thousands)',
     'tasks': 'tasks T, one label an image',
     'steps': 'denoising steps S',
-    'labels': 'labelled pairs, batch 4 and T = 5',
+    'labels': 'labelled pairs (batch 4, T = 5)',
 }
 NARROW = dict(width=32, channels=128)
 
@@ -137,7 +137,8 @@ def plot(result: dict, path: str):
     axis.plot(x, time[0], 'o-', color='#1f5fa8', label='time')
     axis.fill_between(x, time[1], time[2], color='#1f5fa8', alpha=0.2, linewidth=0, label='quartiles of time')
     axis.plot([0, max(x)], [0, max(x) / _position(what, base)], ':', color='grey', label='proportional')
-    axis.set(title=TITLES[what], xlim=(0, None), ylim=(0, 1.15 * max(time[2] + time[0])))
+    axis.set(xlim=(0, 1.05 * max(x)), ylim=(0, 1.15 * max(time[2] + time[0])))
+    axis.set_title(TITLES[what], fontsize='medium')
     axis.spines[['top', 'right']].set_visible(False)
   axes[0].set_ylabel('cost, 1 at the base')
   axes[0].legend(frameon=False, fontsize='small')
