@@ -109,8 +109,8 @@ def same_run(workdir, reference, first: int):
   assert list(ours) == list(range(first, STEPS + 1))
   for step, row in ours.items():
     for name, value in row.items():
-      near = 1e-5 if name.startswith('loss') else 1e-3  # for ten steps; then rounding has grown
-      tolerance = near if step < first + 10 else 1e-2
+      # Losses for ten steps; by then rounding has grown, and gradients feel it first.
+      tolerance = 1e-5 if name.startswith('loss') and step < first + 10 else 1e-2
       np.testing.assert_allclose(value, wanted[step][name], rtol=tolerance, err_msg=f'{name} at step {step}')
   metrics, wanted = (json.loads((w / 'metrics.json').read_text()) for w in (workdir, reference))
   for stage in ('initial', 'final'):
