@@ -90,7 +90,8 @@ def reduced_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
   places = [jnp.pad(kernel, ((i, 1 - i), (j, 1 - j), (0, 0), (0, 0))) for i in (0, 1) for j in (0, 1)]
   mean = (sum(places) / len(places)).astype(x.dtype)
   blocks = x.reshape(batch, height // REDUCTION, REDUCTION, width // REDUCTION, REDUCTION, channels)
-  return jnp.einsum('nhawbc,abcd->nhwd', blocks, mean)
+  rows = jnp.swapaxes(blocks, 2, 3).reshape(batch, height // REDUCTION, width // REDUCTION, -1)
+  return rows @ mean.reshape(-1, mean.shape[-1])
 
 
 class ResidualBlock(nn.Module):
