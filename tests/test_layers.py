@@ -8,7 +8,7 @@ import pytest
 import scipy.special
 
 from dmtl_jax.models.denoiser import CrossAttentionBlock
-from dmtl_jax.models.layers import ReducedConv, conv, resize
+from dmtl_jax.models.layers import Dense, ReducedConv, conv, resize
 from dmtl_jax.models.task_layers import SlotEmbed, SlotHead, TaskConv
 
 
@@ -146,3 +146,12 @@ def test_reduced_convolution_is_a_convolution_and_a_resize(size):
   np.testing.assert_allclose(fast(x, params), defined(x, params), atol=1e-5)
   gradients = [jax.grad(lambda *a: (f(*a) * weight).sum(), (0, 1))(x, params) for f in (fast, defined)]
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), *gradients)
+
+
+@pytest.mark.parametrize('layer', [conv(8, 3, dtype=jnp.bfloat16), Dense(8, dtype=jnp.bfloat16)])
+def test_the_gradient_of_a_bias_is_summed_in_float32(layer):
+  """A long sum of one sign stops growing in bfloat16, at a third of this one."""
+  x = jnp.ones((4, 64, 64, 2))
+  params = jax.tree.map(jnp.zeros_like, layer.init(jax.random.key(0), x))
+  gradient = jax.jit(jax.grad(lambda p: layer.apply(p, x).astype(jnp.float32).sum()))(params)
+  np.testing.assert_allclose(gradient['params']['bias'], 4 * 64 * 64)

@@ -5,12 +5,8 @@ import jax
 import jax.numpy as jnp
 
 from dmtl_jax.diffusion import step_embedding
-from dmtl_jax.models.layers import Dtype, kernel_init, reduce, resize
+from dmtl_jax.models.layers import Dense, Dtype, add_bias, reduce, resize
 from dmtl_jax.models.task_layers import SlotEmbed, SlotHead, TaskConv
-
-
-def dense(features: int, name: str, dtype: Dtype, bias: bool = True):
-  return nn.Dense(features, use_bias=bias, dtype=dtype, kernel_init=kernel_init, name=name)
 
 
 class Mlp(nn.Module):
@@ -21,8 +17,8 @@ class Mlp(nn.Module):
   @nn.compact
   def __call__(self, x):
     channels = x.shape[-1]
-    x = dense(4 * channels, 'fc1', self.dtype)(x)
-    return dense(channels, 'fc2', self.dtype)(nn.gelu(x, approximate=False))
+    x = Dense(4 * channels, dtype=self.dtype, name='fc1')(x)
+    return Dense(channels, dtype=self.dtype, name='fc2')(nn.gelu(x, approximate=False))
 
 
 class CrossAttention(nn.Module):
@@ -35,10 +31,10 @@ class CrossAttention(nn.Module):
   def __call__(self, q, kv):
     channels = q.shape[-1]
     split = lambda x: x.reshape(*x.shape[:-1], self.heads, -1)
-    q = split(dense(channels, 'q', self.dtype, bias=False)(q))
-    k, v = jnp.split(dense(2 * channels, 'kv', self.dtype, bias=False)(kv), 2, axis=-1)
+    q = split(Dense(channels, use_bias=False, dtype=self.dtype, name='q')(q))
+    k, v = jnp.split(Dense(2 * channels, use_bias=False, dtype=self.dtype, name='kv')(kv), 2, axis=-1)
     out = jax.nn.dot_product_attention(q, split(k), split(v))
-    return dense(channels, 'proj', self.dtype)(out.reshape(*out.shape[:-2], channels))
+    return Dense(channels, dtype=self.dtype, name='proj')(out.reshape(*out.shape[:-2], channels))
 
 
 class CrossAttentionBlock(nn.Module):
@@ -69,8 +65,8 @@ class StepEmbed(nn.Module):
 
   @nn.compact
   def __call__(self, step):
-    x = dense(self.channels, 'fc1', self.dtype)(step_embedding(step))
-    return dense(self.channels, 'fc2', self.dtype)(nn.silu(x))
+    x = Dense(self.channels, dtype=self.dtype, name='fc1')(step_embedding(step))
+    return Dense(self.channels, dtype=self.dtype, name='fc2')(nn.silu(x))
 
 
 class TaskHeads(nn.Module):
@@ -122,7 +118,7 @@ class Denoiser(nn.Module):
       embedded = SlotEmbed(self.task_channels, self.channels, self.dtype, name='embed')(x, task)
     else:
       embedded = TaskConv(tasks, self.channels, 3, dtype=self.dtype, name='embed')(x, task)
-    embedded = embedded + StepEmbed(self.channels, self.dtype, name='step_embed')(step)
+    embedded = add_bias(embedded, StepEmbed(self.channels, self.dtype, name='step_embed')(step))
 
     small = reduce(embedded)
     tokens = small.reshape(small.shape[0], -1, self.channels)

@@ -16,10 +16,10 @@ import jax
 import jax.numpy as jnp
 
 from dmtl_jax.models.decoder import Decoders
-from dmtl_jax.models.denoiser import Mlp, dense
+from dmtl_jax.models.denoiser import Mlp
 from dmtl_jax.models.diffusion_mtl import Output
 from dmtl_jax.models.encoder import Backbone
-from dmtl_jax.models.layers import Dtype, batch_norm, conv, resize
+from dmtl_jax.models.layers import Dense, Dtype, batch_norm, conv, resize
 from dmtl_jax.tasks import Task
 
 STAGES = 3
@@ -69,15 +69,15 @@ class MessageAttention(nn.Module):
     size = queries.shape[2:4]
     pooled = nn.avg_pool(x, (self.pool, self.pool), (self.pool, self.pool), 'SAME', count_include_pad=False)
     split = lambda maps: maps.reshape(batch, -1, HEADS, channels // HEADS)
-    project = lambda name, maps: split(dense(channels, name, self.dtype)(maps))
+    project = lambda name, maps: split(Dense(channels, dtype=self.dtype, name=name)(maps))
     q, k, v = project('q', queries), project('k', pooled), project('v', pooled)
     scores = jnp.einsum('bqhc,bkhc->bhqk', q, k) * channels**-0.5
     if message is not None:
       message = resize(message, size).reshape(scores.shape)
       both = jnp.concatenate([scores, message], axis=1)
-      scores = jnp.moveaxis(dense(HEADS, 'fuse', self.dtype)(jnp.moveaxis(both, 1, -1)), -1, 1)
+      scores = jnp.moveaxis(Dense(HEADS, dtype=self.dtype, name='fuse')(jnp.moveaxis(both, 1, -1)), -1, 1)
     out = jnp.einsum('bhqk,bkhc->bqhc', nn.softmax(scores), v).reshape(batch, tasks, *size, channels)
-    return dense(channels, 'proj', self.dtype)(out), scores.reshape(batch, HEADS, tasks, *size, -1)
+    return Dense(channels, dtype=self.dtype, name='proj')(out), scores.reshape(batch, HEADS, tasks, *size, -1)
 
   def _strided(self, x, name, train):
     channels = x.shape[-1]

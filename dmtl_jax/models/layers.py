@@ -15,6 +15,38 @@ REDUCTION = 4  # attention runs on maps reduced by this factor
 kernel_init = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
 
 
+def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
+  """x + bias in x's dtype, added in float32: the sum over all places that is the bias's gradient is float32 then."""
+  return (x + bias.astype(jnp.float32)).astype(x.dtype)
+
+
+class Conv(nn.Module):
+  """See `conv`."""
+
+  features: int
+  size: int
+  stride: int
+  dilation: int
+  groups: int
+  use_bias: bool
+  dtype: Dtype
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    k, pad = self.size, self.dilation * (self.size // 2)
+    kernel = self.param('kernel', kernel_init, (k, k, x.shape[-1] // self.groups, self.features))
+    x = jax.lax.conv_general_dilated(
+        x.astype(self.dtype),
+        kernel.astype(self.dtype),
+        window_strides=(self.stride, self.stride),
+        padding=[(pad, pad)] * 2,
+        rhs_dilation=(self.dilation, self.dilation),
+        dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+        feature_group_count=self.groups,
+    )
+    return add_bias(x, self.param('bias', nn.initializers.zeros, (self.features,))) if self.use_bias else x
+
+
 def conv(
     features: int,
     kernel: int,
@@ -25,20 +57,23 @@ def conv(
     bias: bool = True,
     dtype: Dtype,
     name: str | None = None,
-):
+) -> Conv:
   """k x k convolution padded by dilation * (k // 2) on all sides, also where strided (as torch pads)."""
-  return nn.Conv(
-      features,
-      (kernel, kernel),
-      strides=(stride, stride),
-      padding=[(dilation * (kernel // 2),) * 2] * 2,
-      kernel_dilation=(dilation, dilation),
-      feature_group_count=groups,
-      use_bias=bias,
-      dtype=dtype,
-      kernel_init=kernel_init,
-      name=name,
-  )
+  return Conv(features, kernel, stride, dilation, groups, bias, dtype, name=name)
+
+
+class Dense(nn.Module):
+  """Linear layer over the last axis."""
+
+  features: int
+  use_bias: bool = True
+  dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    kernel = self.param('kernel', kernel_init, (x.shape[-1], self.features))
+    x = x.astype(self.dtype) @ kernel.astype(self.dtype)
+    return add_bias(x, self.param('bias', nn.initializers.zeros, (self.features,))) if self.use_bias else x
 
 
 def batch_norm(train: bool, *, dtype: Dtype, name: str | None = None):
@@ -73,14 +108,13 @@ class ReducedConv(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     kernel = self.param('kernel', kernel_init, (3, 3, x.shape[-1], self.features))
-    bias = self.param('bias', nn.initializers.zeros, (self.features,)).astype(self.dtype)
+    bias = self.param('bias', nn.initializers.zeros, (self.features,))
     x = x.astype(self.dtype)
     if x.shape[1] % REDUCTION or x.shape[2] % REDUCTION:
       kernel = kernel.astype(self.dtype)
-      return bias + reduce(
-          jax.lax.conv_general_dilated(x, kernel, (1, 1), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
-      )
-    return bias + reduced_conv(x, kernel)
+      full = jax.lax.conv_general_dilated(x, kernel, (1, 1), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
+      return add_bias(reduce(full), bias)
+    return add_bias(reduced_conv(x, kernel), bias)
 
 
 @jax.jit

@@ -12,10 +12,9 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from dmtl_jax.models.denoiser import dense
 from dmtl_jax.models.diffusion_mtl import Output
 from dmtl_jax.models.encoder import Backbone, BasicBlock
-from dmtl_jax.models.layers import Dtype, batch_norm, conv, remat_if, resize
+from dmtl_jax.models.layers import Dense, Dtype, batch_norm, conv, remat_if, resize
 from dmtl_jax.tasks import Task
 
 
@@ -73,8 +72,8 @@ class SqueezeExcitation(nn.Module):
   @nn.compact
   def __call__(self, x):
     channels = x.shape[-1]
-    gate = nn.relu(dense(max(channels // self.reduction, 1), 'squeeze', self.dtype)(x.mean((1, 2))))
-    return x * nn.sigmoid(dense(channels, 'excite', self.dtype)(gate))[:, None, None]
+    gate = nn.relu(Dense(max(channels // self.reduction, 1), dtype=self.dtype, name='squeeze')(x.mean((1, 2))))
+    return x * nn.sigmoid(Dense(channels, dtype=self.dtype, name='excite')(gate))[:, None, None]
 
 
 class Distillation(nn.Module):

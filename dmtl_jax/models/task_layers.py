@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dmtl_jax.models.layers import Dtype, kernel_init
+from dmtl_jax.models.layers import Dtype, add_bias, kernel_init
 
 
 def _kernel_init(relu: bool):
@@ -31,13 +31,13 @@ class TaskConv(nn.Module):
     k = self.kernel_size
     shape = (self.tasks, k, k, x.shape[-1], self.features)
     kernel = self.param('kernel', _kernel_init(self.relu), shape).astype(self.dtype)
-    bias = self.param('bias', nn.initializers.zeros, (self.tasks, self.features)).astype(self.dtype)
+    bias = self.param('bias', nn.initializers.zeros, (self.tasks, self.features))
     x = x.astype(self.dtype)
     if task is None:
       blocks = x.reshape(self.tasks, -1, *x.shape[1:])
-      out = jnp.concatenate([_conv(blocks[t], kernel[t]) + bias[t] for t in range(self.tasks)])
+      out = jnp.concatenate([add_bias(_conv(blocks[t], kernel[t]), bias[t]) for t in range(self.tasks)])
     else:
-      out = _conv_each(x, kernel[task]) + bias[task][:, None, None]
+      out = add_bias(_conv_each(x, kernel[task]), bias[task][:, None, None])
     return nn.relu(out) if self.relu else out
 
 
@@ -104,13 +104,13 @@ class SlotEmbed(nn.Module):
   def __call__(self, x: jax.Array, task: jax.Array | None) -> jax.Array:
     slots = Slots(self.channels)
     kernel = self.param('kernel', self._init, (3, 3, slots.total, self.features)).astype(self.dtype)
-    bias = self.param('bias', nn.initializers.zeros, (len(self.channels), self.features)).astype(self.dtype)
+    bias = self.param('bias', nn.initializers.zeros, (len(self.channels), self.features))
     x = x.astype(self.dtype)
     if task is not None:
       # Zeros outside the slot select the task's kernel. A product of patches, as few channels make a slow convolution.
-      return _patches(x, 3) @ kernel.reshape(-1, self.features) + bias[task][:, None, None]
+      return add_bias(_patches(x, 3) @ kernel.reshape(-1, self.features), bias[task][:, None, None])
     blocks = slots.split(list(x.reshape(len(self.channels), -1, *x.shape[1:])))
-    return jnp.concatenate([_conv(m, kernel[:, :, slots.of(t)]) + bias[t] for t, m in enumerate(blocks)])
+    return jnp.concatenate([add_bias(_conv(m, kernel[:, :, slots.of(t)]), bias[t]) for t, m in enumerate(blocks)])
 
   def _init(self, key, shape):
     # Fan-in is that of the task's own channels, not of all slots.
@@ -128,10 +128,10 @@ class SlotHead(nn.Module):
   def __call__(self, x: jax.Array, task: jax.Array | None) -> jax.Array:
     slots = Slots(self.channels)
     kernel = self.param('kernel', kernel_init, (x.shape[-1], slots.total)).astype(self.dtype)
-    bias = self.param('bias', nn.initializers.zeros, (slots.total,)).astype(self.dtype)
+    bias = self.param('bias', nn.initializers.zeros, (slots.total,))
     x = x.astype(self.dtype)
     if task is not None:
-      return jnp.where(slots.mask(task), x @ kernel + bias, 0)
+      return jnp.where(slots.mask(task), add_bias(x @ kernel, bias), 0)
     blocks = x.reshape(len(self.channels), -1, *x.shape[1:])
-    own = [blocks[t] @ kernel[:, slots.of(t)] + bias[slots.of(t)] for t in range(len(self.channels))]
+    own = [add_bias(blocks[t] @ kernel[:, slots.of(t)], bias[slots.of(t)]) for t in range(len(self.channels))]
     return jnp.concatenate(slots.place(own))
