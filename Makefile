@@ -12,7 +12,7 @@ demo: .venv/installed
 	$(BIN)/python main.py --mode=report --workdirs=runs/demo --out=runs/demo
 
 test: .venv/installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
