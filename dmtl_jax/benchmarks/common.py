@@ -14,14 +14,15 @@ from dmtl_jax.workdir import write_json
 CONFIG = 'configs/pascal.py:method=prediction'
 
 
-def run(benchmark, doc: str, to_text=None):
+def run(benchmark, doc: str, to_text=None, repeats: int = 10):
   """Runs benchmark(config, flags) -> result as a command: prints it as text, writes it as JSON.
 
   Args:
+    repeats: default of that flag.
     to_text: of the result; default `table`, for benchmarks that `compare` (they have the flags for it).
   """
   config = config_flags.DEFINE_config_file('config', CONFIG, 'Config file, configs/NAME.py[:key=value,...].')
-  flags.DEFINE_integer('repeats', 10, 'How often each contestant is timed.', lower_bound=1)
+  flags.DEFINE_integer('repeats', repeats, 'How often each contestant is timed; input: images.', lower_bound=1)
   flags.DEFINE_string('json', None, 'File to write the result to.')
   if to_text is None:
     flags.DEFINE_bool('cold', True, 'Compile from nothing and once more from the cache; else with the user\'s cache.')

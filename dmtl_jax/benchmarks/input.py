@@ -1,8 +1,8 @@
 """Images per second of the training pipeline, and where the time goes.
 
-  python -m dmtl_jax.benchmarks.input --config=configs/pascal.py [--images=300] [--out=input.json]
+  python -m dmtl_jax.benchmarks.input --config=configs/pascal.py [--repeats=300] [--json=FILE]
 
-Measures the data that config.data names. Where a benchmark's data set is not prepared, images of
+Measures `repeats` images of the data that config.data names. Where a benchmark's data set is not prepared, images of
 its true size stand in: synthetic content, stored and read exactly as the prepared data set's.
 "per core" is images by seconds of processor time; "in all" is with the config's threads or workers.
 """
@@ -10,29 +10,22 @@ its true size stand in: synthetic content, stored and read exactly as the prepar
 import cProfile
 import contextlib
 import io
-import json
-import pathlib
 import pstats
 import tempfile
 import time
 
-from absl import app, flags
 import cv2
-from ml_collections import config_flags
 import numpy as np
 import tensorflow_datasets as tfds
 
 from datasets import mtan
+from dmtl_jax.benchmarks import common
 from dmtl_jax.data import label_settings, pipeline, source as source_lib, transforms
 from dmtl_jax.errors import UserError
-from dmtl_jax.workdir import write_json
 
 SIZES = {'pascal': (375, 500), 'nyud': (288, 384), 'cityscapes': (128, 256)}  # of the raw images
 SYNTHETIC = 48  # images that stand in for a data set
 
-_CONFIG = config_flags.DEFINE_config_file('config', None, 'Config file, configs/NAME.py[:key=value,...].')
-_IMAGES = flags.DEFINE_integer('images', 300, 'How many to measure.', lower_bound=1)
-_OUT = flags.DEFINE_string('out', None, 'File to write the result to, as JSON.')
 
 
 def measure(source, config, count: int) -> dict:
@@ -164,21 +157,14 @@ def table(result: dict) -> str:
   return '\n'.join([what, *lines, f'{per_core:.0f} images/s per core, {wall:.0f} images/s in all'])
 
 
-def main(argv):
-  del argv
-  config = _CONFIG.value
-  if config is None:
-    raise app.UsageError('--config=configs/NAME.py is needed')
+def benchmark(config, flags) -> dict:
+  """What `measure` gives of config's data, and which data that was."""
   with tempfile.TemporaryDirectory() as folder:
     source, synthetic = open_training(config, folder)
-    result = measure(source, config, _IMAGES.value)
+    result = measure(source, config, flags.repeats)
   about = {'data': config.data.name, 'labels': config.data.labels, 'synthetic': synthetic}
-  result = about | {'images': _IMAGES.value} | result
-  print(table(result))
-  print(json.dumps(result))
-  if _OUT.value:
-    write_json(pathlib.Path(_OUT.value), result)
+  return about | {'images': flags.repeats} | result
 
 
 if __name__ == '__main__':
-  app.run(main)
+  common.run(benchmark, __doc__, table, repeats=300)
