@@ -1,6 +1,6 @@
 """Losses that are not finite: they never reach the state, and what led to them can be run again.
 
-The step itself refuses an update that is not finite; the host, which does not wait for the device at
+The step itself (steps.py) refuses an update that is not finite; the host, which does not wait for the device at
 every step, learns of it at the next log line or checkpoint.
 """
 
@@ -10,45 +10,10 @@ import math
 import pathlib
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from dmtl_jax import checkpoints, sharding, workdir as workdir_lib
 from dmtl_jax.errors import UserError
-from dmtl_jax.state import TrainState
-
-POLICIES = ('stop', 'skip')
-
-
-def guard(train_step: Callable, policy: str) -> Callable:
-  """A train step that changes nothing where loss, gradient or batch statistics are not finite.
-
-  Args:
-    train_step: (state, batch) -> (state, scalars), see `steps.make_train_step`.
-    policy: config.train.nan_policy. 'skip': only `state.step` goes on. 'stop': it does not either, so
-      that all later steps are refused as well and the state waits as it was before the bad step.
-
-  Returns:
-    (state, batch, number) -> (state, scalars); `number` is the step to be made, from 1, and 'good' is
-    among the scalars: the update was made.
-
-  Raises:
-    UserError: another policy.
-  """
-  if policy not in POLICIES:
-    raise UserError(f"config.train.nan_policy: '{policy}' is not {' or '.join(POLICIES)}")
-
-  def guarded(state: TrainState, batch: dict, number):
-    new, scalars = train_step(state, batch)
-    watched = [scalars['loss/total'], scalars['grad_norm'], *jax.tree.leaves(new.batch_stats)]
-    finite = jnp.stack([jnp.isfinite(x).all() for x in watched]).all()
-    good = finite & (state.step + 1 == number)
-    kept = jax.tree.map(lambda ours, before: jnp.where(good, ours, before), new, state)
-    if policy == 'skip':
-      kept = kept.replace(step=new.step)
-    return kept, scalars | {'good': good}
-
-  return guarded
 
 
 @dataclasses.dataclass
@@ -56,7 +21,7 @@ class Made:
   """A step that was made.
 
   Attributes:
-    scalars: of the guarded step; floats once fetched, before that arrays on the device.
+    scalars: of the step; floats once fetched, before that arrays on the device.
     index: [B] this host's images, as in the batch; None for a step of an earlier process.
     data: where the data iterator stood before the batch; None likewise.
   """

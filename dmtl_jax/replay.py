@@ -20,7 +20,7 @@ def run(config, workdir: str, path: str) -> dict[str, float]:
     path: replay file, see `bad_numbers.report`.
 
   Returns:
-    The scalars of the step, see `bad_numbers.guard`.
+    The scalars of the step, see `steps.make_train_step`.
 
   Raises:
     UserError: no such file or checkpoint, or another batch than the run's.

@@ -55,14 +55,47 @@ def learning_rate(config, steps: int, steps_per_epoch: int) -> optax.Schedule:
   return optax.join_schedules([optax.linear_schedule(0.0, optim.lr, optim.warmup), base], [optim.warmup])
 
 
-def optimizer(config, schedule: optax.Schedule) -> optax.GradientTransformation:
-  """Adam with torch's coupled L2 (added to the clipped gradient), PAPER.md, Datasets and protocol."""
+def optimizer(config, schedule: optax.Schedule) -> optax.GradientTransformationExtraArgs:
+  """Adam with torch's coupled L2 (added to the clipped gradient), PAPER.md, Datasets and protocol.
+
+  Its update takes `good`, a scalar bool: where False, the updates are 0 and Adam's state stays as it was.
+  """
   return optax.chain(
-      optax.clip_by_global_norm(config.optim.clip),
-      optax.add_decayed_weights(config.optim.l2),
-      optax.scale_by_adam(),
-      optax.scale_by_learning_rate(schedule),
+      clip(config.optim.clip), optax.add_decayed_weights(config.optim.l2), adam(), optax.scale_by_learning_rate(schedule)
   )
+
+
+def clip(max_norm: float) -> optax.GradientTransformation:
+  """Clipping by the global norm, as torch does it: one factor for all gradients.
+
+  (optax divides every element, which XLA does in a pass of its own.)
+  """
+
+  def scale(grads, params):
+    del params
+    factor = jnp.minimum(1.0, max_norm / (optax.tree.norm(grads) + 1e-6))
+    return jax.tree.map(lambda g: factor * g, grads)
+
+  return optax.stateless(scale)
+
+
+def adam(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> optax.GradientTransformationExtraArgs:
+  """`optax.scale_by_adam`, but for steps that may be refused (`good`, see `optimizer`).
+
+  Moments are chosen before the update is made of them: to choose afterwards, XLA keeps a copy of both.
+  """
+
+  def update(grads, state, params=None, *, good, **unused):
+    del params, unused
+    keep = lambda new, old: jnp.where(good, new, old)
+    count = keep(state.count + 1, state.count)
+    mu = jax.tree.map(lambda m, g: keep(b1 * m + (1 - b1) * g, m), state.mu, grads)
+    nu = jax.tree.map(lambda v, g: keep(b2 * v + (1 - b2) * g * g, v), state.nu, grads)
+    mean, square = 1 / (1 - b1**count), 1 / (1 - b2**count)  # of the moments, whose start is 0
+    direction = lambda m, v: jnp.where(good, mean * m / (jnp.sqrt(square * v) + eps), 0)
+    return jax.tree.map(direction, mu, nu), optax.ScaleByAdamState(count, mu, nu)
+
+  return optax.GradientTransformationExtraArgs(optax.scale_by_adam().init, update)
 
 
 def create(model, tx: optax.GradientTransformation, key: jax.Array, size: tuple[int, int]) -> TrainState:

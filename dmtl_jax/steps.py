@@ -7,11 +7,14 @@ import jax.numpy as jnp
 import optax
 
 from dmtl_jax import auxiliary, losses
+from dmtl_jax.errors import UserError
 from dmtl_jax.models import draw_noise
 from dmtl_jax.models import pairs as pairs_lib
 from dmtl_jax.models.layers import resize
 from dmtl_jax.state import TrainState
 from dmtl_jax.tasks import Task, activate
+
+POLICIES = ('stop', 'skip')  # of a step whose loss or gradient is not finite
 
 
 def task_weights(config, tasks: tuple[Task, ...]) -> jax.Array:
@@ -20,21 +23,33 @@ def task_weights(config, tasks: tuple[Task, ...]) -> jax.Array:
 
 
 def make_train_step(model, tx, config, tasks: tuple[Task, ...], pair_count: int, groups: int):
-  """The update function (state, batch) -> (state, scalars); jit it with the state donated.
+  """The update function (state, batch, number) -> (state, scalars); jit it with the state donated.
+
+  Where loss, gradient or batch statistics are not finite the step changes nothing. Under the policy
+  (config.train.nan_policy) 'skip' only `state.step` goes on; under 'stop' it does not either, so that all
+  later steps are refused as well, by their `number`, and the state waits as it was before the bad step.
 
   With config.train.accumulate = k the batch goes through the network in k micro-batches, one after the
   other, and the update is made of the mean of their gradients: the gradient of the batch's mean loss,
   but that batch norm takes its statistics from each micro-batch (and updates the running ones k times).
 
   Args:
+    tx: see `state.optimizer`; of others, the state is not kept from a bad step.
     pair_count: labelled pairs a group of images can hold at most (of those in one micro-batch).
     groups: devices that split the batch.
 
   Returns:
-    A function of a TrainState and a Batch (see data/pipeline.py). The scalars: 'loss/total',
-    'loss/final/TASK' and 'loss/initial/TASK' (sums over this batch's labelled images) with
-    'count/TASK' labelled images, and 'grad_norm'.
+    A function of a TrainState, a Batch (see data/pipeline.py) and the number of the step to be made, from 1.
+    The scalars: 'loss/total', 'loss/final/TASK' and 'loss/initial/TASK' (sums over this batch's labelled
+    images) with 'count/TASK' labelled images, 'grad_norm', and 'good': the update was made.
+
+  Raises:
+    UserError: another policy.
   """
+  policy = config.train.nan_policy
+  if policy not in POLICIES:
+    raise UserError(f"config.train.nan_policy: '{policy}' is not {' or '.join(POLICIES)}")
+  tx = optax.with_extra_args_support(tx)
   weights = task_weights(config, tasks)
   extra_loss = auxiliary.LOSSES.get(config.model.method)
   base_key = jax.random.key(config.seed)
@@ -74,17 +89,25 @@ def make_train_step(model, tx, config, tasks: tuple[Task, ...], pair_count: int,
     grads = jax.tree.map(lambda g: g / count, total)
     return grads, batch_stats, loss.mean(), jax.tree.map(lambda x: x.sum(0), sums)
 
-  def train_step(state: TrainState, batch: dict):
+  def train_step(state: TrainState, batch: dict, number):
     key = jax.random.fold_in(base_key, state.step)
     batch = batch | {'position': jnp.arange(batch['image'].shape[0])}
     if count == 1:
       grads, batch_stats, loss, sums = gradients(state.params, state.batch_stats, batch, key, 0)
     else:
       grads, batch_stats, loss, sums = accumulated(state.params, state.batch_stats, batch, key)
-    updates, opt_state = tx.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
-    scalars = {'loss/total': loss, 'grad_norm': optax.tree.norm(grads)} | sums
-    return TrainState(state.step + 1, params, batch_stats, opt_state), scalars
+    grad_norm = optax.tree.norm(grads)
+    finite = [jnp.isfinite(x).all() for x in (loss, grad_norm, *jax.tree.leaves(batch_stats))]
+    good = jnp.stack(finite).all() & (state.step + 1 == number)
+    keep = lambda new, old: jax.tree.map(lambda a, b: jnp.where(good, a, b), new, old)
+    updates, opt_state = tx.update(grads, state.opt_state, state.params, good=good)
+    new = TrainState(
+        step=state.step + 1 if policy == 'skip' else keep(state.step + 1, state.step),
+        params=keep(optax.apply_updates(state.params, updates), state.params),
+        batch_stats=keep(batch_stats, state.batch_stats),
+        opt_state=opt_state,
+    )
+    return new, {'loss/total': loss, 'grad_norm': grad_norm, 'good': good} | sums
 
   return train_step
 

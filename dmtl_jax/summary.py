@@ -19,9 +19,12 @@ import numpy as np
 from dmtl_jax.data import source
 from dmtl_jax.models import build_model
 from dmtl_jax.models.layers import reduced_conv
+from dmtl_jax.models.winograd import winograd_conv
 from dmtl_jax.state import init_variables
 from dmtl_jax.steps import model_inputs
 from dmtl_jax.tasks import Task
+
+CONVOLUTIONS = (reduced_conv.__name__, winograd_conv.__name__)  # done by less work than they are defined by
 
 
 def run(config, as_json: bool = False, memory: bool = False):
@@ -186,8 +189,8 @@ def multiply_adds(jaxpr, scope: str, as_defined: bool = False):
   """Yields (scope, multiply-adds) of every convolution and matrix product.
 
   Args:
-    as_defined: of the forward pass: `layers.ReducedConv` counts as the convolution it stands for, so
-      that the count is the network's (and the paper's), not of how we compute it.
+    as_defined: of the forward pass: `CONVOLUTIONS` count as what they stand for, so that the count is
+      the network's (and the paper's), not of how we compute it.
   """
   for eqn in jaxpr.eqns:
     inner = f'{scope}/{eqn.source_info.name_stack}'
@@ -197,7 +200,7 @@ def multiply_adds(jaxpr, scope: str, as_defined: bool = False):
     elif eqn.primitive.name == 'dot_general':
       contracted = eqn.params['dimension_numbers'][0][0]
       yield inner, eqn.outvars[0].aval.size * math.prod(eqn.invars[0].aval.shape[i] for i in contracted)
-    elif as_defined and eqn.params.get('name') == reduced_conv.__name__:
+    elif as_defined and eqn.params.get('name') in CONVOLUTIONS:
       x, kernel = (var.aval for var in eqn.invars)
       yield inner, math.prod(x.shape[:3]) * kernel.size
     elif eqn.params.get('name') != '_resize':  # jax.image.resize, a matrix product in disguise

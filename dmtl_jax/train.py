@@ -28,7 +28,7 @@ class Training:
 
   Attributes:
     shardings: of the state, see `sharding.split`.
-    update: the compiled guarded step, see `bad_numbers.guard`; the state is donated.
+    update: the compiled step, see `make_train_step`; the state is donated.
     init: compiled, key -> fresh TrainState.
     batches: the iterator over this host's batches.
   """
@@ -61,7 +61,7 @@ def build(config, source, val) -> Training:
   init = lambda key: state_lib.create(model, tx, key, tuple(config.data.size))
   shardings = sharding.split(mesh, jax.eval_shape(init, jax.random.key(0)))
   pairs = pair_count(source, config, mesh.size * micro)
-  step = bad_numbers.guard(make_train_step(model, tx, config, source.tasks, pairs, mesh.size), config.train.nan_policy)
+  step = make_train_step(model, tx, config, source.tasks, pairs, mesh.size)
   update = jax.jit(step, donate_argnums=0, out_shardings=(shardings, sharding.replicated(mesh)))
   init = jax.jit(init, out_shardings=shardings)
   batches = pipeline.train_iterator(source, config, jax.process_index(), jax.process_count())

