@@ -39,7 +39,8 @@ class Log:
     self._file = open(jsonl, 'a')
     board.mkdir(exist_ok=True)
     # SummaryWriter would write in a thread of its own: a kill loses its queue, and a full disk stops it for ever.
-    self._board = EventsWriter(str(board / 'events'), f'.{os.getpid()}')
+    number = len(list(board.iterdir()))  # names hold the second only, and are read in their order
+    self._board = EventsWriter(str(board / 'events'), f'.{number:05}')
     self._write(step + 1, session_log=SessionLog(status=SessionLog.START))  # the board forgets what is beyond
 
   def scalars(self, step: int, values: dict[str, float]):

@@ -58,10 +58,13 @@ def learning_rate(config, steps: int, steps_per_epoch: int) -> optax.Schedule:
 def optimizer(config, schedule: optax.Schedule) -> optax.GradientTransformationExtraArgs:
   """Adam with torch's coupled L2 (added to the clipped gradient), PAPER.md, Datasets and protocol.
 
-  Its update takes `good`, a scalar bool: where False, the updates are 0 and Adam's state stays as it was.
+  Its update takes `good`, a scalar bool: where False, the updates are 0 and the state stays as it was.
   """
   return optax.chain(
-      clip(config.optim.clip), optax.add_decayed_weights(config.optim.l2), adam(), optax.scale_by_learning_rate(schedule)
+      clip(config.optim.clip),
+      optax.add_decayed_weights(config.optim.l2),
+      adam(),
+      kept(optax.scale_by_learning_rate(schedule)),
   )
 
 
@@ -96,6 +99,17 @@ def adam(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> optax.Gradien
     return jax.tree.map(direction, mu, nu), optax.ScaleByAdamState(count, mu, nu)
 
   return optax.GradientTransformationExtraArgs(optax.scale_by_adam().init, update)
+
+
+def kept(tx: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+  """tx, whose state stays as it was unless the step is `good`; for states that its updates are not made of."""
+
+  def update(updates, state, params=None, *, good, **unused):
+    del unused
+    updates, new = tx.update(updates, state, params)
+    return updates, jax.tree.map(lambda a, b: jnp.where(good, a, b), new, state)
+
+  return optax.GradientTransformationExtraArgs(tx.init, update)
 
 
 def create(model, tx: optax.GradientTransformation, key: jax.Array, size: tuple[int, int]) -> TrainState:

@@ -64,20 +64,21 @@ def _conv(x, kernel):
 
 
 def _forward(x, kernel):
-  products = [rows @ taps for rows, taps in zip(_rows(x), _taps(kernel))]
+  taps = _taps(kernel)
+  products = [r @ t for r, t in zip(_rows(x), taps)]
   shape = (x.shape[0], x.shape[1] // TILE, x.shape[2], kernel.shape[-1])
   out = jnp.stack(_combine(OUTPUTS, [p.reshape(shape) for p in products]), axis=2)
-  return out.reshape(*x.shape[:3], -1), (x, kernel)
+  return out.reshape(*x.shape[:3], -1), (x, taps)
 
 
 def _backward(saved, grad):
-  x, kernel = saved
+  x, taps = saved
   batch, height, width, features = grad.shape
   tiles = grad.reshape(batch, height // TILE, TILE, width, features)
   products = [g.reshape(-1, features) for g in _combine(OUTPUTS.T, [tiles[:, :, i] for i in range(TILE)])]
-  rows = [p @ taps.T for p, taps in zip(products, _taps(kernel))]
+  rows = [p @ t.T for p, t in zip(products, taps)]
   taps = [r.T @ p for r, p in zip(_rows(x), products)]
-  return _rows_transposed(rows, x.shape), jnp.stack(_combine(KERNEL.T, taps)).reshape(kernel.shape)
+  return _rows_transposed(rows, x.shape), jnp.stack(_combine(KERNEL.T, taps)).reshape(3, 3, -1, features)
 
 
 _conv.defvjp(_forward, _backward)
