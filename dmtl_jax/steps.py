@@ -3,6 +3,7 @@
 import functools
 
 import jax
+from jax.flatten_util import ravel_pytree
 import jax.numpy as jnp
 import optax
 
@@ -97,8 +98,8 @@ def make_train_step(model, tx, config, tasks: tuple[Task, ...], pair_count: int,
     else:
       grads, batch_stats, loss, sums = accumulated(state.params, state.batch_stats, batch, key)
     grad_norm = optax.tree.norm(grads)
-    finite = [jnp.isfinite(x).all() for x in (loss, grad_norm, *jax.tree.leaves(batch_stats))]
-    good = jnp.stack(finite).all() & (state.step + 1 == number)
+    watched, _ = ravel_pytree((loss, grad_norm, batch_stats))
+    good = jnp.isfinite(watched).all() & (state.step + 1 == number)
     keep = lambda new, old: jax.tree.map(lambda a, b: jnp.where(good, a, b), new, old)
     updates, opt_state = tx.update(grads, state.opt_state, state.params, good=good)
     new = TrainState(

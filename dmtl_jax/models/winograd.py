@@ -65,55 +65,60 @@ def _conv(x, kernel):
 
 def _forward(x, kernel):
   taps = _taps(kernel)
-  products = [r @ t for r, t in zip(_rows(x), taps)]
   shape = (x.shape[0], x.shape[1] // TILE, x.shape[2], kernel.shape[-1])
-  out = jnp.stack(_combine(OUTPUTS, [p.reshape(shape) for p in products]), axis=2)
-  return out.reshape(*x.shape[:3], -1), (x, taps)
+  products = [(row @ tap).reshape(shape) for row, tap in zip(_rows(x), taps)]
+  return _stacked(OUTPUTS, products).reshape(*x.shape[:3], -1), (x, taps)
 
 
 def _backward(saved, grad):
   x, taps = saved
   batch, height, width, features = grad.shape
   tiles = grad.reshape(batch, height // TILE, TILE, width, features)
-  products = [g.reshape(-1, features) for g in _combine(OUTPUTS.T, [tiles[:, :, i] for i in range(TILE)])]
-  rows = [p @ t.T for p, t in zip(products, taps)]
-  taps = [r.T @ p for r, p in zip(_rows(x), products)]
-  return _rows_transposed(rows, x.shape), jnp.stack(_combine(KERNEL.T, taps)).reshape(3, 3, -1, features)
+  products = [g.reshape(-1, features) for g in _combined(OUTPUTS.T, [tiles[:, :, i] for i in range(TILE)])]
+  rows = [(p @ tap.T).reshape(*tiles.shape[:2], width, -1) for p, tap in zip(products, taps)]
+  taps = [row.T @ p for row, p in zip(_rows(x), products)]
+  kernel = jnp.stack(_combined(KERNEL.T, taps)).reshape(3, 3, -1, features)
+  return _rows_transposed(rows, x.shape), kernel
 
 
 _conv.defvjp(_forward, _backward)
 
 
-def _combine(matrix: np.ndarray, arrays: list[jax.Array]) -> list[jax.Array]:
+def _combined(matrix: np.ndarray, arrays: list[jax.Array]) -> list[jax.Array]:
   """A linear combination of the arrays for each row of the matrix."""
   used = [[(weight, x) for weight, x in zip(row, arrays) if weight] for row in matrix]
   return [sum(x if weight == 1 else np.float32(weight) * x for weight, x in terms) for terms in used]
 
 
+def _stacked(matrix: np.ndarray, arrays: list[jax.Array]) -> jax.Array:
+  """`_combined` of arrays [B, h/4, ...] as one, [B, h/4, rows of the matrix, ...], and as one operation."""
+  weights = np.float32(matrix).reshape(1, 1, *matrix.shape, 1, 1)
+  return sum(weights[:, :, :, i] * x[:, :, None] for i, x in enumerate(arrays))
+
+
 def _rows(x: jax.Array) -> list[jax.Array]:
-  """Six matrices [B * h/4 * w, 3 C]: transformed columns of x [B, h, w, C], three neighbours in a row."""
-  channels, (height, width) = x.shape[-1], x.shape[1:3]
+  """Six matrices [B * h/4 * w, 3 C] of x [B, h, w, C]: a row holds three neighbours, of transformed columns."""
+  batch, height, width, channels = x.shape
   padded = jnp.pad(x, ((0, 0), (1, TILE - 1), (1, 1), (0, 0)))
-  columns = _combine(INPUTS, [padded[:, i : i + height : TILE] for i in range(SIZE)])
-  neighbours = [[column[:, :, j : j + width] for j in range(3)] for column in columns]
-  return [jnp.concatenate(three, axis=-1).reshape(-1, 3 * channels) for three in neighbours]
+  neighbours = jnp.concatenate([padded[:, :, j : j + width] for j in range(3)], axis=-1)
+  tiles = neighbours.reshape(batch, height // TILE + 1, TILE, width, 3 * channels)
+  inputs = [tiles[:, i // TILE :, i % TILE][:, : height // TILE] for i in range(SIZE)]
+  return [row.reshape(-1, 3 * channels) for row in _combined(INPUTS, inputs)]
 
 
 def _rows_transposed(rows: list[jax.Array], shape: tuple[int, ...]) -> jax.Array:
-  """The transpose of the linear function `_rows`: gradients of the six matrices to that of x of `shape`."""
+  """The transpose of the linear `_rows`: gradients [B, h/4, w, 3 C] of the six to that of x of `shape`."""
   batch, height, width, channels = shape
-  columns = []
-  for row in rows:
-    row = row.reshape(batch, height // TILE, width, 3, channels)
-    shifted = [jnp.pad(row[:, :, :, j], ((0, 0), (0, 0), (j, 2 - j), (0, 0))) for j in range(3)]
-    columns.append(sum(shifted)[:, :, 1 : width + 1])
-  inputs = _combine(INPUTS.T, columns)
-  own = [jnp.pad(x, ((0, 0), (0, 1), (0, 0), (0, 0))) for x in inputs[:TILE]]
-  overlap = [jnp.pad(x, ((0, 0), (1, 0), (0, 0), (0, 0))) for x in inputs[TILE:]]  # read by the next tile too
-  own[: len(overlap)] = [a + b for a, b in zip(own, overlap)]
-  return jnp.stack(own, axis=2).reshape(batch, height + TILE, width, channels)[:, 1 : height + 1]
+  tiles = _stacked(INPUTS.T[:TILE], rows)
+  overlap = _stacked(INPUTS.T[TILE:], rows)  # the next tile's first inputs
+  missing = TILE - overlap.shape[2]
+  tiles = jnp.pad(tiles, ((0, 0), (0, 1), (0, 0), (0, 0), (0, 0)))
+  overlap = jnp.pad(overlap, ((0, 0), (1, 0), (0, missing), (0, 0), (0, 0)))
+  neighbours = (tiles + overlap).reshape(batch, height + TILE, width, 3, channels)[:, 1 : height + 1]
+  shifted = [jnp.pad(neighbours[:, :, :, j], ((0, 0), (0, 0), (j, 2 - j), (0, 0))) for j in range(3)]
+  return sum(shifted)[:, :, 1 : width + 1]
 
 
 def _taps(kernel: jax.Array) -> list[jax.Array]:
   """Six transformed kernels [3 C, D] of one [3, 3, C, D]."""
-  return [taps.reshape(-1, kernel.shape[-1]) for taps in _combine(KERNEL, list(kernel))]
+  return [taps.reshape(-1, kernel.shape[-1]) for taps in _combined(KERNEL, list(kernel))]
