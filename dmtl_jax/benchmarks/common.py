@@ -7,7 +7,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from dmtl_jax import compilation
-from dmtl_jax.benchmarks import timing
+from dmtl_jax.benchmarks import timing, work
 from dmtl_jax.errors import UserError
 from dmtl_jax.workdir import write_json
 
@@ -61,6 +61,24 @@ def describe(config, tasks, batch: int, pairs: int | None, what: str) -> dict:
   }
 
 
+def measure(head: dict, contestants: dict, compiled, flops: dict[str, float], repeats: int, devices: int) -> dict:
+  """Times contestants in turns and adds the numbers to a result's head.
+
+  Args:
+    head: see `describe`.
+    contestants: see `timing.measure`.
+    compiled: the program of 'jax'.
+    flops: 'needed' and 'executed', see work.py.
+  """
+  timing.say(f"timing {', '.join(contestants)}")
+  seconds = timing.measure(contestants, repeats)
+  memory = timing.memory(compiled)  # before the products below, which take some too
+  timing.say('matrix peak')
+  peak = {dtype: timing.matrix_peak(dtype) for dtype in ('float32', 'bfloat16')}
+  speed = compare(seconds, head['batch'], flops, peak, head['dtype'], devices)
+  return head | {'speed': speed, 'flops': flops | {'xla': work.xla(compiled)}, 'peak': peak, 'memory': memory}
+
+
 def compare(seconds: dict, batch: int, flops: dict, peak: dict[str, float], dtype: str, devices: int) -> dict:
   """Numbers of every timed contestant; 'jax' comes first, the others are held against it.
 
@@ -84,11 +102,6 @@ def compare(seconds: dict, batch: int, flops: dict, peak: dict[str, float], dtyp
     else:
       result[name]['ratio'] = timing.spread(times / seconds['jax'])
   return result
-
-
-def peaks() -> dict[str, float]:
-  """Matrix peak of one device in float32 and bfloat16, FLOP/s."""
-  return {dtype: timing.matrix_peak(dtype) for dtype in ('float32', 'bfloat16')}
 
 
 def title(result: dict) -> str:

@@ -36,26 +36,14 @@ def benchmark(config, flags) -> dict:
   args = tuple(jax.device_put((variables, images, index), (sharding.replicated(mesh), split, split)))
   timing.say('compiling')
   compiled, compile_times = timing.compile_cold_and_cached(step, args, flags.cold)
-  flops['xla'] = work.xla(compiled)
   contestants, notes = {'jax': lambda n: jax.block_until_ready([compiled(*args) for _ in range(n)])}, {}
   if flags.against:
     from dmtl_jax.benchmarks import torch_step
 
     more, notes = torch_step.predictions(config, tasks, variables, images, flags.compiled)
     contestants |= more
-  timing.say(f"timing {', '.join(contestants)}")
-  seconds = timing.measure(contestants, flags.repeats)
-  memory = timing.memory(compiled)
-  timing.say('matrix peak')
-  peak = common.peaks()
-  return common.describe(config, tasks, count, None, 'inference') | {
-      'speed': common.compare(seconds, count, flops, peak, config.dtype, mesh.size),
-      'flops': flops,
-      'peak': peak,
-      'compile': compile_times,
-      'memory': memory,
-      'notes': notes,
-  }
+  head = common.describe(config, tasks, count, None, 'inference')
+  return common.measure(head, contestants, compiled, flops, flags.repeats, mesh.size) | {'compile': compile_times, 'notes': notes}
 
 
 if __name__ == '__main__':

@@ -103,7 +103,6 @@ def benchmark(config, flags) -> dict:
   state, batch = job.on_device()
   timing.say('compiling')
   compiled, compile_times = timing.compile_cold_and_cached(job.step, (state, batch, FIRST), flags.cold)
-  flops['xla'] = work.xla(compiled)
   contestants = {'jax': Stepper(compiled, state, batch)}
   del state
   notes = {}
@@ -112,20 +111,8 @@ def benchmark(config, flags) -> dict:
 
     more, notes = torch_step.train_steps(config, tasks, job.state, job.batch, flags.compiled)
     contestants |= more
-  timing.say(f"timing {', '.join(contestants)}")
-  seconds = timing.measure(contestants, flags.repeats)
-  memory = timing.memory(compiled)
-  timing.say('matrix peak')
-  peak = common.peaks()
-  devices = job.mesh.size
-  return common.describe(config, tasks, count, pairs, 'train step') | {
-      'speed': common.compare(seconds, count, flops, peak, config.dtype, devices),
-      'flops': flops,
-      'peak': peak,
-      'compile': compile_times,
-      'memory': memory,
-      'notes': notes,
-  }
+  head = common.describe(config, tasks, count, pairs, 'train step')
+  return common.measure(head, contestants, compiled, flops, flags.repeats, job.mesh.size) | {'compile': compile_times, 'notes': notes}
 
 
 if __name__ == '__main__':
