@@ -227,7 +227,10 @@ class DiffusionMTL(nn.Module):
   def __init__(self, config, channels: dict[str, int]):
     super().__init__()
     self.config, self.channels = config, channels
-    c = config
+    c, schedule = config, Schedule(config.steps)
+    # Plain numbers, made here: torch.compile fails on numpy in what it traces.
+    self.decay = [float(x) ** 0.5 for x in (schedule.alpha_bar[-1], 1 - schedule.alpha_bar[-1])]
+    self.posterior = [[float(x) for x in row] for row in zip(*schedule.posterior())]
     self.backbone = Backbone(c.backbone, c.width, c.channels)
     self.decoders = nn.ModuleDict({t: Decoder(c.channels) for t in channels})
     self.decoder_heads = nn.ModuleDict({t: conv(c.channels, n, 1) for t, n in channels.items()})
@@ -272,15 +275,15 @@ class DiffusionMTL(nn.Module):
     return to_tokens(self.conditioning(maps))[0]
 
   def _denoise(self, x, condition, task: str, noise):
-    c, schedule = self.config, Schedule(self.config.steps)
-    of_x0, of_xs, sigma = schedule.posterior()
+    c = self.config
     draw = lambda k: torch.randn_like(x) if noise is None else noise[k]
     if c.add_noise:
-      x = schedule.decay(x, draw(0))
+      x = self.decay[0] * x + self.decay[1] * draw(0)
     for s in range(c.steps, 0, -1):
       clean = self.denoiser(x, float(s - c.step_offset), condition, task)
       if c.posterior and s > 1:
-        x = float(of_x0[s - 1]) * clean + float(of_xs[s - 1]) * x + float(sigma[s - 1]) * draw(c.steps - s + 1)
+        of_x0, of_xs, sigma = self.posterior[s - 1]
+        x = of_x0 * clean + of_xs * x + sigma * draw(c.steps - s + 1)
       else:
         x = clean
     return self.head[task](x) if c.method == 'feature' else x
