@@ -1,7 +1,7 @@
 """Losses that are not finite: they never reach the state, and what led to them can be run again.
 
-The step itself (steps.py) refuses an update that is not finite; the host, which does not wait for the device at
-every step, learns of it at the next log line or checkpoint.
+The step itself (steps.py) refuses an update that is not finite; the host, which does not wait for the
+device at every step, learns of it at the next log line or checkpoint.
 """
 
 from collections.abc import Callable

@@ -43,7 +43,8 @@ def benchmark(config, flags) -> dict:
     more, notes = torch_step.predictions(config, tasks, variables, images, flags.compiled)
     contestants |= more
   head = common.describe(config, tasks, count, None, 'inference')
-  return common.measure(head, contestants, compiled, flops, flags.repeats, mesh.size) | {'compile': compile_times, 'notes': notes}
+  measured = common.measure(head, contestants, compiled, flops, flags.repeats, mesh.size)
+  return measured | {'compile': compile_times, 'notes': notes}
 
 
 if __name__ == '__main__':

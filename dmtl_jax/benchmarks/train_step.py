@@ -112,7 +112,8 @@ def benchmark(config, flags) -> dict:
     more, notes = torch_step.train_steps(config, tasks, job.state, job.batch, flags.compiled)
     contestants |= more
   head = common.describe(config, tasks, count, pairs, 'train step')
-  return common.measure(head, contestants, compiled, flops, flags.repeats, job.mesh.size) | {'compile': compile_times, 'notes': notes}
+  measured = common.measure(head, contestants, compiled, flops, flags.repeats, job.mesh.size)
+  return measured | {'compile': compile_times, 'notes': notes}
 
 
 if __name__ == '__main__':
