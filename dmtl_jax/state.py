@@ -58,7 +58,7 @@ def learning_rate(config, steps: int, steps_per_epoch: int) -> optax.Schedule:
 def optimizer(config, schedule: optax.Schedule) -> optax.GradientTransformationExtraArgs:
   """Adam with torch's coupled L2 (added to the clipped gradient), PAPER.md, Datasets and protocol.
 
-  Its update takes `good`, a scalar bool: where False, the updates are 0 and the state stays as it was.
+  Its update takes `good`, a scalar bool: where False, the state stays as it was, and the updates mean nothing.
   """
   return optax.chain(
       clip(config.optim.clip),
@@ -95,7 +95,7 @@ def adam(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> optax.Gradien
     mu = jax.tree.map(lambda m, g: keep(b1 * m + (1 - b1) * g, m), state.mu, grads)
     nu = jax.tree.map(lambda v, g: keep(b2 * v + (1 - b2) * g * g, v), state.nu, grads)
     mean, square = 1 / (1 - b1**count), 1 / (1 - b2**count)  # of the moments, whose start is 0
-    direction = lambda m, v: jnp.where(good, mean * m / (jnp.sqrt(square * v) + eps), 0)
+    direction = lambda m, v: mean * m / (jnp.sqrt(square * v) + eps)
     return jax.tree.map(direction, mu, nu), optax.ScaleByAdamState(count, mu, nu)
 
   return optax.GradientTransformationExtraArgs(optax.scale_by_adam().init, update)

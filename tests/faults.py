@@ -160,7 +160,7 @@ def board(folder: pathlib.Path) -> dict:
   from tensorboardX.proto.event_pb2 import Event
 
   shown = {}
-  for path in sorted(folder.iterdir(), key=lambda p: p.stat().st_mtime_ns):
+  for path in sorted(folder.iterdir()):
     for record in records(path.read_bytes()):
       event = Event.FromString(record)
       if event.HasField('session_log'):

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 
 import faults
 import jax
@@ -17,6 +18,7 @@ import toy
 
 from dmtl_jax import evaluate, replay, train, workdir as workdir_lib
 from dmtl_jax.errors import UserError
+from dmtl_jax.log import Log
 
 sys.path.append(str(faults.ROOT))
 from configs import folder as folder_config  # noqa: E402
@@ -110,6 +112,17 @@ def test_sigterm_in_an_evaluation_leaves_at_once_and_no_trace(whole, data, tmp_p
     assert f'stopped by SIGTERM {"" if "last" in word else "at "}{word}' in capsys.readouterr().out
   train.run(config_for(data), str(tmp_path))
   assert len(evaluated) == 6 and differences(whole, tmp_path) == []
+
+
+def test_logs_opened_within_a_second_share_no_file(tmp_path, monkeypatch):
+  """tensorboardX names files by the second."""
+  monkeypatch.setattr(time, 'time', lambda: 1e9)
+  for step in range(3):
+    log = Log(tmp_path, step)
+    log.scalars(step + 1, {'loss/total': float(step)})
+    log.close()
+  shown = faults.board(tmp_path / 'tensorboard')
+  assert shown == {'loss/total 1': '0.0', 'loss/total 2': '1.0', 'loss/total 3': '2.0'}
 
 
 def test_a_bad_step_is_refused_kept_and_run_again(data, tmp_path, monkeypatch, capsys):

