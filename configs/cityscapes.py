@@ -7,7 +7,7 @@ The paper (ResNet-18, one label an image): Feature Diffusion reaches mIoU 75.67,
 Delta_m -2.13; Prediction Diffusion 74.90, 0.0131, -2.79.
 """
 
-from configs import common
+from dmtl_jax.configs import common
 
 
 def get_config(arg=None):

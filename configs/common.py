@@ -17,11 +17,9 @@ Any other field is a flag: `--config.optim.lr=1e-4`.
 
 from ml_collections import ConfigDict
 
-from dmtl_jax.errors import shown
+from dmtl_jax.basics.errors import shown
 
-ARGUMENTS = dict(
-    method='prediction', labels='one', backbone='resnet18', steps=2, condition='', preset='paper'
-)
+ARGUMENTS = dict(method='prediction', labels='one', backbone='resnet18', steps=2, condition='', preset='paper')
 CHOICES = dict(condition=('', 'predictions', 'concat', 'features'), preset=('paper', 'released'))
 ABLATIONS = {'no_diffusion': dict(add_noise=False), 'no_condition': dict(condition='none')}
 
@@ -53,66 +51,66 @@ def base(arg: str | None) -> ConfigDict:
   ablation = ABLATIONS.get(a['method'], {})
   method = 'prediction' if ablation else a['method']
   model = dict(
-      method=method,
-      backbone=a['backbone'],
-      width=64,  # stem channels of the encoder; 64 is the published ResNet
-      channels=512,  # C
-      steps=a['steps'],
-      depth=4,
-      heads=1,
-      condition=a['condition'] or ('concat' if method == 'feature' else 'predictions'),
-      stop_condition=False,
-      posterior=False,
-      add_noise=True,
-      step_offset=0,
+    method=method,
+    backbone=a['backbone'],
+    width=64,  # stem channels of the encoder; 64 is the published ResNet
+    channels=512,  # C
+    steps=a['steps'],
+    depth=4,
+    heads=1,
+    condition=a['condition'] or ('concat' if method == 'feature' else 'predictions'),
+    stop_condition=False,
+    posterior=False,
+    add_noise=True,
+    step_offset=0,
   )
   if a['preset'] == 'released':
     model |= dict(heads=4, stop_condition=True, posterior=True, step_offset=1)
   model |= ablation
   return ConfigDict(
-      dict(
-          method=a['method'],  # as asked for; tables and reports show it
-          seed=0,
-          dtype='float32',  # of activations: float32 or bfloat16; parameters are float32
-          init_from='',  # encoder or whole weights to start from
-          model=model,
-          data=dict(
-              name='',
-              tasks=(),  # names of the tasks to learn, in this order; (): all
-              labels=a['labels'],
-              label_seed=0,
-              size=(512, 512),
-              augment='none',
-              workers=0,  # processes that load images; 0: threads of this one
-              threads=2,
-              prefetch=4,  # batches
-          ),
-          train=dict(
-              batch=8,
-              accumulate=1,  # micro-batches that a batch is cut into, one after the other
-              fsdp=1,  # devices that share one copy of parameters and optimiser state
-              steps=0,  # 0: from epochs
-              epochs=100,
-              remat=False,  # recompute activations for the gradient instead of keeping them
-              log_every=20,
-              eval_every=0,  # steps; 0: ten times a run
-              save_every=0,  # steps; 0: at evaluations
-              eval_images=0,  # images of a periodic evaluation; 0: all
-              keep=2,  # latest checkpoints; the best one is kept besides
-              keep_every=0,  # and those of every so many steps; 0: none
-              best_by='delta_m',  # against eval.single_task (without: wins at more tasks), or TASK/METRIC
-              nan_policy='stop',  # or skip: steps whose loss or gradient is not finite
-          ),
-          eval=dict(
-              batch=8,
-              steps=0,  # S at inference; 0: as in training
-              panels=6,  # pictures to write
-              protocol='pascal',
-              workers=0,  # processes that score images; 0: this one
-              boundary_tolerance=0.0075,  # of the diagonal
-              single_task=dict(),  # {task: headline score} of the single-task run, for Delta_m
-          ),
-          optim=dict(name='adam', lr=2e-5, schedule='poly', l2=1e-6, clip=10.0, warmup=0),
-          loss_weights=dict(),
-      )
+    dict(
+      method=a['method'],  # as asked for; tables and reports show it
+      seed=0,
+      dtype='float32',  # of activations: float32 or bfloat16; parameters are float32
+      init_from='',  # encoder or whole weights to start from
+      model=model,
+      data=dict(
+        name='',
+        tasks=(),  # names of the tasks to learn, in this order; (): all
+        labels=a['labels'],
+        label_seed=0,
+        size=(512, 512),
+        augment='none',
+        workers=0,  # processes that load images; 0: threads of this one
+        threads=2,
+        prefetch=4,  # batches
+      ),
+      train=dict(
+        batch=8,
+        accumulate=1,  # micro-batches that a batch is cut into, one after the other
+        fsdp=1,  # devices that share one copy of parameters and optimiser state
+        steps=0,  # 0: from epochs
+        epochs=100,
+        remat=False,  # recompute activations for the gradient instead of keeping them
+        log_every=20,
+        eval_every=0,  # steps; 0: ten times a run
+        save_every=0,  # steps; 0: at evaluations
+        eval_images=0,  # images of a periodic evaluation; 0: all
+        keep=2,  # latest checkpoints; the best one is kept besides
+        keep_every=0,  # and those of every so many steps; 0: none
+        best_by='delta_m',  # against eval.single_task (without: wins at more tasks), or TASK/METRIC
+        nan_policy='stop',  # or skip: steps whose loss or gradient is not finite
+      ),
+      eval=dict(
+        batch=8,
+        steps=0,  # S at inference; 0: as in training
+        panels=6,  # pictures to write
+        protocol='pascal',
+        workers=0,  # processes that score images; 0: this one
+        boundary_tolerance=0.0075,  # of the diagonal
+        single_task=dict(),  # {task: headline score} of the single-task run, for Delta_m
+      ),
+      optim=dict(name='adam', lr=2e-5, schedule='poly', l2=1e-6, clip=10.0, warmup=0),
+      loss_weights=dict(),
+    )
   )

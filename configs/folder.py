@@ -6,7 +6,7 @@
 hides labels to study partial supervision.
 """
 
-from configs import common
+from dmtl_jax.configs import common
 
 
 def get_config(arg=None):

@@ -7,7 +7,7 @@ The paper (ResNet-18, one label an image): Feature Diffusion reaches mIoU 44.47,
 mErr 25.84, Delta_m -2.27; Prediction Diffusion 44.97, 0.5137, 26.17, -2.86.
 """
 
-from configs import common
+from dmtl_jax.configs import common
 
 
 def get_config(arg=None):

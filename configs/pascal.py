@@ -8,7 +8,7 @@ The paper (ResNet-18, one label an image): Feature Diffusion reaches mIoU 57.78 
 77.57, 16.20, 64.00, +3.23. It trained in 5.7 GB (Prediction) or 7.8 GB (Feature) of GPU memory.
 """
 
-from configs import common
+from dmtl_jax.configs import common
 
 
 def get_config(arg=None):

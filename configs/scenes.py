@@ -6,7 +6,7 @@
 A small network (see `model`), 96x128 images. `make demo` runs this config.
 """
 
-from configs import common
+from dmtl_jax.configs import common
 
 
 def get_config(arg=None):

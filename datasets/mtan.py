@@ -11,17 +11,17 @@ Stored as tensors that cost next to nothing to read: image uint8 (off by at most
 uint8 with 255 for unlabelled, depth float32 as it is, normals int16 in 1/32767.
 """
 
-import functools
-import re
 from collections.abc import Sequence
+import functools
 from pathlib import Path
+import re
 
 import numpy as np
 import tensorflow_datasets as tfds
 
-from datasets import raw
-from dmtl_jax.data import files
-from dmtl_jax.errors import UserError
+from dmtl_jax.basics import files
+from dmtl_jax.basics.errors import UserError
+from dmtl_jax.datasets import raw
 from dmtl_jax.tasks import IGNORE, Task
 
 SPLITS = ('train', 'val')
@@ -66,10 +66,10 @@ def encode(root: Path, file: tuple[str, str], folders: Sequence[str], classes: i
   if image.min() < -1e-3 or image.max() > 1 + 1e-3:
     raise UserError(f'{paths[0]}: values from {image.min():g} to {image.max():g}, expected 0 to 1')
   example = dict(
-      id=id,
-      image=np.rint(image.clip(0, 1) * 255).astype(np.uint8),
-      semseg=class_ids(read(paths[1], 1, size), classes, paths[1]),
-      depth=depths(read(paths[2], 1, size), paths[2]),
+    id=id,
+    image=np.rint(image.clip(0, 1) * 255).astype(np.uint8),
+    semseg=class_ids(read(paths[1], 1, size), classes, paths[1]),
+    depth=depths(read(paths[2], 1, size), paths[2]),
   )
   if len(paths) > 3:
     example['normals'] = np.rint(unit(read(paths[3], 3, size)) * STEPS).astype(np.int16)
@@ -130,18 +130,18 @@ class MtanBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
       return tfds.features.Tensor(shape=(None, None, channels), dtype=dtype, encoding=encoding, doc=doc)
 
     features = {
-        'id': tfds.features.Text(),
-        'image': tensor(3, np.uint8, 'bytes', 'RGB'),
-        'semseg': tensor(1, np.uint8, 'zlib', 'class; 255: unlabelled'),
-        'depth': tensor(1, np.float32, 'bytes', '0: unlabelled'),
+      'id': tfds.features.Text(),
+      'image': tensor(3, np.uint8, 'bytes', 'RGB'),
+      'semseg': tensor(1, np.uint8, 'zlib', 'class; 255: unlabelled'),
+      'depth': tensor(1, np.float32, 'bytes', '0: unlabelled'),
     }
     if len(self.FOLDERS) > 3:
       features['normals'] = tensor(3, np.int16, 'bytes', f'{STEPS} xyz; 0, 0, 0: unlabelled')
     return self.dataset_info_from_configs(
-        features=tfds.features.FeaturesDict(features),
-        homepage=self.HOMEPAGE,
-        metadata=tfds.core.MetadataDict(),
-        disable_shuffling=True,  # position in the split = number of the raw file
+      features=tfds.features.FeaturesDict(features),
+      homepage=self.HOMEPAGE,
+      metadata=tfds.core.MetadataDict(),
+      disable_shuffling=True,  # position in the split = number of the raw file
     )
 
   def _split_generators(self, dl_manager):
@@ -152,8 +152,8 @@ class MtanBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     found = read(first, 3).shape[:2]
     if self.size not in (None, found):
       raise UserError(
-          f'{first}: {found[0]}x{found[1]} pixels, but config.data.size is {self.size[0]}x{self.size[1]}; '
-          f"take the benchmark's archive (README.md) or set --config.data.size={found[0]},{found[1]}"
+        f'{first}: {found[0]}x{found[1]} pixels, but config.data.size is {self.size[0]}x{self.size[1]}; '
+        f"take the benchmark's archive (README.md) or set --config.data.size={found[0]},{found[1]}"
       )
     return {split: self._generate_examples(root, splits, split) for split in splits}
 

@@ -6,18 +6,18 @@ are encoded by several processes, and whatever is missing or broken is told all 
 """
 
 import collections
+from collections.abc import Callable, Iterator, Sequence
 import concurrent.futures
 import functools
 import itertools
 import multiprocessing
 import os
+from pathlib import Path
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 
-from dmtl_jax.errors import UserError
-from dmtl_jax.progress import Progress
+from dmtl_jax.basics.errors import UserError
+from dmtl_jax.basics.progress import Progress
 
 NAMED = 5  # problems an error names; of the rest it gives the number
 IMAGES_A_PROCESS = 16  # fewer are not worth a process's start
@@ -125,7 +125,7 @@ def prepared(builder_class: type, data_config):
   builder = builder_class(data_dir=data_config.dir, file_format='array_record')
   if not builder.data_path.exists():
     raise UserError(
-        f'{builder.data_path}: the data set is not prepared; run main.py --mode=prepare '
-        f'--config=configs/{data_config.name}.py --config.data.raw=PATH --config.data.dir={data_config.dir}'
+      f'{builder.data_path}: the data set is not prepared; run main.py --mode=prepare '
+      f'--config=configs/{data_config.name}.py --config.data.raw=PATH --config.data.dir={data_config.dir}'
     )
   return builder

@@ -17,7 +17,7 @@ An image is uint8 [H, W, 3] RGB of any size, a Pillow image or a path; or a list
 
 
 def load(workdir: str, which: str = 'best'):
-  """The predictor of a trained run: see `dmtl_jax.predict.Predictor`."""
-  from dmtl_jax import predict  # data sets and metrics import this package without jax's cost
+  """The predictor of a trained run: see `dmtl_jax.inference.prediction.Predictor`."""
+  from dmtl_jax.inference import prediction
 
-  return predict.load(workdir, which)
+  return prediction.load(workdir, which)

@@ -17,8 +17,8 @@ import sys
 from absl import flags, logging
 from ml_collections import config_flags
 
-from dmtl_jax import config_check
-from dmtl_jax.errors import UserError, shown
+from dmtl_jax.basics.errors import shown, UserError
+from dmtl_jax.configs import check
 
 MODES = ('train', 'evaluate', 'predict', 'summary', 'prepare', 'report')
 
@@ -26,7 +26,9 @@ _CONFIG = config_flags.DEFINE_config_file('config', None, 'Config file, configs/
 _MODE = flags.DEFINE_enum('mode', 'train', MODES, 'What to do.')
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run: config, checkpoints, logs, scores, pictures.')
 _FORCE = flags.DEFINE_bool('force', False, 'train: resume although the config changed.')
-_REPLAY = flags.DEFINE_string('replay', None, 'train: only runs the step of a W/nan_STEP.json again, and prints its losses.')
+_REPLAY = flags.DEFINE_string(
+  'replay', None, 'train: only runs the step of a W/nan_STEP.json again, and prints its losses.'
+)
 _STEP = flags.DEFINE_string('step', 'best', 'evaluate, predict: checkpoint to restore: best, latest or a number.')
 _PREDICTIONS = flags.DEFINE_bool('predictions', False, 'evaluate: also write the maps of every image.')
 _IMAGES = flags.DEFINE_string('images', None, 'predict: file, folder, glob or video; several separated by commas.')
@@ -34,8 +36,10 @@ _SAMPLES = flags.DEFINE_integer('samples', 1, 'predict: noise draws to average, 
 _ZOOM = flags.DEFINE_float('zoom', None, 'predict: how much larger than whole an image is seen, in tiles; 1: whole.')
 _OUT = flags.DEFINE_string('out', None, 'predict, report: folder to write to.')
 _DISTRIBUTED = flags.DEFINE_string(
-    'distributed', None, "train, evaluate: one of several processes: 'auto' under srun, mpirun, on a TPU pod or GKE; "
-    'elsewhere ADDRESS:PORT,PROCESSES,NUMBER of the first process, of all and of this one.'
+  'distributed',
+  None,
+  "train, evaluate: one of several processes: 'auto' under srun, mpirun, on a TPU pod or GKE; "
+  'elsewhere ADDRESS:PORT,PROCESSES,NUMBER of the first process, of all and of this one.',
 )
 _MEMORY = flags.DEFINE_bool('memory', False, 'summary: also the memory of a training step; compiles it.')
 _JSON = flags.DEFINE_bool('json', False, 'summary: print JSON.')
@@ -75,7 +79,7 @@ def _parse(argv: list[str]):
   except _UNREADABLE as error:
     raise UserError(shown(_sentence(error), 400)) from error
   if _CONFIG.value is not None:
-    config_check.check(_CONFIG.value.to_dict(), '--config')
+    check.check(_CONFIG.value.to_dict(), '--config')
   if len(rest) > 1:
     raise UserError(f"'{shown(rest[1])}': not a flag; see --help")
 
@@ -90,38 +94,38 @@ def _sentence(error: Exception) -> str:
 
 def _run():
   """Imports only what the job needs: a summary or a report starts without the data libraries."""
-  from dmtl_jax import compilation
+  from dmtl_jax.basics import compilation
 
   mode = _MODE.value
   if _DISTRIBUTED.value:
     _join(_DISTRIBUTED.value)
   compilation.use_cache()
   if mode == 'train' and _REPLAY.value:
-    from dmtl_jax import replay
+    from dmtl_jax.jobs import replay
 
     replay.run(_run_config(), _needed(_WORKDIR), _REPLAY.value)
   elif mode == 'train':
-    from dmtl_jax import train
+    from dmtl_jax.jobs import train
 
     train.run(_config(), _needed(_WORKDIR), _FORCE.value)
   elif mode == 'evaluate':
-    from dmtl_jax import evaluate
+    from dmtl_jax.jobs import evaluate
 
     evaluate.run(_run_config(), _needed(_WORKDIR), _STEP.value, _PREDICTIONS.value)
   elif mode == 'predict':
-    from dmtl_jax import predict
+    from dmtl_jax.jobs import predict
 
     return predict.run(_needed(_WORKDIR), _STEP.value, _needed(_IMAGES), _needed(_OUT), _SAMPLES.value, _ZOOM.value)
   elif mode == 'summary':
-    from dmtl_jax import summary
+    from dmtl_jax.jobs import summary
 
     summary.run(_config(), _JSON.value, _MEMORY.value)
   elif mode == 'prepare':
-    from dmtl_jax import prepare
+    from dmtl_jax.jobs import prepare
 
     prepare.prepare(_config())
   else:
-    from dmtl_jax import report
+    from dmtl_jax.jobs import report
 
     report.write_report(_needed(_WORKDIRS).split(','), _needed(_OUT))
 
@@ -134,7 +138,7 @@ def _join(spec: str):
   """
   import jax
 
-  from dmtl_jax import progress
+  from dmtl_jax.basics import progress
 
   if _MODE.value not in ('train', 'evaluate') or _REPLAY.value:
     raise UserError(f'--distributed: --mode={_MODE.value} is the work of one process; leave it out')
@@ -147,8 +151,8 @@ def _join(spec: str):
   except (ValueError, RuntimeError) as error:
     reason = shown(str(error).rstrip('.'), 200)
     raise UserError(
-        f'--distributed={shown(spec)}: {reason}; use auto under srun, mpirun, on a TPU pod or GKE, '
-        f'and elsewhere ADDRESS:PORT,PROCESSES,NUMBER'
+      f'--distributed={shown(spec)}: {reason}; use auto under srun, mpirun, on a TPU pod or GKE, '
+      f'and elsewhere ADDRESS:PORT,PROCESSES,NUMBER'
     ) from error
   progress.shown = jax.process_index() == 0
 
@@ -167,6 +171,6 @@ def _config():
 
 def _run_config():
   """The config given, or the one the run was trained with."""
-  from dmtl_jax import workdir
+  from dmtl_jax.runs import workdir
 
   return _CONFIG.value or workdir.read_config(_needed(_WORKDIR))

@@ -15,21 +15,25 @@ import numpy as np  # noqa: E402
 import orbax.checkpoint as ocp  # noqa: E402
 import pytest  # noqa: E402
 
-from configs import common  # noqa: E402
-from dmtl_jax import checkpoints, workdir as workdir_lib  # noqa: E402
+from dmtl_jax.basics import atomic
+from dmtl_jax.configs import common  # noqa: E402
 from dmtl_jax.models import build_model  # noqa: E402
-from dmtl_jax.steps import model_inputs  # noqa: E402
-from dmtl_jax.state import init_variables  # noqa: E402
+from dmtl_jax.models.inputs import (
+  init_variables,  # noqa: E402
+  model_inputs,  # noqa: E402
+)
+from dmtl_jax.runs import checkpoints  # noqa: E402
+from dmtl_jax.runs import workdir as workdir_lib
 from dmtl_jax.tasks import Task  # noqa: E402
 
 SHARED = pathlib.Path(__file__).resolve().parents[2] / 'shared'
 TASKS = (
-    Task('semseg', 'semseg', ('sky', 'road', 'car', 'tree')),
-    Task('parsing', 'parsing', ('background', 'head', 'torso')),
-    Task('saliency', 'saliency'),
-    Task('normals', 'normals'),
-    Task('boundary', 'boundary'),
-    Task('depth', 'depth'),
+  Task('semseg', 'semseg', ('sky', 'road', 'car', 'tree')),
+  Task('parsing', 'parsing', ('background', 'head', 'torso')),
+  Task('saliency', 'saliency'),
+  Task('normals', 'normals'),
+  Task('boundary', 'boundary'),
+  Task('depth', 'depth'),
 )
 SIZE = (64, 96)
 
@@ -56,10 +60,10 @@ def random_labels(rng: np.random.Generator, batch: int, size=SIZE) -> dict[str, 
   hole = rng.random((batch, *size, 1)) < 0.1
   normals = rng.standard_normal((batch, *size, 3)).astype(np.float32)
   labels = {
-      'semseg': rng.integers(0, 4, (batch, *size, 1)),
-      'parsing': rng.integers(0, 3, (batch, *size, 1)),
-      'saliency': rng.integers(0, 2, (batch, *size, 1)),
-      'boundary': rng.integers(0, 2, (batch, *size, 1)),
+    'semseg': rng.integers(0, 4, (batch, *size, 1)),
+    'parsing': rng.integers(0, 3, (batch, *size, 1)),
+    'saliency': rng.integers(0, 2, (batch, *size, 1)),
+    'boundary': rng.integers(0, 2, (batch, *size, 1)),
   }
   labels = {name: np.where(hole, 255, value).astype(np.uint8) for name, value in labels.items()}
   labels['normals'] = np.where(hole, 0, normals / np.linalg.norm(normals, axis=-1, keepdims=True)).astype(np.float32)
@@ -117,7 +121,7 @@ def tiny_run(tmp_path_factory):
   tiny = Tiny('method=prediction')
   tiny.config.data.size = SIZE
   config = workdir_lib.to_json(tiny.config)
-  workdir_lib.write_json(path / 'config.json', config)
+  atomic.write_json(path / 'config.json', config)
   workdir_lib.write_tasks(path, TASKS)
   variables = jax.tree.map(np.float32, random_variables(tiny.model, seed=2))  # of seed 0 all is one class
   meta = {'format': checkpoints.FORMAT, 'config': config, 'best': {}}

@@ -7,17 +7,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from configs import common
-from dmtl_jax import evaluate, sharding
-from dmtl_jax.models.diffusion_mtl import Output
+from dmtl_jax.basics import sharding
+from dmtl_jax.configs import common
+from dmtl_jax.inference import evaluation
+from dmtl_jax.models.parts.output import Output
 from dmtl_jax.tasks import Task
 
 TASKS = (
-    Task('semseg', 'semseg', ('sky', 'road', 'car')),
-    Task('saliency', 'saliency'),
-    Task('normals', 'normals'),
-    Task('boundary', 'boundary'),
-    Task('depth', 'depth'),
+  Task('semseg', 'semseg', ('sky', 'road', 'car')),
+  Task('saliency', 'saliency'),
+  Task('normals', 'normals'),
+  Task('boundary', 'boundary'),
+  Task('depth', 'depth'),
 )
 SIZE = (24, 32)
 
@@ -50,11 +51,11 @@ class Rooms:
     pixels = rng.integers(0, 256, (*self.shape, 3)).astype(np.uint8)
     normals = rng.standard_normal((*self.shape, 3)).astype(np.float32)
     labels = {
-        'semseg': rng.integers(0, 3, (*self.shape, 1)).astype(np.uint8),
-        'saliency': rng.integers(0, 2, (*self.shape, 1)).astype(np.uint8),
-        'normals': normals / np.linalg.norm(normals, axis=-1, keepdims=True),
-        'boundary': (rng.random((*self.shape, 1)) < 0.1).astype(np.uint8),
-        'depth': rng.uniform(1, 2, (*self.shape, 1)).astype(np.float32) * (index != 3),
+      'semseg': rng.integers(0, 3, (*self.shape, 1)).astype(np.uint8),
+      'saliency': rng.integers(0, 2, (*self.shape, 1)).astype(np.uint8),
+      'normals': normals / np.linalg.norm(normals, axis=-1, keepdims=True),
+      'boundary': (rng.random((*self.shape, 1)) < 0.1).astype(np.uint8),
+      'depth': rng.uniform(1, 2, (*self.shape, 1)).astype(np.float32) * (index != 3),
     }
     if index == 2:
       del labels['boundary']
@@ -68,7 +69,7 @@ def make(count: int, batch: int, size=SIZE, shape=SIZE, limit: int = 0, augment:
   config.eval.batch, config.eval.panels = batch, 2
   mesh = sharding.make_mesh()
   variables = jax.device_put({'scale': jnp.float32(1.5)}, sharding.replicated(mesh))
-  return evaluate.Evaluator(Model(), config, Rooms(count, shape), mesh, limit=limit), variables
+  return evaluation.Evaluator(Model(), config, Rooms(count, shape), mesh, limit=limit), variables
 
 
 def main(address: str, process: str, out: str):

@@ -74,9 +74,11 @@ def _watch(workdir: str, kill_at: int) -> list[str]:
 
 
 def _main(data, workdir) -> int:
-  from dmtl_jax import cli, evaluate, train
+  from dmtl_jax import cli
+  from dmtl_jax.inference import evaluation
+  from dmtl_jax.jobs import train
 
-  train.build_model = evaluate.build_model = toy_model
+  train.build_model = evaluation.build_model = toy_model
   os.chdir(ROOT)
   sys.argv = ['main.py', *COMMAND, f'--config.data.path={data}', f'--workdir={workdir}']  # ml_collections looks here
   return cli.main(sys.argv)
@@ -130,12 +132,12 @@ def content(workdir: pathlib.Path) -> dict:
   metrics = json.loads((workdir / 'metrics.json').read_text())
   metrics.pop('seconds_per_image')
   return {
-      'names': own,
-      'files': files,
-      'metrics': metrics,
-      'board': board(workdir / 'tensorboard'),
-      'entries': sorted(p.name for p in (workdir / 'checkpoints').iterdir()),
-      'checkpoints': {p.name: checkpoint(p) for p in sorted((workdir / 'checkpoints').iterdir())},
+    'names': own,
+    'files': files,
+    'metrics': metrics,
+    'board': board(workdir / 'tensorboard'),
+    'entries': sorted(p.name for p in (workdir / 'checkpoints').iterdir()),
+    'checkpoints': {p.name: checkpoint(p) for p in sorted((workdir / 'checkpoints').iterdir())},
   }
 
 
@@ -237,8 +239,10 @@ def imports():
   os.environ.setdefault('XLA_FLAGS', '--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true')
   os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.1')
   os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', os.path.join(tempfile.gettempdir(), 'dmtl_jax_test_cache'))
-  from configs import folder  # noqa: F401
-  from dmtl_jax import cli, evaluate, train  # noqa: F401
+  from dmtl_jax import cli  # noqa: F401
+  from dmtl_jax.configs import folder  # noqa: F401
+  from dmtl_jax.inference import evaluation  # noqa: F401
+  from dmtl_jax.jobs import train  # noqa: F401
 
 
 def main(kills: int = 40, seed: int = 0, only: str = ''):

@@ -9,9 +9,10 @@ import resource
 import sys
 import time
 
-from hypothesis import HealthCheck, settings, strategies as st
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
 
-from dmtl_jax.errors import UserError, is_plain
+from dmtl_jax.basics.errors import is_plain, UserError
 
 EXAMPLES = int(os.environ.get('FUZZ_EXAMPLES', 0))  # a reader; 0: the few of the suite, always the same
 MEMORY = 1 << 30  # bytes a reader may take for files of a few kilobytes
@@ -26,32 +27,32 @@ INTEGERS = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 100_000, 2**31 - 1, 2**31, 2
 def fuzz(few: int):
   """Settings of a test: `few` inputs in the suite, FUZZ_EXAMPLES others where that is set."""
   return settings(
-      max_examples=EXAMPLES or few,
-      derandomize=not EXAMPLES,
-      deadline=None,
-      database=None,
-      suppress_health_check=list(HealthCheck),
+    max_examples=EXAMPLES or few,
+    derandomize=not EXAMPLES,
+    deadline=None,
+    database=None,
+    suppress_health_check=list(HealthCheck),
   )
 
 
 positions = st.integers(0, 1 << 20)
 edits = st.lists(
-    st.tuples(
-        positions,
-        st.one_of(
-            st.tuples(st.just('set'), st.binary(min_size=1, max_size=4)),
-            st.tuples(st.just('flip'), st.integers(0, 7)),
-            st.tuples(st.just('cut'), st.integers(1, 64)),
-            st.tuples(st.just('insert'), st.binary(min_size=1, max_size=8)),
-            st.tuples(st.just('repeat'), st.integers(1, 64)),
-            st.tuples(st.just('end'), st.none()),
-            st.tuples(st.just('little'), st.sampled_from(INTEGERS)),
-            st.tuples(st.just('big'), st.sampled_from(INTEGERS)),
-            st.tuples(st.just('splice'), positions),
-        ),
+  st.tuples(
+    positions,
+    st.one_of(
+      st.tuples(st.just('set'), st.binary(min_size=1, max_size=4)),
+      st.tuples(st.just('flip'), st.integers(0, 7)),
+      st.tuples(st.just('cut'), st.integers(1, 64)),
+      st.tuples(st.just('insert'), st.binary(min_size=1, max_size=8)),
+      st.tuples(st.just('repeat'), st.integers(1, 64)),
+      st.tuples(st.just('end'), st.none()),
+      st.tuples(st.just('little'), st.sampled_from(INTEGERS)),
+      st.tuples(st.just('big'), st.sampled_from(INTEGERS)),
+      st.tuples(st.just('splice'), positions),
     ),
-    min_size=1,
-    max_size=4,
+  ),
+  min_size=1,
+  max_size=4,
 )
 
 

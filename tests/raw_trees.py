@@ -1,9 +1,9 @@
 """Small raw trees in the true file formats of the benchmarks, for tests."""
 
-import numpy as np
-import scipy.io
 from ml_collections import ConfigDict
+import numpy as np
 from PIL import Image
+import scipy.io
 
 WALL, SKY, UNKNOWN, TVMONITOR = 440, 360, 431, 427  # Context classes; NYUv2 has the first
 
@@ -77,7 +77,7 @@ def pascal_tree(folder):
   voc = grey(6, 8, 15)
   voc[0], voc[1] = 255, 0
   row = dict(
-      head=0, hair=0, nose=0, neck=1, torso=1, luarm=2, rlarm=3, rhand=3, ruleg=4, llleg=5, rfoot=5
+    head=0, hair=0, nose=0, neck=1, torso=1, luarm=2, rlarm=3, rhand=3, ruleg=4, llleg=5, rfoot=5
   )  # part: row; its column is its place in this list
   person = thing(15, [(part, np.s_[r, column % 8]) for column, (part, r) in enumerate(row.items())], (6, 8))
   front = thing(15, [('torso', np.s_[5, 5:])], (6, 8))

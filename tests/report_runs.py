@@ -5,41 +5,39 @@ import html.parser
 import io
 import json
 
-from PIL import Image
 import numpy as np
+from PIL import Image
 
-from configs import common
-from dmtl_jax import report, workdir as workdir_lib
+from dmtl_jax.basics import atomic
+from dmtl_jax.configs import common
+from dmtl_jax.jobs import report
+from dmtl_jax.runs import workdir as workdir_lib
 from dmtl_jax.tasks import Task
 
 SEMSEG, NORMALS, DEPTH = (
-    Task('semseg', 'semseg', ('sky', 'road')),
-    Task('normals', 'normals'),
-    Task('depth', 'depth'),
+  Task('semseg', 'semseg', ('sky', 'road')),
+  Task('normals', 'normals'),
+  Task('depth', 'depth'),
 )
 TASKS = (SEMSEG, NORMALS, DEPTH)
 STAGES = ('label', 'initial', 'step0', 'step1', 'final')
 
 
-def write_run(
-    path, arg='method=prediction', final=(50, 20, 1), initial=None, tasks=TASKS, seed=0, cost=True, **fields
-):
+def write_run(path, arg='method=prediction', final=(50, 20, 1), initial=None, tasks=TASKS, seed=0, cost=True, **fields):
   """A workdir as training and evaluation leave it, without pictures; scores are in the order of the tasks."""
   config = common.base(arg)
   config.seed, config.data.name, config.data.size = seed, 'rooms', (32, 32)
   for name, value in fields.items():
     group, _, field = name.partition('__')
     config[group][field] = value
-  workdir_lib.write_json(path / 'config.json', workdir_lib.to_json(config))
+  atomic.write_json(path / 'config.json', workdir_lib.to_json(config))
   workdir_lib.write_tasks(path, tasks)
   table = lambda values: {task.name: {task.metric: value} for task, value in zip(tasks, values)}
   if final is not None:
     stages = {'final': table(final)} | ({'initial': table(initial)} if initial else {})
-    workdir_lib.write_json(path / 'metrics.json', {'step': 7, **stages, 'seconds_per_image': 0.25})
+    atomic.write_json(path / 'metrics.json', {'step': 7, **stages, 'seconds_per_image': 0.25})
   if cost:
-    workdir_lib.write_json(
-        path / 'cost.json', {'parameters': 2_500_000, 'gmac': 3.5, 'train_memory_bytes': None}
-    )
+    atomic.write_json(path / 'cost.json', {'parameters': 2_500_000, 'gmac': 3.5, 'train_memory_bytes': None})
   return path
 
 
@@ -55,18 +53,16 @@ def write_pictures(path, ids=('a', 'b'), tasks=TASKS, stages=STAGES, color=None,
       files = {stage: f'{id}/{task.name}_{stage}.png' for stage in stages}
       for stage, file in files.items():
         colors[id, task.name, stage] = tuple(rng.integers(0, 256, 3).tolist())
-        pixels = (
-            color(rng, size) if color else np.full((*size[::-1], 3), colors[id, task.name, stage], np.uint8)
-        )
+        pixels = color(rng, size) if color else np.full((*size[::-1], 3), colors[id, task.name, stage], np.uint8)
         Image.fromarray(pixels).save(path / 'panels' / file)
       why = ['panel', *(['best'] if index == 0 else []), *(['worst'] if index == len(ids) - 1 else [])]
       entry['tasks'][task.name] = {
-          'why': why,
-          'scores': {'initial': 40.0, 'final': 30.0 + index},
-          'files': files,
+        'why': why,
+        'scores': {'initial': 40.0, 'final': 30.0 + index},
+        'files': files,
       }
     images.append(entry)
-  workdir_lib.write_json(path / 'panels' / 'index.json', {'images': images})
+  atomic.write_json(path / 'panels' / 'index.json', {'images': images})
   return colors
 
 

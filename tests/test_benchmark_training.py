@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import raw_trees
 
-from dmtl_jax import prepare, train
+from dmtl_jax.jobs import prepare, train
 
 SIZE = (32, 48)
 
@@ -40,9 +40,9 @@ def mtan_raw(folder, labels, normals):
 @pytest.mark.parametrize('name', ['pascal', 'nyud', 'cityscapes'])
 def test_prepare_and_train(name, tmp_path):
   raw = {
-      'pascal': lambda: pascal_raw(tmp_path),
-      'nyud': lambda: mtan_raw(tmp_path / 'nyuv2', 'label', True),
-      'cityscapes': lambda: mtan_raw(tmp_path / 'cityscapes', 'label_7', False),
+    'pascal': lambda: pascal_raw(tmp_path),
+    'nyud': lambda: mtan_raw(tmp_path / 'nyuv2', 'label', True),
+    'cityscapes': lambda: mtan_raw(tmp_path / 'cityscapes', 'label_7', False),
   }[name]()
   config = importlib.import_module(f'configs.{name}').get_config('method=prediction,labels=full')
   config.init_from = ''
@@ -51,6 +51,6 @@ def test_prepare_and_train(name, tmp_path):
   config.train.batch, config.train.steps, config.eval.batch, config.eval.panels = 2, 1, 1, 1
   prepare.prepare(config)
   result = train.run(config, str(tmp_path / 'run'))
-  module = importlib.import_module(f'datasets.{name}_mt')
+  module = importlib.import_module(f'dmtl_jax.datasets.{name}_mt')
   for task in module.TASKS:
     assert np.isfinite(result['final'][task.name][task.metric]), task.name

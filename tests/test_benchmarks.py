@@ -5,17 +5,26 @@ import subprocess
 import sys
 import types
 
+from conftest import random_labels, random_variables, SIZE, TASKS, tiny_config
 import jax
 import numpy as np
 import pytest
-from conftest import SIZE, TASKS, random_labels, random_variables, tiny_config
 
-from configs import pascal
-from dmtl_jax import losses, summary
-from dmtl_jax.benchmarks import common, inference, profile, scaling, synthetic, timing, train_step, work
-from dmtl_jax.models import build_model, encoder, winograd
-from dmtl_jax.models.task_layers import Slots
-from dmtl_jax.steps import model_inputs
+from dmtl_jax.benchmarks import (
+  common,
+  profile,
+  scaling,
+  synthetic,
+  timing,
+  train_step,
+  work,
+)
+from dmtl_jax.configs import pascal
+from dmtl_jax.jobs import summary
+from dmtl_jax.models import build_model, losses
+from dmtl_jax.models.inputs import model_inputs
+from dmtl_jax.models.parts import encoder, winograd
+from dmtl_jax.models.parts.task_layers import Slots
 
 PAIR = (TASKS[0], TASKS[3])  # segmentation and normals
 SMALL = dict(width=4, channels=8, depth=1)
@@ -130,7 +139,7 @@ def test_the_command_compiles_from_nothing_and_from_its_cache(tmp_path):
 
 
 def test_operations_are_put_to_parts():
-  hlo = '''
+  hlo = """
 %fused (p: f32[2]) -> f32[2] {
   %p = f32[2] parameter(0)
   %a = f32[2] add(%p, %p), metadata={op_name="jit(train_step)/jvp(Net)/decoders/semseg_block0/bn1/add"}
@@ -142,7 +151,7 @@ ENTRY %main (x: f32[2]) -> f32[2] {
   %f.1 = f32[2] fusion(%x), kind=kOutput, calls=%fused
   ROOT %sub = f32[2] subtract(%f.1, %x), metadata={op_name="jit(train_step)/sub"}
 }
-'''
+"""
   params = {'decoders': {'semseg_block0': {'bn1': {}}}, 'denoiser': {'heads': {'conv1': {}}}}
   where = profile.scopes(hlo)
   part = lambda operation: profile.part_of(where[operation], params, TASKS)

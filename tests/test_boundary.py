@@ -27,7 +27,7 @@ def soft_map(seed, shape=(48, 64)):
   """A smooth random map in 0..1 with ridges."""
   noise = np.random.default_rng(seed).standard_normal(shape)
   smooth = cv2.GaussianBlur(noise, (0, 0), 2.5)
-  return np.exp(-(smooth / smooth.std())**2 * 4)
+  return np.exp(-((smooth / smooth.std()) ** 2) * 4)
 
 
 def lines(seed, shape=(48, 64)):
@@ -46,7 +46,7 @@ def distances(mask, truth):
 @pytest.fixture(scope='module')
 def bench():
   if not BENCH.exists():
-    pytest.skip(f'{BENCH} is not there: the benchmark\'s example lies beside the checkout')
+    pytest.skip(f"{BENCH} is not there: the benchmark's example lies beside the checkout")
   return folders.evaluate(BENCH, BENCH, count=5)
 
 
@@ -141,8 +141,9 @@ def thin_slowly(mask):
     for odd in (True, False):
       out = image.copy()
       for i, j in np.argwhere(image):
-        north_west, north, north_east, west, _, east, south_west, south, south_east = (
-            image[i - 1:i + 2, j - 1:j + 2].ravel())
+        north_west, north, north_east, west, _, east, south_west, south, south_east = image[
+          i - 1 : i + 2, j - 1 : j + 2
+        ].ravel()
         ring = [east, north_east, north, north_west, west, south_west, south, south_east, east]
         crossings = sum(1 for k in (0, 2, 4, 6) if not ring[k] and (ring[k + 1] or ring[k + 2]))
         here = sum(ring[k] or ring[k + 1] for k in (0, 2, 4, 6))
@@ -284,7 +285,7 @@ def test_the_command_scores_folders_with_several_processes(sets, capsys):
   assert result['ods']['f'] == pytest.approx(boundary.summary(metrics.merge(*direct))['ods']['f'], abs=2e-3)
   assert list(result['images']) == ['0', '1'] and len(result['curve']['f']) == 9
   printed = capsys.readouterr()
-  assert f"{result['ods']['f']:.4f}" in printed.out and 'scoring boundaries 2/2' in printed.err
+  assert f'{result["ods"]["f"]:.4f}' in printed.out and 'scoring boundaries 2/2' in printed.err
 
 
 def test_unlabelled_pixels_of_a_folder_do_not_count(sets):
@@ -299,7 +300,9 @@ def test_unlabelled_pixels_of_a_folder_do_not_count(sets):
   assert state['predicted'][0] == thin(np.where(valid, prediction, 0) >= 0.01).sum()
 
 
-@pytest.mark.parametrize('spoil, message', [
+@pytest.mark.parametrize(
+  'spoil, message',
+  [
     (lambda pred, gt: (gt / '1.png').unlink(), r'1\.png has no counterpart'),
     (lambda pred, gt: (pred / '1.png').unlink(), r'1\.png has no counterpart'),
     (lambda pred, gt: cv2.imwrite(str(gt / '0.png'), np.zeros((5, 6), np.uint8)), r'64x48 pixels but .*6x5'),
@@ -309,7 +312,8 @@ def test_unlabelled_pixels_of_a_folder_do_not_count(sets):
     (lambda pred, gt: (gt / '0.mat').write_text('no mat file'), r'0\.mat is no BSDS truth'),
     (lambda pred, gt: [path.unlink() for path in pred.iterdir()], r'holds no \*\.png'),
     (lambda pred, gt: gt.rename(gt.with_name('elsewhere')), 'is not a folder'),
-])
+  ],
+)
 def test_bad_folders_are_named_in_one_sentence(sets, spoil, message, capsys):
   spoil(*sets)
   pred, gt = map(str, sets)

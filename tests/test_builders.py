@@ -1,16 +1,26 @@
 """Builders on raw trees in the true file formats, with labels worked out by hand."""
 
 import numpy as np
+from PIL import Image
 import pytest
+from raw_trees import (
+  colour,
+  config,
+  grey,
+  nyud_tree,
+  pascal_tree,
+  structs,
+  thing,
+  write_mtan,
+  write_pascal,
+)
 import scipy.io
 import tensorflow_datasets as tfds
-from PIL import Image
-from raw_trees import colour, config, grey, nyud_tree, pascal_tree, structs, thing, write_mtan, write_pascal
 
-from datasets import cityscapes_mt, nyud_mt, pascal_mt
-from datasets.pascal_mt import labels
-from dmtl_jax.errors import UserError
-from dmtl_jax.prepare import prepare
+from dmtl_jax.basics.errors import UserError
+from dmtl_jax.datasets import cityscapes_mt, nyud_mt, pascal_mt
+from dmtl_jax.datasets.pascal_mt import labels
+from dmtl_jax.jobs.prepare import prepare
 
 
 @pytest.fixture
@@ -151,13 +161,13 @@ def test_tfds_decodes_pascal_by_itself_too(pascal):
 
 
 @pytest.mark.parametrize(
-    'file, content, message',
-    [
-        ('human_parts/2008_b.mat', dict(anno=structs([dict(imname='x')])), 'not an annotation'),
-        ('human_parts/2008_b.mat', dict(other=1), "no readable .mat file with 'anno'"),
-        ('pascal-context/trainval/2008_b.mat', b'MATLAB 5.0', "no readable .mat file with 'LabelMap'"),
-        ('JPEGImages/2008_b.jpg', b'\xff\xd8\xff', 'not a readable image'),
-    ],
+  'file, content, message',
+  [
+    ('human_parts/2008_b.mat', dict(anno=structs([dict(imname='x')])), 'not an annotation'),
+    ('human_parts/2008_b.mat', dict(other=1), "no readable .mat file with 'anno'"),
+    ('pascal-context/trainval/2008_b.mat', b'MATLAB 5.0', "no readable .mat file with 'LabelMap'"),
+    ('JPEGImages/2008_b.jpg', b'\xff\xd8\xff', 'not a readable image'),
+  ],
 )
 def test_broken_files_are_named(pascal_raw, file, content, message):
   if isinstance(content, bytes):

@@ -12,12 +12,12 @@ import numpy as np
 import optax
 import pytest
 
-from configs import common
-from dmtl_jax import periodic
-from dmtl_jax.checkpoints import Checkpoints
-from dmtl_jax.errors import UserError
-from dmtl_jax.state import TrainState
+from dmtl_jax.basics.errors import UserError
+from dmtl_jax.configs import common
+from dmtl_jax.runs.checkpoints import Checkpoints
+from dmtl_jax.runs.state import TrainState
 from dmtl_jax.tasks import Task
+from dmtl_jax.training import periodic
 
 TX = optax.adam(0.1)
 
@@ -58,7 +58,9 @@ def files(workdir, step: int):
   """The files of a checkpoint that are read at all."""
   root = workdir / 'checkpoints' / str(step)
   aside = ('commit_success.txt', '_CHECKPOINT_METADATA', '_sharding')
-  found = [p for p in root.rglob('*') if p.is_file() and p.name not in aside and 'ocdbt.process_0/manifest' not in str(p)]
+  found = [
+    p for p in root.rglob('*') if p.is_file() and p.name not in aside and 'ocdbt.process_0/manifest' not in str(p)
+  ]
   return sorted(found, key=lambda p: -p.stat().st_size)
 
 
@@ -198,13 +200,13 @@ def test_what_a_killed_save_left_is_removed(copy):
 
 
 @pytest.mark.parametrize(
-    'best_by, single, expected',
-    [
-        ('delta_m', {}, 2),  # both tasks better, then both worse
-        ('delta_m', {'semseg': 1, 'depth': 1}, 2),
-        ('depth/absErr', {}, 2),
-        ('semseg/pixelAcc', {}, 3),
-    ],
+  'best_by, single, expected',
+  [
+    ('delta_m', {}, 2),  # both tasks better, then both worse
+    ('delta_m', {'semseg': 1, 'depth': 1}, 2),
+    ('depth/absErr', {}, 2),
+    ('semseg/pixelAcc', {}, 3),
+  ],
 )
 def test_the_best_evaluation(best_by, single, expected):
   config, tasks = common.base(None), (Task('semseg', 'semseg', ('a', 'b')), Task('depth', 'depth'))
@@ -212,7 +214,9 @@ def test_the_best_evaluation(best_by, single, expected):
   config.eval.single_task = single
   periodic.check(best_by, tasks)
   so_far = {}
-  for step, (miou, accuracy, error) in enumerate([(50, 60, 2.0), (55, 61, 1.0), (52, 62, 1.5), (51, float('nan'), 1.6)], 1):
+  for step, (miou, accuracy, error) in enumerate(
+    [(50, 60, 2.0), (55, 61, 1.0), (52, 62, 1.5), (51, float('nan'), 1.6)], 1
+  ):
     scores = {'final': {'semseg': {'mIoU': miou, 'pixelAcc': accuracy}, 'depth': {'absErr': error}}}
     so_far = periodic.choose(so_far, step, scores, config, tasks)
   assert so_far['step'] == expected

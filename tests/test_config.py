@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from configs import common
+from dmtl_jax.configs import common
 from dmtl_jax.models import build_model
 from dmtl_jax.tasks import Task
 
@@ -51,17 +51,20 @@ def test_every_config_builds_a_model(name):
 
 
 @pytest.mark.parametrize(
-    'arguments, message',
-    [
-        (['--config=configs/folder.py'], '--workdir'),
-        (['--config=configs/folder.py', '--workdir={tmp}'], 'config.data.path is empty'),
-        (['--mode=evaluate', '--workdir={tmp}/none'], 'config.json: no such file'),
-        (['--config=configs/folder.py:metod=1', '--workdir={tmp}'], 'is not KEY=VALUE'),
-        (['--config=configs/folder.py', '--config.optm.lr=1'], 'Did you mean "optim"'),
-        (['--config=configs/folder.py', '--config.train.batch=0', '--workdir={tmp}'], 'train.batch must be a whole number from 1'),
-        (['--config=configs/nope.py', '--workdir={tmp}'], "No such file or directory: 'configs/nope.py'"),
-        (['--mode=predict', '--workdir={tmp}'], '--images'),
-    ],
+  'arguments, message',
+  [
+    (['--config=configs/folder.py'], '--workdir'),
+    (['--config=configs/folder.py', '--workdir={tmp}'], 'config.data.path is empty'),
+    (['--mode=evaluate', '--workdir={tmp}/none'], 'config.json: no such file'),
+    (['--config=configs/folder.py:metod=1', '--workdir={tmp}'], 'is not KEY=VALUE'),
+    (['--config=configs/folder.py', '--config.optm.lr=1'], 'Did you mean "optim"'),
+    (
+      ['--config=configs/folder.py', '--config.train.batch=0', '--workdir={tmp}'],
+      'train.batch must be a whole number from 1',
+    ),
+    (['--config=configs/nope.py', '--workdir={tmp}'], "No such file or directory: 'configs/nope.py'"),
+    (['--mode=predict', '--workdir={tmp}'], '--images'),
+  ],
 )
 def test_errors_are_one_sentence(arguments, message, tmp_path):
   command = [sys.executable, 'main.py', *(a.format(tmp=tmp_path) for a in arguments)]

@@ -2,16 +2,16 @@
 
 import pytest
 
-from dmtl_jax.errors import UserError
+from dmtl_jax.basics.errors import UserError
 from dmtl_jax.metrics.delta_m import delta_m, mean_rank
 from dmtl_jax.tasks import Task
 
 PASCAL = [
-    Task('semseg', 'semseg', ('a', 'b')),
-    Task('parsing', 'parsing', ('a', 'b')),
-    Task('saliency', 'saliency'),
-    Task('normals', 'normals'),
-    Task('boundary', 'boundary'),
+  Task('semseg', 'semseg', ('a', 'b')),
+  Task('parsing', 'parsing', ('a', 'b')),
+  Task('saliency', 'saliency'),
+  Task('normals', 'normals'),
+  Task('boundary', 'boundary'),
 ]
 NYUD = [PASCAL[0], Task('depth', 'depth'), PASCAL[3]]
 CITYSCAPES = NYUD[:2]
@@ -19,43 +19,67 @@ CITYSCAPES = NYUD[:2]
 # Rows of the paper's tables as in PAPER.md, first the single-task row, then rows with their Delta_m. Left
 # out: PASCAL 'w/o Diffusion', whose printed scores give -0.03 where the paper prints +0.11.
 TABLES = {
-    'pascal one': (PASCAL, '50.34 59.05 77.43 16.59 64.40', {
-        '49.71 56.00 74.50 16.85 62.80': -2.85,
-        '55.08 56.72 77.06 16.93 63.70': 0.37,
-        '54.32 57.73 77.12 16.41 64.20': 1.21,
-        '56.96 57.05 77.19 16.80 63.20': 1.27,
-        '59.43 56.79 77.57 16.20 64.00': 3.23,
-        '57.78 58.98 77.82 16.11 64.50': 3.65,
-        '55.95 55.90 77.22 17.87 61.50': -1.33,
-    }),
-    'pascal random': (PASCAL, '51.51 57.90 80.30 15.24 67.80', {
-        '62.23 55.88 78.67 15.47 66.70': 2.44,
-        '62.44 55.81 78.56 15.45 66.80': 2.52,
-        '63.68 55.84 79.87 15.38 66.80': 3.44,
-        '62.55 56.84 80.44 14.85 67.10': 4.27,
-    }),
-    'pascal full': (PASCAL, '52.56 62.21 82.75 14.12 68.90', {
-        '64.31 58.68 83.07 14.44 67.10': 2.44,
-        '64.62 60.14 83.99 14.17 67.80': 3.84,
-    }),
-    'nyud one': (NYUD, '45.28 0.4802 25.93', {
-        '43.92 0.5138 26.44': -3.99,
-        '43.97 0.5140 26.30': -3.79,
-        '44.97 0.5137 26.17': -2.86,
-        '44.47 0.5059 25.84': -2.27,
-    }),
-    'nyud random': (NYUD, '48.25 0.4792 24.65', {
-        '45.93 0.4839 25.53': -3.12,
-        '46.03 0.4811 25.97': -3.44,
-        '47.44 0.4803 25.26': -1.45,
-        '46.82 0.4743 24.75': -0.77,
-    }),
-    'cityscapes one': (CITYSCAPES, '75.82 0.0125', {
-        '73.19 0.0168': -18.81,
-        '73.36 0.0158': -14.74,
-        '74.90 0.0131': -2.79,
-        '75.67 0.0130': -2.13,
-    }),
+  'pascal one': (
+    PASCAL,
+    '50.34 59.05 77.43 16.59 64.40',
+    {
+      '49.71 56.00 74.50 16.85 62.80': -2.85,
+      '55.08 56.72 77.06 16.93 63.70': 0.37,
+      '54.32 57.73 77.12 16.41 64.20': 1.21,
+      '56.96 57.05 77.19 16.80 63.20': 1.27,
+      '59.43 56.79 77.57 16.20 64.00': 3.23,
+      '57.78 58.98 77.82 16.11 64.50': 3.65,
+      '55.95 55.90 77.22 17.87 61.50': -1.33,
+    },
+  ),
+  'pascal random': (
+    PASCAL,
+    '51.51 57.90 80.30 15.24 67.80',
+    {
+      '62.23 55.88 78.67 15.47 66.70': 2.44,
+      '62.44 55.81 78.56 15.45 66.80': 2.52,
+      '63.68 55.84 79.87 15.38 66.80': 3.44,
+      '62.55 56.84 80.44 14.85 67.10': 4.27,
+    },
+  ),
+  'pascal full': (
+    PASCAL,
+    '52.56 62.21 82.75 14.12 68.90',
+    {
+      '64.31 58.68 83.07 14.44 67.10': 2.44,
+      '64.62 60.14 83.99 14.17 67.80': 3.84,
+    },
+  ),
+  'nyud one': (
+    NYUD,
+    '45.28 0.4802 25.93',
+    {
+      '43.92 0.5138 26.44': -3.99,
+      '43.97 0.5140 26.30': -3.79,
+      '44.97 0.5137 26.17': -2.86,
+      '44.47 0.5059 25.84': -2.27,
+    },
+  ),
+  'nyud random': (
+    NYUD,
+    '48.25 0.4792 24.65',
+    {
+      '45.93 0.4839 25.53': -3.12,
+      '46.03 0.4811 25.97': -3.44,
+      '47.44 0.4803 25.26': -1.45,
+      '46.82 0.4743 24.75': -0.77,
+    },
+  ),
+  'cityscapes one': (
+    CITYSCAPES,
+    '75.82 0.0125',
+    {
+      '73.19 0.0168': -18.81,
+      '73.36 0.0158': -14.74,
+      '74.90 0.0131': -2.79,
+      '75.67 0.0130': -2.13,
+    },
+  ),
 }
 
 
@@ -67,8 +91,8 @@ def rounding(tasks, text, single):
   """How far Delta_m moves, at most, when all printed scores are off by half of their last digit."""
   shares = []
   for value, base in zip(text.split(), single.split()):
-    half = 0.5 * 10**-len(value.split('.')[1])
-    shares.append(half / float(base) + half * float(value) / float(base)**2)
+    half = 0.5 * 10 ** -len(value.split('.')[1])
+    shares.append(half / float(base) + half * float(value) / float(base) ** 2)
   return 100 * sum(shares) / len(tasks) + 0.005
 
 

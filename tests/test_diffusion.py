@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dmtl_jax.diffusion import Schedule, step_embedding
+from dmtl_jax.models.parts.diffusion import Schedule, step_embedding
 
 
 def test_two_steps_have_the_papers_numbers():

@@ -17,11 +17,13 @@ import numpy as np
 import pytest
 import toy
 
-from configs import folder as folder_config
-from dmtl_jax import sharding, train
+from dmtl_jax.basics import sharding
+from dmtl_jax.basics.errors import UserError
+from dmtl_jax.configs import folder as folder_config
 from dmtl_jax.data import pipeline
-from dmtl_jax.errors import UserError
-from dmtl_jax.models import encoder
+from dmtl_jax.jobs import train
+from dmtl_jax.models.parts import encoder
+from dmtl_jax.training import setup
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 STEPS, EVERY = 18, 4
@@ -29,28 +31,28 @@ COMPARED = 10  # steps after a checkpoint; then rounding has grown
 ARG = 'method=prediction,labels=one,steps=1'
 SHORT = {'resnet18': (1, 1)}  # two stages of one block, to compile in less time
 # main.py with that encoder.
-MAIN = f'''
+MAIN = f"""
 import sys
 from dmtl_jax import cli
 from dmtl_jax.models import encoder
 encoder.STAGES = {SHORT}
 sys.exit(cli.main(['main.py', *sys.argv[1:]]))
-'''
+"""
 FIELDS = {
-    'data.tasks': ('semseg', 'depth'),
-    'data.size': (32, 32),
-    'model.width': 8,
-    'model.channels': 32,
-    'model.depth': 1,
-    'train.batch': 8,
-    'train.steps': STEPS,
-    'train.log_every': 1,
-    'train.eval_every': STEPS,
-    'train.save_every': EVERY,
-    'train.keep': STEPS,
-    'optim.lr': 1e-4,
-    'eval.batch': 2,
-    'eval.panels': 1,
+  'data.tasks': ('semseg', 'depth'),
+  'data.size': (32, 32),
+  'model.width': 8,
+  'model.channels': 32,
+  'model.depth': 1,
+  'train.batch': 8,
+  'train.steps': STEPS,
+  'train.log_every': 1,
+  'train.eval_every': STEPS,
+  'train.save_every': EVERY,
+  'train.keep': STEPS,
+  'optim.lr': 1e-4,
+  'eval.batch': 2,
+  'eval.panels': 1,
 }
 
 
@@ -89,7 +91,7 @@ def go_on(data, before, step: int, workdir, processes: int, devices: int, *flags
     port = free.getsockname()[1]
   running = []
   for number in range(processes):
-    env = os.environ | {'XLA_FLAGS': f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"}
+    env = os.environ | {'XLA_FLAGS': f'{os.environ["XLA_FLAGS"]} --xla_force_host_platform_device_count={devices}'}
     if processes > 1:  # what srun sets
       env |= {'SLURM_JOB_ID': '1', 'SLURM_STEP_NODELIST': 'localhost', 'SLURM_NTASKS': str(processes)}
       env |= {'SLURM_PROCID': str(number), 'SLURM_LOCALID': str(number), 'JAX_COORDINATOR_PORT': str(port)}
@@ -156,14 +158,14 @@ def test_eight_devices_go_on_from_what_two_processes_wrote(eight_devices, one_de
 
 def test_batch_norm_statistics_are_those_of_the_whole_batch(two_processes, one_device):
   """The running ones at the end of the run on two processes, read back, equal those of one device."""
-  from dmtl_jax import evaluate, workdir as workdir_lib
-  from dmtl_jax.checkpoints import Checkpoints
   from dmtl_jax.models import build_model
+  from dmtl_jax.runs import workdir as workdir_lib
+  from dmtl_jax.runs.checkpoints import Checkpoints
 
   def stats(workdir):
     config, tasks = workdir_lib.read_config(workdir), workdir_lib.read_tasks(one_device)
     checkpoints, model = Checkpoints(workdir, read_only=True), build_model(config, tasks)
-    return evaluate.restore(checkpoints, STEPS, model, config, sharding.make_mesh())['batch_stats']
+    return checkpoints.restore(checkpoints, STEPS, model, config, sharding.make_mesh())['batch_stats']
 
   close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
   jax.tree.map(close, stats(two_processes[0]), stats(one_device))
@@ -187,7 +189,7 @@ class Reads:
 def test_each_image_is_read_by_one_host(data):
   config = folder_config.get_config(ARG)
   config.update_from_flattened_dict(FIELDS | {'data.path': str(data), 'data.threads': 1, 'data.prefetch': 1})
-  source, _ = train.open_data(config)
+  source, _ = setup.open_data(config)
   taken = []
   for host in range(2):
     reads = Reads(source)
@@ -201,7 +203,9 @@ def test_what_does_not_divide_is_told():
   mesh = sharding.make_mesh()
   with pytest.raises(UserError, match='config.train.fsdp=3 does not divide the 1 devices'):
     sharding.make_mesh(3)
-  with pytest.raises(UserError, match='a batch of 6 images cannot be split over 1 devices in 4 micro-batches each; set x'):
+  with pytest.raises(
+    UserError, match='a batch of 6 images cannot be split over 1 devices in 4 micro-batches each; set x'
+  ):
     sharding.check_batch('x', 6, mesh, 4)
 
 

@@ -9,8 +9,8 @@ import zipfile
 
 import pytest
 
-from dmtl_jax import download
-from dmtl_jax.errors import UserError
+from dmtl_jax.basics import download
+from dmtl_jax.basics.errors import UserError
 
 CONTENT = bytes(range(256)) * 9000  # 2.3 MB: more than a block
 SHA256 = hashlib.sha256(CONTENT).hexdigest()

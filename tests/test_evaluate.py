@@ -13,8 +13,10 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from dmtl_jax import evaluate, metrics, pictures
+from dmtl_jax import metrics
 from dmtl_jax.data import transforms
+from dmtl_jax.inference import evaluation, pictures
+from dmtl_jax.jobs import evaluate
 from dmtl_jax.metrics.boundary import folders
 
 SEMSEG, SALIENCY, NORMALS, BOUNDARY, DEPTH = stub.TASKS
@@ -28,11 +30,11 @@ def expected(count):
     example = source[index]
     x = 1.5 * ((example['image'] / 255 - transforms.MEAN) / transforms.STD).astype(np.float32)
     maps = {
-        'semseg': x.argmax(-1),
-        'saliency': 1 / (1 + np.exp(x[..., 0] - x[..., 1])),
-        'depth': x[..., 0],
-        'normals': x / np.linalg.norm(x, axis=-1, keepdims=True),
-        'boundary': 1 / (1 + np.exp(-x[..., 0])),
+      'semseg': x.argmax(-1),
+      'saliency': 1 / (1 + np.exp(x[..., 0] - x[..., 1])),
+      'depth': x[..., 0],
+      'normals': x / np.linalg.norm(x, axis=-1, keepdims=True),
+      'boundary': 1 / (1 + np.exp(-x[..., 0])),
     }
     for task in stub.TASKS:
       if task.name in example['labels']:
@@ -57,18 +59,16 @@ def test_an_odd_last_batch_counts_each_image_once(five):
   assert [row['id'] for row in rows] == [f'room{i}' for i in range(5)]
   assert scores['seconds_per_image'] > 0
   assert set(scores['per_class']) == {'semseg'} and list(scores['per_class']['semseg']) == [
-      'sky',
-      'road',
-      'car',
+    'sky',
+    'road',
+    'car',
   ]
-  assert np.mean(list(scores['per_class']['semseg'].values())) == pytest.approx(
-      scores['final']['semseg']['mIoU']
-  )
-  assert set(evaluate.flat(scores)) == {
-      f'eval/{stage}/{name}/{metric}'
-      for stage in ('initial', 'final')
-      for name, values in scores['final'].items()
-      for metric in values
+  assert np.mean(list(scores['per_class']['semseg'].values())) == pytest.approx(scores['final']['semseg']['mIoU'])
+  assert set(evaluation.flat(scores)) == {
+    f'eval/{stage}/{name}/{metric}'
+    for stage in ('initial', 'final')
+    for name, values in scores['final'].items()
+    for metric in values
   }
 
 
@@ -94,7 +94,7 @@ def test_a_row_is_the_score_of_its_image_alone(five):
   assert rows[0]['normals/mErr final'] == pytest.approx(first['normals']['mErr'], rel=1e-4)
   assert rows[0]['boundary/odsF final'] == pytest.approx(first['boundary']['odsF'], rel=1e-3)
   assert not any(name.startswith('boundary') for name in rows[2]) and not any(
-      name.startswith('depth') for name in rows[3]
+    name.startswith('depth') for name in rows[3]
   )
 
 
@@ -102,10 +102,8 @@ def test_a_class_that_an_image_does_not_show_does_not_lower_its_row():
   evaluator, variables = stub.make(1, 1)
   truth = np.zeros((*stub.SIZE, 1), np.uint8)
   state = evaluator.metrics['semseg'].image(truth[..., 0], truth)
-  assert evaluator.metrics['semseg'].compute(state)['mIoU'] == pytest.approx(
-      100 / 3
-  )  # of the set: PASCAL's protocol
-  assert evaluate._row({'final': {'semseg': state}}, evaluator._image_metrics)['semseg/mIoU final'] == 100
+  assert evaluator.metrics['semseg'].compute(state)['mIoU'] == pytest.approx(100 / 3)  # of the set: PASCAL's protocol
+  assert evaluation._row({'final': {'semseg': state}}, evaluator._image_metrics)['semseg/mIoU final'] == 100
 
 
 def test_two_hosts_of_two_devices_get_what_one_gets(five, tmp_path):
@@ -113,18 +111,14 @@ def test_two_hosts_of_two_devices_get_what_one_gets(five, tmp_path):
   with socket.socket() as free:
     free.bind(('localhost', 0))
     address = f'localhost:{free.getsockname()[1]}'
-  environment = os.environ | {
-      'XLA_FLAGS': os.environ['XLA_FLAGS'] + ' --xla_force_host_platform_device_count=2'
-  }
+  environment = os.environ | {'XLA_FLAGS': os.environ['XLA_FLAGS'] + ' --xla_force_host_platform_device_count=2'}
   files = [tmp_path / f'{i}' for i in range(2)]
   hosts = [
-      subprocess.Popen([sys.executable, stub.__file__, address, str(i), str(file)], env=environment)
-      for i, file in enumerate(files)
+    subprocess.Popen([sys.executable, stub.__file__, address, str(i), str(file)], env=environment)
+    for i, file in enumerate(files)
   ]
   assert [host.wait(timeout=240) for host in hosts] == [0, 0]
-  (first, seen, gathered, batch), (second, seen2, gathered2, _) = (
-      pickle.loads(file.read_bytes()) for file in files
-  )
+  (first, seen, gathered, batch), (second, seen2, gathered2, _) = (pickle.loads(file.read_bytes()) for file in files)
   assert batch == 4 and sorted(seen + seen2) == [f'room{i}' for i in range(5)] and seen and seen2
   for scores, rows in (first, second):
     for stage in ('initial', 'final'):
@@ -140,16 +134,16 @@ def test_two_hosts_of_two_devices_get_what_one_gets(five, tmp_path):
 
 def test_the_table_shows_initial_and_final_and_what_is_undefined():
   scores = {
-      stage: {'semseg': {'mIoU': value}, 'depth': {'absErr': float('nan')}}
-      for stage, value in (('initial', 41.5), ('final', 40.25))
+    stage: {'semseg': {'mIoU': value}, 'depth': {'absErr': float('nan')}}
+    for stage, value in (('initial', 41.5), ('final', 40.25))
   }
   lines = evaluate.table(scores, (SEMSEG, DEPTH)).splitlines()
   assert lines[1].split()[:5] == ['semseg', 'mIoU', '41.5', '40.25', '-1.25']
   assert lines[2].split()[:5] == ['depth', 'absErr', '-', '-', '-'] and 'lower is better' in lines[2]
   assert evaluate.table({'final': scores['final']}, (SEMSEG,)).splitlines()[1].split()[2:5] == [
-      '-',
-      '40.25',
-      '-',
+    '-',
+    '40.25',
+    '-',
   ]
 
 
@@ -158,22 +152,22 @@ def test_the_table_shows_initial_and_final_and_what_is_undefined():
 
 def test_the_first_the_best_and_the_worst_images_are_chosen():
   row = lambda semseg, depth: {
-      'id': 'x',
-      'semseg/mIoU final': semseg,
-      'semseg/mIoU initial': 1.0,
-      'depth/absErr final': depth,
+    'id': 'x',
+    'semseg/mIoU final': semseg,
+    'semseg/mIoU initial': 1.0,
+    'depth/absErr final': depth,
   }
   rows = [row(50, 3.0), row(70, 1.0), {'id': 'x', 'depth/absErr final': 0.5}, row(20, 2.0)]
   chosen = pictures.choose(rows, (SEMSEG, DEPTH), panels=1)
   why = {index: {name: task['why'] for name, task in tasks.items()} for index, tasks in chosen.items()}
   assert why == {
-      0: {'semseg': ['panel'], 'depth': ['panel', 'worst']},
-      1: {'semseg': ['best']},
-      2: {'depth': ['best']},
-      3: {'semseg': ['worst']},
+    0: {'semseg': ['panel'], 'depth': ['panel', 'worst']},
+    1: {'semseg': ['best']},
+    2: {'depth': ['best']},
+    3: {'semseg': ['worst']},
   }
   assert chosen[1]['semseg']['scores'] == {'initial': 1.0, 'final': 70} and chosen[2]['depth']['scores'] == {
-      'final': 0.5
+    'final': 0.5
   }
   assert pictures.choose([], (SEMSEG,), 3) == {}
   assert pictures.choose([{'id': 'x'}], (SEMSEG,), 0) == {}
@@ -190,8 +184,8 @@ def test_evaluation_leaves_pictures_of_each_map_and_an_index(tmp_path):
     assert Image.open(tmp_path / entry['input']).size == (64, 40)
     for name, task in entry['tasks'].items():
       assert set(task['files']) == {'label', 'initial', 'final'} and set(task['scores']) == {
-          'initial',
-          'final',
+        'initial',
+        'final',
       }
       assert all(Image.open(tmp_path / file).size == (64, 40) for file in task['files'].values())
   assert {'room0.png', 'room1.png', 'index.json'} <= {path.name for path in tmp_path.iterdir()}
@@ -201,10 +195,10 @@ def test_evaluation_leaves_pictures_of_each_map_and_an_index(tmp_path):
   pictures.write(tmp_path, stub.TASKS, {1: {'depth': {'why': ['best'], 'scores': {'final': 1.0}}}}, example)
   assert {path.name for path in tmp_path.iterdir()} == {'room1', 'index.json', 'mine.txt'}
   assert {path.name for path in (tmp_path / 'room1').iterdir()} == {
-      'input.jpg',
-      'depth_label.png',
-      'depth_initial.png',
-      'depth_final.png',
+    'input.jpg',
+    'depth_label.png',
+    'depth_initial.png',
+    'depth_final.png',
   }
 
 
@@ -235,9 +229,7 @@ def test_prediction_files_hold_the_maps_without_padding(maps, tmp_path):
   ids = cv2.imread(str(tmp_path / 'semseg/a.png'), cv2.IMREAD_UNCHANGED)
   np.testing.assert_array_equal(ids, inside['semseg'])
   for name in ('saliency', 'boundary'):
-    np.testing.assert_allclose(
-        folders.read_prediction(tmp_path / name / 'a.png'), inside[name], atol=1 / 65535
-    )
+    np.testing.assert_allclose(folders.read_prediction(tmp_path / name / 'a.png'), inside[name], atol=1 / 65535)
   normals, depth = np.load(tmp_path / 'normals/a.npy'), np.load(tmp_path / 'depth/a.npy')
   assert normals.dtype == np.float16 and depth.dtype == np.float32
   np.testing.assert_allclose(normals, inside['normals'], atol=1e-3)
@@ -251,18 +243,14 @@ def test_prediction_files_have_the_images_own_size(maps, tmp_path):
   normals = np.load(tmp_path / 'normals/a.npy').astype(np.float32)
   assert normals.shape == (32, 64, 3)
   np.testing.assert_allclose(np.linalg.norm(normals, axis=-1), 1, atol=2e-3)
-  assert (
-      np.load(tmp_path / 'depth/a.npy').shape
-      == Image.open(tmp_path / 'saliency/a.png').size[::-1]
-      == (32, 64)
-  )
+  assert np.load(tmp_path / 'depth/a.npy').shape == Image.open(tmp_path / 'saliency/a.png').size[::-1] == (32, 64)
 
 
 def test_every_image_is_handed_over_once_with_its_size():
   evaluator, variables = stub.make(3, 2, size=(48, 48), shape=(24, 32))
   got = {}
   evaluator.run(
-      variables,
-      lambda id, maps, region, size: got.update({id: (maps['depth'].shape, tuple(region), tuple(size))}),
+    variables,
+    lambda id, maps, region, size: got.update({id: (maps['depth'].shape, tuple(region), tuple(size))}),
   )
   assert got == {f'room{i}': ((48, 48), (36, 48), (24, 32)) for i in range(3)}

@@ -9,14 +9,15 @@ import jax.export
 import numpy as np
 import pytest
 
-from dmtl_jax import export, predict
 from dmtl_jax.data import transforms
+from dmtl_jax.inference import prediction
+from dmtl_jax.jobs import export
 from tests.conftest import SIZE, TASKS, Tiny
 
 # What README tells users, in a process where importing the project or its network library fails.
-ALONE = '''
+ALONE = """
 import sys
-for name in ('dmtl_jax', 'flax', 'orbax', 'configs', 'datasets'):
+for name in ('dmtl_jax', 'flax', 'orbax'):
   sys.modules[name] = None
 import numpy as np
 import jax.export
@@ -26,7 +27,7 @@ np.savez(sys.argv[3], **predict(images))
 one = predict(images[1:2])
 assert all(x.shape[0] == 1 for x in one.values())
 np.savez(sys.argv[4], **one)
-'''
+"""
 
 
 @pytest.fixture(scope='module')
@@ -59,7 +60,7 @@ def test_the_file_predicts_without_this_project(tiny_run, images, tmp_path, caps
   command = [sys.executable, '-c', ALONE, str(out), *files]
   subprocess.run(command, check=True, cwd=tmp_path, env=os.environ | {'PYTHONPATH': ''})
 
-  predictor, three, one = predict.load(str(tiny_run)), np.load(files[1]), np.load(files[2])
+  predictor, three, one = prediction.load(str(tiny_run)), np.load(files[1]), np.load(files[2])
   assert set(three) == {task.name for task in TASKS}
   for i, image in enumerate(images):
     want = predictor(image)
@@ -75,7 +76,7 @@ def test_other_methods(arg, images):
   tiny.config.data.size = SIZE
   exported = export.export(tiny.config, TASKS, tiny.variables)
   got = jax.device_get(exported.call(images[:1]))
-  want = predict.Predictor(tiny.config, TASKS, tiny.variables)(images[0])
+  want = prediction.Predictor(tiny.config, TASKS, tiny.variables)(images[0])
   for task in TASKS:
     agrees(task, got[task.name][0], want[task.name])
 
@@ -89,9 +90,9 @@ def test_normalisation_is_that_of_training(images):
 def test_what_cannot_be_exported(tiny_run, tmp_path, capsys):
   (tmp_path / 'file').write_text('')
   for arguments, message in [
-      ([str(tmp_path / 'none'), 'x'], 'must name the folder of a trained run'),
-      ([str(tiny_run), 'x', '--step=3'], '--step=3: not one of best, latest, 7'),
-      ([str(tiny_run), str(tmp_path / 'file' / 'x')], 'cannot be written'),
+    ([str(tmp_path / 'none'), 'x'], 'must name the folder of a trained run'),
+    ([str(tiny_run), 'x', '--step=3'], '--step=3: not one of best, latest, 7'),
+    ([str(tiny_run), str(tmp_path / 'file' / 'x')], 'cannot be written'),
   ]:
     assert export.main(arguments) == 1
     assert message in capsys.readouterr().err

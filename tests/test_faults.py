@@ -16,12 +16,15 @@ import numpy as np
 import pytest
 import toy
 
-from dmtl_jax import evaluate, replay, train, workdir as workdir_lib
-from dmtl_jax.errors import UserError
-from dmtl_jax.log import Log
+from dmtl_jax.basics.errors import UserError
+from dmtl_jax.inference import evaluation
+from dmtl_jax.jobs import replay, train
+from dmtl_jax.runs import workdir as workdir_lib
+from dmtl_jax.runs.log import Log
 
 sys.path.append(str(faults.ROOT))
-from configs import folder as folder_config  # noqa: E402
+from dmtl_jax.configs import folder as folder_config  # noqa: E402
+from dmtl_jax.training import setup
 
 BAD = 5  # an image
 
@@ -35,7 +38,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def toy_model(monkeypatch):
-  for module in (train, evaluate):
+  for module in (train, evaluation):
     monkeypatch.setattr(module, 'build_model', faults.toy_model)
 
 
@@ -49,7 +52,7 @@ def config_for(data):
 
 def poison(monkeypatch):
   """Image BAD is NaN from now on."""
-  arrays = train.arrays
+  arrays = setup.arrays
 
   def poisoned(batch):
     image = batch['image'].copy()
@@ -64,7 +67,7 @@ def whole(data, tmp_path_factory):
   """A run that nothing befell."""
   workdir = tmp_path_factory.mktemp('whole')
   with pytest.MonkeyPatch.context() as patch:
-    for module in (train, evaluate):
+    for module in (train, evaluation):
       patch.setattr(module, 'build_model', faults.toy_model)
     train.run(config_for(data), str(workdir))
   return workdir
@@ -86,9 +89,11 @@ def test_killed_runs_end_with_the_same_bits():
 
 
 def test_sigterm_between_two_log_lines_leaves_no_trace(whole, data, tmp_path, monkeypatch, capsys):
-  arrays, calls = train.arrays, []
+  arrays, calls = setup.arrays, []
   monkeypatch.setattr(
-      train, 'arrays', lambda batch: (calls.append(1), len(calls) == 5 and os.kill(os.getpid(), signal.SIGTERM), arrays(batch))[2]
+    train,
+    'arrays',
+    lambda batch: (calls.append(1), len(calls) == 5 and os.kill(os.getpid(), signal.SIGTERM), arrays(batch))[2],
   )
   assert train.run(config_for(data), str(tmp_path)) is None
   assert 'stopped by SIGTERM at step 5 of 8, saved' in capsys.readouterr().out
@@ -98,7 +103,7 @@ def test_sigterm_between_two_log_lines_leaves_no_trace(whole, data, tmp_path, mo
 
 def test_sigterm_in_an_evaluation_leaves_at_once_and_no_trace(whole, data, tmp_path, monkeypatch, capsys):
   """In that of step 4, in that of step 8 (the last one of the loop), and in the final one."""
-  evaluated, run = [], evaluate.Evaluator.run
+  evaluated, run = [], evaluation.Evaluator.run
 
   def interrupted(self, variables, *rest):
     evaluated.append(1)
@@ -106,7 +111,7 @@ def test_sigterm_in_an_evaluation_leaves_at_once_and_no_trace(whole, data, tmp_p
       os.kill(os.getpid(), signal.SIGTERM)
     return run(self, variables, *rest)
 
-  monkeypatch.setattr(evaluate.Evaluator, 'run', interrupted)
+  monkeypatch.setattr(evaluation.Evaluator, 'run', interrupted)
   for word in ('step 4 of 8, saved', 'step 8 of 8, saved', 'in the last evaluation, all is saved'):
     assert train.run(config_for(data), str(tmp_path)) is None
     assert f'stopped by SIGTERM {"" if "last" in word else "at "}{word}' in capsys.readouterr().out
@@ -132,12 +137,12 @@ def test_a_bad_step_is_refused_kept_and_run_again(data, tmp_path, monkeypatch, c
     train.run(config, str(tmp_path))
   (file,) = tmp_path.glob('nan_*.json')
   told = json.loads(file.read_text())
-  assert f'train{BAD:02d}' in told['images'] and f"step {told['step']}:" in str(error.value)
+  assert f'train{BAD:02d}' in told['images'] and f'step {told["step"]}:' in str(error.value)
   saved = faults.checkpoint(tmp_path / 'checkpoints' / str(told['checkpoint']))
   assert told['checkpoint'] == told['step'] - 1 == saved['step']
   scalars = replay.run(config, str(tmp_path), str(file))
   assert np.isnan(scalars['loss/total']) and 'the same numbers as in the run' in capsys.readouterr().out
-  with pytest.raises(UserError, match=f"step {told['step']}: loss nan"):  # the same command, the same end
+  with pytest.raises(UserError, match=f'step {told["step"]}: loss nan'):  # the same command, the same end
     train.run(config, str(tmp_path))
   config.train.nan_policy = 'skip'  # no other field, so no --force
   result = train.run(config, str(tmp_path))
@@ -150,16 +155,18 @@ def test_a_skipped_step_changes_nothing_but_the_count_of_steps(data, monkeypatch
   config = config_for(data)
   for policy, after in (('skip', 1), ('stop', 0)):
     config.train.nan_policy = policy
-    training = train.build(config, *train.open_data(config))
+    training = setup.build(config, *setup.open_data(config))
     state = training.init(jax.random.key(0))
     before = jax.device_get(state)
-    batch = train.arrays(next(training.batches))
+    batch = setup.arrays(next(training.batches))
     state, bad = training.update(state, batch | {'image': batch['image'] * np.inf}, 1)
     assert int(state.step) == after and not bad['good']
     jax.tree.map(np.testing.assert_array_equal, state.replace(step=before.step), before)
     state, scalars = training.update(state, batch, 2)
     assert bool(scalars['good']) == (policy == 'skip')  # once stopped, nothing moves any more
-    changed = [(np.asarray(a) != b).any() for a, b in zip(jax.tree.leaves(state.params), jax.tree.leaves(before.params))]
+    changed = [
+      (np.asarray(a) != b).any() for a, b in zip(jax.tree.leaves(state.params), jax.tree.leaves(before.params))
+    ]
     assert any(changed) == (policy == 'skip')
 
 
@@ -168,9 +175,11 @@ def test_data_that_vanish_while_training_are_named_and_nothing_is_lost(whole, da
   shutil.copytree(data, copy)
   config, workdir = config_for(copy), tmp_path / 'run'
   config.train.steps, config.train.eval_every, config.data.prefetch, config.data.threads = 800, 400, 1, 1
-  calls, arrays = [], train.arrays
+  calls, arrays = [], setup.arrays
   monkeypatch.setattr(
-      train, 'arrays', lambda batch: (calls.append(1), len(calls) == 6 and shutil.rmtree(copy / 'train'), arrays(batch))[2]
+    train,
+    'arrays',
+    lambda batch: (calls.append(1), len(calls) == 6 and shutil.rmtree(copy / 'train'), arrays(batch))[2],
   )
   with pytest.raises(UserError, match=f'{copy}/train/'):
     train.run(config, str(workdir))

@@ -5,21 +5,22 @@ import io
 import json
 import os
 
+from conftest import shared
 import cv2
 from ml_collections import ConfigDict
 import numpy as np
 from PIL import Image
 import pytest
 
-from conftest import shared
-from dmtl_jax.data import folder, scan, source as source_lib
-from dmtl_jax.errors import UserError
+from dmtl_jax.basics.errors import UserError
+from dmtl_jax.data import folder, scan
+from dmtl_jax.data import source as source_lib
 
 TASKS = {
-    'semseg': {'classes': ['sky', 'road', 'car'], 'ignore': 200},
-    'objects': {'kind': 'saliency'},
-    'normals': {},
-    'depth': {'scale': 0.01},
+  'semseg': {'classes': ['sky', 'road', 'car'], 'ignore': 200},
+  'objects': {'kind': 'saliency'},
+  'normals': {},
+  'depth': {'scale': 0.01},
 }
 HEIGHT, WIDTH = 6, 8
 
@@ -78,7 +79,11 @@ def refused(root, *words, split='train'):
 def test_opens_and_decodes(root):
   source = open_train(root)
   assert [(t.name, t.kind) for t in source.tasks] == [
-      ('semseg', 'semseg'), ('objects', 'saliency'), ('normals', 'normals'), ('depth', 'depth')]
+    ('semseg', 'semseg'),
+    ('objects', 'saliency'),
+    ('normals', 'normals'),
+    ('depth', 'depth'),
+  ]
   assert source.ids == ['a', 'b']
   np.testing.assert_array_equal(source.label_mask, [[1, 1, 1, 1], [1, 0, 0, 0]])
   a, b = source[0], source[1]
@@ -138,22 +143,22 @@ def test_hidden_label_is_never_read(root):
 
 # What is done to the data set, and words of the sentence that tells it.
 BAD_FILES = {
-    'unreadable image': (lambda r: (r / 'train/images/a.jpg').write_bytes(b'no'), 'a.jpg', 'not a readable image'),
-    'truncated image': (lambda r: cut(r / 'train/images/b.png'), 'b.png', 'not a readable image'),
-    'unreadable label': (lambda r: (r / 'train/labels/semseg/a.png').write_bytes(b'no'), 'semseg/a.png', 'readable'),
-    'broken npy': (lambda r: (r / 'train/labels/depth/b.npy').write_bytes(b'no'), 'b.npy', 'not a readable .npy'),
-    'pickle in npy': (lambda r: pickled(r / 'train/labels/depth/b.npy'), 'b.npy', 'not a readable .npy'),
-    'other size': (lambda r: relabel(r, 'semseg', np.zeros((5, 8))), 'semseg/a.png', '8x5', 'a.jpg is 8x6'),
-    'class out of range': (lambda r: relabel(r, 'semseg', np.full((6, 8), 3)), 'a.png', 'class id 3', '0 to 2'),
-    'binary out of range': (lambda r: relabel(r, 'objects', np.full((6, 8), 2)), 'objects', 'class id 2', '0 to 1'),
-    'mask of 255': (lambda r: relabel(r, 'objects', np.eye(6, 8) * 255), 'objects', 'only 0 and 255', 'store 1'),
-    'three channels': (lambda r: relabel(r, 'semseg', np.zeros((6, 8, 3))), 'semseg/a.png', 'one channel'),
-    'one channel of normals': (lambda r: relabel(r, 'normals', np.zeros((6, 8))), 'normals/a.png', 'three channels'),
-    'no label': (lambda r: (r / 'train/labels/semseg/b.png').unlink(), 'b without a label', 'labels/TASK/NAME.png'),
-    'no image': (lambda r: (r / 'train/images/b.png').unlink(), 'semseg/b.png', 'no image of the same name'),
-    'same stem': (lambda r: image(r / 'train/images/a.png', (6, 8)), 'a.png', 'a.jpg has the same name'),
-    'unknown task': (lambda r: (r / 'train/labels/edges').mkdir(), 'labels/edges', 'dataset.json has no such task'),
-    'label format': (lambda r: image(r / 'train/labels/semseg/a.jpg'), 'a.jpg', 'not one of .png, .npy'),
+  'unreadable image': (lambda r: (r / 'train/images/a.jpg').write_bytes(b'no'), 'a.jpg', 'not a readable image'),
+  'truncated image': (lambda r: cut(r / 'train/images/b.png'), 'b.png', 'not a readable image'),
+  'unreadable label': (lambda r: (r / 'train/labels/semseg/a.png').write_bytes(b'no'), 'semseg/a.png', 'readable'),
+  'broken npy': (lambda r: (r / 'train/labels/depth/b.npy').write_bytes(b'no'), 'b.npy', 'not a readable .npy'),
+  'pickle in npy': (lambda r: pickled(r / 'train/labels/depth/b.npy'), 'b.npy', 'not a readable .npy'),
+  'other size': (lambda r: relabel(r, 'semseg', np.zeros((5, 8))), 'semseg/a.png', '8x5', 'a.jpg is 8x6'),
+  'class out of range': (lambda r: relabel(r, 'semseg', np.full((6, 8), 3)), 'a.png', 'class id 3', '0 to 2'),
+  'binary out of range': (lambda r: relabel(r, 'objects', np.full((6, 8), 2)), 'objects', 'class id 2', '0 to 1'),
+  'mask of 255': (lambda r: relabel(r, 'objects', np.eye(6, 8) * 255), 'objects', 'only 0 and 255', 'store 1'),
+  'three channels': (lambda r: relabel(r, 'semseg', np.zeros((6, 8, 3))), 'semseg/a.png', 'one channel'),
+  'one channel of normals': (lambda r: relabel(r, 'normals', np.zeros((6, 8))), 'normals/a.png', 'three channels'),
+  'no label': (lambda r: (r / 'train/labels/semseg/b.png').unlink(), 'b without a label', 'labels/TASK/NAME.png'),
+  'no image': (lambda r: (r / 'train/images/b.png').unlink(), 'semseg/b.png', 'no image of the same name'),
+  'same stem': (lambda r: image(r / 'train/images/a.png', (6, 8)), 'a.png', 'a.jpg has the same name'),
+  'unknown task': (lambda r: (r / 'train/labels/edges').mkdir(), 'labels/edges', 'dataset.json has no such task'),
+  'label format': (lambda r: image(r / 'train/labels/semseg/a.jpg'), 'a.jpg', 'not one of .png, .npy'),
 }
 
 
@@ -206,7 +211,9 @@ def test_many_bad_files_are_counted(root):
   refused(root, 'c0.png', 'c1.png', 'c2.png', 'and 4 more files')
 
 
-@pytest.mark.parametrize('content, words', [
+@pytest.mark.parametrize(
+  'content, words',
+  [
     (None, ['no such file']),
     ('{', ['not JSON']),
     ('[]', ['"tasks" must map']),
@@ -221,7 +228,8 @@ def test_many_bad_files_are_counted(root):
     ('{"tasks": {"semseg": {"classes": "ab"}}}', ['"classes" must be a list']),
     ('{"tasks": {"semseg": {"classes": ["sky"]}}}', ['needs 2 to 255 class names']),
     ('{"tasks": {"depth": {"classes": ["a", "b"]}}}', ['takes no class names']),
-])
+  ],
+)
 def test_bad_description(root, content, words):
   (root / 'dataset.json').unlink()
   if content is not None:
@@ -267,4 +275,5 @@ def test_camvid():
   example = source[0]
   assert example['image'].shape == (192, 256, 3)
   assert {k: v.shape for k, v in example['labels'].items()} == dict.fromkeys(
-      ('semseg', 'boundary', 'saliency'), (192, 256, 1))
+    ('semseg', 'boundary', 'saliency'), (192, 256, 1)
+  )

@@ -16,16 +16,17 @@ import shutil
 import warnings
 
 import cv2
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
 import numpy as np
 from PIL import Image
 import pytest
 
-from datasets import mtan
-from datasets.pascal_mt import labels as pascal
-from dmtl_jax import torch_file
+from dmtl_jax.basics import torch_file
+from dmtl_jax.basics.errors import UserError
 from dmtl_jax.data import folder, label_settings
-from dmtl_jax.errors import UserError
+from dmtl_jax.datasets import mtan
+from dmtl_jax.datasets.pascal_mt import labels as pascal
 from dmtl_jax.tasks import Task
 from tests import fuzzing, raw_trees, test_torch_file
 
@@ -137,7 +138,9 @@ def test_pickles_in_a_zip_file(tmp_path):
 @pytest.mark.parametrize('read', [torch_file.load, load_mapping], ids=['content', 'mapping'])
 def test_whole_pytorch_files(tmp_path, read):
   path, seeds = tmp_path / 'x.pth', []
-  contents = [weights(), ({f'img{i}': [1, 0, 1, 0, 1] for i in range(3)},)] + [test_torch_file.checkpoint()] * (read is torch_file.load)
+  contents = [weights(), ({f'img{i}': [1, 0, 1, 0, 1] for i in range(3)},)] + [test_torch_file.checkpoint()] * (
+    read is torch_file.load
+  )
   for write in (test_torch_file.write_zip, test_torch_file.write_legacy):
     seeds += [write(path, *content).read_bytes() for content in contents]
 
@@ -162,9 +165,11 @@ def test_mappings_in_text(tmp_path):
   csv = [b'image,tasks\nimg0,semseg;depth\nimg1,\n', b'image,semseg,depth\nimg0,1,0\n"img1",0,1\n']
   rows = {'img0': ['semseg', 'depth'], 'img1': []}
   kinds = st.one_of(
-      st.tuples(st.just('m.csv'), fuzzing.files(*csv)),
-      st.tuples(st.just('m.csv'), st.sampled_from([b'image,tasks\nimg0,' + b'x' * 200_000, b'\0\n\0', b'"', b'image,a\r\ra'])),
-      st.tuples(st.just('m.json'), fuzzing.as_json(rows)),
+    st.tuples(st.just('m.csv'), fuzzing.files(*csv)),
+    st.tuples(
+      st.just('m.csv'), st.sampled_from([b'image,tasks\nimg0,' + b'x' * 200_000, b'\0\n\0', b'"', b'image,a\r\ra'])
+    ),
+    st.tuples(st.just('m.json'), fuzzing.as_json(rows)),
   )
 
   def check(named):
@@ -200,7 +205,15 @@ LABELS = {
     ],
     'depth': [('png', encoded(pattern(np.uint16, 5000), 'png')), ('npy', encoded(pattern(np.float16, 9), 'npy'))],
 }  # fmt: skip
-IMAGES = [('png', 'png'), ('jpeg', 'jpg'), ('bmp', 'bmp'), ('tiff', 'tif'), ('webp', 'webp'), ('ppm', 'png'), ('gif', 'jpg')]
+IMAGES = [
+  ('png', 'png'),
+  ('jpeg', 'jpg'),
+  ('bmp', 'bmp'),
+  ('tiff', 'tif'),
+  ('webp', 'webp'),
+  ('ppm', 'png'),
+  ('gif', 'jpg'),
+]
 
 
 def write_folder(root: pathlib.Path):
@@ -216,14 +229,21 @@ def open_folder(root):
     for task in source.tasks:
       if task.name in example['labels']:
         label = example['labels'][task.name]
-        assert label.dtype == task.spec.label_dtype and label.shape == (*example['image'].shape[:2], task.spec.label_channels)
+        assert label.dtype == task.spec.label_dtype and label.shape == (
+          *example['image'].shape[:2],
+          task.spec.label_channels,
+        )
         assert np.isfinite(label).all()
 
 
 def test_label_files(tmp_path):
   root = tmp_path / 'data'
   write_folder(root)
-  kinds = [st.tuples(st.just(task), st.just(kind), fuzzing.files(data)) for task, found in LABELS.items() for kind, data in found]
+  kinds = [
+    st.tuples(st.just(task), st.just(kind), fuzzing.files(data))
+    for task, found in LABELS.items()
+    for kind, data in found
+  ]
 
   def check(case):
     task, kind, data = case
@@ -247,9 +267,9 @@ def test_image_files(tmp_path):
   exif = Image.Exif()
   exif[0x0112] = 6
   seeds = [
-      st.tuples(st.just(suffix), fuzzing.files(encoded(pattern(np.uint8, 255, 3), kind, **options)))
-      for kind, suffix in IMAGES
-      for options in ([{}, {'exif': exif}] if kind in ('jpeg', 'png', 'tiff', 'webp') else [{}])
+    st.tuples(st.just(suffix), fuzzing.files(encoded(pattern(np.uint8, 255, 3), kind, **options)))
+    for kind, suffix in IMAGES
+    for options in ([{}, {'exif': exif}] if kind in ('jpeg', 'png', 'tiff', 'webp') else [{}])
   ]
 
   def check(case):
@@ -265,8 +285,10 @@ def test_image_files(tmp_path):
 
 
 NAMES = st.one_of(
-    st.sampled_from(['a', 'a ', 'a.b', '...', '..png', '-rf', '%s', '$(x)', '{0}', 'con', 'x' * 200, '\u202ea', '\n', '\udcff', '\x1b']),
-    st.text(st.characters(exclude_characters='/\0'), min_size=1, max_size=5),
+  st.sampled_from(
+    ['a', 'a ', 'a.b', '...', '..png', '-rf', '%s', '$(x)', '{0}', 'con', 'x' * 200, '\u202ea', '\n', '\udcff', '\x1b']
+  ),
+  st.text(st.characters(exclude_characters='/\0'), min_size=1, max_size=5),
 )
 
 
@@ -313,7 +335,7 @@ def test_mtan_files(tmp_path):
     np.save(tmp_path / f'train/{name}/0.npy', array)
   wider = {name: encoded(array.astype(np.float64), 'npy') for name, array in arrays.items()}
   seeds = [
-      st.tuples(st.just(name), fuzzing.files(encoded(array, 'npy'), wider[name])) for name, array in arrays.items()
+    st.tuples(st.just(name), fuzzing.files(encoded(array, 'npy'), wider[name])) for name, array in arrays.items()
   ]
 
   def check(case):

@@ -10,19 +10,21 @@ import tarfile
 import zipfile
 
 from absl import flags
-from hypothesis import given, strategies as st
+from hypothesis import strategies as st
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 import safetensors.numpy
 
-from configs import common
-from dmtl_jax import checkpoints, cli, config_check, download, images, pictures, pretrained, report, workdir
-from dmtl_jax.data import source
-from dmtl_jax.errors import UserError
+from dmtl_jax import cli
+from dmtl_jax.basics import download
+from dmtl_jax.configs import common
+from dmtl_jax.inference import images, pictures
+from dmtl_jax.jobs import report
+from dmtl_jax.runs import checkpoints, pretrained, workdir
 from tests import fuzzing
 from tests.conftest import TASKS
-from tests.test_fuzz import IMAGES, Silent, encoded, pattern, run
+from tests.test_fuzz import encoded, IMAGES, pattern, run, Silent
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -38,7 +40,9 @@ TYPES = (tarfile.REGTYPE,) * 4 + (
     tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE,
     tarfile.GNUTYPE_SPARSE,
 )  # fmt: skip
-members = st.lists(st.tuples(NAMES, st.sampled_from(TYPES), NAMES, st.integers(0, 0o7777), st.binary(max_size=9)), min_size=1, max_size=5)
+members = st.lists(
+  st.tuples(NAMES, st.sampled_from(TYPES), NAMES, st.integers(0, 0o7777), st.binary(max_size=9)), min_size=1, max_size=5
+)
 
 
 def tar(items, mode: str = 'w') -> bytes:
@@ -78,7 +82,9 @@ def test_archives(tmp_path, monkeypatch):
   counter = itertools.count()
   seeds = [tar(PLAIN, mode) for mode in ('w', 'w:gz', 'w:bz2', 'w:xz')]
   seeds += [zipped(PLAIN[::2], method) for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA)]
-  inputs = st.one_of(members.map(tar), members.map(zipped), fuzzing.files(*seeds), members.map(lambda m: tar(m, 'w:gz')))
+  inputs = st.one_of(
+    members.map(tar), members.map(zipped), fuzzing.files(*seeds), members.map(lambda m: tar(m, 'w:gz'))
+  )
 
   def check(data):
     folder = tmp_path / str(next(counter))
@@ -135,7 +141,11 @@ PARTS = st.one_of(
                      'preset=released', 'method==', 'condition=concat', 'steps=１', '\ud800', 'x' * 5000, 'labels=a:b']),
     st.text(max_size=6),
 )  # fmt: skip
-CONFIGS = st.sampled_from(['configs/scenes.py'] * 4 + ['configs/folder.py'] * 3 + ['configs/nope.py', 'configs', '/etc/passwd', '', 'README.md', 'x\0', 'x' * 5000])
+CONFIGS = st.sampled_from(
+  ['configs/scenes.py'] * 4
+  + ['configs/folder.py'] * 3
+  + ['configs/nope.py', 'configs', '/etc/passwd', '', 'README.md', 'x\0', 'x' * 5000]
+)
 
 
 def test_config_strings():
@@ -169,7 +179,19 @@ def fresh_flags(monkeypatch):
 def test_command_lines(tmp_path, monkeypatch, fresh_flags):
   monkeypatch.chdir(ROOT)
   override = st.builds(lambda field, value: f'--config.{field}={value}', st.sampled_from(FIELDS), VALUES)
-  other = st.sampled_from(['--workdir', '--mode=x', '--noconfig.seed', '--config.train.remat', '-x', 'x', '--', '--flagfile=nope', '--force=x'])
+  other = st.sampled_from(
+    [
+      '--workdir',
+      '--mode=x',
+      '--noconfig.seed',
+      '--config.train.remat',
+      '-x',
+      'x',
+      '--',
+      '--flagfile=nope',
+      '--force=x',
+    ]
+  )
   argvs = st.builds(
       lambda path, parts, rest: ['main.py', f'--config={path}' + (':' + ','.join(parts) if parts else ''), *rest],
       CONFIGS, st.lists(PARTS, max_size=1), st.lists(st.one_of(override, override, override, other), max_size=2),
@@ -188,9 +210,11 @@ def test_command_lines(tmp_path, monkeypatch, fresh_flags):
 INDEX = {'images': [{'id': 'a', 'index': 0, 'input': 'a/input.jpg', 'tasks': {
     'depth': {'why': ['panel', 'best'], 'scores': {'initial': 1.0, 'final': 0.5}, 'limits': [1.0, 4.0],
               'files': {'label': 'a/depth_label.png', 'initial': 'a/depth_initial.png', 'final': 'a/depth_final.png'}}}}]}  # fmt: skip
-METRICS = {'step': 20, 'delta_m': None, 'seconds_per_image': 0.1} | {
-    stage: {task.name: {task.metric: 0.5} for task in TASKS} for stage in ('initial', 'final')
-} | {'per_class': {'semseg': {'sky': 1.0, 'road': None}}}
+METRICS = (
+  {'step': 20, 'delta_m': None, 'seconds_per_image': 0.1}
+  | {stage: {task.name: {task.metric: 0.5} for task in TASKS} for stage in ('initial', 'final')}
+  | {'per_class': {'semseg': {'sky': 1.0, 'road': None}}}
+)
 LOG = [{'step': step, 'loss/total': 3.0 / step, 'loss/final/depth': 1.0} for step in (1, 2, 3)]
 
 
@@ -207,7 +231,9 @@ def write_run(path: pathlib.Path) -> dict[str, object]:
     (path / name).write_text(json.dumps(value))
   (path / 'log.jsonl').write_text('\n'.join(map(json.dumps, LOG)) + '\n')
   for name in ('input.jpg', 'depth_label.png', 'depth_initial.png', 'depth_final.png'):
-    (path / 'panels/a' / name).write_bytes(encoded(pattern(np.uint8, 200, 3), 'jpeg' if name.endswith('jpg') else 'png'))
+    (path / 'panels/a' / name).write_bytes(
+      encoded(pattern(np.uint8, 200, 3), 'jpeg' if name.endswith('jpg') else 'png')
+    )
   return content
 
 
@@ -216,7 +242,7 @@ def test_workdirs(tmp_path, monkeypatch):
   path = tmp_path / 'run'
   content = write_run(path)
   monkeypatch.setattr(workdir, 'say', lambda text: None)
-  monkeypatch.setattr('dmtl_jax.report_table._count', lambda entry: {})  # seconds each
+  monkeypatch.setattr('dmtl_jax.report.table._count', lambda entry: {})  # seconds each
   cases = [st.tuples(st.just(name), fuzzing.as_json(value)) for name, value in content.items()]
   cases.append(st.tuples(st.just('log.jsonl'), fuzzing.files((path / 'log.jsonl').read_bytes())))
   lines = fuzzing.trees(*LOG).map(lambda row: json.dumps(row).encode())
@@ -255,7 +281,7 @@ def test_checkpoint_meta(tmp_path):
   def check(data):
     file.write_bytes(data)
     return fuzzing.told(
-        lambda _: checkpoints.Checkpoints(tmp_path, read_only=True).choose('best'), tmp_path / 'x', 'checkpoints'
+      lambda _: checkpoints.Checkpoints(tmp_path, read_only=True).choose('best'), tmp_path / 'x', 'checkpoints'
     )
 
   run(20, fuzzing.as_json(meta), check)

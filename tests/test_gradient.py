@@ -2,18 +2,18 @@
 
 import types
 
+from conftest import random_labels, random_variables, SIZE, TASKS, tiny_config
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import SIZE, TASKS, random_labels, random_variables, tiny_config
 
-from dmtl_jax import losses
-from dmtl_jax.models import build_model, encoder
-from dmtl_jax.models import pairs as pairs_lib
-from dmtl_jax.models.task_layers import Slots
-from dmtl_jax.steps import model_inputs
+from dmtl_jax.models import build_model, losses
+from dmtl_jax.models.inputs import model_inputs
+from dmtl_jax.models.parts import encoder
+from dmtl_jax.models.parts import pairs as pairs_lib
+from dmtl_jax.models.parts.task_layers import Slots
 
 TWO = (TASKS[0], TASKS[3])  # segmentation and normals
 MASK = np.array([[True, False], [True, True], [False, True], [False, True]])
@@ -58,7 +58,7 @@ def step(dtype: str):
 
   def loss(params):
     output, updated = model.apply(
-        {'params': params, 'batch_stats': variables['batch_stats']}, IMAGES, **inputs, train=True, mutable=['batch_stats']
+      {'params': params, 'batch_stats': variables['batch_stats']}, IMAGES, **inputs, train=True, mutable=['batch_stats']
     )
     total, parts = losses.total_loss(TWO, output, LABELS, MASK, jnp.ones(2))
     return total, (parts['final'], total, updated)

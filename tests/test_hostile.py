@@ -14,14 +14,24 @@ import numpy as np
 import pytest
 import scipy.io
 
-from datasets import mtan
-from datasets.pascal_mt import labels as pascal
-from dmtl_jax import download, pretrained, torch_file, workdir
-from dmtl_jax.data import files, folder, label_settings
-from dmtl_jax.errors import UserError
+from dmtl_jax.basics import download, files, torch_file
+from dmtl_jax.basics.errors import UserError
+from dmtl_jax.data import folder, label_settings
+from dmtl_jax.datasets import mtan
+from dmtl_jax.datasets.pascal_mt import labels as pascal
+from dmtl_jax.jobs import convert
+from dmtl_jax.runs import workdir
 from dmtl_jax.tasks import Task
 from tests import fuzzing, test_torch_file
-from tests.test_fuzz import LABELS, TASKS, encoded, load_mapping, open_folder, pattern, write_folder
+from tests.test_fuzz import (
+  encoded,
+  LABELS,
+  load_mapping,
+  open_folder,
+  pattern,
+  TASKS,
+  write_folder,
+)
 
 
 class Payload:
@@ -57,15 +67,15 @@ def zipped_npy() -> bytes:
 
 
 NPY = {
-    'more than the file has': npy((10**5, 10**5), body=b'12345678'),
-    'less than nothing': npy((-1, -1)),
-    'more than a number': npy((2**70, 2**70)),
-    'nothing at all, very wide': npy((0, 2**70)),
-    'a zip archive': zipped_npy(),
-    'text': encoded(np.array([['a']]), 'npy'),
-    'complex numbers': encoded(np.ones((5, 8), complex), 'npy'),
-    'dates': encoded(np.zeros((5, 8), 'M8[s]'), 'npy'),
-    'a nested header': b'\x93NUMPY\x01\0' + struct.pack('<H', 9000) + b'-' * 9000,
+  'more than the file has': npy((10**5, 10**5), body=b'12345678'),
+  'less than nothing': npy((-1, -1)),
+  'more than a number': npy((2**70, 2**70)),
+  'nothing at all, very wide': npy((0, 2**70)),
+  'a zip archive': zipped_npy(),
+  'text': encoded(np.array([['a']]), 'npy'),
+  'complex numbers': encoded(np.ones((5, 8), complex), 'npy'),
+  'dates': encoded(np.zeros((5, 8), 'M8[s]'), 'npy'),
+  'a nested header': b'\x93NUMPY\x01\0' + struct.pack('<H', 9000) + b'-' * 9000,
 }
 
 
@@ -147,7 +157,9 @@ def root(tmp_path, monkeypatch):
   return tmp_path / 'data'
 
 
-@pytest.mark.parametrize('name, words', [('b\n.png', 'b\\n.png'), (os.fsdecode(b'b\xff.png'), 'b\\udcff.png'), ('b\x1b[2J.png', 'b\\x1b[2J')])
+@pytest.mark.parametrize(
+  'name, words', [('b\n.png', 'b\\n.png'), (os.fsdecode(b'b\xff.png'), 'b\\udcff.png'), ('b\x1b[2J.png', 'b\\x1b[2J')]
+)
 def test_names_of_files(root, name, words):
   (root / 'train/images' / name).write_bytes(encoded(pattern(np.uint8, 9, 3), 'png'))
   refused(lambda _: open_folder(root), root, words, 'control characters', 'rename')
@@ -168,8 +180,13 @@ def test_what_is_no_file(root):
 
 
 @pytest.mark.parametrize(
-    'field, value, words',
-    [('scale', 10**400, '"scale"'), ('scale', 1e-300, '"scale"'), ('kind', ['depth'], '"kind"'), ('classes', ['\ud800', 'b'], '"classes"')],
+  'field, value, words',
+  [
+    ('scale', 10**400, '"scale"'),
+    ('scale', 1e-300, '"scale"'),
+    ('kind', ['depth'], '"kind"'),
+    ('classes', ['\ud800', 'b'], '"classes"'),
+  ],
 )
 def test_descriptions(tmp_path, field, value, words):
   path = tmp_path / 'dataset.json'
@@ -195,14 +212,14 @@ def test_a_damaged_cache_of_checks_is_made_anew(root):
 
 
 @pytest.mark.parametrize(
-    'name, data, words',
-    [
-        ('m.csv', b'image,tasks\nimg0,' + b'x' * 200_000, 'not a CSV file'),
-        ('m.csv', b'image,tasks\nimg\xff,depth\n', 'not a CSV file in UTF-8'),
-        ('m.csv', b'image,depth,depth\nimg0,1,0\n', 'each once'),
-        ('m.json', b'9' * 5000, 'not JSON'),
-        ('m.json', b'{"\\n": []}', "e.g. '\\n'"),
-    ],
+  'name, data, words',
+  [
+    ('m.csv', b'image,tasks\nimg0,' + b'x' * 200_000, 'not a CSV file'),
+    ('m.csv', b'image,tasks\nimg\xff,depth\n', 'not a CSV file in UTF-8'),
+    ('m.csv', b'image,depth,depth\nimg0,1,0\n', 'each once'),
+    ('m.json', b'9' * 5000, 'not JSON'),
+    ('m.json', b'{"\\n": []}', "e.g. '\\n'"),
+  ],
 )
 def test_mappings(tmp_path, name, data, words):
   (tmp_path / name).write_bytes(data)
@@ -316,17 +333,17 @@ def long_name() -> bytes:
 
 FILE, LINK, HARD = tarfile.REGTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE
 ARCHIVES = {
-    'a file below a file': (tar(('a', b'1', FILE), ('a/b', b'2', FILE)), 'cannot be unpacked'),
-    'a name too long': (tar(('x' * 300, b'1', FILE)), 'cannot be unpacked'),
-    'a link up': (tar(('a', '..', LINK), ('a/b', b'2', FILE)), 'outside the folder'),
-    'a link to a link up': (tar(('d/a', 'x/../..', LINK)), 'outside the folder'),
-    'a hard link up': (tar(('a', '../../victim', HARD)), 'outside the folder'),
-    'a device': (tar(('null', '', tarfile.CHRTYPE)), 'refused'),
-    'a loop of links': (tar(('a', 'a', LINK), ('a/b', b'2', FILE)), 'archive'),
-    'a bomb in gzip': (gzip.compress(tar(('a', bytes(100 << 20), FILE), mode='w'), 9), 'times its size'),
-    'a bomb in zip': (zipped(bytes(100 << 20)), 'times its size'),
-    'an endless name': (long_name(), 'times its size'),
-    'an encrypted file': (zipped(b'1', flag=1), 'damaged or cut short'),
+  'a file below a file': (tar(('a', b'1', FILE), ('a/b', b'2', FILE)), 'cannot be unpacked'),
+  'a name too long': (tar(('x' * 300, b'1', FILE)), 'cannot be unpacked'),
+  'a link up': (tar(('a', '..', LINK), ('a/b', b'2', FILE)), 'outside the folder'),
+  'a link to a link up': (tar(('d/a', 'x/../..', LINK)), 'outside the folder'),
+  'a hard link up': (tar(('a', '../../victim', HARD)), 'outside the folder'),
+  'a device': (tar(('null', '', tarfile.CHRTYPE)), 'refused'),
+  'a loop of links': (tar(('a', 'a', LINK), ('a/b', b'2', FILE)), 'archive'),
+  'a bomb in gzip': (gzip.compress(tar(('a', bytes(100 << 20), FILE), mode='w'), 9), 'times its size'),
+  'a bomb in zip': (zipped(bytes(100 << 20)), 'times its size'),
+  'an endless name': (long_name(), 'times its size'),
+  'an encrypted file': (zipped(b'1', flag=1), 'damaged or cut short'),
 }
 
 
@@ -352,16 +369,16 @@ def test_a_task_names_files_in_its_folder_alone(tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    'content, words',
-    [
-        ({'model': {'width': 10**9}}, 'model.width must be a whole number from 1 to 1024'),
-        ({'data': {'size': [10**6, 10**6]}}, 'data.size must be height and width'),
-        ({'data': {'size': 'ab'}}, 'data.size must be height and width'),
-        ({'optim': None}, 'optim must be a section'),
-        ({'items': 1}, "'items' is no name of a field"),
-        ({'a.b': 1}, "'a.b' is no name of a field"),
-        ([], 'not a config'),
-    ],
+  'content, words',
+  [
+    ({'model': {'width': 10**9}}, 'model.width must be a whole number from 1 to 1024'),
+    ({'data': {'size': [10**6, 10**6]}}, 'data.size must be height and width'),
+    ({'data': {'size': 'ab'}}, 'data.size must be height and width'),
+    ({'optim': None}, 'optim must be a section'),
+    ({'items': 1}, "'items' is no name of a field"),
+    ({'a.b': 1}, "'a.b' is no name of a field"),
+    ([], 'not a config'),
+  ],
 )
 def test_configs(tmp_path, content, words):
   (tmp_path / 'config.json').write_text(json.dumps(content))
@@ -369,6 +386,6 @@ def test_configs(tmp_path, content, words):
 
 
 def test_a_bad_config_of_a_conversion_is_one_sentence(tmp_path, capsys):
-  assert pretrained.main(['x.pth', str(tmp_path / 'out'), '--config=configs/pascal.py:metod=1']) == 1
+  assert convert.main(['x.pth', str(tmp_path / 'out'), '--config=configs/pascal.py:metod=1']) == 1
   error = capsys.readouterr().err
   assert error.startswith('Error: --config=configs/pascal.py:metod=1: ') and error.count('\n') == 1

@@ -5,8 +5,8 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from dmtl_jax import images
-from dmtl_jax.errors import UserError
+from dmtl_jax.basics.errors import UserError
+from dmtl_jax.inference import images
 
 RNG = np.random.default_rng(0)
 COLORS = RNG.integers(0, 256, (6, 8, 3), np.uint8)
@@ -78,12 +78,12 @@ def test_broken_files_are_told(tmp_path):
   (tmp_path / 'bad.mp4').write_bytes(b'no video at all')
   saved(tmp_path / 'float.tif', np.zeros((4, 4), np.float32))
   for name, why in [
-      ('cut.jpg', 'truncated'),
-      ('text.png', 'unknown format'),
-      ('zero.jpg', 'the file is empty'),
-      ('bad.mp4', 'not a readable video'),
-      ('float.tif', 'floating-point'),
-      ('absent.png', 'no such file'),
+    ('cut.jpg', 'truncated'),
+    ('text.png', 'unknown format'),
+    ('zero.jpg', 'the file is empty'),
+    ('bad.mp4', 'not a readable video'),
+    ('float.tif', 'floating-point'),
+    ('absent.png', 'no such file'),
   ]:
     with pytest.raises(UserError, match=why) as told:
       list(images.Video(tmp_path / name) if images.is_video(name) else images.Still(tmp_path / name))
@@ -99,13 +99,16 @@ def test_what_lies_in_the_folder_of_results_is_no_image(tmp_path):
     images.find_images(str(tmp_path / 'maps' / 'a.png'), tmp_path / 'maps')
 
 
-@pytest.mark.parametrize('paths, names', [
+@pytest.mark.parametrize(
+  'paths, names',
+  [
     (['p/x.jpg', 'q/y.jpg'], ['x', 'y']),
     (['p/x.jpg', 'q/x.png', 'q/y.png'], ['p_x', 'q_x', 'y']),
     (['p/x.jpg', 'p/x.png', 'p/X.PNG'], ['x_jpg', 'x_png_1', 'X_PNG_2']),  # a disk may ignore case
     (['p/x.jpg', 'q/x.jpg', 'q/p_x.png'], ['p_x_jpg', 'q_x', 'q_p_x_png']),
     (['x/x.jpg', 'x/y/x.jpg', 'x/x.mp4'], ['x_jpg', 'y_x', 'x_mp4']),
-])
+  ],
+)
 def test_results_never_share_a_name(paths, names, tmp_path):
   found = images.result_names([tmp_path / path for path in paths])
   assert found == names
@@ -116,11 +119,11 @@ def test_what_the_python_api_takes(tmp_path):
   for image in (COLORS, path, str(path), Image.fromarray(COLORS)):
     np.testing.assert_array_equal(images.as_rgb(image), COLORS)
   for image, message in [
-      (COLORS / 255, 'float64 numbers; give uint8 from 0 to 255'),
-      (COLORS[..., 0], r'shape \[6, 8\]; give one RGB image'),
-      (COLORS[None], r'shape \[1, 6, 8, 3\]'),
-      (COLORS[:0], r'shape \[0, 8, 3\]'),
-      (tmp_path / 'absent.png', 'no such file'),
+    (COLORS / 255, 'float64 numbers; give uint8 from 0 to 255'),
+    (COLORS[..., 0], r'shape \[6, 8\]; give one RGB image'),
+    (COLORS[None], r'shape \[1, 6, 8, 3\]'),
+    (COLORS[:0], r'shape \[0, 8, 3\]'),
+    (tmp_path / 'absent.png', 'no such file'),
   ]:
     with pytest.raises(UserError, match=message):
       images.as_rgb(image)

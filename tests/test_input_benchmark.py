@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from configs import common
 from dmtl_jax.benchmarks import input as input_benchmark
+from dmtl_jax.configs import common
 from dmtl_jax.data import label_settings
 
 

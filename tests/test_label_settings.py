@@ -5,20 +5,24 @@ import hashlib
 import json
 import pathlib
 
+from conftest import shared
 import numpy as np
 import pytest
 
-from conftest import shared
-from dmtl_jax import torch_file
+from dmtl_jax.basics import torch_file
+from dmtl_jax.basics.errors import UserError
 from dmtl_jax.data import label_settings
 from dmtl_jax.data.label_settings import apply_labels, load_mapping, save_mapping
-from dmtl_jax.errors import UserError
 from dmtl_jax.tasks import Task
 
 TASKS = tuple(Task(kind, kind) for kind in ('saliency', 'normals', 'boundary', 'depth'))
 PASCAL = (
-    Task('semseg', 'semseg', ('a', 'b')), Task('parsing', 'parsing', ('a', 'b')),
-    Task('saliency', 'saliency'), Task('normals', 'normals'), Task('boundary', 'boundary'))
+  Task('semseg', 'semseg', ('a', 'b')),
+  Task('parsing', 'parsing', ('a', 'b')),
+  Task('saliency', 'saliency'),
+  Task('normals', 'normals'),
+  Task('boundary', 'boundary'),
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -112,18 +116,22 @@ def test_mapping_hides_but_cannot_make_labels(tmp_path):
   np.testing.assert_array_equal(mask, [[0, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 1]])
 
 
-@pytest.mark.parametrize('text', [
+@pytest.mark.parametrize(
+  'text',
+  [
     'image,tasks\nimg0,depth;normals\nimg2, saliency \nimg1,\n',
     '\ufeffimage,normals,saliency,depth\nimg0,1,0,1\nimg2,0,1,0\nimg1,0,0,0\n',
-])
+  ],
+)
 def test_both_forms_of_csv(tmp_path, text):
   path = tmp_path / 'm.csv'
   path.write_text(text, encoding='utf-8')
-  np.testing.assert_array_equal(
-      load_mapping(path, fake(3).ids, TASKS), [[0, 1, 0, 1], [0, 0, 0, 0], [1, 0, 0, 0]])
+  np.testing.assert_array_equal(load_mapping(path, fake(3).ids, TASKS), [[0, 1, 0, 1], [0, 0, 0, 0], [1, 0, 0, 0]])
 
 
-@pytest.mark.parametrize('name, text, words', [
+@pytest.mark.parametrize(
+  'name, text, words',
+  [
     ('m.csv', '', 'needs a first line image,tasks'),
     ('m.csv', 'file,tasks\nimg0,depth\n', 'needs a first line image,tasks'),
     ('m.csv', 'image,tasks\nimg0,depth,normals\n', 'line 2 has more or fewer columns'),
@@ -134,7 +142,8 @@ def test_both_forms_of_csv(tmp_path, text):
     ('m.csv', 'image,tasks\nimg0,edges\n', "image 'img0' names task 'edges'"),
     ('m.json', '{', 'not JSON'),
     ('m.json', '{"img0": "depth"}', 'must map each image to a list of task names'),
-])
+  ],
+)
 def test_bad_mapping(tmp_path, name, text, words):
   path = tmp_path / name
   path.write_text(text)
@@ -158,13 +167,16 @@ def test_official_mapping_goes_before_drawing(tmp_path):
   assert apply_labels(source, 'random').label_mask.any(1).all()  # has none: drawn
 
 
-@pytest.mark.parametrize('name, tasks, images, counts', [
+@pytest.mark.parametrize(
+  'name, tasks, images, counts',
+  [
     ('pascal_onelabel', PASCAL, 4998, dict(semseg=1000, parsing=999, saliency=1000, normals=1000, boundary=999)),
     ('pascal_randomlabels', PASCAL, 4998, dict(semseg=2450, parsing=847, saliency=2445, normals=2480, boundary=2557)),
     ('nyud_onelabel', ('semseg', 'depth', 'normals'), 795, dict(semseg=265, depth=265, normals=265)),
     ('nyud_randomlabels', ('semseg', 'depth', 'normals'), 795, dict(semseg=392, depth=408, normals=385)),
     ('cityscapes_onelabel', ('semseg', 'depth'), 2975, dict(semseg=1487, depth=1488)),
-])
+  ],
+)
 def test_official_counts(name, tasks, images, counts):
   path = shared(f'label_mappings/{name}.pth')
   checksums = dict(line.split()[::-1] for line in shared('label_mappings/SHA256SUMS').read_text().splitlines())
@@ -191,7 +203,9 @@ def test_official_file_of_another_data_set(monkeypatch):
   assert label_settings.OFFICIAL_PASCAL == tuple(task.name for task in PASCAL)
 
 
-@pytest.mark.parametrize('content', [{'labels_weights': [[1, 2], [1]]}, {'a': [[1], [1, 2], 3, 4, 5]}, {'a': 'x'}, [], {}])
+@pytest.mark.parametrize(
+  'content', [{'labels_weights': [[1, 2], [1]]}, {'a': [[1], [1, 2], 3, 4, 5]}, {'a': 'x'}, [], {}]
+)
 def test_a_torch_file_of_another_kind_is_refused(content, tmp_path, monkeypatch):
   monkeypatch.setattr(label_settings.torch_file, 'load', lambda path: content)
   with pytest.raises(UserError, match='m.pth: '):

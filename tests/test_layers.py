@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import scipy.special
 
-from dmtl_jax.models.denoiser import CrossAttentionBlock
-from dmtl_jax.models.layers import Dense, ReducedConv, conv, resize
-from dmtl_jax.models.task_layers import SlotEmbed, SlotHead, TaskConv
+from dmtl_jax.models.parts.denoiser import CrossAttentionBlock
+from dmtl_jax.models.parts.layers import conv, Dense, ReducedConv, resize
+from dmtl_jax.models.parts.task_layers import SlotEmbed, SlotHead, TaskConv
 
 
 def resize_by_hand(x, size):
@@ -85,7 +85,9 @@ def test_slots_act_like_separate_convolutions():
   y = np.asarray(expected, np.float32)
   params = head.init(jax.random.key(1), y, None)
   weight = np.asarray(params['params']['kernel'])
-  expected = np.stack([np.pad(y[0] @ weight[:, :3], ((0, 0), (0, 0), (0, 1))), np.pad(y[1] @ weight[:, 3:], ((0, 0), (0, 0), (3, 0)))])
+  expected = np.stack(
+    [np.pad(y[0] @ weight[:, :3], ((0, 0), (0, 0), (0, 1))), np.pad(y[1] @ weight[:, 3:], ((0, 0), (0, 0), (3, 0)))]
+  )
   for task in (None, np.array([0, 1])):
     np.testing.assert_allclose(head.apply(params, y, task), expected, atol=1e-5)
 

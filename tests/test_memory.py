@@ -1,19 +1,19 @@
 """Gradient accumulation and rematerialisation give what the whole batch, kept whole, gives."""
 
+from conftest import random_labels, random_variables, SIZE, TASKS, tiny_config
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import SIZE, TASKS, random_labels, random_variables, tiny_config
 
-from dmtl_jax import state as state_lib
-from dmtl_jax.models import Output, build_model, encoder
-from dmtl_jax.models import pairs as pairs_lib
-from dmtl_jax.models.task_layers import Slots
-from dmtl_jax.state import TrainState
-from dmtl_jax.steps import make_train_step
+from dmtl_jax.models import build_model, inputs, Output
+from dmtl_jax.models.parts import encoder
+from dmtl_jax.models.parts import pairs as pairs_lib
+from dmtl_jax.models.parts.task_layers import Slots
+from dmtl_jax.runs.state import TrainState
+from dmtl_jax.training.step import make_train_step
 
 BATCH = 8
 TWO = (TASKS[0], TASKS[5])
@@ -49,9 +49,9 @@ def batch_of(count: int) -> dict:
   mask = rng.random((count, len(TASKS))) < 0.5
   mask[:, 0] |= ~mask.any(1)
   return {
-      'image': rng.standard_normal((count, *SIZE, 3)).astype(np.float32),
-      'labels': random_labels(rng, count),
-      'label_mask': mask,
+    'image': rng.standard_normal((count, *SIZE, 3)).astype(np.float32),
+    'labels': random_labels(rng, count),
+    'label_mask': mask,
   }
 
 
@@ -94,7 +94,11 @@ def small(method: str, **train):
   state = TrainState(jnp.int32(0), variables['params'], variables['batch_stats'], tx.init(variables['params']))
   batch = batch_of(4)
   small_maps = {t.name: batch['labels'][t.name][:, :32, :32] for t in TWO}
-  batch = {'image': batch['image'][:, :32, :32], 'labels': small_maps, 'label_mask': np.eye(2, dtype=bool)[[0, 1, 1, 0]]}
+  batch = {
+    'image': batch['image'][:, :32, :32],
+    'labels': small_maps,
+    'label_mask': np.eye(2, dtype=bool)[[0, 1, 1, 0]],
+  }
   step = next_step(make_train_step(model, tx, config, TWO, 4 // config.train.accumulate, 1))
   return step, state, batch
 
@@ -126,7 +130,7 @@ def test_remat_keeps_every_name(method):
   for remat in (False, True):
     config.train.remat = remat
     model = build_model(config, TWO)
-    shapes.append(jax.eval_shape(lambda: state_lib.init_variables(model, jax.random.key(0), (64, 64))))
+    shapes.append(jax.eval_shape(lambda: inputs.init_variables(model, jax.random.key(0), (64, 64))))
   assert jax.tree.structure(shapes[0]) == jax.tree.structure(shapes[1])
   assert jax.tree.leaves(shapes[0]) == jax.tree.leaves(shapes[1])
 

@@ -3,16 +3,15 @@
 import functools
 import itertools
 
+from conftest import random_labels, random_variables, TASKS, tiny_config
 import jax
 import jax.numpy as jnp
+from jax.tree_util import DictKey
 import numpy as np
 import pytest
-from jax.tree_util import DictKey
-from conftest import TASKS, random_labels, random_variables, tiny_config
 
-from dmtl_jax import auxiliary, losses
-from dmtl_jax.errors import UserError
-from dmtl_jax.models import Output, build_model
+from dmtl_jax.basics.errors import UserError
+from dmtl_jax.models import auxiliary, build_model, losses, Output
 from dmtl_jax.models.invpt import MessageAttention
 from dmtl_jax.models.mti_net import Distillation
 from dmtl_jax.models.xtc import FiLM
@@ -62,10 +61,10 @@ class Trained:
     def run(labels, mask):
       def loss(params):
         apply = functools.partial(
-            model.apply,
-            {'params': params, 'batch_stats': variables['batch_stats']},
-            train=True,
-            mutable=['batch_stats'],
+          model.apply,
+          {'params': params, 'batch_stats': variables['batch_stats']},
+          train=True,
+          mutable=['batch_stats'],
         )
         batch = {'image': images, 'labels': labels, 'label_mask': mask}
         output, _ = apply(images)
@@ -95,8 +94,8 @@ def test_every_part_learns_from_one_label_an_image(trained):
 def test_a_hidden_label_has_no_influence(trained, mask):
   mask = np.array(mask, bool)
   junk = {
-      'semseg': np.where(mask[:, 0, None, None, None], trained.labels['semseg'], np.uint8(3)),
-      'normals': np.where(mask[:, 1, None, None, None], trained.labels['normals'], np.float32(np.nan)),
+    'semseg': np.where(mask[:, 0, None, None, None], trained.labels['semseg'], np.uint8(3)),
+    'normals': np.where(mask[:, 1, None, None, None], trained.labels['normals'], np.float32(np.nan)),
   }
   shown, hidden = trained.run(trained.labels, mask), trained.run(junk, mask)
   jax.tree.map(np.testing.assert_array_equal, shown, hidden)
@@ -194,14 +193,14 @@ def test_cross_task_loss_is_zero_where_everything_agrees():
 
 
 @pytest.mark.parametrize(
-    'mask, pairs',
-    [
-        ([[1, 0, 0], [0, 0, 1]], 2),  # one label: two unlabelled sources an image
-        ([[1, 1, 0], [1, 0, 1]], 2),  # two labels: two targets, one unlabelled source
-        ([[1, 1, 1], [1, 1, 1]], 6),  # all labels: every pair
-        ([[1, 1, 1], [0, 0, 0]], 3),  # the second image has none
-        ([[0, 0, 0], [0, 0, 0]], 0),
-    ],
+  'mask, pairs',
+  [
+    ([[1, 0, 0], [0, 0, 1]], 2),  # one label: two unlabelled sources an image
+    ([[1, 1, 0], [1, 0, 1]], 2),  # two labels: two targets, one unlabelled source
+    ([[1, 1, 1], [1, 1, 1]], 6),  # all labels: every pair
+    ([[1, 1, 1], [0, 0, 0]], 3),  # the second image has none
+    ([[0, 0, 0], [0, 0, 0]], 0),
+  ],
 )
 def test_cross_task_loss_counts_pairs(mask, pairs):
   """All at right angles: 1 + 0.5 (1 + 1) a pair, times 2; mean over images."""

@@ -11,11 +11,11 @@ from dmtl_jax.tasks import Task
 
 PARITY = Path(__file__).resolve().parents[2] / 'shared' / 'parity' / 'metrics.npz'
 TASKS = [
-    Task('semseg', 'semseg', ('sky', 'tree', 'road')),
-    Task('saliency', 'saliency'),
-    Task('normals', 'normals'),
-    Task('depth', 'depth'),
-    Task('boundary', 'boundary'),
+  Task('semseg', 'semseg', ('sky', 'tree', 'road')),
+  Task('saliency', 'saliency'),
+  Task('normals', 'normals'),
+  Task('depth', 'depth'),
+  Task('boundary', 'boundary'),
 ]
 SEMSEG, SALIENCY, NORMALS, DEPTH, _ = TASKS
 rng = np.random.default_rng
@@ -58,7 +58,7 @@ def draw(task, seed, shape=(16, 20), ignored=0.2):
 @pytest.fixture(scope='module')
 def parity():
   if not PARITY.exists():
-    pytest.skip(f'{PARITY} is not there: the released meters\' numbers lie beside the checkout')
+    pytest.skip(f"{PARITY} is not there: the released meters' numbers lie beside the checkout")
   with np.load(PARITY) as arrays:
     return dict(arrays)
 
@@ -85,14 +85,26 @@ def parity_pairs(parity, name):
       yield parity[f'{i}/{name}_logits'][0].argmax(-1), ids(parity[f'{i}/{name}_gt'][0])
 
 
-@pytest.mark.parametrize('name, task, expected', [
+@pytest.mark.parametrize(
+  'name, task, expected',
+  [
     ('semseg', Task('semseg', 'semseg', classes(21)), {'mIoU': 'semseg_mIoU'}),
     ('parts', Task('parsing', 'parsing', classes(7)), {'mIoU': 'parts_mIoU'}),
     ('sal', SALIENCY, {'maxF_released': 'sal_maxF'}),
     ('normals', NORMALS, {'mErr': 'normals_mean'}),
-    ('depth', DEPTH, {'absErr': 'depth_abs_err', 'relErr': 'depth_abs_rel', 'sqRel': 'depth_sq_rel',
-                      'RMSE': 'depth_rmse', 'logRMSE': 'depth_log_rmse'}),
-])
+    (
+      'depth',
+      DEPTH,
+      {
+        'absErr': 'depth_abs_err',
+        'relErr': 'depth_abs_rel',
+        'sqRel': 'depth_sq_rel',
+        'RMSE': 'depth_rmse',
+        'logRMSE': 'depth_log_rmse',
+      },
+    ),
+  ],
+)
 def test_scores_equal_the_released_meters(parity, name, task, expected):
   scores = score(task, parity_pairs(parity, name), protocol='pascal')
   for ours, theirs in expected.items():
@@ -108,10 +120,18 @@ def test_scores_equal_the_mtpsl_meters(parity):
   semseg = score(Task('semseg', 'semseg', classes(13)), pairs, protocol='mtpsl')
   depth = score(DEPTH, parity_pairs(parity, 'depth'), protocol='mtpsl')
   normals = score(NORMALS, parity_pairs(parity, 'normals'), protocol='mtpsl')
-  got = {'semseg13_mIoU': semseg['mIoU'], 'semseg13_acc': semseg['pixelAcc'], 'depth_l1': depth['absErr'],
-         'depth_rmse': depth['RMSE'], 'depth_log_rmse': depth['logRMSE'], 'normals_mean': normals['mErr'],
-         'normals_rmse': normals['RMSE'], 'normals_11.25': normals['11.25'], 'normals_22.5': normals['22.5'],
-         'normals_30': normals['30']}
+  got = {
+    'semseg13_mIoU': semseg['mIoU'],
+    'semseg13_acc': semseg['pixelAcc'],
+    'depth_l1': depth['absErr'],
+    'depth_rmse': depth['RMSE'],
+    'depth_log_rmse': depth['logRMSE'],
+    'normals_mean': normals['mErr'],
+    'normals_rmse': normals['RMSE'],
+    'normals_11.25': normals['11.25'],
+    'normals_22.5': normals['22.5'],
+    'normals_30': normals['30'],
+  }
   for name, value in got.items():
     assert value == pytest.approx(float(parity[f'expected/mtpsl_{name}']), rel=1e-5), name
 

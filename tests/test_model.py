@@ -1,19 +1,19 @@
 """DiffusionMTL: the scan against an unrolled loop, sparse against dense denoising, hidden labels."""
 
+from conftest import TASKS, Tiny
+from flax.core import unfreeze
+from hypothesis import given, settings
+from hypothesis import strategies as st
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import SIZE, TASKS, Tiny
-from flax.core import unfreeze
-from hypothesis import given, settings, strategies as st
 
-from dmtl_jax import losses
-from dmtl_jax.diffusion import Schedule
-from dmtl_jax.models import pairs as pairs_lib
-from dmtl_jax.models.diffusion_mtl import stride8
-from dmtl_jax.models.task_layers import Slots
-from dmtl_jax.steps import model_inputs
+from dmtl_jax.models import losses
+from dmtl_jax.models.inputs import model_inputs
+from dmtl_jax.models.parts import pairs as pairs_lib
+from dmtl_jax.models.parts.diffusion import Schedule, stride8
+from dmtl_jax.models.parts.task_layers import Slots
 
 
 def test_initial_and_final_maps_have_stride_8(tiny):
@@ -34,8 +34,8 @@ def test_noise_fits_images_of_any_size(tiny, size):
 
 def test_scan_equals_an_unrolled_loop(tiny):
   """X_S = decay(P_init); X_{s-1} = Denoiser(X_s, s, F_cond), by calling the parts one by one."""
-  from dmtl_jax.models.conditioning import Conditioning
-  from dmtl_jax.models.denoiser import Denoiser
+  from dmtl_jax.models.parts.conditioning import Conditioning
+  from dmtl_jax.models.parts.denoiser import Denoiser
 
   inputs = tiny.inputs()
   output = jax.jit(tiny.model.apply)(tiny.variables, tiny.images, **inputs)
@@ -73,7 +73,9 @@ def test_denoising_labelled_pairs_equals_denoising_everything_and_masking(method
 def test_selected_pairs_are_those_of_the_mask():
   mask = np.array([[1, 0, 1], [0, 0, 0], [0, 1, 0], [1, 1, 1]], bool)
   pairs = pairs_lib.select(jnp.asarray(mask), 5, groups=2)
-  found = {(g * 2 + int(pairs.image[g, p]), int(pairs.task[g, p])) for g in range(2) for p in range(5) if pairs.valid[g, p]}
+  found = {
+    (g * 2 + int(pairs.image[g, p]), int(pairs.task[g, p])) for g in range(2) for p in range(5) if pairs.valid[g, p]
+  }
   assert found == set(zip(*map(lambda a: a.tolist(), np.nonzero(mask))))
   assert pairs.valid.sum() == mask.sum()
 
@@ -124,7 +126,9 @@ def test_the_condition_trains_unlabelled_tasks_decoders_unless_stopped(tiny, gra
   assert any((g != 0).any() for g in jax.tree.leaves(grads['decoders']['depth_block0']))
 
 
-@pytest.mark.parametrize('arg', ['method=no_condition', 'method=no_diffusion', 'preset=released', 'method=feature,steps=3'])
+@pytest.mark.parametrize(
+  'arg', ['method=no_condition', 'method=no_diffusion', 'preset=released', 'method=feature,steps=3']
+)
 def test_variants_run_and_differ_from_the_default(tiny, arg):
   variant = Tiny(arg)
   output = jax.jit(variant.model.apply)(variant.variables, variant.images, **variant.inputs())
@@ -143,5 +147,8 @@ def test_noise_of_a_pair_does_not_depend_on_the_other_pairs(tiny):
 
 def test_steps_at_inference_can_differ_from_training(tiny):
   inputs = model_inputs(tiny.model, tiny.images, jax.random.key(1), 6, steps=4)
-  output = jax.eval_shape(lambda **kw: tiny.model.apply(tiny.variables, tiny.images, steps=4, **kw), **{k: v for k, v in inputs.items() if k != 'steps'})
+  output = jax.eval_shape(
+    lambda **kw: tiny.model.apply(tiny.variables, tiny.images, steps=4, **kw),
+    **{k: v for k, v in inputs.items() if k != 'steps'},
+  )
   assert output.steps['depth'].shape[0] == 5

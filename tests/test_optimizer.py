@@ -7,7 +7,7 @@ import numpy as np
 import optax
 import pytest
 
-from dmtl_jax import state as state_lib
+from dmtl_jax.training import optimizer as state_lib
 
 SCHEDULE = optax.linear_schedule(1e-2, 1e-3, 10)
 
@@ -27,10 +27,10 @@ def config():
 def test_updates_are_those_of_optax_with_and_without_clipping(config):
   ours = state_lib.optimizer(config, SCHEDULE)
   theirs = optax.chain(
-      optax.clip_by_global_norm(3.0),
-      optax.add_decayed_weights(0.1),
-      optax.scale_by_adam(),
-      optax.scale_by_learning_rate(SCHEDULE),
+    optax.clip_by_global_norm(3.0),
+    optax.add_decayed_weights(0.1),
+    optax.scale_by_adam(),
+    optax.scale_by_learning_rate(SCHEDULE),
   )
   params, reference = drawn(0), drawn(0)
   state, other = ours.init(params), theirs.init(reference)

@@ -11,22 +11,22 @@ import jax
 import numpy as np
 import pytest
 
-from configs import common
-from dmtl_jax import losses, pretrained
-from dmtl_jax.models import build_model
-from dmtl_jax.models import pairs as pairs_lib
-from dmtl_jax.models.encoder import ResNet
-from dmtl_jax.models.layers import resize
-from dmtl_jax.state import init_variables
+from dmtl_jax.configs import common
+from dmtl_jax.models import build_model, losses
+from dmtl_jax.models.inputs import init_variables
+from dmtl_jax.models.parts import pairs as pairs_lib
+from dmtl_jax.models.parts.encoder import ResNet
+from dmtl_jax.models.parts.layers import resize
+from dmtl_jax.runs import pretrained
 from dmtl_jax.tasks import Task
 from tests.conftest import shared
 
 TASKS = (
-    Task('semseg', 'semseg', tuple(f'class{i}' for i in range(21))),
-    Task('parsing', 'parsing', tuple(f'part{i}' for i in range(7))),
-    Task('saliency', 'saliency'),
-    Task('normals', 'normals'),
-    Task('boundary', 'boundary'),
+  Task('semseg', 'semseg', tuple(f'class{i}' for i in range(21))),
+  Task('parsing', 'parsing', tuple(f'part{i}' for i in range(7))),
+  Task('saliency', 'saliency'),
+  Task('normals', 'normals'),
+  Task('boundary', 'boundary'),
 )
 NAMES = dict(zip(('semseg', 'human_parts', 'sal', 'normals', 'edge'), TASKS))
 WEIGHTS = np.array([1, 2, 5, 10, 50], np.float32)

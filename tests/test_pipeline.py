@@ -6,8 +6,8 @@ from ml_collections import ConfigDict
 import numpy as np
 import pytest
 
+from dmtl_jax.basics.errors import UserError
 from dmtl_jax.data import pipeline
-from dmtl_jax.errors import UserError
 from dmtl_jax.tasks import Task
 
 TASKS = (Task('saliency', 'saliency'), Task('normals', 'normals'), Task('depth', 'depth'))
@@ -29,9 +29,9 @@ class Numbered:
     height, width = 20 + index % 3, 30
     image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
     labels = {
-        'saliency': rng.integers(0, 2, (height, width, 1)).astype(np.uint8),
-        'normals': np.full((height, width, 3), [0, 0.6, 0.8], np.float32),
-        'depth': np.full((height, width, 1), 4, np.float32),
+      'saliency': rng.integers(0, 2, (height, width, 1)).astype(np.uint8),
+      'normals': np.full((height, width, 3), [0, 0.6, 0.8], np.float32),
+      'depth': np.full((height, width, 1), 4, np.float32),
     }
     visible = [task.name for t, task in enumerate(self.tasks) if self.label_mask[index, t]]
     return {'image': image, 'labels': {name: labels[name] for name in visible}, 'index': index}
@@ -99,11 +99,9 @@ def test_seed_changes_order_and_augmentation(ten):
 def test_hosts_share_each_batch_in_order(ten, hosts):
   parts = [take(10, host=h, hosts=hosts) for h in range(hosts)]
   joined = [
-      {
-          name: np.concatenate([part[name] for part in batch])
-          for name in ('image', 'label_mask', 'index')
-      } | {'labels': {t.name: np.concatenate([part['labels'][t.name] for part in batch]) for t in TASKS}}
-      for batch in zip(*parts)
+    {name: np.concatenate([part[name] for part in batch]) for name in ('image', 'label_mask', 'index')}
+    | {'labels': {t.name: np.concatenate([part['labels'][t.name] for part in batch]) for t in TASKS}}
+    for batch in zip(*parts)
   ]
   assert_same(joined, ten)
 

@@ -10,9 +10,11 @@ from PIL import Image
 import pytest
 
 import dmtl_jax
-from dmtl_jax import images as images_lib, predict, sampling, steps
+from dmtl_jax.basics.errors import UserError
 from dmtl_jax.data import transforms
-from dmtl_jax.errors import UserError
+from dmtl_jax.inference import images as images_lib
+from dmtl_jax.inference import prediction, sampling, steps
+from dmtl_jax.jobs import predict
 from dmtl_jax.models import build_model
 from tests.conftest import SIZE, TASKS, Tiny
 
@@ -111,11 +113,14 @@ def test_all_images_share_one_program(predictor, monkeypatch):
   assert predictor._step(1)._cache_size() == compiled == 1
 
 
-@pytest.mark.parametrize('options, message', [
+@pytest.mark.parametrize(
+  'options, message',
+  [
     (dict(zoom=0.5), '--zoom=0.5: give 1'),
     (dict(zoom=float('nan')), '--zoom=nan'),
     (dict(samples=0), '--samples=0: give a number'),
-])
+  ],
+)
 def test_options_out_of_range(predictor, options, message):
   with pytest.raises(UserError, match=message):
     predictor.check(**(dict(samples=1, zoom=None) | options))
@@ -165,7 +170,7 @@ def test_samples_are_the_mean_of_the_draws_of_evaluation(predictor, draws):
     if task.classes:
       np.testing.assert_allclose(softmax(found), mean, atol=1e-4)
     np.testing.assert_allclose(
-        raw.maps['uncertainty', task.name][..., 0], spread, atol=1e-4 * max(spread.max(), 1), err_msg=task.name
+      raw.maps['uncertainty', task.name][..., 0], spread, atol=1e-4 * max(spread.max(), 1), err_msg=task.name
     )
   maps, uncertainty = predictor.sample(photo(30, 47), SAMPLES)
   for task in TASKS:
@@ -295,7 +300,7 @@ def test_the_command_writes_what_the_api_gives(tiny_run, predictor, folder, tmp_
 @pytest.fixture
 def loaded(predictor, monkeypatch):
   """The command finds the run restored."""
-  monkeypatch.setattr(predict, 'load', lambda workdir, which: predictor)
+  monkeypatch.setattr(prediction, 'load', lambda workdir, which: predictor)
 
 
 def test_the_command_again_and_without_fault(tiny_run, loaded, folder, tmp_path, capsys):

@@ -2,22 +2,22 @@
 
 import hashlib
 import os
+from pathlib import Path
 import shutil
 import tarfile
 import zipfile
-from pathlib import Path
 
 import numpy as np
-import pytest
-import tensorflow_datasets as tfds
 from PIL import Image
+import pytest
 from raw_trees import config, grey, nyud_tree, pascal_tree
+import tensorflow_datasets as tfds
 from tensorflow_datasets.core import shuffle
 
-from datasets import cityscapes_mt, mtan, nyud_mt, pascal_mt, raw
-from dmtl_jax import prepare as job
-from dmtl_jax.errors import UserError
-from dmtl_jax.prepare import prepare
+from dmtl_jax.basics.errors import UserError
+from dmtl_jax.datasets import cityscapes_mt, mtan, nyud_mt, pascal_mt, raw
+from dmtl_jax.jobs import prepare as job
+from dmtl_jax.jobs.prepare import prepare
 
 MAPPINGS = Path(__file__).resolve().parents[2] / 'shared' / 'label_mappings'
 
@@ -71,12 +71,12 @@ def test_nyud_tells_missing_and_broken_files(tmp_path, nyud_raw):
   with pytest.raises(UserError) as error:
     prepare(c)
   for told in (
-      '7 images have broken files',
-      'label/0.npy: not a readable .npy',
-      'label/4.npy: holds class 13',
-      'image/7.npy: values from 200 to 200',
-      'depth/8.npy: shape [5, 6, 1], expected [4, 6, 1]',
-      'and 2 more',
+    '7 images have broken files',
+    'label/0.npy: not a readable .npy',
+    'label/4.npy: holds class 13',
+    'image/7.npy: values from 200 to 200',
+    'depth/8.npy: shape [5, 6, 1], expected [4, 6, 1]',
+    'and 2 more',
   ):
     assert told in str(error.value)
 
@@ -102,7 +102,7 @@ def test_wrong_raw_paths_are_told(tmp_path):
   (tmp_path / 'empty' / 'file').touch()
   with pytest.raises(UserError, match="empty: found no 'ImageSets/Context/train.txt'"):
     prepare(config('pascal', tmp_path, tmp_path / 'empty'))
-  with pytest.raises(UserError, match="raw_sha256: give the sha256 of https://example.org/PASCAL_MT.tgz"):
+  with pytest.raises(UserError, match='raw_sha256: give the sha256 of https://example.org/PASCAL_MT.tgz'):
     prepare(config('pascal', tmp_path, 'https://example.org/PASCAL_MT.tgz'))
   with pytest.raises(UserError, match="'scenes' needs no preparation"):
     prepare(config('scenes', tmp_path, ''))

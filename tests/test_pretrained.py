@@ -10,21 +10,23 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from configs import common
-from dmtl_jax import predict, pretrained
-from dmtl_jax.errors import UserError
+from dmtl_jax.basics.errors import UserError
+from dmtl_jax.configs import common
+from dmtl_jax.inference import prediction
+from dmtl_jax.jobs import convert
 from dmtl_jax.models import build_model
-from dmtl_jax.models.encoder import ResNet
-from dmtl_jax.state import init_variables
+from dmtl_jax.models.inputs import init_variables
+from dmtl_jax.models.parts.encoder import ResNet
+from dmtl_jax.runs import pretrained
 from dmtl_jax.tasks import Task
 from tests import test_torch_file as torch_writer
 
 TASKS = (
-    Task('semseg', 'semseg', tuple(f'class{i}' for i in range(21))),
-    Task('parsing', 'parsing', tuple(f'part{i}' for i in range(7))),
-    Task('saliency', 'saliency'),
-    Task('normals', 'normals'),
-    Task('boundary', 'boundary'),
+  Task('semseg', 'semseg', tuple(f'class{i}' for i in range(21))),
+  Task('parsing', 'parsing', tuple(f'part{i}' for i in range(7))),
+  Task('saliency', 'saliency'),
+  Task('normals', 'normals'),
+  Task('boundary', 'boundary'),
 )
 
 
@@ -112,10 +114,10 @@ def test_bottleneck_encoder_computes_what_torch_does(tmp_path):
   images = images.astype(np.float32).transpose(0, 2, 3, 1)
   stages = jax.jit(ResNet('resnet50', width=8).apply, static_argnums=2)(encoder, images, False)
   expected = [
-      ((16, 24, 32), 1.1001894, 1.0433481, (0.0850168, 0.0, 0.0924730)),
-      ((8, 12, 64), 0.5042183, 0.6075478, (0.0, 0.4320306, 0.0)),
-      ((4, 6, 128), 0.5937012, 0.6353517, (0.1846352, 0.0, 0.0)),
-      ((2, 3, 256), 0.4351363, 0.5266156, (1.4594178, 0.6104932, 1.1892588)),
+    ((16, 24, 32), 1.1001894, 1.0433481, (0.0850168, 0.0, 0.0924730)),
+    ((8, 12, 64), 0.5042183, 0.6075478, (0.0, 0.4320306, 0.0)),
+    ((4, 6, 128), 0.5937012, 0.6353517, (0.1846352, 0.0, 0.0)),
+    ((2, 3, 256), 0.4351363, 0.5266156, (1.4594178, 0.6104932, 1.1892588)),
   ]
   for stage, (shape, mean, deviation, corner) in zip(stages, expected):
     assert stage.shape == (1, *shape)
@@ -203,8 +205,8 @@ def test_what_does_not_fit_is_listed(feature, state):
     del changed['backbone.conv1.weight']
     pretrained.load_released(changed, feature, TASKS, 'x.pth.tar')
   assert str(caught.value).startswith(
-      'x.pth.tar does not fit this network (1 missing: backbone.conv1.weight; 1 unknown: surprise; '
-      '1 of another shape: backbone_embed.bias (5,), here (16,))'
+    'x.pth.tar does not fit this network (1 missing: backbone.conv1.weight; 1 unknown: surprise; '
+    '1 of another shape: backbone_embed.bias (5,), here (16,))'
   )
   blocks = {name: array for name, array in plain.items() if '.crossblocks.0.' not in name}
   with pytest.raises(UserError, match=r'\(20 missing: ([\w.]+, ){10}\.\.\.\)'):
@@ -224,10 +226,10 @@ def test_sources_that_are_none(tmp_path, feature):
   torch_writer.write_zip(tmp_path / 'list.pth', [1, 2])
   torch_writer.write_zip(tmp_path / 'numbers.pth', {1: 2})
   for name, message in [
-      ('missing.pth', 'no such file'),
-      ('x.safetensors', 'damaged or not a safetensors file'),
-      ('list.pth', "holds neither named weights nor a 'model'"),
-      ('numbers.pth', "holds neither named weights nor a 'model'"),
+    ('missing.pth', 'no such file'),
+    ('x.safetensors', 'damaged or not a safetensors file'),
+    ('list.pth', "holds neither named weights nor a 'model'"),
+    ('numbers.pth', "holds neither named weights nor a 'model'"),
   ]:
     with pytest.raises(UserError, match=message):
       pretrained.load(str(tmp_path / name), feature, TASKS)
@@ -262,7 +264,7 @@ def test_hub_out_of_reach(tmp_path, monkeypatch, feature):
     pretrained.load('timm/resnet50.tv_in1k', feature, TASKS)
 
 
-CONFIG = '''
+CONFIG = """
 from configs import common
 
 def get_config(arg=None):
@@ -270,24 +272,24 @@ def get_config(arg=None):
   config.data.name = 'pascal'
   config.model.width, config.model.channels = 8, 16
   return config
-'''
+"""
 
 
 def test_command_makes_a_run_that_restores(tmp_path, feature, state, capsys):
   (tmp_path / 'small.py').write_text(CONFIG)
   source = write_checkpoint(tmp_path / 'x.pth.tar', state)
   command = [source, str(tmp_path / 'run'), f'--config={tmp_path}/small.py:method=feature,preset=released']
-  assert pretrained.main(command) == 0
-  predictor = predict.load(str(tmp_path / 'run'))  # restores as --mode=evaluate does
+  assert convert.main(command) == 0
+  predictor = prediction.load(str(tmp_path / 'run'))  # restores as --mode=evaluate does
   assert [task.channels for task in predictor.tasks] == [21, 7, 2, 3, 1]
   assert predictor.config.model.heads == 4 and predictor.config.init_from == source
   # A run of ours is a source too.
   restored = pretrained.load(str(tmp_path / 'run'), feature, TASKS)
   jax.tree.map(np.testing.assert_array_equal, restored, pretrained.load(source, feature, TASKS))
 
-  assert pretrained.main(command) == 1
+  assert convert.main(command) == 1
   assert 'already there' in capsys.readouterr().err
   safetensors.numpy.save_file(draw(torchvision_shapes('resnet18', 8)), tmp_path / 'encoder.safetensors')
-  assert pretrained.main([str(tmp_path / 'encoder.safetensors'), str(tmp_path / 'new'), *command[2:]]) == 1
+  assert convert.main([str(tmp_path / 'encoder.safetensors'), str(tmp_path / 'new'), *command[2:]]) == 1
   assert 'no whole model' in capsys.readouterr().err
   assert not (tmp_path / 'new').exists()

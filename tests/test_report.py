@@ -7,11 +7,12 @@ import statistics
 import jax
 import numpy as np
 import pytest
-from report_runs import DEPTH, SEMSEG, TASKS, make, write_log, write_run
+from report_runs import DEPTH, make, SEMSEG, TASKS, write_log, write_run
 
-from dmtl_jax import report, state, workdir as workdir_lib
-from dmtl_jax.errors import UserError
-from dmtl_jax.models import build_model
+from dmtl_jax.basics.errors import UserError
+from dmtl_jax.jobs import report
+from dmtl_jax.models import build_model, inputs
+from dmtl_jax.runs import workdir as workdir_lib
 
 # --- Tables ----------------------------------------------------------------------------------
 
@@ -19,24 +20,23 @@ from dmtl_jax.models import build_model
 def test_seeds_are_joined_and_delta_m_is_against_the_single_task_run(tmp_path):
   single = write_run(tmp_path / 's', 'method=single_task', (50, 20, 1))
   runs = [
-      write_run(tmp_path / f'p{i}', seed=i, final=scores)
-      for i, scores in enumerate([(55, 18, 1.1), (57, 19, 0.9)])
+    write_run(tmp_path / f'p{i}', seed=i, final=scores) for i, scores in enumerate([(55, 18, 1.1), (57, 19, 0.9)])
   ]
   _, text, rows = make(tmp_path, runs[0], single, runs[1])
   assert [row['method'] for row in rows] == ['Single-Task', 'DiffusionMTL (Prediction)']
   deltas = [100 * ((s - 50) / 50 + (20 - n) / 20 + (1 - d)) / 3 for s, n, d in [(55, 18, 1.1), (57, 19, 0.9)]]
   assert rows[1]['runs'] == '2' and rows[0]['Δm %'] == ''
   expected = {
-      'semseg mIoU': (56, 2**0.5),
-      'normals mErr': (18.5, 0.5**0.5),
-      'depth absErr': (1, 0.02**0.5),
-      'Δm %': (statistics.mean(deltas), statistics.stdev(deltas)),
-      'time s/image': (0.25, 0),
+    'semseg mIoU': (56, 2**0.5),
+    'normals mErr': (18.5, 0.5**0.5),
+    'depth absErr': (1, 0.02**0.5),
+    'Δm %': (statistics.mean(deltas), statistics.stdev(deltas)),
+    'time s/image': (0.25, 0),
   }
   for name, (mean, spread) in expected.items():
-    assert float(rows[1][name]) == pytest.approx(mean) and float(rows[1][f'{name} spread']) == pytest.approx(
-        spread
-    ), name
+    assert float(rows[1][name]) == pytest.approx(mean) and float(rows[1][f'{name} spread']) == pytest.approx(spread), (
+      name
+    )
   line = next(line for line in text.splitlines() if line.startswith('| DiffusionMTL'))
   assert '| **56.00 ± 1.41** | **18.50 ± 0.71** | 1.0000 ± 0.1414 | +' in line and line.endswith('| 2 |')
   assert '| semseg mIoU ↑ | normals mErr ↓ | depth absErr ↓ | Δm % ↑ |' in text
@@ -52,34 +52,35 @@ def test_the_best_of_a_column_is_bold_by_its_direction_and_ties_share_it(tmp_pat
 
 
 def test_config_gives_the_single_task_scores_where_no_run_does(tmp_path):
-  run = write_run(
-      tmp_path / 'p', final=(60, 20, 1), eval__single_task=dict(semseg=50.0, normals=20.0, depth=1.0)
-  )
+  run = write_run(tmp_path / 'p', final=(60, 20, 1), eval__single_task=dict(semseg=50.0, normals=20.0, depth=1.0))
   _, text, rows = make(tmp_path, run)
   assert float(rows[0]['Δm %']) == pytest.approx(100 * 0.2 / 3) and 'against config.eval.single_task' in text
 
 
 def test_what_differs_between_runs_of_a_method_is_named(tmp_path):
   runs = [
-      write_run(tmp_path / '1', 'method=prediction,steps=1'),
-      write_run(tmp_path / '3', 'method=prediction,steps=3'),
-      write_run(tmp_path / 'r', 'method=feature,backbone=resnet50'),
-      write_run(tmp_path / '4', train__log_every=99),
+    write_run(tmp_path / '1', 'method=prediction,steps=1'),
+    write_run(tmp_path / '3', 'method=prediction,steps=3'),
+    write_run(tmp_path / 'r', 'method=feature,backbone=resnet50'),
+    write_run(tmp_path / '4', train__log_every=99),
   ]
   _, _, rows = make(tmp_path, *runs)
   assert [(row['method'], row['runs']) for row in rows] == [
-      ('DiffusionMTL (Prediction), steps=1', '1'),
-      ('DiffusionMTL (Prediction), steps=3', '1'),
-      ('DiffusionMTL (Prediction), steps=2', '1'),
-      ('DiffusionMTL (Feature), R50', '1'),
+    ('DiffusionMTL (Prediction), steps=1', '1'),
+    ('DiffusionMTL (Prediction), steps=3', '1'),
+    ('DiffusionMTL (Prediction), steps=2', '1'),
+    ('DiffusionMTL (Feature), R50', '1'),
   ]
 
 
 def test_runs_that_differ_in_many_fields_keep_names_of_their_own(tmp_path):
-  many = lambda n: {f'optim__{field}': n for field in ('lr', 'l2', 'clip')} | {
+  many = lambda n: (
+    {f'optim__{field}': n for field in ('lr', 'l2', 'clip')}
+    | {
       'train__batch': n,
       'train__epochs': n,
-  }
+    }
+  )
   runs = [write_run(tmp_path / f'run{n}', **many(n), model__depth=4) for n in (1, 2)]
   runs += [write_run(tmp_path / 'run3', **many(1), model__depth=9)]
   _, _, rows = make(tmp_path, *runs)
@@ -97,13 +98,13 @@ def test_methods_that_were_not_treated_alike_are_told(tmp_path):
 
 def test_a_backbone_is_compared_to_its_own_single_task_run(tmp_path):
   runs = [
-      write_run(tmp_path / f'{b}{m}', f'method={m},backbone=resnet{b}', (score, 20, 1))
-      for b, m, score in [
-          (18, 'single_task', 50),
-          (50, 'single_task', 60),
-          (18, 'feature', 55),
-          (50, 'feature', 54),
-      ]
+    write_run(tmp_path / f'{b}{m}', f'method={m},backbone=resnet{b}', (score, 20, 1))
+    for b, m, score in [
+      (18, 'single_task', 50),
+      (50, 'single_task', 60),
+      (18, 'feature', 55),
+      (50, 'feature', 54),
+    ]
   ]
   _, _, rows = make(tmp_path, *runs)
   deltas = {row['method']: row['Δm %'] for row in rows}
@@ -117,7 +118,7 @@ def test_parameters_are_counted_where_training_did_not_write_them(tmp_path):
   _, _, rows = make(tmp_path, run)
   config = workdir_lib.read_config(run)
   shapes = jax.eval_shape(
-      lambda key: state.init_variables(build_model(config, TASKS), key, (32, 32)), jax.random.key(0)
+    lambda key: inputs.init_variables(build_model(config, TASKS), key, (32, 32)), jax.random.key(0)
   )
   count = sum(int(np.prod(x.shape)) for x in jax.tree.leaves(shapes['params']))
   assert float(rows[0]['params M']) == pytest.approx(count / 1e6) and float(rows[0]['compute GMAC']) > 0
@@ -128,15 +129,15 @@ def test_parameters_are_counted_where_training_did_not_write_them(tmp_path):
 
 def test_data_sets_and_label_settings_have_their_own_tables(tmp_path):
   runs = [
-      write_run(tmp_path / 'a'),
-      write_run(tmp_path / 'b', 'labels=random'),
-      write_run(tmp_path / 'c', tasks=TASKS[:2], final=(1, 2), data__name='streets'),
+    write_run(tmp_path / 'a'),
+    write_run(tmp_path / 'b', 'labels=random'),
+    write_run(tmp_path / 'c', tasks=TASKS[:2], final=(1, 2), data__name='streets'),
   ]
   page, text, rows = make(tmp_path, *runs)
   assert re.findall('^## (.*)', text, re.M) == [
-      'rooms, one labelled task an image',
-      'rooms, random labelled tasks',
-      'streets, one labelled task an image',
+    'rooms, one labelled task an image',
+    'rooms, random labelled tasks',
+    'streets, one labelled task an image',
   ]
   assert rows[2]['depth absErr'] == '' and page.count('<article class="part"') == 3
   assert 'depth' not in text.split('## streets')[1]
@@ -159,10 +160,7 @@ def test_a_task_or_a_score_may_be_missing(tmp_path):
   null = write_run(tmp_path / 'null', 'method=feature', (float('nan'), 10, 2), initial=(30, float('nan'), 3))
   page, text, rows = make(tmp_path, whole, part, null)
   assert [row['Δm %'] if 'Δm %' in row else '' for row in rows] == ['', '', '']
-  assert (
-      '| DiffusionMTL (Prediction) | 40.00 | – | **0.5000** |' in text
-      and '| – | **10.00** | 2.0000 |' in text
-  )
+  assert '| DiffusionMTL (Prediction) | 40.00 | – | **0.5000** |' in text and '| – | **10.00** | 2.0000 |' in text
   assert '(Prediction)</strong> worse at 1 of 2 tasks' in page  # 0.5 is worse than 0.4, 40 is 40
   assert '(Feature)</strong> better at 1 of 1 tasks' in page
   assert 'nan' not in text and not re.search(r'\bnan\b', page)
@@ -174,15 +172,15 @@ def test_one_bare_run_is_a_report(tmp_path):
 
 
 @pytest.mark.parametrize(
-    'spoil, message',
-    [
-        (lambda run: (run / 'metrics.json').write_text('{"final": '), r'metrics\.json: not JSON'),
-        (
-            lambda run: (run / 'panels').mkdir() or (run / 'panels/index.json').write_text('x'),
-            r'index\.json: not JSON',
-        ),
-        (lambda run: shutil.rmtree(run), r'config\.json: no such file'),
-    ],
+  'spoil, message',
+  [
+    (lambda run: (run / 'metrics.json').write_text('{"final": '), r'metrics\.json: not JSON'),
+    (
+      lambda run: (run / 'panels').mkdir() or (run / 'panels/index.json').write_text('x'),
+      r'index\.json: not JSON',
+    ),
+    (lambda run: shutil.rmtree(run), r'config\.json: no such file'),
+  ],
 )
 def test_a_damaged_run_is_named(tmp_path, spoil, message):
   run = write_run(tmp_path / 'p')

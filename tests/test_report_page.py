@@ -5,12 +5,23 @@ import io
 import json
 import re
 
-from PIL import Image
 import numpy as np
+from PIL import Image
 import pytest
-from report_runs import DEPTH, NORMALS, SEMSEG, STAGES, make, write_log, write_pictures, write_run
+from report_runs import (
+  DEPTH,
+  make,
+  NORMALS,
+  SEMSEG,
+  STAGES,
+  write_log,
+  write_pictures,
+  write_run,
+)
 
-from dmtl_jax import pictures, report, report_charts, report_pictures, report_table
+from dmtl_jax.inference import pictures
+from dmtl_jax.report import charts, results, table
+from dmtl_jax.report import pictures as report_pictures
 from dmtl_jax.tasks import Task
 
 # --- The page --------------------------------------------------------------------------------
@@ -20,12 +31,12 @@ def test_names_cannot_break_the_page(tmp_path):
   evil = '</td><script>alert("1")</script>\'&'
   tasks = (Task('semseg', 'semseg', (evil, 'road')), DEPTH)
   run = write_run(
-      tmp_path / 'a<img src=x onerror=y>',
-      f'labels={evil.replace("/", "")}',
-      (1, 2),
-      (2, 1),
-      tasks,
-      data__name=evil,
+    tmp_path / 'a<img src=x onerror=y>',
+    f'labels={evil.replace("/", "")}',
+    (1, 2),
+    (2, 1),
+    tasks,
+    data__name=evil,
   )
   write_pictures(run, tasks=tasks, ids=('x"><script>',))
   write_log(run, [{'step': s, 'loss/final/depth': 1.0} for s in (1, 2)])
@@ -40,9 +51,7 @@ def figures(page, shot):
   rows = []
   for strip in part.split('<div class="strip')[1:]:
     row = {}
-    for uri, caption in re.findall(
-        r'<img src="data:image/webp;base64,([^"]+)"[^>]*><figcaption>([^<]*)', strip
-    ):
+    for uri, caption in re.findall(r'<img src="data:image/webp;base64,([^"]+)"[^>]*><figcaption>([^<]*)', strip):
       pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(uri))).convert('RGB'))
       row[caption] = tuple(pixels[2, 2].tolist())
     rows.append(row)
@@ -51,9 +60,9 @@ def figures(page, shot):
 
 def test_pictures_stand_by_image_task_method_and_stage(tmp_path):
   runs = [
-      write_run(tmp_path / 'm', 'method=mtl_baseline'),
-      write_run(tmp_path / 'p'),
-      write_run(tmp_path / 'f', 'method=feature'),
+    write_run(tmp_path / 'm', 'method=mtl_baseline'),
+    write_run(tmp_path / 'p'),
+    write_run(tmp_path / 'f', 'method=feature'),
   ]
   plain = write_pictures(runs[0], stages=('label', 'final'))
   full = write_pictures(runs[1])
@@ -66,10 +75,10 @@ def test_pictures_stand_by_image_task_method_and_stage(tmp_path):
     assert top['Ground truth'] == plain[id, 'normals', 'label'] and set(top) == {'Input', 'Ground truth'}
     assert first == {'Prediction': plain[id, 'normals', 'final']}
     assert second == {
-        'Initial': full[id, 'normals', 'initial'],
-        'Decayed': full[id, 'normals', 'step0'],
-        'Denoised 1/2': full[id, 'normals', 'step1'],
-        'Denoised 2/2': full[id, 'normals', 'final'],
+      'Initial': full[id, 'normals', 'initial'],
+      'Decayed': full[id, 'normals', 'step0'],
+      'Denoised 1/2': full[id, 'normals', 'step1'],
+      'Denoised 2/2': full[id, 'normals', 'final'],
     }
     assert third == {}
   assert len(figures(page, f's0v-{images["b"]}-0')[3]) == 4  # feature has drawn b, semseg alone
@@ -81,9 +90,7 @@ def test_best_and_worst_are_shown_with_their_scores(tmp_path):
   run = write_run(tmp_path / 'p')
   write_pictures(run)
   page, _, _ = make(tmp_path, run)
-  cards = re.findall(
-      r'<article class="card (best|worst)">.*?<p class="note">(\w) .*?mIoU 40.00 → (\d+)', page
-  )
+  cards = re.findall(r'<article class="card (best|worst)">.*?<p class="note">(\w) .*?mIoU 40.00 → (\d+)', page)
   assert cards[:2] == [('best', 'a', '30'), ('worst', 'b', '31')]
 
 
@@ -112,9 +119,9 @@ def test_denoising_is_judged_by_the_direction_of_the_metric(tmp_path):
   page, _, _ = make(tmp_path, run)
   section = page.split('What denoising changes')[1].split('<h3>')[0]
   assert re.findall(r'<h4>(\w+)</h4>.*?class="chip (good|bad)">. (\w+) by ([\d.]+)', section) == [
-      ('semseg', 'bad', 'worse', '2.00'),
-      ('normals', 'bad', 'worse', '1.00'),
-      ('depth', 'good', 'better', '0.1000'),
+    ('semseg', 'bad', 'worse', '2.00'),
+    ('normals', 'bad', 'worse', '1.00'),
+    ('depth', 'good', 'better', '0.1000'),
   ]
   assert '(Prediction)</strong> better at 1, worse at 2 of 3 tasks' in page
 
@@ -138,55 +145,53 @@ def test_every_metric_and_class_is_in_the_details(tmp_path):
 
 
 def test_a_log_is_read_without_its_broken_line_and_undefined_values(tmp_path):
-  write_log(
-      tmp_path, [{'step': 1, 'loss/total': 2.0, 'x': None}, {'step': 2, 'loss/total': float('nan'), 'x': 1}]
-  )
-  assert report.read_curves(tmp_path / 'log.jsonl') == {'loss/total': ([1], [2.0]), 'x': ([2], [1])}
-  assert report.read_curves(tmp_path / 'none.jsonl') == {}
+  write_log(tmp_path, [{'step': 1, 'loss/total': 2.0, 'x': None}, {'step': 2, 'loss/total': float('nan'), 'x': 1}])
+  assert results.read_curves(tmp_path / 'log.jsonl') == {'loss/total': ([1], [2.0]), 'x': ([2], [1])}
+  assert results.read_curves(tmp_path / 'none.jsonl') == {}
   write_log(tmp_path, [{'step': s, 'x': v} for s, v in [(1, 5.0), (3, 7.0), (2, 6.0), (3, 8.0)]])  # resumed
-  assert report.read_curves(tmp_path / 'log.jsonl') == {'x': ([1, 2, 3], [5, 6, 8])}
+  assert results.read_curves(tmp_path / 'log.jsonl') == {'x': ([1, 2, 3], [5, 6, 8])}
 
 
 def test_curves_fall_where_their_values_fall():
-  svg = report_charts.plot([('a & b', '#123456', range(1, 241), [300 - s for s in range(1, 241)])], 'loss')
+  svg = charts.plot([('a & b', '#123456', range(1, 241), [300 - s for s in range(1, 241)])], 'loss')
   points = [tuple(map(float, p.split(','))) for p in re.search('points="([^"]+)"', svg).group(1).split()]
   x, y = zip(*points)
   assert len(points) == 60 and all(np.diff(x) > 0) and all(np.diff(y) > 0)  # y of SVG grows downwards
   assert 'a &amp; b, step 4: 297.5' in svg and '#123456' in svg
-  flat = report_charts.plot([('flat', '#000000', [5, 10], [0.0, 0.0])], 'loss')
+  flat = charts.plot([('flat', '#000000', [5, 10], [0.0, 0.0])], 'loss')
   assert 'nan' not in flat
 
 
 @pytest.mark.parametrize('low, high', [(0, 1), (0.031, 0.0312), (-3, 250), (7, 7), (0, 0), (1e-9, 3e4)])
 def test_ticks_are_few_and_hold_the_range(low, high):
-  ticks = report_charts._ticks(low, high)
+  ticks = charts._ticks(low, high)
   assert 2 <= len(ticks) <= 7 and ticks[0] <= low + 1e-12 and ticks[-1] >= high - 1e-12
 
 
 def test_the_best_method_stands_furthest_right():
   for task, order in ((SEMSEG, [3.0, 2.0, 1.0]), (NORMALS, [1.0, 2.0, 3.0])):
-    strip = report_charts.strip(task, [(f'm{v}', '#fff', v) for v in order])
+    strip = charts.strip(task, [(f'm{v}', '#fff', v) for v in order])
     places = {name: float(left) for left, name in re.findall(r'left:([\d.]+)%[^>]*title="(m[\d.]+):', strip)}
     assert sorted(places, key=places.get, reverse=True) == [f'm{v}' for v in order]
 
 
 def test_stages_keep_their_order_and_names():
   assert pictures.stage_names({'step10', 'final', 'step2', 'initial', 'step0'}) == [
-      'initial',
-      'step0',
-      'step2',
-      'final',
+    'initial',
+    'step0',
+    'step2',
+    'final',
   ]
   assert [pictures.stage_title(s, 2) for s in STAGES] == [
-      'Ground truth',
-      'Initial',
-      'Decayed',
-      'Denoised 1/2',
-      'Denoised 2/2',
+    'Ground truth',
+    'Initial',
+    'Decayed',
+    'Denoised 1/2',
+    'Denoised 2/2',
   ]
 
 
 def test_a_spread_needs_two_runs():
-  column = report_table.Column('depth', 'absErr', False, 4)
-  assert report_table.Cell(column, ()).text == '–' and report_table.Cell(column, (0.5,)).text == '0.5000'
-  assert report_table.Cell(column, (0.5, 0.6)).text == '0.5500 ± 0.0707'
+  column = table.Column('depth', 'absErr', False, 4)
+  assert table.Cell(column, ()).text == '–' and table.Cell(column, (0.5,)).text == '0.5000'
+  assert table.Cell(column, (0.5, 0.6)).text == '0.5500 ± 0.0707'

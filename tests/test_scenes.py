@@ -7,14 +7,14 @@ from ml_collections import ConfigDict
 import numpy as np
 import pytest
 
-from datasets import raw, scenes
-from datasets.scenes import geometry, labels, objects, render, shapes, textures
-from datasets.scenes.classes import CLASSES, FLOOR, PERSON, PICTURE, TOY, WALL
-from datasets.scenes.figure import PARTS, POSES, figure
-from datasets.scenes.palette import Palette
-from datasets.scenes.scene import Camera, Light, Scene, draw
-from datasets.scenes.scenes_dataset_builder import Builder
-from dmtl_jax.errors import UserError
+from dmtl_jax.basics.errors import UserError
+from dmtl_jax.datasets import raw, scenes
+from dmtl_jax.datasets.scenes import geometry, labels, objects, render, shapes, textures
+from dmtl_jax.datasets.scenes.classes import CLASSES, FLOOR, PERSON, PICTURE, TOY, WALL
+from dmtl_jax.datasets.scenes.figure import figure, PARTS, POSES
+from dmtl_jax.datasets.scenes.palette import Palette
+from dmtl_jax.datasets.scenes.scene import Camera, draw, Light, Scene
+from dmtl_jax.datasets.scenes.scenes_dataset_builder import Builder
 
 GREY = textures.Material('plain', np.full((3, 3), 0.5))
 ROOM = np.array([4.0, 6.0, 3.0])
@@ -50,10 +50,10 @@ def inside(kind, ratio, p):
   x, y, z = np.moveaxis(p, -1, 0)
   r = np.hypot(x, y)
   return dict(
-      box=(np.abs(p) <= 1).all(-1),
-      sphere=(p**2).sum(-1) <= 1,
-      frustum=(np.abs(z) <= 1) & (r <= (1 + ratio) / 2 + (ratio - 1) / 2 * z),
-      torus=(r - 1) ** 2 + z**2 <= ratio**2,
+    box=(np.abs(p) <= 1).all(-1),
+    sphere=(p**2).sum(-1) <= 1,
+    frustum=(np.abs(z) <= 1) & (r <= (1 + ratio) / 2 + (ratio - 1) / 2 * z),
+    torus=(r - 1) ** 2 + z**2 <= ratio**2,
   )[kind]
 
 
@@ -257,7 +257,7 @@ def test_a_body_between_lamp_and_floor_casts_its_shadow_there():
   lit, shadowed = render.picture(room(tangent=1.0), *size), render.picture(scene, *size)
   hits = render.trace(scene, *size)
   x, y, z = (p + hits.depth * d for p, d in zip(EYE, hits.direction))
-  floor = (hits.ids == 4)
+  floor = hits.ids == 4
   share = (shadowed / lit)[..., 1]
   # The lamp is 2.9 m above the floor, the ball 1.3 m below it: its shadow is a disc about (2, 3).
   radius = 2.9 * np.tan(np.arcsin(0.3 / 1.3))
@@ -273,8 +273,9 @@ def test_images_depend_on_seed_split_and_index_alone():
   one, two = ([e for _, e in raw.examples(labels.encode, settings, splits, 'train', n)] for n in (1, 2))
   assert one == two and len(one) == 18
   assert len({e['image'] for e in one}) == 18
-  others = [labels.encode(settings, id)['image'] for settings, id in
-            (((4, 16, 24), 'val_00000'), ((5, 16, 24), 'train_00000'))]
+  others = [
+    labels.encode(settings, id)['image'] for settings, id in (((4, 16, 24), 'val_00000'), ((5, 16, 24), 'train_00000'))
+  ]
   assert len({one[0]['image'], *others}) == 3
 
 
@@ -304,7 +305,7 @@ def test_builder_gives_back_what_was_rendered(tmp_path, monkeypatch):
   monkeypatch.setattr(labels, 'encode', None)  # the second time nothing is rendered
   assert scenes.builder(data(tmp_path)).data_path == builder.data_path
   assert {task.name: task.channels for task in scenes.TASKS} == dict(
-      semseg=len(CLASSES), parsing=7, saliency=2, normals=3, boundary=1, depth=1
+    semseg=len(CLASSES), parsing=7, saliency=2, normals=3, boundary=1, depth=1
   )
 
 
@@ -330,7 +331,7 @@ def test_no_tensorflow(tmp_path):
   code = f"""
 import sys
 from ml_collections import ConfigDict
-from datasets import scenes
+from dmtl_jax.datasets import scenes
 if __name__ == '__main__':
   builder = scenes.builder(ConfigDict(dict(dir={str(tmp_path)!r}, size=(16, 16), train_count=1, val_count=1)))
   scenes.decode(builder.as_data_source('val')[0])

@@ -8,8 +8,9 @@ from ml_collections import ConfigDict
 import numpy as np
 import pytest
 
-from dmtl_jax.data import label_settings, source as source_lib
-from dmtl_jax.errors import UserError
+from dmtl_jax.basics.errors import UserError
+from dmtl_jax.data import label_settings
+from dmtl_jax.data import source as source_lib
 from dmtl_jax.tasks import Task
 
 TASKS = (Task('saliency', 'saliency'), Task('depth', 'depth'))
@@ -35,10 +36,10 @@ class Builder:
 
 @pytest.fixture
 def config(tmp_path, monkeypatch):
-  package = types.ModuleType('datasets.nyud_mt')
+  package = types.ModuleType('dmtl_jax.datasets.nyud_mt')
   package.TASKS, package.decode = TASKS, decode
   package.builder = lambda data_config: Builder(tmp_path, ['onelabel.pth', 'data.zip'])
-  monkeypatch.setitem(sys.modules, 'datasets.nyud_mt', package)
+  monkeypatch.setitem(sys.modules, 'dmtl_jax.datasets.nyud_mt', package)
   return ConfigDict({'name': 'nyud', 'labels': 'full'})
 
 

@@ -5,33 +5,34 @@ import pathlib
 import subprocess
 import sys
 
+from conftest import TASKS, tiny_config
 import jax
 import pytest
-from conftest import TASKS, tiny_config
 
-from configs import pascal
-from dmtl_jax import summary
+from dmtl_jax.configs import pascal
+from dmtl_jax.jobs import summary
+from dmtl_jax.models import counting
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 # Parameters (M) and GMAC of the paper at 512x512, five tasks; how far off a build may be.
 PAPER = {
-    'method=prediction': (133, 628, 0.01),
-    'method=feature': (132.9, 675.3, 0.01),
-    'method=no_diffusion': (133, 628, 0.01),
-    'method=no_condition': (125, 558, 0.01),
-    'method=prediction,backbone=resnet50': (159, 694, 0.01),
-    'method=feature,backbone=resnet50': (159, 742, 0.01),
-    'method=no_condition,backbone=resnet50': (150, 625, 0.01),
-    'method=mtl_baseline': (157, 608, 0.01),
-    'method=xtc': (173, 608, 0.01),
-    'method=mti_net': (281, 589, 0.1),
-    'method=invpt': (141, 1182, 0.1),
+  'method=prediction': (133, 628, 0.01),
+  'method=feature': (132.9, 675.3, 0.01),
+  'method=no_diffusion': (133, 628, 0.01),
+  'method=no_condition': (125, 558, 0.01),
+  'method=prediction,backbone=resnet50': (159, 694, 0.01),
+  'method=feature,backbone=resnet50': (159, 742, 0.01),
+  'method=no_condition,backbone=resnet50': (150, 625, 0.01),
+  'method=mtl_baseline': (157, 608, 0.01),
+  'method=xtc': (173, 608, 0.01),
+  'method=mti_net': (281, 589, 0.1),
+  'method=invpt': (141, 1182, 0.1),
 }
 
 
 def summarize(arg):
   config = pascal.get_config(arg)
-  return summary.summarize(config, summary.data_tasks(config.data), tuple(config.data.size))
+  return counting.summarize(config, summary.data_tasks(config.data), tuple(config.data.size))
 
 
 @pytest.mark.parametrize('arg', PAPER)
@@ -73,8 +74,8 @@ def test_parts_against_hand_counts():
 def test_steps_at_inference_count():
   config = tiny_config('method=prediction,steps=2')
   config.eval.steps = 5
-  result = summary.summarize(config, TASKS, (64, 96))
-  two = summary.summarize(tiny_config('method=prediction,steps=2'), TASKS, (64, 96))
+  result = counting.summarize(config, TASKS, (64, 96))
+  two = counting.summarize(tiny_config('method=prediction,steps=2'), TASKS, (64, 96))
   name = 'denoiser/heads'
   assert result['steps'] == 5
   assert result['parts'][name]['gmac'] == pytest.approx(2.5 * two['parts'][name]['gmac'])
@@ -85,18 +86,18 @@ def test_a_depthwise_convolution_and_a_batched_product():
   def function(x, y):
     with jax.named_scope('net'):
       x = jax.lax.conv_general_dilated(
-          x, y, (2, 2), 'SAME', feature_group_count=6, dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+        x, y, (2, 2), 'SAME', feature_group_count=6, dimension_numbers=('NHWC', 'HWIO', 'NHWC')
       )
       return jax.numpy.einsum('bhwc,bhwd->bcd', x, x)
 
   jaxpr = jax.make_jaxpr(function)(jax.numpy.zeros((2, 8, 8, 6)), jax.numpy.zeros((3, 3, 1, 12)))
-  counts = [macs for _, macs in summary.multiply_adds(jaxpr.jaxpr, '')]
+  counts = [macs for _, macs in counting.multiply_adds(jaxpr.jaxpr, '')]
   assert counts == [2 * 4 * 4 * 12 * 9, 2 * 12 * 12 * 4 * 4]
 
 
 @pytest.mark.parametrize('method', ['feature', 'single_task', 'xtc', 'mti_net', 'invpt'])
 def test_the_table_names_every_part_and_no_task(method):
-  result = summary.summarize(tiny_config(f'method={method}'), TASKS[:2], (64, 64))
+  result = counting.summarize(tiny_config(f'method={method}'), TASKS[:2], (64, 64))
   text = summary.table(result)
   assert text.splitlines()[-1].split()[0] == 'total'
   assert all(part in text for part in result['parts'])
@@ -119,7 +120,7 @@ def test_the_memory_of_a_training_step_holds_the_state_and_grows_with_the_batch(
   for batch in (2, 8):
     config.train.batch = batch
     found[batch] = summary.step_memory(config, TASKS[:2])
-  variables = summary.summarize(config, TASKS[:2], (32, 32))['parameters']
+  variables = counting.summarize(config, TASKS[:2], (32, 32))['parameters']
   state = found[2]['state_bytes']
   assert 3 * 4 * variables < state < 3.2 * 4 * variables  # parameters and two moments; batch statistics besides
   assert state < found[2]['bytes'] < found[8]['bytes']

@@ -10,8 +10,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from dmtl_jax import torch_file
-from dmtl_jax.errors import UserError
+from dmtl_jax.basics import torch_file
+from dmtl_jax.basics.errors import UserError
 from tests.conftest import shared
 
 NAMES = {np.float32: 'FloatStorage', np.int64: 'LongStorage', ml_dtypes.bfloat16: 'BFloat16Storage'}
@@ -160,8 +160,8 @@ def test_refuses_anything_else_by_name(tmp_path, write, module, name):
 
 @WRITERS
 @pytest.mark.parametrize(
-    'size, stride, offset',
-    [((13,), (1,), 0), ((3, 4), (5, 1), 0), ((2,), (1,), 11), ((2,), (-1,), 1), ((2,), (1,), -1), ((2, 2), (1,), 0)],
+  'size, stride, offset',
+  [((13,), (1,), 0), ((3, 4), (5, 1), 0), ((2,), (1,), 11), ((2,), (-1,), 1), ((2,), (1,), -1), ((2, 2), (1,), 0)],
 )
 def test_refuses_views_beyond_their_storage(tmp_path, write, size, stride, offset):
   storage = Storage(np.arange(12, dtype=np.float32), '0')
@@ -210,21 +210,21 @@ def raw(*parts) -> bytes:
 
 
 @pytest.mark.parametrize(
-    'program, message',
-    [
-        (raw(b'}', b'N', b'\x85' * 300_000, b'Ns'), 'tuple for a key'),  # hash() of it would crash Python
-        (raw(b'N', b'\x85' * 300_000, b')R'), 'damaged'),
-        (raw(b'N', b'\x85' * 300_000, b'Q'), 'damaged'),
-        (raw(b']r\xff\xff\xff\x7f'), None),  # CPython's unpickler allocates 32 GB for this memo index
-        (raw(b'\x8d' + b'\xff' * 7 + b'\x3f'), 'damaged'),  # a string of 2^62 bytes
-        (raw(b'cnumpy\ndtype\nX\x0b\x00\x00\x00U9999999999\x85R'), 'numpy dtype'),
-        (raw(b'ccollections\nOrderedDict\nN\x8c\x08__dict__Nsb'), 'damaged'),
-        (raw(b'ccollections\nOrderedDict\n}b'), 'gives a state to a str'),
-        (raw(b'\x82\x01'), 'instruction EXT1'),
-        (raw(b'(ios\nsystem\n'), 'instruction INST'),
-        (b'\x80\x02]', 'damaged'),
-        (b'', 'damaged'),
-    ],
+  'program, message',
+  [
+    (raw(b'}', b'N', b'\x85' * 300_000, b'Ns'), 'tuple for a key'),  # hash() of it would crash Python
+    (raw(b'N', b'\x85' * 300_000, b')R'), 'damaged'),
+    (raw(b'N', b'\x85' * 300_000, b'Q'), 'damaged'),
+    (raw(b']r\xff\xff\xff\x7f'), None),  # CPython's unpickler allocates 32 GB for this memo index
+    (raw(b'\x8d' + b'\xff' * 7 + b'\x3f'), 'damaged'),  # a string of 2^62 bytes
+    (raw(b'cnumpy\ndtype\nX\x0b\x00\x00\x00U9999999999\x85R'), 'numpy dtype'),
+    (raw(b'ccollections\nOrderedDict\nN\x8c\x08__dict__Nsb'), 'damaged'),
+    (raw(b'ccollections\nOrderedDict\n}b'), 'gives a state to a str'),
+    (raw(b'\x82\x01'), 'instruction EXT1'),
+    (raw(b'(ios\nsystem\n'), 'instruction INST'),
+    (b'\x80\x02]', 'damaged'),
+    (b'', 'damaged'),
+  ],
 )
 def test_hostile_pickles(tmp_path, program, message):
   path = tmp_path / 'x.pth'
@@ -269,14 +269,14 @@ def write_program(path, program, storages):
 
 
 @pytest.mark.parametrize(
-    'name, counts',
-    [
-        ('cityscapes_onelabel', [1487, 1488]),
-        ('nyud_onelabel', [265, 265, 265]),
-        ('nyud_randomlabels', [392, 408, 385]),
-        ('pascal_onelabel', [1000, 999, 1000, 1000, 999]),
-        ('pascal_randomlabels', [2450, 847, 2445, 2480, 2557]),
-    ],
+  'name, counts',
+  [
+    ('cityscapes_onelabel', [1487, 1488]),
+    ('nyud_onelabel', [265, 265, 265]),
+    ('nyud_randomlabels', [392, 408, 385]),
+    ('pascal_onelabel', [1000, 999, 1000, 1000, 999]),
+    ('pascal_randomlabels', [2450, 847, 2445, 2480, 2557]),
+  ],
 )
 def test_official_mappings(name, counts):
   content = torch_file.load(shared(f'label_mappings/{name}.pth'))

@@ -16,11 +16,14 @@ import pytest
 import toy
 
 import dmtl_jax
-from configs import folder as folder_config
-from dmtl_jax import evaluate, models, state as state_lib, train, workdir as workdir_lib
+from dmtl_jax import models
+from dmtl_jax.basics.errors import UserError
+from dmtl_jax.configs import folder as folder_config
 from dmtl_jax.data import pipeline
-from dmtl_jax.errors import UserError
-from dmtl_jax.steps import make_train_step
+from dmtl_jax.jobs import evaluate, train
+from dmtl_jax.runs import workdir as workdir_lib
+from dmtl_jax.training import setup
+from dmtl_jax.training.step import make_train_step
 
 STEPS = 6
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -124,17 +127,17 @@ def test_a_second_process_in_the_workdir_is_refused(trained, data):
 
 def test_the_train_step_compiles_once(data):
   config = config_for(data, 'labels=one')
-  source, _ = train.open_data(config)
+  source, _ = setup.open_data(config)
   assert (source.label_mask.sum(1) == 1).all()
   model = models.build_model(config, source.tasks)
   tx = optax.sgd(0.1)
   step = make_train_step(model, tx, config, source.tasks, 4, 1)
   traces = []
   counted = jax.jit(lambda state, batch: traces.append(1) or step(state, batch, state.step + 1))
-  state = jax.jit(lambda key: state_lib.create(model, tx, key, (64, 96)))(jax.random.key(0))
+  state = jax.jit(lambda key: setup.create(model, tx, key, (64, 96)))(jax.random.key(0))
   batches = pipeline.train_iterator(source, config)
   for _ in range(3):
-    state, _ = counted(state, train.arrays(next(batches)))
+    state, _ = counted(state, setup.arrays(next(batches)))
   assert int(state.step) == 3 and len(traces) == 1
 
 
@@ -161,8 +164,20 @@ def test_the_api_agrees_with_evaluation(trained, data):
 
 def test_sigterm_saves_and_the_run_goes_on(data, tmp_path):
   """As a user would: a process of its own, stopped from outside, started again."""
-  command = [sys.executable, 'main.py', '--config=configs/folder.py:method=mtl_baseline', f'--config.data.path={data}', f'--workdir={tmp_path}']
-  command += ['--config.data.size=(32, 32)', '--config.model.width=4', '--config.model.channels=8', '--config.model.depth=1', '--config.train.batch=2']
+  command = [
+    sys.executable,
+    'main.py',
+    '--config=configs/folder.py:method=mtl_baseline',
+    f'--config.data.path={data}',
+    f'--workdir={tmp_path}',
+  ]
+  command += [
+    '--config.data.size=(32, 32)',
+    '--config.model.width=4',
+    '--config.model.channels=8',
+    '--config.model.depth=1',
+    '--config.train.batch=2',
+  ]
   command += ['--config.train.steps=100000', '--config.train.eval_every=100000', '--config.train.log_every=1']
   process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
   while process.poll() is None and not ((tmp_path / 'log.jsonl').exists() and (tmp_path / 'log.jsonl').read_text()):

@@ -10,15 +10,15 @@ from ml_collections import ConfigDict
 import numpy as np
 import pytest
 
+from dmtl_jax.basics.errors import UserError
 from dmtl_jax.data import transforms
-from dmtl_jax.errors import UserError
 from dmtl_jax.tasks import Task
 
 TASKS = (
-    Task('semseg', 'semseg', tuple(f'c{i}' for i in range(250))),
-    Task('boundary', 'boundary'),
-    Task('normals', 'normals'),
-    Task('depth', 'depth'),
+  Task('semseg', 'semseg', tuple(f'c{i}' for i in range(250))),
+  Task('boundary', 'boundary'),
+  Task('normals', 'normals'),
+  Task('depth', 'depth'),
 )
 HEIGHT, WIDTH = 90, 120
 
@@ -28,8 +28,7 @@ def coordinates(height=HEIGHT, width=WIDTH):
   y, x = np.mgrid[:height, :width]
   image = np.stack([x, y, 0 * x], -1).astype(np.uint8)
   normals = np.stack([0.6 + 0 * x, x / 1000, 0.8 + 0 * x], -1).astype(np.float32)
-  labels = {
-      'semseg': x[..., None].astype(np.uint8), 'depth': 1 + y[..., None].astype(np.float32), 'normals': normals}
+  labels = {'semseg': x[..., None].astype(np.uint8), 'depth': 1 + y[..., None].astype(np.float32), 'normals': normals}
   return {'image': image, 'labels': labels, 'index': 5}
 
 
@@ -119,10 +118,10 @@ def test_unlabelled_values_never_blend(augment):
   hole = rng.random((HEIGHT, WIDTH, 1)) < 0.3
   example = coordinates()
   example['labels'] = {
-      'semseg': np.where(hole, 255, 7).astype(np.uint8),
-      'boundary': np.where(hole, 255, rng.integers(0, 2, hole.shape)).astype(np.uint8),
-      'depth': np.where(hole, 0, 6).astype(np.float32),
-      'normals': np.where(hole, 0, [0.6, 0, 0.8]).astype(np.float32),
+    'semseg': np.where(hole, 255, 7).astype(np.uint8),
+    'boundary': np.where(hole, 255, rng.integers(0, 2, hole.shape)).astype(np.uint8),
+    'depth': np.where(hole, 0, 6).astype(np.float32),
+    'normals': np.where(hole, 0, [0.6, 0, 0.8]).astype(np.float32),
   }
   for seed in range(5):
     labels = train(augment, example, seed)['labels']
@@ -140,7 +139,8 @@ def test_padding_is_zero_in_the_image_and_unlabelled():
   example = coordinates(40, 50)
   out = transforms.eval_transform(config('pascal', (64, 80)), TASKS)(example)
   np.testing.assert_allclose(
-      out['image'][:40, :50], (example['image'] / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225], atol=1e-5)
+    out['image'][:40, :50], (example['image'] / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225], atol=1e-5
+  )
   assert not out['image'][40:].any() and not out['image'][:, 50:].any()
   for name, label in example['labels'].items():
     np.testing.assert_array_equal(out['labels'][name][:40, :50], label)
@@ -213,7 +213,9 @@ PIXEL = np.array([200, 120, 40], np.uint8)
 
 
 # Coins: brightness, contrast first, contrast, saturation, hue.
-@pytest.mark.parametrize('coins, spreads, expected', [
+@pytest.mark.parametrize(
+  'coins, spreads, expected',
+  [
     ((0, 0, 0, 0, 0), (), PIXEL),
     ((1, 0, 0, 0, 0), (20,), [220, 140, 60]),
     ((1, 0, 0, 0, 0), (-30,), [170, 90, 10]),
@@ -224,7 +226,8 @@ PIXEL = np.array([200, 120, 40], np.uint8)
     ((0, 0, 0, 1, 0), (0.2,), 'saturation 1.2'),
     ((0, 0, 0, 0, 1), (18,), 'hue 36 degrees'),
     ((0, 0, 0, 0, 1), (-18,), 'hue -36 degrees'),  # past red: the hue wraps
-])
+  ],
+)
 def test_photometric_against_arithmetic(coins, spreads, expected):
   image = np.broadcast_to(PIXEL, (4, 4, 3)).copy()
   out = transforms.photometric(image, Scripted(coins, spreads))

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from dmtl_jax import visualize
+from dmtl_jax.draw import visualize
 from dmtl_jax.tasks import Task
 
 SEMSEG = Task('semseg', 'semseg', ('road', 'car', 'sky'))
@@ -119,8 +119,8 @@ def test_panel_shows_every_map_at_its_place():
   ink = np.array([77, 12, 200], np.uint8)  # a colour that no text is drawn in
   image = np.full((96, 128, 3), ink)
   rows = [
-      ('Ground truth', {'semseg': np.zeros((96, 128, 1), np.uint8), 'saliency': None}),
-      ('Denoised', {'semseg': np.ones((12, 16), np.uint8), 'saliency': np.ones((96, 128), np.float32)}),
+    ('Ground truth', {'semseg': np.zeros((96, 128, 1), np.uint8), 'saliency': None}),
+    ('Denoised', {'semseg': np.ones((12, 16), np.uint8), 'saliency': np.ones((96, 128), np.float32)}),
   ]
   sheet = visualize.panel(image, (SEMSEG, SALIENCY), rows)
   where = lambda color: np.argwhere((sheet == color).all(-1))

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from dmtl_jax.benchmarks import work
-from dmtl_jax.models import winograd
-from dmtl_jax.models.layers import convolve
-from dmtl_jax.models.task_layers import TaskConv
+from dmtl_jax.models.parts import winograd
+from dmtl_jax.models.parts.layers import convolve
+from dmtl_jax.models.parts.task_layers import TaskConv
 
 
 def plain(x, kernel):

@@ -7,13 +7,13 @@ import cv2
 import numpy as np
 
 DESCRIPTION = {
-    'tasks': {
-        'semseg': {'classes': ['wall', 'floor', 'box']},
-        'saliency': {},
-        'boundary': {},
-        'normals': {},
-        'depth': {},
-    }
+  'tasks': {
+    'semseg': {'classes': ['wall', 'floor', 'box']},
+    'saliency': {},
+    'boundary': {},
+    'normals': {},
+    'depth': {},
+  }
 }
 
 

@@ -5,13 +5,13 @@ Prepared by `main.py --mode=prepare --config=configs/cityscapes.py`; README.md t
 
 from collections.abc import Sequence
 
-from datasets import mtan, raw
-from datasets.cityscapes_mt.cityscapes_mt_dataset_builder import Builder
+from dmtl_jax.datasets import mtan, raw
+from dmtl_jax.datasets.cityscapes_mt.cityscapes_mt_dataset_builder import Builder
 from dmtl_jax.tasks import Task
 
 TASKS = (
-    Task('semseg', 'semseg', Builder.CLASSES),
-    Task('depth', 'depth'),
+  Task('semseg', 'semseg', Builder.CLASSES),
+  Task('depth', 'depth'),
 )
 
 

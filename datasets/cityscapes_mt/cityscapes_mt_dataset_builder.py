@@ -2,7 +2,7 @@
 
 import tensorflow_datasets as tfds
 
-from datasets import mtan
+from dmtl_jax.datasets import mtan
 
 
 class Builder(mtan.MtanBuilder):

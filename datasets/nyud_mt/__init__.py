@@ -5,14 +5,14 @@ Prepared by `main.py --mode=prepare --config=configs/nyud.py`; README.md tells f
 
 from collections.abc import Sequence
 
-from datasets import mtan, raw
-from datasets.nyud_mt.nyud_mt_dataset_builder import Builder
+from dmtl_jax.datasets import mtan, raw
+from dmtl_jax.datasets.nyud_mt.nyud_mt_dataset_builder import Builder
 from dmtl_jax.tasks import Task
 
 TASKS = (
-    Task('semseg', 'semseg', Builder.CLASSES),
-    Task('depth', 'depth'),
-    Task('normals', 'normals'),
+  Task('semseg', 'semseg', Builder.CLASSES),
+  Task('depth', 'depth'),
+  Task('normals', 'normals'),
 )
 
 

@@ -2,7 +2,7 @@
 
 import tensorflow_datasets as tfds
 
-from datasets import mtan
+from dmtl_jax.datasets import mtan
 
 
 class Builder(mtan.MtanBuilder):
@@ -12,7 +12,5 @@ class Builder(mtan.MtanBuilder):
   RELEASE_NOTES = {'1.0.0': 'First release.'}
   MANUAL_DOWNLOAD_INSTRUCTIONS = 'manual_dir is the folder nyuv2 of nyuv2.zip, see README.md.'
   FOLDERS = ('image', 'label', 'depth', 'normal')
-  CLASSES = tuple(
-      'bed,books,ceiling,chair,floor,furniture,objects,picture,sofa,table,tv,wall,window'.split(',')
-  )
+  CLASSES = tuple('bed,books,ceiling,chair,floor,furniture,objects,picture,sofa,table,tv,wall,window'.split(','))
   IMAGES = {'train': 795, 'val': 654}

@@ -8,17 +8,17 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from datasets import raw
-from datasets.pascal_mt import labels
-from datasets.pascal_mt.pascal_mt_dataset_builder import Builder
+from dmtl_jax.datasets import raw
+from dmtl_jax.datasets.pascal_mt import labels
+from dmtl_jax.datasets.pascal_mt.pascal_mt_dataset_builder import Builder
 from dmtl_jax.tasks import Task
 
 TASKS = (
-    Task('semseg', 'semseg', labels.CLASSES),
-    Task('parsing', 'parsing', ('background', *labels.PARTS)),
-    Task('saliency', 'saliency'),
-    Task('normals', 'normals'),
-    Task('boundary', 'boundary'),
+  Task('semseg', 'semseg', labels.CLASSES),
+  Task('parsing', 'parsing', ('background', *labels.PARTS)),
+  Task('saliency', 'saliency'),
+  Task('normals', 'normals'),
+  Task('boundary', 'boundary'),
 )
 
 
@@ -43,8 +43,8 @@ def decode(example: dict, tasks: Sequence[Task] = TASKS) -> dict:
   """
   flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION  # labels know nothing of EXIF's rotation
   return dict(
-      image=_rgb(example['image'], flags),
-      labels={task.name: _label(task, example[task.name]) for task in tasks},
+    image=_rgb(example['image'], flags),
+    labels={task.name: _label(task, example[task.name]) for task in tasks},
   )
 
 

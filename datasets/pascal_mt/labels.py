@@ -20,8 +20,8 @@ import cv2
 import numpy as np
 import scipy.io
 
-from dmtl_jax.data import files as files_lib
-from dmtl_jax.errors import UserError, shown
+from dmtl_jax.basics import files as files_lib
+from dmtl_jax.basics.errors import shown, UserError
 from dmtl_jax.metrics.thinning import thin
 
 IGNORE = 255
@@ -29,22 +29,24 @@ MAT_COMPRESSED = 15  # type of an element of a .mat file
 MAT_BYTES = 1 << 28  # of masks in one annotation; the largest have a few dozen megabytes
 PERSON = 15  # class of VOC
 CLASSES = tuple(
-    'background,aeroplane,bicycle,bird,boat,bottle,bus,car,cat,chair,cow,diningtable,dog,horse,'
-    'motorbike,person,pottedplant,sheep,sofa,train,tvmonitor'.split(',')
+  'background,aeroplane,bicycle,bird,boat,bottle,bus,car,cat,chair,cow,diningtable,dog,horse,'
+  'motorbike,person,pottedplant,sheep,sofa,train,tvmonitor'.split(',')
 )
 PARTS = {  # group: names in PASCAL-Part (l, r: left and right)
-    'head': 'head hair lear rear lebrow rebrow leye reye nose mouth',
-    'torso': 'torso neck',
-    'upper arm': 'luarm ruarm',
-    'lower arm': 'llarm rlarm lhand rhand',
-    'upper leg': 'luleg ruleg',
-    'lower leg': 'llleg rlleg lfoot rfoot',
+  'head': 'head hair lear rear lebrow rebrow leye reye nose mouth',
+  'torso': 'torso neck',
+  'upper arm': 'luarm ruarm',
+  'lower arm': 'llarm rlarm lhand rhand',
+  'upper leg': 'luleg ruleg',
+  'lower leg': 'llleg rlleg lfoot rfoot',
 }
 PART_IDS = {name: id for id, names in enumerate(PARTS.values(), 1) for name in names.split()}
 
 # Ids of the Context classes that NYUv2 has under the same name, and of tvmonitor (NYUv2's television):
 # the network whose normals were distilled had seen only those.
-NORMALS_CLASSES = [int(id) for id in """
+NORMALS_CLASSES = [
+  int(id)
+  for id in """
   3 4 6 9 10 11 13 15 17 18 22 23 29 30 33 34 36 37 38 39 41 43 46 49 50 51
   53 55 56 59 61 62 65 66 68 69 72 73 78 83 84 85 87 88 95 96 101 104 105 107
   111 113 115 122 124 135 141 142 143 146 150 154 157 158 159 165 172 174 181 183
@@ -53,7 +55,8 @@ NORMALS_CLASSES = [int(id) for id in """
   288 290 291 292 293 295 304 307 309 310 314 315 319 323 329 330 331 336 342 345
   349 350 351 352 355 357 368 370 371 374 379 380 383 384 397 401 403 405 407 408
   411 412 413 414 417 419 421 423 427 429 430 432 440 441 442 443 444 446 454 457
-""".split()]
+""".split()
+]
 
 
 def read_ids(path: Path) -> list[str]:
@@ -77,12 +80,12 @@ def files(root: Path, id: str) -> list[str]:
   """The raw files of an image, relative to root; VOC12's segmentation comes before pascal-context's."""
   voc, context = f'semseg/VOC12/{id}.png', f'semseg/pascal-context/{id}.png'
   return [
-      f'JPEGImages/{id}.jpg',
-      voc if (root / voc).is_file() else context,
-      f'human_parts/{id}.mat',
-      f'pascal-context/trainval/{id}.mat',
-      f'normals_distill/{id}.png',
-      f'sal_distill/{id}.png',
+    f'JPEGImages/{id}.jpg',
+    voc if (root / voc).is_file() else context,
+    f'human_parts/{id}.mat',
+    f'pascal-context/trainval/{id}.mat',
+    f'normals_distill/{id}.png',
+    f'sal_distill/{id}.png',
   ]
 
 
@@ -100,11 +103,11 @@ def encode(root: Path, id: str) -> dict:
   size = read_image(image, 3).shape[:2]
   label_map = read_label_map(context)
   maps = dict(
-      semseg=segmentation(semseg),
-      parsing=parsing(read_mat(parts, 'anno'), parts, size),
-      saliency=(read_image(saliency, 2) > 127).astype(np.uint8),  # v / 255 > 0.5
-      normals=mask_normals(read_image(normals, 3), label_map),
-      boundary=boundary(label_map),
+    semseg=segmentation(semseg),
+    parsing=parsing(read_mat(parts, 'anno'), parts, size),
+    saliency=(read_image(saliency, 2) > 127).astype(np.uint8),  # v / 255 > 0.5
+    normals=mask_normals(read_image(normals, 3), label_map),
+    boundary=boundary(label_map),
   )
   return dict(id=id, image=image.read_bytes()) | {name: png(fit(label, size)) for name, label in maps.items()}
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import tensorflow_datasets as tfds
 
-from datasets import raw
-from datasets.pascal_mt import labels
+from dmtl_jax.datasets import raw
+from dmtl_jax.datasets.pascal_mt import labels
 
 FILES = ('image', 'semseg', 'parsing', 'saliency', 'normals', 'boundary')  # features stored as image files
 
@@ -27,20 +27,22 @@ class Builder(tfds.core.GeneratorBasedBuilder):
   def _info(self) -> tfds.core.DatasetInfo:
     grey = functools.partial(tfds.features.Image, shape=(None, None, 1), encoding_format='png')
     return self.dataset_info_from_configs(
-        features=tfds.features.FeaturesDict({
-            'id': tfds.features.Text(),
-            'image': tfds.features.Image(shape=(None, None, 3), encoding_format='jpeg'),
-            'semseg': grey(doc='VOC class; 255: unlabelled'),
-            'parsing': grey(doc='group of human parts; 255: unlabelled'),
-            'saliency': grey(doc='1: salient'),
-            'normals': tfds.features.Image(
-                shape=(None, None, 3), encoding_format='png', doc='255 (xyz + 1) / 2; 0, 0, 0: unlabelled'
-            ),
-            'boundary': grey(doc='1: boundary'),
-        }),
-        homepage='https://github.com/facebookresearch/astmt',
-        metadata=tfds.core.MetadataDict(),
-        disable_shuffling=True,  # position in the split = line of the list of ids
+      features=tfds.features.FeaturesDict(
+        {
+          'id': tfds.features.Text(),
+          'image': tfds.features.Image(shape=(None, None, 3), encoding_format='jpeg'),
+          'semseg': grey(doc='VOC class; 255: unlabelled'),
+          'parsing': grey(doc='group of human parts; 255: unlabelled'),
+          'saliency': grey(doc='1: salient'),
+          'normals': tfds.features.Image(
+            shape=(None, None, 3), encoding_format='png', doc='255 (xyz + 1) / 2; 0, 0, 0: unlabelled'
+          ),
+          'boundary': grey(doc='1: boundary'),
+        }
+      ),
+      homepage='https://github.com/facebookresearch/astmt',
+      metadata=tfds.core.MetadataDict(),
+      disable_shuffling=True,  # position in the split = line of the list of ids
     )
 
   def _split_generators(self, dl_manager):
@@ -58,5 +60,5 @@ class Builder(tfds.core.GeneratorBasedBuilder):
   def as_data_source(self, split=None, *, decoders=None, **options):
     """As TFDS's, but image files stay bytes, for `datasets.pascal_mt.decode`, unless `decoders` is given."""
     return super().as_data_source(
-        split, decoders=decoders or {name: tfds.decode.SkipDecoding() for name in FILES}, **options
+      split, decoders=decoders or {name: tfds.decode.SkipDecoding() for name in FILES}, **options
     )

@@ -1,29 +1,29 @@
 """`scenes`, the embedded data set: rendered rooms with six tasks, made on first use; see README.md."""
 
+from collections.abc import Sequence
 import contextlib
 import fcntl
 import functools
 import io
 import shutil
 import sys
-from collections.abc import Sequence
 
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import shuffle
 
-from datasets.scenes import labels
-from datasets.scenes.classes import CLASSES
-from datasets.scenes.figure import PARTS
-from datasets.scenes.scenes_dataset_builder import Builder, ScenesConfig
+from dmtl_jax.datasets.scenes import labels
+from dmtl_jax.datasets.scenes.classes import CLASSES
+from dmtl_jax.datasets.scenes.figure import PARTS
+from dmtl_jax.datasets.scenes.scenes_dataset_builder import Builder, ScenesConfig
 from dmtl_jax.tasks import Task
 
 TASKS = (
-    Task('semseg', 'semseg', CLASSES),
-    Task('parsing', 'parsing', ('background', *PARTS)),
-    Task('saliency', 'saliency'),
-    Task('normals', 'normals'),
-    Task('boundary', 'boundary'),
-    Task('depth', 'depth'),
+  Task('semseg', 'semseg', CLASSES),
+  Task('parsing', 'parsing', ('background', *PARTS)),
+  Task('saliency', 'saliency'),
+  Task('normals', 'normals'),
+  Task('boundary', 'boundary'),
+  Task('depth', 'depth'),
 )
 
 

@@ -6,9 +6,9 @@ joint's frame; positive flexion swings it forward.
 
 import numpy as np
 
-from datasets.scenes import palette as colors
-from datasets.scenes.geometry import Solid, rotation
-from datasets.scenes.shapes import ellipsoid, limb
+from dmtl_jax.datasets.scenes import palette as colors
+from dmtl_jax.datasets.scenes.geometry import rotation, Solid
+from dmtl_jax.datasets.scenes.shapes import ellipsoid, limb
 
 HEAD, TORSO, UPPER_ARM, LOWER_ARM, UPPER_LEG, LOWER_LEG = range(1, 7)
 PARTS = ('head', 'torso', 'upper arm', 'lower arm', 'upper leg', 'lower leg')
@@ -21,30 +21,31 @@ def draw_pose(rng: np.random.Generator, kind: str) -> dict:
 
   shoulder and hip are (flexion, abduction).
   """
+
   def around(mean, spread):
     return mean + spread * rng.uniform(-1, 1)
 
   pose = dict(
-      lean=(around(3, 6), around(0, 4)),
-      twist=around(0, 15),
-      nod=(around(0, 15), around(0, 35)),
-      shoulder=[(around(5, 20), around(12, 8)) for _ in range(2)],
-      elbow=[around(25, 20) for _ in range(2)],
-      hip=[(around(2, 5), around(5, 4)) for _ in range(2)],
-      knee=[around(5, 5) for _ in range(2)],
+    lean=(around(3, 6), around(0, 4)),
+    twist=around(0, 15),
+    nod=(around(0, 15), around(0, 35)),
+    shoulder=[(around(5, 20), around(12, 8)) for _ in range(2)],
+    elbow=[around(25, 20) for _ in range(2)],
+    hip=[(around(2, 5), around(5, 4)) for _ in range(2)],
+    knee=[around(5, 5) for _ in range(2)],
   )
   if kind == 'walk':
     stride = around(28, 10) * rng.choice([-1, 1])
     pose.update(
-        hip=[(stride, 3), (-stride * 0.7, 3)],
-        knee=[around(12, 8) + max(0, -stride), around(12, 8) + max(0, stride)],
-        shoulder=[(-stride * 1.1, 8), (stride * 1.1, 8)],
-        elbow=[around(40, 25) for _ in range(2)],
+      hip=[(stride, 3), (-stride * 0.7, 3)],
+      knee=[around(12, 8) + max(0, -stride), around(12, 8) + max(0, stride)],
+      shoulder=[(-stride * 1.1, 8), (stride * 1.1, 8)],
+      elbow=[around(40, 25) for _ in range(2)],
     )
   elif kind == 'reach':
     pose.update(
-        shoulder=[(around(85, 40), around(10, 15)) for _ in range(2)],
-        elbow=[around(25, 25) for _ in range(2)],
+      shoulder=[(around(85, 40), around(10, 15)) for _ in range(2)],
+      elbow=[around(25, 25) for _ in range(2)],
     )
   elif kind == 'wave':
     arm = rng.integers(2)
@@ -52,28 +53,28 @@ def draw_pose(rng: np.random.Generator, kind: str) -> dict:
     pose['elbow'][arm] = around(70, 40)
   elif kind == 'wide':
     pose.update(
-        shoulder=[(around(10, 15), around(80, 40)) for _ in range(2)],
-        elbow=[around(20, 20) for _ in range(2)],
-        hip=[(around(5, 8), around(18, 8)) for _ in range(2)],
+      shoulder=[(around(10, 15), around(80, 40)) for _ in range(2)],
+      elbow=[around(20, 20) for _ in range(2)],
+      hip=[(around(5, 8), around(18, 8)) for _ in range(2)],
     )
   elif kind == 'bend':
     pose.update(lean=(around(45, 20), 0), shoulder=[(around(50, 30), around(10, 10)) for _ in range(2)])
   elif kind == 'crouch':
     flex = around(85, 20)
     pose.update(
-        lean=(around(25, 10), 0),
-        hip=[(around(flex, 8), around(12, 6)) for _ in range(2)],
-        knee=[around(flex + 15, 8) for _ in range(2)],
-        shoulder=[(around(50, 25), around(15, 10)) for _ in range(2)],
-        elbow=[around(50, 35) for _ in range(2)],
+      lean=(around(25, 10), 0),
+      hip=[(around(flex, 8), around(12, 6)) for _ in range(2)],
+      knee=[around(flex + 15, 8) for _ in range(2)],
+      shoulder=[(around(50, 25), around(15, 10)) for _ in range(2)],
+      elbow=[around(50, 35) for _ in range(2)],
     )
   elif kind == 'sit':
     pose.update(
-        lean=(around(0, 8), 0),
-        hip=[(around(86, 5), around(7, 6)) for _ in range(2)],
-        knee=[around(86, 12) for _ in range(2)],
-        shoulder=[(around(30, 20), around(10, 8)) for _ in range(2)],
-        elbow=[around(60, 30) for _ in range(2)],
+      lean=(around(0, 8), 0),
+      hip=[(around(86, 5), around(7, 6)) for _ in range(2)],
+      knee=[around(86, 12) for _ in range(2)],
+      shoulder=[(around(30, 20), around(10, 8)) for _ in range(2)],
+      elbow=[around(60, 30) for _ in range(2)],
     )
   return pose
 
@@ -100,10 +101,15 @@ def figure(rng, palette, height: float, kind: str, label: int) -> tuple[list[Sol
   nod, turn = np.radians(pose['nod'])
   body.head(height, shoulders, chest @ rotation(2, turn) @ rotation(0, nod))
   for i, side in enumerate((1, -1)):
-    body.arm(height, shoulders + chest @ np.array([side * 0.112 * height, 0, -0.022 * height]), chest,
-             side, pose['shoulder'][i], pose['elbow'][i])
-    body.leg(height, hips + np.array([side * 0.052 * height, 0, -0.03 * height]), side, pose['hip'][i],
-             pose['knee'][i])
+    body.arm(
+      height,
+      shoulders + chest @ np.array([side * 0.112 * height, 0, -0.022 * height]),
+      chest,
+      side,
+      pose['shoulder'][i],
+      pose['elbow'][i],
+    )
+    body.leg(height, hips + np.array([side * 0.052 * height, 0, -0.03 * height]), side, pose['hip'][i], pose['knee'][i])
   lowest = min(solid.corners[:, 2].min() for solid in body.solids if solid.part == LOWER_LEG)
   lift = np.array([0, 0, -lowest])
   seat = float(-lowest - 0.095 * height) if kind == 'sit' else 0.0
@@ -115,15 +121,15 @@ def _clothes(rng, palette):
   shirt = palette.material(colors.FABRICS, gloss=0.0)
   trousers = palette.material(('plain', 'plain', 'mottled', 'plaid', 'camouflage'), gloss=0.0)
   return dict(
-      skin=skin,
-      hair=palette.plain(palette.like(palette.choose(colors.HAIR), 0.2), 0.2),
-      shirt=shirt,
-      trousers=trousers,
-      sleeve=shirt if rng.random() < 0.85 else skin,
-      forearm=shirt if rng.random() < 0.45 else skin,
-      shin=trousers if rng.random() < 0.75 else skin,
-      shoe=palette.plain(palette.color((0, 0.5), (0.05, 0.5)), 0.3),
-      eye=palette.plain(np.full(3, 0.02), 0.5),
+    skin=skin,
+    hair=palette.plain(palette.like(palette.choose(colors.HAIR), 0.2), 0.2),
+    shirt=shirt,
+    trousers=trousers,
+    sleeve=shirt if rng.random() < 0.85 else skin,
+    forearm=shirt if rng.random() < 0.45 else skin,
+    shin=trousers if rng.random() < 0.75 else skin,
+    shoe=palette.plain(palette.color((0, 0.5), (0.05, 0.5)), 0.3),
+    eye=palette.plain(np.full(3, 0.02), 0.5),
   )
 
 

@@ -19,7 +19,7 @@ import functools
 
 import numpy as np
 
-from datasets.scenes.textures import Material
+from dmtl_jax.datasets.scenes.textures import Material
 
 NEAREST = 1e-4  # hits with a smaller t are the ray's own start
 TORUS_STEPS = 32

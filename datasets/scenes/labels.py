@@ -6,9 +6,9 @@ Labels are those of the ray through a pixel's centre; the image is antialiased.
 import cv2
 import numpy as np
 
-from datasets.scenes import render
-from datasets.scenes.classes import PERSON, PICTURE, WINDOW
-from datasets.scenes.scene import FACE_LABELS, Scene, draw
+from dmtl_jax.datasets.scenes import render
+from dmtl_jax.datasets.scenes.classes import PERSON, PICTURE, WINDOW
+from dmtl_jax.datasets.scenes.scene import draw, FACE_LABELS, Scene
 from dmtl_jax.metrics.thinning import thin
 from dmtl_jax.tasks import IGNORE
 
@@ -45,12 +45,12 @@ def labels(scene: Scene, size: tuple[int, int]) -> dict[str, np.ndarray]:
   numbers = [np.full(len(solids), k) for k, solids in enumerate(scene.instances)]
   instances = np.concatenate([np.zeros(render.FACES, int), *numbers])[hits.ids]
   maps = dict(
-      semseg=semseg,
-      parsing=parts if parts.any() else np.full_like(parts, IGNORE),
-      saliency=saliency(instances, semseg),
-      normals=render.normals(scene, hits).astype(np.float32),
-      boundary=boundary(np.where(instances > 0, 100 + instances, semseg)),
-      depth=hits.depth.astype(np.float32),
+    semseg=semseg,
+    parsing=parts if parts.any() else np.full_like(parts, IGNORE),
+    saliency=saliency(instances, semseg),
+    normals=render.normals(scene, hits).astype(np.float32),
+    boundary=boundary(np.where(instances > 0, 100 + instances, semseg)),
+    depth=hits.depth.astype(np.float32),
   )
   return {task: label if label.ndim == 3 else label[..., None] for task, label in maps.items()}
 
@@ -99,8 +99,8 @@ def encode(settings: tuple[int, int, int], id: str) -> dict:
   split, index = id.split('_')
   item = example(settings[0], split, int(index), settings[1:])
   maps = item['labels'] | {
-      'normals': np.rint((item['labels']['normals'] + 1) * NORMAL_STEPS).astype(np.uint16),
-      'depth': np.rint(item['labels']['depth'] * DEPTH_STEPS).clip(1, 65535).astype(np.uint16),
+    'normals': np.rint((item['labels']['normals'] + 1) * NORMAL_STEPS).astype(np.uint16),
+    'depth': np.rint(item['labels']['depth'] * DEPTH_STEPS).clip(1, 65535).astype(np.uint16),
   }
   return dict(id=id, image=_png(item['image'])) | {task: _png(label) for task, label in maps.items()}
 

@@ -7,10 +7,10 @@ import dataclasses
 
 import numpy as np
 
-from datasets.scenes import palette as colors
-from datasets.scenes.classes import CABINET, CHAIR, LAMP, PLANT, TABLE, TOY
-from datasets.scenes.geometry import Solid, rotation
-from datasets.scenes.shapes import box, ellipsoid, limb, ring, upright
+from dmtl_jax.datasets.scenes import palette as colors
+from dmtl_jax.datasets.scenes.classes import CABINET, CHAIR, LAMP, PLANT, TABLE, TOY
+from dmtl_jax.datasets.scenes.geometry import rotation, Solid
+from dmtl_jax.datasets.scenes.shapes import box, ellipsoid, limb, ring, upright
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,9 +71,9 @@ def table(rng, palette) -> Thing:
   if rng.random() < 0.35:
     radius = rng.uniform(0.3, 0.55)
     solids = [
-        upright(0.04, (radius, radius), top, TABLE, height - 0.04),
-        upright(height - 0.04, (0.06, 0.04), leg, TABLE),
-        upright(0.03, (radius * 0.6, radius * 0.5), leg, TABLE),
+      upright(0.04, (radius, radius), top, TABLE, height - 0.04),
+      upright(height - 0.04, (0.06, 0.04), leg, TABLE),
+      upright(0.03, (radius * 0.6, radius * 0.5), leg, TABLE),
     ]
     return Thing(solids, (radius * 0.7, radius * 0.7), height)
   half = np.array([rng.uniform(0.4, 0.8), rng.uniform(0.28, 0.45)])
@@ -113,10 +113,10 @@ def _armchair(rng, palette):
   cloth, cushion = palette.material(colors.FABRICS, gloss=0.0), palette.material(colors.FABRICS, gloss=0.0)
   wood = palette.plain(palette.like(palette.choose(colors.WOODS)))
   solids = [
-      box((0, 0, 0.2), (wide, 0.36, 0.14), cloth, CHAIR),
-      box((0, -0.03, 0.38), (wide - 0.01, 0.31, 0.05), cushion, CHAIR),
-      box((0, 0.3, 0.5), (wide, 0.08, 0.32), cloth, CHAIR),
-      limb((-wide, 0.3, 0.82), (wide, 0.3, 0.82), (0.08, 0.08), cloth, CHAIR),
+    box((0, 0, 0.2), (wide, 0.36, 0.14), cloth, CHAIR),
+    box((0, -0.03, 0.38), (wide - 0.01, 0.31, 0.05), cushion, CHAIR),
+    box((0, 0.3, 0.5), (wide, 0.08, 0.32), cloth, CHAIR),
+    limb((-wide, 0.3, 0.82), (wide, 0.3, 0.82), (0.08, 0.08), cloth, CHAIR),
   ]
   for x in (-1, 1):
     solids.append(box((x * (wide + 0.06), 0, 0.3), (0.06, 0.36, 0.24), cloth, CHAIR))
@@ -156,9 +156,9 @@ def _lamp(rng, palette, height, radius):
   shade = palette.plain(palette.color((0.05, 0.5), (0.7, 0.95)), 0.0, glow=rng.choice([0.0, 0.7, 1.1]))
   tall, bottom = radius * rng.uniform(1.1, 1.6), height - radius * 1.3
   solids = [
-      upright(0.03, (radius * 0.8, radius * 0.7), metal, LAMP),
-      upright(bottom + 0.02, (0.02, 0.016), metal, LAMP),
-      upright(tall, (radius, radius * rng.uniform(0.45, 0.9)), shade, LAMP, bottom),
+    upright(0.03, (radius * 0.8, radius * 0.7), metal, LAMP),
+    upright(bottom + 0.02, (0.02, 0.016), metal, LAMP),
+    upright(tall, (radius, radius * rng.uniform(0.45, 0.9)), shade, LAMP, bottom),
   ]
   if rng.random() < 0.4:
     solids.append(ellipsoid((0, 0, bottom * 0.4), (0.06, 0.06, bottom * 0.3), metal, LAMP))
@@ -171,8 +171,8 @@ def plant(rng, palette, size=None) -> Thing:
   pot = palette.material(('plain', 'stripes', 'zigzag', 'marble', 'bands'))
   radius, rim = size * rng.uniform(0.13, 0.18), size * rng.uniform(0.22, 0.32)
   solids = [
-      upright(rim, (radius * 0.7, radius), pot, PLANT),
-      ring((0, 0, rim), radius, radius * 0.12, pot, PLANT),
+    upright(rim, (radius * 0.7, radius), pot, PLANT),
+    ring((0, 0, rim), radius, radius * 0.12, pot, PLANT),
   ]
   green = np.array([0.06, 0.2, 0.04]) if rng.random() < 0.75 else palette.color((0.3, 0.8))
   if rng.random() < 0.3:
@@ -216,8 +216,8 @@ def _ball(rng, palette, size):
 def _cone(rng, palette, size):
   material = palette.material(('bands', 'plain', 'zigzag', 'dots'), scale=0.16 / size)
   solids = [
-      upright(2.6 * size, (0.85 * size, 0.12 * size), material, TOY, 0.1 * size),
-      box((0, 0, 0.06 * size), (size, size, 0.06 * size), palette.plain(material.colors[0]), TOY),
+    upright(2.6 * size, (0.85 * size, 0.12 * size), material, TOY, 0.1 * size),
+    box((0, 0, 0.06 * size), (size, size, 0.06 * size), palette.plain(material.colors[0]), TOY),
   ]
   return Thing(solids, (size, size))
 

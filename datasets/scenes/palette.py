@@ -4,7 +4,7 @@ import colorsys
 
 import numpy as np
 
-from datasets.scenes.textures import Material
+from dmtl_jax.datasets.scenes.textures import Material
 
 WALLS = ('plain', 'plain', 'mottled', 'stripes', 'wallpaper', 'bricks', 'tiles', 'bands')
 FLOORS = ('planks', 'planks', 'tiles', 'checkered tiles', 'carpet', 'marble')
@@ -21,15 +21,9 @@ CELLS = {  # texture cells a metre, from and to
     'marble': (1, 3), 'mottled': (1, 4), 'camouflage': (2, 6), 'carpet': (1, 3), 'wallpaper': (2.5, 6),
     'zigzag': (4, 10), 'books': (2.4, 3.2),
 }  # fmt: skip
-SKIN = np.array([
-    [0.62, 0.36, 0.24], [0.5, 0.27, 0.17], [0.3, 0.15, 0.09], [0.14, 0.07, 0.045], [0.7, 0.45, 0.34]
-])
-HAIR = np.array([
-    [0.02, 0.015, 0.01], [0.06, 0.03, 0.015], [0.2, 0.1, 0.04], [0.45, 0.32, 0.14], [0.3, 0.3, 0.3]
-])
-WOODS = np.array([
-    [0.35, 0.18, 0.08], [0.5, 0.32, 0.16], [0.2, 0.09, 0.04], [0.6, 0.45, 0.28], [0.12, 0.06, 0.035]
-])
+SKIN = np.array([[0.62, 0.36, 0.24], [0.5, 0.27, 0.17], [0.3, 0.15, 0.09], [0.14, 0.07, 0.045], [0.7, 0.45, 0.34]])
+HAIR = np.array([[0.02, 0.015, 0.01], [0.06, 0.03, 0.015], [0.2, 0.1, 0.04], [0.45, 0.32, 0.14], [0.3, 0.3, 0.3]])
+WOODS = np.array([[0.35, 0.18, 0.08], [0.5, 0.32, 0.16], [0.2, 0.09, 0.04], [0.6, 0.45, 0.28], [0.12, 0.06, 0.035]])
 
 
 def linear(srgb) -> np.ndarray:

@@ -5,9 +5,9 @@ import dataclasses
 import cv2
 import numpy as np
 
-from datasets.scenes import geometry, textures
-from datasets.scenes.geometry import dot
-from datasets.scenes.scene import Camera, Light, Scene
+from dmtl_jax.datasets.scenes import geometry, textures
+from dmtl_jax.datasets.scenes.geometry import dot
+from dmtl_jax.datasets.scenes.scene import Light, Scene
 
 FACES = 6  # ids 0..5 are the room's faces, id FACES + k is the k-th solid
 SAMPLES = 2  # rays a pixel along each side of the image

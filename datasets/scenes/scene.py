@@ -5,15 +5,22 @@ import functools
 
 import numpy as np
 
-from datasets.scenes import objects
-from datasets.scenes import palette as colors
-from datasets.scenes.classes import CEILING, FLOOR, PERSON, PICTURE, WALL, WINDOW
-from datasets.scenes.figure import POSES, figure
-from datasets.scenes.geometry import Solid, rotation
-from datasets.scenes.objects import Thing
-from datasets.scenes.palette import Palette
-from datasets.scenes.shapes import box
-from datasets.scenes.textures import Material
+from dmtl_jax.datasets.scenes import objects
+from dmtl_jax.datasets.scenes import palette as colors
+from dmtl_jax.datasets.scenes.classes import (
+  CEILING,
+  FLOOR,
+  PERSON,
+  PICTURE,
+  WALL,
+  WINDOW,
+)
+from dmtl_jax.datasets.scenes.figure import figure, POSES
+from dmtl_jax.datasets.scenes.geometry import rotation, Solid
+from dmtl_jax.datasets.scenes.objects import Thing
+from dmtl_jax.datasets.scenes.palette import Palette
+from dmtl_jax.datasets.scenes.shapes import box
+from dmtl_jax.datasets.scenes.textures import Material
 
 FACE_LABELS = (WALL, WALL, WALL, WALL, FLOOR, CEILING)  # of the room: low and high x, y, z
 
@@ -136,9 +143,9 @@ def _fittings(rng, palette, size, faces):
   board = palette.plain(palette.like(faces[3].colors[0], 0.5))
   high, thick = rng.uniform(0.04, 0.08), 0.012
   solids = [
-      box((w / 2, l, high), (w / 2, thick, high), board, WALL),
-      box((0, l / 2, high), (thick, l / 2, high), board, WALL),
-      box((w, l / 2, high), (thick, l / 2, high), board, WALL),
+    box((w / 2, l, high), (w / 2, thick, high), board, WALL),
+    box((0, l / 2, high), (thick, l / 2, high), board, WALL),
+    box((w, l / 2, high), (thick, l / 2, high), board, WALL),
   ]
   if rng.random() < 0.55:
     half = (rng.uniform(0.6, 1.4), rng.uniform(0.5, 1.1), 0.003)
@@ -175,8 +182,8 @@ def _picture(rng, palette, room, height):
   painting = palette.framed(palette.choose(colors.PAINTINGS), half)
   edge = rng.uniform(0.02, 0.06)
   return [
-      box((0, -0.015, z), (half[0] + edge, 0.015, half[1] + edge), frame, PICTURE),
-      box((0, -0.02, z), (half[0], 0.014, half[1]), painting, PICTURE),
+    box((0, -0.015, z), (half[0] + edge, 0.015, half[1] + edge), frame, PICTURE),
+    box((0, -0.02, z), (half[0], 0.014, half[1]), painting, PICTURE),
   ]
 
 
@@ -190,9 +197,9 @@ def _window(rng, palette, room, height):
   pane = palette.framed('window', half, np.stack([sky, trees, white]), gloss=0.4, glow=glow)
   frame = palette.plain(white)
   solids = [
-      box((0, -0.01, z), (half[0] + 0.07, 0.015, half[1] + 0.07), frame, WINDOW),
-      box((0, -0.015, z), (half[0], 0.014, half[1]), pane, WINDOW),
-      box((0, -0.06, z - half[1] - 0.08), (half[0] + 0.1, 0.07, 0.015), frame, WINDOW),
+    box((0, -0.01, z), (half[0] + 0.07, 0.015, half[1] + 0.07), frame, WINDOW),
+    box((0, -0.015, z), (half[0], 0.014, half[1]), pane, WINDOW),
+    box((0, -0.06, z - half[1] - 0.08), (half[0] + 0.1, 0.07, 0.015), frame, WINDOW),
   ]
   if rng.random() < 0.4:
     cloth = palette.material(colors.FABRICS, gloss=0.0)

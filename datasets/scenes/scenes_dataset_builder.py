@@ -7,9 +7,9 @@ import io
 import numpy as np
 import tensorflow_datasets as tfds
 
-from datasets import raw
-from datasets.scenes import labels
-from dmtl_jax.errors import UserError
+from dmtl_jax.basics.errors import UserError
+from dmtl_jax.datasets import raw
+from dmtl_jax.datasets.scenes import labels
 
 FILES = ('image', 'semseg', 'parsing', 'saliency', 'normals', 'boundary', 'depth')  # features stored as PNG
 
@@ -59,18 +59,20 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     grey = functools.partial(tfds.features.Image, shape=(*size, 1), encoding_format='png')
     color = functools.partial(tfds.features.Image, shape=(*size, 3), encoding_format='png')
     return self.dataset_info_from_configs(
-        features=tfds.features.FeaturesDict({
-            'id': tfds.features.Text(),
-            'image': color(),
-            'semseg': grey(doc='class'),
-            'parsing': grey(doc='part of a figure; 255 in the whole image: there is none'),
-            'saliency': grey(doc='1: salient'),
-            'normals': color(dtype=np.uint16, doc=f'{labels.NORMAL_STEPS} (xyz + 1), camera coordinates'),
-            'boundary': grey(doc='1: boundary'),
-            'depth': grey(dtype=np.uint16, doc=f'z-depth, {labels.DEPTH_STEPS} a metre'),
-        }),
-        metadata=tfds.core.MetadataDict(),
-        disable_shuffling=True,  # position in the split = index of the image
+      features=tfds.features.FeaturesDict(
+        {
+          'id': tfds.features.Text(),
+          'image': color(),
+          'semseg': grey(doc='class'),
+          'parsing': grey(doc='part of a figure; 255 in the whole image: there is none'),
+          'saliency': grey(doc='1: salient'),
+          'normals': color(dtype=np.uint16, doc=f'{labels.NORMAL_STEPS} (xyz + 1), camera coordinates'),
+          'boundary': grey(doc='1: boundary'),
+          'depth': grey(dtype=np.uint16, doc=f'z-depth, {labels.DEPTH_STEPS} a metre'),
+        }
+      ),
+      metadata=tfds.core.MetadataDict(),
+      disable_shuffling=True,  # position in the split = index of the image
     )
 
   def _split_generators(self, dl_manager):
@@ -88,5 +90,5 @@ class Builder(tfds.core.GeneratorBasedBuilder):
   def as_data_source(self, split=None, *, decoders=None, **options):
     """As TFDS's, but PNG files stay bytes, for `datasets.scenes.decode`, unless `decoders` is given."""
     return super().as_data_source(
-        split, decoders=decoders or {name: tfds.decode.SkipDecoding() for name in FILES}, **options
+      split, decoders=decoders or {name: tfds.decode.SkipDecoding() for name in FILES}, **options
     )

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from datasets.scenes.geometry import Solid
+from dmtl_jax.datasets.scenes.geometry import Solid
 
 
 def box(center, half, material, label, part=0) -> Solid:

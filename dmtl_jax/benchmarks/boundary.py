@@ -24,7 +24,7 @@ from dmtl_jax.metrics.thinning import thin
 
 
 def plain(
-    prediction: np.ndarray, truth: np.ndarray, tolerance: float = boundary.TOLERANCE
+  prediction: np.ndarray, truth: np.ndarray, tolerance: float = boundary.TOLERANCE
 ) -> tuple[np.ndarray, np.ndarray]:
   """Predicted and matched pixels [99] by a fresh maximum matching for each threshold."""
   radius, places = tolerance * np.hypot(*truth.shape), np.argwhere(truth)
@@ -48,27 +48,23 @@ def _most(mask: np.ndarray, truth: np.ndarray, radius: float) -> int:
 def drawn(seed: int, size: int = 512) -> tuple[np.ndarray, np.ndarray]:
   """A soft boundary map [H, W] and a truth that it resembles: ridges of smooth noise, shifted and disturbed."""
   rng = np.random.default_rng(seed)
-  smooth = lambda sigma: (lambda x: x / x.std())(
-      cv2.GaussianBlur(rng.standard_normal((size, size)), (0, 0), sigma)
-  )
+  smooth = lambda sigma: (lambda x: x / x.std())(cv2.GaussianBlur(rng.standard_normal((size, size)), (0, 0), sigma))
   ridges = lambda field: np.exp(-((field * 4) ** 2))
   field = smooth(20)
   return np.roll(ridges(field + 0.15 * smooth(4)), 2, axis=1) * rng.uniform(0.9, 1, (size, size)), thin(
-      ridges(field) > 0.7
+    ridges(field) > 0.7
   )
 
 
 def main(arguments=None) -> int:
   """Prints a line an image and the means; returns 1 where the counts differ, which they must not."""
   parser = argparse.ArgumentParser(
-      'python -m dmtl_jax.benchmarks.boundary',
-      description=__doc__,
-      formatter_class=argparse.RawDescriptionHelpFormatter,
+    'python -m dmtl_jax.benchmarks.boundary',
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   parser.add_argument('--pred', type=pathlib.Path, help='folder of grey PNGs')
-  parser.add_argument(
-      '--gt', type=pathlib.Path, help='folder of truths; of several annotators the first counts'
-  )
+  parser.add_argument('--gt', type=pathlib.Path, help='folder of truths; of several annotators the first counts')
   parser.add_argument('--images', type=int, default=3, help='how many (default %(default)s)')
   options = parser.parse_args(arguments)
   if options.pred:
@@ -86,14 +82,14 @@ def main(arguments=None) -> int:
     times.append((ours, time.process_time() - began - ours))
     same = (state['predicted'] == predicted).all() and (state['recalled'] == matched).all()
     print(
-        f'{name:<12} {truth.shape[0]}x{truth.shape[1]}  {ours:6.2f} s, plain {times[-1][1]:6.2f} s, '
-        f'{times[-1][1] / ours:5.1f} times, counts {"equal" if same else "DIFFER"}',
-        flush=True,
+      f'{name:<12} {truth.shape[0]}x{truth.shape[1]}  {ours:6.2f} s, plain {times[-1][1]:6.2f} s, '
+      f'{times[-1][1] / ours:5.1f} times, counts {"equal" if same else "DIFFER"}',
+      flush=True,
     )
     if not same:
       return 1
   ours, other = np.mean(times, 0)
-  print(f"{'mean':<12} {'':>7}  {ours:6.2f} s, plain {other:6.2f} s, {other / ours:5.1f} times faster")
+  print(f'{"mean":<12} {"":>7}  {ours:6.2f} s, plain {other:6.2f} s, {other / ours:5.1f} times faster')
   return 0
 
 

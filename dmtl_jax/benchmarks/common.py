@@ -6,10 +6,10 @@ import sys
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from dmtl_jax import compilation
+from dmtl_jax.basics import compilation
+from dmtl_jax.basics.atomic import write_json
+from dmtl_jax.basics.errors import UserError
 from dmtl_jax.benchmarks import timing, work
-from dmtl_jax.errors import UserError
-from dmtl_jax.workdir import write_json
 
 CONFIG = 'configs/pascal.py:method=prediction'
 
@@ -25,7 +25,7 @@ def run(benchmark, doc: str, to_text=None, repeats: int = 10):
   flags.DEFINE_integer('repeats', repeats, 'How often each contestant is timed; input: images.', lower_bound=1)
   flags.DEFINE_string('json', None, 'File to write the result to.')
   if to_text is None:
-    flags.DEFINE_bool('cold', True, 'Compile from nothing and once more from the cache; else with the user\'s cache.')
+    flags.DEFINE_bool('cold', True, "Compile from nothing and once more from the cache; else with the user's cache.")
     flags.DEFINE_enum('against', None, ['torch'], 'Time a PyTorch re-statement in turns with it.')
     flags.DEFINE_bool('compiled', True, 'Against torch: through torch.compile too, which compiles for minutes.')
 
@@ -48,16 +48,16 @@ def run(benchmark, doc: str, to_text=None, repeats: int = 10):
 def describe(config, tasks, batch: int, pairs: int | None, what: str) -> dict:
   """The head of a result: what was measured and on what."""
   return {
-      'what': what,
-      'method': config.method,
-      'backbone': config.model.backbone,
-      'size': list(config.data.size),
-      'batch': batch,
-      'tasks': len(tasks),
-      'labels': config.data.labels,
-      'pairs': pairs,
-      'dtype': config.dtype,
-      'device': timing.device(),
+    'what': what,
+    'method': config.method,
+    'backbone': config.model.backbone,
+    'size': list(config.data.size),
+    'batch': batch,
+    'tasks': len(tasks),
+    'labels': config.data.labels,
+    'pairs': pairs,
+    'dtype': config.dtype,
+    'device': timing.device(),
   }
 
 
@@ -70,7 +70,7 @@ def measure(head: dict, contestants: dict, compiled, flops: dict[str, float], re
     compiled: the program of 'jax'.
     flops: 'needed' and 'executed', see work.py.
   """
-  timing.say(f"timing {', '.join(contestants)}")
+  timing.say(f'timing {", ".join(contestants)}')
   seconds = timing.measure(contestants, repeats)
   memory = timing.memory(compiled)  # before the products below, which take some too
   timing.say('matrix peak')
@@ -107,16 +107,16 @@ def compare(seconds: dict, batch: int, flops: dict, peak: dict[str, float], dtyp
 def title(result: dict) -> str:
   """What was measured, in a line."""
   r = result
-  pairs = f", {r['pairs']} of {r['batch'] * r['tasks']} pairs" if r['pairs'] else ''
-  labels = f", labels {r['labels']}{pairs}" if r['what'] == 'train step' else ''
-  size = f"{r['size'][0]}x{r['size'][1]}"
-  return f"{r['what']}: {r['method']}, {r['backbone']}, {size}, batch {r['batch']}{labels}, {r['dtype']}"
+  pairs = f', {r["pairs"]} of {r["batch"] * r["tasks"]} pairs' if r['pairs'] else ''
+  labels = f', labels {r["labels"]}{pairs}' if r['what'] == 'train step' else ''
+  size = f'{r["size"][0]}x{r["size"][1]}'
+  return f'{r["what"]}: {r["method"]}, {r["backbone"]}, {size}, batch {r["batch"]}{labels}, {r["dtype"]}'
 
 
 def table(result: dict) -> str:
   """The result for a person."""
   r, device = result, result['device']
-  where = f"{device['count']} x {device['kind']} ({device['platform']}, {device['threads']} threads)"
+  where = f'{device["count"]} x {device["kind"]} ({device["platform"]}, {device["threads"]} threads)'
   rows = [('device', where)]
   for name, speed_ in r['speed'].items():
     rows += _speed_rows(name, speed_, r)
@@ -133,11 +133,13 @@ def table(result: dict) -> str:
 
 def _speed_rows(name: str, speed_: dict, result: dict) -> list[tuple[str, str]]:
   t = speed_['seconds']
-  line = f"{time_text(t['median'])} ({time_text(t['low'])} to {time_text(t['high'])}), {speed_['images_per_second']:.3g} images/s"
+  line = f'{time_text(t["median"])} ({time_text(t["low"])} to {time_text(t["high"])}), {speed_["images_per_second"]:.3g} images/s'
   if 'ratio' in speed_:
     q = speed_['ratio']
-    return [(name, f"{line}; {q['median']:.2f} ({q['low']:.2f} to {q['high']:.2f}) times ours")]
-  achieved = f"{si(speed_['achieved'])}FLOP/s, {100 * speed_['share_of_peak']:.0f}% of the {result['dtype']} matrix peak"
+    return [(name, f'{line}; {q["median"]:.2f} ({q["low"]:.2f} to {q["high"]:.2f}) times ours')]
+  achieved = (
+    f'{si(speed_["achieved"])}FLOP/s, {100 * speed_["share_of_peak"]:.0f}% of the {result["dtype"]} matrix peak'
+  )
   return [(name, line), ('achieved', achieved)]
 
 

@@ -10,11 +10,12 @@ images' size. As `train_step`, on synthetic images and weights.
 import jax
 import numpy as np
 
-from dmtl_jax import sharding, summary
+from dmtl_jax.basics import sharding
 from dmtl_jax.benchmarks import common, synthetic, timing, work
+from dmtl_jax.inference.steps import make_predict_step
+from dmtl_jax.jobs import summary
 from dmtl_jax.models import build_model
-from dmtl_jax.state import init_variables
-from dmtl_jax.steps import make_predict_step
+from dmtl_jax.models.inputs import init_variables
 
 
 def benchmark(config, flags) -> dict:
@@ -30,8 +31,8 @@ def benchmark(config, flags) -> dict:
   split = sharding.by_image(mesh)
   step = jax.jit(function, in_shardings=(sharding.replicated(mesh), split, split), out_shardings=split)
   flops = {
-      'needed': work.needed(config, tasks, count, training=False),
-      'executed': work.executed(function, variables, images, index),
+    'needed': work.needed(config, tasks, count, training=False),
+    'executed': work.executed(function, variables, images, index),
   }
   args = tuple(jax.device_put((variables, images, index), (sharding.replicated(mesh), split, split)))
   timing.say('compiling')

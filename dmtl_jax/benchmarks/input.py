@@ -7,8 +7,8 @@ its true size stand in: synthetic content, stored and read exactly as the prepar
 "per core" is images by seconds of processor time; "in all" is with the config's threads or workers.
 """
 
-import cProfile
 import contextlib
+import cProfile
 import io
 import pstats
 import tempfile
@@ -18,14 +18,14 @@ import cv2
 import numpy as np
 import tensorflow_datasets as tfds
 
-from datasets import mtan
+from dmtl_jax.basics.errors import UserError
 from dmtl_jax.benchmarks import common
-from dmtl_jax.data import label_settings, pipeline, source as source_lib, transforms
-from dmtl_jax.errors import UserError
+from dmtl_jax.data import label_settings, pipeline, transforms
+from dmtl_jax.data import source as source_lib
+from dmtl_jax.datasets import mtan
 
 SIZES = {'pascal': (375, 500), 'nyud': (288, 384), 'cityscapes': (128, 256)}  # of the raw images
 SYNTHETIC = 48  # images that stand in for a data set
-
 
 
 def measure(source, config, count: int) -> dict:
@@ -152,7 +152,7 @@ def _stored_mtan(tasks, size, i: int) -> dict:
 def table(result: dict) -> str:
   """The result for a person."""
   lines = [f'{stage:<18}{value:8.2f} ms an image' for stage, value in result['milliseconds'].items()]
-  what = f"{result['data']}{' (synthetic)' if result['synthetic'] else ''}, labels {result['labels']}"
+  what = f'{result["data"]}{" (synthetic)" if result["synthetic"] else ""}, labels {result["labels"]}'
   per_core, wall = result['images_per_second_per_core'], result['images_per_second']
   return '\n'.join([what, *lines, f'{per_core:.0f} images/s per core, {wall:.0f} images/s in all'])
 

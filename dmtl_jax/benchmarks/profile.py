@@ -14,8 +14,8 @@ import tempfile
 
 import jax
 
-from dmtl_jax import summary
 from dmtl_jax.benchmarks import common, timing, train_step
+from dmtl_jax.models import counting
 
 OPTIMISER, LOSSES, BETWEEN = 'optimiser and noise', 'losses', 'between parts'
 CONTAINERS = re.compile(r'(while|call|conditional|tuple)[.\d]*$')  # their time is that of what they hold
@@ -37,7 +37,7 @@ def part_of(scope: str, params: dict, tasks) -> tuple[str, str]:
       path.append(known)
       node = node[known]
   if path:
-    return summary.part_name(path, [task.name for task in tasks]), direction
+    return counting.part_name(path, [task.name for task in tasks]), direction
   if 'jvp(' not in scope:
     return OPTIMISER, direction
   return (LOSSES if re.search(r'jvp\(\)', scope) else BETWEEN), direction
@@ -102,8 +102,8 @@ def benchmark(config, flags) -> dict:
     part, direction = part_of(scope, params, tasks)
     parts[part][f'{direction} flops'] += flops
   return common.describe(config, tasks, config.train.batch, job.pairs, 'train step') | {
-      'seconds': seconds,
-      'parts': {part: dict(values) for part, values in parts.items()},
+    'seconds': seconds,
+    'parts': {part: dict(values) for part, values in parts.items()},
   }
 
 
@@ -114,9 +114,9 @@ def table(result: dict) -> str:
   total = sum(times.values())
   width = max(map(len, parts))
   lines = [
-      common.title(result),
-      f"step {common.time_text(result['seconds']['median'])}; {common.time_text(total)} of operations:",
-      f"{'':<{width}}  {'share':>6}  {'forward':>10}  {'rate':>8}  {'backward':>10}  {'rate':>8}",
+    common.title(result),
+    f'step {common.time_text(result["seconds"]["median"])}; {common.time_text(total)} of operations:',
+    f'{"":<{width}}  {"share":>6}  {"forward":>10}  {"rate":>8}  {"backward":>10}  {"rate":>8}',
   ]
   for part in sorted(times, key=times.get, reverse=True):
     cells = [f'{part:<{width}}  {100 * times[part] / total:5.1f}%']

@@ -14,8 +14,8 @@ import pathlib
 from absl import flags
 import numpy as np
 
-from dmtl_jax import summary
 from dmtl_jax.benchmarks import common, synthetic, timing, train_step, work
+from dmtl_jax.jobs import summary
 
 flags.DEFINE_string('plot', None, 'File to draw to, .svg or .png.')
 flags.DEFINE_string('replot', None, 'Draw the result in this JSON file; measure nothing.')
@@ -40,18 +40,18 @@ class Point:
 
 
 SWEEPS = {
-    'batch': (2, 4, 8),
-    'size': (64, 128, 192, 256),
-    'tasks': (1, 3, 5),
-    'steps': (1, 2, 4),
-    'labels': (1, 2, 3, 5),
+  'batch': (2, 4, 8),
+  'size': (64, 128, 192, 256),
+  'tasks': (1, 3, 5),
+  'steps': (1, 2, 4),
+  'labels': (1, 2, 3, 5),
 }
 TITLES = {
-    'batch': 'batch',
-    'size': 'image pixels (thousands)',
-    'tasks': 'tasks T, one label an image',
-    'steps': 'denoising steps S',
-    'labels': 'labelled pairs (batch 4, T = 5)',
+  'batch': 'batch',
+  'size': 'image pixels (thousands)',
+  'tasks': 'tasks T, one label an image',
+  'steps': 'denoising steps S',
+  'labels': 'labelled pairs (batch 4, T = 5)',
 }
 NARROW = dict(width=32, channels=128)
 
@@ -82,10 +82,10 @@ def measure(config, point: Point, repeats: int) -> dict:
   compiled, _ = timing.compile_cold_and_cached(job.step, (state, batch, train_step.FIRST), cold=False)
   seconds = timing.measure({'jax': train_step.Stepper(compiled, state, batch)}, repeats)['jax']
   return {
-      'seconds': timing.spread(seconds),
-      'executed': sum(n for _, n in job.flops()),
-      'needed': work.needed(config, job.tasks, point.batch, job.pairs),
-      'pairs': job.pairs,
+    'seconds': timing.spread(seconds),
+    'executed': sum(n for _, n in job.flops()),
+    'needed': work.needed(config, job.tasks, point.batch, job.pairs),
+    'pairs': job.pairs,
   }
 
 
@@ -102,9 +102,9 @@ def benchmark(config, flags_) -> dict:
           measured[point] = measure(config, point, flags_.repeats)
     rows = lambda what, values: [{'value': v} | measured[dataclasses.replace(Point(), **{what: v})] for v in values]
     result = {
-        'base': dataclasses.asdict(Point()) | NARROW,
-        'device': timing.device(),
-        'sweeps': {what: rows(what, values) for what, values in SWEEPS.items()},
+      'base': dataclasses.asdict(Point()) | NARROW,
+      'device': timing.device(),
+      'sweeps': {what: rows(what, values) for what, values in SWEEPS.items()},
     }
   if flags_.plot:
     plot(result, flags_.plot)
@@ -113,13 +113,13 @@ def benchmark(config, flags_) -> dict:
 
 def table(result: dict) -> str:
   """The result for a person."""
-  lines = [f"train step around {result['base']}", f"{'':<8}{'value':>6}{'pairs':>7}{'time':>10}{'FLOP':>9}{'rate':>10}"]
+  lines = [f'train step around {result["base"]}', f'{"":<8}{"value":>6}{"pairs":>7}{"time":>10}{"FLOP":>9}{"rate":>10}']
   for what, rows in result['sweeps'].items():
     for row in rows:
       seconds = row['seconds']['median']
       lines.append(
-          f"{what:<8}{row['value']:>6}{row['pairs']:>7}{common.time_text(seconds):>10}{common.si(row['executed']):>9}"
-          f"{common.si(row['executed'] / seconds):>9}/s"
+        f'{what:<8}{row["value"]:>6}{row["pairs"]:>7}{common.time_text(seconds):>10}{common.si(row["executed"]):>9}'
+        f'{common.si(row["executed"] / seconds):>9}/s'
       )
   return '\n'.join(lines)
 

@@ -120,12 +120,12 @@ def memory(compiled) -> dict[str, float]:
   """
   plan = compiled.memory_analysis()
   result = {
-      'arguments': plan.argument_size_in_bytes,
-      'temporary': plan.temp_size_in_bytes,
-      'planned': plan.argument_size_in_bytes
-      + plan.output_size_in_bytes
-      - plan.alias_size_in_bytes
-      + plan.temp_size_in_bytes,
+    'arguments': plan.argument_size_in_bytes,
+    'temporary': plan.temp_size_in_bytes,
+    'planned': plan.argument_size_in_bytes
+    + plan.output_size_in_bytes
+    - plan.alias_size_in_bytes
+    + plan.temp_size_in_bytes,
   }
   stats = jax.local_devices()[0].memory_stats()
   return result | ({'measured': stats['peak_bytes_in_use']} if stats else {})
@@ -137,11 +137,11 @@ def device() -> dict:
   kind = devices[0].device_kind if devices[0].platform != 'cpu' else _processor()
   threads = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
   return {
-      'platform': devices[0].platform,
-      'kind': kind,
-      'count': len(devices),
-      'threads': threads,
-      'jax': jax.__version__,
+    'platform': devices[0].platform,
+    'kind': kind,
+    'count': len(devices),
+    'threads': threads,
+    'jax': jax.__version__,
   }
 
 

@@ -12,9 +12,9 @@ import torch
 from torch import nn
 import torch.nn.functional as F
 
-from dmtl_jax.diffusion import Schedule
-from dmtl_jax.models.encoder import STAGES
-from dmtl_jax.models.task_layers import Slots
+from dmtl_jax.models.parts.diffusion import Schedule
+from dmtl_jax.models.parts.encoder import STAGES
+from dmtl_jax.models.parts.task_layers import Slots
 
 
 def conv(inputs: int, outputs: int, kernel: int, stride: int = 1, bias: bool = True) -> nn.Conv2d:
@@ -174,7 +174,7 @@ class Denoiser(nn.Module):
     for name in self.blocks:
       self.add_module(name, Block(width, c.heads, c.condition != 'none'))
     head = lambda: nn.Sequential(
-        conv(width, width, 1), *(m for _ in range(3) for m in (conv(width, width, 3), nn.ReLU()))
+      conv(width, width, 1), *(m for _ in range(3) for m in (conv(width, width, 3), nn.ReLU()))
     )
     self.heads = nn.ModuleDict({t: head() for t in channels})
     if predictions:
@@ -291,12 +291,12 @@ class DiffusionMTL(nn.Module):
 
 # Paths here, and ours; 'task' stands for the place of one task in an array stacked by task.
 RENAMED = (
-    (r'^decoders\.(\w+)\.(block\d)', r'decoders.\1_\2'),
-    (r'^decoder_heads\.(\w+)', r'decoders.\1_head'),
-    (r'^conditioning\.embed\.(\w+)', r'conditioning.\1_embed'),
-    (r'^(denoiser\.embed|denoiser\.predict|head)\.(\w+)', r'\1'),
-    (r'^denoiser\.heads\.\w+\.0', 'denoiser.heads.conv0'),
-    (r'^denoiser\.heads\.\w+\.(\d)', lambda match: f'denoiser.heads.conv{int(match[1]) // 2 + 1}'),
+  (r'^decoders\.(\w+)\.(block\d)', r'decoders.\1_\2'),
+  (r'^decoder_heads\.(\w+)', r'decoders.\1_head'),
+  (r'^conditioning\.embed\.(\w+)', r'conditioning.\1_embed'),
+  (r'^(denoiser\.embed|denoiser\.predict|head)\.(\w+)', r'\1'),
+  (r'^denoiser\.heads\.\w+\.0', 'denoiser.heads.conv0'),
+  (r'^denoiser\.heads\.\w+\.(\d)', lambda match: f'denoiser.heads.conv{int(match[1]) // 2 + 1}'),
 )
 ARRAYS = {'weight': 'kernel', 'bias': 'bias'}
 NORM_ARRAYS = {'weight': 'scale', 'bias': 'bias', 'running_mean': 'mean', 'running_var': 'var'}

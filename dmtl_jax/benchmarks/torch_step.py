@@ -6,7 +6,7 @@ import time
 import jax
 import numpy as np
 
-from dmtl_jax.errors import UserError
+from dmtl_jax.basics.errors import UserError
 
 try:
   import torch
@@ -16,7 +16,7 @@ except ImportError as error:
 
 from dmtl_jax.benchmarks import torch_net
 from dmtl_jax.benchmarks.timing import device, say
-from dmtl_jax.losses import BOUNDARY_POSITIVE, INITIAL_WEIGHT
+from dmtl_jax.models.losses import BOUNDARY_POSITIVE, INITIAL_WEIGHT
 from dmtl_jax.tasks import IGNORE, Task
 
 
@@ -166,7 +166,7 @@ def _contestants(config, with_compiled: bool, make: Callable) -> tuple[dict, dic
   wanted = dict.fromkeys([('float32', False), (config.dtype, False), *[(config.dtype, True)] * with_compiled])
   contestants, notes = {}, {'torch': f'{torch.__version__}, {torch.get_num_threads()} threads'}
   for dtype, compiled in wanted:
-    name = f"torch {'compiled' if compiled else 'eager'} {dtype}"
+    name = f'torch {"compiled" if compiled else "eager"} {dtype}'
     say(name)
     contestant, began = make(dtype, compiled), time.perf_counter()
     try:

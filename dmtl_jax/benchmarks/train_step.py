@@ -15,12 +15,14 @@ import jax
 from jax.sharding import Mesh
 import numpy as np
 
-from dmtl_jax import sharding, state as state_lib, summary
+from dmtl_jax.basics import sharding
 from dmtl_jax.benchmarks import common, synthetic, timing, work
+from dmtl_jax.jobs import summary
 from dmtl_jax.models import build_model
-from dmtl_jax.state import TrainState
-from dmtl_jax.steps import make_train_step
+from dmtl_jax.runs.state import TrainState
 from dmtl_jax.tasks import Task
+from dmtl_jax.training import optimizer as state_lib
+from dmtl_jax.training.step import make_train_step
 
 FIRST = np.int32(1)  # number of the first step
 
@@ -71,14 +73,14 @@ def build(config, mask: np.ndarray | None = None) -> Job:
   batch = synthetic.train_batch(config, tasks, mask)
   shardings = sharding.split(mesh, state)
   return Job(
-      tasks,
-      mesh,
-      function,
-      jax.jit(function, donate_argnums=0, out_shardings=(shardings, sharding.replicated(mesh))),
-      shardings,
-      state,
-      batch,
-      int(batch['label_mask'].sum()) if hasattr(model, 'noise_shape') else None,
+    tasks,
+    mesh,
+    function,
+    jax.jit(function, donate_argnums=0, out_shardings=(shardings, sharding.replicated(mesh))),
+    shardings,
+    state,
+    batch,
+    int(batch['label_mask'].sum()) if hasattr(model, 'noise_shape') else None,
   )
 
 

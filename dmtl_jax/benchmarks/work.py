@@ -15,7 +15,7 @@ xla       the compiler's own count (`cost_analysis`), which knows a scan's body 
 import jax
 from jax.interpreters import partial_eval
 
-from dmtl_jax import summary
+from dmtl_jax.models import counting
 from dmtl_jax.tasks import Task
 
 PER_PAIR = ('denoiser', 'head')  # parts that see pairs instead of images
@@ -25,7 +25,7 @@ def by_scope(function, *args):
   """Yields (scope, FLOPs) of every product in a traceable function, those only unused results need left out."""
   jaxpr = jax.make_jaxpr(function)(*args).jaxpr
   jaxpr, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
-  for scope, count in summary.multiply_adds(jaxpr, ''):
+  for scope, count in counting.multiply_adds(jaxpr, ''):
     yield scope, 2.0 * count
 
 
@@ -42,14 +42,14 @@ def needed(config, tasks: tuple[Task, ...], batch: int, pairs: int | None = None
   """
   share = 1.0 if pairs is None else pairs / (batch * len(tasks))
   forward = sum(
-      count * (share if part.split('/')[0] in PER_PAIR else 1) for part, count in by_part(config, tasks).items()
+    count * (share if part.split('/')[0] in PER_PAIR else 1) for part, count in by_part(config, tasks).items()
   )
   return batch * forward * (3 if training else 1)
 
 
 def by_part(config, tasks: tuple[Task, ...]) -> dict[str, float]:
   """{part: forward FLOPs of one image with all tasks}, parts as in the summary."""
-  parts = summary.summarize(config, tasks, tuple(config.data.size))['parts']
+  parts = counting.summarize(config, tasks, tuple(config.data.size))['parts']
   return {part: 2e9 * values['gmac'] for part, values in parts.items()}
 
 
@@ -57,4 +57,3 @@ def xla(compiled) -> float | None:
   """FLOPs as the compiler counts them; None where it does not."""
   analysis = compiled.cost_analysis()
   return analysis.get('flops') if analysis else None
-

@@ -13,14 +13,14 @@ Depth: 16-bit PNG or .npy, 0 = unlabelled. Normals: .npy [H, W, 3], or 8/16-bit 
 
 from collections.abc import Sequence
 import dataclasses
-import json
 import pathlib
 
 import cv2
 import numpy as np
 
-from dmtl_jax.data import files, scan
-from dmtl_jax.errors import UserError, is_plain, shown
+from dmtl_jax.basics import files
+from dmtl_jax.basics.errors import is_plain, shown, UserError
+from dmtl_jax.data import scan
 from dmtl_jax.tasks import IGNORE, KINDS, LONGEST, Task
 
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
@@ -109,7 +109,9 @@ def read_description(path: pathlib.Path) -> tuple[tuple[Task, ...], dict[str, En
   entries = content.get('tasks') if isinstance(content, dict) else None
   if not isinstance(entries, dict) or not entries:
     raise UserError(f'{path}: "tasks" must map at least one task name to its description, e.g. {EXAMPLE}')
-  described = {name: _read_entry(f'{path}: "tasks"."{shown(name, LONGEST)}"', name, entry) for name, entry in entries.items()}
+  described = {
+    name: _read_entry(f'{path}: "tasks"."{shown(name, LONGEST)}"', name, entry) for name, entry in entries.items()
+  }
   return tuple(task for task, _ in described.values()), {name: e for name, (_, e) in described.items()}
 
 

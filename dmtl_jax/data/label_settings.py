@@ -20,10 +20,9 @@ import pathlib
 
 import numpy as np
 
-from dmtl_jax import torch_file
-from dmtl_jax.data import files
-from dmtl_jax.errors import UserError, shown
-from dmtl_jax.workdir import write_atomic
+from dmtl_jax.basics import files, torch_file
+from dmtl_jax.basics.atomic import write_atomic
+from dmtl_jax.basics.errors import shown, UserError
 
 OFFICIAL_PASCAL = ('semseg', 'parsing', 'saliency', 'normals', 'boundary')
 OFFICIAL_MTPSL = {2: ('semseg', 'depth'), 3: ('semseg', 'depth', 'normals')}
@@ -150,7 +149,7 @@ def _read_json(path, ids) -> dict[str, list[str]]:
   del ids
   rows = files.read_json(path)
   fits = isinstance(rows, dict) and all(
-      isinstance(names, list) and all(isinstance(name, str) for name in names) for names in rows.values()
+    isinstance(names, list) and all(isinstance(name, str) for name in names) for names in rows.values()
   )
   if not fits:
     raise UserError(f'{path}: must map each image to a list of task names')

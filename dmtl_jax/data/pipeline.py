@@ -16,8 +16,8 @@ import cv2
 import grain
 import numpy as np
 
+from dmtl_jax.basics.errors import UserError
 from dmtl_jax.data import transforms
-from dmtl_jax.errors import UserError
 
 _MANY = 2**40  # training has no end of its own
 
@@ -43,7 +43,6 @@ class _Load(grain.transforms.Map):
 
 
 class _LoadTraining(_Load):
-
   def load(self, position: int) -> dict:
     per_epoch = max(len(self.source) // self.batch, 1) * self.batch
     epoch, place = divmod(position, per_epoch)
@@ -58,7 +57,6 @@ class _LoadTraining(_Load):
 
 
 class _LoadEvaluation(_Load):
-
   def load(self, position: int) -> dict:
     index = min(position, len(self.source) - 1)
     return self._transform(self.source[index]) | {'valid': position < len(self.source)}

@@ -9,10 +9,10 @@ import pathlib
 from absl import logging
 import numpy as np
 
-from dmtl_jax.data import files
-from dmtl_jax.errors import UserError
-from dmtl_jax.progress import Progress
-from dmtl_jax.workdir import write_atomic
+from dmtl_jax.basics import files
+from dmtl_jax.basics.atomic import write_atomic
+from dmtl_jax.basics.errors import UserError
+from dmtl_jax.basics.progress import Progress
 
 VERSION = 2  # of the checks: a change makes old results void
 

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from dmtl_jax.errors import UserError, is_plain, shown
+from dmtl_jax.basics.errors import is_plain, shown, UserError
 from dmtl_jax.tasks import Task
 
 PACKAGES = {'scenes': 'scenes', 'pascal': 'pascal_mt', 'nyud': 'nyud_mt', 'cityscapes': 'cityscapes_mt'}
@@ -72,7 +72,7 @@ def package(name: str):
   """
   if name not in PACKAGES:
     raise UserError(f"config.data.name: '{shown(name)}' is not one of folder, {', '.join(PACKAGES)}")
-  return importlib.import_module(f'datasets.{PACKAGES[name]}')
+  return importlib.import_module(f'dmtl_jax.datasets.{PACKAGES[name]}')
 
 
 def open_source(data_config, split: str) -> Source:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-from dmtl_jax.errors import UserError
+from dmtl_jax.basics.errors import UserError
 from dmtl_jax.tasks import IGNORE, Task
 
 MEAN = np.array([0.485, 0.456, 0.406], np.float32)
@@ -92,7 +92,7 @@ def resize(image, labels, size: tuple[int, int], shrink: int = cv2.INTER_AREA) -
 
 
 def rescale(
-    image, labels, factor: float, kinds, zoom: float = 1.0, at_least=(1, 1), shrink: int = cv2.INTER_AREA
+  image, labels, factor: float, kinds, zoom: float = 1.0, at_least=(1, 1), shrink: int = cv2.INTER_AREA
 ) -> tuple[np.ndarray, dict]:
   """Resizes by a factor; depth is divided by `zoom`, how much nearer the scene looks than in evaluation."""
   size = tuple(max(int(round(n * factor)), least) for n, least in zip(image.shape[:2], at_least))

@@ -7,7 +7,7 @@ to nan. Shares (mIoU, maxF, odsF, ...) are in percent, angles in degrees.
 """
 
 from dmtl_jax.metrics import boundary, depth, normals, saliency, segmentation
-from dmtl_jax.metrics.base import Metric, State, merge
+from dmtl_jax.metrics.base import merge, Metric, State
 from dmtl_jax.tasks import Task
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dmtl_jax.errors import UserError
+from dmtl_jax.basics.errors import UserError
 from dmtl_jax.tasks import Task
 
 
@@ -20,9 +20,7 @@ def delta_m(scores: dict[str, float], single: dict[str, float], tasks: Sequence[
   missing = [task.name for task in tasks if not single.get(task.name)]
   if missing:
     raise UserError(f'Delta_m needs a single-task score other than 0 for {", ".join(missing)}')
-  gains = [
-      (1 if t.higher_is_better else -1) * (scores[t.name] - single[t.name]) / single[t.name] for t in tasks
-  ]
+  gains = [(1 if t.higher_is_better else -1) * (scores[t.name] - single[t.name]) / single[t.name] for t in tasks]
   return 100 * float(np.mean(gains))
 
 

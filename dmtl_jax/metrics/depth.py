@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from dmtl_jax.metrics.base import Metric, State, mean
+from dmtl_jax.metrics.base import mean, Metric, State
 
 FLOOR = 1e-9  # the released meter's smallest depth: keeps the logarithm of a prediction <= 0 finite
 
@@ -20,20 +20,20 @@ class Depth(Metric):
     guess = prediction[valid].astype(np.float64)
     error = guess - truth
     return {
-        'pixels': np.array(truth.size, np.int64),
-        'absolute': np.abs(error).sum(),
-        'relative': (np.abs(error) / truth).sum(),
-        'squared_relative': (error**2 / truth).sum(),
-        'squared': (error**2).sum(),
-        'squared_log': ((np.log(np.maximum(guess, FLOOR)) - np.log(truth))**2).sum(),
+      'pixels': np.array(truth.size, np.int64),
+      'absolute': np.abs(error).sum(),
+      'relative': (np.abs(error) / truth).sum(),
+      'squared_relative': (error**2 / truth).sum(),
+      'squared': (error**2).sum(),
+      'squared_log': ((np.log(np.maximum(guess, FLOOR)) - np.log(truth)) ** 2).sum(),
     }
 
   def compute(self, state) -> dict[str, float]:
     over = {name: mean(total, state['pixels']) for name, total in state.items()}
     return {
-        'absErr': over['absolute'],
-        'relErr': over['relative'],
-        'sqRel': over['squared_relative'],
-        'RMSE': over['squared']**0.5,
-        'logRMSE': over['squared_log']**0.5,
+      'absErr': over['absolute'],
+      'relErr': over['relative'],
+      'sqRel': over['squared_relative'],
+      'RMSE': over['squared'] ** 0.5,
+      'logRMSE': over['squared_log'] ** 0.5,
     }

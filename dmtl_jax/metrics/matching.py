@@ -66,7 +66,7 @@ def _blocks(masks) -> Iterator[tuple[int, int]]:
 def _offsets(radius: float) -> np.ndarray:
   """Shifts [D, 2] of at most `radius`, nearest first."""
   reach = int(radius)
-  shifts = np.mgrid[-reach:reach + 1, -reach:reach + 1].reshape(2, -1).T
+  shifts = np.mgrid[-reach : reach + 1, -reach : reach + 1].reshape(2, -1).T
   squares = (shifts**2).sum(1)
   near = np.flatnonzero(squares <= radius**2)
   return shifts[near[np.argsort(squares[near], kind='stable')]]
@@ -77,7 +77,7 @@ def _build(masks, truth, radius) -> _Graph:
   reach = int(radius)
   shape = np.array(truth.shape) + 2 * reach
   index = np.full(shape, -1, np.int32)
-  inside = index[reach:shape[0] - reach, reach:shape[1] - reach]
+  inside = index[reach : shape[0] - reach, reach : shape[1] - reach]
   inside[truth] = np.arange(truth.sum())
   pixel = np.flatnonzero(masks)
   block, place = np.divmod(pixel, truth.size)

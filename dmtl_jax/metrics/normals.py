@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from dmtl_jax.metrics.base import Metric, State, mean
+from dmtl_jax.metrics.base import mean, Metric, State
 
 BINS_PER_DEGREE = 1000
 BINS = 180 * BINS_PER_DEGREE
@@ -29,19 +29,19 @@ class Normals(Metric):
     error = angles(prediction, label)[valid]
     bins = np.minimum((error * BINS_PER_DEGREE).astype(np.int64), BINS - 1)
     return {
-        'pixels': np.array(error.size, np.int64),
-        'angle': error.sum(),
-        'squared': (error**2).sum(),
-        'within': np.array([(error < limit).sum() for limit in WITHIN], np.int64),
-        'histogram': np.bincount(bins, minlength=BINS),
+      'pixels': np.array(error.size, np.int64),
+      'angle': error.sum(),
+      'squared': (error**2).sum(),
+      'within': np.array([(error < limit).sum() for limit in WITHIN], np.int64),
+      'histogram': np.bincount(bins, minlength=BINS),
     }
 
   def compute(self, state) -> dict[str, float]:
     pixels = int(state['pixels'])
     scores = {
-        'mErr': mean(state['angle'], pixels),
-        'median': _median(state['histogram'], pixels),
-        'RMSE': mean(state['squared'], pixels)**0.5,
+      'mErr': mean(state['angle'], pixels),
+      'median': _median(state['histogram'], pixels),
+      'RMSE': mean(state['squared'], pixels) ** 0.5,
     }
     return scores | {f'{limit:g}': 100 * mean(count, pixels) for limit, count in zip(WITHIN, state['within'])}
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from dmtl_jax.metrics.base import Metric, State, ratio
+from dmtl_jax.metrics.base import Metric, ratio, State
 from dmtl_jax.metrics.segmentation import intersection_over_union
 
 LEVELS = 255  # thresholds k / 255, k = 1..255
@@ -40,11 +40,11 @@ class Saliency(Metric):
     coarse = np.searchsorted(RELEASED_EDGES, probability, side='right')
     inside = probability >= 0.5
     return {
-        'hits': _passing(fine[salient], LEVELS),
-        'guesses': _passing(fine, LEVELS),
-        'released_hits': _passing(coarse[salient], len(RELEASED)),
-        'released_guesses': _passing(coarse, len(RELEASED)),
-        'confusion': np.bincount(2 * salient + inside, minlength=4).reshape(2, 2),
+      'hits': _passing(fine[salient], LEVELS),
+      'guesses': _passing(fine, LEVELS),
+      'released_hits': _passing(coarse[salient], len(RELEASED)),
+      'released_guesses': _passing(coarse, len(RELEASED)),
+      'confusion': np.bincount(2 * salient + inside, minlength=4).reshape(2, 2),
     }
 
   def compute(self, state) -> dict[str, float]:
@@ -57,7 +57,7 @@ class Saliency(Metric):
       return 100 * float(f_measure(ratio(hits, guesses), ratio(hits, salient), BETA_SQUARED).max())
 
     return {
-        'maxF': best(state['hits'], state['guesses']),
-        'mIoU': 100 * float(np.nanmean(intersection_over_union(confusion))),
-        'maxF_released': best(state['released_hits'], state['released_guesses']),
+      'maxF': best(state['hits'], state['guesses']),
+      'mIoU': 100 * float(np.nanmean(intersection_over_union(confusion))),
+      'maxF_released': best(state['released_hits'], state['released_guesses']),
     }

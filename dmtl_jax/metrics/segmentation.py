@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from dmtl_jax.metrics.base import Metric, State, mean, ratio
+from dmtl_jax.metrics.base import mean, Metric, ratio, State
 from dmtl_jax.tasks import Task
 
 PROTOCOLS = ('pascal', 'mtpsl')
@@ -58,5 +58,4 @@ class Segmentation(Metric):
 
   def per_class(self, state) -> dict[str, float]:
     """IoU in % by class name; nan for a class that the set does not show."""
-    return {name: 100 * float(iou) for name, iou in
-            zip(self.task.classes, intersection_over_union(state['confusion']))}
+    return {name: 100 * float(iou) for name, iou in zip(self.task.classes, intersection_over_union(state['confusion']))}

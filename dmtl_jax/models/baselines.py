@@ -4,10 +4,10 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from dmtl_jax.models.decoder import Decoders
-from dmtl_jax.models.diffusion_mtl import Output
-from dmtl_jax.models.encoder import Backbone
-from dmtl_jax.models.layers import Dtype
+from dmtl_jax.models.parts.decoder import Decoders
+from dmtl_jax.models.parts.encoder import Backbone
+from dmtl_jax.models.parts.layers import Dtype
+from dmtl_jax.models.parts.output import Output
 from dmtl_jax.tasks import Task
 
 
@@ -28,7 +28,9 @@ class MTLBaseline(nn.Module):
 
     Takes and ignores pairs and noise.
     """
-    features = Backbone(self.backbone, self.width, self.channels, self.dtype, self.remat, name='backbone')(images, train)
+    features = Backbone(self.backbone, self.width, self.channels, self.dtype, self.remat, name='backbone')(
+      images, train
+    )
     decoders = Decoders(self.tasks, self.channels, self.decoder_blocks, self.dtype, self.remat, name='decoders')
     _, final = decoders(features, train)
     return Output(final=final, extra={'features': features})
@@ -51,7 +53,7 @@ class SingleTask(nn.Module):
     final = {}
     for task in self.tasks:
       net = MTLBaseline(
-          (task,), self.backbone, self.width, self.channels, self.decoder_blocks, self.dtype, self.remat, name=task.name
+        (task,), self.backbone, self.width, self.channels, self.decoder_blocks, self.dtype, self.remat, name=task.name
       )
       final |= net(images, train=train).final
     return Output(final=final)

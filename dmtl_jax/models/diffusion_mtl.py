@@ -1,40 +1,20 @@
 """DiffusionMTL: encoder, decoders, diffusion and denoising of every task (PAPER.md, Model)."""
 
-from typing import Any
-
 from flax import linen as nn
-from flax import struct
 import jax
 import jax.numpy as jnp
 
-from dmtl_jax.diffusion import Schedule
-from dmtl_jax.models import pairs as pairs_lib
-from dmtl_jax.models.conditioning import Conditioning
-from dmtl_jax.models.decoder import Decoders
-from dmtl_jax.models.denoiser import Denoiser
-from dmtl_jax.models.encoder import Backbone
-from dmtl_jax.models.layers import Dtype
-from dmtl_jax.models.pairs import Pairs
-from dmtl_jax.models.task_layers import SlotHead, Slots
+from dmtl_jax.models.parts import pairs as pairs_lib
+from dmtl_jax.models.parts.conditioning import Conditioning
+from dmtl_jax.models.parts.decoder import Decoders
+from dmtl_jax.models.parts.denoiser import Denoiser
+from dmtl_jax.models.parts.diffusion import Schedule, stride8
+from dmtl_jax.models.parts.encoder import Backbone
+from dmtl_jax.models.parts.layers import Dtype
+from dmtl_jax.models.parts.output import Output
+from dmtl_jax.models.parts.pairs import Pairs
+from dmtl_jax.models.parts.task_layers import SlotHead, Slots
 from dmtl_jax.tasks import Task
-
-
-@struct.dataclass
-class Output:
-  """What every model returns: raw maps at stride 8, before `tasks.activate`.
-
-  Attributes:
-    final: {task: [B, h, w, C_t]}; 0 for a pair that was not denoised.
-    initial: {task: [B, h, w, C_t]} before the diffusion; empty for methods without.
-    steps: {task: [S + 1, B, h, w, C_t]} for figures: the decayed map X_S, then the map after
-      each step (features are passed through the head); empty for methods without.
-    extra: what a method's own loss needs (see its module).
-  """
-
-  final: dict[str, jax.Array]
-  initial: dict[str, jax.Array] = struct.field(default_factory=dict)
-  steps: dict[str, jax.Array] = struct.field(default_factory=dict)
-  extra: dict[str, Any] = struct.field(default_factory=dict)
 
 
 class DiffusionMTL(nn.Module):
@@ -75,13 +55,13 @@ class DiffusionMTL(nn.Module):
 
   @nn.compact
   def __call__(
-      self,
-      images: jax.Array,
-      *,
-      pairs: Pairs | None = None,
-      noise: jax.Array | None = None,
-      train: bool = False,
-      steps: int | None = None,
+    self,
+    images: jax.Array,
+    *,
+    pairs: Pairs | None = None,
+    noise: jax.Array | None = None,
+    train: bool = False,
+    steps: int | None = None,
   ) -> Output:
     """See `Output`.
 
@@ -112,9 +92,9 @@ class DiffusionMTL(nn.Module):
     names = [task.name for task in self.tasks]
     every = [put(step) for step in steps_out]
     return Output(
-        final=dict(zip(names, put(x))),
-        initial=initial,
-        steps={name: jnp.stack([step[t] for step in every]) for t, name in enumerate(names)},
+      final=dict(zip(names, put(x))),
+      initial=initial,
+      steps={name: jnp.stack([step[t] for step in every]) for t, name in enumerate(names)},
     )
 
   def noise_shape(self, batch: int, size: tuple[int, int], pairs: Pairs | None = None, steps: int | None = None):
@@ -140,13 +120,13 @@ class DiffusionMTL(nn.Module):
   def _denoise(self, x, condition, pairs, noise, batch: int, schedule: Schedule):
     """X_init [N, h, w, C_x] to X_0 and the maps X_S, ..., X_0 [S + 1, N, h, w, C_x]."""
     denoiser = Denoiser(
-        tuple(task.channels for task in self.tasks),
-        self.channels,
-        self.predictions,
-        self.depth,
-        self.heads,
-        self.dtype,
-        parent=None,
+      tuple(task.channels for task in self.tasks),
+      self.channels,
+      self.predictions,
+      self.depth,
+      self.heads,
+      self.dtype,
+      parent=None,
     )
     task = None if pairs is None else pairs.flat_task
     params = self.param('denoiser', lambda key: denoiser.init(key, x, jnp.float32(0), condition, task)['params'])
@@ -184,21 +164,3 @@ class DiffusionMTL(nn.Module):
 def _swap(x):
   """[K, N, ...] to [N, K, ...] and back."""
   return jnp.swapaxes(x, 0, 1)
-
-
-def stride8(size: tuple[int, int]) -> tuple[int, int]:
-  """Size of the maps inside the network for images of `size`: half of the stride-4 stage."""
-  quarter = lambda n: ((n + 1) // 2 + 1) // 2
-  return quarter(size[0]) // 2, quarter(size[1]) // 2
-
-
-def draw_noise(key: jax.Array, shape: tuple[int, ...], image: jax.Array, task: jax.Array) -> jax.Array:
-  """Standard normal noise [K, N, ...]; a pair's draw depends on key, image and task alone.
-
-  So the same pair sees the same noise whatever else is denoised and on however many devices.
-
-  Args:
-    image, task: [N] position of the pair's image in the global batch, and its task.
-  """
-  draw = lambda i, t: jax.random.normal(jax.random.fold_in(jax.random.fold_in(key, i), t), (shape[0], *shape[2:]))
-  return jnp.swapaxes(jax.vmap(draw)(image, task), 0, 1)

@@ -15,11 +15,11 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from dmtl_jax.models.decoder import Decoders
-from dmtl_jax.models.denoiser import Mlp
-from dmtl_jax.models.diffusion_mtl import Output
-from dmtl_jax.models.encoder import Backbone
-from dmtl_jax.models.layers import Dense, Dtype, batch_norm, conv, resize
+from dmtl_jax.models.parts.decoder import Decoders
+from dmtl_jax.models.parts.denoiser import Mlp
+from dmtl_jax.models.parts.encoder import Backbone
+from dmtl_jax.models.parts.layers import batch_norm, conv, Dense, Dtype, resize
+from dmtl_jax.models.parts.output import Output
 from dmtl_jax.tasks import Task
 
 STAGES = 3

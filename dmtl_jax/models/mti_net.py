@@ -12,9 +12,16 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from dmtl_jax.models.diffusion_mtl import Output
-from dmtl_jax.models.encoder import Backbone, BasicBlock
-from dmtl_jax.models.layers import Dense, Dtype, batch_norm, conv, remat_if, resize
+from dmtl_jax.models.parts.encoder import Backbone, BasicBlock
+from dmtl_jax.models.parts.layers import (
+  batch_norm,
+  conv,
+  Dense,
+  Dtype,
+  remat_if,
+  resize,
+)
+from dmtl_jax.models.parts.output import Output
 from dmtl_jax.tasks import Task
 
 

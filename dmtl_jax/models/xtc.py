@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 
 from dmtl_jax.models.baselines import MTLBaseline
-from dmtl_jax.models.diffusion_mtl import Output
-from dmtl_jax.models.layers import Dtype, conv
-from dmtl_jax.models.task_layers import SlotEmbed
+from dmtl_jax.models.parts.layers import conv, Dtype
+from dmtl_jax.models.parts.output import Output
+from dmtl_jax.models.parts.task_layers import SlotEmbed
 from dmtl_jax.tasks import Task
 
 STAGE_CONVS = (2, 2, 3, 3, 3)  # convolutions between two poolings
@@ -73,7 +73,7 @@ class XTC(nn.Module):
 
   def setup(self):
     self.baseline = MTLBaseline(
-        self.tasks, self.backbone, self.width, self.channels, self.decoder_blocks, self.dtype, self.remat
+      self.tasks, self.backbone, self.width, self.channels, self.decoder_blocks, self.dtype, self.remat
     )
     self.mapping = MappingNetwork(tuple(task.channels for task in self.tasks), self.channels, self.dtype)
 

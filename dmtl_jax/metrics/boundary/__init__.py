@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from dmtl_jax.metrics.base import Metric, State, ratio
+from dmtl_jax.metrics.base import Metric, ratio, State
 from dmtl_jax.metrics.matching import match
 from dmtl_jax.metrics.saliency import f_measure
 from dmtl_jax.metrics.thinning import thin
@@ -26,8 +26,13 @@ def levels(count: int) -> np.ndarray:
   return np.linspace(1 / (count + 1), 1 - 1 / (count + 1), count)
 
 
-def counts(prediction: np.ndarray, truths: Sequence[np.ndarray], tolerance: float = TOLERANCE,
-           count: int = THRESHOLDS, thinning: bool = True) -> State:
+def counts(
+  prediction: np.ndarray,
+  truths: Sequence[np.ndarray],
+  tolerance: float = TOLERANCE,
+  count: int = THRESHOLDS,
+  thinning: bool = True,
+) -> State:
   """State of one image.
 
   Args:
@@ -53,10 +58,10 @@ def counts(prediction: np.ndarray, truths: Sequence[np.ndarray], tolerance: floa
     recalled += covered.sum((1, 2))
     precise |= covered
   state = {
-      'predicted': masks.sum((1, 2))[again],
-      'precise': precise.sum((1, 2))[again],
-      'recalled': recalled[again],
-      'truth': np.array(sum(truth.sum() for truth in truths), np.int64),
+    'predicted': masks.sum((1, 2))[again],
+    'precise': precise.sum((1, 2))[again],
+    'recalled': recalled[again],
+    'truth': np.array(sum(truth.sum() for truth in truths), np.int64),
   }
   k = count - 1 - int(np.argmax(curve(state)['f'][::-1]))  # the last of equally good ones, as the original
   best = [state['recalled'][k], state['truth'], state['precise'][k], state['predicted'][k]]
@@ -67,8 +72,12 @@ def curve(state: State) -> dict[str, np.ndarray]:
   """threshold, recall, precision and f [T] in 0..1."""
   recall = ratio(state['recalled'], state['truth'])
   precision = ratio(state['precise'], state['predicted'])
-  return {'threshold': levels(len(recall)), 'recall': recall, 'precision': precision,
-          'f': f_measure(precision, recall, 1)}
+  return {
+    'threshold': levels(len(recall)),
+    'recall': recall,
+    'precision': precision,
+    'f': f_measure(precision, recall, 1),
+  }
 
 
 def summary(state: State) -> dict:
@@ -83,8 +92,9 @@ def summary(state: State) -> dict:
   points = curve(state)
   count = len(points['f'])
   fine = np.append(np.arange(count - 1)[:, None] + np.linspace(0, 1, 100), count - 1)
-  threshold, recall, precision = (np.interp(fine, np.arange(count), points[name])
-                                  for name in ('threshold', 'recall', 'precision'))
+  threshold, recall, precision = (
+    np.interp(fine, np.arange(count), points[name]) for name in ('threshold', 'recall', 'precision')
+  )
   f = f_measure(precision, recall, 1)
   k = int(np.argmax(f))
   ods = {'threshold': threshold[k], 'recall': recall[k], 'precision': precision[k], 'f': f[k]}

@@ -11,7 +11,7 @@ import os
 import pathlib
 import sys
 
-from dmtl_jax.errors import UserError
+from dmtl_jax.basics.errors import UserError
 from dmtl_jax.metrics import boundary
 from dmtl_jax.metrics.boundary import folders
 
@@ -25,8 +25,14 @@ def main(arguments=None) -> int:
   out = options.out or options.pred / 'boundary.json'
   try:
     result = folders.evaluate(
-        options.pred, options.gt, options.ignore, options.workers,
-        tolerance=options.max_dist, count=options.thresholds, thinning=not options.no_thin)
+      options.pred,
+      options.gt,
+      options.ignore,
+      options.workers,
+      tolerance=options.max_dist,
+      count=options.thresholds,
+      thinning=not options.no_thin,
+    )
     folders.save(result, out)
   except (UserError, OSError) as error:
     print(f'error: {error}', file=sys.stderr)
@@ -39,23 +45,35 @@ def main(arguments=None) -> int:
 def table(result: dict) -> str:
   """The scores of `folders.evaluate` for reading."""
   ods, ois = result['ods'], result['ois']
-  return '\n'.join([
-      f"{'':<5}{'F':>8}{'recall':>10}{'precision':>11}{'threshold':>11}",
-      f"{'ODS':<5}{ods['f']:8.4f}{ods['recall']:10.4f}{ods['precision']:11.4f}{ods['threshold']:11.4f}",
-      f"{'OIS':<5}{ois['f']:8.4f}{ois['recall']:10.4f}{ois['precision']:11.4f}{'per image':>11}",
-      f"{'AP':<5}{result['ap']:8.4f}",
-  ])
+  return '\n'.join(
+    [
+      f'{"":<5}{"F":>8}{"recall":>10}{"precision":>11}{"threshold":>11}',
+      f'{"ODS":<5}{ods["f"]:8.4f}{ods["recall"]:10.4f}{ods["precision"]:11.4f}{ods["threshold"]:11.4f}',
+      f'{"OIS":<5}{ois["f"]:8.4f}{ois["recall"]:10.4f}{ois["precision"]:11.4f}{"per image":>11}',
+      f'{"AP":<5}{result["ap"]:8.4f}',
+    ]
+  )
 
 
 def _parser():
-  parser = argparse.ArgumentParser('python -m dmtl_jax.metrics.boundary', description=__doc__,
-                                   formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser = argparse.ArgumentParser(
+    'python -m dmtl_jax.metrics.boundary', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
   add, path = parser.add_argument, pathlib.Path
   add('--pred', type=path, required=True, help='folder of grey PNGs (8 or 16 bits), white = boundary')
-  add('--gt', type=path, required=True,
-      help='folder of truths by the same names: PNG, 0 = no boundary; or BSDS .mat with several annotators')
-  add('--max-dist', type=float, default=boundary.TOLERANCE, metavar='SHARE',
-      help='tolerance as a share of the diagonal (default %(default)s; NYUD-v2: 0.011)')
+  add(
+    '--gt',
+    type=path,
+    required=True,
+    help='folder of truths by the same names: PNG, 0 = no boundary; or BSDS .mat with several annotators',
+  )
+  add(
+    '--max-dist',
+    type=float,
+    default=boundary.TOLERANCE,
+    metavar='SHARE',
+    help='tolerance as a share of the diagonal (default %(default)s; NYUD-v2: 0.011)',
+  )
   add('--thresholds', type=int, default=boundary.THRESHOLDS, help='how many (default %(default)s)')
   add('--ignore', type=int, help='value of truth PNGs that marks unlabelled pixels')
   add('--no-thin', action='store_true', help='predictions are one pixel wide already')

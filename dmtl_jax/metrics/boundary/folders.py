@@ -13,14 +13,15 @@ import numpy as np
 from scipy.io import loadmat
 from scipy.io.matlab import MatReadError
 
-from dmtl_jax.errors import UserError
+from dmtl_jax.basics.errors import UserError
+from dmtl_jax.basics.progress import Progress
 from dmtl_jax.metrics import boundary
-from dmtl_jax.metrics.base import State, merge
-from dmtl_jax.progress import Progress
+from dmtl_jax.metrics.base import merge, State
 
 
-def evaluate(predictions: pathlib.Path, truths: pathlib.Path, ignore: int | None = None, workers: int = 1,
-             **options) -> dict:
+def evaluate(
+  predictions: pathlib.Path, truths: pathlib.Path, ignore: int | None = None, workers: int = 1, **options
+) -> dict:
   """Scores every prediction ID.png against ID.mat or else ID.png.
 
   Args:
@@ -46,8 +47,8 @@ def evaluate(predictions: pathlib.Path, truths: pathlib.Path, ignore: int | None
       progress.update(1, name)
   total = functools.reduce(merge, states.values())
   return boundary.summary(total) | {
-      'curve': {name: list(map(float, values)) for name, values in boundary.curve(total).items()},
-      'images': {name: boundary.summary(state)['ods'] for name, state in states.items()},
+    'curve': {name: list(map(float, values)) for name, values in boundary.curve(total).items()},
+    'images': {name: boundary.summary(state)['ods'] for name, state in states.items()},
   }
 
 
@@ -78,8 +79,10 @@ def _score(pair, ignore, **options) -> State:
   prediction = read_prediction(pair[0])
   truths, valid = read_truths(pair[1], ignore)
   if prediction.shape != valid.shape:
-    raise UserError(f'{pair[0]} is {prediction.shape[1]}x{prediction.shape[0]} pixels but {pair[1]} is '
-                    f'{valid.shape[1]}x{valid.shape[0]}; resize the prediction to its ground truth.')
+    raise UserError(
+      f'{pair[0]} is {prediction.shape[1]}x{prediction.shape[0]} pixels but {pair[1]} is '
+      f'{valid.shape[1]}x{valid.shape[0]}; resize the prediction to its ground truth.'
+    )
   return boundary.counts(np.where(valid, prediction, 0), truths, **options)
 
 

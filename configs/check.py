@@ -1,0 +1,110 @@
+"""Checks a config's types and ranges before anything is built from it.
+
+A config.json may come with a run that somebody else trained, and any field may be set on the command
+line: a wrong type should not surface deep in the network, and a number should not ask for terabytes.
+"""
+
+import re
+
+from ml_collections import ConfigDict
+
+from dmtl_jax.basics.errors import shown, UserError
+from dmtl_jax.configs import common
+
+COUNT = (0, 10**9)
+# Field: least and greatest value.
+RANGES = {
+  'seed': (0, 2**32 - 1),
+  'data.label_seed': (0, 2**63),
+  'data.workers': (0, 1024),
+  'data.threads': (0, 1024),
+  'data.prefetch': (0, 1024),
+  'model.width': (1, 1024),
+  'model.channels': (1, 8192),
+  'model.steps': (1, 1000),
+  'model.depth': (1, 64),
+  'model.heads': (1, 64),
+  'model.step_offset': (0, 1000),
+  'train.batch': (1, 1 << 16),
+  'train.accumulate': (1, 1 << 16),
+  'train.fsdp': (1, 1 << 16),
+  'train.steps': COUNT,
+  'train.epochs': COUNT,
+  'train.log_every': (1, 10**9),
+  'train.eval_every': COUNT,
+  'train.save_every': COUNT,
+  'train.eval_images': COUNT,
+  'train.keep': COUNT,
+  'eval.batch': (1, 1 << 16),
+  'eval.steps': (0, 1000),
+  'eval.panels': COUNT,
+  'eval.workers': (0, 1024),
+  'eval.boundary_tolerance': (0, 1),
+  'optim.lr': (0, 1e6),
+  'optim.l2': (0, 1e6),
+  'optim.clip': (0, 1e12),
+  'optim.warmup': COUNT,
+}
+SIDE = (1, 1 << 14)  # pixels of data.size
+TEXTS = ('data.path', 'data.dir', 'data.raw', 'data.raw_sha256')  # of some data sets only
+NUMBERS = ('loss_weights', 'eval.single_task')  # {task: number}
+
+
+def check(values: dict, where: str = 'config'):
+  """Checks a config against `configs.common.base`; of fields that it has not, only that they are plain values.
+
+  Args:
+    values: nested dicts.
+    where: of the file or flag; begins the sentence.
+
+  Raises:
+    UserError: names the field and what it must be.
+  """
+  if not isinstance(values, dict):
+    raise UserError(f'{where}: not a config, which is an object of fields; restore it or train again')
+  _check_section(values, common.base(None).to_dict(), where, '')
+
+
+def _check_section(values: dict, defaults: dict, where: str, prefix: str):
+  for key, value in values.items():
+    field = f'{prefix}{key}'
+    if not isinstance(key, str) or not re.fullmatch('[A-Za-z][A-Za-z0-9_]{0,63}', key) or hasattr(ConfigDict, key):
+      raise UserError(f"{where}: '{shown(str(field), 80)}' is no name of a field; remove it")
+    if field in NUMBERS:
+      _need(isinstance(value, dict) and all(map(_is_number, value.values())), where, field, 'a number for each task')
+    elif isinstance(defaults.get(key), dict):
+      _need(isinstance(value, dict), where, field, 'a section of fields')
+      _check_section(value, defaults[key], where, f'{field}.')
+    elif key in defaults or field in TEXTS:
+      _check_field(value, defaults.get(key, ''), where, field)
+    else:
+      plain = [value, *value] if isinstance(value, (list, tuple)) else [value]
+      fits = all(isinstance(v, (str, int, float, type(None), list, tuple)) for v in plain)
+      _need(fits, where, field, 'a number, a text or a list of them')
+
+
+def _check_field(value, default, where: str, field: str):
+  if isinstance(default, bool):
+    _need(isinstance(value, bool), where, field, 'true or false')
+  elif isinstance(default, (int, float)):
+    low, high = RANGES.get(field, (float('-inf'), float('inf')))
+    whole = isinstance(default, int)
+    fits = isinstance(value, int if whole else (int, float)) and _is_number(value) and low <= value <= high
+    _need(fits, where, field, f'a {"whole " if whole else ""}number from {low:g} to {high:g}')
+  elif isinstance(default, str):
+    _need(isinstance(value, str) and len(value) < 4096, where, field, 'a text')
+  elif field == 'data.size':
+    fits = isinstance(value, (list, tuple)) and len(value) == 2
+    fits = fits and all(isinstance(n, int) and _is_number(n) and SIDE[0] <= n <= SIDE[1] for n in value)
+    _need(fits, where, field, f'height and width, {SIDE[0]} to {SIDE[1]} pixels')
+  else:  # data.tasks
+    _need(isinstance(value, (list, tuple)) and all(isinstance(v, str) for v in value), where, field, 'a list of names')
+
+
+def _is_number(value) -> bool:
+  return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < float('inf')
+
+
+def _need(fits: bool, where: str, field: str, what: str):
+  if not fits:
+    raise UserError(f'{where}: {field} must be {what}; correct it')

@@ -1,0 +1,35 @@
+"""Files that are there whole or not at all."""
+
+import json
+import math
+import os
+import pathlib
+import tempfile
+
+
+def write_atomic(path: pathlib.Path, text: str):
+  """Writes a text file so that a reader, or a crash, sees the old or the new content, whole."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.', suffix='.tmp')
+  try:
+    with os.fdopen(handle, 'w') as f:
+      f.write(text)
+      f.flush()
+      os.fsync(handle)  # the content before the name, also where the power fails
+    os.chmod(temporary, 0o644)
+    os.replace(temporary, path)
+  except BaseException:
+    os.unlink(temporary)
+    raise
+
+
+def write_json(path: pathlib.Path, value):
+  """Writes JSON atomically; a score that is not defined (NaN) becomes null."""
+  write_atomic(path, json.dumps(without_nan(value), indent=1, allow_nan=False) + '\n')
+
+
+def without_nan(value):
+  """The value with null (None) for every NaN in it: JSON has none."""
+  if isinstance(value, dict):
+    return {key: without_nan(item) for key, item in value.items()}
+  return None if isinstance(value, float) and math.isnan(value) else value

@@ -1,0 +1,233 @@
+"""Files from the network, checked by sha256, and archives, unpacked nowhere but where they should be."""
+
+import bz2
+import contextlib
+import gzip
+import hashlib
+import http.client
+import lzma
+import os
+from pathlib import Path
+import re
+import shutil
+import tarfile
+import urllib.error
+import urllib.request
+import zipfile
+
+from absl import logging
+
+from dmtl_jax.basics.errors import shown, UserError
+from dmtl_jax.basics.progress import Progress
+
+BLOCK = 1 << 20  # bytes read at a time; progress counts them
+TIMEOUT = 60  # seconds without a byte
+UNKNOWN = 'unknown'
+EXPANSION = 100  # times an archive's size that its files may have; the benchmarks' have 10 at most
+SMALL = 64 << 20  # bytes that any archive may unpack to
+
+
+def download(url: str, path: str | os.PathLike, sha256: str) -> Path:
+  """Fetches `url` into `path`; a file that is already there is only checked.
+
+  What arrives is kept in `path`.part until it is whole and checked. An interrupted download goes on
+  from there, but not with sha256 'unknown': nothing could then tell two versions glued together.
+
+  Args:
+    url: http or https address.
+    path: of the file to write.
+    sha256: hexadecimal digest the file must have, or 'unknown' to log the one it has.
+
+  Returns:
+    path.
+
+  Raises:
+    UserError: the server does not deliver, or the file is not the one that was asked for.
+  """
+  path = Path(path)
+  if path.exists():
+    check(path, sha256)
+    return path
+  part = path.with_name(f'{path.name}.part')
+  part.parent.mkdir(parents=True, exist_ok=True)
+  if sha256 == UNKNOWN:
+    part.unlink(missing_ok=True)
+  _fetch(url, part)
+  try:
+    check(part, sha256)
+  except UserError:
+    part.unlink()
+    raise
+  os.replace(part, path)
+  return path
+
+
+def check(path: Path, sha256: str):
+  """Compares a file's sha256; with 'unknown', logs it.
+
+  Raises:
+    UserError: it is another.
+  """
+  try:
+    with open(path, 'rb') as file:
+      found = hashlib.file_digest(file, 'sha256').hexdigest()
+  except OSError as error:
+    raise UserError(f'{path}: cannot be read ({error.strerror}); remove it or choose another place') from error
+  if sha256 == UNKNOWN:
+    logging.warning('%s: taken unchecked; its sha256 is %s', path, found)
+  elif found != sha256.lower():
+    raise UserError(f'{path}: sha256 is {found}, expected {sha256}; replace the file')
+
+
+def _fetch(url, part):
+  """Appends to `part` what it lacks of `url`."""
+  have = part.stat().st_size if part.exists() else 0
+  request = urllib.request.Request(url, headers={'Range': f'bytes={have}-'} if have else {})
+  try:
+    with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
+      if response.status != http.HTTPStatus.PARTIAL_CONTENT:
+        have = 0  # the server sends all of it
+      _save(response, part, have)
+  except urllib.error.HTTPError as error:
+    nothing_lacks = have and error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE
+    if not nothing_lacks:
+      raise UserError(f'{url}: the server says {error.code} {shown(error.reason)}; {_by_hand(part)}') from error
+  except (OSError, ValueError, http.client.HTTPException) as error:  # URLError is an OSError
+    raise UserError(f'{url}: {shown(str(error))}; run again to go on, or {_by_hand(part)}') from error
+
+
+def _save(response, part, have):
+  length = response.headers.get('Content-Length', '')
+  total = have + int(length) if re.fullmatch(r'[0-9]{1,18}', length) else 0
+  progress = Progress(f'downloading {part.stem}', total >> 20, 'MB', start=have >> 20)
+  with open(part, 'r+b' if have else 'wb') as file, progress:
+    file.seek(have)
+    while block := response.read(BLOCK):
+      file.write(block)
+      progress.update(_megabytes(file.tell() - len(block), file.tell()))
+    received = file.tell()
+  if received < total:
+    raise http.client.HTTPException(f'the connection broke after {received} of {total} bytes')
+
+
+def _by_hand(part):
+  return f'save the file as {part.with_suffix("")}'
+
+
+def _megabytes(before, after):
+  """Whole megabytes completed between two positions: what Progress counts."""
+  return (after >> 20) - (before >> 20)
+
+
+def extract(archive: str | os.PathLike, folder: str | os.PathLike) -> Path:
+  """Unpacks a .tar, .tgz, .tar.gz, .tar.bz2, .tar.xz or .zip archive into `folder`.
+
+  The folder appears when all is unpacked; until then the files lie in `folder`.incomplete, which the
+  next run removes. A folder that is already there is taken as it is.
+
+  Returns:
+    folder.
+
+  Raises:
+    UserError: not an archive, a damaged one, one with a file that would land outside `folder`, or one that
+      unpacks to more than EXPANSION times its size.
+  """
+  archive, folder = Path(archive), Path(folder)
+  if folder.exists():
+    return folder
+  incomplete = folder.with_name(f'{folder.name}.incomplete')
+  shutil.rmtree(incomplete, ignore_errors=True)
+  incomplete.mkdir(parents=True)
+  try:
+    if zipfile.is_zipfile(archive):
+      _unzip(archive, incomplete)
+    else:
+      _untar(archive, incomplete)
+  except UserError:
+    raise
+  except Exception as error:  # of zipfile, tarfile, zlib, lzma, struct, ... each its own; most of them mean damage
+    if isinstance(error, OSError) and error.errno:  # two members of one name, a name too long, a full disk
+      raise UserError(
+        f'{archive}: cannot be unpacked ({error.strerror}); unpack it by hand and give its folder'
+      ) from error
+    raise UserError(f'{archive}: damaged or cut short ({shown(str(error))}); download it again') from error
+  os.replace(incomplete, folder)
+  return folder
+
+
+def _unzip(archive, folder):
+  with zipfile.ZipFile(archive) as file:
+    members = file.infolist()
+    if sum(member.file_size for member in members) > _most(archive):
+      raise _bomb(archive)
+    with Progress(f'unpacking {archive.name}', len(members), 'file') as progress:
+      for member in members:
+        _check_inside(archive, member.filename)
+        file.extract(member, folder)  # links become files, and no file larger than the list says
+        progress.update()
+
+
+def _untar(archive, folder):
+  with open(archive, 'rb') as raw, _decompressed(raw) as stream:
+    try:
+      file = tarfile.open(fileobj=_Bounded(stream, archive), mode='r:')
+    except tarfile.TarError as error:
+      raise UserError(f'{archive}: neither a .zip nor a .tar archive, or cut short; download it again') from error
+    with file, Progress(f'unpacking {archive.name}', archive.stat().st_size >> 20, 'MB') as progress:
+      position = total = 0
+      for member in file:
+        total += member.size  # a sparse file is larger than what it takes in the archive
+        if total > _most(archive):
+          raise _bomb(archive)
+        _check_inside(archive, member.name)
+        if member.issym() or member.islnk():
+          _check_inside(archive, member.linkname)
+        try:
+          file.extract(member, folder, filter='data')  # no devices, links only within the folder
+        except tarfile.FilterError as error:
+          raise UserError(f'{archive}: refused to unpack it: {shown(str(error))}') from error
+        progress.update(_megabytes(position, raw.tell()))
+        position = raw.tell()
+
+
+def _decompressed(raw):
+  """The tar file inside a file, whatever it is compressed by."""
+  start = raw.read(6)
+  raw.seek(0)
+  for magic, opened in ((b'\x1f\x8b', gzip.open), (b'BZh', bz2.open), (b'\xfd7zXZ\0', lzma.open)):
+    if start.startswith(magic):
+      return opened(raw)
+  return contextlib.nullcontext(raw)
+
+
+class _Bounded:
+  """A tar file to read that ends in an error where it grows beyond all reason, or claims a huge header."""
+
+  def __init__(self, stream, archive):
+    self.stream, self.archive, self.most = stream, archive, _most(archive)
+    self.tell = stream.tell
+
+  def seek(self, position, whence=os.SEEK_SET):
+    return self.stream.seek(position, whence)
+
+  def read(self, size):
+    if size > BLOCK or self.tell() > self.most:  # tarfile copies in small pieces, but reads a header at once
+      raise _bomb(self.archive)
+    return self.stream.read(size)
+
+
+def _most(archive) -> int:
+  return EXPANSION * archive.stat().st_size + SMALL
+
+
+def _bomb(archive):
+  return UserError(
+    f'{archive}: unpacks to more than {EXPANSION} times its size; if you trust it, unpack it by hand and give its folder'
+  )
+
+
+def _check_inside(archive, name):
+  """Refuses absolute names and '..' outright: then no chain of links can lead out either."""
+  parts = re.split(r'[/\\]', name)
+  if not parts[0] or '..' in parts or '\0' in name or re.match('[A-Za-z]:', name):
+    raise UserError(f"{archive}: refused to unpack '{shown(name)}', which would land outside the folder")

@@ -1,0 +1,96 @@
+"""Array and image files that others wrote, read by what they hold and not by what they claim.
+
+A header of a few bytes may claim any size: it is compared with the file's length before memory
+is taken. Nothing is unpickled, and no decoder runs but that of a format asked for (Pillow would
+hand PostScript to Ghostscript, whatever the file is called).
+"""
+
+from collections.abc import Sequence
+import json
+import math
+import os
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from dmtl_jax.basics.errors import shown, UserError
+
+IMAGE_FORMATS = ('JPEG', 'PNG', 'BMP', 'TIFF', 'WEBP')
+# A PNG of one bit a pixel holds 8 pixels a byte, which deflate makes at most 1032 times smaller.
+PIXELS_A_BYTE = 10_000
+_NPY_HEADERS = {
+  (1, 0): np.lib.format.read_array_header_1_0,
+  (2, 0): np.lib.format.read_array_header_2_0,
+}
+
+
+def read_json(path: str | os.PathLike, fix: str = 'mend it') -> Any:
+  """The content of a JSON file.
+
+  Args:
+    fix: what to do where it is broken; ends the sentence.
+
+  Raises:
+    UserError: it cannot be read or is not JSON.
+  """
+  try:
+    with open(path, encoding='utf-8-sig') as file:
+      return json.load(file)
+  except OSError as error:
+    raise UserError(f'{path}: cannot be read ({error.strerror})') from error
+  except (ValueError, RecursionError) as error:  # ValueError: also of bytes not in UTF-8 and of endless numbers
+    raise UserError(f'{path}: not JSON ({reason(error)}); {fix}') from error
+
+
+def read_npy(path: str | os.PathLike) -> np.ndarray:
+  """The array in a .npy file, of real numbers or bool.
+
+  Raises:
+    ValueError: what is wrong with the file, without its name.
+  """
+  try:
+    with open(path, 'rb') as file:
+      read_header = _NPY_HEADERS[np.lib.format.read_magic(file)]
+      shape, by_columns, dtype = read_header(file)
+      if dtype.kind not in 'biuf':
+        raise ValueError('holds something else than real numbers')
+      count, left = math.prod(shape), os.fstat(file.fileno()).st_size - file.tell()
+      if min(shape, default=0) < 0 or count * dtype.itemsize > left:
+        raise ValueError(f'{left} bytes follow a header that claims more')
+      return np.fromfile(file, dtype, count).reshape(shape, order='F' if by_columns else 'C')
+  except Exception as error:  # a header is a Python literal: its parser raises nearly anything
+    raise ValueError(f'not a readable .npy ({reason(error)})') from error
+
+
+def read_image(path: str | os.PathLike, formats: Sequence[str] = IMAGE_FORMATS, upright: bool = False) -> Image.Image:
+  """A decoded image file.
+
+  Args:
+    formats: Pillow's names of those it may have.
+    upright: whether to turn it as EXIF says.
+
+  Raises:
+    ValueError: what is wrong with the file, without its name.
+  """
+  try:
+    with Image.open(path, formats=formats) as file:
+      check_pixels(file, path)
+      file.load()
+      return ImageOps.exif_transpose(file) if upright else file
+  except Exception as error:  # Pillow has no common error: OSError, SyntaxError, struct.error, KeyError, ...
+    raise ValueError(f'not a readable image ({reason(error)})') from error
+
+
+def check_pixels(image: Image.Image, path: str | os.PathLike):
+  """Raises ValueError where an opened, not yet decoded image claims more pixels than its file can hold."""
+  length = os.path.getsize(path)
+  if image.width * image.height > PIXELS_A_BYTE * length:
+    raise ValueError(f'{length} bytes that claim {image.width}x{image.height} pixels')
+
+
+def reason(error: Exception) -> str:
+  """An error's words in one short line."""
+  if 'cannot identify' in str(error):
+    return 'unknown format'  # Pillow would repeat the path
+  return shown(str(error).rstrip('.') or type(error).__name__)

@@ -1,0 +1,120 @@
+"""Devices and hosts: one mesh over all of them; the same code for one CPU and a pod.
+
+The mesh has two axes. Batches are split by image over both. The devices along 'fsdp' share one copy of
+parameters and optimiser state between them (`split`), those along 'data' have a copy each.
+"""
+
+import math
+import pickle
+
+import jax
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+import numpy as np
+
+from dmtl_jax.basics.errors import UserError
+
+SMALL = 2**12  # elements; smaller arrays stay whole: to cut them saves nothing and costs a message
+
+
+def make_mesh(fsdp: int = 1) -> Mesh:
+  """A mesh of all devices of all hosts, those of a host side by side, so that it holds neighbouring images.
+
+  Args:
+    fsdp: devices that share one copy of the state (config.train.fsdp).
+
+  Raises:
+    UserError: where that does not divide the devices.
+  """
+  devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+  if fsdp < 1 or len(devices) % fsdp:
+    raise UserError(f'config.train.fsdp={fsdp} does not divide the {len(devices)} devices; set it to a divisor')
+  return Mesh(np.array(devices).reshape(-1, fsdp), ('data', 'fsdp'), axis_types=(AxisType.Auto,) * 2)
+
+
+def check_batch(field: str, batch: int, mesh: Mesh, parts: int = 1):
+  """A batch must be split evenly over the devices, and into `parts` micro-batches on each.
+
+  Raises:
+    UserError: it cannot.
+  """
+  if batch < 1 or parts < 1 or batch % (mesh.size * parts):
+    raise UserError(
+      f'a batch of {batch} images cannot be split over {mesh.size} devices'
+      + (f' in {parts} micro-batches each' if parts != 1 else '')
+      + f'; set {field} to a multiple of {mesh.size * max(parts, 1)}'
+    )
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+  """Every device has all of the array."""
+  return NamedSharding(mesh, PartitionSpec())
+
+
+def by_image(mesh: Mesh) -> NamedSharding:
+  """Every device has its share of the first axis."""
+  return NamedSharding(mesh, PartitionSpec(('data', 'fsdp')))
+
+
+def split(mesh: Mesh, tree):
+  """Shardings of a state: each array cut over 'fsdp' along its largest axis that it divides, else whole."""
+  return jax.tree.map(lambda x: NamedSharding(mesh, _spec(x.shape, mesh.shape['fsdp'])), tree)
+
+
+def _spec(shape: tuple[int, ...], parts: int) -> PartitionSpec:
+  axes = [axis for axis, size in enumerate(shape) if size % parts == 0]
+  if parts == 1 or not axes or math.prod(shape) < SMALL:
+    return PartitionSpec()
+  axis = max(axes, key=lambda axis: shape[axis])
+  return PartitionSpec(*[None] * axis, 'fsdp')
+
+
+def abstract(tree, shardings):
+  """Shapes and dtypes with shardings: what to compile for, or to restore into."""
+  return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, shardings)
+
+
+def put_batch(batch: dict, mesh: Mesh) -> dict:
+  """This host's part of a batch (numpy) to global arrays, split by image."""
+  sharding = by_image(mesh)
+  return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), batch)
+
+
+def local_rows(x: jax.Array) -> np.ndarray:
+  """The rows of a global array split by image that this host holds, in order."""
+  shards = sorted(x.addressable_shards, key=lambda shard: shard.index[0].start or 0)
+  return np.concatenate([np.asarray(shard.data) for shard in shards])
+
+
+def replicate(tree, mesh: Mesh):
+  """Arrays, split or not, with all of each on every device; all hosts must call it."""
+  if all(x.sharding.is_fully_replicated for x in jax.tree.leaves(tree)):
+    return tree
+  return jax.jit(lambda tree: tree, out_shardings=replicated(mesh))(tree)
+
+
+def gather(value) -> list:
+  """The picklable values of all hosts, in their order, bit by bit; all hosts must call it."""
+  if jax.process_count() == 1:
+    return [value]
+  data = np.frombuffer(pickle.dumps(value), np.uint8)
+  sizes = multihost_utils.process_allgather(np.int32(len(data)))
+  rows = multihost_utils.process_allgather(np.pad(data, (0, sizes.max() - len(data))))
+  return [pickle.loads(row[:size].tobytes()) for row, size in zip(rows, sizes)]
+
+
+def on_first_host(function, *args):
+  """Calls a function on host 0 alone; all raise its UserError or OSError, so that no host waits for another.
+
+  Returns:
+    Its result on host 0, None on the others.
+  """
+  result = error = None
+  if jax.process_index() == 0:
+    try:
+      result = function(*args)
+    except (UserError, OSError) as raised:
+      error = raised
+  if error := gather(error)[0]:
+    raise error
+  return result

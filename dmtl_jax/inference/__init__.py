@@ -1,0 +1,1 @@
+"""Weights and images to maps and scores."""

@@ -1,0 +1,198 @@
+"""Evaluation: every metric of every task on initial and final maps, over a whole split.
+
+Scores are sums of per-image states (never averages of batches), so that batches, hosts and
+devices change nothing; each image counts once.
+"""
+
+from collections.abc import Callable
+import concurrent.futures
+import contextlib
+import copy
+import dataclasses
+import functools
+import multiprocessing
+import time
+
+import jax
+import numpy as np
+
+from dmtl_jax import metrics
+from dmtl_jax.basics import sharding
+from dmtl_jax.basics.progress import Progress
+from dmtl_jax.data import pipeline, transforms
+from dmtl_jax.inference import pictures
+from dmtl_jax.inference.steps import make_predict_step
+from dmtl_jax.metrics.delta_m import delta_m
+
+
+class Evaluator:
+  """Scores a model on one split; compile once, call for any weights.
+
+  Args:
+    source: the split, with all labels it has.
+    mesh: of any number of devices; config.eval.batch is rounded up to a multiple of it.
+    fast: boundary by a fixed tolerance instead of the full protocol (periodic evaluation).
+    limit: evaluate the first `limit` images only; 0: all.
+  """
+
+  def __init__(self, model, config, source, mesh, fast: bool = False, limit: int = 0):
+    self.tasks, self.source, self.mesh = source.tasks, source, mesh
+    self.config = copy.deepcopy(config)
+    self.config.eval.batch = -(-config.eval.batch // mesh.size) * mesh.size
+    self.count = min(limit or len(source), len(source))
+    build = lambda protocol: {
+      task.name: metrics.build(task, protocol, config.eval.boundary_tolerance, fast) for task in self.tasks
+    }
+    self.metrics = build(config.eval.protocol)
+    # The other protocol counts classes that a single image cannot show as missed.
+    self._image_metrics = build('mtpsl')
+    self._warm = False
+    split = sharding.by_image(mesh)
+    self._predict = jax.jit(
+      make_predict_step(model, self.config, self.tasks),
+      in_shardings=(sharding.replicated(mesh), split, split),
+      out_shardings=split,
+    )
+    self._predict_stages = jax.jit(make_predict_step(model, self.config, self.tasks, with_steps=True))
+
+  def run(self, variables, each: Callable | None = None) -> tuple[dict, list[dict]]:
+    """Evaluates; on several hosts, each its share of the images, and all get the result.
+
+    Args:
+      each: called as each(id, {task: final map}, region, size) for every image of this host, see
+        `transforms.eval_transform`.
+
+    Returns:
+      {'final': {task: {metric: value}}, 'initial': {...}} (initial only for methods that have it)
+      with 'per_class' {task: {class: IoU of the final maps}} and 'seconds_per_image' of prediction on all
+      devices together; and a row of scores of each image, in the order of the source.
+    """
+    states, rows, seconds, batches = {}, {}, 0.0, 0
+    with Progress('evaluating', self.count, 'img') as progress, self._mapper() as map_images:
+      for batch in self._batches():
+        if not self._warm:  # compiling is no part of the time
+          self._predict_local(variables, batch)
+          self._warm = True
+        began = time.monotonic()
+        predictions = self._predict_local(variables, batch)
+        seconds, batches = seconds + time.monotonic() - began, batches + 1
+        shown = np.flatnonzero(batch['valid'] & (batch['index'] < self.count))
+        work = [_Scored.of(self.tasks, self.metrics, predictions, batch, i) for i in shown]
+        for i, scored in zip(shown, map_images(_Scored.states, work)):
+          states, index = _add(states, scored), int(batch['index'][i])
+          rows[index] = {'id': self.source.ids[index]} | _row(scored, self._image_metrics)
+          if each:
+            maps = {name: m[i] for name, m in predictions['final'].items()}
+            each(self.source.ids[index], maps, batch['region'][i], batch['size'][i])
+        progress.update(min(self.config.eval.batch, self.count - progress.done))
+    gathered = sharding.gather((states, rows))
+    states = functools.reduce(_add, [s for s, _ in gathered])
+    rows = dict(sorted(item for _, rows in gathered for item in rows.items()))
+    scores = {
+      stage: {name: self.metrics[name].compute(state) for name, state in tasks.items()}
+      for stage, tasks in states.items()
+    }
+    scores['per_class'] = {
+      task.name: self.metrics[task.name].per_class(states['final'][task.name]) for task in self.tasks if task.classes
+    }
+    return scores | {'seconds_per_image': seconds / (batches * self.config.eval.batch)}, list(rows.values())
+
+  @contextlib.contextmanager
+  def _mapper(self):
+    """`map`, over config.eval.workers processes where there are any (the boundary protocol is slow)."""
+    if not self.config.eval.workers:
+      yield map
+      return
+    context = multiprocessing.get_context('spawn')  # a fork of a process that runs jax can hang
+    with concurrent.futures.ProcessPoolExecutor(self.config.eval.workers, mp_context=context) as pool:
+      yield pool.map
+
+  def stages(self, variables, index: int) -> pictures.Example:
+    """One image with its labels and every stage of its maps, without padding; runs on this host alone."""
+    variables = jax.tree.map(lambda x: x.addressable_data(0), variables)
+    example = self.source[index]
+    ready = transforms.eval_transform(self.config.data, self.tasks)(example)
+    maps = self._predict_stages(variables, ready['image'][None], np.array([index], np.int32))
+    height, width = ready['region']
+    cut = lambda x: np.asarray(x)[:height, :width]
+    return pictures.Example(
+      self.source.ids[index],
+      cut(transforms.to_uint8(ready['image'])),
+      {name: cut(ready['labels'][name]) for name in example['labels']},
+      jax.tree.map(lambda x: cut(x[0]), maps),
+    )
+
+  def panels(self, variables):
+    """Yields (id, picture) of the first config.eval.panels images: input, labels, initial to final maps."""
+    for index in range(min(self.config.eval.panels, len(self.source))):
+      example = self.stages(variables, index)
+      yield example.id, pictures.panel(example, self.tasks)
+
+  def _batches(self):
+    """This host's batches; all hosts get the same number of them."""
+    batches = pipeline.eval_batches(self.source, self.config, jax.process_index(), jax.process_count())
+    for _, batch in zip(range(-(-self.count // self.config.eval.batch)), batches):
+      yield batch
+
+  def _predict_local(self, variables, batch):
+    arrays = sharding.put_batch({'image': batch['image'], 'index': batch['index']}, self.mesh)
+    return jax.tree.map(sharding.local_rows, self._predict(variables, arrays['image'], arrays['index']))
+
+
+@dataclasses.dataclass
+class _Scored:
+  """One image's predictions and labels, on their way to its metric states."""
+
+  metrics: dict  # task: metric
+  predictions: dict  # stage: task: map
+  labels: dict  # task: label; labelled tasks only
+
+  @classmethod
+  def of(cls, tasks, task_metrics, predictions, batch, i):
+    shown = [task.name for t, task in enumerate(tasks) if batch['label_mask'][i, t]]
+    maps = {stage: {name: m[name][i] for name in task_metrics} for stage, m in predictions.items()}
+    return cls(task_metrics, maps, {name: batch['labels'][name][i] for name in shown})
+
+  def states(self) -> dict:
+    """{stage: {task: state}}; an unlabelled task has an empty state."""
+    state = lambda name, m: (
+      self.metrics[name].image(m, self.labels[name]) if name in self.labels else self.metrics[name].empty()
+    )
+    return {stage: {name: state(name, m) for name, m in maps.items()} for stage, maps in self.predictions.items()}
+
+
+def _add(states: dict, more: dict) -> dict:
+  """The sum of two {stage: {task: state}}, either of them {}."""
+  if not states or not more:
+    return states or more
+  return {
+    stage: {name: metrics.merge(states[stage][name], s) for name, s in tasks.items()} for stage, tasks in more.items()
+  }
+
+
+def _row(states: dict, task_metrics) -> dict[str, float]:
+  """One image's scores as {'task/metric stage': value}."""
+  return {
+    f'{name}/{metric} {stage}': value
+    for stage, tasks in states.items()
+    for name, state in tasks.items()
+    for metric, value in task_metrics[name].compute(state).items()
+    if not np.isnan(value)
+  }
+
+
+def headline(scores: dict, tasks) -> dict[str, float]:
+  """{task: its headline metric} of one stage of scores; tolF stands in for odsF where fast."""
+  return {task.name: scores[task.name].get(task.metric, scores[task.name].get('tolF')) for task in tasks}
+
+
+def delta_to_single(scores: dict[str, float], config, tasks) -> float | None:
+  """Delta_m in % against the single-task scores of config.eval.single_task; None where not given."""
+  single = dict(config.eval.single_task)
+  return delta_m(scores, single, tasks) if single else None
+
+
+def flat(scores: dict) -> dict[str, float]:
+  """Scores as {'eval/final/semseg/mIoU': value} for the log."""
+  stages = {stage: scores[stage] for stage in ('initial', 'final') if stage in scores}
+  return {f'eval/{s}/{t}/{m}': v for s, tasks in stages.items() for t, ms in tasks.items() for m, v in ms.items()}

@@ -1,0 +1,316 @@
+"""Images as people have them: any file, folder, glob or video, any size.
+
+Large images are seen by the network in overlapping tiles, whose maps blend without seams.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+import dataclasses
+import glob
+import os
+import pathlib
+
+os.environ.setdefault('OPENCV_FFMPEG_LOGLEVEL', '-8')  # what cannot be read is told by us
+import cv2
+import numpy as np
+from PIL import Image, ImageOps
+
+from dmtl_jax.basics import files
+from dmtl_jax.basics.errors import UserError
+
+IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.gif', '.ppm', '.pgm', '.jp2')
+FORMATS = (*files.IMAGE_FORMATS, 'GIF', 'PPM', 'JPEG2000')  # Pillow would run Ghostscript for others
+VIDEO_SUFFIXES = ('.mp4', '.mov', '.avi', '.mkv', '.webm', '.m4v', '.mpg', '.mpeg')
+Maps = dict[object, np.ndarray]
+
+
+# --- Files -----------------------------------------------------------------------------------
+
+
+def find_images(spec: str | Sequence[str], out: str | os.PathLike | None = None) -> list[pathlib.Path]:
+  """Image and video files that a spec names, each once, in the order given.
+
+  Args:
+    spec: files, folders (searched with their subfolders) and globs ('**' reaches into
+      subfolders); one string with commas between them, or a sequence.
+    out: a folder of results; what lies in it is never an image, so that none is overwritten.
+
+  Raises:
+    UserError: a part that names nothing, or nothing outside of `out`.
+  """
+  if isinstance(spec, str):
+    spec = [spec] if os.path.exists(spec) else spec.split(',')  # a file's name may hold a comma
+  found = [path for part in map(str.strip, map(str, spec)) if part for path in _find(part)]
+  if not found:
+    raise UserError('--images: empty; give a file, a folder or a quoted glob')
+  found = list(dict.fromkeys(found))
+  outside = [path for path in found if out is None or pathlib.Path(out).resolve() not in path.resolve().parents]
+  if not outside:
+    raise UserError(f'--out={out}: holds all the images, and could overwrite them; choose another folder')
+  return outside
+
+
+def _find(part: str) -> list[pathlib.Path]:
+  path = pathlib.Path(part).expanduser()
+  if path.is_file():
+    return [path]
+  inside = path.rglob('*') if path.is_dir() else map(pathlib.Path, glob.glob(str(path), recursive=True))
+  suffixes = IMAGE_SUFFIXES + VIDEO_SUFFIXES
+  paths = sorted(p for p in inside if p.suffix.lower() in suffixes and not p.name.startswith('.') and p.is_file())
+  if not paths:
+    raise UserError(f"--images: '{part}' names no image; give a file, a folder or a quoted glob")
+  return paths
+
+
+def result_names(paths: Sequence[pathlib.Path]) -> list[str]:
+  """A name for the results of each file: its own without suffix, longer where two would share it.
+
+  'a/x.jpg' and 'b/x.jpg' become 'a_x' and 'b_x', 'x.jpg' and 'x.png' of one folder 'x_jpg' and
+  'x_png'. Names that differ in upper and lower case only count as one: some disks cannot hold both.
+  """
+  absolute = [path.absolute() for path in paths]
+  root = os.path.commonpath([path.parent for path in absolute])
+  below = ['_'.join(path.parent.relative_to(root).parts + (path.stem,)) for path in absolute]
+  suffixed = [f'{name}_{path.suffix[1:]}' for name, path in zip(below, paths)]
+  numbered = [f'{name}_{i}' for i, name in enumerate(suffixed)]
+  names = [path.stem for path in paths]
+  for longer in (below, suffixed, numbered):
+    taken = [name.casefold() for name in names]
+    names = [more if taken.count(key) > 1 else name for name, key, more in zip(names, taken, longer)]
+  return names
+
+
+def is_video(path: os.PathLike | str) -> bool:
+  """Whether the file's name is that of a video."""
+  return pathlib.Path(path).suffix.lower() in VIDEO_SUFFIXES
+
+
+def read_image(path: os.PathLike | str) -> np.ndarray:
+  """An image file as a viewer shows it: uint8 [H, W, 3] RGB.
+
+  EXIF rotation is applied, transparent pixels are laid on white, palettes are looked up, grey
+  is repeated; 16 bits a channel become 8 by their high byte; of an animation, the first frame.
+
+  Raises:
+    UserError: the file is missing, empty, not an image, cut short, or of floating-point pixels.
+  """
+  try:
+    if not os.path.getsize(path):
+      raise UserError(f'{path}: the file is empty; copy it again')
+    with Image.open(path, formats=FORMATS) as file:
+      files.check_pixels(file, path)
+      return to_rgb(file, path)
+  except FileNotFoundError:
+    raise UserError(f'{path}: no such file') from None
+  except UserError:
+    raise
+  except Exception as error:  # Pillow has no common error
+    raise UserError(f'{path}: not a readable image ({_reason(error)}); replace it or convert it to PNG') from error
+
+
+def to_rgb(image: Image.Image, name: object = 'image') -> np.ndarray:
+  """A Pillow image as `read_image` gives it; `name` stands in the error."""
+  image = ImageOps.exif_transpose(image)
+  image.load()
+  if image.mode.startswith('I'):
+    values = np.asarray(image)
+    if values.min() < 0 or values.max() > 65535:
+      raise UserError(f'{name}: pixels beyond 16 bits; convert it to an 8- or 16-bit image')
+    return (values >> 8).astype(np.uint8)[..., None].repeat(3, -1)
+  if image.mode == 'F':
+    raise UserError(f'{name}: pixels are floating-point numbers; convert it to an 8- or 16-bit image')
+  if image.has_transparency_data:
+    image = image.convert('RGBA')
+    image = Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image)
+  return np.array(image.convert('RGB'))
+
+
+def _reason(error: Exception) -> str:
+  """Pillow's words without the path that they repeat."""
+  return 'unknown format' if 'cannot identify' in str(error) else str(error).rstrip('.')
+
+
+def as_rgb(image) -> np.ndarray:
+  """What the Python API takes, as uint8 [H, W, 3] RGB: such an array, a Pillow image or a path.
+
+  Raises:
+    UserError: another type, shape or dtype, or a file that cannot be read.
+  """
+  if isinstance(image, (str, os.PathLike)):
+    return read_image(image)
+  if isinstance(image, Image.Image):
+    return to_rgb(image)
+  image = np.asarray(image)
+  if image.ndim != 3 or image.shape[-1] != 3 or 0 in image.shape:
+    raise UserError(f'image: shape {list(image.shape)}; give one RGB image [H, W, 3], or a list of them')
+  if image.dtype != np.uint8:
+    raise UserError(f'image: {image.dtype} numbers; give uint8 from 0 to 255')
+  return image
+
+
+def shrink(image: np.ndarray, side: int) -> np.ndarray:
+  """The image, smaller where a side is longer than `side`."""
+  scale = side / max(image.shape[:2])
+  if scale >= 1:
+    return image
+  return cv2.resize(image, [max(round(n * scale), 1) for n in image.shape[1::-1]], interpolation=cv2.INTER_AREA)
+
+
+# --- Videos ----------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Still:
+  """An image file as a source of one frame, as `Video` is of many; raises UserError when it is read."""
+
+  path: pathlib.Path
+  length = 1
+  rate = None
+
+  def __iter__(self) -> Iterator[np.ndarray]:
+    yield read_image(self.path)
+
+
+class Video:
+  """A video file as frames, uint8 [H, W, 3] RGB, turned upright, one in memory at a time.
+
+  Attributes:
+    length: number of frames that the header states; 0 where it does not.
+    rate: frames a second.
+
+  Raises:
+    UserError: it cannot be opened; by the iteration, after the last frame, where that comes early.
+  """
+
+  def __init__(self, path: pathlib.Path):
+    self.path = path
+    video = self._open()
+    rate, length = video.get(cv2.CAP_PROP_FPS), video.get(cv2.CAP_PROP_FRAME_COUNT)
+    video.release()
+    self.rate = rate if 0 < rate <= 1000 else 25.0
+    self.length = max(int(length), 0)
+
+  def _open(self) -> cv2.VideoCapture:
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    video = cv2.VideoCapture(str(self.path))
+    if not video.isOpened():
+      raise UserError(f'{self.path}: not a readable video; convert it to MP4 (H.264)')
+    return video
+
+  def __iter__(self) -> Iterator[np.ndarray]:
+    video, count, seconds = self._open(), 0, 0.0
+    try:
+      while True:
+        good, frame = video.read()
+        if not good:
+          break
+        count, seconds = count + 1, video.get(cv2.CAP_PROP_POS_MSEC) / 1000
+        yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+    finally:
+      video.release()
+    # By the clock too: the number of frames is a guess where their rate varies.
+    if not count:
+      raise UserError(f'{self.path}: no frame can be read; convert it to MP4 (H.264)')
+    if max(count, seconds * self.rate) < 0.95 * self.length - 1:
+      raise UserError(f'{self.path}: ends after {count} of {self.length} frames; copy it again')
+
+
+class VideoWriter:
+  """Writes frames, uint8 [H, W, 3] RGB of one size, to an MP4 file, in a `with` block at whose end it appears.
+
+  Raises:
+    UserError: this build of OpenCV cannot write videos there.
+  """
+
+  def __init__(self, path: pathlib.Path, rate: float):
+    self._path, self._rate, self._video = path, rate, None
+    self._temporary = path.with_name(f'.{os.getpid()}.{path.name}')
+
+  def write(self, frame: np.ndarray):
+    odd = [(0, side % 2) for side in frame.shape[:2]]
+    frame = np.pad(frame, [*odd, (0, 0)], mode='edge')  # codecs want even sides
+    if self._video is None:
+      self._path.parent.mkdir(parents=True, exist_ok=True)
+      code = cv2.VideoWriter_fourcc(*'mp4v')
+      self._video = cv2.VideoWriter(str(self._temporary), code, self._rate, frame.shape[1::-1])
+      if not self._video.isOpened():
+        raise UserError(f'{self._path}: cannot be written as a video; predict its frames as images instead')
+    self._video.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, error, *_):
+    if self._video is not None:
+      self._video.release()
+      if error is None:
+        os.replace(self._temporary, self._path)
+      else:
+        self._temporary.unlink(missing_ok=True)
+
+
+# --- Tiles -----------------------------------------------------------------------------------
+
+
+def blend_tiles(
+  predict: Callable[[int, int], Maps], size: tuple[int, int], tile: tuple[int, int], overlap: float = 0.5
+) -> Maps:
+  """Maps of any size from overlapping tiles. The weight of a tile falls smoothly to its rim, so no seam shows.
+
+  Args:
+    predict: (top, left) to the maps {key: float [h, w, C]} of the tile that begins there.
+    size: (H, W) of the result, at least the tile's.
+    tile: (h, w) of a tile.
+    overlap: least share of a tile that its neighbour covers too, from 0 up to below 1.
+
+  Returns:
+    {key: float32 [H, W, C]}: at each pixel the mean of the tiles that cover it, by their
+    weights; a single tile as it is.
+  """
+  if tuple(size) == tuple(tile):
+    return predict(0, 0)
+  window = (_bell(tile[0])[:, None] * _bell(tile[1]))[..., None]
+  weight, sums = np.zeros((*size, 1), np.float32), {}
+  for top in _starts(size[0], tile[0], overlap):
+    for left in _starts(size[1], tile[1], overlap):
+      place = slice(top, top + tile[0]), slice(left, left + tile[1])
+      weight[place] += window
+      for key, values in predict(top, left).items():
+        sums.setdefault(key, np.zeros((*size, values.shape[-1]), np.float32))[place] += window * values
+  return {key: total / weight for key, total in sums.items()}
+
+
+def _starts(length: int, size: int, overlap: float) -> list[int]:
+  """Where tiles begin: the first at 0, the last at the end, evenly between."""
+  stride = max(int(size * (1 - overlap)), 1)
+  count = 1 + -(-(length - size) // stride)
+  return [round(i * (length - size) / max(count - 1, 1)) for i in range(count)]
+
+
+def _bell(size: int) -> np.ndarray:
+  """Weights of a tile along one side: a squared sine, above 0 even at the rim."""
+  return np.sin(np.pi * (np.arange(size, dtype=np.float32) + 0.5) / size) ** 2
+
+
+def enlarge(maps: np.ndarray, extent: tuple[float, float], size: tuple[int, int], rows: slice) -> np.ndarray:
+  """Some rows of a map at an image's size, bilinear between the centres of cells.
+
+  Args:
+    maps: float [h, w, C].
+    extent: rows and columns of cells, from the first on, that the image covers; may be fractions.
+    size: (H, W) of the image.
+    rows: of the image.
+
+  Returns:
+    [rows, W, C].
+  """
+  place = lambda n, side: np.clip((np.arange(size[side]) + 0.5) * extent[side] / size[side] - 0.5, 0, n - 1)
+  y, x = place(maps.shape[0], 0)[rows], place(maps.shape[1], 1)
+  return _between(_between(maps, y, 0), x, 1)
+
+
+def _between(maps: np.ndarray, at: np.ndarray, axis: int) -> np.ndarray:
+  """Linear interpolation of [h, w, C] along an axis, at fractional indices."""
+  low = at.astype(int)
+  share = (at - low).astype(np.float32).reshape((-1, 1, 1) if axis == 0 else (1, -1, 1))
+  before, after = maps.take(low, axis), maps.take(np.minimum(low + 1, maps.shape[axis] - 1), axis)
+  return before + share * (after - before)

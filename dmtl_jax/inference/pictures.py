@@ -1,0 +1,222 @@
+"""What evaluation leaves to look at and to use elsewhere: W/panels and W/predictions.
+
+W/panels/ID.png is one image with all tasks and stages. W/panels/ID/ holds the same, one file a map, for
+figures (report.py); W/panels/index.json says which image is there, for which tasks, why, and its scores:
+
+  {"images": [{"id", "index", "input": "ID/input.jpg", "tasks": {TASK: {
+      "why": ["panel", "best", "worst"],  # one or more of these
+      "scores": {"initial": value, "final": value},  # headline metric of this image alone
+      "limits": [nearest, farthest],  # of a depth's colours
+      "files": {"label": "ID/TASK_label.png", "initial", "step0" (decayed), "step1", ..., "final"}}}}]}
+"""
+
+from collections.abc import Callable, Sequence
+import dataclasses
+import json
+import pathlib
+import shutil
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from dmtl_jax.basics import atomic
+from dmtl_jax.data import source as source_lib
+from dmtl_jax.draw import visualize
+from dmtl_jax.tasks import Task
+
+SIDE = 320  # pixels of a picture's longer side, at most
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+  """One image with what is known and predicted of it, all of one size H x W.
+
+  Attributes:
+    image: uint8 [H, W, 3].
+    labels: {task: [H, W, K]}, labelled tasks only.
+    stages: {'final', maybe 'initial', 'step0', ...: {task: prediction as `tasks.activate` gives it}}.
+  """
+
+  id: str
+  image: np.ndarray
+  labels: dict[str, np.ndarray]
+  stages: dict[str, dict[str, np.ndarray]]
+
+
+# --- Which images ----------------------------------------------------------------------------
+
+
+def choose(rows: Sequence[dict], tasks: Sequence[Task], panels: int) -> dict[int, dict[str, dict]]:
+  """The images to draw: the first `panels` with all tasks, and of each task its best and its worst.
+
+  Args:
+    rows: of all images, in their order, {'TASK/METRIC STAGE': value}.
+
+  Returns:
+    {image: {task: {'why': [...], 'scores': {stage: value}}}}, in the order of the images.
+  """
+  chosen = {}
+
+  def add(index: int, task: Task, why: str):
+    entry = chosen.setdefault(index, {}).setdefault(task.name, {'why': [], 'scores': _scores(rows[index], task)})
+    entry['why'].append(why)
+
+  for index in range(min(panels, len(rows))):
+    for task in tasks:
+      add(index, task, 'panel')
+  for task in tasks:
+    scores = {i: _scores(row, task)['final'] for i, row in enumerate(rows) if 'final' in _scores(row, task)}
+    order = sorted(scores, key=scores.get, reverse=task.higher_is_better)
+    if order:
+      add(order[0], task, 'best')
+      add(order[-1], task, 'worst')
+  return {index: chosen[index] for index in sorted(chosen)}
+
+
+def _scores(row: dict, task: Task) -> dict[str, float]:
+  """{stage: headline score of one image}, defined ones only."""
+  names = {stage: f'{task.name}/{task.metric} {stage}' for stage in ('initial', 'final')}
+  return {stage: row[name] for stage, name in names.items() if name in row}
+
+
+# --- W/panels --------------------------------------------------------------------------------
+
+
+def write(folder: pathlib.Path, tasks: Sequence[Task], chosen: dict, example: Callable[[int], Example]):
+  """Writes the pictures of the chosen images and the index; those of an earlier evaluation go.
+
+  Args:
+    chosen: as `choose` gives it.
+    example: the image of an index.
+  """
+  for name in _earlier(folder):
+    shutil.rmtree(folder / name, ignore_errors=True)
+    (folder / f'{name}.png').unlink(missing_ok=True)
+  images = []
+  for index, wanted in chosen.items():
+    shown = example(index)
+    entry = {'id': shown.id, 'index': index, 'input': f'{shown.id}/input.jpg', 'tasks': {}}
+    _save(folder / entry['input'], _small(shown.image))
+    for task in tasks:
+      if task.name in wanted:
+        limits = depth_scale(shown, task)
+        files = {}
+        for stage, picture in stage_pictures(shown, task, limits).items():
+          files[stage] = f'{shown.id}/{task.name}_{stage}.png'
+          visualize.save_png(folder / files[stage], picture)
+        entry['tasks'][task.name] = wanted[task.name] | ({'limits': limits} if limits else {}) | {'files': files}
+    if any('panel' in of_task['why'] for of_task in wanted.values()):
+      visualize.save_png(folder / f'{shown.id}.png', panel(shown, tasks))
+    images.append(entry)
+  atomic.write_json(folder / 'index.json', {'images': images})
+
+
+def _earlier(folder: pathlib.Path) -> list[str]:
+  """Ids that an earlier evaluation drew, and that are names of something right here: they are deleted."""
+  try:
+    ids = [entry['id'] for entry in json.loads((folder / 'index.json').read_text())['images']]
+    return [id for id in ids if source_lib.is_id(id)]
+  except (OSError, ValueError, TypeError, KeyError, RecursionError):
+    return []
+
+
+def stage_pictures(example: Example, task: Task, limits=None) -> dict[str, np.ndarray]:
+  """{'label', 'initial', 'step0', ..., 'final': picture}; what there is of them, in this order.
+
+  The map after the last step is the final one, and is there once.
+  """
+  stages = stage_names(example.stages)
+  maps = {stage: example.stages[stage][task.name] for stage in stages}
+  label = example.labels.get(task.name)
+  if label is not None and task.valid(label).any():
+    maps = {'label': label} | maps
+  return {stage: _small(visualize.colorize(task, values, limits)) for stage, values in maps.items()}
+
+
+def stage_names(stages) -> list[str]:
+  """Stages in the order of the computation: initial, step0, ..., final; without the last step, which is final."""
+  steps = sorted((stage for stage in stages if stage.startswith('step')), key=lambda stage: int(stage[4:]))
+  return [stage for stage in ('initial', *steps[:-1], 'final') if stage in stages]
+
+
+def depth_scale(example: Example, task: Task) -> tuple[float, float] | None:
+  """One colour scale for all maps of an image's depth: that of its label, else of its final map."""
+  if task.kind != 'depth':
+    return None
+  label = example.labels.get(task.name)
+  return visualize.depth_limits(
+    label if label is not None and (label > 0).any() else example.stages['final'][task.name]
+  )
+
+
+def panel(example: Example, tasks: Sequence[Task]) -> np.ndarray:
+  """The panel of one image with its labels and all stages: uint8 [h, w, 3]."""
+  return visualize.panel(example.image, tasks, panel_rows(example.stages, example.labels, tasks))
+
+
+def panel_rows(stages: dict, labels: dict, tasks: Sequence[Task]) -> list[tuple[str, dict]]:
+  """Rows of one image's panel: (title, {task: map}), from the labels to the last denoising step."""
+  rows = [('Ground truth', {t.name: labels.get(t.name) for t in tasks})] if labels else []
+  names = stage_names(stages)
+  last = sum(name.startswith('step') for name in names)
+  return rows + [(stage_title(name, last), stages[name]) for name in names]
+
+
+def stage_title(stage: str, last: int) -> str:
+  """Of a stage of a method with `last` denoising steps (0: none)."""
+  if stage in ('label', 'initial'):
+    return {'label': 'Ground truth', 'initial': 'Initial'}[stage]
+  if stage == 'final' and not last:
+    return 'Prediction'
+  step = last if stage == 'final' else int(stage[4:])
+  return f'Denoised {step}/{last}' if step else 'Decayed'
+
+
+def _small(picture: np.ndarray) -> np.ndarray:
+  scale = SIDE / max(picture.shape[:2])
+  if scale >= 1:
+    return picture
+  size = tuple(max(round(n * scale), 1) for n in picture.shape[1::-1])
+  return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+
+
+def _save(path: pathlib.Path, picture: np.ndarray):
+  path.parent.mkdir(parents=True, exist_ok=True)
+  Image.fromarray(picture).save(path, quality=90)
+
+
+# --- W/predictions ---------------------------------------------------------------------------
+
+
+def save_predictions(folder: pathlib.Path, tasks: Sequence[Task], id: str, maps: dict, region, size):
+  """Writes FOLDER/TASK/ID.png or .npy of each task, without padding, at the image's own size.
+
+  Class ids are 8-bit PNGs, probabilities of saliency and boundaries 16-bit PNGs (65535 is 1), normals
+  float16 [H, W, 3] and depth float32 [H, W] arrays.
+
+  Args:
+    maps: {task: prediction as `tasks.activate` gives it}, padded.
+    region: height and width of the image within the map.
+    size: height and width of the image itself; where they differ from `region`, class ids are
+      resized by nearest neighbour and the rest bilinearly.
+  """
+  for task in tasks:
+    values = _at_size(task, np.asarray(maps[task.name])[: region[0], : region[1]], tuple(map(int, size)))
+    if task.classes:
+      visualize.save_png(folder / task.name / f'{id}.png', values)
+    elif task.kind in ('saliency', 'boundary'):
+      visualize.save_png(folder / task.name / f'{id}.png', np.round(values * 65535).astype(np.uint16))
+    else:
+      path = folder / task.name / f'{id}.npy'
+      path.parent.mkdir(parents=True, exist_ok=True)
+      np.save(path, values.astype(np.float16 if task.kind == 'normals' else np.float32))
+
+
+def _at_size(task: Task, values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+  if values.shape[:2] == size:
+    return values
+  values = cv2.resize(values, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT if task.classes else cv2.INTER_LINEAR)
+  if task.kind == 'normals':
+    values = values / np.maximum(np.linalg.norm(values, axis=-1, keepdims=True), 1e-12)
+  return values

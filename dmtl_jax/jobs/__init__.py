@@ -1,0 +1,1 @@
+"""One command a file, each to be read from top to bottom."""

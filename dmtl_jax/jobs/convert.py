@@ -1,0 +1,84 @@
+"""The authors' PyTorch checkpoint as a run of ours.
+
+python -m dmtl_jax.jobs.convert CHECKPOINT.pth.tar WORKDIR
+python main.py --mode=evaluate --workdir=WORKDIR
+"""
+
+import argparse
+import os
+import pathlib
+import runpy
+import sys
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from dmtl_jax.basics import atomic
+from dmtl_jax.basics.errors import UserError
+from dmtl_jax.data import source as source_lib
+from dmtl_jax.models import build_model
+from dmtl_jax.models.inputs import init_variables
+from dmtl_jax.runs import checkpoints as checkpoints_lib
+from dmtl_jax.runs import workdir as workdir_lib
+from dmtl_jax.runs.pretrained import (
+  is_released,
+  load_released,
+  read_state,
+  RELEASED_CONFIG,
+  resolve,
+)
+from dmtl_jax.tasks import Task
+
+
+def convert(source: str, workdir: str, config, tasks: tuple[Task, ...]):
+  """Makes a run at step 0 out of a released checkpoint, for `--mode=evaluate` and `--mode=predict`.
+
+  Raises:
+    UserError: the checkpoint does not fit the config, or the workdir already holds one.
+  """
+  folder = pathlib.Path(workdir).resolve() / 'checkpoints'
+  if folder.exists():
+    raise UserError(f'{folder}: already there; choose a new folder')
+  state = read_state(resolve(source))
+  if not is_released(state):
+    raise UserError(f'{source}: an encoder alone, no whole model; train with --config.init_from={source}')
+  model = build_model(config, tasks)
+  shapes = jax.eval_shape(lambda key: init_variables(model, key, tuple(config.data.size)), jax.random.key(0))
+  empty = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+  variables = load_released(state, empty, tasks, source)
+
+  config.init_from = source
+  atomic.write_json(folder.parent / 'config.json', workdir_lib.to_json(config))
+  workdir_lib.write_tasks(folder.parent, tasks)
+  meta = {'format': checkpoints_lib.FORMAT, 'config': workdir_lib.to_json(config), 'best': {}}
+  args = ocp.args.Composite(variables=ocp.args.StandardSave(variables), meta=ocp.args.JsonSave(meta))
+  with ocp.CheckpointManager(folder) as manager:
+    manager.save(0, args=args)
+
+
+def main(argv: list[str] | None = None) -> int:
+  """The command above; returns the exit status."""
+  parser = argparse.ArgumentParser(prog='python -m dmtl_jax.jobs.convert', description=__doc__.split('\n\n')[0])
+  parser.add_argument('source', metavar='SRC', help='released checkpoint (.pth.tar, .pth, .safetensors)')
+  parser.add_argument('workdir', metavar='DST', help='folder to make, for main.py --workdir')
+  parser.add_argument('--config', default=RELEASED_CONFIG, help='config of the model (default: %(default)s)')
+  args = parser.parse_args(argv)
+  path, _, arg = args.config.partition(':')
+  try:
+    if not os.path.isfile(path):
+      raise UserError(f'--config={path}: no such file; run from the project folder, or give its path')
+    try:
+      config = runpy.run_path(path)['get_config'](arg)
+    except (KeyError, ValueError) as error:  # no get_config, or a config string that it refuses
+      raise UserError(f'--config={args.config}: {error}') from error
+    convert(args.source, args.workdir, config, tuple(source_lib.package(config.data.name).TASKS))
+  except UserError as error:
+    print(f'Error: {error}', file=sys.stderr)
+    return 1
+  print(f'{args.workdir}: ready; python main.py --mode=evaluate --workdir={args.workdir}')
+  return 0
+
+
+if __name__ == '__main__':
+  sys.exit(main())

@@ -1,0 +1,74 @@
+"""The job `--mode=evaluate`: a checkpoint scored on the whole validation split."""
+
+import csv
+import functools
+import io
+import math
+import pathlib
+
+import jax
+
+from dmtl_jax.basics import atomic, sharding
+from dmtl_jax.basics.progress import say
+from dmtl_jax.data import source as source_lib
+from dmtl_jax.inference import pictures
+from dmtl_jax.inference.evaluation import delta_to_single, Evaluator, headline
+from dmtl_jax.models import build_model
+from dmtl_jax.runs.checkpoints import Checkpoints, restore
+
+
+def table(scores: dict, tasks) -> str:
+  """Initial and final scores side by side, a line a task (the paper's Figure 8); '-' where there is none."""
+  number = lambda value, how: '-' if value is None or math.isnan(value) else format(value, how)
+  lines = [f'{"task":<12}{"metric":<10}{"initial":>10}{"final":>10}{"change":>10}']
+  final = headline(scores['final'], tasks)
+  initial = headline(scores['initial'], tasks) if 'initial' in scores else {}
+  for task in tasks:
+    metric = task.metric if task.metric in scores['final'][task.name] else 'tolF'
+    before, after = initial.get(task.name, math.nan), final[task.name]
+    values = f'{number(before, ".4g"):>10}{number(after, ".4g"):>10}{number(after - before, "+.3g"):>10}'
+    lines.append(f'{task.name:<12}{metric:<10}{values}   ({"higher" if task.higher_is_better else "lower"} is better)')
+  return '\n'.join(lines)
+
+
+def run(config, workdir: str, which: str = 'best', predictions: bool = False) -> dict:
+  """The job `--mode=evaluate`: restores a checkpoint, writes W/metrics.json, per_image.csv and panels/.
+
+  Args:
+    predictions: also write every image's final maps, to W/predictions (see `pictures.save_predictions`).
+
+  Returns:
+    What metrics.json holds.
+  """
+  source = source_lib.open_source(config.data, 'val')
+  delta_to_single({task.name: 1.0 for task in source.tasks}, config, source.tasks)  # a mistake shows now, not after
+  mesh = sharding.make_mesh()
+  model = build_model(config, source.tasks)
+  checkpoints = Checkpoints(workdir, read_only=True)
+  step = checkpoints.choose(which)
+  variables = restore(checkpoints, step, model, config, mesh)
+  say(f'evaluating step {step} of {workdir} on {len(source)} images')
+  evaluator, path = Evaluator(model, config, source, mesh), pathlib.Path(workdir)
+  save = functools.partial(pictures.save_predictions, path / 'predictions', source.tasks)
+  scores, rows = evaluator.run(variables, save if predictions else None)
+  result = {
+    'step': step,
+    **scores,
+    'delta_m': delta_to_single(headline(scores['final'], source.tasks), config, source.tasks),
+  }
+  if jax.process_index() == 0:
+    atomic.write_json(path / 'metrics.json', result)
+    atomic.write_atomic(path / 'per_image.csv', _csv(rows))
+    chosen = pictures.choose(rows, source.tasks, config.eval.panels)
+    pictures.write(path / 'panels', source.tasks, chosen, functools.partial(evaluator.stages, variables))
+    say(table(scores, source.tasks))
+  return result
+
+
+def _csv(rows: list[dict]) -> str:
+  fields = list(dict.fromkeys(key for row in rows for key in row))
+  text = io.StringIO()
+  writer = csv.DictWriter(text, fields)
+  writer.writeheader()
+  writer.writerows(rows)
+  return text.getvalue()

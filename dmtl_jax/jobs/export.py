@@ -1,0 +1,104 @@
+"""A trained predictor as one file that runs without this project: StableHLO by `jax.export`.
+
+  python -m dmtl_jax.jobs.export WORKDIR OUT.stablehlo
+
+and anywhere that has jax and flatbuffers:
+
+  import jax.export
+  predict = jax.export.deserialize(bytearray(open('OUT.stablehlo', 'rb').read())).call
+  maps = predict(images)  # uint8 [B, H, W, 3] RGB, any B -> {task: [B, H, W, ...]}
+
+The file holds the weights. H and W are those of training (`deserialize(...).in_avals` names them);
+maps are as `tasks.activate` gives them: class ids, probabilities, unit normals, depth.
+"""
+
+import argparse
+import os
+import pathlib
+import sys
+import tempfile
+
+import jax
+import jax.export
+import jax.numpy as jnp
+
+from dmtl_jax.basics import sharding
+from dmtl_jax.basics.errors import UserError
+from dmtl_jax.data import transforms
+from dmtl_jax.inference.steps import make_predict_step
+from dmtl_jax.models import build_model
+from dmtl_jax.runs import workdir as workdir_lib
+from dmtl_jax.runs.checkpoints import Checkpoints
+from dmtl_jax.tasks import Task
+
+PLATFORMS = ('cpu', 'cuda', 'tpu')
+
+
+def export(config, tasks: tuple[Task, ...], variables: dict) -> jax.export.Exported:
+  """The function uint8 [B, H, W, 3] RGB -> {task: final prediction at H x W}, for any B.
+
+  Each image is predicted as `predict.Predictor` does: its noise depends on config.seed alone,
+  so that the rest of the batch changes nothing. H, W are config.data.size.
+  """
+  predict_step = make_predict_step(build_model(config, tasks), config, tasks)
+  variables = jax.device_get(variables)  # arrays on several devices would tie the file to their number
+
+  def predict(image):
+    normalized = (image / jnp.float32(255) - transforms.MEAN) / transforms.STD
+    maps = predict_step(variables, normalized[None], jnp.zeros(1, jnp.int32))['final']
+    return {name: x[0] for name, x in maps.items()}
+
+  (batch,) = jax.export.symbolic_shape('batch')
+  images = jax.ShapeDtypeStruct((batch, *config.data.size, 3), jnp.uint8)
+  # By vmap every shape inside is static, and an image knows nothing of the others.
+  return jax.export.export(jax.jit(jax.vmap(predict)), platforms=PLATFORMS)(images)
+
+
+def write(workdir: str, out: str, which: str = 'best') -> jax.export.Exported:
+  """Exports a checkpoint of a run ('best', 'latest' or a step) to the file `out`.
+
+  Raises:
+    UserError: no run or checkpoint there, or `out` cannot be written.
+  """
+  config, tasks = workdir_lib.read_config(workdir), workdir_lib.read_tasks(workdir)
+  checkpoints = Checkpoints(workdir, read_only=True)
+  step, mesh = checkpoints.choose(which), sharding.make_mesh()
+  exported = export(config, tasks, checkpoints.restore(checkpoints, step, build_model(config, tasks), config, mesh))
+  try:
+    _write_bytes(pathlib.Path(out), exported.serialize())
+  except OSError as error:
+    raise UserError(f'{out}: cannot be written ({error.strerror}); choose another file') from error
+  return exported
+
+
+def _write_bytes(path: pathlib.Path, content: bytes):
+  """Writes a file so that it is there whole or not at all."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  with tempfile.TemporaryDirectory(dir=path.parent, prefix=f'.{path.name}.') as folder:
+    temporary = pathlib.Path(folder) / path.name
+    temporary.write_bytes(content)
+    os.replace(temporary, path)
+
+
+def main(argv: list[str] | None = None) -> int:
+  """The command above; returns the exit status."""
+  parser = argparse.ArgumentParser(prog='python -m dmtl_jax.jobs.export', description=__doc__.split('\n\n')[0])
+  parser.add_argument('workdir', metavar='WORKDIR', help='folder of a trained run')
+  parser.add_argument('out', metavar='OUT', help='file to write')
+  parser.add_argument('--step', default='best', help='checkpoint: best, latest or a number (default: %(default)s)')
+  args = parser.parse_args(argv)
+  try:
+    exported = write(args.workdir, args.out, args.step)
+  except UserError as error:
+    print(f'Error: {error}', file=sys.stderr)
+    return 1
+  (images,) = exported.in_avals
+  maps = jax.tree.unflatten(exported.out_tree, exported.out_avals)
+  print(f'{args.out}: {pathlib.Path(args.out).stat().st_size / 1e6:.1f} MB for {", ".join(exported.platforms)}')
+  print(f'  in:  {images.str_short()}')
+  print('  out: ' + ', '.join(f'{name} {x.str_short()}' for name, x in maps.items()))
+  return 0
+
+
+if __name__ == '__main__':
+  sys.exit(main())

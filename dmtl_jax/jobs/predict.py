@@ -1,0 +1,150 @@
+"""The job `--mode=predict`: panels, maps and videos of any images."""
+
+from collections.abc import Iterator
+import contextlib
+import dataclasses
+import os
+import pathlib
+import sys
+
+import numpy as np
+
+from dmtl_jax.basics.errors import UserError
+from dmtl_jax.basics.progress import Progress, say
+from dmtl_jax.draw import visualize
+from dmtl_jax.inference import images, pictures
+from dmtl_jax.inference.prediction import load, Raw
+
+SIDE = 2048  # longest side of the pictures (arrays have the image's size)
+
+
+def run(workdir: str, which: str, spec: str, out: str, samples: int = 1, zoom: float | None = None) -> int:
+  """The job `--mode=predict`. It writes, for each image,
+
+    OUT/NAME.png                                a panel of all tasks and stages, with legends
+    OUT/TASK/NAME.npy, NAME.png                 the prediction; the same laid over the image
+    OUT/uncertainty/TASK/NAME.npy, NAME.png     with samples: their uncertainty; the same in colours
+
+  and for each video the pictures as OUT/NAME.mp4, OUT/TASK/NAME.mp4, ..., without arrays. Arrays have the
+  image's size, pictures at most SIDE pixels a side. NAME: see `images.result_names`.
+
+  Args:
+    spec: files, folders, globs and videos, see `images.find_images`.
+    samples, zoom: see `Predictor`.
+
+  Returns:
+    1 where a file could not be read (it is named and skipped), else 0.
+
+  Raises:
+    UserError: no run, no image, options that do not fit, or OUT cannot be written.
+  """
+  paths = images.find_images(spec, out)
+  predictor = load(workdir, which)
+  predictor.check(samples, zoom)
+  sources, broken = [], []
+  for path, name in zip(paths, images.result_names(paths)):
+    try:
+      sources.append((name, images.Video(path) if images.is_video(path) else images.Still(path)))
+    except UserError as error:
+      broken.append(str(error))
+  try:
+    _predict_all(predictor, sources, pathlib.Path(out), samples, zoom, broken)
+  except OSError as error:
+    raise UserError(f'--out={out}: cannot be written ({error.strerror or error}); choose another folder') from error
+  for reason in broken:
+    print(f'skipped {reason}', file=sys.stderr)
+  told = f'{len(paths) - len(broken)} of {len(paths)} files predicted'
+  say(f'{told}: panels in {out}, arrays and overlays in {out}/TASK' if len(broken) < len(paths) else told)
+  return 1 if broken else 0
+
+
+def _predict_all(predictor, sources, folder: pathlib.Path, samples, zoom, broken: list[str]):
+  """Predicts images and videos; appends to `broken` why one could not be read to its end."""
+  folder.mkdir(parents=True, exist_ok=True)
+  with Progress('predicting', sum(source.length for _, source in sources), 'img') as progress:
+    for name, source in sources:
+      video, scales, end = bool(source.rate), {}, progress.done + source.length
+      with _Clips(folder, name, source.rate) if video else contextlib.nullcontext(_Stills(folder, name)) as save:
+        for image in _readable(source, broken):
+          raw = predictor.raw(image, samples, zoom)
+          save(draw(raw, image, scales, video))  # all frames of a video have the scales of its first
+          if not video:
+            _save_arrays(raw, image.shape[:2], folder, name)
+          progress.update(1, source.path.name)
+      progress.update(end - progress.done)
+
+
+def _readable(source, broken: list[str]) -> Iterator[np.ndarray]:
+  try:
+    yield from source
+  except UserError as error:
+    broken.append(str(error))
+
+
+def draw(raw: Raw, image: np.ndarray, scales: dict, every_class: bool = False) -> dict[str, np.ndarray]:
+  """Pictures of one image: {'': panel, TASK: overlay with legend, 'uncertainty/TASK': map with scale}.
+
+  Args:
+    scales: limits of the colours of depth and of uncertainty; what is missing is added from this image.
+    every_class: legends name all classes, not only those that the prediction shows.
+  """
+  small = images.shrink(image, SIDE)
+  final = raw.predictions('final', small.shape[:2])
+  spread = raw.predictions('uncertainty', small.shape[:2]) if 'uncertainty' in raw.stages else {}
+  drawn = {}
+  for task in raw.tasks:
+    values = final[task.name]
+    if task.kind == 'depth':
+      scales.setdefault(task.name, visualize.depth_limits(values))
+    present = None if every_class or not task.classes else np.unique(values)
+    drawn[task.name] = visualize.annotated(task, small, values, scales.get(task.name), present)
+    if spread:
+      key = f'uncertainty/{task.name}'
+      scales.setdefault(key, visualize.uncertainty_limit(spread[task.name]))
+      drawn[key] = visualize.uncertainty(task, spread[task.name], scales[key])
+  tile = visualize.tile_size(*image.shape[:2])[::-1]
+  stages = {stage: raw.predictions(stage, tile) for stage in raw.stages if stage != 'uncertainty'}
+  rows = pictures.panel_rows(stages, {}, raw.tasks)
+  if spread:
+    rows[-1] = (f'Mean of {raw.samples} draws', stages['final'])
+    spread = {task.name: (spread[task.name], scales[f'uncertainty/{task.name}']) for task in raw.tasks}
+  drawn[''] = visualize.panel(small, raw.tasks, rows, scales, spread, every_class)
+  return drawn
+
+
+def _save_arrays(raw: Raw, size: tuple[int, int], folder: pathlib.Path, name: str):
+  for stage, place in (('final', folder), ('uncertainty', folder / 'uncertainty')):
+    for task, values in raw.predictions(stage, size).items() if stage in raw.stages else ():
+      path = place / task / f'{name}.npy'
+      path.parent.mkdir(parents=True, exist_ok=True)
+      temporary = path.with_name(f'.{path.name}.{os.getpid()}')  # whole or not at all
+      with open(temporary, 'wb') as file:
+        np.save(file, values)
+      os.replace(temporary, path)
+
+
+@dataclasses.dataclass
+class _Stills:
+  """Writes the pictures of an image."""
+
+  folder: pathlib.Path
+  name: str
+
+  def __call__(self, drawn: dict[str, np.ndarray]):
+    for place, picture in drawn.items():
+      visualize.save_png(self.folder / place / f'{self.name}.png', picture)
+
+
+class _Clips(contextlib.ExitStack):
+  """Writes the pictures of a video's frames, one call a frame, each kind as a video."""
+
+  def __init__(self, folder: pathlib.Path, name: str, rate: float):
+    super().__init__()
+    self._open = lambda place: images.VideoWriter(folder / place / f'{name}.mp4', rate)
+    self._writers = {}
+
+  def __call__(self, drawn: dict[str, np.ndarray]):
+    for place, picture in drawn.items():
+      if place not in self._writers:
+        self._writers[place] = self.enter_context(self._open(place))
+      self._writers[place].write(picture)

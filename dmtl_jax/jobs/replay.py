@@ -1,0 +1,69 @@
+"""`--replay=W/nan_STEP.json`: runs the step again at which a run stopped, and prints its losses."""
+
+import json
+import math
+import pathlib
+
+import jax
+
+from dmtl_jax.basics import sharding
+from dmtl_jax.basics.errors import UserError
+from dmtl_jax.basics.progress import say
+from dmtl_jax.runs.checkpoints import Checkpoints
+from dmtl_jax.training import bad_numbers, setup
+
+
+def run(config, workdir: str, path: str) -> dict[str, float]:
+  """Runs one step from its checkpoint on its batch; writes nothing.
+
+  Args:
+    config: the run's, or one to compare with (another dtype, loss weights, ...) on the same images.
+    path: replay file, see `bad_numbers.report`.
+
+  Returns:
+    The scalars of the step, see `steps.make_train_step`.
+
+  Raises:
+    UserError: no such file or checkpoint, or another batch than the run's.
+  """
+  told = _read(pathlib.Path(path))
+  training = setup.build(config, *setup.open_data(config))
+  checkpoints = Checkpoints(workdir, read_only=True)
+  if told['checkpoint'] not in checkpoints.steps():
+    raise UserError(f'{path}: {checkpoints.path}/{told["checkpoint"]}, which it starts from, is not there any more')
+  state = checkpoints.restore(told['checkpoint'], setup.abstract_state(training), training.batches)
+  batch = next(training.batches)
+  ids = [training.source.ids[i] for index in sharding.gather(batch['index']) for i in index]
+  if ids != told['images']:
+    raise UserError(
+      f"{path}: the batch was {', '.join(told['images'])}, here it is {', '.join(ids)}; use the run's config and data"
+    )
+  _, scalars = training.update(state, sharding.put_batch(setup.arrays(batch), training.mesh), told['step'])
+  scalars = {name: float(value) for name, value in jax.device_get(scalars).items()}
+  say(f'step {told["step"]} on {", ".join(ids)}:')
+  say(table(scalars, training.source.tasks))
+  before = {name: float(value) for name, value in told['scalars'].items()}
+  same = all(before.get(n) == v or math.isnan(v) and math.isnan(before.get(n, 0)) for n, v in scalars.items())
+  say('the same numbers as in the run' if same else 'not the same numbers as in the run')
+  return scalars
+
+
+def table(scalars: dict[str, float], tasks) -> str:
+  """Losses of one step: a line a task (its images, final and initial loss, means over them), then the totals."""
+  means = bad_numbers.task_means(scalars.__getitem__, scalars, tasks)
+  show = lambda name: f'{means[name]:>12.5g}' if name in means else f'{"-":>12}'
+  lines = [f'{"task":<12}{"images":>8}{"final":>12}{"initial":>12}']
+  for task in tasks:
+    final, initial = (show(f'loss/{part}/{task.name}') for part in ('final', 'initial'))
+    lines.append(f'{task.name:<12}{int(scalars[f"count/{task.name}"]):>8}{final}{initial}')
+  return '\n'.join([*lines, f'loss {scalars["loss/total"]:.5g}, gradient norm {scalars["grad_norm"]:.5g}'])
+
+
+def _read(path: pathlib.Path) -> dict:
+  try:
+    told = json.loads(path.read_text())
+    if not told.keys() >= {'step', 'checkpoint', 'images', 'scalars'}:
+      raise ValueError('fields are missing')
+    return told
+  except (OSError, ValueError, AttributeError) as error:
+    raise UserError(f'--replay={path}: not a replay file of a run, W/nan_STEP.json ({error})') from error

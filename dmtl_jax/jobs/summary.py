@@ -1,0 +1,105 @@
+"""The job `--mode=summary`: what a config costs, before anything is trained."""
+
+import dataclasses
+import json
+import math
+
+import jax
+import numpy as np
+
+from dmtl_jax.data import source
+from dmtl_jax.models.counting import summarize
+from dmtl_jax.tasks import Task
+from dmtl_jax.training import setup
+
+
+def run(config, as_json: bool = False, memory: bool = False):
+  """Prints the summary of a config: a table, or one JSON object (`summarize`'s dict).
+
+  Args:
+    memory: with `step_memory`, which compiles the training step: minutes at full size.
+
+  Raises:
+    UserError: unknown method or data set; for `folder`, what is wrong with the folder.
+  """
+  tasks = data_tasks(config.data)
+  result = summarize(config, tasks, tuple(config.data.size))
+  if not as_json:
+    print(table(result))
+  if memory:
+    if not as_json:
+      print('\ncompiling a training step for its memory; at full size that takes minutes', flush=True)
+    result['training'] = step_memory(config, tasks)
+    if not as_json:
+      print(memory_text(result['training'], config))
+  if as_json:
+    print(json.dumps(result, indent=2))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Shapes:
+  """Stands in for a training set, which a summary does not need; with the most labels an image can have."""
+
+  tasks: tuple[Task, ...]
+  label_mask: np.ndarray
+
+  def __len__(self):
+    return len(self.label_mask)
+
+
+def step_memory(config, tasks: tuple[Task, ...]) -> dict:
+  """Estimated memory of the training step of a config, as the compiler plans it for the devices here.
+
+  Returns:
+    {'bytes': of each device or None, 'state_bytes': of it parameters, statistics and optimiser state,
+    'devices': their number and kind}.
+
+  Raises:
+    UserError: a batch that these devices cannot share.
+  """
+  from dmtl_jax.training import cost
+
+  mask = np.zeros((config.train.batch, len(tasks)), bool)
+  mask[:, : 1 if config.data.labels == 'one' else None] = True
+  training = setup.build(config, _Shapes(tasks, mask), None)
+  state = setup.abstract_state(training)
+  compiled = cost.compile_step(training.update, state, config, tasks, training.mesh)
+  shares = jax.tree.map(lambda x: math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize, state)
+  return {
+    'bytes': cost.planned_bytes(compiled),
+    'state_bytes': sum(jax.tree.leaves(shares)),
+    'devices': f'{training.mesh.size} x {jax.devices()[0].device_kind}',
+  }
+
+
+def memory_text(memory: dict, config) -> str:
+  """`step_memory` in a line."""
+  if memory['bytes'] is None:
+    return 'memory of a training step: the compiler for these devices does not tell'
+  gib = lambda count: f'{count / 2**30:.2f} GiB'
+  return (
+    f'memory of a training step of {config.train.batch} images (estimate for {memory["devices"]}): '
+    f'{gib(memory["bytes"])} a device, of it {gib(memory["state_bytes"])} parameters and optimiser state'
+  )
+
+
+def data_tasks(data_config) -> tuple[Task, ...]:
+  """Tasks of config.data; only a folder data set needs to exist for it."""
+  if data_config.name == 'folder':
+    return source.open_source(data_config, 'train').tasks
+  tasks = {task.name: task for task in source.package(data_config.name).TASKS}
+  return tuple(tasks[name] for name in data_config.get('tasks', ()) or tasks)
+
+
+def table(result: dict) -> str:
+  """The summary as aligned text, in millions of parameters and GMAC."""
+  steps = f', {result["steps"]} steps' if result['steps'] else ''
+  title = f'{result["method"]}, {result["backbone"]}, {result["size"][0]}x{result["size"][1]}{steps}'
+  tasks = ', '.join(f'{name} {channels}' for name, channels in result['tasks'].items())
+  rows = [(name, part['parameters'], part['gmac']) for name, part in result['parts'].items()]
+  rows.append(('total', result['parameters'], result['gmac']))
+  width = max(len(name) for name, _, _ in rows)
+  lines = [f'{name:<{width}}  {count / 1e6:10.3f}  {gmac:10.2f}' for name, count, gmac in rows]
+  header = f'{"part":<{width}}  {"params (M)":>10}  {"GMAC":>10}'
+  rule = '-' * len(header)
+  return '\n'.join([title, f'tasks (channels): {tasks}', rule, header, rule, *lines[:-1], rule, lines[-1]])

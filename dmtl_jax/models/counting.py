@@ -1,0 +1,113 @@
+"""The job `--mode=summary`: parameters and multiply-adds of a method, part by part, without weights.
+
+Both are read off shapes: parameters from `jax.eval_shape` of the initialiser, multiply-adds from the
+jaxpr of one forward pass in inference (one image, all tasks, every denoising step). Convolutions and
+matrix products count, a scan's body as often as it runs; resizing, norms and activations do not.
+"""
+
+import math
+import re
+
+import jax
+from jax.extend.core import jaxprs_in_params
+from jax.interpreters import partial_eval
+import jax.numpy as jnp
+
+from dmtl_jax.models import build_model
+from dmtl_jax.models.inputs import init_variables, model_inputs
+from dmtl_jax.models.parts.layers import reduced_conv
+from dmtl_jax.models.parts.winograd import winograd_conv
+from dmtl_jax.tasks import Task
+
+CONVOLUTIONS = (reduced_conv.__name__, winograd_conv.__name__)  # done by less work than they are defined by
+
+
+def summarize(config, tasks: tuple[Task, ...], size: tuple[int, int]) -> dict:
+  """Parameters and forward multiply-adds of config's method.
+
+  Args:
+    size: image size (H, W).
+
+  Returns:
+    {'method', 'backbone', 'steps' (0: not a diffusion), 'size', 'tasks': {task: C_t},
+    'parameters': int, 'gmac': float in 1e9, 'parts': {part: {'parameters', 'gmac'}}}. A part
+    sums what tasks, layers and blocks have of it: 'backbone/encoder', 'decoders/block', ...
+  """
+  model = build_model(config, tasks)
+  variables = jax.eval_shape(lambda key: init_variables(model, key, size), jax.random.key(0))
+  steps = config.eval.steps or config.model.steps if hasattr(model, 'noise_shape') else 0
+  names = [task.name for task in tasks]
+  parts = {}
+
+  def add(path: list[str], quantity: str, amount: int):
+    part = parts.setdefault(part_name(path, names), {'parameters': 0, 'gmac': 0})
+    part[quantity] += amount
+
+  for path, leaf in jax.tree_util.tree_leaves_with_path(variables['params']):
+    add([key.key for key in path[:-1]], 'parameters', math.prod(leaf.shape))
+  for scope, macs in multiply_adds(_forward_jaxpr(model, variables, tasks, size, steps), '', as_defined=True):
+    add(_module_path(scope, model), 'gmac', macs)
+  for part in parts.values():
+    part['gmac'] /= 1e9
+  return {
+    'method': config.get('method', config.model.method),
+    'backbone': config.model.backbone,
+    'steps': steps,
+    'size': list(size),
+    'tasks': {task.name: task.channels for task in tasks},
+    'parameters': sum(part['parameters'] for part in parts.values()),
+    'gmac': sum(part['gmac'] for part in parts.values()),
+    'parts': parts,
+  }
+
+
+def part_name(path: list[str], tasks: list[str]) -> str:
+  """['decoders', 'semseg_block0', 'conv1'] to 'decoders/block': two levels, tasks and numbers left out."""
+  known = '|'.join(map(re.escape, tasks))
+  names = [re.sub(rf'^({known})_|_({known})$', '', name) for name in path if name not in tasks]
+  return '/'.join(re.sub(r'[\d_]+$', '', name) for name in names[:2])
+
+
+def _module_path(scope: str, model) -> list[str]:
+  """Scope of an equation, 'DiffusionMTL/DiffusionMTL._denoise/Denoiser/heads', to its parameters' path."""
+  modules = [name.split('.')[0] for name in scope.split('/') if name]  # without the method
+  names = [name for name, previous in zip(modules, [None, *modules]) if name != previous]
+  if names[0] == type(model).__name__:
+    names = names[1:]
+  return [names[0].lower(), *names[1:]]  # a module applied without a parent is in the scope of its class
+
+
+def _forward_jaxpr(model, variables, tasks, size, steps):
+  """Jaxpr of the final maps of one image, without equations that only other outputs need."""
+
+  def forward(variables, images):
+    inputs = model_inputs(model, images, jax.random.key(0), len(tasks), steps=steps or None)
+    return model.apply(variables, images, **inputs).final
+
+  jaxpr = jax.make_jaxpr(forward)(variables, jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)).jaxpr
+  return partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))[0]
+
+
+def multiply_adds(jaxpr, scope: str, as_defined: bool = False):
+  """Yields (scope, multiply-adds) of every convolution and matrix product.
+
+  Args:
+    as_defined: of the forward pass: `CONVOLUTIONS` count as what they stand for, so that the count is
+      the network's (and the paper's), not of how we compute it.
+  """
+  for eqn in jaxpr.eqns:
+    inner = f'{scope}/{eqn.source_info.name_stack}'
+    if eqn.primitive.name == 'conv_general_dilated':
+      kernel, features = eqn.invars[1].aval.shape, eqn.params['dimension_numbers'].rhs_spec[0]
+      yield inner, eqn.outvars[0].aval.size * math.prod(kernel) // kernel[features]
+    elif eqn.primitive.name == 'dot_general':
+      contracted = eqn.params['dimension_numbers'][0][0]
+      yield inner, eqn.outvars[0].aval.size * math.prod(eqn.invars[0].aval.shape[i] for i in contracted)
+    elif as_defined and eqn.params.get('name') in CONVOLUTIONS:
+      x, kernel = (var.aval for var in eqn.invars)
+      yield inner, math.prod(x.shape[:3]) * kernel.size
+    elif eqn.params.get('name') != '_resize':  # jax.image.resize, a matrix product in disguise
+      times = eqn.params['length'] if eqn.primitive.name == 'scan' else 1
+      for body in jaxprs_in_params(eqn.params):
+        for where, macs in multiply_adds(body, inner, as_defined):
+          yield where, macs * times

@@ -1,0 +1,96 @@
+"""Losses of each task and their combination over partial labels (PAPER.md, Losses).
+
+Every function takes raw maps at label size and returns one value an image; pixels without
+a label, and images without a labelled pixel, contribute exactly 0 to value and gradient.
+"""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from dmtl_jax.models.parts.layers import resize
+from dmtl_jax.tasks import normalize, Task
+
+INITIAL_WEIGHT = 0.5  # of the loss on the initial map (released code; the paper states both terms)
+BOUNDARY_POSITIVE = 0.95
+
+
+def task_loss(task: Task, logits: jax.Array, label: jax.Array) -> jax.Array:
+  """Loss [B] float32 of raw maps [B, H, W, C_t] against labels [B, H, W, K]."""
+  logits = logits.astype(jnp.float32)
+  valid = task.valid(label)
+  if task.kind == 'normals':
+    error = jnp.abs(normalize(logits) - label).sum(-1)
+  elif task.kind == 'depth':
+    error = jnp.abs(logits - label)[..., 0]
+  elif task.kind == 'boundary':
+    error = _boundary_error(logits[..., 0], label[..., 0])
+  else:
+    target = jnp.where(valid, label[..., 0], 0).astype(jnp.int32)
+    error = optax.softmax_cross_entropy_with_integer_labels(logits, target)
+    if task.kind == 'saliency':
+      error = error * _balance(target == 1, valid)
+  count = valid.sum((1, 2))
+  return jnp.where(valid, error, 0).sum((1, 2)) / jnp.maximum(count, 1)
+
+
+def _boundary_error(logits, label):
+  """Sigmoid cross-entropy of one pixel, weighted 0.95 on boundaries and 0.05 elsewhere."""
+  positive = label == 1
+  weight = jnp.where(positive, BOUNDARY_POSITIVE, 1 - BOUNDARY_POSITIVE)
+  return weight * optax.sigmoid_binary_cross_entropy(logits, positive.astype(jnp.float32))
+
+
+def _balance(positive, valid):
+  """Weights [B, H, W]: positives by the share of negatives in the valid pixels, and the reverse."""
+  count = jnp.maximum(valid.sum((1, 2), keepdims=True), 1)
+  share = 1 - (positive & valid).sum((1, 2), keepdims=True) / count
+  return jnp.where(positive, share, 1 - share)
+
+
+def map_losses(tasks: tuple[Task, ...], maps: dict, labels: dict, label_mask: jax.Array) -> jax.Array:
+  """Losses [B, T] of one set of maps; exactly 0 where label_mask [B, T] is False.
+
+  Args:
+    maps: {task: raw maps [B, h, w, C_t]} at any size; resized to the labels'.
+    labels: {task: [B, H, W, K]}; what a hidden label holds does not matter, NaN included.
+  """
+  columns = []
+  for t, task in enumerate(tasks):
+    shown = label_mask[:, t][:, None, None, None]
+    label = jnp.where(shown, labels[task.name], jnp.asarray(task.spec.unlabelled, task.spec.label_dtype))
+    logits = resize(maps[task.name].astype(jnp.float32), label.shape[1:3])
+    columns.append(task_loss(task, logits, label))
+  return jnp.stack(columns, axis=1)
+
+
+def combine(losses: jax.Array, label_mask: jax.Array, weights: jax.Array) -> jax.Array:
+  """Mean over images of T / (labelled tasks of the image) * sum_t w_t L[b, t].
+
+  Args:
+    losses: [B, T], 0 where unlabelled.
+    label_mask: [B, T] bool.
+    weights: [T] task weights.
+  """
+  labelled = jnp.maximum(label_mask.sum(1), 1)
+  return ((losses * weights).sum(1) * losses.shape[1] / labelled).mean()
+
+
+def total_loss(
+  tasks: tuple[Task, ...], output, labels: dict, label_mask: jax.Array, weights: jax.Array
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+  """The training loss and its parts.
+
+  Args:
+    output: `models.Output` at stride 8.
+
+  Returns:
+    Scalar loss, and {'final': [B, T], 'initial': [B, T]} unweighted losses
+    (no 'initial' for methods without initial maps).
+  """
+  parts = {'final': map_losses(tasks, output.final, labels, label_mask)}
+  combined = parts['final']
+  if output.initial:
+    parts['initial'] = map_losses(tasks, output.initial, labels, label_mask)
+    combined = combined + INITIAL_WEIGHT * parts['initial']
+  return combine(combined, label_mask, weights), parts

@@ -1,0 +1,36 @@
+"""Per-task decoders f_dec^t and heads f_pred^t (PAPER.md, Model 2)."""
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from dmtl_jax.models.parts.layers import conv, Dtype, remat_if, ResidualBlock
+from dmtl_jax.tasks import Task
+
+
+class Decoders(nn.Module):
+  """One decoder and one head a task.
+
+  Attributes:
+    blocks: residual blocks a task; 2 before the diffusion, 6 in the MTL baseline.
+    remat: recompute each block's activations for the gradient instead of keeping them.
+  """
+
+  tasks: tuple[Task, ...]
+  channels: int
+  blocks: int
+  dtype: Dtype = jnp.float32
+  remat: bool = False
+
+  @nn.compact
+  def __call__(self, features: jax.Array, train: bool) -> tuple[dict, dict]:
+    """F_backbone [B, h, w, C] to {task: F_init [B, h, w, C]} and {task: P_init [B, h, w, C_t]}."""
+    block = remat_if(self.remat, ResidualBlock)
+    task_features, predictions = {}, {}
+    for task in self.tasks:
+      x = features
+      for i in range(self.blocks):
+        x = block(self.channels, self.dtype, name=f'{task.name}_block{i}')(x, train)
+      task_features[task.name] = x
+      predictions[task.name] = conv(task.channels, 1, dtype=self.dtype, name=f'{task.name}_head')(x)
+    return task_features, predictions

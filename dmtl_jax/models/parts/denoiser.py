@@ -1,0 +1,133 @@
+"""The denoiser: one network for all steps and tasks (PAPER.md, Model 4)."""
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from dmtl_jax.models.parts.diffusion import step_embedding
+from dmtl_jax.models.parts.layers import add_bias, Dense, Dtype, reduce, resize
+from dmtl_jax.models.parts.task_layers import SlotEmbed, SlotHead, TaskConv
+
+
+class Mlp(nn.Module):
+  """C -> 4C -> C with exact GELU."""
+
+  dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x):
+    channels = x.shape[-1]
+    x = Dense(4 * channels, dtype=self.dtype, name='fc1')(x)
+    return Dense(channels, dtype=self.dtype, name='fc2')(nn.gelu(x, approximate=False))
+
+
+class CrossAttention(nn.Module):
+  """Multi-head attention of q tokens [N, L, C] over kv tokens [N, L, C]."""
+
+  heads: int
+  dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, q, kv):
+    channels = q.shape[-1]
+    split = lambda x: x.reshape(*x.shape[:-1], self.heads, -1)
+    q = split(Dense(channels, use_bias=False, dtype=self.dtype, name='q')(q))
+    k, v = jnp.split(Dense(2 * channels, use_bias=False, dtype=self.dtype, name='kv')(kv), 2, axis=-1)
+    out = jax.nn.dot_product_attention(q, split(k), split(v))
+    return Dense(channels, dtype=self.dtype, name='proj')(out.reshape(*out.shape[:-2], channels))
+
+
+class CrossAttentionBlock(nn.Module):
+  """kv += MLP(LN(kv)); q += Attn(LN(q), LN(kv)); q += MLP(LN(q)).
+
+  Without a kv stream (the ablation without conditioning) it is a self-attention block on q.
+  """
+
+  heads: int
+  dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, q: jax.Array, kv: jax.Array | None) -> tuple[jax.Array, jax.Array | None]:
+    norm = lambda name: nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name=name)
+    if kv is not None:
+      kv = kv + Mlp(self.dtype, name='mlp_kv')(norm('norm_mlp_kv')(kv))
+      keys = norm('norm_kv')(kv)
+    query = norm('norm_q')(q)
+    q = q + CrossAttention(self.heads, self.dtype, name='attn')(query, query if kv is None else keys)
+    return q + Mlp(self.dtype, name='mlp')(norm('norm_mlp')(q)), kv
+
+
+class StepEmbed(nn.Module):
+  """Embedding [channels] of a scalar step index: sinusoids, then an MLP with SiLU."""
+
+  channels: int
+  dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, step):
+    x = Dense(self.channels, dtype=self.dtype, name='fc1')(step_embedding(step))
+    return Dense(self.channels, dtype=self.dtype, name='fc2')(nn.silu(x))
+
+
+class TaskHeads(nn.Module):
+  """1x1 convolution, then three 3x3 convolutions with ReLU, weights by task."""
+
+  tasks: int
+  channels: int
+  dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x, task):
+    x = TaskConv(self.tasks, self.channels, 1, dtype=self.dtype, name='conv0')(x, task)
+    for i in (1, 2, 3):
+      x = TaskConv(self.tasks, self.channels, 3, relu=True, dtype=self.dtype, name=f'conv{i}')(x, task)
+    return x
+
+
+class Denoiser(nn.Module):
+  """One denoising step X_s -> estimate of X_0 for maps of (image, task) pairs.
+
+  Attributes:
+    predictions: True: X are raw predictions in slots (Prediction Diffusion); False:
+      features of `channels` channels (Feature Diffusion).
+    task_channels: C_t of every task.
+  """
+
+  task_channels: tuple[int, ...]
+  channels: int
+  predictions: bool
+  depth: int = 4
+  heads: int = 1
+  dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array, step: jax.Array, condition: jax.Array | None, task: jax.Array | None):
+    """See class.
+
+    Args:
+      x: [N, h, w, sum of C_t] (slots) or [N, h, w, channels].
+      step: scalar step index, shared by all pairs.
+      condition: F_cond's tokens of each pair's image [N, h/4 * w/4, channels], or None.
+      task: [N] int32, or None for the dense layout.
+
+    Returns:
+      Array of x's shape.
+    """
+    tasks, height, width = len(self.task_channels), *x.shape[1:3]
+    if self.predictions:
+      embedded = SlotEmbed(self.task_channels, self.channels, self.dtype, name='embed')(x, task)
+    else:
+      embedded = TaskConv(tasks, self.channels, 3, dtype=self.dtype, name='embed')(x, task)
+    embedded = add_bias(embedded, StepEmbed(self.channels, self.dtype, name='step_embed')(step))
+
+    small = reduce(embedded)
+    tokens = small.reshape(small.shape[0], -1, self.channels)
+    q, kv = (tokens, None) if condition is None else (condition, tokens)
+    for i in range(self.depth):
+      q, kv = CrossAttentionBlock(self.heads, self.dtype, name=f'block{i}')(q, kv)
+    mixed = resize(q.reshape(small.shape), (height, width)) + embedded
+
+    out = TaskHeads(tasks, self.channels, self.dtype, name='heads')(mixed, task)
+    if self.predictions:
+      out = SlotHead(self.task_channels, self.dtype, name='predict')(out, task)
+    return out

@@ -1,0 +1,159 @@
+"""Layers shared by the networks: convolutions with torch's padding, resizing, residual block."""
+
+from typing import Any
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from dmtl_jax.models.parts import winograd
+
+Dtype = Any
+
+REDUCTION = 4  # attention runs on maps reduced by this factor
+
+# torch's default for convolutions and linear layers (uniform, variance 1 / (3 fan_in)), which the
+# paper trains from: without norms in the denoiser, He's larger weights start with maps of size 1e3.
+kernel_init = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
+
+
+def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
+  """x + bias in x's dtype, added in float32: the sum over all places that is the bias's gradient is float32 then."""
+  return (x + bias.astype(jnp.float32)).astype(x.dtype)
+
+
+def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
+  """Convolution with zeros around: x [B, h, w, C] and kernel [k, k, C, D], k odd, to [B, h, w, D]."""
+  if winograd.pays(x.shape, kernel.shape, x.dtype):
+    return winograd.winograd_conv(x, kernel)
+  return jax.lax.conv_general_dilated(x, kernel, (1, 1), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
+
+
+class Conv(nn.Module):
+  """See `conv`."""
+
+  features: int
+  size: int
+  stride: int
+  dilation: int
+  groups: int
+  use_bias: bool
+  dtype: Dtype
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    k, pad = self.size, self.dilation * (self.size // 2)
+    kernel = self.param('kernel', kernel_init, (k, k, x.shape[-1] // self.groups, self.features))
+    x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+    if self.stride == self.dilation == self.groups == 1:
+      x = convolve(x, kernel)
+    else:
+      x = jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=(self.stride, self.stride),
+        padding=[(pad, pad)] * 2,
+        rhs_dilation=(self.dilation, self.dilation),
+        dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+        feature_group_count=self.groups,
+      )
+    return add_bias(x, self.param('bias', nn.initializers.zeros, (self.features,))) if self.use_bias else x
+
+
+def conv(
+  features: int,
+  kernel: int,
+  *,
+  stride: int = 1,
+  dilation: int = 1,
+  groups: int = 1,
+  bias: bool = True,
+  dtype: Dtype,
+  name: str | None = None,
+) -> Conv:
+  """k x k convolution padded by dilation * (k // 2) on all sides, also where strided (as torch pads)."""
+  return Conv(features, kernel, stride, dilation, groups, bias, dtype, name=name)
+
+
+class Dense(nn.Module):
+  """Linear layer over the last axis."""
+
+  features: int
+  use_bias: bool = True
+  dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    kernel = self.param('kernel', kernel_init, (x.shape[-1], self.features))
+    x = x.astype(self.dtype) @ kernel.astype(self.dtype)
+    return add_bias(x, self.param('bias', nn.initializers.zeros, (self.features,))) if self.use_bias else x
+
+
+def batch_norm(train: bool, *, dtype: Dtype, name: str | None = None):
+  """Batch norm over the global batch; running statistics with torch's momentum 0.1."""
+  return nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=dtype, name=name)
+
+
+def resize(x: jax.Array, size: tuple[int, int]) -> jax.Array:
+  """Bilinear resize of [..., H, W, C] to `size`: half-pixel centres, no antialias, same dtype."""
+  shape = (*x.shape[:-3], *size, x.shape[-1])
+  if shape == x.shape:
+    return x
+  return jax.image.resize(x, shape, 'bilinear', antialias=False)
+
+
+def reduce(maps: jax.Array) -> jax.Array:
+  """Maps [N, h, w, C] to the size at which attention runs, [N, h/4, w/4, C] (bilinear, no antialias)."""
+  return resize(maps, (max(maps.shape[1] // REDUCTION, 1), max(maps.shape[2] // REDUCTION, 1)))
+
+
+class ReducedConv(nn.Module):
+  """A 3x3 convolution and `reduce` of its map: [B, h, w, C_in] to [B, h/4, w/4, features].
+
+  Where 4x4 blocks tile the map, at a ninth of the work: the reduction averages the middle 2x2 of
+  each block, and what those four outputs read is the block and no more. So a block's result is its
+  product with the mean of the kernel laid at its four places.
+  """
+
+  features: int
+  dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    kernel = self.param('kernel', kernel_init, (3, 3, x.shape[-1], self.features))
+    bias = self.param('bias', nn.initializers.zeros, (self.features,))
+    x = x.astype(self.dtype)
+    if x.shape[1] % REDUCTION or x.shape[2] % REDUCTION:
+      return add_bias(reduce(convolve(x, kernel.astype(self.dtype))), bias)
+    return add_bias(reduced_conv(x, kernel), bias)
+
+
+@jax.jit
+def reduced_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
+  """See `ReducedConv`; jitted for its name, by which the summary counts the convolution as defined."""
+  batch, height, width, channels = x.shape
+  places = [jnp.pad(kernel, ((i, 1 - i), (j, 1 - j), (0, 0), (0, 0))) for i in (0, 1) for j in (0, 1)]
+  mean = (sum(places) / len(places)).astype(x.dtype)
+  blocks = x.reshape(batch, height // REDUCTION, REDUCTION, width // REDUCTION, REDUCTION, channels)
+  rows = jnp.swapaxes(blocks, 2, 3).reshape(batch, height // REDUCTION, width // REDUCTION, -1)
+  return rows @ mean.reshape(-1, mean.shape[-1])
+
+
+class ResidualBlock(nn.Module):
+  """Basic residual block at constant width (PAPER.md, Model 2): [B, h, w, C] to the same shape."""
+
+  channels: int
+  dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x, train: bool):
+    y = conv(self.channels, 3, bias=False, dtype=self.dtype, name='conv1')(x)
+    y = nn.relu(batch_norm(train, dtype=self.dtype, name='bn1')(y))
+    y = conv(self.channels, 3, bias=False, dtype=self.dtype, name='conv2')(y)
+    y = batch_norm(train, dtype=self.dtype, name='bn2')(y)
+    return nn.relu(x + y)
+
+
+def remat_if(remat: bool, block: type[nn.Module]) -> type[nn.Module]:
+  """A block called as (x, train): the same, or one that recomputes its inside for the gradient."""
+  return nn.remat(block, static_argnums=(2,)) if remat else block

@@ -1,0 +1,1 @@
+"""Runs compared, as tables and one page."""

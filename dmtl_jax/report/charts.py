@@ -1,0 +1,88 @@
+"""Charts of a report's page: learning curves as SVG, ranks and bars as HTML."""
+
+from collections.abc import Sequence
+import html
+import math
+
+from dmtl_jax.tasks import Task
+
+POINTS = 60  # of a curve, at most
+
+Curve = tuple[str, str, Sequence[int], Sequence[float]]  # name, colour, steps, values
+
+
+def plot(curves: Sequence[Curve], label: str, width: int = 360, height: int = 190) -> str:
+  """A line plot; points tell their values when pointed at, and a start far off the rest is cut off."""
+  curves = [(name, color, *_thinned(steps, values)) for name, color, steps, values in curves]
+  ticks = _ticks(*_range(curves))
+  low, high = ticks[0], ticks[-1]
+  last = max(max(steps) for _, _, steps, _ in curves) or 1
+  left, right, top, bottom = 46, 12, 10, 24
+  x = lambda step: left + (width - left - right) * step / last
+  y = lambda value: top + (height - top - bottom) * (1 - (min(max(value, low), high) - low) / (high - low))
+  parts = [
+    f'<line class="grid" x1="{left}" x2="{width - right}" y1="{y(t):.1f}" y2="{y(t):.1f}"/>'
+    f'<text x="{left - 6}" y="{y(t) + 4:.1f}" text-anchor="end">{t:.6g}</text>'
+    for t in ticks
+  ]
+  parts.append(
+    f'<text x="{left}" y="{height - 6}">step 0</text>'
+    f'<text x="{width - right}" y="{height - 6}" text-anchor="end">{last:,}</text>'
+  )
+  for name, color, steps, values in curves:
+    points = ' '.join(f'{x(s):.1f},{y(v):.1f}' for s, v in zip(steps, values))
+    size = 'r="3"' if len(steps) < 12 else 'r="6" fill-opacity="0"'
+    dots = ''.join(
+      f'<circle cx="{x(s):.1f}" cy="{y(v):.1f}" {size}><title>{html.escape(name)}, step {s:,}: {v:.4g}</title></circle>'
+      for s, v in zip(steps, values)
+    )
+    parts.append(f'<g stroke="{color}" fill="{color}"><polyline points="{points}"/>{dots}</g>')
+  return f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{html.escape(label)}">{"".join(parts)}</svg>'
+
+
+def _thinned(steps, values) -> tuple[list[int], list[float]]:
+  """At most POINTS points: means of neighbours, at the step of the last of them."""
+  size = -(-len(steps) // POINTS)
+  parts = [slice(i, i + size) for i in range(0, len(steps), size)]
+  return [steps[p][-1] for p in parts], [sum(values[p]) / len(values[p]) for p in parts]
+
+
+def _range(curves) -> tuple[float, float]:
+  values = sorted(v for *_, vs in curves for v in vs)
+  usual = values[int(0.95 * (len(values) - 1))]
+  high = values[-1] if values[-1] - values[0] < 3 * (usual - values[0]) else usual
+  return values[0], high
+
+
+def _ticks(low: float, high: float) -> list[float]:
+  """Three to six round numbers around the range."""
+  span = high - low or abs(high) or 1
+  unit = 10 ** math.floor(math.log10(span / 3))
+  step = next(unit * f for f in (1, 2, 5, 10) if span / (unit * f) <= 4)
+  first, last = math.floor(low / step), math.ceil(high / step)
+  return [round(step * i, 12) for i in range(first, max(last, first + 1) + 1)]
+
+
+def strip(task: Task, values: Sequence[tuple[str, str, float]]) -> str:
+  """One axis with a dot a method, the better the further right.
+
+  Args:
+    values: (name, colour, score) of each method, the best first.
+  """
+  scores = [score for *_, score in values]
+  low, high = min(scores), max(scores)
+  place = lambda v: 50.0 if high == low else 100 * (v - low) / (high - low) * 0.92 + 4
+  right = lambda v: place(v) if task.higher_is_better else 100 - place(v)
+  dots = ''.join(
+    f'<i style="left:{right(score):.1f}%;background:{color}" title="{html.escape(name, quote=True)}: {score:.4g}"></i>'
+    for name, color, score in reversed(values)
+  )
+  return f'<div class="rank" aria-hidden="true">{dots}</div>'
+
+
+def bar(value: float, most: float, color: str, text: str) -> str:
+  """A bar from 0 with its number behind it."""
+  return (
+    f'<div class="bar"><i style="width:{100 * max(value, 0) / (most or 1) * 0.78:.1f}%;background:{color}"></i>'
+    f'<b>{text}</b></div>'
+  )

@@ -1,0 +1,226 @@
+"""The table of a report's section, as the paper prints its own: a row a method, a column a task, then costs."""
+
+from collections.abc import Sequence
+import csv
+import dataclasses
+import io
+import math
+import statistics
+
+from ml_collections import ConfigDict
+
+from dmtl_jax.basics.errors import UserError
+from dmtl_jax.metrics.delta_m import delta_m
+from dmtl_jax.models import counting
+from dmtl_jax.tasks import Task
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+  """One column: what it shows, and which way is better."""
+
+  title: str
+  unit: str
+  higher: bool
+  digits: int
+  signed: bool = False
+
+  @property
+  def arrow(self) -> str:
+    return '↑' if self.higher else '↓'
+
+  def text(self, value: float) -> str:
+    return f'{value:{"+" if self.signed else ""},.{self.digits}f}'
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+  """Values of a row's runs in a column, undefined ones left out; `best` in its column (or as good)."""
+
+  column: Column
+  values: tuple[float, ...]
+  best: bool = False
+
+  @property
+  def mean(self) -> float:
+    return statistics.fmean(self.values) if self.values else math.nan
+
+  @property
+  def spread(self) -> float:
+    """Standard deviation over the runs; nan of fewer than two."""
+    return statistics.stdev(self.values) if len(self.values) > 1 else math.nan
+
+  @property
+  def text(self) -> str:
+    if not self.values:
+      return '–'
+    return self.column.text(self.mean) + (
+      '' if math.isnan(self.spread) else f' ± {self.spread:,.{self.column.digits}f}'
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+  """rows[i][j]: entry i of the section in column j; the first columns are those of the section's tasks."""
+
+  columns: tuple[Column, ...]
+  rows: tuple[tuple[Cell, ...], ...]
+  reference: str  # where Delta_m's single-task scores come from; '' where there are none
+
+  @property
+  def delta(self) -> tuple[Cell, ...]:
+    """The cells of Delta_m, one an entry."""
+    return tuple(cell for row in self.rows for cell in row if cell.column.title == 'Δm')
+
+
+def build(section) -> Table:
+  """The table of a `report.Section`."""
+  single, references = _references(section)
+  makers = [(task_column(task), lambda entry, task=task: entry.scores('final', task)) for task in section.tasks]
+  if references:
+    makers.append((Column('Δm', '%', True, 2, signed=True), lambda entry: _deltas(entry, references, section.tasks)))
+  columns = [[Cell(column, tuple(values(entry))) for entry in section.entries] for column, values in makers]
+  costs = [cost(entry) for entry in section.entries]
+  for column, name in COSTS:
+    cells = [Cell(column, tuple(found[name])) for found in costs]
+    if any(cell.values for cell in cells):
+      columns.append(cells)
+  columns = [_mark_best(cells) for cells in columns]
+  return Table(tuple(cells[0].column for cells in columns), tuple(zip(*columns)), single)
+
+
+def task_column(task: Task) -> Column:
+  return Column(task.name, task.metric, task.higher_is_better, 4 if task.kind == 'depth' else 2)
+
+
+def _mark_best(cells: Sequence[Cell]) -> list[Cell]:
+  """Marks the best mean, and what reads the same; none where there is nothing to compare."""
+  known = [cell.mean for cell in cells if cell.values]
+  if len(known) < 2:
+    return list(cells)
+  column = cells[0].column
+  best = column.text(max(known) if column.higher else min(known))
+  if all(column.text(value) == best for value in known):
+    return list(cells)
+  return [dataclasses.replace(cell, best=bool(cell.values) and column.text(cell.mean) == best) for cell in cells]
+
+
+# --- Delta_m ---------------------------------------------------------------------------------
+
+
+def _references(section) -> tuple[str, dict[str, dict[str, float]]]:
+  """Where single-task scores come from, and {backbone: {task: score}}; ('', {}) where there are none.
+
+  They are the mean of the section's single_task runs; of a backbone without one, what some run's
+  config.eval.single_task says.
+  """
+  found, sources = {}, []
+  for entry in section.entries:
+    backbone = entry.config['model']['backbone']
+    scores = {task.name: statistics.fmean(v) for task in section.tasks if (v := entry.scores('final', task))}
+    if entry.method == 'single_task' and scores and backbone not in found:
+      found[backbone] = scores
+      sources.append(f'the {entry.name} run' + ('s' if len(entry.runs) > 1 else ''))
+  for entry in section.entries:
+    given = entry.config['eval'].get('single_task')
+    if given and entry.config['model']['backbone'] not in found:
+      found[entry.config['model']['backbone']] = given
+      sources.append('config.eval.single_task')
+  return ' and '.join(dict.fromkeys(sources)), found
+
+
+def _deltas(entry, references, tasks: Sequence[Task]) -> list[float]:
+  """Delta_m of every run that has all tasks; none for the reference itself."""
+  single = references.get(entry.config['model']['backbone'])
+  if single is None or entry.method == 'single_task':
+    return []
+  deltas = []
+  for run in entry.runs:
+    scores = {task.name: run.score('final', task) for task in tasks}
+    try:
+      delta = delta_m(scores, single, tasks)
+    except UserError:  # a task without a single-task score
+      continue
+    if not math.isnan(delta):
+      deltas.append(delta)
+  return deltas
+
+
+# --- Costs -----------------------------------------------------------------------------------
+
+COSTS = (
+  (Column('params', 'M', False, 2), 'parameters'),
+  (Column('compute', 'GMAC', False, 2), 'gmac'),
+  (Column('time', 's/image', False, 4), 'seconds'),
+  (Column('memory', 'MB, training', False, 0), 'memory'),
+)
+
+
+def cost(entry) -> dict[str, list[float]]:
+  """What an entry costs, in the units of `COSTS`; [] where it is not known.
+
+  Parameters and multiply-adds are those of cost.json, or else counted from the config's shapes.
+  """
+  measured = next((run.cost for run in entry.runs if run.cost), {})
+  known = measured if measured.get('parameters') and measured.get('gmac') else _count(entry)
+  scaled = lambda value, scale: [value / scale] if value else []
+  return {
+    'parameters': scaled(known.get('parameters'), 1e6),
+    'gmac': scaled(known.get('gmac'), 1),
+    'seconds': [s for run in entry.runs if (s := run.metrics.get('seconds_per_image'))],
+    'memory': scaled(measured.get('train_memory_bytes'), 1e6),
+  }
+
+
+def _count(entry) -> dict:
+  """`summary.summarize` of an entry's network; {} for a config that this version of the code cannot build."""
+  config = ConfigDict(entry.config)
+  try:
+    return counting.summarize(config, entry.runs[0].tasks, tuple(config.data.size))
+  except (UserError, AttributeError, KeyError, TypeError, ValueError):
+    return {}
+
+
+# --- Text ------------------------------------------------------------------------------------
+
+
+def unequal(differences: dict) -> str:
+  """A sentence on what was not alike, of `report.differences`; '' for a fair comparison."""
+  values = lambda by_value: '; '.join(f'{value}: {", ".join(names)}' for value, names in by_value.items())
+  parts = [f'{field} ({values(by_value)})' for field, by_value in differences.items()]
+  return f'Mind that these runs also differ in {", ".join(parts)}.' if parts else ''
+
+
+def markdown(section, table: Table, differences: dict) -> str:
+  """A heading and the table; the best of a column is bold."""
+  seeds = any(len(entry.runs) > 1 for entry in section.entries)
+  header = ['method', *(f'{c.title} {c.unit} {c.arrow}' for c in table.columns), *(['runs'] if seeds else [])]
+  lines = [header, ['---', *['---:'] * (len(header) - 1)]]
+  for entry, cells in zip(section.entries, table.rows):
+    texts = [f'**{cell.text}**' if cell.best else cell.text for cell in cells]
+    lines.append([entry.name.replace('|', '\\|'), *texts, *([str(len(entry.runs))] if seeds else [])])
+  notes = ['Mean ± standard deviation over runs that differ in their seeds alone.'] if seeds else []
+  notes += [f'Δm is against {table.reference}.'] if table.reference else []
+  notes += [unequal(differences)] if differences else []
+  body = '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines)
+  return f'## {section.title}\n\n{body}\n' + (f'\n{" ".join(notes)}\n' if notes else '')
+
+
+def comma_separated(parts: Sequence[tuple]) -> str:
+  """All sections in one CSV, a row an entry: numbers unrounded, the spread in a column of its own."""
+  rows = []
+  for section, table in parts:
+    for entry, cells in zip(section.entries, table.rows):
+      row = {'data': section.data, 'labels': section.labels, 'method': entry.name, 'runs': len(entry.runs)}
+      for cell in cells:
+        name = f'{cell.column.title} {cell.column.unit}'
+        row |= {
+          name: cell.mean if cell.values else '',
+          f'{name} spread': '' if math.isnan(cell.spread) else cell.spread,
+        }
+      rows.append(row)
+  text = io.StringIO()
+  writer = csv.DictWriter(text, list(dict.fromkeys(name for row in rows for name in row)), restval='')
+  writer.writeheader()
+  writer.writerows(rows)
+  return text.getvalue()

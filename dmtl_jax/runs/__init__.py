@@ -1,0 +1,1 @@
+"""The folder of one run: config, checkpoints, log; and weights from elsewhere."""

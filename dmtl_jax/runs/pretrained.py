@@ -1,0 +1,250 @@
+"""Weights from elsewhere: ImageNet encoders, the authors' checkpoints, runs of ours.
+
+  python -m dmtl_jax.jobs.convert CHECKPOINT.pth.tar WORKDIR
+  python main.py --mode=evaluate --workdir=WORKDIR
+
+converts a released PyTorch checkpoint. `load` is what `--config.init_from=SOURCE` does.
+
+The names below say how PyTorch calls each array of our networks. An array is shown under
+its PyTorch name as a view in PyTorch's layout; a checkpoint is converted by filling the views.
+"""
+
+from collections.abc import Iterable
+import os
+import pathlib
+import re
+
+import huggingface_hub
+import jax
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from dmtl_jax.basics import download, torch_file
+from dmtl_jax.basics.errors import shown, UserError
+from dmtl_jax.models.parts.task_layers import Slots
+from dmtl_jax.runs import checkpoints as checkpoints_lib
+from dmtl_jax.tasks import Task
+
+# torchvision's ImageNet weights (V1) on the Hugging Face hub: revision, and sha256 of model.safetensors.
+HUB = {
+  'timm/resnet18.tv_in1k': (
+    'bbd144b3e5565108aad885f145491d11bc6ce807',
+    '694f673df6520a3158624e8a89af086f59923ee4cd7436fe5bc3bc71d295ad81',
+  ),
+  'timm/resnet50.tv_in1k': (
+    '78f3ecfdb38e06d9b8397f662e7ab8fee96026fa',
+    '5d061a3c593d795bfe682d9b152bafbcf550579873492def3515b46db1189888',
+  ),
+}
+RELEASED_CONFIG = 'configs/pascal.py:method=feature,preset=released'
+# The released model's tasks in its order, by kind.
+RELEASED_TASKS = {
+    'semseg': 'semseg', 'parsing': 'human_parts', 'saliency': 'sal', 'normals': 'normals', 'boundary': 'edge'
+}  # fmt: skip
+ARRAYS = {'kernel': 'weight', 'scale': 'weight', 'bias': 'bias', 'mean': 'running_mean', 'var': 'running_var'}
+# Our module -> torchvision's.
+TORCHVISION_MODULES = (
+  (r'layer(\d)_(\d+)', r'layer\1.\2'),
+  (r'downsample_conv', 'downsample.0'),
+  (r'downsample_bn', 'downsample.1'),
+)
+# Our module -> the released code's: <TASK> is one task's name, * stands for each task of a stacked array.
+DENOISER = 'diffusion_model.denoiser'
+RELEASED_MODULES = (
+  (r'^backbone/encoder', 'backbone'),
+  (r'^backbone/reduce', 'backbone_embed'),
+  (r'^decoders/(.+)_block(\d)', r'preliminary_dec.<\1>.\2'),
+  (r'^decoders/(.+)_head', r'preliminary_head.<\1>.0'),
+  (r'^conditioning/fuse', 'diffusion_model.pred_combinator.out_layer'),
+  (r'^denoiser/block(\d)', rf'{DENOISER}.crossblocks.\1'),
+  (r'/norm_q$', '.norm1'),
+  (r'/norm_mlp$', '.norm2'),
+  (r'/norm_mlp_kv$', '.norm2_kv'),
+  (r'/norm_kv$', '.norm_kv'),
+  (r'^denoiser/embed', f'{DENOISER}.pre_layer.*'),
+  (r'^denoiser/heads/conv0', f'{DENOISER}.task_heads.*.0'),
+  (r'^denoiser/heads/conv1', f'{DENOISER}.task_heads.*.1'),
+  (r'^denoiser/heads/conv2', f'{DENOISER}.task_heads.*.3'),
+  (r'^denoiser/heads/conv3', f'{DENOISER}.task_heads.*.5'),
+  (r'^denoiser/step_embed/fc1', f'{DENOISER}.t_embedder.mlp.0'),
+  (r'^denoiser/step_embed/fc2', f'{DENOISER}.t_embedder.mlp.2'),
+  (r'^head', f'{DENOISER}.final_task_heads.*.linear_pred'),
+)
+# Entries without a counterpart: torchvision's classifier, BatchNorm's counters, tables of the noise schedule.
+IGNORED = re.compile(
+  r'fc\.(weight|bias)|(.*\.)?(num_batches_tracked|betas|alphas_cumprod|alphas_cumprod_prev|lvlb_weights|logvar'
+  r'|(sqrt|log)_\w*alphas_cumprod|posterior_(variance|log_variance_clipped|mean_coef1|mean_coef2))'
+)
+
+Views = dict[str, list[np.ndarray]]
+
+
+def load(source: str, variables: dict, tasks: tuple[Task, ...]) -> dict:
+  """The variables to start from.
+
+  Args:
+    source: 'timm/resnet18.tv_in1k' or 'timm/resnet50.tv_in1k' (downloaded once, checked), a
+      .safetensors or .pth file of a torchvision ResNet or of a released checkpoint, or the
+      workdir of a run of ours (its best checkpoint).
+    variables: the network's own; an encoder file replaces its encoders alone.
+
+  Returns:
+    Variables of the same structure; numpy arrays where they come from a file.
+
+  Raises:
+    UserError: the source is not there, cannot be read, or does not fit the network.
+  """
+  if os.path.isdir(source):
+    checkpoints = checkpoints_lib.Checkpoints(source, read_only=True)
+    return checkpoints.restore_variables(checkpoints.choose('best'), variables)
+  state = read_state(resolve(source))
+  if is_released(state):
+    return load_released(state, variables, tasks, source)
+  return load_torchvision(state, variables, source)
+
+
+def resolve(source: str) -> pathlib.Path:
+  """The file of a source: a path as it is; a name of `HUB` from the cache, downloaded before if need be.
+
+  Raises:
+    UserError: no such file; or the hub does not deliver it, or another one than is pinned here.
+  """
+  if source not in HUB:
+    if not os.path.isfile(source):
+      raise UserError(f"'{shown(source)}': no such file, and not one of {', '.join(HUB)}")
+    return pathlib.Path(source)
+  revision, sha256 = HUB[source]
+  try:
+    path = pathlib.Path(huggingface_hub.hf_hub_download(source, 'model.safetensors', revision=revision))
+  except OSError as error:  # what the hub's errors derive from
+    reason = (str(error).splitlines() or [''])[0]
+    raise UserError(f'{source}: no download ({reason}); or give the path of its model.safetensors') from error
+  download.check(path, sha256)
+  return path
+
+
+def read_state(path: pathlib.Path) -> dict:
+  """{PyTorch name: array} of a .safetensors file, or of a .pth file holding it or {'model': it}.
+
+  The prefix `module.` (of a model trained on several GPUs) is dropped.
+
+  Raises:
+    UserError: the file is damaged, or holds something else.
+  """
+  if path.suffix == '.safetensors':
+    try:
+      state = safetensors.numpy.load_file(path)
+    except (safetensors.SafetensorError, OSError, ValueError, TypeError, KeyError) as error:
+      # Of types that numpy has not, KeyError or TypeError.
+      raise UserError(f'{path}: damaged or not a safetensors file ({shown(str(error))}); download it again') from error
+  else:
+    state = torch_file.load(path)
+    state = state.get('model', state) if isinstance(state, dict) else state
+  if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
+    raise UserError(f"{path}: holds neither named weights nor a 'model' with them")
+  return {name.removeprefix('module.'): value for name, value in state.items()}
+
+
+def is_released(state: dict) -> bool:
+  """Whether the names are the released code's, not torchvision's."""
+  return any(name.startswith(('backbone.', 'diffusion_model.')) for name in state)
+
+
+def load_torchvision(state: dict, variables: dict, source: str) -> dict:
+  """Variables with every encoder filled from torchvision's names (all of them: no fusion, no decoder)."""
+  variables = jax.tree.map(np.array, variables)
+  fill(torchvision_views(variables), state, source)
+  return variables
+
+
+def load_released(state: dict, variables: dict, tasks: tuple[Task, ...], source: str) -> dict:
+  """Variables of `method=feature` filled from the released code's names.
+
+  Raises:
+    UserError: another method, other tasks than PASCAL's five in the released order, or entries that do not fit.
+  """
+  if not {'denoiser', 'head'} <= variables['params'].keys():
+    raise UserError(f'{source}: a released checkpoint is Feature Diffusion; use method=feature,preset=released')
+  if tuple(task.kind for task in tasks) != tuple(RELEASED_TASKS):
+    raise UserError(f'{source}: a released checkpoint is of the tasks {", ".join(RELEASED_TASKS)}, in this order')
+  variables = jax.tree.map(np.array, variables)
+  fill(released_views(variables, tasks), state, source)
+  return variables
+
+
+def torchvision_views(variables: dict) -> Views:
+  """All encoders' arrays under torchvision's names; as many views a name as the network has encoders."""
+  views = {}
+  for module, kind, array in _arrays(variables):
+    prefix, encoder, inside = module.rpartition('encoder/')
+    if encoder and prefix.endswith('backbone/'):
+      name = f'{_renamed(inside, TORCHVISION_MODULES)}.{ARRAYS[kind]}'
+      views.setdefault(name, []).append(_in_torch_layout(array))
+  return views
+
+
+def released_views(variables: dict, tasks: tuple[Task, ...]) -> Views:
+  """All arrays of Feature Diffusion under the released code's names."""
+  names = {task.name: RELEASED_TASKS[task.kind] for task in tasks}
+  slots = Slots(tuple(task.channels for task in tasks))
+  views = {}
+  for module, kind, array in _arrays(variables):
+    name = f'{_renamed(module, RELEASED_MODULES + TORCHVISION_MODULES)}.{ARRAYS[kind]}'
+    name = re.sub('<(.+)>', lambda match: names[match[1]], name)
+    if '*' not in name:
+      views[name] = [_in_torch_layout(array)]
+      continue
+    for t, task in enumerate(tasks):
+      # Stacked by task, but for the heads' 1x1 convolutions [C, sum of C_t], which lie side by side.
+      part = array[t] if module != 'head' else array[..., slots.of(t)]
+      part = part[None, None] if module == 'head' and kind == 'kernel' else part
+      views[name.replace('*', names[task.name])] = [_in_torch_layout(part)]
+  return views
+
+
+def _arrays(variables: dict) -> Iterable[tuple[str, str, np.ndarray]]:
+  """(module's path, array's name, array) of all variables."""
+  for path, array in jax.tree_util.tree_flatten_with_path(variables)[0]:
+    _, *module, kind = [key.key for key in path]
+    yield '/'.join(module), kind, array
+
+
+def _renamed(module: str, rules) -> str:
+  for ours, theirs in rules:
+    module = re.sub(ours, theirs, module)
+  return module.replace('/', '.')
+
+
+def _in_torch_layout(array: np.ndarray) -> np.ndarray:
+  """View of a convolution's kernel HWIO as OIHW, of a linear layer's [in, out] as [out, in]."""
+  return array.T.swapaxes(-1, -2) if array.ndim == 4 else array.T
+
+
+def fill(views: Views, state: dict, source: str):
+  """Writes a PyTorch state into the views.
+
+  Raises:
+    UserError: listing what is missing, unknown or of another shape (ten each, and their number).
+  """
+  known = {name: value for name, value in state.items() if not IGNORED.fullmatch(name)}
+  shape = lambda name: getattr(known[name], 'shape', type(known[name]).__name__)
+  problems = {
+    'missing': [name for name in views if name not in known],
+    'unknown': [name for name in known if name not in views],
+    'of another shape': [
+      f'{name} {shape(name)}, here {parts[0].shape}'
+      for name, parts in views.items()
+      if name in known and shape(name) != parts[0].shape
+    ],
+  }
+  if any(problems.values()):
+    told = '; '.join(f'{len(names)} {what}: {_first(names)}' for what, names in problems.items() if names)
+    raise UserError(f'{source} does not fit this network ({told}); check backbone, method, preset of --config')
+  for name, parts in views.items():
+    for part in parts:
+      part[...] = known[name]
+
+
+def _first(names: list[str], count: int = 10) -> str:
+  return ', '.join(map(shown, names[:count])) + (', ...' if len(names) > count else '')

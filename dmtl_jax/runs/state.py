@@ -1,0 +1,26 @@
+"""What training changes, and a checkpoint holds."""
+
+from typing import Any
+
+from flax import struct
+import jax
+
+
+@struct.dataclass
+class TrainState:
+  """Everything a step updates.
+
+  Attributes:
+    step: scalar int32, updates done.
+    params, batch_stats: the model's variables, float32.
+    opt_state: optax state.
+  """
+
+  step: jax.Array
+  params: Any
+  batch_stats: Any
+  opt_state: Any
+
+  @property
+  def variables(self) -> dict:
+    return {'params': self.params, 'batch_stats': self.batch_stats}

@@ -1,0 +1,168 @@
+"""The folder of one run: lock, config, label mapping, logs.
+
+W/config.json, W/tasks.json, W/labels.json (which labels training saw), W/log.jsonl (one line a logged
+step), W/tensorboard/, W/checkpoints/, W/panels/, W/metrics.json, W/report.html.
+"""
+
+import contextlib
+import dataclasses
+import errno
+import fcntl
+import json
+import os
+import pathlib
+
+from ml_collections import ConfigDict
+
+from dmtl_jax.basics.atomic import write_json
+from dmtl_jax.basics.errors import is_plain, shown, UserError
+from dmtl_jax.configs import check, common
+from dmtl_jax.tasks import Task
+
+# Fields that may differ between a run and its resumption: they do not change what is learned.
+FREE = (
+  *('data.workers', 'data.threads', 'data.prefetch', 'eval.workers'),
+  *('train.log_every', 'train.save_every', 'train.keep', 'train.keep_every', 'train.nan_policy'),
+  *('train.fsdp', 'train.remat'),
+)
+MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE)
+
+
+def lock(workdir: str | os.PathLike):
+  """Takes the run's folder for this process, making it if need be; held until the file is closed.
+
+  Raises:
+    UserError: where another process trains there, or the folder cannot be written.
+  """
+  path = pathlib.Path(workdir)
+  try:
+    path.mkdir(parents=True, exist_ok=True)
+    file = open(path / '.lock', 'a')
+  except OSError as error:
+    raise UserError(f'--workdir={path}: cannot be written ({error.strerror}); choose another folder') from error
+  try:
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except BlockingIOError:
+    raise UserError(
+      f'--workdir={path}: another process is training there; wait for it or choose another folder'
+    ) from None
+  for left in (*path.glob('.*.tmp'), *path.glob('*/.*.tmp')):  # of a run that was killed while it wrote
+    left.unlink(missing_ok=True)
+  return file
+
+
+@contextlib.contextmanager
+def sentences(workdir: str | os.PathLike):
+  """Turns a disk that is full, read-only or broken into one sentence.
+
+  Raises:
+    UserError: instead of the OSError; other errors pass.
+  """
+  try:
+    yield
+  except OSError as error:
+    if error.errno not in MACHINE:
+      raise
+    raise UserError(
+      f'{error.filename or workdir}: {os.strerror(error.errno)}; mend that and run the same command again: '
+      f'what was saved is whole, and the run goes on from its last checkpoint'
+    ) from error
+
+
+def flatten(config, prefix: str = '') -> dict:
+  """Nested dict to {'a.b': value}."""
+  flat = {}
+  for key, value in config.items():
+    name = f'{prefix}{key}'
+    flat |= flatten(value, f'{name}.') if isinstance(value, dict) else {name: value}
+  return flat
+
+
+def to_json(config: ConfigDict) -> dict:
+  """The config as plain JSON values (tuples become lists)."""
+  return json.loads(config.to_json())
+
+
+def check_config(workdir: str | os.PathLike, config: ConfigDict, force: bool):
+  """Stores the config of a new run; for a resumed one, checks that it is the same.
+
+  Raises:
+    UserError: if a field that matters differs and `force` is not set; shows the difference.
+  """
+  path = pathlib.Path(workdir) / 'config.json'
+  new = to_json(config)
+  if path.exists() and not force:
+    before, after = flatten(to_json(read_config(workdir))), flatten(new)
+    changed = [
+      f'  {k}: {before.get(k)!r} -> {after.get(k)!r}'
+      for k in sorted(before.keys() | after.keys())
+      if before.get(k) != after.get(k) and k not in FREE
+    ]
+    if changed:
+      lines = '\n'.join(changed)
+      raise UserError(
+        f'{path}: this run was started with another config; choose a new --workdir, or --force to go on with:\n{lines}'
+      )
+  write_json(path, new)
+
+
+def read_config(workdir: str | os.PathLike) -> ConfigDict:
+  """The config a run was trained with.
+
+  Raises:
+    UserError: if there is none, or it is damaged.
+  """
+  path = pathlib.Path(workdir) / 'config.json'
+  try:
+    values = json.loads(path.read_text())
+  except FileNotFoundError:
+    raise UserError(f'{path}: no such file; --workdir must name the folder of a trained run') from None
+  except (OSError, ValueError, RecursionError) as error:
+    raise UserError(f'{path}: not the config of a run ({shown(str(error))}); restore it or train again') from error
+  check.check(values, str(path))
+  values = _filled(values, common.base(None).to_dict())
+  values['data']['size'] = tuple(values['data']['size'])
+  return ConfigDict(values)
+
+
+def _filled(values: dict, defaults: dict) -> dict:
+  """Stored values, with the defaults of the fields that the code has got since."""
+  return defaults | {
+    key: _filled(value, defaults[key]) if isinstance(value, dict) and isinstance(defaults.get(key), dict) else value
+    for key, value in values.items()
+  }
+
+
+def write_tasks(workdir: str | os.PathLike, tasks: tuple[Task, ...]):
+  """Stores what a run predicts, so that prediction needs no data set."""
+  write_json(pathlib.Path(workdir) / 'tasks.json', [dataclasses.asdict(task) for task in tasks])
+
+
+def read_tasks(workdir: str | os.PathLike) -> tuple[Task, ...]:
+  """The tasks of a run, in the order of its training.
+
+  Raises:
+    UserError: if they were never stored, or are damaged.
+  """
+  path = pathlib.Path(workdir) / 'tasks.json'
+  try:
+    tasks = tuple(Task(t['name'], t['kind'], tuple(map(_text, t['classes']))) for t in json.loads(path.read_text()))
+    if not tasks or len({task.name for task in tasks}) < len(tasks):
+      raise ValueError('none, or two of one name')
+  except FileNotFoundError:
+    raise UserError(f'{path}: no such file; --workdir must name the folder of a trained run') from None
+  except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    raise UserError(f'{path}: not the tasks of a run ({shown(str(error))}); restore it or train again') from error
+  return tasks
+
+
+def _text(value) -> str:
+  if not isinstance(value, str) or not is_plain(value):
+    raise ValueError('a class without a plain name')
+  return value
+
+
+def start_text(config, tasks, source) -> str:
+  """The first line of a run: what is learned, from what."""
+  labels = ', '.join(f'{t.name} {int(n)}' for t, n in zip(tasks, source.label_mask.sum(0)))
+  return f'{config.method} on {config.data.name}: {len(source)} images, labels ({config.data.labels}): {labels}'

@@ -1,0 +1,1 @@
+"""What the train job consists of: set-up, step, optimiser, periodic evaluation, bad numbers."""

@@ -1,0 +1,116 @@
+"""What a run consists of, built from its config: data, model, optimiser, compiled step, first weights."""
+
+from collections.abc import Callable
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from dmtl_jax.basics import sharding
+from dmtl_jax.basics.progress import say
+from dmtl_jax.data import label_settings, pipeline
+from dmtl_jax.data import source as source_lib
+from dmtl_jax.models import build_model
+from dmtl_jax.models.inputs import init_variables
+from dmtl_jax.runs import pretrained
+from dmtl_jax.runs.checkpoints import Checkpoints
+from dmtl_jax.runs.state import TrainState
+from dmtl_jax.training import optimizer as state_lib
+from dmtl_jax.training.step import make_train_step
+
+
+def create(model, tx: optax.GradientTransformation, key: jax.Array, size: tuple[int, int]) -> TrainState:
+  """A fresh state; the weights depend on `key` alone. Call under `jax.jit` or `jax.eval_shape`.
+
+  Args:
+    size: image size (H, W) to trace with; no weight depends on it.
+  """
+  variables = init_variables(model, key, size)
+  params = variables['params']
+  return TrainState(jnp.int32(0), params, variables['batch_stats'], tx.init(params))
+
+
+@dataclasses.dataclass
+class Training:
+  """What a run consists of besides its state and its folder; built from the config alone.
+
+  Attributes:
+    shardings: of the state, see `sharding.split`.
+    update: the compiled step, see `make_train_step`; the state is donated.
+    init: compiled, key -> fresh TrainState.
+    batches: the iterator over this host's batches.
+  """
+
+  mesh: Any
+  source: source_lib.Source
+  val: source_lib.Source
+  model: Any
+  steps: int
+  schedule: Callable
+  shardings: Any
+  update: Callable
+  init: Callable
+  batches: Any
+
+
+def build(config, source, val) -> Training:
+  """Everything compiled or opened for training on `source`; compiles at the first call.
+
+  Raises:
+    UserError: a config field that does not fit.
+  """
+  mesh, micro = sharding.make_mesh(config.train.fsdp), config.train.accumulate
+  sharding.check_batch('config.train.batch', config.train.batch, mesh, micro)
+  model = build_model(config, source.tasks)
+  steps_per_epoch = max(len(source) // config.train.batch, 1)
+  steps = config.train.steps or config.train.epochs * steps_per_epoch
+  schedule = state_lib.learning_rate(config, steps, steps_per_epoch)
+  tx = state_lib.optimizer(config, schedule)
+  init = lambda key: create(model, tx, key, tuple(config.data.size))
+  shardings = sharding.split(mesh, jax.eval_shape(init, jax.random.key(0)))
+  pairs = pair_count(source, config, mesh.size * micro)
+  step = make_train_step(model, tx, config, source.tasks, pairs, mesh.size)
+  update = jax.jit(step, donate_argnums=0, out_shardings=(shardings, sharding.replicated(mesh)))
+  init = jax.jit(init, out_shardings=shardings)
+  batches = pipeline.train_iterator(source, config, jax.process_index(), jax.process_count())
+  return Training(mesh, source, val, model, steps, schedule, shardings, update, init, batches)
+
+
+def open_data(config):
+  """The training source with its label setting applied, and the validation source."""
+  whole = source_lib.open_source(config.data, 'train')
+  source = label_settings.apply_labels(whole, config.data.labels, config.data.label_seed)
+  return source, source_lib.open_source(config.data, 'val')
+
+
+def pair_count(source, config, groups: int) -> int:
+  """Static number of (image, task) pairs a device denoises: its images times the most labels of any."""
+  return config.train.batch // groups * max(int(source.label_mask.sum(1).max()), 1)
+
+
+def start_state(config, checkpoints: Checkpoints, training: Training):
+  """Where weights come from, in this order: the run's own checkpoint, config.init_from, the seed."""
+  state, step = checkpoints.restore_latest(abstract_state(training), training.batches)
+  if step is not None:
+    say(f'resuming from step {step} of {checkpoints.path}')
+    return state, step
+  state = training.init(jax.random.key(config.seed))
+  say(f'fresh weights from seed {config.seed}' + (f', then from {config.init_from}' if config.init_from else ''))
+  if config.init_from:
+    variables = jax.device_get(sharding.replicate(state.variables, training.mesh))
+    variables = pretrained.load(config.init_from, variables, training.source.tasks)
+    variables = jax.device_put(variables, training.shardings.variables)
+    state = state.replace(params=variables['params'], batch_stats=variables['batch_stats'])
+  return state, 0
+
+
+def abstract_state(training: Training):
+  """Shapes, dtypes and shardings of the state: what a checkpoint is restored into."""
+  return sharding.abstract(jax.eval_shape(training.init, jax.random.key(0)), training.shardings)
+
+
+def arrays(batch: dict) -> dict:
+  """What of a batch goes to the devices."""
+  return {name: batch[name] for name in ('image', 'labels', 'label_mask')}
