@@ -137,8 +137,8 @@ def _bilinear(image, x, y):
 def _fade(image):
   """Multiplies the frame of [H, W] by 0, 0.2, ..., 0.8 from the border inwards; corners by two factors."""
   count = min(FRAME, *(side // 2 for side in image.shape))
-  for i in range(count):
-    for side in (image.T, image):
+  for side in (image.T, image):
+    for i in range(count):
       side[i] *= np.float32(i) / np.float32(count)
       side[-1 - i] *= np.float32(i) / np.float32(count)
   return image
