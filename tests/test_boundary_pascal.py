@@ -173,6 +173,8 @@ def test_truth_of_two_halves_is_one_line_on_the_side_before_the_change():
   expected = np.zeros((8, 10), bool)
   expected[:, 3] = True
   assert (pascal.truth(label_map) == expected).all()
+  oblique = np.add.outer(np.arange(9), np.arange(12)) < 9  # its changes are two pixels wide
+  assert pascal.changes(oblique).sum() > 1.5 * pascal.truth(oblique).sum() > 0
   corner = np.array([[1, 1], [1, 2]])
   assert (pascal.changes(corner) == [[True, True], [True, False]]).all()
 
@@ -200,8 +202,8 @@ def test_flat_maps_survive_up_to_a_frame_that_fades(shape):
 
 def test_neighbours_up_to_one_percent_stronger_suppress_nothing():
   image = np.full((40, 41), 50, np.uint8)
-  image[:, 20] = 200
-  for neighbour, kept in ((201, True), (203, False), (199, True), (197, False)):
+  image[:, 20] = 200  # of which 202 is 1.01 times in float32, to the last bit
+  for neighbour, kept in ((202, True), (203, False), (199, True), (197, False)):
     image[:, 21] = neighbour
     image[:, 18:20] = image[:, 22:24] = 100  # a ridge that stands upright
     found = pascal.suppress(image)[8:-8]
