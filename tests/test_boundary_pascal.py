@@ -222,6 +222,14 @@ def test_a_level_ridge_counts_as_upright():
   assert not pascal.suppress(image.T)[:, [19, 21]].any()
 
 
+def test_an_orientation_without_a_slope_is_0_and_angles_lie_in_0_to_pi():
+  smoothed = np.zeros((9, 9), np.float32)
+  smoothed[:, 4] = 2 * pascal.TILT  # 0 / 0 on the ridge
+  assert not pascal.orientation(smoothed).any()
+  angle = pascal.orientation(pascal.smooth(soft_map(0) / np.float32(255)))
+  assert 0 <= angle.min() < 0.1 and 3 < angle.max() <= np.float32(np.pi)
+
+
 def suppress_slowly(probability8, angle):
   """Pixel by pixel in float64, from the orientation; and how far each decision is from the other."""
   image = probability8 / 255
@@ -417,6 +425,14 @@ def test_expected_losses_are_those_of_random_assignments(kind, monkeypatch):
   found = [largest - assign(mask, truth, 1.5, 5, rng) for _ in range(10)]
   print(f'{kind}: {largest} pairs, expected loss {lost:.1f}, found {np.mean(found):.1f}')
   assert np.mean(found) == pytest.approx(lost, abs=max(1.5, 0.3 * lost))
+
+
+def test_of_a_perfect_map_the_average_loss_is_taken_off():
+  truth = np.zeros((120, 400), bool)
+  truth[8:-8, 8:-8:8] = True
+  count = truth.sum()
+  assert pascal.counts((255 * truth).astype(np.uint8), truth)[50].tolist() == [
+      count - 12, count, count - 12, count]  # count e^-6 of 4992
 
 
 @pytest.mark.parametrize('seed', range(3))
