@@ -429,10 +429,25 @@ def test_expected_losses_are_those_of_random_assignments(kind, monkeypatch):
 
 def test_of_a_perfect_map_the_average_loss_is_taken_off():
   truth = np.zeros((120, 400), bool)
-  truth[8:-8, 8:-8:8] = True
+  truth[8:-12, 8:-8:8] = True
   count = truth.sum()
   assert pascal.counts((255 * truth).astype(np.uint8), truth)[50].tolist() == [
-      count - 12, count, count - 12, count]  # count e^-6 of 4992
+      count - 12, count, count - 12, count]  # 4800 e^-6 is 11.9
+
+
+@pytest.mark.parametrize('seed', range(8))
+def test_spare_rows_are_those_without_which_a_matching_is_as_large(seed):
+  r = np.random.default_rng(seed)
+  edges = csr_matrix(r.random((25, 20)) < 0.13)
+  mate = maximum_bipartite_matching(edges, perm_type='column')
+  back = np.full(20, -1)
+  back[mate[mate >= 0]] = np.flatnonzero(mate >= 0)
+  found = pascal._spare(edges, back, mate < 0)
+  largest = (mate >= 0).sum()
+  for row in range(25):
+    rest = maximum_bipartite_matching(edges[np.arange(25) != row], perm_type='column')
+    assert found[row] == ((rest >= 0).sum() == largest)
+  assert found.sum() > (mate < 0).sum()
 
 
 @pytest.mark.parametrize('seed', range(3))
@@ -487,6 +502,7 @@ def test_padding_changes_nothing_and_an_unlisted_image_adds_nothing():
 def test_shards_merge_and_scores_are_percentages():
   metric = pascal.Pascal(TASK, tolerance=0.03)
   states = [metric.image(soft_map(s) / np.float32(255), encoded(lines(s + 50))) for s in range(3)]
+  assert all((state['best'] == pascal.best(state['counts'])).all() for state in states)
   one = metric.compute(metrics.merge(metrics.merge(states[0], states[1]), states[2]))
   assert one == metric.compute(metrics.merge(states[2], metrics.merge(states[1], states[0])))
   assert 1 < one['odsF'] <= one['oisF'] < 100
