@@ -14,13 +14,12 @@ import pathlib
 
 import numpy as np
 
-from dmtl_jax.errors import UserError, shown
+from dmtl_jax.basics.errors import shown, UserError
 from dmtl_jax.metrics import matching
-from dmtl_jax.metrics.base import Metric, State, ratio
-from dmtl_jax.metrics.boundary import TOLERANCE, Boundary, _BoundaryMetric
+from dmtl_jax.metrics.base import Metric, ratio, State
+from dmtl_jax.metrics.boundary import _BoundaryMetric, Boundary, TOLERANCE
 from dmtl_jax.metrics.saliency import f_measure
 from dmtl_jax.metrics.thinning import thin
-from dmtl_jax.tasks import Task
 
 THRESHOLDS = np.array([0.001, *(k / 100 for k in range(1, 100)), 0.999], np.float32)
 LISTED = 2498  # images that are scored
@@ -157,8 +156,9 @@ def counts(probability8: np.ndarray, truth: np.ndarray, tolerance: float = TOLER
     many as in a largest matching, less what the original loses of it on average (see `pairs`).
   """
   if probability8.dtype != np.uint8 or probability8.shape != truth.shape:
-    raise ValueError(f'expected a uint8 map of the size {truth.shape} of the truth, '
-                     f'got {probability8.dtype} {probability8.shape}')
+    raise ValueError(
+      f'expected a uint8 map of the size {truth.shape} of the truth, got {probability8.dtype} {probability8.shape}'
+    )
   ridges = suppress(probability8)
   # The masks are nested, so equal sizes are equal masks: each is thinned and matched once.
   sizes = np.searchsorted(np.sort(ridges[ridges > 0]), THRESHOLDS, side='right')
@@ -241,7 +241,7 @@ class Pascal(_BoundaryMetric):
   """odsF and oisF in %, of the images that the original scores; nan for a set without a boundary pixel.
 
   Instead of the label for training, `image` takes the evaluator's `truth` in the encoding of
-  tasks.py: 0, 1, and 255 on padding or, all over, for an image that is not listed.
+  tasks/base.py: 0, 1, and 255 on padding or, all over, for an image that is not listed.
   """
 
   def image(self, prediction, label) -> State:
@@ -260,7 +260,7 @@ class Pascal(_BoundaryMetric):
 class PascalAndPlain(Metric):
   """odsF and oisF of `Pascal`; odsF_plain, oisF_plain and AP_plain of `Boundary` on every image's own label."""
 
-  def __init__(self, task: Task, tolerance: float = TOLERANCE):
+  def __init__(self, task, tolerance: float = TOLERANCE):
     super().__init__(task)
     self.parts = {'': Pascal(task, tolerance), '_plain': Boundary(task, tolerance)}
 
@@ -274,9 +274,9 @@ class PascalAndPlain(Metric):
     """
     labels = {'': self.task.blank(*prediction.shape) if truth is None else truth, '_plain': label}
     return {
-        f'{name}{suffix}': value
-        for suffix, part in self.parts.items()
-        for name, value in part.image(prediction, labels[suffix]).items()
+      f'{name}{suffix}': value
+      for suffix, part in self.parts.items()
+      for name, value in part.image(prediction, labels[suffix]).items()
     }
 
   def compute(self, state) -> dict[str, float]:
