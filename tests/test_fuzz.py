@@ -26,7 +26,7 @@ from dmtl_jax.basics import torch_file
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.data import folder, label_settings
 from dmtl_jax.datasets import mtan
-from dmtl_jax.datasets.pascal_mt import labels as pascal
+from dmtl_jax.datasets.pascal import labels as pascal
 from dmtl_jax.tasks import make_task
 from tests import fuzzing, raw_trees, test_torch_file
 

@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image
 
 from dmtl_jax.basics import atomic
-from dmtl_jax.data import source as source_lib
+from dmtl_jax.basics.files import is_id
 from dmtl_jax.draw import panels
 from dmtl_jax.draw.png import save_png
 from dmtl_jax.tasks import Task
@@ -117,7 +117,7 @@ def _earlier(folder: pathlib.Path) -> list[str]:
   """Ids that an earlier evaluation drew, and that are names of something right here: they are deleted."""
   try:
     ids = [entry['id'] for entry in json.loads((folder / 'index.json').read_text())['images']]
-    return [id for id in ids if source_lib.is_id(id)]
+    return [id for id in ids if is_id(id)]
   except (OSError, ValueError, TypeError, KeyError, RecursionError):
     return []
 

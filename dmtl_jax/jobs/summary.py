@@ -84,8 +84,8 @@ def memory_text(memory: dict, config) -> str:
 
 
 def data_tasks(data_config) -> tuple[Task, ...]:
-  """Tasks of config.data; only a folder data set needs to exist for it."""
-  if data_config.name == 'folder':
+  """Tasks of config.data; only a data set whose package does not tell them needs to exist for it."""
+  if not hasattr(source.package(data_config.name), 'TASKS'):
     return source.open_source(data_config, 'train').tasks
   tasks = {task.name: task for task in source.package(data_config.name).TASKS}
   return tuple(tasks[name] for name in data_config.get('tasks', ()) or tasks)

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from dmtl_jax.datasets import raw
-from dmtl_jax.datasets.pascal_mt import labels
-from dmtl_jax.datasets.pascal_mt.pascal_mt_dataset_builder import Builder
+from dmtl_jax.datasets import stored
+from dmtl_jax.datasets.pascal import labels
+from dmtl_jax.datasets.pascal.pascal_mt_dataset_builder import Builder
 from dmtl_jax.tasks import make_task, Task
 
 TASKS = (
@@ -22,17 +22,17 @@ TASKS = (
 )
 
 
-def builder(data_config) -> Builder:
-  """The prepared data set in `data_config.dir`; `info.metadata['ids']` is {split: ids}.
+def open_split(data_config, split: str) -> stored.TfdsSource:
+  """The prepared split 'train' or 'val'.
 
   Raises:
     UserError: it is not prepared.
   """
-  return raw.prepared(Builder, data_config)
+  return stored.open_split(stored.prepared(Builder, data_config), split, TASKS, decode)
 
 
 def decode(example: dict, tasks: Sequence[Task] = TASKS) -> dict:
-  """One example of `builder(...).as_data_source(split)` as arrays.
+  """One example of `Builder.as_data_source(split)` as arrays.
 
   Args:
     example: with image and label files as bytes.
