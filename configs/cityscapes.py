@@ -23,5 +23,6 @@ def get_config(arg=None):
   config.train.batch = 8
   config.train.epochs = 200
   config.eval.protocol = 'mtpsl'
+  config.eval.weights = 'best'  # MTPSL reports its best epoch by evaluation
   config.optim.lr = 1e-4
   return config

@@ -15,6 +15,9 @@ A config string is `configs/NAME.py:key=value,key=value`. Keys:
 Any other field is a flag: `--config.optim.lr=1e-4`.
 """
 
+import importlib
+import importlib.util
+
 from ml_collections import ConfigDict
 
 from dmtl_jax.basics.errors import shown
@@ -106,11 +109,21 @@ def base(arg: str | None) -> ConfigDict:
         steps=0,  # S at inference; 0: as in training
         panels=6,  # pictures to write
         protocol='pascal',
+        weights='best',  # the checkpoint to score: best (of the periodic evaluations), or latest
+        geometry='fit',  # images are scaled to fit data.size; pad: only padded, never enlarged
         workers=0,  # processes that score images; 0: this one
         boundary_tolerance=0.0075,  # of the diagonal
-        single_task=dict(),  # {task: headline score} of the single-task run, for Delta_m
+        single_task=dict(),  # {task: headline score} of the single-task run, for Delta_m: single_task.depth=0.0125
       ),
       optim=dict(name='adam', lr=2e-5, schedule='poly', l2=1e-6, clip=10.0, warmup=0),
       loss_weights=dict(),
     )
   )
+
+
+def defaults(data: str) -> dict:
+  """What a field is that an older run's config has not: as in the config of its data set, or as in `base`."""
+  module = f'{__package__}.{data}'
+  known = data.isidentifier() and importlib.util.find_spec(module)
+  config = getattr(importlib.import_module(module), 'get_config', base)(None) if known else base(None)
+  return config.to_dict() | {'loss_weights': {}}  # a task that the run gave no weight has weight 1

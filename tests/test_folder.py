@@ -13,8 +13,9 @@ from PIL import Image
 import pytest
 
 from dmtl_jax.basics.errors import UserError
-from dmtl_jax.data import folder, scan
 from dmtl_jax.data import source as source_lib
+from dmtl_jax.datasets import folder
+from dmtl_jax.datasets.folder import scan
 
 TASKS = {
   'semseg': {'classes': ['sky', 'road', 'car'], 'ignore': 200},

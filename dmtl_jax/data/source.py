@@ -38,7 +38,7 @@ class Source(Protocol):
   def __getitem__(self, index: int) -> dict: ...
 
   def truth(self, index: int) -> dict[str, np.ndarray | None]:
-    """What the benchmark scores an image against where that is not its label: {task: map [H, W], or None: not scored}."""
+    """What a benchmark scores an image against instead of its labels: {task: map [H, W]; None: it does not}."""
 
 
 def package(name: str):

@@ -120,7 +120,7 @@ def fetch_official(builder, labels: str):
   Raises:
     UserError: the mapping of this setting, if it is an official one, cannot be had.
   """
-  for url, info in builder.url_infos.items():
+  for url, info in (builder.url_infos or {}).items():
     try:
       download.download(url, stored.official_file(builder, info.filename), info.checksum)
     except UserError as error:

@@ -119,7 +119,7 @@ def read_config(workdir: str | os.PathLike) -> ConfigDict:
   except (OSError, ValueError, RecursionError) as error:
     raise UserError(f'{path}: not the config of a run ({shown(str(error))}); restore it or train again') from error
   check.check(values, str(path))
-  values = _filled(values, common.base(None).to_dict())
+  values = _filled(values, common.defaults(values.get('data', {}).get('name', '')))
   values['data']['size'] = tuple(values['data']['size'])
   return ConfigDict(values)
 
