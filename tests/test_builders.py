@@ -1,5 +1,7 @@
 """Builders on raw trees in the true file formats, with labels worked out by hand."""
 
+import pickle
+
 import numpy as np
 from PIL import Image
 import pytest
@@ -137,6 +139,23 @@ def test_wide_boundaries_are_thinned_to_one_pixel():
   line = labels.boundary(label_map)
   assert not np.delete(line, [5, 6], axis=1).any()
   assert (line[1:-1].sum(1) == 1).all()
+
+
+def test_boundaries_are_scored_against_the_evaluators_own(pascal, tmp_path):
+  """Of changes between columns 2, 3 and 4 it marks the west of each, thinned; only images that are listed count."""
+  c, stored_examples, _ = pascal
+  val, train = (pascal_data.open_split(c.data, split) for split in ('val', 'train'))
+  with pytest.raises(UserError, match='boundary_ids.txt: the list of images .* is missing; run --mode=prepare'):
+    val.truth(0)
+  place = tmp_path / 'tfds/pascal_mt/1.1.0/label_mappings/boundary_ids.txt'
+  place.parent.mkdir()
+  place.write_text('\n'.join(['2008_c', *(f'2008_{i}' for i in range(2497))]))
+  truth = val.truth(0)['boundary']
+  assert truth.dtype == bool and not np.delete(truth, [2, 3], axis=1).any()
+  assert (truth[1:-1].sum(1) == 1).all()
+  assert train.truth(0) == {'boundary': None}
+  assert pickle.loads(pickle.dumps(val)).truth(0)['boundary'].any()  # for worker processes
+  assert stored_examples['2008_c']['boundary'] != stored_examples['2008_c']['boundary_truth']
 
 
 def test_labels_of_another_size_take_their_images_size(tmp_path):

@@ -2,12 +2,12 @@
 
 import hashlib
 import os
-from pathlib import Path
 import re
 import shutil
 import tarfile
 import zipfile
 
+from conftest import shared
 import numpy as np
 from PIL import Image
 import pytest
@@ -19,8 +19,6 @@ from dmtl_jax.basics import download
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.datasets import cityscapes, mtan, nyud, pascal, raw, stored
 from dmtl_jax.jobs.prepare import prepare
-
-MAPPINGS = Path(__file__).resolve().parents[2] / 'shared' / 'label_mappings'
 
 
 def opened(package, c):
@@ -173,6 +171,17 @@ def test_an_interrupted_build_leaves_nothing_that_counts(tmp_path, nyud_raw, mon
   assert prepare(c) == folder and folder.stat().st_mtime_ns == written  # built once is enough
 
 
+def test_data_of_an_older_version_are_told_with_what_they_lack(tmp_path, pascal_raw):
+  c = config('pascal', tmp_path, pascal_raw)
+  (tmp_path / 'tfds/pascal_mt/1.0.0').mkdir(parents=True)
+  with pytest.raises(
+    UserError, match=r'1\.1\.0: .* only version 1\.0\.0 is there \(With the boundaries .*--mode=prepare'
+  ):
+    opened(pascal, c)
+  prepare(c)
+  assert opened(pascal, c).data_path.name == '1.1.0'
+
+
 def test_two_runs_at_once_are_refused(tmp_path, nyud_raw):
   c = config('nyud', tmp_path, nyud_raw)
   with stored.alone(nyud.Builder(data_dir=c.data.dir), wait=False):
@@ -239,14 +248,21 @@ def test_all_mappings_lie_beside_the_data_whatever_todays_setting(tmp_path, nyud
 
 def test_checksums_of_the_mappings_are_the_official_ones(monkeypatch):
   monkeypatch.undo()
-  if not MAPPINGS.exists():
-    pytest.skip(f'{MAPPINGS} is not here')
+  mappings = shared('label_mappings')
   for name, module in dict(pascal=pascal, nyud=nyud, cityscapes=cityscapes).items():
     infos = {info.filename: info for info in module.Builder.url_infos.values() if info.filename.endswith('.pth')}
-    files = {path.name.removeprefix(f'{name}_'): path.read_bytes() for path in MAPPINGS.glob(f'{name}_*.pth')}
+    files = {path.name.removeprefix(f'{name}_'): path.read_bytes() for path in mappings.glob(f'{name}_*.pth')}
     assert set(infos) == set(files)
+    assert set(infos) == set(module.Builder.OFFICIAL.values())
     for file, content in files.items():
       assert (infos[file].size, infos[file].checksum) == (len(content), hashlib.sha256(content).hexdigest())
+
+
+def test_the_list_of_scored_images_is_the_evaluators(monkeypatch):
+  monkeypatch.undo()
+  (info,) = [info for info in pascal.Builder.url_infos.values() if info.filename == pascal.LISTED]
+  content = shared('edge_protocol/test_new.txt').read_bytes()
+  assert (info.size, info.checksum) == (len(content), hashlib.sha256(content).hexdigest())
 
 
 def test_several_processes_keep_the_order(tmp_path):

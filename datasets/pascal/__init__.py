@@ -4,15 +4,20 @@ Prepared by `main.py --mode=prepare --config=configs/pascal.py`; README.md tells
 """
 
 from collections.abc import Sequence
+import functools
+from pathlib import Path
 
 import cv2
 import numpy as np
 
+from dmtl_jax.basics.errors import UserError
 from dmtl_jax.datasets import stored
 from dmtl_jax.datasets.pascal import labels
 from dmtl_jax.datasets.pascal.pascal_mt_dataset_builder import Builder
+from dmtl_jax.metrics.boundary import pascal as protocol
 from dmtl_jax.tasks import make_task, Task
 
+LISTED = 'boundary_ids.txt'  # in checksums.tsv
 TASKS = (
   make_task('semseg', 'semseg', labels.CLASSES),
   make_task('parsing', 'parsing', ('background', *labels.PARTS)),
@@ -28,7 +33,32 @@ def open_split(data_config, split: str) -> stored.TfdsSource:
   Raises:
     UserError: it is not prepared.
   """
-  return stored.open_split(stored.prepared(Builder, data_config), split, TASKS, decode)
+  builder = stored.prepared(Builder, data_config)
+  read_truth = functools.partial(truth, listed=stored.official_file(builder, LISTED))
+  return stored.open_split(builder, split, TASKS, decode, read_truth)
+
+
+def truth(example: dict, listed: Path) -> dict[str, np.ndarray | None]:
+  """The boundaries that the benchmark's evaluator compares with; not those to train on.
+
+  Args:
+    example: one of `Builder.as_data_source(split)`.
+    listed: the benchmark's list of the images that it scores.
+
+  Returns:
+    {'boundary': bool [H,W], or None: not scored}.
+
+  Raises:
+    UserError: the list is missing or another.
+  """
+  if not listed.is_file():
+    raise UserError(f'{listed}: the list of images whose boundaries count is missing; run --mode=prepare to fetch it')
+  if example['id'].decode() not in _read_list(listed):
+    return {'boundary': None}
+  return {'boundary': cv2.imdecode(np.frombuffer(example['boundary_truth'], np.uint8), cv2.IMREAD_GRAYSCALE) > 0}
+
+
+_read_list = functools.lru_cache(maxsize=1)(protocol.read_list)
 
 
 def decode(example: dict, tasks: Sequence[Task] = TASKS) -> dict:

@@ -9,14 +9,15 @@ import tensorflow_datasets as tfds
 from dmtl_jax.datasets import raw
 from dmtl_jax.datasets.pascal import labels
 
-FILES = ('image', 'semseg', 'parsing', 'saliency', 'normals', 'boundary')  # features stored as image files
+# Features stored as image files.
+FILES = ('image', 'semseg', 'parsing', 'saliency', 'normals', 'boundary', 'boundary_truth')
 
 
 class Builder(raw.RawBuilder):
   """Splits `train` (4998 images) and `val` (5105), in the order of ImageSets/Context."""
 
-  VERSION = tfds.core.Version('1.0.0')
-  RELEASE_NOTES = {'1.0.0': 'First release.'}
+  VERSION = tfds.core.Version('1.1.0')
+  RELEASE_NOTES = {'1.0.0': 'First release.', '1.1.0': 'With the boundaries that the benchmark scores against.'}
   MARKER = 'ImageSets/Context/train.txt'
   IMAGES = {'train': 4998, 'val': 5105}
   OFFICIAL = {'one': 'onelabel.pth', 'random': 'randomlabels.pth'}
@@ -35,6 +36,7 @@ class Builder(raw.RawBuilder):
             shape=(None, None, 3), encoding_format='png', doc='255 (xyz + 1) / 2; 0, 0, 0: unlabelled'
           ),
           'boundary': grey(doc='1: boundary'),
+          'boundary_truth': grey(doc='1: boundary, as the evaluator of the benchmark draws them'),
         }
       ),
       homepage='https://github.com/facebookresearch/astmt',

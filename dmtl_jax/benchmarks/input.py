@@ -132,7 +132,8 @@ def _stored_pascal(tasks, size, i: int) -> dict:
   maps = [task for task in tasks if task.name != 'normals']
   labels = {task.name: encode('.png', _class_map(rng, size, task.channels)) for task in maps}
   normals = (_smooth(rng, size, 3, 12) * 255).astype(np.uint8)
-  return {'id': str(i), 'image': jpeg, 'normals': encode('.png', normals), **labels}
+  truth = encode('.png', _class_map(rng, size, 2))
+  return {'id': str(i), 'image': jpeg, 'normals': encode('.png', normals), 'boundary_truth': truth, **labels}
 
 
 def _stored_mtan(tasks, size, i: int) -> dict:
