@@ -39,13 +39,22 @@ class TfdsSource:
   decode: Callable[[dict, Sequence[Task]], dict]
   official: dict[str, Path] = dataclasses.field(default_factory=dict)
   read_truth: Callable[[dict], dict] | None = None
+  guide: Task | None = None
 
   def __len__(self) -> int:
     return len(self.ids)
 
   def __getitem__(self, index: int) -> dict:
     visible = [task for t, task in enumerate(self.tasks) if self.label_mask[index, t]]
-    return self.decode(self.examples[index], visible) | {'index': index}
+    hidden = [self.guide] if self.guide and self.guide not in visible else []
+    example = self.decode(self.examples[index], visible + hidden)
+    labels = example['labels']
+    guide = {'crop_guide': labels[self.guide.name]} if self.guide else {}
+    return {
+      'image': example['image'],
+      'labels': {task.name: labels[task.name] for task in visible},
+      'index': index,
+    } | guide
 
   def truth(self, index: int) -> dict[str, np.ndarray | None]:
     return self.read_truth(self.examples[index]) if self.read_truth else {}

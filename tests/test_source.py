@@ -147,6 +147,21 @@ def test_hidden_labels_are_not_decoded(config):
   assert not source.label_mask.all()
 
 
+def test_a_crops_guide_is_given_whether_its_label_is_visible_or_not(config, monkeypatch):
+  monkeypatch.setattr(type(TASKS[0]), 'guides_crops', True)
+  config.augment = 'pascal'
+  source = label_settings.apply_labels(source_lib.open_source(config, 'train'), 'random', 1)
+  for i, row in enumerate(source.label_mask):
+    assert source[i]['crop_guide'] == f's{i}'
+    assert list(source[i]['labels']) == [task.name for task, seen in zip(TASKS, row) if seen]
+  assert not source.label_mask[:, 0].all()
+  config.tasks = ('depth',)
+  assert source_lib.open_source(config, 'train')[1]['crop_guide'] == 's1'
+  assert 'crop_guide' not in source_lib.open_source(config, 'val')[0]
+  config.augment = 'light'
+  assert 'crop_guide' not in source_lib.open_source(config, 'train')[0]
+
+
 def test_chosen_tasks_come_in_the_order_asked(config):
   config.tasks = ('depth', 'saliency')
   source = source_lib.open_source(config, 'train')

@@ -49,6 +49,7 @@ class FolderSource:
   labels: Sequence[dict[str, pathlib.Path]]
   encodings: dict[str, Encoding]
   official: dict[str, pathlib.Path] = dataclasses.field(default_factory=dict)
+  guide: Task | None = None
 
   def __len__(self) -> int:
     return len(self.ids)
@@ -56,7 +57,9 @@ class FolderSource:
   def __getitem__(self, index: int) -> dict:
     visible = [task for t, task in enumerate(self.tasks) if self.label_mask[index, t]]
     labels = {task.name: self.label(index, task) for task in visible}
-    return {'image': self.image(index), 'labels': labels, 'index': index}
+    has_guide = self.guide and self.guide.name in self.labels[index]
+    guide = {'crop_guide': self.label(index, self.guide)} if has_guide else {}
+    return {'image': self.image(index), 'labels': labels, 'index': index} | guide
 
   def truth(self, index: int) -> dict:
     del index

@@ -7,6 +7,8 @@ ones only), 'index': int}. Sources are frozen dataclasses, picklable, and know n
   ids: sequence of str, one an image
   label_mask: [N, T] bool, which labels exist and may be seen
   official: {label setting: file of the benchmark's mapping for it} (see label_settings.py)
+  guide: a task whose label, if there is one, an example has as 'crop_guide' [H, W, K], be it visible or not:
+    where to crop may depend on it (the PASCAL recipe), what is learned may not
 
 `dataclasses.replace(source, label_mask=...)` hides labels: they are then never even read.
 """
@@ -32,6 +34,7 @@ class Source(Protocol):
   ids: Sequence[str]
   label_mask: np.ndarray
   official: dict[str, pathlib.Path]
+  guide: Task | None
 
   def __len__(self) -> int: ...
 
@@ -67,6 +70,8 @@ def open_source(data_config, split: str) -> Source:
     UserError: what is missing or broken in the data, and what to do.
   """
   source = package(data_config.name).open_split(data_config, split)
+  if split == 'train' and data_config.get('augment') == 'pascal':
+    source = dataclasses.replace(source, guide=next((task for task in source.tasks if task.guides_crops), None))
   chosen = data_config.get('tasks', ())
   return choose_tasks(source, chosen) if chosen else source
 

@@ -194,12 +194,13 @@ def save_predictions(folder: pathlib.Path, tasks: Sequence[Task], id: str, maps:
 
   Args:
     maps: {task: prediction as `Task.activate` gives it}, padded.
-    region: height and width of the image within the map.
-    size: height and width of the image itself; where they differ from `region`, class ids are
+    region: top, left, height and width of the image within the map.
+    size: height and width of the image itself; where they differ from the region's, class ids are
       resized by nearest neighbour and the rest bilinearly.
   """
+  top, left, height, width = region
   for task in tasks:
-    values = np.asarray(maps[task.name])[: region[0], : region[1]]
+    values = np.asarray(maps[task.name])[top : top + height, left : left + width]
     if values.shape[:2] != tuple(size):
       values = task.resized(values, tuple(map(int, size)))
     suffix, values = task.stored(values)
