@@ -38,7 +38,8 @@ def mtan_raw(folder, labels, normals):
 
 
 @pytest.mark.parametrize('name', ['pascal', 'nyud', 'cityscapes'])
-def test_prepare_and_train(name, tmp_path):
+def test_prepare_and_train(name, tmp_path, monkeypatch):
+  monkeypatch.setattr('dmtl_jax.datasets.raw.RawBuilder.url_infos', {})  # labels=full needs no download
   raw = {
     'pascal': lambda: pascal_raw(tmp_path),
     'nyud': lambda: mtan_raw(tmp_path / 'nyuv2', 'label', True),
@@ -51,6 +52,6 @@ def test_prepare_and_train(name, tmp_path):
   config.train.batch, config.train.steps, config.eval.batch, config.eval.panels = 2, 1, 1, 1
   prepare.prepare(config)
   result = train.run(config, str(tmp_path / 'run'))
-  module = importlib.import_module(f'dmtl_jax.datasets.{name}_mt')
+  module = importlib.import_module(f'dmtl_jax.datasets.{name}')
   for task in module.TASKS:
     assert np.isfinite(result['final'][task.name][task.metric]), task.name
