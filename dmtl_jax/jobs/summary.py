@@ -7,7 +7,7 @@ import math
 import jax
 import numpy as np
 
-from dmtl_jax.data import source
+from dmtl_jax.data.source import data_tasks
 from dmtl_jax.models.counting import summarize
 from dmtl_jax.tasks import Task
 from dmtl_jax.training import setup
@@ -81,14 +81,6 @@ def memory_text(memory: dict, config) -> str:
     f'memory of a training step of {config.train.batch} images (estimate for {memory["devices"]}): '
     f'{gib(memory["bytes"])} a device, of it {gib(memory["state_bytes"])} parameters and optimiser state'
   )
-
-
-def data_tasks(data_config) -> tuple[Task, ...]:
-  """Tasks of config.data; only a data set whose package does not tell them needs to exist for it."""
-  if not hasattr(source.package(data_config.name), 'TASKS'):
-    return source.open_source(data_config, 'train').tasks
-  tasks = {task.name: task for task in source.package(data_config.name).TASKS}
-  return tuple(tasks[name] for name in data_config.get('tasks', ()) or tasks)
 
 
 def table(result: dict) -> str:
