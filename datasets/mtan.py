@@ -87,7 +87,7 @@ def class_ids(label: np.ndarray, path: Path, classes: int) -> tuple[np.ndarray, 
 def depths(depth: np.ndarray, path: Path, classes: int) -> tuple[np.ndarray, int]:
   """float32 with 0 for invalid; and the number of values that are no depth, of which negative ones are known."""
   del path, classes
-  bad = ~np.isfinite(depth) | (depth > np.finfo(np.float32).max)
+  bad = np.isnan(depth) | (depth > np.finfo(np.float32).max)
   return np.where(bad, 0, np.maximum(depth, 0)).astype(np.float32), int(bad.sum())
 
 

@@ -15,6 +15,7 @@ import os
 from pathlib import Path
 import signal
 import threading
+from typing import ClassVar
 
 import tensorflow_datasets as tfds
 
@@ -39,7 +40,7 @@ class RawBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
   MANUAL_DOWNLOAD_INSTRUCTIONS = 'README.md tells where to get the raw data.'
   MARKER: str
   IMAGES: dict[str, int]
-  OFFICIAL: dict[str, str] = {}  # noqa: RUF012
+  OFFICIAL: ClassVar[dict[str, str]] = {}
 
   processes = 0
   size = None

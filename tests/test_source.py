@@ -28,10 +28,8 @@ def decode(example, tasks):
 class Builder:
   """What is used of a TFDS builder."""
 
-  OFFICIAL = {'one': 'onelabel.pth'}  # noqa: RUF012
-
   def __init__(self, path):
-    self.data_path = path
+    self.data_path, self.OFFICIAL = path, {'one': 'onelabel.pth'}
     self.info = types.SimpleNamespace(metadata={'ids': {'train': ['x', 'y', 'z'], 'val': ['v']}})
 
   def as_data_source(self, split):

@@ -72,7 +72,9 @@ def open_source(data_config, split: str) -> Source:
   source = package(data_config.name).open_split(data_config, split)
   if split == 'train' and data_config.get('augment') == 'pascal':
     source = dataclasses.replace(source, guide=next((task for task in source.tasks if task.guides_crops), None))
-  return choose_tasks(source, data_config.get('tasks', ()))
+  columns = _columns(source.tasks, data_config.get('tasks', ()))
+  tasks = tuple(source.tasks[t] for t in columns)
+  return dataclasses.replace(source, tasks=tasks, label_mask=source.label_mask[:, columns])
 
 
 def data_tasks(data_config) -> tuple[Task, ...]:
@@ -87,19 +89,12 @@ def data_tasks(data_config) -> tuple[Task, ...]:
   return tuple(module.TASKS[t] for t in _columns(module.TASKS, data_config.get('tasks', ())))
 
 
-def choose_tasks(source: Source, names: Sequence[str]) -> Source:
-  """The source with the tasks `names` only, in that order; () takes all.
+def _columns(tasks: Sequence[Task], names: Sequence[str]) -> list[int]:
+  """Where the tasks of these names are; of no names: all.
 
   Raises:
     UserError: a name that is not a task of the data set, or twice.
   """
-  columns = _columns(source.tasks, names)
-  tasks = tuple(source.tasks[t] for t in columns)
-  return dataclasses.replace(source, tasks=tasks, label_mask=source.label_mask[:, columns])
-
-
-def _columns(tasks: Sequence[Task], names: Sequence[str]) -> list[int]:
-  """Where the tasks of these names are; of no names: all."""
   known = [task.name for task in tasks]
   if len(set(names)) != len(names) or not set(names) <= set(known):
     raise UserError(f"config.data.tasks: '{shown(','.join(names))}' are not different ones of {', '.join(known)}")

@@ -48,11 +48,11 @@ def builder_class(name: str) -> type[raw_lib.RawBuilder]:
   Raises:
     UserError: no such data set, or it needs no preparation.
   """
-  builders = {known: getattr(source_lib.package(known), 'Builder', object) for known in source_lib.names()}
-  made = {known: builder for known, builder in builders.items() if issubclass(builder, raw_lib.RawBuilder)}
-  if source_lib.package(name) and name not in made:
+  of = lambda known: getattr(source_lib.package(known), 'Builder', object)
+  if not issubclass(of(name), raw_lib.RawBuilder):
+    made = [known for known in source_lib.names() if issubclass(of(known), raw_lib.RawBuilder)]
     raise UserError(f"config.data.name: '{name}' needs no preparation; prepare is for {', '.join(made)}")
-  return made[name]
+  return of(name)
 
 
 def _build(builder, data):
