@@ -57,9 +57,10 @@ class FolderSource:
   def __getitem__(self, index: int) -> dict:
     visible = [task for t, task in enumerate(self.tasks) if self.label_mask[index, t]]
     labels = {task.name: self.label(index, task) for task in visible}
-    has_guide = self.guide and self.guide.name in self.labels[index]
-    guide = {'crop_guide': self.label(index, self.guide)} if has_guide else {}
-    return {'image': self.image(index), 'labels': labels, 'index': index} | guide
+    example = {'image': self.image(index), 'labels': labels, 'index': index}
+    if self.guide and self.guide.name in self.labels[index]:
+      example['crop_guide'] = labels[self.guide.name] if self.guide in visible else self.label(index, self.guide)
+    return example
 
   def truth(self, index: int) -> dict:
     del index

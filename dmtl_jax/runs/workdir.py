@@ -20,7 +20,7 @@ from dmtl_jax.tasks import make_task, Task
 
 # Fields that may differ between a run and its resumption: they do not change what is learned.
 FREE = (
-  *('data.workers', 'data.threads', 'data.prefetch', 'eval.workers'),
+  *('data.workers', 'data.threads', 'data.prefetch', 'eval.workers', 'eval.weights'),
   *('train.log_every', 'train.save_every', 'train.keep', 'train.keep_every', 'train.nan_policy'),
   *('train.fsdp', 'train.remat'),
 )
