@@ -1,4 +1,4 @@
-"""Methods, one file each: the network, its own loss, its name. `base` says what a method has, `parts` what is shared."""
+"""Methods, one file each: network, own loss, name. `base` says what a method has, `parts` what they share."""
 
 import importlib
 import pkgutil

@@ -34,7 +34,7 @@ class Network(nn.Module):
     dtype: of activations; parameters are float32.
     remat: recompute the activations of blocks for the gradient instead of keeping them.
     diffuses: whether it denoises pairs of image and task, and takes `pairs`, `noise` and `steps` as inputs.
-    clips_parts: whether the gradient of each part (`part`) is clipped by itself, its parts being networks by themselves.
+    clips_parts: whether each part (`part`) is a network by itself, whose gradient is clipped by itself.
   """
 
   tasks: tuple[Task, ...]

@@ -20,6 +20,7 @@ from dmtl_jax.report import shapes
 from dmtl_jax.runs import workdir as workdir_lib
 from dmtl_jax.tasks import Task
 
+METHODS_OWN = ('method', 'model.', 'optim.part_lr')  # fields that belong to a method
 LABELS = {
   'one': 'one labelled task an image',
   'random': 'random labelled tasks',
@@ -210,11 +211,11 @@ def _fields(run: Run) -> dict:
 def differences(section: Section) -> dict[str, dict[str, list[str]]]:
   """{field: {value: names of entries}} of what the methods of a section were not given alike.
 
-  A fair comparison has none; the fields of the network itself do not count.
+  A fair comparison has none; the fields of the method itself do not count.
   """
   fields = {entry.name: _fields(entry.runs[0]) for entry in section.entries}
   found = {}
-  for field in sorted({k for config in fields.values() for k in config if not k.startswith(('model.', 'method'))}):
+  for field in sorted({k for config in fields.values() for k in config if not k.startswith(METHODS_OWN)}):
     by_value = {}
     for name, config in fields.items():
       by_value.setdefault(str(config.get(field)), []).append(name)
