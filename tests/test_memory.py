@@ -25,6 +25,12 @@ def short_encoder(monkeypatch):
   monkeypatch.setitem(encoder.STAGES, 'resnet18', (1, 1))
 
 
+@pytest.fixture
+def short_encoder_of_four(monkeypatch):
+  """Four stages of one block, for methods that use each."""
+  monkeypatch.setitem(encoder.STAGES, 'resnet18', (1, 1, 1, 1))
+
+
 class Noisy(Network):
   """A linear map and the noise of each pair: no batch norm, so that a batch may be cut anywhere."""
 
@@ -89,7 +95,7 @@ def test_micro_batches_make_the_gradient_and_losses_of_the_batch(accumulate, gro
 def small(method: str, **train):
   """A network, a state to start from and a batch of four, small enough to compile in seconds."""
   config = tiny_config(f'method={method},steps=1')
-  config.model.update(width=4, channels=8, depth=1)
+  config.model.update(width=4, channels=8, depth=1, decoder_blocks=1)
   config.train.update(train)
   model, tx = build_model(config, TWO), optax.sgd(1.0)
   variables = random_variables(model, (32, 32))
@@ -126,8 +132,9 @@ def test_batch_norm_takes_its_statistics_from_each_micro_batch(short_encoder):
 
 
 @pytest.mark.parametrize('method', ['prediction', 'mti_net', 'invpt', 'xtc', 'single_task'])
-def test_remat_keeps_every_name(method):
+def test_remat_keeps_every_name(method, short_encoder_of_four):
   config = tiny_config(f'method={method}')
+  config.model.update(depth=1, decoder_blocks=1)
   shapes = []
   for remat in (False, True):
     config.train.remat = remat
