@@ -16,7 +16,7 @@ PASCAL = [
 NYUD = [PASCAL[0], make_task('depth', 'depth'), PASCAL[3]]
 CITYSCAPES = NYUD[:2]
 
-# Rows of the paper's tables as in PAPER.md, first the single-task row, then rows with their Delta_m. Left
+# Rows of the paper's tables as in docs/paper.md, first the single-task row, then rows with their Delta_m. Left
 # out: PASCAL 'w/o Diffusion', whose printed scores give -0.03 where the paper prints +0.11.
 TABLES = {
   'pascal one': (

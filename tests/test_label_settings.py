@@ -1,4 +1,4 @@
-"""Label settings: what is drawn, what mappings say, and the official files' counts (PAPER.md)."""
+"""Label settings: what is drawn, what mappings say, and the official files' counts (docs/paper.md)."""
 
 import dataclasses
 import hashlib

@@ -53,7 +53,7 @@ def where() -> str:
 
 
 def loss_of(task: Task, logits, label):
-  """Loss of one image's raw map [1, C_t, H, W] against its label [1, K, H, W] (PAPER.md, Losses)."""
+  """Loss of one image's raw map [1, C_t, H, W] against its label [1, K, H, W] (docs/paper.md, Losses)."""
   error, valid = ERRORS[task.kind](logits, label)
   return torch.where(valid, error, 0).sum() / valid.sum().clamp(min=1)
 

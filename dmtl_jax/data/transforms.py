@@ -1,4 +1,4 @@
-"""Joint transforms of an image and its labels, numpy and OpenCV (PAPER.md, Augmentation).
+"""Joint transforms of an image and its labels, numpy and OpenCV (docs/paper.md, Augmentation).
 
 Geometry acts on an image (uint8 [H, W, 3]) and its labels at once; labels are resampled by
 nearest neighbour, so that unlabelled values never blend. Every random choice comes from the

@@ -24,7 +24,7 @@ from dmtl_jax.inference.steps import make_maps_step
 from dmtl_jax.models import build_model
 from dmtl_jax.models.parts.layers import resize
 from dmtl_jax.runs import workdir as workdir_lib
-from dmtl_jax.runs.checkpoints import Checkpoints
+from dmtl_jax.runs.checkpoints import Checkpoints, restore
 from dmtl_jax.tasks import Task
 
 FAR = 2.0  # an image that must shrink more than this to be seen whole is seen in tiles too, this much larger
@@ -217,7 +217,7 @@ def load(workdir: str | os.PathLike, which: str = 'best') -> Predictor:
   config, tasks = workdir_lib.read_config(workdir), workdir_lib.read_tasks(workdir)
   mesh = sharding.make_mesh()
   checkpoints = Checkpoints(workdir, read_only=True)
-  variables = checkpoints.restore(checkpoints, checkpoints.choose(str(which)), build_model(config, tasks), config, mesh)
+  variables = restore(checkpoints, checkpoints.choose(str(which)), build_model(config, tasks), config, mesh)
   return Predictor(config, tasks, variables)
 
 

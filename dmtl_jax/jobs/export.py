@@ -28,7 +28,7 @@ from dmtl_jax.data import transforms
 from dmtl_jax.inference.steps import make_predict_step
 from dmtl_jax.models import build_model
 from dmtl_jax.runs import workdir as workdir_lib
-from dmtl_jax.runs.checkpoints import Checkpoints
+from dmtl_jax.runs.checkpoints import Checkpoints, restore
 from dmtl_jax.tasks import Task
 
 PLATFORMS = ('cpu', 'cuda', 'tpu')
@@ -63,7 +63,7 @@ def write(workdir: str, out: str, which: str = 'best') -> jax.export.Exported:
   config, tasks = workdir_lib.read_config(workdir), workdir_lib.read_tasks(workdir)
   checkpoints = Checkpoints(workdir, read_only=True)
   step, mesh = checkpoints.choose(which), sharding.make_mesh()
-  exported = export(config, tasks, checkpoints.restore(checkpoints, step, build_model(config, tasks), config, mesh))
+  exported = export(config, tasks, restore(checkpoints, step, build_model(config, tasks), config, mesh))
   try:
     _write_bytes(pathlib.Path(out), exported.serialize())
   except OSError as error:

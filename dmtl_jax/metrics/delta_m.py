@@ -1,4 +1,4 @@
-"""Comparing runs over several tasks: Delta_m and mean rank (PAPER.md, Metrics)."""
+"""Comparing runs over several tasks: Delta_m and mean rank (docs/paper.md, Metrics)."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""DiffusionMTL: encoder, decoders, diffusion and denoising of every task (PAPER.md, Model), and its ablations."""
+"""DiffusionMTL: encoder, decoders, diffusion and denoising of every task (docs/paper.md, Model), and its ablations."""
 
 from flax import linen as nn
 import jax

@@ -1,4 +1,4 @@
-"""The MTL baseline: a shared encoder and, for each task, a decoder of its own (PAPER.md, table of parameters)."""
+"""The MTL baseline: a shared encoder and, for each task, a decoder of its own (docs/paper.md, table of parameters)."""
 
 from flax import linen as nn
 import jax

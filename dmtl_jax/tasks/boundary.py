@@ -11,7 +11,7 @@ from dmtl_jax.tasks.base import SURE
 from dmtl_jax.tasks.saliency import Saliency
 from dmtl_jax.tasks.semseg import log_mean
 
-POSITIVE = 0.95  # weight of a boundary pixel; of others 0.05 (PAPER.md, Losses)
+POSITIVE = 0.95  # weight of a boundary pixel; of others 0.05 (docs/paper.md, Losses)
 
 
 class Boundary(Saliency):

@@ -34,7 +34,7 @@ def learning_rate(config, steps: int, steps_per_epoch: int) -> optax.Schedule:
 
 
 def optimizer(config, schedule: optax.Schedule, model=None) -> optax.GradientTransformationExtraArgs:
-  """Adam with torch's coupled L2 (added to the clipped gradient), PAPER.md, Datasets and protocol.
+  """Adam with torch's coupled L2 (added to the clipped gradient), docs/paper.md, Datasets and protocol.
 
   Its update takes `good`, a scalar bool: where False, the state stays as it was, and the updates mean nothing.
   """
