@@ -130,24 +130,16 @@ class DiffusionMTL(Network):
 
   def _denoise(self, x, condition, pairs: Pairs, noise, schedule: Schedule):
     """X_init [N, h, w, C_x] to X_0 and the maps X_S, ..., X_0 [S + 1, N, h, w, C_x]."""
-    denoiser = Denoiser(
-      tuple(task.channels for task in self.tasks),
-      self.channels,
-      self.predictions,
-      self.depth,
-      self.heads,
-      self.dtype,
-      parent=None,
-    )
+    channels = tuple(task.channels for task in self.tasks)
+    denoiser = Denoiser(channels, self.channels, self.predictions, self.depth, self.heads, self.dtype, parent=None)
     params = self.param('denoiser', lambda key: denoiser.init(key, x, jnp.float32(0), condition, pairs.task)['params'])
     if self.add_noise:
       if self.predictions:
-        noise = jnp.where(Slots(denoiser.task_channels).mask(pairs.task_index), noise, 0)
+        noise = jnp.where(Slots(channels).mask(pairs.task_index), noise, 0)
       x = schedule.decay(x, noise[0])
 
-    order = slice(None, None, -1)
     s = jnp.arange(schedule.steps, 0, -1, dtype=jnp.float32)
-    coefficients = [jnp.asarray(c[order], jnp.float32) for c in schedule.posterior()]
+    coefficients = [jnp.asarray(c[::-1], jnp.float32) for c in schedule.posterior()]
 
     def denoise(x, condition, task, draws):
       def step(x, inputs):
@@ -156,16 +148,14 @@ class DiffusionMTL(Network):
         after = of_x0 * clean + of_xs * x + sigma * eps if self.posterior else clean
         return after, after
 
-      if self.remat:
-        step = jax.checkpoint(step)
+      step = jax.checkpoint(step) if self.remat else step
       final, after = jax.lax.scan(step, x, (s, *coefficients, _swap(draws)))
       return final, _swap(after)
 
     # The last step adds no noise (sigma_1 = 0); its draw would only be multiplied by 0.
+    draws = jnp.zeros((schedule.steps, len(x), 1, 1, 1))
     if self.posterior:
       draws = jnp.concatenate([noise[1:], jnp.zeros_like(noise[:1])])
-    else:
-      draws = jnp.zeros((schedule.steps, x.shape[0], 1, 1, 1))
     final, after = pairs.in_chunks(denoise, x, condition, pairs.task, _swap(draws))
     return final, jnp.concatenate([x[None], _swap(after)])
 

@@ -1,4 +1,4 @@
-"""The initial weights of the authors' code (docs/paper.md, Paper and released code): what `preset=released` starts from.
+"""The initial weights of the authors' code (docs/paper.md, Model), which `preset=released` starts from.
 
 Of the denoiser, linear layers are Xavier uniform and those of the step embedding N(0, 0.02), both with zero bias;
 convolutions are torch's default, weights and biases uniform in +-1 / sqrt(fan-in), also before a ReLU, where ours
