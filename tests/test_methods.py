@@ -165,6 +165,23 @@ def test_a_method_from_outside_trains_a_step():
   assert losses['mine'] - losses['mine_alone'] == pytest.approx(2 * 100**2, rel=0.1)
 
 
+def test_a_network_has_the_last_word_on_its_first_weights():
+  class Marked(Mine):
+    def started(self, params, key):
+      return params | {'mark': jnp.zeros(())}
+
+  params = jax.eval_shape(lambda: init_variables(Marked(TWO, channels=4), KEY, SIZE))['params']
+  assert 'mark' in params and 'Conv_0' in params
+
+
+@pytest.mark.parametrize('add_noise, posterior', itertools.product((False, True), repeat=2))
+def test_predictions_depend_on_noise_where_some_is_drawn(add_noise, posterior):
+  config = tiny_config('method=feature')
+  config.model.update(add_noise=add_noise, posterior=posterior)
+  assert build_model(config, TWO).draws_noise == (add_noise or posterior)
+  assert not build_model(tiny_config('method=ss'), TWO).draws_noise
+
+
 @pytest.mark.parametrize('name, close', [('prediktion', 'prediction'), ('singletask', 'single_task'), ('qqq', '')])
 def test_an_unknown_method_names_the_closest_one(name, close):
   with pytest.raises(UserError, match=f'did you mean {close}' if close else 'unknown method .qqq.; use one of'):
@@ -390,6 +407,31 @@ def test_cross_task_pairs_are_those_of_source_and_target():
 def test_a_label_without_a_valid_pixel_is_no_target():
   labels = {task.name: np.stack([task.blank(32, 32)] * 2) for task in THREE}
   assert cross_task(APART, [[1, 0, 0], [0, 1, 1]], labels=labels) == 0
+
+
+def test_predictions_labels_and_features_are_those_of_the_second_view(monkeypatch):
+  """A view that is nothing but a flip: so is the image that is predicted, and the label that is mapped."""
+  flip = view(flip=True)
+  flips = jax.tree.map(lambda x: jnp.repeat(x, 2, axis=0), flip)
+  monkeypatch.setattr(views, 'draw_crops', lambda key, count: flips)
+  rng, seen = np.random.default_rng(0), {}
+  image, labels = rng.standard_normal((2, 32, 32, 3)).astype(np.float32), {'semseg': LABELS['semseg']}
+  labels['normals'] = np.stack([NORMALS.blank(32, 32)] * 2)
+  maps = {'semseg': np.ones((2, 4, 4, 4), np.float32), 'normals': np.full((2, 4, 4, 3), 2, np.float32)}
+
+  def apply(maps_or_image, task=None, pair=None, method=None):
+    seen[method] = np.asarray(maps_or_image)
+    features = np.broadcast_to(E2, (2, 4, 4, 3))
+    return (jnp.ones((4, 2, 2, 3)) if method else Output(maps, extra={'features': features})), {}
+
+  batch = {'image': image, 'labels': labels, 'label_mask': np.array([[1, 0], [1, 0]], bool)}
+  with jax.disable_jit():
+    find('xtc').loss(Forward(apply, batch, None, TWO, None, KEY, tiny_config('method=xtc')))
+  np.testing.assert_allclose(seen[None], image[:, :, ::-1], atol=1e-5)
+  prediction, label = np.split(seen['map_pair'], 2)
+  one_hot = np.eye(256)[labels['semseg'][..., 0]][..., :4]
+  np.testing.assert_array_equal(label[..., :4], one_hot[:, :, ::-1])
+  np.testing.assert_allclose(prediction[..., 4:], (3**-0.5 + 1) / 2, atol=1e-5)
 
 
 def test_labels_are_encoded_in_the_range_of_predictions():
