@@ -80,7 +80,7 @@ def build(config, mask: np.ndarray | None = None) -> Job:
     shardings,
     state,
     batch,
-    int(batch['label_mask'].sum()) if hasattr(model, 'noise_shape') else None,
+    int(batch['label_mask'].sum()) if model.diffuses else None,
   )
 
 

@@ -12,11 +12,6 @@ from dmtl_jax.report.table import unequal
 from dmtl_jax.tasks import Task
 
 STYLE = (pathlib.Path(__file__).parent / 'report.css').read_text()
-COLORS = {  # of methods, told apart on white and on black
-    'single_task': '#8a94a6', 'mtl_baseline': '#c98500', 'ss': '#a98bd4', 'xtc': '#cc79a7',
-    'mti_net': '#35a7c9', 'invpt': '#8f9a2e', 'no_diffusion': '#e0703a', 'no_condition': '#d04a60',
-    'prediction': '#0b9a74', 'feature': '#4f7df0',
-}  # fmt: skip
 MORE_COLORS = ('#b5651d', '#6a5acd', '#2e8b8b', '#c71585', '#808000', '#4682b4', '#cd5c5c', '#708090')
 
 
@@ -71,17 +66,16 @@ _EXTREMES = (
 
 def _viewer_note(section) -> str:
   text = 'Each row is a method, from its first prediction to its last. Choose a task and an image.'
-  if any(entry.config['model'].get('method') == 'feature' for entry in section.entries):
-    text += ' Feature Diffusion decays and denoises features: shown is what the prediction head makes of them.'
-  return f'<p class="note">{text}</p>'
+  notes = dict.fromkeys(entry.method.note for entry in section.entries if entry.method.note)
+  return f'<p class="note">{" ".join([text, *notes])}</p>'
 
 
 def _colors(entries) -> dict[str, str]:
   """{entry: colour}: of its method, or another where several share it."""
   colors, spare = {}, list(MORE_COLORS)
   for entry in entries:
-    color = COLORS.get(entry.method)
-    if color is None or color in colors.values():
+    color = entry.method.color
+    if not color or color in colors.values():
       color = spare.pop(0) if spare else '#777777'
     colors[entry.name] = color
   return colors

@@ -14,22 +14,13 @@ from typing import Any
 
 from dmtl_jax.basics import files
 from dmtl_jax.basics.errors import UserError
+from dmtl_jax.models import METHODS, Network
+from dmtl_jax.models.base import Method
 from dmtl_jax.report import shapes
 from dmtl_jax.runs import workdir as workdir_lib
 from dmtl_jax.tasks import Task
 
-METHODS = {  # in the order and by the names of the paper's tables
-  'single_task': 'Single-Task',
-  'mtl_baseline': 'MTL Baseline',
-  'ss': 'SS',
-  'xtc': 'XTC',
-  'mti_net': 'MTI-Net',
-  'invpt': 'InvPT',
-  'no_diffusion': 'w/o Diffusion',
-  'no_condition': 'w/o Multi-Task Conditioning',
-  'prediction': 'DiffusionMTL (Prediction)',
-  'feature': 'DiffusionMTL (Feature)',
-}
+METHODS_OWN = ('method', 'model.', 'optim.part_lr')  # fields that belong to a method
 LABELS = {
   'one': 'one labelled task an image',
   'random': 'random labelled tasks',
@@ -95,8 +86,8 @@ class Entry:
     return self.runs[0].config
 
   @property
-  def method(self) -> str:
-    return self.config['method']
+  def method(self) -> Method:
+    return method_of(self.config)
 
   def scores(self, stage: str, task: Task) -> list[float]:
     """Headline score of every run that has one."""
@@ -168,6 +159,12 @@ def read_curves(path: pathlib.Path) -> dict[str, tuple[list[int], list[float]]]:
   return {name: tuple(map(list, zip(*sorted(points.items())))) for name, points in curves.items()}
 
 
+def method_of(config: dict) -> Method:
+  """The method of a run; of one that is not known here, its name alone."""
+  name = str(config['method'])
+  return METHODS.get(name) or Method(name, Network, title=name)
+
+
 # --- Joining ---------------------------------------------------------------------------------
 
 
@@ -196,8 +193,7 @@ def _entries(runs: Sequence[Run]) -> list[Entry]:
     key = json.dumps(config, sort_keys=True)
     groups.setdefault(key, []).append(run)
     configs[key] = config
-  known = list(METHODS)
-  rank = lambda key: known.index(m) if (m := configs[key]['method']) in known else len(known)
+  rank = lambda key: method_of(configs[key]).row
   names = {
     key: _name(config, [c for c in configs.values() if c['method'] == config['method']])
     for key, config in configs.items()
@@ -215,11 +211,11 @@ def _fields(run: Run) -> dict:
 def differences(section: Section) -> dict[str, dict[str, list[str]]]:
   """{field: {value: names of entries}} of what the methods of a section were not given alike.
 
-  A fair comparison has none; the fields of the network itself do not count.
+  A fair comparison has none; the fields of the method itself do not count.
   """
   fields = {entry.name: _fields(entry.runs[0]) for entry in section.entries}
   found = {}
-  for field in sorted({k for config in fields.values() for k in config if not k.startswith(('model.', 'method'))}):
+  for field in sorted({k for config in fields.values() for k in config if not k.startswith(METHODS_OWN)}):
     by_value = {}
     for name, config in fields.items():
       by_value.setdefault(str(config.get(field)), []).append(name)
@@ -234,7 +230,7 @@ def _name(config: dict, others: Sequence[dict]) -> str:
   differs = [f'{k.rpartition(".")[2]}={config.get(k)}' for k in fields if k != 'model.backbone']
   backbone = [] if config['model.backbone'] == 'resnet18' else [config['model.backbone'].replace('resnet', 'R')]
   more = differs if len(differs) <= 4 else [*differs[:3], f'{len(differs) - 3} more fields']
-  return ', '.join([METHODS.get(config['method'], config['method']), *backbone, *more])
+  return ', '.join([method_of(config).title, *backbone, *more])
 
 
 # --- Writing ---------------------------------------------------------------------------------
