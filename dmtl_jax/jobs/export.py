@@ -13,16 +13,14 @@ maps are as `tasks.activate` gives them: class ids, probabilities, unit normals,
 """
 
 import argparse
-import os
 import pathlib
 import sys
-import tempfile
 
 import jax
 import jax.export
 import jax.numpy as jnp
 
-from dmtl_jax.basics import sharding
+from dmtl_jax.basics import atomic, sharding
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.data import transforms
 from dmtl_jax.inference.steps import make_predict_step
@@ -65,19 +63,11 @@ def write(workdir: str, out: str, which: str = 'best') -> jax.export.Exported:
   step, mesh = checkpoints.choose(which), sharding.make_mesh()
   exported = export(config, tasks, checkpoints.restore(checkpoints, step, build_model(config, tasks), config, mesh))
   try:
-    _write_bytes(pathlib.Path(out), exported.serialize())
+    with atomic.replacing(out, 'wb') as file:
+      file.write(exported.serialize())
   except OSError as error:
     raise UserError(f'{out}: cannot be written ({error.strerror}); choose another file') from error
   return exported
-
-
-def _write_bytes(path: pathlib.Path, content: bytes):
-  """Writes a file so that it is there whole or not at all."""
-  path.parent.mkdir(parents=True, exist_ok=True)
-  with tempfile.TemporaryDirectory(dir=path.parent, prefix=f'.{path.name}.') as folder:
-    temporary = pathlib.Path(folder) / path.name
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
 
 
 def main(argv: list[str] | None = None) -> int:
