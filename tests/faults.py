@@ -75,10 +75,10 @@ def _watch(workdir: str, kill_at: int) -> list[str]:
 
 def _main(data, workdir) -> int:
   from dmtl_jax import cli
-  from dmtl_jax.inference import evaluation
-  from dmtl_jax.jobs import train
+  from dmtl_jax.runs import checkpoints
+  from dmtl_jax.training import setup
 
-  train.build_model = evaluation.build_model = toy_model
+  setup.build_model = checkpoints.build_model = toy_model
   os.chdir(ROOT)
   sys.argv = ['main.py', *COMMAND, f'--config.data.path={data}', f'--workdir={workdir}']  # ml_collections looks here
   return cli.main(sys.argv)

@@ -19,6 +19,7 @@ import toy
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.inference import evaluation
 from dmtl_jax.jobs import replay, train
+from dmtl_jax.runs import checkpoints
 from dmtl_jax.runs import workdir as workdir_lib
 from dmtl_jax.runs.log import Log
 
@@ -38,7 +39,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def toy_model(monkeypatch):
-  for module in (train, evaluation):
+  for module in (setup, checkpoints):
     monkeypatch.setattr(module, 'build_model', faults.toy_model)
 
 
@@ -52,14 +53,27 @@ def config_for(data):
 
 def poison(monkeypatch):
   """Image BAD is NaN from now on."""
-  arrays = setup.arrays
+  on_devices = setup.Training.on_devices
 
-  def poisoned(batch):
+  def poisoned(self, batch):
     image = batch['image'].copy()
     image[batch['index'] == BAD] = np.nan
-    return arrays(batch | {'image': image})
+    return on_devices(self, batch | {'image': image})
 
-  monkeypatch.setattr(train, 'arrays', poisoned)
+  monkeypatch.setattr(setup.Training, 'on_devices', poisoned)
+
+
+def at_batch(monkeypatch, number: int, function, *args):
+  """Calls a function when batch `number` of a run goes to the devices."""
+  on_devices, calls = setup.Training.on_devices, []
+
+  def counted(self, batch):
+    calls.append(1)
+    if len(calls) == number:
+      function(*args)
+    return on_devices(self, batch)
+
+  monkeypatch.setattr(setup.Training, 'on_devices', counted)
 
 
 @pytest.fixture(scope='module')
@@ -67,7 +81,7 @@ def whole(data, tmp_path_factory):
   """A run that nothing befell."""
   workdir = tmp_path_factory.mktemp('whole')
   with pytest.MonkeyPatch.context() as patch:
-    for module in (train, evaluation):
+    for module in (setup, checkpoints):
       patch.setattr(module, 'build_model', faults.toy_model)
     train.run(config_for(data), str(workdir))
   return workdir
@@ -89,12 +103,7 @@ def test_killed_runs_end_with_the_same_bits():
 
 
 def test_sigterm_between_two_log_lines_leaves_no_trace(whole, data, tmp_path, monkeypatch, capsys):
-  arrays, calls = setup.arrays, []
-  monkeypatch.setattr(
-    train,
-    'arrays',
-    lambda batch: (calls.append(1), len(calls) == 5 and os.kill(os.getpid(), signal.SIGTERM), arrays(batch))[2],
-  )
+  at_batch(monkeypatch, 5, os.kill, os.getpid(), signal.SIGTERM)
   assert train.run(config_for(data), str(tmp_path)) is None
   assert 'stopped by SIGTERM at step 5 of 8, saved' in capsys.readouterr().out
   train.run(config_for(data), str(tmp_path))
@@ -123,7 +132,7 @@ def test_logs_opened_within_a_second_share_no_file(tmp_path, monkeypatch):
   """tensorboardX names files by the second."""
   monkeypatch.setattr(time, 'time', lambda: 1e9)
   for step in range(3):
-    log = Log(tmp_path, step)
+    log = Log(tmp_path, step, step)
     log.scalars(step + 1, {'loss/total': float(step)})
     log.close()
   shown = faults.board(tmp_path / 'tensorboard')
@@ -158,7 +167,7 @@ def test_a_skipped_step_changes_nothing_but_the_count_of_steps(data, monkeypatch
     training = setup.build(config, *setup.open_data(config))
     state = training.init(jax.random.key(0))
     before = jax.device_get(state)
-    batch = setup.arrays(next(training.batches))
+    batch = training.on_devices(next(training.batches))
     state, bad = training.update(state, batch | {'image': batch['image'] * np.inf}, 1)
     assert int(state.step) == after and not bad['good']
     jax.tree.map(np.testing.assert_array_equal, state.replace(step=before.step), before)
@@ -175,12 +184,7 @@ def test_data_that_vanish_while_training_are_named_and_nothing_is_lost(whole, da
   shutil.copytree(data, copy)
   config, workdir = config_for(copy), tmp_path / 'run'
   config.train.steps, config.train.eval_every, config.data.prefetch, config.data.threads = 800, 400, 1, 1
-  calls, arrays = [], setup.arrays
-  monkeypatch.setattr(
-    train,
-    'arrays',
-    lambda batch: (calls.append(1), len(calls) == 6 and shutil.rmtree(copy / 'train'), arrays(batch))[2],
-  )
+  at_batch(monkeypatch, 6, shutil.rmtree, copy / 'train')
   with pytest.raises(UserError, match=f'{copy}/train/'):
     train.run(config, str(workdir))
   (path,) = (workdir / 'checkpoints').iterdir()  # the regular ones are at 400 and 800

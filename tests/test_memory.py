@@ -13,7 +13,7 @@ from dmtl_jax.models.parts import encoder
 from dmtl_jax.models.parts import pairs as pairs_lib
 from dmtl_jax.models.parts.task_layers import Slots
 from dmtl_jax.runs.state import TrainState
-from dmtl_jax.training.step import make_train_step
+from dmtl_jax.training.step import TrainStep
 
 BATCH = 8
 TWO = (TASKS[0], TASKS[5])
@@ -61,7 +61,7 @@ def next_step(train_step):
 
 def step_of(model, config, tx, groups: int):
   count = BATCH // config.train.accumulate // groups * len(TASKS)
-  return next_step(make_train_step(model, tx, config, TASKS, count, groups))
+  return next_step(TrainStep(model, tx, config, TASKS, count, groups))
 
 
 def noisy_config(accumulate: int):
@@ -99,7 +99,7 @@ def small(method: str, **train):
     'labels': small_maps,
     'label_mask': np.eye(2, dtype=bool)[[0, 1, 1, 0]],
   }
-  step = next_step(make_train_step(model, tx, config, TWO, 4 // config.train.accumulate, 1))
+  step = next_step(TrainStep(model, tx, config, TWO, 4 // config.train.accumulate, 1))
   return step, state, batch
 
 

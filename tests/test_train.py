@@ -23,7 +23,7 @@ from dmtl_jax.data import pipeline
 from dmtl_jax.jobs import evaluate, train
 from dmtl_jax.runs import workdir as workdir_lib
 from dmtl_jax.training import setup
-from dmtl_jax.training.step import make_train_step
+from dmtl_jax.training.step import TrainStep
 
 STEPS = 6
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -119,10 +119,8 @@ def test_a_changed_config_is_refused_and_shown(trained, data):
 
 
 def test_a_second_process_in_the_workdir_is_refused(trained, data):
-  held = workdir_lib.lock(trained[0])
-  with pytest.raises(UserError, match='another process'):
+  with workdir_lib.held(trained[0]), pytest.raises(UserError, match='another process'):
     train.run(config_for(data), str(trained[0]))
-  held.close()
 
 
 def test_the_train_step_compiles_once(data):
@@ -131,13 +129,14 @@ def test_the_train_step_compiles_once(data):
   assert (source.label_mask.sum(1) == 1).all()
   model = models.build_model(config, source.tasks)
   tx = optax.sgd(0.1)
-  step = make_train_step(model, tx, config, source.tasks, 4, 1)
+  step = TrainStep(model, tx, config, source.tasks, 4, 1)
   traces = []
   counted = jax.jit(lambda state, batch: traces.append(1) or step(state, batch, state.step + 1))
   state = jax.jit(lambda key: setup.create(model, tx, key, (64, 96)))(jax.random.key(0))
   batches = pipeline.train_iterator(source, config)
   for _ in range(3):
-    state, _ = counted(state, setup.arrays(next(batches)))
+    batch = next(batches)
+    state, _ = counted(state, {name: batch[name] for name in ('image', 'labels', 'label_mask')})
   assert int(state.step) == 3 and len(traces) == 1
 
 

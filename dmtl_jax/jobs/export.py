@@ -20,13 +20,13 @@ import jax
 import jax.export
 import jax.numpy as jnp
 
-from dmtl_jax.basics import atomic, sharding
+from dmtl_jax.basics import atomic
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.data import transforms
 from dmtl_jax.inference.steps import make_predict_step
 from dmtl_jax.models import build_model
 from dmtl_jax.runs import workdir as workdir_lib
-from dmtl_jax.runs.checkpoints import Checkpoints
+from dmtl_jax.runs.checkpoints import load
 from dmtl_jax.tasks import Task
 
 PLATFORMS = ('cpu', 'cuda', 'tpu')
@@ -59,9 +59,8 @@ def write(workdir: str, out: str, which: str = 'best') -> jax.export.Exported:
     UserError: no run or checkpoint there, or `out` cannot be written.
   """
   config, tasks = workdir_lib.read_config(workdir), workdir_lib.read_tasks(workdir)
-  checkpoints = Checkpoints(workdir, read_only=True)
-  step, mesh = checkpoints.choose(which), sharding.make_mesh()
-  exported = export(config, tasks, checkpoints.restore(checkpoints, step, build_model(config, tasks), config, mesh))
+  _, variables, _ = load(workdir, which, config, tasks)
+  exported = export(config, tasks, variables)
   try:
     with atomic.replacing(out, 'wb') as file:
       file.write(exported.serialize())

@@ -21,7 +21,7 @@ def run(config, workdir: str, path: str) -> dict[str, float]:
     path: replay file, see `bad_numbers.report`.
 
   Returns:
-    The scalars of the step, see `steps.make_train_step`.
+    The scalars of the step, see `step.TrainStep`.
 
   Raises:
     UserError: no such file or checkpoint, or another batch than the run's.
@@ -38,12 +38,12 @@ def run(config, workdir: str, path: str) -> dict[str, float]:
     raise UserError(
       f"{path}: the batch was {', '.join(told['images'])}, here it is {', '.join(ids)}; use the run's config and data"
     )
-  _, scalars = training.update(state, sharding.put_batch(setup.arrays(batch), training.mesh), told['step'])
+  _, scalars = training.update(state, training.on_devices(batch), told['step'])
   scalars = {name: float(value) for name, value in jax.device_get(scalars).items()}
   say(f'step {told["step"]} on {", ".join(ids)}:')
   say(table(scalars, training.source.tasks))
   before = {name: float(value) for name, value in told['scalars'].items()}
-  same = all(before.get(n) == v or math.isnan(v) and math.isnan(before.get(n, 0)) for n, v in scalars.items())
+  same = all(before.get(n) == v or (math.isnan(v) and math.isnan(before.get(n, 0))) for n, v in scalars.items())
   say('the same numbers as in the run' if same else 'not the same numbers as in the run')
   return scalars
 
