@@ -10,7 +10,7 @@ A config string is `configs/NAME.py:key=value,key=value`. Keys:
   condition  what Multi-Task Conditioning is made of: predictions (default; one convolution a task, then
              fused) | concat (default of feature; one convolution over all predictions, as the paper's
              table of parameters counts) | features (initial features, as the paper's text says)
-  preset     paper (default) | released (what the authors' code does, PAPER.md)
+  preset     paper (default) | released (what the authors' code does, docs/paper.md)
 
 Any other field is a flag: `--config.optim.lr=1e-4`.
 """

@@ -24,16 +24,16 @@ from dmtl_jax.models.inputs import (
 )
 from dmtl_jax.runs import checkpoints  # noqa: E402
 from dmtl_jax.runs import workdir as workdir_lib
-from dmtl_jax.tasks import Task  # noqa: E402
+from dmtl_jax.tasks import make_task  # noqa: E402
 
 SHARED = pathlib.Path(__file__).resolve().parents[2] / 'shared'
 TASKS = (
-  Task('semseg', 'semseg', ('sky', 'road', 'car', 'tree')),
-  Task('parsing', 'parsing', ('background', 'head', 'torso')),
-  Task('saliency', 'saliency'),
-  Task('normals', 'normals'),
-  Task('boundary', 'boundary'),
-  Task('depth', 'depth'),
+  make_task('semseg', 'semseg', ('sky', 'road', 'car', 'tree')),
+  make_task('parsing', 'parsing', ('background', 'head', 'torso')),
+  make_task('saliency', 'saliency'),
+  make_task('normals', 'normals'),
+  make_task('boundary', 'boundary'),
+  make_task('depth', 'depth'),
 )
 SIZE = (64, 96)
 

@@ -11,14 +11,14 @@ from dmtl_jax.basics import sharding
 from dmtl_jax.configs import common
 from dmtl_jax.inference import evaluation
 from dmtl_jax.models.parts.output import Output
-from dmtl_jax.tasks import Task
+from dmtl_jax.tasks import make_task, Task
 
 TASKS = (
-  Task('semseg', 'semseg', ('sky', 'road', 'car')),
-  Task('saliency', 'saliency'),
-  Task('normals', 'normals'),
-  Task('boundary', 'boundary'),
-  Task('depth', 'depth'),
+  make_task('semseg', 'semseg', ('sky', 'road', 'car')),
+  make_task('saliency', 'saliency'),
+  make_task('normals', 'normals'),
+  make_task('boundary', 'boundary'),
+  make_task('depth', 'depth'),
 )
 SIZE = (24, 32)
 

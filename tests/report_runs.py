@@ -12,12 +12,12 @@ from dmtl_jax.basics import atomic
 from dmtl_jax.configs import common
 from dmtl_jax.jobs import report
 from dmtl_jax.runs import workdir as workdir_lib
-from dmtl_jax.tasks import Task
+from dmtl_jax.tasks import make_task
 
 SEMSEG, NORMALS, DEPTH = (
-  Task('semseg', 'semseg', ('sky', 'road')),
-  Task('normals', 'normals'),
-  Task('depth', 'depth'),
+  make_task('semseg', 'semseg', ('sky', 'road')),
+  make_task('normals', 'normals'),
+  make_task('depth', 'depth'),
 )
 TASKS = (SEMSEG, NORMALS, DEPTH)
 STAGES = ('label', 'initial', 'step0', 'step1', 'final')

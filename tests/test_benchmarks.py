@@ -72,7 +72,7 @@ def test_ratios_are_of_the_same_turn():
 def test_needed_work_of_the_papers_step(method, pairs):
   """Against the paper's table and a hand count of what denoising a pair takes."""
   config = pascal.get_config(f'method={method}')
-  forward = {'prediction': 628.35, 'feature': 675.31}[method]  # GMAC of an image, PAPER.md
+  forward = {'prediction': 628.35, 'feature': 675.31}[method]  # GMAC of an image, docs/paper.md
   conv = 9 * 512**2 * 4096
   heads = 2 * (3 * conv + 512**2 * 4096) / 1e9
   tokens = 2 * 4 * (256 * 20 * 512**2 + 2 * 256**2 * 512) / 1e9

@@ -11,16 +11,16 @@ from scipy.ndimage import label as components
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import maximum_bipartite_matching
 
-from dmtl_jax import metrics
 from dmtl_jax.benchmarks import boundary as benchmark
 from dmtl_jax.metrics import boundary, matching
+from dmtl_jax.metrics.base import merge
 from dmtl_jax.metrics.boundary import __main__ as command
 from dmtl_jax.metrics.boundary import folders
 from dmtl_jax.metrics.thinning import thin
-from dmtl_jax.tasks import Task
+from dmtl_jax.tasks import make_task
 
 BENCH = Path(__file__).resolve().parents[2] / 'shared' / 'bsds_bench'
-TASK = Task('boundary', 'boundary')
+TASK = make_task('boundary', 'boundary')
 
 
 def soft_map(seed, shape=(48, 64)):
@@ -180,10 +180,10 @@ def test_thinning_keeps_pieces_and_lines():
 
 
 def score(pairs, metric=None):
-  metric = metric or metrics.build(TASK)
+  metric = metric or TASK.scorer()
   state = metric.empty()
   for pair in pairs:
-    state = metrics.merge(state, metric.image(*pair))
+    state = merge(state, metric.image(*pair))
   return metric.compute(state)
 
 
@@ -194,17 +194,17 @@ def test_a_perfect_map_scores_100_and_a_shifted_one_by_its_tolerance():
   everything = {'odsF': 100, 'oisF': 100}
   assert score([(perfect, truth)]) == pytest.approx(everything | {'AP': 0})  # one point has no area
   shifted = np.roll(perfect, 1, axis=1)
-  assert score([(shifted, truth)], metrics.build(TASK, tolerance=0.0101))['odsF'] == pytest.approx(100)
-  assert score([(shifted, truth)], metrics.build(TASK, tolerance=0.0099))['odsF'] == 0
+  assert score([(shifted, truth)], TASK.scorer(tolerance=0.0101))['odsF'] == pytest.approx(100)
+  assert score([(shifted, truth)], TASK.scorer(tolerance=0.0099))['odsF'] == 0
   for fast in (True, False):
-    assert max(score([(np.zeros_like(perfect), truth)], metrics.build(TASK, fast=fast)).values()) == 0
+    assert max(score([(np.zeros_like(perfect), truth)], TASK.scorer(quick=fast)).values()) == 0
 
 
 def test_pixels_match_one_to_one_unlike_tolf():
   truth, prediction = np.zeros((60, 80, 1), np.uint8), np.zeros((60, 80), np.float32)
   truth[30, 40] = 1
   prediction[30, [39, 41]] = 1  # two pixels near one of the truth
-  one, many = (metrics.build(TASK, tolerance=0.011, fast=fast) for fast in (False, True))
+  one, many = (TASK.scorer(tolerance=0.011, quick=fast) for fast in (False, True))
   assert score([(prediction, truth)], one)['odsF'] == pytest.approx(100 * 2 / 3)
   assert score([(prediction, truth)], many)['tolF'] == 100
 
@@ -216,16 +216,16 @@ def test_padding_changes_nothing():
   around = np.ones((100, 90), np.float32)
   around[20:68, 10:74] = prediction
   for fast in (False, True):
-    metric = metrics.build(TASK, fast=fast, tolerance=0.03)
+    metric = TASK.scorer(quick=fast, tolerance=0.03)
     small, large = metric.image(prediction, truth), metric.image(around, wide)
     assert all((small[name] == large[name]).all() for name in small)
 
 
 def test_shards_merge_an_unlabelled_image_adds_nothing_and_an_empty_set_is_nan():
   pairs = [(soft_map(s).astype(np.float32), lines(s + 50)[..., None].astype(np.uint8)) for s in range(3)]
-  metric = metrics.build(TASK)
+  metric = TASK.scorer()
   states = [metric.image(*pair) for pair in pairs]
-  whole = metric.compute(metrics.merge(states[2], metrics.merge(states[0], states[1])))
+  whole = metric.compute(merge(states[2], merge(states[0], states[1])))
   assert whole == score(pairs + [(pairs[0][0], TASK.blank(48, 64))])
   assert 0 < whole['odsF'] <= whole['oisF'] < 100 and 0 < whole['AP'] < 100
   assert all(np.isnan(value) for value in metric.compute(metric.empty()).values())
@@ -241,7 +241,7 @@ def test_the_sets_threshold_and_each_images_own_by_hand():
 
   first = state([4, 1], [4, 1], [8, 1], [4, 4, 4, 8])  # F 2/3 and 2/5
   second = state([4, 4], [4, 4], [16, 4], [4, 4, 4, 4])  # F 2/5 and 1
-  found = boundary.summary(metrics.merge(first, second))
+  found = boundary.summary(merge(first, second))
   # Set: recall 1, 5/8; precision 1/3, 1. Between them F(d) with recall 1 - 3d/8, precision 1/3 + 2d/3.
   d = np.linspace(0, 1, 100)
   recall, precision = 1 - 3 / 8 * d, 1 / 3 + 2 / 3 * d
@@ -282,7 +282,7 @@ def test_the_command_scores_folders_with_several_processes(sets, capsys):
   assert command.main([*arguments, '--workers', '2']) == 0
   result = json.loads((pred / 'boundary.json').read_text())
   direct = [boundary.counts(soft_map(s), [lines(s + 9)], tolerance=0.02, count=9) for s in range(2)]
-  assert result['ods']['f'] == pytest.approx(boundary.summary(metrics.merge(*direct))['ods']['f'], abs=2e-3)
+  assert result['ods']['f'] == pytest.approx(boundary.summary(merge(*direct))['ods']['f'], abs=2e-3)
   assert list(result['images']) == ['0', '1'] and len(result['curve']['f']) == 9
   printed = capsys.readouterr()
   assert f'{result["ods"]["f"]:.4f}' in printed.out and 'scoring boundaries 2/2' in printed.err

@@ -16,7 +16,7 @@ from dmtl_jax.basics.errors import UserError
 from dmtl_jax.configs import common
 from dmtl_jax.runs.checkpoints import Checkpoints
 from dmtl_jax.runs.state import TrainState
-from dmtl_jax.tasks import Task
+from dmtl_jax.tasks import make_task
 from dmtl_jax.training import periodic
 
 TX = optax.adam(0.1)
@@ -211,7 +211,7 @@ def test_what_a_killed_save_left_is_removed(copy):
   ],
 )
 def test_the_best_evaluation(best_by, single, expected):
-  config, tasks = common.base(None), (Task('semseg', 'semseg', ('a', 'b')), Task('depth', 'depth'))
+  config, tasks = common.base(None), (make_task('semseg', 'semseg', ('a', 'b')), make_task('depth', 'depth'))
   config.train.best_by = best_by
   config.eval.single_task = single
   periodic.check(best_by, tasks)
@@ -226,4 +226,4 @@ def test_the_best_evaluation(best_by, single, expected):
 
 def test_an_unknown_measure_of_the_best_is_refused():
   with pytest.raises(UserError, match=r"config.train.best_by: 'mIoU' is not one of delta_m, depth/RMSE, depth/absErr"):
-    periodic.check('mIoU', (Task('depth', 'depth'),))
+    periodic.check('mIoU', (make_task('depth', 'depth'),))

@@ -9,7 +9,7 @@ import pytest
 
 from dmtl_jax.configs import common
 from dmtl_jax.models import build_model
-from dmtl_jax.tasks import Task
+from dmtl_jax.tasks import make_task
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -47,7 +47,7 @@ def test_bad_config_strings(arg, message):
 @pytest.mark.parametrize('name', ['scenes', 'folder', 'pascal', 'nyud', 'cityscapes'])
 def test_every_config_builds_a_model(name):
   config = importlib.import_module(f'configs.{name}').get_config('method=feature,steps=3')
-  assert build_model(config, (Task('depth', 'depth'),)).steps == 3
+  assert build_model(config, (make_task('depth', 'depth'),)).steps == 3
 
 
 @pytest.mark.parametrize(

@@ -4,19 +4,19 @@ import pytest
 
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.metrics.delta_m import delta_m, mean_rank
-from dmtl_jax.tasks import Task
+from dmtl_jax.tasks import make_task
 
 PASCAL = [
-  Task('semseg', 'semseg', ('a', 'b')),
-  Task('parsing', 'parsing', ('a', 'b')),
-  Task('saliency', 'saliency'),
-  Task('normals', 'normals'),
-  Task('boundary', 'boundary'),
+  make_task('semseg', 'semseg', ('a', 'b')),
+  make_task('parsing', 'parsing', ('a', 'b')),
+  make_task('saliency', 'saliency'),
+  make_task('normals', 'normals'),
+  make_task('boundary', 'boundary'),
 ]
-NYUD = [PASCAL[0], Task('depth', 'depth'), PASCAL[3]]
+NYUD = [PASCAL[0], make_task('depth', 'depth'), PASCAL[3]]
 CITYSCAPES = NYUD[:2]
 
-# Rows of the paper's tables as in PAPER.md, first the single-task row, then rows with their Delta_m. Left
+# Rows of the paper's tables as in docs/paper.md, first the single-task row, then rows with their Delta_m. Left
 # out: PASCAL 'w/o Diffusion', whose printed scores give -0.03 where the paper prints +0.11.
 TABLES = {
   'pascal one': (

@@ -13,10 +13,10 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from dmtl_jax import metrics
 from dmtl_jax.data import transforms
 from dmtl_jax.inference import evaluation, pictures
 from dmtl_jax.jobs import evaluate
+from dmtl_jax.metrics.base import merge
 from dmtl_jax.metrics.boundary import folders
 
 SEMSEG, SALIENCY, NORMALS, BOUNDARY, DEPTH = stub.TASKS
@@ -24,7 +24,7 @@ SEMSEG, SALIENCY, NORMALS, BOUNDARY, DEPTH = stub.TASKS
 
 def expected(count):
   """Final scores by numpy alone: every image once, one state for the whole set."""
-  totals = {task.name: metrics.build(task).empty() for task in stub.TASKS}
+  totals = {task.name: task.scorer().empty() for task in stub.TASKS}
   source = stub.Rooms(count)
   for index in range(count):
     example = source[index]
@@ -38,9 +38,9 @@ def expected(count):
     }
     for task in stub.TASKS:
       if task.name in example['labels']:
-        state = metrics.build(task).image(maps[task.name].astype(np.float32), example['labels'][task.name])
-        totals[task.name] = metrics.merge(totals[task.name], state)
-  return {task.name: metrics.build(task).compute(totals[task.name]) for task in stub.TASKS}
+        state = task.scorer().image(maps[task.name].astype(np.float32), example['labels'][task.name])
+        totals[task.name] = merge(totals[task.name], state)
+  return {task.name: task.scorer().compute(totals[task.name]) for task in stub.TASKS}
 
 
 def assert_scores(got, wanted):

@@ -27,12 +27,12 @@ from dmtl_jax.basics.errors import UserError
 from dmtl_jax.data import folder, label_settings
 from dmtl_jax.datasets import mtan
 from dmtl_jax.datasets.pascal_mt import labels as pascal
-from dmtl_jax.tasks import Task
+from dmtl_jax.tasks import make_task
 from tests import fuzzing, raw_trees, test_torch_file
 
 TASKS = (
-    Task('semseg', 'semseg', ('a', 'b', 'c')), Task('saliency', 'saliency'), Task('normals', 'normals'),
-    Task('depth', 'depth'),
+    make_task('semseg', 'semseg', ('a', 'b', 'c')), make_task('saliency', 'saliency'), make_task('normals', 'normals'),
+    make_task('depth', 'depth'),
 )  # fmt: skip
 DESCRIPTION = {
     'tasks': {
@@ -229,9 +229,9 @@ def open_folder(root):
     for task in source.tasks:
       if task.name in example['labels']:
         label = example['labels'][task.name]
-        assert label.dtype == task.spec.label_dtype and label.shape == (
+        assert label.dtype == task.label_dtype and label.shape == (
           *example['image'].shape[:2],
-          task.spec.label_channels,
+          task.label_channels,
         )
         assert np.isfinite(label).all()
 

@@ -241,7 +241,7 @@ def test_workdirs(tmp_path, monkeypatch):
   """Reports of runs whose files were mutated; config.json and tasks.json are what predict and evaluate read too."""
   path = tmp_path / 'run'
   content = write_run(path)
-  monkeypatch.setattr(workdir, 'say', lambda text: None)
+  monkeypatch.setattr('dmtl_jax.basics.progress.say', lambda text: None)
   monkeypatch.setattr('dmtl_jax.report.table._count', lambda entry: {})  # seconds each
   cases = [st.tuples(st.just(name), fuzzing.as_json(value)) for name, value in content.items()]
   cases.append(st.tuples(st.just('log.jsonl'), fuzzing.files((path / 'log.jsonl').read_bytes())))

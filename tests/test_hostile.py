@@ -21,7 +21,7 @@ from dmtl_jax.datasets import mtan
 from dmtl_jax.datasets.pascal_mt import labels as pascal
 from dmtl_jax.jobs import convert
 from dmtl_jax.runs import workdir
-from dmtl_jax.tasks import Task
+from dmtl_jax.tasks import make_task
 from tests import fuzzing, test_torch_file
 from tests.test_fuzz import (
   encoded,
@@ -363,7 +363,7 @@ def test_archives(tmp_path, name):
 @pytest.mark.parametrize('name', ['../../x', '/etc/x', 'a/b', '', 'a b', 'x' * 300])
 def test_a_task_names_files_in_its_folder_alone(tmp_path, name):
   with pytest.raises(ValueError, match='a name is letters'):
-    Task(name, 'depth')
+    make_task(name, 'depth')
   (tmp_path / 'tasks.json').write_text(json.dumps([{'name': name, 'kind': 'depth', 'classes': []}]))
   refused(workdir.read_tasks, tmp_path, 'tasks.json', 'a name is letters')
 

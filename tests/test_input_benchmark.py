@@ -16,7 +16,7 @@ def test_stand_in_has_the_form_of_the_data_set(tmp_path, name):
   assert example['image'].shape == (*size, 3) and example['image'].dtype == np.uint8
   for task in source.tasks:
     label = example['labels'][task.name]
-    assert label.shape == (*size, task.spec.label_channels) and label.dtype == task.spec.label_dtype
+    assert label.shape == (*size, task.label_channels) and label.dtype == task.label_dtype
     assert task.valid(label).mean() > 0.9
     if task.kind == 'normals':
       np.testing.assert_allclose(np.linalg.norm(label, axis=-1)[task.valid(label)], 1, atol=1e-3)

@@ -1,4 +1,4 @@
-"""Label settings: what is drawn, what mappings say, and the official files' counts (PAPER.md)."""
+"""Label settings: what is drawn, what mappings say, and the official files' counts (docs/paper.md)."""
 
 import dataclasses
 import hashlib
@@ -13,15 +13,15 @@ from dmtl_jax.basics import torch_file
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.data import label_settings
 from dmtl_jax.data.label_settings import apply_labels, load_mapping, save_mapping
-from dmtl_jax.tasks import Task
+from dmtl_jax.tasks import make_task
 
-TASKS = tuple(Task(kind, kind) for kind in ('saliency', 'normals', 'boundary', 'depth'))
+TASKS = tuple(make_task(kind, kind) for kind in ('saliency', 'normals', 'boundary', 'depth'))
 PASCAL = (
-  Task('semseg', 'semseg', ('a', 'b')),
-  Task('parsing', 'parsing', ('a', 'b')),
-  Task('saliency', 'saliency'),
-  Task('normals', 'normals'),
-  Task('boundary', 'boundary'),
+  make_task('semseg', 'semseg', ('a', 'b')),
+  make_task('parsing', 'parsing', ('a', 'b')),
+  make_task('saliency', 'saliency'),
+  make_task('normals', 'normals'),
+  make_task('boundary', 'boundary'),
 )
 
 
@@ -185,7 +185,7 @@ def test_official_counts(name, tasks, images, counts):
     ids = sorted(torch_file.load(path))
   else:
     ids = [f'train/{i}' for i in range(images)]
-    tasks = tuple(task for task in (PASCAL[0], Task('depth', 'depth'), PASCAL[3]) if task.name in tasks)
+    tasks = tuple(task for task in (PASCAL[0], make_task('depth', 'depth'), PASCAL[3]) if task.name in tasks)
   mask = load_mapping(path, ids, tasks)
   assert len(ids) == images
   assert {task.name: int(n) for task, n in zip(tasks, mask.sum(0))} == counts

@@ -229,7 +229,9 @@ def test_a_label_without_a_valid_pixel_is_no_target():
 
 
 def test_labels_are_encoded_in_the_range_of_predictions():
-  encode = lambda task, label: np.asarray(auxiliary.encode_label(task, label))[0, 0]
+  encode = lambda task, label: np.asarray(
+    auxiliary.chosen_label((task,), {task.name: label}, np.ones((1, 1), bool), np.zeros(1, int))
+  )[0, 0]
   classes = np.array([[[[2], [255]]]], np.uint8)
   np.testing.assert_array_equal(encode(SEMSEG, classes), [[0, 0, 1, 0], [0, 0, 0, 0]])
   np.testing.assert_array_equal(encode(BOUNDARY, np.array([[[[1], [255]]]], np.uint8)), [[1], [0]])
@@ -241,10 +243,10 @@ def test_labels_are_encoded_in_the_range_of_predictions():
 
 def test_class_predictions_are_drawn_with_their_probabilities_and_pass_the_gradient():
   logits = jnp.log(jnp.broadcast_to(jnp.array([0.1, 0.2, 0.3, 0.4]), (1, 100, 100, 4)))
-  drawn = auxiliary.encode_prediction(SEMSEG, logits, KEY)
+  drawn = SEMSEG.encode_prediction(logits, KEY)
   np.testing.assert_allclose(np.sort(drawn, -1), np.broadcast_to([0, 0, 0, 1], drawn.shape), atol=1e-6)
   np.testing.assert_allclose(drawn.mean((0, 1, 2)), [0.1, 0.2, 0.3, 0.4], atol=0.02)
-  gradient = jax.grad(lambda x: auxiliary.encode_prediction(SEMSEG, x, KEY)[..., 0].sum())(logits)
+  gradient = jax.grad(lambda x: SEMSEG.encode_prediction(x, KEY)[..., 0].sum())(logits)
   assert (np.asarray(gradient[..., 0]) > 0).all()
 
 

@@ -5,17 +5,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dmtl_jax import metrics
+from dmtl_jax.metrics.base import merge
 from dmtl_jax.metrics.normals import angles
-from dmtl_jax.tasks import Task
+from dmtl_jax.tasks import make_task
 
 PARITY = Path(__file__).resolve().parents[2] / 'shared' / 'parity' / 'metrics.npz'
 TASKS = [
-  Task('semseg', 'semseg', ('sky', 'tree', 'road')),
-  Task('saliency', 'saliency'),
-  Task('normals', 'normals'),
-  Task('depth', 'depth'),
-  Task('boundary', 'boundary'),
+  make_task('semseg', 'semseg', ('sky', 'tree', 'road')),
+  make_task('saliency', 'saliency'),
+  make_task('normals', 'normals'),
+  make_task('depth', 'depth'),
+  make_task('boundary', 'boundary'),
 ]
 SEMSEG, SALIENCY, NORMALS, DEPTH, _ = TASKS
 rng = np.random.default_rng
@@ -27,10 +27,10 @@ def classes(count):
 
 def score(task, pairs, **options):
   """Scores of a set of (prediction, label) pairs."""
-  metric = metrics.build(task, **options)
+  metric = task.scorer(**options)
   state = metric.empty()
   for prediction, label in pairs:
-    state = metrics.merge(state, metric.image(prediction, label))
+    state = merge(state, metric.image(prediction, label))
   return metric.compute(state)
 
 
@@ -51,8 +51,8 @@ def draw(task, seed, shape=(16, 20), ignored=0.2):
   else:
     prediction = r.random(shape).astype(np.float32)
     label = (r.random((*shape, 1)) < 0.3).astype(int)
-  label[holes] = task.spec.unlabelled
-  return prediction, label.astype(task.spec.label_dtype)
+  label[holes] = task.unlabelled
+  return prediction, label.astype(task.label_dtype)
 
 
 @pytest.fixture(scope='module')
@@ -88,8 +88,8 @@ def parity_pairs(parity, name):
 @pytest.mark.parametrize(
   'name, task, expected',
   [
-    ('semseg', Task('semseg', 'semseg', classes(21)), {'mIoU': 'semseg_mIoU'}),
-    ('parts', Task('parsing', 'parsing', classes(7)), {'mIoU': 'parts_mIoU'}),
+    ('semseg', make_task('semseg', 'semseg', classes(21)), {'mIoU': 'semseg_mIoU'}),
+    ('parts', make_task('parsing', 'parsing', classes(7)), {'mIoU': 'parts_mIoU'}),
     ('sal', SALIENCY, {'maxF_released': 'sal_maxF'}),
     ('normals', NORMALS, {'mErr': 'normals_mean'}),
     (
@@ -117,7 +117,7 @@ def test_scores_equal_the_mtpsl_meters(parity):
     label = parity[f'{i}/semseg_gt'][0]
     label = ids(np.where(label == 255, 255, label % 13))
     pairs.append((parity[f'{i}/semseg_logits'][0][..., :13].argmax(-1), label))
-  semseg = score(Task('semseg', 'semseg', classes(13)), pairs, protocol='mtpsl')
+  semseg = score(make_task('semseg', 'semseg', classes(13)), pairs, protocol='mtpsl')
   depth = score(DEPTH, parity_pairs(parity, 'depth'), protocol='mtpsl')
   normals = score(NORMALS, parity_pairs(parity, 'normals'), protocol='mtpsl')
   got = {
@@ -139,24 +139,24 @@ def test_scores_equal_the_mtpsl_meters(parity):
 @pytest.mark.parametrize('task', TASKS, ids=lambda task: task.kind)
 def test_shards_merge_to_the_whole_set(task):
   pairs = [draw(task, seed, shape=(12, 10 + seed)) for seed in range(5)]
-  metric = metrics.build(task, fast=True)
+  metric = task.scorer(quick=True)
   states = [metric.image(*pair) for pair in pairs]
-  left = metrics.merge(metrics.merge(states[4], states[0]), states[2])
-  right = metrics.merge(states[3], states[1])
-  whole = metric.compute(metrics.merge(left, right))
-  assert whole == pytest.approx(score(task, pairs, fast=True), rel=1e-12)
+  left = merge(merge(states[4], states[0]), states[2])
+  right = merge(states[3], states[1])
+  whole = metric.compute(merge(left, right))
+  assert whole == pytest.approx(score(task, pairs, quick=True), rel=1e-12)
   assert all(np.isfinite(value) for value in whole.values())
 
 
 @pytest.mark.parametrize('task', TASKS, ids=lambda task: task.kind)
 def test_an_unlabelled_image_adds_nothing_and_an_empty_set_scores_nan(task):
-  metric = metrics.build(task, fast=True)
+  metric = task.scorer(quick=True)
   prediction, label = draw(task, 1)
   state = metric.image(prediction, task.blank(*label.shape[:2]))
   assert not any(np.any(count) for count in state.values())
   assert all(np.isnan(value) for value in metric.compute(metric.empty()).values())
   one = metric.image(prediction, label)
-  assert metric.compute(metrics.merge(one, state)) == metric.compute(one)
+  assert metric.compute(merge(one, state)) == metric.compute(one)
 
 
 @pytest.mark.parametrize('task', TASKS, ids=lambda task: task.kind)
@@ -165,7 +165,7 @@ def test_unlabelled_pixels_do_not_count(task):
   other, _ = draw(task, 3)
   holes = ~task.valid(label)
   prediction2 = np.where(holes[..., None] if prediction.ndim == 3 else holes, other, prediction)
-  metric = metrics.build(task, fast=True)
+  metric = task.scorer(quick=True)
   assert metric.compute(metric.image(prediction, label)) == metric.compute(metric.image(prediction2, label))
 
 
@@ -177,7 +177,7 @@ def test_miou_by_hand_and_an_absent_class_by_protocol():
   assert pascal['mIoU'] == pytest.approx(100 * (first + second) / 3)
   assert mtpsl['mIoU'] == pytest.approx(100 * (first + second) / 2)
   assert pascal['pixelAcc'] == mtpsl['pixelAcc'] == pytest.approx(100 * 5 / 7)
-  metric = metrics.build(SEMSEG)
+  metric = SEMSEG.scorer()
   by_class = metric.per_class(metric.image(prediction, label))
   assert by_class['sky'] == 50 and by_class['tree'] == pytest.approx(60) and np.isnan(by_class['road'])
 
@@ -189,7 +189,7 @@ def test_miou_is_of_the_set_not_a_mean_over_images():
 
 
 def test_classes_outside_the_task_and_unequal_sizes_are_errors():
-  metric = metrics.build(SEMSEG)
+  metric = SEMSEG.scorer()
   with pytest.raises(ValueError, match='label holds class 3 of 3'):
     metric.image(np.zeros((2, 2), np.uint8), np.full((2, 2, 1), 3, np.uint8))
   with pytest.raises(ValueError, match='prediction holds class 7'):
@@ -197,9 +197,9 @@ def test_classes_outside_the_task_and_unequal_sizes_are_errors():
   with pytest.raises(ValueError, match='differ in size'):
     metric.image(np.zeros((2, 3), np.uint8), np.zeros((2, 2, 1), np.uint8))
   with pytest.raises(ValueError, match='not finite'):
-    metrics.build(DEPTH).image(np.full((2, 2), np.nan, np.float32), np.ones((2, 2, 1), np.float32))
+    DEPTH.scorer().image(np.full((2, 2), np.nan, np.float32), np.ones((2, 2, 1), np.float32))
   with pytest.raises(ValueError, match='protocol'):
-    metrics.build(SEMSEG, protocol='nyu')
+    SEMSEG.scorer(protocol='nyu')
 
 
 def test_maxf_equals_direct_thresholding_of_the_set():

@@ -8,9 +8,9 @@ import pytest
 
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.data import pipeline
-from dmtl_jax.tasks import Task
+from dmtl_jax.tasks import make_task
 
-TASKS = (Task('saliency', 'saliency'), Task('normals', 'normals'), Task('depth', 'depth'))
+TASKS = (make_task('saliency', 'saliency'), make_task('normals', 'normals'), make_task('depth', 'depth'))
 SIZE = (16, 24)
 
 
@@ -77,7 +77,7 @@ def test_batch_has_every_task_and_hidden_labels_are_blank(ten):
     np.testing.assert_array_equal(batch['label_mask'], source.label_mask[batch['index']])
     for t, task in enumerate(TASKS):
       label = batch['labels'][task.name]
-      assert label.shape == (4, *SIZE, task.spec.label_channels) and label.dtype == task.spec.label_dtype
+      assert label.shape == (4, *SIZE, task.label_channels) and label.dtype == task.label_dtype
       np.testing.assert_array_equal(task.valid(label).any((1, 2)), batch['label_mask'][:, t])
 
 

@@ -18,15 +18,15 @@ from dmtl_jax.models import build_model
 from dmtl_jax.models.inputs import init_variables
 from dmtl_jax.models.parts.encoder import ResNet
 from dmtl_jax.runs import pretrained
-from dmtl_jax.tasks import Task
+from dmtl_jax.tasks import make_task
 from tests import test_torch_file as torch_writer
 
 TASKS = (
-  Task('semseg', 'semseg', tuple(f'class{i}' for i in range(21))),
-  Task('parsing', 'parsing', tuple(f'part{i}' for i in range(7))),
-  Task('saliency', 'saliency'),
-  Task('normals', 'normals'),
-  Task('boundary', 'boundary'),
+  make_task('semseg', 'semseg', tuple(f'class{i}' for i in range(21))),
+  make_task('parsing', 'parsing', tuple(f'part{i}' for i in range(7))),
+  make_task('saliency', 'saliency'),
+  make_task('normals', 'normals'),
+  make_task('boundary', 'boundary'),
 )
 
 

@@ -22,14 +22,14 @@ from report_runs import (
 from dmtl_jax.inference import pictures
 from dmtl_jax.report import charts, results, table
 from dmtl_jax.report import pictures as report_pictures
-from dmtl_jax.tasks import Task
+from dmtl_jax.tasks import make_task
 
 # --- The page --------------------------------------------------------------------------------
 
 
 def test_names_cannot_break_the_page(tmp_path):
   evil = '</td><script>alert("1")</script>\'&'
-  tasks = (Task('semseg', 'semseg', (evil, 'road')), DEPTH)
+  tasks = (make_task('semseg', 'semseg', (evil, 'road')), DEPTH)
   run = write_run(
     tmp_path / 'a<img src=x onerror=y>',
     f'labels={evil.replace("/", "")}',

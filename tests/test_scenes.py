@@ -295,8 +295,8 @@ def test_builder_gives_back_what_was_rendered(tmp_path, monkeypatch):
     assert list(found['labels']) == [task.name for task in scenes.TASKS]
     for task in scenes.TASKS:
       label, truth = found['labels'][task.name], expected['labels'][task.name]
-      assert label.shape == (48, 64, task.spec.label_channels)
-      assert label.dtype == truth.dtype == task.spec.label_dtype
+      assert label.shape == (48, 64, task.label_channels)
+      assert label.dtype == truth.dtype == task.label_dtype
       tolerance = {'normals': 5e-5, 'depth': 1.01e-4}.get(task.name, 0)
       np.testing.assert_allclose(label.astype(float), truth.astype(float), rtol=0, atol=tolerance)
     np.testing.assert_allclose(np.linalg.norm(found['labels']['normals'], axis=-1), 1, atol=1e-6)

@@ -11,9 +11,9 @@ import pytest
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.data import label_settings
 from dmtl_jax.data import source as source_lib
-from dmtl_jax.tasks import Task
+from dmtl_jax.tasks import make_task
 
-TASKS = (Task('saliency', 'saliency'), Task('depth', 'depth'))
+TASKS = (make_task('saliency', 'saliency'), make_task('depth', 'depth'))
 
 
 def decode(example, tasks):

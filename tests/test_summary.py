@@ -1,4 +1,4 @@
-"""Parameters and multiply-adds against the paper's table (PAPER.md) and hand counts."""
+"""Parameters and multiply-adds against the paper's table (docs/paper.md) and hand counts."""
 
 import json
 import pathlib

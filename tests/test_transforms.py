@@ -12,13 +12,13 @@ import pytest
 
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.data import transforms
-from dmtl_jax.tasks import Task
+from dmtl_jax.tasks import make_task
 
 TASKS = (
-  Task('semseg', 'semseg', tuple(f'c{i}' for i in range(250))),
-  Task('boundary', 'boundary'),
-  Task('normals', 'normals'),
-  Task('depth', 'depth'),
+  make_task('semseg', 'semseg', tuple(f'c{i}' for i in range(250))),
+  make_task('boundary', 'boundary'),
+  make_task('normals', 'normals'),
+  make_task('depth', 'depth'),
 )
 HEIGHT, WIDTH = 90, 120
 

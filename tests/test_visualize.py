@@ -6,12 +6,13 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from dmtl_jax.draw import visualize
-from dmtl_jax.tasks import Task
+from dmtl_jax.draw import colors as color_lib
+from dmtl_jax.draw import legends, panels, png
+from dmtl_jax.tasks import make_task
 
-SEMSEG = Task('semseg', 'semseg', ('road', 'car', 'sky'))
-BOUNDARY, SALIENCY = Task('boundary', 'boundary'), Task('saliency', 'saliency')
-NORMALS, DEPTH = Task('normals', 'normals'), Task('depth', 'depth')
+SEMSEG = make_task('semseg', 'semseg', ('road', 'car', 'sky'))
+BOUNDARY, SALIENCY = make_task('boundary', 'boundary'), make_task('saliency', 'saliency')
+NORMALS, DEPTH = make_task('normals', 'normals'), make_task('depth', 'depth')
 HATCH = {(206, 206, 206), (228, 228, 228)}
 
 
@@ -20,7 +21,7 @@ def color_set(picture):
 
 
 def test_palette_is_distinct_and_tells_its_first_classes_apart():
-  palette = visualize.palette()
+  palette = color_lib.palette()
   assert palette.shape == (256, 3) and palette.dtype == np.uint8
   assert len(color_set(palette)) == 256
   luma = palette[:20] @ np.array([0.299, 0.587, 0.114])
@@ -34,7 +35,7 @@ def test_palette_is_distinct_and_tells_its_first_classes_apart():
 
 def test_palette_under_red_green_blindness():
   """A grey-level or blue-yellow difference must remain when red and green look the same."""
-  colors = visualize.palette()[:20].astype(float)
+  colors = color_lib.palette()[:20].astype(float)
   seen = np.stack([colors[:, :2] @ [0.35, 0.65], colors[:, 2]], -1)
   gaps = np.linalg.norm(seen[:, None] - seen[None], axis=-1) + 1e3 * np.eye(20)
   assert gaps.min() > 14
@@ -43,76 +44,76 @@ def test_palette_under_red_green_blindness():
 def test_classes_labels_and_predictions_share_colours():
   ids = np.array([[0, 1, 2], [2, 1, 0]], np.uint8)
   label = ids[..., None].copy()
-  np.testing.assert_array_equal(visualize.colorize(SEMSEG, label), visualize.palette()[ids])
-  np.testing.assert_array_equal(visualize.colorize(SEMSEG, ids), visualize.palette()[ids])
+  np.testing.assert_array_equal(SEMSEG.picture(label), color_lib.palette()[ids])
+  np.testing.assert_array_equal(SEMSEG.picture(ids), color_lib.palette()[ids])
   label[0, 0] = 255
-  colors = visualize.colorize(SEMSEG, label)
+  colors = SEMSEG.picture(label)
   assert tuple(colors[0, 0].tolist()) in HATCH
-  np.testing.assert_array_equal(colors[1], visualize.palette()[ids[1]])
+  np.testing.assert_array_equal(colors[1], color_lib.palette()[ids[1]])
 
 
 @pytest.mark.parametrize('task', [SEMSEG, BOUNDARY, SALIENCY, NORMALS, DEPTH], ids=lambda t: t.name)
 def test_a_blank_label_is_hatched_only(task):
-  colors = visualize.colorize(task, task.blank(20, 24))
+  colors = task.picture(task.blank(20, 24))
   assert colors.shape == (20, 24, 3) and colors.dtype == np.uint8
   assert color_set(colors) == HATCH
 
 
 def test_probabilities():
   share = np.array([[0, 0.5, 1]], np.float32)
-  np.testing.assert_array_equal(visualize.colorize(SALIENCY, share)[0, :, 0], [0, 128, 255])
-  lines = visualize.colorize(BOUNDARY, share)[0].astype(int).sum(-1)
+  np.testing.assert_array_equal(SALIENCY.picture(share)[0, :, 0], [0, 128, 255])
+  lines = BOUNDARY.picture(share)[0].astype(int).sum(-1)
   assert lines[0] == 3 * 255 and lines[0] > lines[1] > lines[2] and lines[2] < 150  # ink on white
   label = np.array([[[0], [1]]], np.uint8)
-  np.testing.assert_array_equal(visualize.colorize(SALIENCY, label)[0, :, 0], [0, 255])
+  np.testing.assert_array_equal(SALIENCY.picture(label)[0, :, 0], [0, 255])
 
 
 def test_normals_are_the_standard_colours():
   axes = np.array([[[1, 0, 0], [0, -1, 0], [0, 0, 1], [-0.6, 0, 0.8]]], np.float32)
   expected = [[255, 128, 128], [128, 0, 128], [128, 128, 255], [51, 128, 230]]  # round(127.5 (v + 1))
-  np.testing.assert_allclose(visualize.colorize(NORMALS, axes)[0].astype(int), expected, atol=1)
+  np.testing.assert_allclose(NORMALS.picture(axes)[0].astype(int), expected, atol=1)
 
 
 def test_depth_is_brighter_the_nearer_on_one_scale():
   depth = np.array([[2, 4, 6, 8, 100]], np.float32)
-  colors = visualize.colorize(DEPTH, depth, limits=(2, 8))[0].astype(float)
+  colors = DEPTH.picture(depth, limits=(2, 8))[0].astype(float)
   luma = colors @ np.array([0.299, 0.587, 0.114])
   assert (np.diff(luma[:4]) < -10).all()
   np.testing.assert_array_equal(colors[4], colors[3])  # beyond the scale
-  other = visualize.colorize(DEPTH, depth[:, 1:3], limits=(2, 8))[0]
+  other = DEPTH.picture(depth[:, 1:3], limits=(2, 8))[0]
   np.testing.assert_array_equal(other, colors[1:3])
-  np.testing.assert_array_equal(visualize.colorize(DEPTH, -depth, limits=(2, 8))[0, 0], colors[0])  # a bad prediction
+  np.testing.assert_array_equal(DEPTH.picture(-depth, limits=(2, 8))[0, 0], colors[0])  # a bad prediction
 
 
 def test_depth_limits():
   depth = np.linspace(1, 101, 1001)[None]
-  np.testing.assert_allclose(visualize.depth_limits(depth), (2, 100))
-  low, high = visualize.depth_limits(np.array([[0, np.nan, 3.0]]))
+  np.testing.assert_allclose(DEPTH.limits(depth), (2, 100))
+  low, high = DEPTH.limits(np.array([[0, np.nan, 3.0]]))
   assert low == 3 and high > 3
-  assert visualize.depth_limits(np.zeros((2, 2))) == (0.0, 1.0)
+  assert DEPTH.limits(np.zeros((2, 2))) == (0.0, 1.0)
 
 
 def test_overlay_mixes():
   image, colors = np.full((2, 2, 3), 100, np.uint8), np.full((2, 2, 3), 200, np.uint8)
-  assert (visualize.overlay(image, colors, 0.25) == 125).all()
+  assert (color_lib.overlay(image, colors, 0.25) == 125).all()
 
 
 @pytest.mark.parametrize('task', [SEMSEG, BOUNDARY, SALIENCY, NORMALS, DEPTH], ids=lambda t: t.name)
 def test_legends_fit_their_width(task):
-  key = visualize.legend(task, 180)
+  key = task.legend(180)
   assert key.shape[1:] == (180, 3) and key.dtype == np.uint8
   assert (key < 250).any() and (key[-1] > 200).all()
 
 
 def test_a_legend_names_every_class_or_those_present():
   classes = tuple(f'class {i}' for i in range(60))
-  task = Task('parts', 'semseg', classes)
-  shown = color_set(visualize.legend(task, 200))
-  assert all(tuple(c.tolist()) in shown for c in visualize.palette()[:60])
-  few = visualize.legend(task, 200, present=[3, 59])
+  task = make_task('parts', 'semseg', classes)
+  shown = color_set(task.legend(200))
+  assert all(tuple(c.tolist()) in shown for c in color_lib.palette()[:60])
+  few = task.legend(200, present=[3, 59])
   shown = color_set(few)
-  assert [tuple(c.tolist()) in shown for c in visualize.palette()[[3, 59, 4]]] == [True, True, False]
-  assert len(few) < len(visualize.legend(task, 200))
+  assert [tuple(c.tolist()) in shown for c in color_lib.palette()[[3, 59, 4]]] == [True, True, False]
+  assert len(few) < len(task.legend(200))
 
 
 def test_panel_shows_every_map_at_its_place():
@@ -122,32 +123,32 @@ def test_panel_shows_every_map_at_its_place():
     ('Ground truth', {'semseg': np.zeros((96, 128, 1), np.uint8), 'saliency': None}),
     ('Denoised', {'semseg': np.ones((12, 16), np.uint8), 'saliency': np.ones((96, 128), np.float32)}),
   ]
-  sheet = visualize.panel(image, (SEMSEG, SALIENCY), rows)
+  sheet = panels.panel(image, (SEMSEG, SALIENCY), rows)
   where = lambda color: np.argwhere((sheet == color).all(-1))
   top, left = where(ink).min(0)
   assert len(where(ink)) == 256 * 192  # the image once, enlarged to whole pixels
-  road, car = (where(visualize.palette()[i]) for i in (0, 1))
+  road, car = (where(color_lib.palette()[i]) for i in (0, 1))
   tile = lambda found: found[found[:, 0] < top + 2 * 200]  # without the legend below
   assert len(tile(road)) == len(tile(car)) == 256 * 192
   assert tile(road).min(0)[0] == top and tile(road).min(0)[1] > left + 256  # same row, next column
   assert tile(car).min(0)[1] == tile(road).min(0)[1] and tile(car).min(0)[0] >= top + 192
   hatched = where(228)
   assert len(hatched) > 192 * 256 // 3 and hatched.min(0)[1] > tile(road).max(0)[1]
-  mixed = visualize.overlay(np.full((1, 1, 3), ink), visualize.palette()[None, 1:2])[0, 0]
+  mixed = color_lib.overlay(np.full((1, 1, 3), ink), color_lib.palette()[None, 1:2])[0, 0]
   assert len(where(mixed)) == 256 * 192
 
 
 @pytest.mark.parametrize('size', [(20, 16), (600, 900), (300, 40)])
 def test_tiles_are_readable_at_any_size(size):
   picture = np.zeros((*size, 3), np.uint8)
-  sheet = visualize.panel(picture, (SALIENCY,), [('Prediction', {'saliency': np.ones(size, np.float32)})])
+  sheet = panels.panel(picture, (SALIENCY,), [('Prediction', {'saliency': np.ones(size, np.float32)})])
   white_left = np.flatnonzero((sheet[60] == 0).all(-1))
   assert 160 <= len(white_left) <= 320 and sheet.shape[1] < 2 * 330 + 60
 
 
 @pytest.mark.parametrize('size', [(1, 1), (20, 3000), (3000, 20), (4000, 6000), (90, 170), (300, 100)])
 def test_tiles_fit_a_page(size):
-  width, height = visualize.tile_size(*size)
+  width, height = panels.tile_size(*size)
   assert 160 <= width <= 320 and 80 <= height <= 320
   if max(size) <= 2 * min(size):
     assert width / height == pytest.approx(size[1] / size[0], abs=0.02)
@@ -156,7 +157,7 @@ def test_tiles_fit_a_page(size):
 @pytest.mark.parametrize('text', ['car', 'a very long name of a class ' * 3, 'W' * 40])
 @pytest.mark.parametrize('width', [60, 160, 320])
 def test_text_is_shortened_to_its_place(text, width):
-  shown, letters = visualize.fitted(text, width, 16)
+  shown, letters = legends.fitted(text, width, 16)
   assert letters.getlength(shown) <= width and letters.size >= 10
   assert shown == text or (shown.endswith('\u2026') and text.startswith(shown[:-1]) and len(shown) > 3)
 
@@ -165,12 +166,12 @@ def test_text_is_shortened_to_its_place(text, width):
 def test_no_letter_of_a_legend_is_cut(scale):
   """What is drawn in a narrow place is what is drawn where there is more room to the right."""
   classes = ('W' * 30, 'traffic sign', 'a name of several words that goes on', 'sky')
-  for task in (Task('semseg', 'semseg', classes), SALIENCY, DEPTH, NORMALS):
-    key = visualize.legend(task, round(170 * scale), (0.123, 45.6), scale=scale)
+  for task in (make_task('semseg', 'semseg', classes), SALIENCY, DEPTH, NORMALS):
+    key = task.legend(round(170 * scale), (0.123, 45.6), scale=scale)
     assert key.shape[1] == round(170 * scale)
     letters = (key.max(-1) < 160) & (np.ptp(key, -1) < 40) if task.classes else np.zeros((1, 1), bool)
     assert not letters[:, -1].any() and not letters[-1].any()
-  assert len(visualize.legend(SEMSEG, 500, scale=2)) == 2 * len(visualize.legend(SEMSEG, 500))
+  assert len(SEMSEG.legend(500, scale=2)) == 2 * len(SEMSEG.legend(500))
 
 
 @pytest.mark.parametrize('size', [(1, 1), (96, 128), (900, 1300), (1200, 8)])
@@ -179,12 +180,12 @@ def test_an_overlay_keeps_the_image_and_adds_the_legend_below(task, size):
   image = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
   values = {'semseg': np.ones(size, np.uint8), 'normals': np.full((*size, 3), [0, 0, 1], np.float32)}
   values = values.get(task.kind, np.full(size, 0.25, np.float32))
-  sheet = visualize.annotated(task, image, values, (0, 1), [1] if task.classes else None)
+  sheet = panels.annotated(task, image, values, (0, 1), [1] if task.classes else None)
   assert sheet.shape[1] >= size[1] and sheet.shape[0] > size[0] + 20
-  colors = visualize.colorize(task, values, (0, 1))
+  colors = task.picture(values, (0, 1))
   alpha = {'boundary': 0.25, 'saliency': 0.15}.get(task.kind, 0.55)
   if task.kind in ('boundary', 'saliency'):
-    colors = np.full_like(image, visualize.ORANGE)
+    colors = np.full_like(image, color_lib.ORANGE)
   want = (1 - alpha) * image + alpha * colors
   np.testing.assert_allclose(sheet[: size[0], : size[1]], want, atol=0.51)
   below = sheet[size[0] :]
@@ -193,9 +194,9 @@ def test_an_overlay_keeps_the_image_and_adds_the_legend_below(task, size):
 
 def test_uncertainty_is_brighter_where_it_is_higher():
   values = np.linspace(0, 2, 256, dtype=np.float32)[None].repeat(20, 0)
-  limit = visualize.uncertainty_limit(values)
-  assert limit == pytest.approx(1.98, abs=0.01) and visualize.uncertainty_limit(0 * values) > 0
-  sheet = visualize.uncertainty(NORMALS, values, 2.0)
+  limit = panels.uncertainty_limit(values)
+  assert limit == pytest.approx(1.98, abs=0.01) and panels.uncertainty_limit(0 * values) > 0
+  sheet = panels.uncertainty(NORMALS, values, 2.0)
   luma = sheet[0].astype(float) @ np.array([0.299, 0.587, 0.114])
   assert luma[0] < 10 and luma[255] > 200 and (np.diff(luma[:256]) > -2).all()
   # the bar below has the same colours
@@ -205,27 +206,27 @@ def test_uncertainty_is_brighter_where_it_is_higher():
 
 def test_panel_with_uncertainty_has_a_row_and_scales_more():
   image, rows = np.zeros((160, 160, 3), np.uint8), [('Mean', {'depth': np.ones((160, 160), np.float32)})]
-  plain = visualize.panel(image, (DEPTH,), rows)
+  plain = panels.panel(image, (DEPTH,), rows)
   spread = np.full((40, 40), 3, np.float32)
-  sheet = visualize.panel(image, (DEPTH,), rows, {'depth': (0, 2)}, {'depth': (spread, 3.0)})
+  sheet = panels.panel(image, (DEPTH,), rows, {'depth': (0, 2)}, {'depth': (spread, 3.0)})
   assert len(sheet) > len(plain) + 160 + 20
-  brightest = visualize.heat(np.ones(1), (0, 1), 14)[0]  # 14: inferno
+  brightest = color_lib.heat(np.ones(1), (0, 1), 14)[0]  # 14: inferno
   assert (sheet == brightest).all(-1).sum() >= 160 * 160
-  half = visualize.colorize(DEPTH, np.ones((1, 1), np.float32), (0, 2))[0, 0]
+  half = DEPTH.picture(np.ones((1, 1), np.float32), (0, 2))[0, 0]
   assert (sheet == half).all(-1).sum() >= 160 * 160
 
 
 def test_depth_rows_share_the_scale_of_the_ground_truth():
   depth = np.full((160, 160), 5, np.float32)
   rows = [('Ground truth', {'depth': np.linspace(1, 9, 160, dtype=np.float32)[:, None, None].repeat(160, 1)})]
-  sheet = visualize.panel(np.zeros((160, 160, 3), np.uint8), (DEPTH,), rows + [('Denoised', {'depth': depth})])
-  limits = visualize.depth_limits(rows[0][1]['depth'])
-  color = visualize.colorize(DEPTH, depth[:1, :1], limits)[0, 0]
+  sheet = panels.panel(np.zeros((160, 160, 3), np.uint8), (DEPTH,), rows + [('Denoised', {'depth': depth})])
+  limits = DEPTH.limits(rows[0][1]['depth'])
+  color = DEPTH.picture(depth[:1, :1], limits)[0, 0]
   assert (sheet == color).all(-1).sum() > 150 * 160
 
 
 def test_save_png_is_whole_and_leaves_nothing_else(tmp_path):
   picture = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
-  visualize.save_png(tmp_path / 'deep' / 'a.png', picture)
+  png.save_png(tmp_path / 'deep' / 'a.png', picture)
   np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / 'deep' / 'a.png')), picture)
   assert [p.name for p in (tmp_path / 'deep').iterdir()] == ['a.png']

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 from dmtl_jax.datasets import mtan, raw
 from dmtl_jax.datasets.cityscapes_mt.cityscapes_mt_dataset_builder import Builder
-from dmtl_jax.tasks import Task
+from dmtl_jax.tasks import make_task, Task
 
 TASKS = (
-  Task('semseg', 'semseg', Builder.CLASSES),
-  Task('depth', 'depth'),
+  make_task('semseg', 'semseg', Builder.CLASSES),
+  make_task('depth', 'depth'),
 )
 
 

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 
 from dmtl_jax.datasets import mtan, raw
 from dmtl_jax.datasets.nyud_mt.nyud_mt_dataset_builder import Builder
-from dmtl_jax.tasks import Task
+from dmtl_jax.tasks import make_task, Task
 
 TASKS = (
-  Task('semseg', 'semseg', Builder.CLASSES),
-  Task('depth', 'depth'),
-  Task('normals', 'normals'),
+  make_task('semseg', 'semseg', Builder.CLASSES),
+  make_task('depth', 'depth'),
+  make_task('normals', 'normals'),
 )
 
 

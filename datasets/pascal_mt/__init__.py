@@ -11,14 +11,14 @@ import numpy as np
 from dmtl_jax.datasets import raw
 from dmtl_jax.datasets.pascal_mt import labels
 from dmtl_jax.datasets.pascal_mt.pascal_mt_dataset_builder import Builder
-from dmtl_jax.tasks import Task
+from dmtl_jax.tasks import make_task, Task
 
 TASKS = (
-  Task('semseg', 'semseg', labels.CLASSES),
-  Task('parsing', 'parsing', ('background', *labels.PARTS)),
-  Task('saliency', 'saliency'),
-  Task('normals', 'normals'),
-  Task('boundary', 'boundary'),
+  make_task('semseg', 'semseg', labels.CLASSES),
+  make_task('parsing', 'parsing', ('background', *labels.PARTS)),
+  make_task('saliency', 'saliency'),
+  make_task('normals', 'normals'),
+  make_task('boundary', 'boundary'),
 )
 
 
@@ -49,7 +49,7 @@ def decode(example: dict, tasks: Sequence[Task] = TASKS) -> dict:
 
 
 def _label(task, data):
-  if task.kind == 'normals':
+  if task.name == 'normals':
     return labels.unit_normals(_rgb(data, cv2.IMREAD_COLOR))
   return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)[..., None]
 

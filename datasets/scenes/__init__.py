@@ -15,15 +15,15 @@ from dmtl_jax.datasets.scenes import labels
 from dmtl_jax.datasets.scenes.classes import CLASSES
 from dmtl_jax.datasets.scenes.figure import PARTS
 from dmtl_jax.datasets.scenes.scenes_dataset_builder import Builder, ScenesConfig
-from dmtl_jax.tasks import Task
+from dmtl_jax.tasks import make_task, Task
 
 TASKS = (
-  Task('semseg', 'semseg', CLASSES),
-  Task('parsing', 'parsing', ('background', *PARTS)),
-  Task('saliency', 'saliency'),
-  Task('normals', 'normals'),
-  Task('boundary', 'boundary'),
-  Task('depth', 'depth'),
+  make_task('semseg', 'semseg', CLASSES),
+  make_task('parsing', 'parsing', ('background', *PARTS)),
+  make_task('saliency', 'saliency'),
+  make_task('normals', 'normals'),
+  make_task('boundary', 'boundary'),
+  make_task('depth', 'depth'),
 )
 
 

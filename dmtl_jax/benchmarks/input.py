@@ -132,7 +132,7 @@ def _stored_pascal(tasks, size, i: int) -> dict:
   rng = np.random.default_rng(i)
   encode = lambda suffix, array, *options: io.BytesIO(cv2.imencode(suffix, array, *options)[1].tobytes())
   jpeg = encode('.jpg', _photograph(rng, size), [cv2.IMWRITE_JPEG_QUALITY, 90])
-  maps = [task for task in tasks if task.kind != 'normals']
+  maps = [task for task in tasks if task.name != 'normals']
   labels = {task.name: encode('.png', _class_map(rng, size, task.channels)) for task in maps}
   normals = (_smooth(rng, size, 3, 12) * 255).astype(np.uint8)
   return {'id': str(i), 'image': jpeg, 'normals': encode('.png', normals), **labels}
@@ -142,9 +142,9 @@ def _stored_mtan(tasks, size, i: int) -> dict:
   rng = np.random.default_rng(i)
   stored = {'id': str(i), 'image': _photograph(rng, size), 'depth': 1 + _smooth(rng, size, 1, 8)}
   for task in tasks:
-    if task.kind == 'semseg':
+    if task.name == 'semseg':
       stored[task.name] = _class_map(rng, size, task.channels)
-    elif task.kind == 'normals':
+    elif task.name == 'normals':
       stored[task.name] = np.rint(mtan.unit(_smooth(rng, size, 3, 8) * 2 - 1) * mtan.STEPS).astype(np.int16)
   return stored
 

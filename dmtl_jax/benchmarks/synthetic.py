@@ -56,14 +56,12 @@ def labels(task: Task, count: int, size: tuple[int, int], rng) -> np.ndarray:
   """Labels [count, H, W, K] with about a tenth of the pixels unlabelled."""
   shape = (count, *size)
   hole = rng.random((*shape, 1)) < 0.1
-  if task.kind == 'normals':
-    vectors = rng.standard_normal((*shape, 3))
-    value = vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
-  elif task.kind == 'depth':
-    value = rng.uniform(1, 5, (*shape, 1))
+  if task.label_dtype == np.uint8:
+    values = rng.integers(0, max(task.channels, 2), (*shape, 1))
   else:
-    value = rng.integers(0, max(task.channels, 2), (*shape, 1))
-  return np.where(hole, task.spec.unlabelled, value).astype(task.spec.label_dtype)
+    values = rng.uniform(1, 5, (*shape, task.label_channels))
+  values = task.from_file(values.reshape(-1, *values.shape[2:])).reshape(values.shape)  # normals: unit vectors
+  return np.where(hole, task.unlabelled, values).astype(task.label_dtype)
 
 
 def train_batch(config, tasks: tuple[Task, ...], mask: np.ndarray, seed: int = 0) -> dict:

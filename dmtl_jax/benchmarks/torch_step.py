@@ -16,8 +16,9 @@ except ImportError as error:
 
 from dmtl_jax.benchmarks import torch_net
 from dmtl_jax.benchmarks.timing import device, say
-from dmtl_jax.models.losses import BOUNDARY_POSITIVE, INITIAL_WEIGHT
+from dmtl_jax.models.losses import INITIAL_WEIGHT
 from dmtl_jax.tasks import IGNORE, Task
+from dmtl_jax.tasks.boundary import POSITIVE
 
 
 def network(config, tasks: tuple[Task, ...], variables: dict) -> torch_net.DiffusionMTL:
@@ -50,26 +51,54 @@ def where() -> str:
 
 
 def loss_of(task: Task, logits, label):
-  """Loss of one image's raw map [1, C_t, H, W] against its label [1, K, H, W] (PAPER.md, Losses)."""
-  if task.kind == 'normals':
-    valid = (label != 0).any(1)
-    error = (F.normalize(logits, dim=1) - label).abs().sum(1)
-  elif task.kind == 'depth':
-    valid = label[:, 0] > 0
-    error = (logits - label).abs()[:, 0]
-  else:
-    target = label[:, 0]
-    valid = target != IGNORE
-    positive = target == 1
-    if task.kind == 'boundary':
-      error = F.binary_cross_entropy_with_logits(logits[:, 0], positive.float(), reduction='none')
-      error = error * torch.where(positive, BOUNDARY_POSITIVE, 1 - BOUNDARY_POSITIVE)
-    else:
-      error = F.cross_entropy(logits, target.long(), ignore_index=IGNORE, reduction='none')
-    if task.kind == 'saliency':
-      share = 1 - (positive & valid).sum() / valid.sum().clamp(min=1)
-      error = error * torch.where(positive, share, 1 - share)
+  """Loss of one image's raw map [1, C_t, H, W] against its label [1, K, H, W] (docs/paper.md, Losses)."""
+  error, valid = ERRORS[task.kind](logits, label)
   return torch.where(valid, error, 0).sum() / valid.sum().clamp(min=1)
+
+
+def _classes(logits, label):
+  target = label[:, 0]
+  error = F.cross_entropy(logits, target.long(), ignore_index=IGNORE, reduction='none')
+  return error, target != IGNORE
+
+
+def _saliency(logits, label):
+  error, valid = _classes(logits, label)
+  positive = label[:, 0] == 1
+  share = 1 - (positive & valid).sum() / valid.sum().clamp(min=1)
+  return error * torch.where(positive, share, 1 - share), valid
+
+
+def _boundary(logits, label):
+  positive = label[:, 0] == 1
+  error = F.binary_cross_entropy_with_logits(logits[:, 0], positive.float(), reduction='none')
+  return error * torch.where(positive, POSITIVE, 1 - POSITIVE), label[:, 0] != IGNORE
+
+
+def _normals(logits, label):
+  return (F.normalize(logits, dim=1) - label).abs().sum(1), (label != 0).any(1)
+
+
+def _depth(logits, label):
+  return (logits - label).abs()[:, 0], label[:, 0] > 0
+
+
+ERRORS = {
+  'semseg': _classes,
+  'parsing': _classes,
+  'saliency': _saliency,
+  'boundary': _boundary,
+  'normals': _normals,
+  'depth': _depth,
+}
+ACTIVATIONS = {
+  'semseg': lambda x: x.argmax(1),
+  'parsing': lambda x: x.argmax(1),
+  'saliency': lambda x: x.softmax(1)[:, 1],
+  'boundary': lambda x: x.sigmoid()[:, 0],
+  'normals': lambda x: F.normalize(x, dim=1),
+  'depth': lambda x: x[:, 0],
+}
 
 
 def total_loss(tasks, weights: dict[str, float], initial, final, labels, labelled):
@@ -136,14 +165,7 @@ class Prediction:
     return [{task.name: self._activate(task, maps[task.name]) for task in self.tasks} for maps in self.maps()]
 
   def _activate(self, task: Task, x):
-    x = F.interpolate(x.float(), self.images.shape[2:], mode='bilinear')
-    if task.kind in ('semseg', 'parsing'):
-      return x.argmax(1)
-    if task.kind == 'saliency':
-      return x.softmax(1)[:, 1]
-    if task.kind == 'boundary':
-      return x.sigmoid()[:, 0]
-    return F.normalize(x, dim=1) if task.kind == 'normals' else x[:, 0]
+    return ACTIVATIONS[task.kind](F.interpolate(x.float(), self.images.shape[2:], mode='bilinear'))
 
   def __call__(self, count: int):
     for _ in range(count):

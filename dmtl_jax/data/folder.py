@@ -21,7 +21,7 @@ import numpy as np
 from dmtl_jax.basics import files
 from dmtl_jax.basics.errors import is_plain, shown, UserError
 from dmtl_jax.data import scan
-from dmtl_jax.tasks import IGNORE, KINDS, LONGEST, Task
+from dmtl_jax.tasks import IGNORE, KINDS, LONGEST, make_task, Task
 
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
 LABEL_SUFFIXES = ('.png', '.npy')
@@ -133,7 +133,7 @@ def _read_entry(where: str, name: str, entry) -> tuple[Task, Encoding]:
   if not isinstance(kind, str):
     raise UserError(f'{where}."kind" must be one of {", ".join(KINDS)}')
   try:
-    task = Task(name, kind, tuple(classes))
+    task = make_task(name, kind, tuple(classes))
   except ValueError as error:
     raise UserError(f'{where}: {error}') from error
   return task, Encoding(ignore, float(scale))
@@ -195,59 +195,12 @@ def read_image(path: pathlib.Path) -> np.ndarray:
 
 
 def read_label(path: pathlib.Path, task: Task, encoding: Encoding) -> np.ndarray:
-  """A label file as tasks.py says [H, W, K].
+  """A label file as tasks/base.py says [H, W, K].
 
   Raises:
     ValueError: what is wrong with the file, without its name.
   """
-  if task.kind == 'normals':
-    return _normals(_load(path))
-  values = _load(path)
-  if values.ndim == 3 and values.shape[2] == 1:
-    values = values[..., 0]
-  if values.ndim != 2:
-    raise ValueError(f'has shape {values.shape}; a {task.kind} label has one channel')
-  if task.kind == 'depth':
-    return _depth(values, encoding)
-  if values.dtype == bool:
-    values = values.astype(np.uint8)
-  if values.dtype.kind not in 'ui':
-    raise ValueError(f'holds {values.dtype} numbers; class ids are whole numbers')
-  values = values.astype(np.int64)  # an int8 could not hold 255
-  label = np.where((values == encoding.ignore) | (values == IGNORE), IGNORE, values)
-  count = {'saliency': 2, 'boundary': 2}.get(task.kind, task.channels)
-  wrong = (label != IGNORE) & ((label < 0) | (label >= count))
-  if wrong.any():
-    ids = f'ids 0 to {count - 1} and {encoding.ignore} for unlabelled'
-    raise ValueError(f'holds class id {label[wrong][0]}; {task.name} has {ids}')
-  return label.astype(np.uint8)[..., None]
-
-
-def _depth(values, encoding):
-  if values.dtype.kind not in 'uif':
-    raise ValueError(f'holds {values.dtype} numbers; depth is float or 16-bit')
-  if values.dtype.kind in 'ui':
-    values = values * np.float32(encoding.scale)
-  values = _float32(values)
-  return np.where(np.isfinite(values) & (values > 0), values, 0)[..., None]
-
-
-def _normals(values):
-  if values.ndim != 3 or values.shape[2] != 3:
-    raise ValueError(f'has shape {values.shape}; normals have three channels')
-  if values.dtype.kind == 'u':
-    unlabelled = (values == 0).all(-1, keepdims=True)
-    values = np.where(unlabelled, 0, values * (np.float32(2) / np.iinfo(values.dtype).max) - 1)
-  values = _float32(values)
-  values = np.where(np.isfinite(values).all(-1, keepdims=True), values, 0)
-  length = np.linalg.norm(values.astype(np.float64), axis=-1, keepdims=True)  # a square may not fit float32
-  return np.divide(values, length, out=np.zeros_like(values), where=length > 1e-6, casting='unsafe')
-
-
-def _float32(values: np.ndarray) -> np.ndarray:
-  """What is too large for float32 becomes infinite, which is unlabelled."""
-  with np.errstate(over='ignore'):
-    return values.astype(np.float32)
+  return task.from_file(_load(path), encoding.ignore, encoding.scale)
 
 
 def _load(path: pathlib.Path) -> np.ndarray:

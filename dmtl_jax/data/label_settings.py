@@ -1,4 +1,4 @@
-"""Label settings: which labels of each training image may be seen (PAPER.md, Problem).
+"""Label settings: which labels of each training image may be seen (docs/paper.md, Problem).
 
   full      all there are
   one       exactly one task an image, the tasks as even as the labels allow

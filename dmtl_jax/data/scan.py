@@ -47,7 +47,7 @@ def _cache_file(source, root: pathlib.Path) -> pathlib.Path:
   """Where the result is kept: named by every file's path, size and time, so that a change is a new scan."""
   description = (VERSION, source.tasks, sorted(source.encodings.items()), str(root.resolve()))
   digest = hashlib.sha256(repr(description).encode())
-  for path in [*source.images, *(p for files in source.labels for p in files.values())]:
+  for path in [*source.images, *(p for by_task in source.labels for p in by_task.values())]:
     stat = path.stat()
     digest.update(f'{path.parent.name}/{path.name} {stat.st_size} {stat.st_mtime_ns}\n'.encode())
   home = pathlib.Path(os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache')
@@ -65,7 +65,7 @@ def _scan(source, root: pathlib.Path) -> list[str]:
       progress.update()
   for task in source.tasks:
     # A mask stored as 0 and 255 would silently become "nothing, and unlabelled".
-    if task.kind in ('saliency', 'boundary') and values.get(task.name) == {0, 255}:
+    if values.get(task.name) == {0, task.unlabelled}:
       where = f'{root}/labels/{task.name}'
       problems.append(f'{where}: holds only 0 and 255, and 255 is unlabelled; store 1 for {task.kind}')
   return problems
@@ -97,6 +97,6 @@ def _check_one(source, index: int) -> tuple[list[str], dict[str, set]]:
     if label.shape[:2] != size:
       sizes = [f'{width}x{height}' for height, width in (label.shape[:2], size)]
       problems.append(f'{label_path}: {sizes[0]}, but its image {path.name} is {sizes[1]}; make them equal')
-    if task.kind in ('saliency', 'boundary'):
+    if task.unlabelled and task.channels <= 2 and not task.classes:  # yes or no
       seen[task.name] = set(np.unique(label).tolist())
   return problems, seen

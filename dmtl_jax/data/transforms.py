@@ -1,11 +1,11 @@
-"""Joint transforms of an image and its labels, numpy and OpenCV (PAPER.md, Augmentation).
+"""Joint transforms of an image and its labels, numpy and OpenCV (docs/paper.md, Augmentation).
 
 Geometry acts on an image (uint8 [H, W, 3]) and its labels at once; labels are resampled by
 nearest neighbour, so that unlabelled values never blend. Every random choice comes from the
 generator passed in. Workers use these functions: no jax here.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import cv2
 import numpy as np
@@ -33,25 +33,25 @@ def train_transform(data_config, tasks: tuple[Task, ...]) -> Callable[[dict, np.
   recipe, size = data_config.augment, tuple(data_config.size)
   if recipe not in RECIPES:
     raise UserError(f"config.data.augment: '{recipe}' is not one of {', '.join(RECIPES)}")
-  kinds = {task.name: task.kind for task in tasks}
+  named = {task.name: task for task in tasks}
 
   def transform(example: dict, rng: np.random.Generator) -> dict:
     image, labels = example['image'], example['labels']
     if recipe == 'pascal':
       zoom = rng.uniform(0.5, 2.0)
-      image, labels = rescale(image, labels, zoom, kinds, zoom, shrink=cv2.INTER_LINEAR)
-      image, labels = crop(image, labels, size, rng, semseg=_semseg(kinds))
+      image, labels = rescale(image, labels, zoom, named, zoom, shrink=cv2.INTER_LINEAR)
+      image, labels = crop(image, labels, size, rng, semseg=_guide(tasks))
     elif recipe == 'mtan':
-      image, labels = crop_and_resize(image, labels, size, rng, kinds)
+      image, labels = crop_and_resize(image, labels, size, rng, named)
     elif recipe == 'light':
       ratios = size[0] / image.shape[0], size[1] / image.shape[1]
       factor = max(ratios) * rng.uniform(1.0, 1.4)
-      image, labels = rescale(image, labels, factor, kinds, factor / min(ratios), at_least=size)
+      image, labels = rescale(image, labels, factor, named, factor / min(ratios), at_least=size)
       image, labels = crop(image, labels, size, rng)
     else:
-      image, labels = fit(image, labels, size, kinds)
+      image, labels = fit(image, labels, size, named)
     if recipe != 'none' and rng.random() < 0.5:
-      image, labels = flip(image, labels, kinds)
+      image, labels = flip(image, labels, named)
     if recipe in ('pascal', 'light'):
       image = photometric(image, rng, 1.0 if recipe == 'pascal' else 0.5)
     return finish(image, labels, size, tasks, example['index'])
@@ -67,18 +67,19 @@ def eval_transform(data_config, tasks: tuple[Task, ...]) -> Callable[[dict], dic
   'size' [2] int32, those of the example as it came.
   """
   size, upscale = tuple(data_config.size), data_config.augment != 'pascal'
-  kinds = {task.name: task.kind for task in tasks}
+  named = {task.name: task for task in tasks}
 
   def transform(example: dict) -> dict:
-    image, labels = fit(example['image'], example['labels'], size, kinds, upscale)
+    image, labels = fit(example['image'], example['labels'], size, named, upscale)
     shapes = {'region': np.int32(image.shape[:2]), 'size': np.int32(example['image'].shape[:2])}
     return finish(image, labels, size, tasks, example['index']) | shapes
 
   return transform
 
 
-def _semseg(kinds: dict[str, str]) -> str | None:
-  return next((name for name, kind in kinds.items() if kind == 'semseg'), None)
+def _guide(tasks: Sequence[Task]) -> str | None:
+  """The task whose classes may not fill a random crop."""
+  return next((task.name for task in tasks if task.guides_crops), None)
 
 
 def resize(image, labels, size: tuple[int, int], shrink: int = cv2.INTER_AREA) -> tuple[np.ndarray, dict]:
@@ -92,26 +93,25 @@ def resize(image, labels, size: tuple[int, int], shrink: int = cv2.INTER_AREA) -
 
 
 def rescale(
-  image, labels, factor: float, kinds, zoom: float = 1.0, at_least=(1, 1), shrink: int = cv2.INTER_AREA
+  image, labels, factor: float, named, zoom: float = 1.0, at_least=(1, 1), shrink: int = cv2.INTER_AREA
 ) -> tuple[np.ndarray, dict]:
   """Resizes by a factor; depth is divided by `zoom`, how much nearer the scene looks than in evaluation."""
   size = tuple(max(int(round(n * factor)), least) for n, least in zip(image.shape[:2], at_least))
   image, labels = resize(image, labels, size, shrink)
-  return image, nearer(labels, kinds, zoom)
+  return image, nearer(labels, named, zoom)
 
 
-def nearer(labels: dict, kinds: dict[str, str], zoom: float) -> dict:
-  """Depth labels divided by the scale factor of the scene."""
-  scaled = {name: label / np.float32(zoom) for name, label in labels.items() if kinds[name] == 'depth'}
-  return labels | scaled
+def nearer(labels: dict, named: dict[str, Task], zoom: float) -> dict:
+  """Labels of a scene that is seen `zoom` times as large."""
+  return {name: named[name].nearer(label, np.float32(zoom)) for name, label in labels.items()}
 
 
-def fit(image, labels, size, kinds, upscale: bool = True) -> tuple[np.ndarray, dict]:
+def fit(image, labels, size, named, upscale: bool = True) -> tuple[np.ndarray, dict]:
   """Scales to fit inside `size`, keeping the aspect."""
   factor = min(size[0] / image.shape[0], size[1] / image.shape[1])
   if factor > 1 and not upscale:
     return image, labels
-  return rescale(image, labels, factor, kinds)
+  return rescale(image, labels, factor, named)
 
 
 def crop(image, labels, size, rng, semseg: str | None = None, most: float = 0.75) -> tuple[np.ndarray, dict]:
@@ -131,7 +131,7 @@ def _largest_share(label) -> float:
   return counts.max() / max(counts.sum(), 1) if counts.any() else 1.0
 
 
-def crop_and_resize(image, labels, size, rng, kinds) -> tuple[np.ndarray, dict]:
+def crop_and_resize(image, labels, size, rng, named) -> tuple[np.ndarray, dict]:
   """MTAN's zoom: a random window of 1, 1/1.2 or 1/1.5 of the size, resized back.
 
   The image by bilinear sampling with aligned corners, labels nearest, depth divided by the scale.
@@ -146,16 +146,12 @@ def crop_and_resize(image, labels, size, rng, kinds) -> tuple[np.ndarray, dict]:
   rows = top + np.arange(size[0]) * height // size[0]
   columns = left + np.arange(size[1]) * width // size[1]
   labels = {name: label[rows][:, columns] for name, label in labels.items()}
-  return image, nearer(labels, kinds, scale)
+  return image, nearer(labels, named, scale)
 
 
-def flip(image, labels, kinds) -> tuple[np.ndarray, dict]:
-  """Mirrors left and right; the normals' x changes sign."""
-  flipped = {name: label[:, ::-1] for name, label in labels.items()}
-  for name, label in flipped.items():
-    if kinds[name] == 'normals':
-      flipped[name] = label * np.array([-1, 1, 1], np.float32)
-  return image[:, ::-1], flipped
+def flip(image, labels, named) -> tuple[np.ndarray, dict]:
+  """Mirrors left and right."""
+  return image[:, ::-1], {name: named[name].mirrored(label[:, ::-1]) for name, label in labels.items()}
 
 
 def photometric(image: np.ndarray, rng: np.random.Generator, strength: float = 1.0) -> np.ndarray:

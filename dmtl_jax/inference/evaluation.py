@@ -16,12 +16,12 @@ import time
 import jax
 import numpy as np
 
-from dmtl_jax import metrics
 from dmtl_jax.basics import sharding
 from dmtl_jax.basics.progress import Progress
 from dmtl_jax.data import pipeline, transforms
 from dmtl_jax.inference import pictures
 from dmtl_jax.inference.steps import make_predict_step
+from dmtl_jax.metrics.base import merge
 from dmtl_jax.metrics.delta_m import delta_m
 
 
@@ -41,7 +41,7 @@ class Evaluator:
     self.config.eval.batch = -(-config.eval.batch // mesh.size) * mesh.size
     self.count = min(limit or len(source), len(source))
     build = lambda protocol: {
-      task.name: metrics.build(task, protocol, config.eval.boundary_tolerance, fast) for task in self.tasks
+      task.name: task.scorer(protocol, config.eval.boundary_tolerance, fast) for task in self.tasks
     }
     self.metrics = build(config.eval.protocol)
     # The other protocol counts classes that a single image cannot show as missed.
@@ -165,9 +165,7 @@ def _add(states: dict, more: dict) -> dict:
   """The sum of two {stage: {task: state}}, either of them {}."""
   if not states or not more:
     return states or more
-  return {
-    stage: {name: metrics.merge(states[stage][name], s) for name, s in tasks.items()} for stage, tasks in more.items()
-  }
+  return {stage: {name: merge(states[stage][name], s) for name, s in tasks.items()} for stage, tasks in more.items()}
 
 
 def _row(states: dict, task_metrics) -> dict[str, float]:
@@ -182,8 +180,8 @@ def _row(states: dict, task_metrics) -> dict[str, float]:
 
 
 def headline(scores: dict, tasks) -> dict[str, float]:
-  """{task: its headline metric} of one stage of scores; tolF stands in for odsF where fast."""
-  return {task.name: scores[task.name].get(task.metric, scores[task.name].get('tolF')) for task in tasks}
+  """{task: its headline metric} of one stage of scores; its quick metric where that stands in."""
+  return {task.name: scores[task.name].get(task.metric, scores[task.name].get(task.quick_metric)) for task in tasks}
 
 
 def delta_to_single(scores: dict[str, float], config, tasks) -> float | None:

@@ -22,7 +22,8 @@ from PIL import Image
 
 from dmtl_jax.basics import atomic
 from dmtl_jax.data import source as source_lib
-from dmtl_jax.draw import visualize
+from dmtl_jax.draw import panels
+from dmtl_jax.draw.png import save_png
 from dmtl_jax.tasks import Task
 
 SIDE = 320  # pixels of a picture's longer side, at most
@@ -35,7 +36,7 @@ class Example:
   Attributes:
     image: uint8 [H, W, 3].
     labels: {task: [H, W, K]}, labelled tasks only.
-    stages: {'final', maybe 'initial', 'step0', ...: {task: prediction as `tasks.activate` gives it}}.
+    stages: {'final', maybe 'initial', 'step0', ...: {task: prediction as `Task.activate` gives it}}.
   """
 
   id: str
@@ -100,14 +101,14 @@ def write(folder: pathlib.Path, tasks: Sequence[Task], chosen: dict, example: Ca
     _save(folder / entry['input'], _small(shown.image))
     for task in tasks:
       if task.name in wanted:
-        limits = depth_scale(shown, task)
+        limits = color_limits(shown, task)
         files = {}
         for stage, picture in stage_pictures(shown, task, limits).items():
           files[stage] = f'{shown.id}/{task.name}_{stage}.png'
-          visualize.save_png(folder / files[stage], picture)
+          save_png(folder / files[stage], picture)
         entry['tasks'][task.name] = wanted[task.name] | ({'limits': limits} if limits else {}) | {'files': files}
     if any('panel' in of_task['why'] for of_task in wanted.values()):
-      visualize.save_png(folder / f'{shown.id}.png', panel(shown, tasks))
+      save_png(folder / f'{shown.id}.png', panel(shown, tasks))
     images.append(entry)
   atomic.write_json(folder / 'index.json', {'images': images})
 
@@ -131,7 +132,7 @@ def stage_pictures(example: Example, task: Task, limits=None) -> dict[str, np.nd
   label = example.labels.get(task.name)
   if label is not None and task.valid(label).any():
     maps = {'label': label} | maps
-  return {stage: _small(visualize.colorize(task, values, limits)) for stage, values in maps.items()}
+  return {stage: _small(task.picture(values, limits)) for stage, values in maps.items()}
 
 
 def stage_names(stages) -> list[str]:
@@ -140,19 +141,15 @@ def stage_names(stages) -> list[str]:
   return [stage for stage in ('initial', *steps[:-1], 'final') if stage in stages]
 
 
-def depth_scale(example: Example, task: Task) -> tuple[float, float] | None:
-  """One colour scale for all maps of an image's depth: that of its label, else of its final map."""
-  if task.kind != 'depth':
-    return None
+def color_limits(example: Example, task: Task) -> tuple[float, float] | None:
+  """One colour scale for all maps of an image: that of its label, else of its final map; see `Task.limits`."""
   label = example.labels.get(task.name)
-  return visualize.depth_limits(
-    label if label is not None and (label > 0).any() else example.stages['final'][task.name]
-  )
+  return task.limits(label if label is not None and task.valid(label).any() else example.stages['final'][task.name])
 
 
 def panel(example: Example, tasks: Sequence[Task]) -> np.ndarray:
   """The panel of one image with its labels and all stages: uint8 [h, w, 3]."""
-  return visualize.panel(example.image, tasks, panel_rows(example.stages, example.labels, tasks))
+  return panels.panel(example.image, tasks, panel_rows(example.stages, example.labels, tasks))
 
 
 def panel_rows(stages: dict, labels: dict, tasks: Sequence[Task]) -> list[tuple[str, dict]]:
@@ -196,27 +193,19 @@ def save_predictions(folder: pathlib.Path, tasks: Sequence[Task], id: str, maps:
   float16 [H, W, 3] and depth float32 [H, W] arrays.
 
   Args:
-    maps: {task: prediction as `tasks.activate` gives it}, padded.
+    maps: {task: prediction as `Task.activate` gives it}, padded.
     region: height and width of the image within the map.
     size: height and width of the image itself; where they differ from `region`, class ids are
       resized by nearest neighbour and the rest bilinearly.
   """
   for task in tasks:
-    values = _at_size(task, np.asarray(maps[task.name])[: region[0], : region[1]], tuple(map(int, size)))
-    if task.classes:
-      visualize.save_png(folder / task.name / f'{id}.png', values)
-    elif task.kind in ('saliency', 'boundary'):
-      visualize.save_png(folder / task.name / f'{id}.png', np.round(values * 65535).astype(np.uint16))
+    values = np.asarray(maps[task.name])[: region[0], : region[1]]
+    if values.shape[:2] != tuple(size):
+      values = task.resized(values, tuple(map(int, size)))
+    suffix, values = task.stored(values)
+    path = folder / task.name / f'{id}{suffix}'
+    if suffix == '.png':
+      save_png(path, values)
     else:
-      path = folder / task.name / f'{id}.npy'
       path.parent.mkdir(parents=True, exist_ok=True)
-      np.save(path, values.astype(np.float16 if task.kind == 'normals' else np.float32))
-
-
-def _at_size(task: Task, values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-  if values.shape[:2] == size:
-    return values
-  values = cv2.resize(values, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT if task.classes else cv2.INTER_LINEAR)
-  if task.kind == 'normals':
-    values = values / np.maximum(np.linalg.norm(values, axis=-1, keepdims=True), 1e-12)
-  return values
+      np.save(path, values)

@@ -24,7 +24,7 @@ from dmtl_jax.models import build_model
 from dmtl_jax.models.parts.layers import resize
 from dmtl_jax.runs import checkpoints
 from dmtl_jax.runs import workdir as workdir_lib
-from dmtl_jax.tasks import activate, Task
+from dmtl_jax.tasks import Task
 
 FAR = 2.0  # an image that must shrink more than this to be seen whole is seen in tiles too, this much larger
 BAND = 2**18  # pixels of an image that are enlarged and activated at once
@@ -181,13 +181,13 @@ class Raw:
 
 def _joined(whole: Raw, tiles: Raw) -> Raw:
   """The mean of an image's maps seen whole and in tiles; depth as seen whole, since a tile has no scale."""
-  depth = {task.name for task in whole.tasks if task.kind == 'depth'}
+  of_view = {task.name for task in whole.tasks if task.relative_to_view}
   grid = next(iter(tiles.maps.values())).shape[:2]
   extent = tuple(n * e / part for n, e, part in zip(grid, whole.extent, tiles.extent))
   joined = {}
   for key, values in whole.maps.items():
     enlarged = images.enlarge(values, extent, grid, slice(None))
-    joined[key] = enlarged if key[1] in depth else (enlarged + tiles.maps[key]) / 2
+    joined[key] = enlarged if key[1] in of_view else (enlarged + tiles.maps[key]) / 2
   return dataclasses.replace(tiles, maps=joined)
 
 
@@ -200,7 +200,7 @@ def _activated(task: Task, raw: np.ndarray) -> np.ndarray:
   return values.reshape(*raw.shape[:2], *values.shape[1:])
 
 
-_activate = jax.jit(activate, static_argnums=0)
+_activate = jax.jit(lambda task, raw: task.activate(raw), static_argnums=0)
 
 
 def load(workdir: str | os.PathLike, which: str = 'best') -> Predictor:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from dmtl_jax.models.inputs import model_inputs
 from dmtl_jax.models.parts.layers import resize
-from dmtl_jax.tasks import activate, Task
+from dmtl_jax.tasks import Task
 
 
 def make_maps_step(model, config, tasks: tuple[Task, ...]):
@@ -29,7 +29,7 @@ def make_maps_step(model, config, tasks: tuple[Task, ...]):
 
 
 def make_predict_step(model, config, tasks: tuple[Task, ...], with_steps: bool = False):
-  """As `make_maps_step`, but predictions (`tasks.activate`) at the images' size [B, H, W, ...].
+  """As `make_maps_step`, but predictions (`Task.activate`) at the images' size [B, H, W, ...].
 
   Args:
     with_steps: also the stages of the single denoising steps.
@@ -39,7 +39,7 @@ def make_predict_step(model, config, tasks: tuple[Task, ...], with_steps: bool =
   def predict_step(variables, images, index):
     full = lambda maps: resize(maps.astype(jnp.float32), images.shape[1:3])
     return {
-      stage: {task.name: activate(task, full(maps[task.name])) for task in tasks}
+      stage: {task.name: task.activate(full(maps[task.name])) for task in tasks}
       for stage, maps in maps_step(variables, images, index).items()
       if with_steps or stage in ('initial', 'final')
     }

@@ -23,7 +23,7 @@ def table(scores: dict, tasks) -> str:
   final = headline(scores['final'], tasks)
   initial = headline(scores['initial'], tasks) if 'initial' in scores else {}
   for task in tasks:
-    metric = task.metric if task.metric in scores['final'][task.name] else 'tolF'
+    metric = task.metric if task.metric in scores['final'][task.name] else task.quick_metric
     before, after = initial.get(task.name, math.nan), final[task.name]
     values = f'{number(before, ".4g"):>10}{number(after, ".4g"):>10}{number(after - before, "+.3g"):>10}'
     lines.append(f'{task.name:<12}{metric:<10}{values}   ({"higher" if task.higher_is_better else "lower"} is better)')

@@ -11,7 +11,8 @@ import numpy as np
 from dmtl_jax.basics import atomic
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.basics.progress import Progress, say
-from dmtl_jax.draw import visualize
+from dmtl_jax.draw import panels
+from dmtl_jax.draw.png import save_png
 from dmtl_jax.inference import images, pictures
 from dmtl_jax.inference.prediction import load, Raw
 
@@ -94,21 +95,20 @@ def draw(raw: Raw, image: np.ndarray, scales: dict, every_class: bool = False) -
   drawn = {}
   for task in raw.tasks:
     values = final[task.name]
-    if task.kind == 'depth':
-      scales.setdefault(task.name, visualize.depth_limits(values))
+    scales.setdefault(task.name, task.limits(values))
     present = None if every_class or not task.classes else np.unique(values)
-    drawn[task.name] = visualize.annotated(task, small, values, scales.get(task.name), present)
+    drawn[task.name] = panels.annotated(task, small, values, scales.get(task.name), present)
     if spread:
       key = f'uncertainty/{task.name}'
-      scales.setdefault(key, visualize.uncertainty_limit(spread[task.name]))
-      drawn[key] = visualize.uncertainty(task, spread[task.name], scales[key])
-  tile = visualize.tile_size(*image.shape[:2])[::-1]
+      scales.setdefault(key, panels.uncertainty_limit(spread[task.name]))
+      drawn[key] = panels.uncertainty(task, spread[task.name], scales[key])
+  tile = panels.tile_size(*image.shape[:2])[::-1]
   stages = {stage: raw.predictions(stage, tile) for stage in raw.stages if stage != 'uncertainty'}
   rows = pictures.panel_rows(stages, {}, raw.tasks)
   if spread:
     rows[-1] = (f'Mean of {raw.samples} draws', stages['final'])
     spread = {task.name: (spread[task.name], scales[f'uncertainty/{task.name}']) for task in raw.tasks}
-  drawn[''] = visualize.panel(small, raw.tasks, rows, scales, spread, every_class)
+  drawn[''] = panels.panel(small, raw.tasks, rows, scales, spread, every_class)
   return drawn
 
 
@@ -128,7 +128,7 @@ class _Stills:
 
   def __call__(self, drawn: dict[str, np.ndarray]):
     for place, picture in drawn.items():
-      visualize.save_png(self.folder / place / f'{self.name}.png', picture)
+      save_png(self.folder / place / f'{self.name}.png', picture)
 
 
 class _Clips(contextlib.ExitStack):

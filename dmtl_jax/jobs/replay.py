@@ -1,12 +1,10 @@
 """`--replay=W/nan_STEP.json`: runs the step again at which a run stopped, and prints its losses."""
 
-import json
 import math
-import pathlib
 
 import jax
 
-from dmtl_jax.basics import sharding
+from dmtl_jax.basics import files, sharding
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.basics.progress import say
 from dmtl_jax.runs.checkpoints import Checkpoints
@@ -26,7 +24,7 @@ def run(config, workdir: str, path: str) -> dict[str, float]:
   Raises:
     UserError: no such file or checkpoint, or another batch than the run's.
   """
-  told = _read(pathlib.Path(path))
+  told = _read(path)
   training = setup.build(config, *setup.open_data(config))
   checkpoints = Checkpoints(workdir, read_only=True)
   if told['checkpoint'] not in checkpoints.steps():
@@ -59,11 +57,8 @@ def table(scalars: dict[str, float], tasks) -> str:
   return '\n'.join([*lines, f'loss {scalars["loss/total"]:.5g}, gradient norm {scalars["grad_norm"]:.5g}'])
 
 
-def _read(path: pathlib.Path) -> dict:
-  try:
-    told = json.loads(path.read_text())
-    if not told.keys() >= {'step', 'checkpoint', 'images', 'scalars'}:
-      raise ValueError('fields are missing')
-    return told
-  except (OSError, ValueError, AttributeError) as error:
-    raise UserError(f'--replay={path}: not a replay file of a run, W/nan_STEP.json ({error})') from error
+def _read(path: str) -> dict:
+  told = files.read_json(path, '--replay takes W/nan_STEP.json of a run')
+  if not isinstance(told, dict) or not told.keys() >= {'step', 'checkpoint', 'images', 'scalars'}:
+    raise UserError(f'--replay={path}: not a replay file of a run, W/nan_STEP.json')
+  return told

@@ -4,8 +4,6 @@ import abc
 
 import numpy as np
 
-from dmtl_jax.tasks import Task
-
 State = dict[str, np.ndarray]  # float64 or int64 arrays of fixed shapes; states of one metric add up
 
 
@@ -34,10 +32,10 @@ class Metric(abc.ABC):
   pixel adds nothing, and a set without one scores nan.
 
   Args:
-    task: the task, as in tasks.py.
+    task: a `tasks.Task`, of which a metric uses `name`, `classes`, `valid` and what is blank.
   """
 
-  def __init__(self, task: Task):
+  def __init__(self, task):
     self.task = task
 
   @abc.abstractmethod
@@ -45,8 +43,8 @@ class Metric(abc.ABC):
     """State of one image.
 
     Args:
-      prediction: as tasks.activate returns it: [H, W], normals [H, W, 3].
-      label: [H, W, K] in the encoding of tasks.py.
+      prediction: as `Task.activate` returns it: [H, W], normals [H, W, 3].
+      label: [H, W, K] in the encoding of tasks/base.py.
     """
 
   @abc.abstractmethod
@@ -55,8 +53,7 @@ class Metric(abc.ABC):
 
   def empty(self) -> State:
     """State of the empty set: zeros."""
-    shape = (1, 1, 3) if self.task.kind == 'normals' else (1, 1)
-    return self.image(np.zeros(shape, np.float32), self.task.blank(1, 1))
+    return self.image(self.task.blank_prediction(), self.task.blank(1, 1))
 
   def valid(self, prediction: np.ndarray, label: np.ndarray) -> np.ndarray:
     """Mask [H, W] of the labelled pixels, after checking shapes and that the prediction is finite there.

@@ -1,18 +1,18 @@
-"""Comparing runs over several tasks: Delta_m and mean rank (PAPER.md, Metrics)."""
+"""Comparing runs over several tasks: Delta_m and mean rank (docs/paper.md, Metrics)."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
 from dmtl_jax.basics.errors import UserError
-from dmtl_jax.tasks import Task
 
 
-def delta_m(scores: dict[str, float], single: dict[str, float], tasks: Sequence[Task]) -> float:
+def delta_m(scores: dict[str, float], single: dict[str, float], tasks: Sequence) -> float:
   """Mean over tasks of the signed relative gain on the single-task scores, in %.
 
   Args:
     scores, single: {task: headline score}.
+    tasks: `tasks.Task`s.
 
   Raises:
     UserError: a task without a single-task score, or one that is 0.
@@ -24,7 +24,7 @@ def delta_m(scores: dict[str, float], single: dict[str, float], tasks: Sequence[
   return 100 * float(np.mean(gains))
 
 
-def mean_rank(runs: Sequence[dict[str, float]], tasks: Sequence[Task]) -> list[float]:
+def mean_rank(runs: Sequence[dict[str, float]], tasks: Sequence) -> list[float]:
   """Rank of each run (1 is best, ties share their mean) averaged over tasks."""
   ranks = np.zeros(len(runs))
   for task in tasks:

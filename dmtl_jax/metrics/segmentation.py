@@ -3,7 +3,6 @@
 import numpy as np
 
 from dmtl_jax.metrics.base import mean, Metric, ratio, State
-from dmtl_jax.tasks import Task
 
 PROTOCOLS = ('pascal', 'mtpsl')
 
@@ -31,7 +30,7 @@ class Segmentation(Metric):
     ValueError: unknown protocol, or a class id outside the task's classes.
   """
 
-  def __init__(self, task: Task, protocol: str = 'pascal'):
+  def __init__(self, task, protocol: str = 'pascal'):
     super().__init__(task)
     if protocol not in PROTOCOLS:
       raise ValueError(f"unknown protocol '{protocol}'; use one of {', '.join(PROTOCOLS)}")

@@ -19,7 +19,8 @@ import jax.numpy as jnp
 
 from dmtl_jax.models import losses
 from dmtl_jax.models.parts.layers import resize
-from dmtl_jax.tasks import normalize, Task
+from dmtl_jax.tasks import Task
+from dmtl_jax.tasks.normals import normalize
 
 CROSS_TASK_WEIGHT = 2.0  # public code of XTC, which does not anneal it
 FEATURE_WEIGHT = 0.5  # of the regularisation by backbone features, same source
@@ -58,9 +59,9 @@ def augmentation_consistency(apply, batch, output, tasks, weights, key, config) 
   unlabelled = ~mask & mask.any(1, keepdims=True)
   columns = []
   for task in tasks:
-    target = view_prediction(view, task, predict(task, jax.lax.stop_gradient(output.final[task.name])))
-    error = predict(task, student.final[task.name]) - target
-    error = jnp.abs(error) if task.kind == 'depth' else error**2
+    target = view_prediction(view, task, task.soft(jax.lax.stop_gradient(output.final[task.name])))
+    error = task.soft(student.final[task.name]) - target
+    error = jnp.abs(error) if task.relative_to_view else error**2
     columns.append(error.sum(-1).mean((1, 2)))
   return (jnp.where(unlabelled, jnp.stack(columns, axis=1), 0) * weights).sum(1).mean()
 
@@ -100,22 +101,8 @@ def view_image(view: dict, images: jax.Array) -> jax.Array:
 def view_prediction(view: dict, task: Task, maps: jax.Array) -> jax.Array:
   """Predictions (of `predict`) in the second view; a flip mirrors normals, a zoom brings depth nearer."""
   maps = view_maps(view, maps)
-  if task.kind == 'normals':
-    mirror = jnp.where(view['flip'][:, None], jnp.array([-1.0, 1.0, 1.0]), 1.0)
-    return normalize(maps * mirror[:, None, None])
-  if task.kind == 'depth':
-    return maps / view['zoom'][:, None, None, None]
-  return maps
-
-
-def predict(task: Task, logits: jax.Array) -> jax.Array:
-  """Raw maps to a differentiable prediction: class probabilities, unit normals, depth; same shape."""
-  logits = logits.astype(jnp.float32)
-  if task.kind in ('semseg', 'parsing', 'saliency'):
-    return jax.nn.softmax(logits, axis=-1)
-  if task.kind == 'boundary':
-    return jax.nn.sigmoid(logits)
-  return normalize(logits) if task.kind == 'normals' else logits
+  flipped = jnp.where(view['flip'][:, None, None, None], task.mirrored(maps), maps)
+  return task.nearer(flipped, view['zoom'][:, None, None, None])
 
 
 # --- xtc ---
@@ -162,22 +149,9 @@ def chosen_label(tasks, labels: dict, seen: jax.Array, target: jax.Array) -> jax
   """The label of each image's target [B] in slots [B, H, W, sum of C_t]; 0 elsewhere and where unlabelled."""
   slots = []
   for t, task in enumerate(tasks):
-    shown = (seen[:, t] & (target == t))[:, None, None, None]
-    slots.append(jnp.where(shown, encode_label(task, labels[task.name]), 0))
+    shown, label = (seen[:, t] & (target == t))[:, None, None, None], labels[task.name]
+    slots.append(jnp.where(shown & task.valid(label)[..., None], task.encode_label(label), 0))
   return jnp.concatenate(slots, axis=-1)
-
-
-def encode_label(task: Task, label: jax.Array) -> jax.Array:
-  """A label [B, H, W, K] as the mapping network sees it [B, H, W, C_t]: in 0..1, 0 where unlabelled."""
-  if task.kind == 'depth':
-    encoded = _relative(label)
-  elif task.kind == 'normals':
-    encoded = (label + 1) / 2
-  elif task.kind == 'boundary':
-    encoded = label.astype(jnp.float32)
-  else:
-    encoded = jax.nn.one_hot(label[..., 0], task.channels)
-  return jnp.where(task.valid(label)[..., None], encoded, 0)
 
 
 def chosen_prediction(tasks, final: dict, source: jax.Array, size: tuple[int, int], key: jax.Array):
@@ -185,27 +159,9 @@ def chosen_prediction(tasks, final: dict, source: jax.Array, size: tuple[int, in
   slots = []
   for t, task in enumerate(tasks):
     maps = resize(final[task.name].astype(jnp.float32), size)
-    encoded = encode_prediction(task, maps, jax.random.fold_in(key, t))
+    encoded = task.encode_prediction(maps, jax.random.fold_in(key, t))
     slots.append(jnp.where((source == t)[:, None, None, None], encoded, 0))
   return jnp.concatenate(slots, axis=-1)
-
-
-def encode_prediction(task: Task, maps: jax.Array, key: jax.Array) -> jax.Array:
-  """Raw maps as the mapping network sees them; classes are drawn (Gumbel softmax, straight through)."""
-  if task.kind == 'depth':
-    return _relative(maps)
-  if task.kind == 'normals':
-    return (normalize(maps) + 1) / 2
-  if task.kind == 'boundary':
-    return jax.nn.sigmoid(maps)
-  soft = jax.nn.softmax(maps + jax.random.gumbel(key, maps.shape), axis=-1)
-  hard = jax.nn.one_hot(soft.argmax(-1), task.channels)
-  return soft + jax.lax.stop_gradient(hard - soft)
-
-
-def _relative(depth):
-  """Depth over the image's largest absolute depth."""
-  return depth / jnp.maximum(jnp.abs(depth).max((1, 2, 3), keepdims=True), 1e-6)
 
 
 LOSSES = {

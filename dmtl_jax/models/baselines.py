@@ -1,4 +1,4 @@
-"""The MTL baseline and single-task networks (PAPER.md, table of parameters)."""
+"""The MTL baseline and single-task networks (docs/paper.md, Model)."""
 
 from flax import linen as nn
 import jax

@@ -1,4 +1,4 @@
-"""DiffusionMTL: encoder, decoders, diffusion and denoising of every task (PAPER.md, Model)."""
+"""DiffusionMTL: encoder, decoders, diffusion and denoising of every task (docs/paper.md, Model)."""
 
 from flax import linen as nn
 import jax

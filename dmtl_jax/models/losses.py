@@ -1,4 +1,4 @@
-"""Losses of each task and their combination over partial labels (PAPER.md, Losses).
+"""Losses of each task and their combination over partial labels (docs/paper.md, Losses).
 
 Every function takes raw maps at label size and returns one value an image; pixels without
 a label, and images without a labelled pixel, contribute exactly 0 to value and gradient.
@@ -6,46 +6,19 @@ a label, and images without a labelled pixel, contribute exactly 0 to value and 
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from dmtl_jax.models.parts.layers import resize
-from dmtl_jax.tasks import normalize, Task
+from dmtl_jax.tasks import Task
 
 INITIAL_WEIGHT = 0.5  # of the loss on the initial map (released code; the paper states both terms)
-BOUNDARY_POSITIVE = 0.95
 
 
 def task_loss(task: Task, logits: jax.Array, label: jax.Array) -> jax.Array:
   """Loss [B] float32 of raw maps [B, H, W, C_t] against labels [B, H, W, K]."""
-  logits = logits.astype(jnp.float32)
   valid = task.valid(label)
-  if task.kind == 'normals':
-    error = jnp.abs(normalize(logits) - label).sum(-1)
-  elif task.kind == 'depth':
-    error = jnp.abs(logits - label)[..., 0]
-  elif task.kind == 'boundary':
-    error = _boundary_error(logits[..., 0], label[..., 0])
-  else:
-    target = jnp.where(valid, label[..., 0], 0).astype(jnp.int32)
-    error = optax.softmax_cross_entropy_with_integer_labels(logits, target)
-    if task.kind == 'saliency':
-      error = error * _balance(target == 1, valid)
+  error = task.error(logits.astype(jnp.float32), label, valid)
   count = valid.sum((1, 2))
   return jnp.where(valid, error, 0).sum((1, 2)) / jnp.maximum(count, 1)
-
-
-def _boundary_error(logits, label):
-  """Sigmoid cross-entropy of one pixel, weighted 0.95 on boundaries and 0.05 elsewhere."""
-  positive = label == 1
-  weight = jnp.where(positive, BOUNDARY_POSITIVE, 1 - BOUNDARY_POSITIVE)
-  return weight * optax.sigmoid_binary_cross_entropy(logits, positive.astype(jnp.float32))
-
-
-def _balance(positive, valid):
-  """Weights [B, H, W]: positives by the share of negatives in the valid pixels, and the reverse."""
-  count = jnp.maximum(valid.sum((1, 2), keepdims=True), 1)
-  share = 1 - (positive & valid).sum((1, 2), keepdims=True) / count
-  return jnp.where(positive, share, 1 - share)
 
 
 def map_losses(tasks: tuple[Task, ...], maps: dict, labels: dict, label_mask: jax.Array) -> jax.Array:
@@ -58,7 +31,7 @@ def map_losses(tasks: tuple[Task, ...], maps: dict, labels: dict, label_mask: ja
   columns = []
   for t, task in enumerate(tasks):
     shown = label_mask[:, t][:, None, None, None]
-    label = jnp.where(shown, labels[task.name], jnp.asarray(task.spec.unlabelled, task.spec.label_dtype))
+    label = jnp.where(shown, labels[task.name], jnp.asarray(task.unlabelled, task.label_dtype))
     logits = resize(maps[task.name].astype(jnp.float32), label.shape[1:3])
     columns.append(task_loss(task, logits, label))
   return jnp.stack(columns, axis=1)

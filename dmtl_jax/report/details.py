@@ -36,7 +36,7 @@ def _metrics(section, task: Task, colors) -> str:
           [_mean(entry, lambda run: stored(run, stage).get(name)) for name in names],
         )
       )
-  return _table(task.name, list(names), rows, 4 if task.kind == 'depth' else 2)
+  return _table(task.name, list(names), rows, task.digits)
 
 
 def _classes(section, task: Task, colors) -> str:

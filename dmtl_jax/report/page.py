@@ -239,13 +239,12 @@ def _denoising(section, colors) -> str:
     pairs = [(entry, *pair) for entry in section.entries if (pair := _pair(entry, task))]
     if not pairs:
       continue
-    digits = 4 if task.kind == 'depth' else 2
     most = max(max(before, after) for _, before, after in pairs)
     rows = ''.join(
       f'<div class="pair"><p>{swatch(colors[entry.name])}{html.escape(entry.name)}'
       f' {verdict(task, before, after)}</p>'
-      + charts.bar(before, most, 'var(--track)', f'{before:.{digits}f}')
-      + charts.bar(after, most, colors[entry.name], f'{after:.{digits}f}')
+      + charts.bar(before, most, 'var(--track)', f'{before:.{task.digits}f}')
+      + charts.bar(after, most, colors[entry.name], f'{after:.{task.digits}f}')
       + '</div>'
       for entry, before, after in pairs
     )
@@ -269,7 +268,7 @@ def _curves(section, colors) -> str:
   plots = [
     (f'eval/final/{t.name}/{metric}', f'{t.name}: validation {metric}')
     for t in section.tasks
-    for metric in (t.metric, *(['tolF'] if t.kind == 'boundary' else []))
+    for metric in (t.metric, *([t.quick_metric] if t.quick_metric else []))
   ]
   plots += [('loss/total', 'training loss, all tasks')]
   plots += [(f'loss/final/{t.name}', f'{t.name}: training loss') for t in section.tasks]

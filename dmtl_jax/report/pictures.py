@@ -12,10 +12,11 @@ import io
 import math
 import pathlib
 
+import numpy as np
 from PIL import Image
 
 from dmtl_jax.basics import files as files_lib
-from dmtl_jax.draw import visualize
+from dmtl_jax.draw import legends
 from dmtl_jax.inference import pictures
 from dmtl_jax.tasks import Task
 
@@ -252,19 +253,17 @@ def swatch(color: str) -> str:
 def change(task: Task, scores: dict[str, float]) -> str:
   """One image's or set's scores in words: 'mIoU 21.30 to 24.10, better by 2.80'."""
   final, initial = scores.get('final'), scores.get('initial')
-  digits = 4 if task.kind == 'depth' else 2
   if final is None:
     return '<span class="score">no score</span>'
   if initial is None:
-    return f'<span class="score">{task.metric} {final:.{digits}f}</span>'
-  numbers = f'{initial:.{digits}f} → {final:.{digits}f}'
+    return f'<span class="score">{task.metric} {final:.{task.digits}f}</span>'
+  numbers = f'{initial:.{task.digits}f} → {final:.{task.digits}f}'
   return f'<span class="score">{task.metric} {numbers} {verdict(task, initial, final)}</span>'
 
 
 def verdict(task: Task, before: float, after: float) -> str:
   """A chip that says in words, sign and colour whether the second score is better than the first."""
-  digits = 4 if task.kind == 'depth' else 2
-  size = f'{abs(after - before):.{digits}f}'
+  size = f'{abs(after - before):.{task.digits}f}'
   if float(size) == 0:
     return '<span class="chip">no change</span>'
   better = (after > before) == task.higher_is_better
@@ -273,24 +272,16 @@ def verdict(task: Task, before: float, after: float) -> str:
 
 def legend(task: Task, limits=None) -> str:
   """What the colours of a task mean."""
-  color = lambda rgb: f'rgb({",".join(str(int(c)) for c in rgb)})'
-  if task.classes:
-    keys = [
-      f'<li>{swatch(color(visualize.palette()[i]))}{html.escape(name)}</li>' for i, name in enumerate(task.classes)
-    ]
-    return f'<ul class="classes">{"".join(keys)}</ul>'
-  if task.kind == 'normals':
-    axes = (('right', (255, 128, 128)), ('up', (128, 255, 128)), ('towards us', (128, 128, 255)))
-    return f'<ul class="classes">{"".join(f"<li>{swatch(color(c))}{name}</li>" for name, c in axes)}</ul>'
-  if task.kind == 'depth':
-    ends = [f'{limit:.3g}' for limit in limits] if limits else ['near', 'far']
-    colors = [color(visualize.heat(-i / 8, (-1, 0))) for i in range(9)]
-  else:
-    ends = ['0', 'probability 1']
-    colors = [
-      color(rgb) for rgb in ((visualize.PAPER, visualize.INK) if task.kind == 'boundary' else ((0,) * 3, (255,) * 3))
-    ]
+  key = task.key(limits)
+  if isinstance(key, legends.Swatches):
+    names = ''.join(f'<li>{swatch(_css(color))}{html.escape(name)}</li>' for name, color in key.entries)
+    return f'<ul class="classes">{names}</ul>'
+  colors = ','.join(_css(key.colors[i]) for i in np.linspace(0, 255, 9).astype(int))
   return (
-    f'<div class="scale"><i style="background:linear-gradient(90deg,{",".join(colors)})"></i>'
-    f'<span>{ends[0]}</span><span>{ends[1]}</span></div>'
+    f'<div class="scale"><i style="background:linear-gradient(90deg,{colors})"></i>'
+    f'<span>{key.low}</span><span>{key.high}</span></div>'
   )
+
+
+def _css(color) -> str:
+  return f'rgb({",".join(str(int(c)) for c in color)})'

@@ -90,7 +90,7 @@ def build(section) -> Table:
 
 
 def task_column(task: Task) -> Column:
-  return Column(task.name, task.metric, task.higher_is_better, 4 if task.kind == 'depth' else 2)
+  return Column(task.name, task.metric, task.higher_is_better, task.digits)
 
 
 def _mark_best(cells: Sequence[Cell]) -> list[Cell]:

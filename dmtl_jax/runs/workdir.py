@@ -5,7 +5,6 @@ step), W/tensorboard/, W/checkpoints/, W/panels/, W/metrics.json, W/report.html.
 """
 
 import contextlib
-import dataclasses
 import errno
 import fcntl
 import json
@@ -18,7 +17,7 @@ from dmtl_jax.basics import sharding
 from dmtl_jax.basics.atomic import write_json
 from dmtl_jax.basics.errors import is_plain, shown, UserError
 from dmtl_jax.configs import check, common
-from dmtl_jax.tasks import Task
+from dmtl_jax.tasks import make_task, Task
 
 # Fields that may differ between a run and its resumption: they do not change what is learned.
 FREE = (
@@ -137,7 +136,9 @@ def _filled(values: dict, defaults: dict) -> dict:
 
 def write_tasks(workdir: str | os.PathLike, tasks: tuple[Task, ...]):
   """Stores what a run predicts, so that prediction needs no data set."""
-  write_json(pathlib.Path(workdir) / 'tasks.json', [dataclasses.asdict(task) for task in tasks])
+  write_json(
+    pathlib.Path(workdir) / 'tasks.json', [{'name': t.name, 'kind': t.kind, 'classes': t.classes} for t in tasks]
+  )
 
 
 def read_tasks(workdir: str | os.PathLike) -> tuple[Task, ...]:
@@ -148,7 +149,9 @@ def read_tasks(workdir: str | os.PathLike) -> tuple[Task, ...]:
   """
   path = pathlib.Path(workdir) / 'tasks.json'
   with _of_a_run(path, 'tasks'):
-    tasks = tuple(Task(t['name'], t['kind'], tuple(map(_text, t['classes']))) for t in json.loads(path.read_text()))
+    tasks = tuple(
+      make_task(t['name'], t['kind'], tuple(map(_text, t['classes']))) for t in json.loads(path.read_text())
+    )
     if not tasks or len({task.name for task in tasks}) < len(tasks):
       raise ValueError('none, or two of one name')
   return tasks

@@ -39,7 +39,7 @@ def learning_rate(config, steps: int, steps_per_epoch: int) -> optax.Schedule:
 
 
 def optimizer(config, schedule: optax.Schedule) -> optax.GradientTransformation:
-  """config.optim.name after clipping; Adam with torch's coupled L2 is the paper's (PAPER.md, Datasets and protocol)."""
+  """config.optim.name on clipped gradients; the paper has Adam with L2 (docs/paper.md, Datasets and protocol)."""
   scale, decoupled = OPTIMIZERS[config.optim.name]
   decay = optax.add_decayed_weights(config.optim.l2)
   parts = [scale(), decay] if decoupled else [decay, scale()]

@@ -2,13 +2,10 @@
 
 import math
 
-from dmtl_jax import metrics
 from dmtl_jax.basics import sharding
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.basics.stopping import Stopped
 from dmtl_jax.inference import evaluation
-
-LOWER_IS_BETTER = ('absErr', 'relErr', 'sqRel', 'RMSE', 'logRMSE', 'mErr', 'median')
 
 
 class Periodic:
@@ -61,7 +58,7 @@ def check(best_by: str, tasks):
 
 
 def _metrics(task):
-  metric = metrics.build(task, fast=True)
+  metric = task.scorer('pascal', 0.0, quick=True)
   return metric.compute(metric.empty())
 
 
@@ -81,8 +78,9 @@ def choose(best: dict, step: int, scores: dict, config, tasks) -> dict:
   delta_m = evaluation.delta_to_single(headline, config, tasks)
   candidate = {'step': step, 'scores': headline, 'delta_m': delta_m, 'value': delta_m}
   if config.train.best_by != 'delta_m':
-    task, metric = config.train.best_by.split('/')
-    candidate['value'] = scores['final'][task][metric] * (-1 if metric in LOWER_IS_BETTER else 1)
+    name, metric = config.train.best_by.split('/')
+    task = next(task for task in tasks if task.name == name)
+    candidate['value'] = scores['final'][name][metric] * (-1 if task.lower_is_better(metric) else 1)
   if not best:
     return candidate
   if candidate['value'] is not None and best.get('value') is not None:

@@ -15,7 +15,6 @@ from dmtl_jax.metrics.base import Metric, ratio, State
 from dmtl_jax.metrics.matching import match
 from dmtl_jax.metrics.saliency import f_measure
 from dmtl_jax.metrics.thinning import thin
-from dmtl_jax.tasks import Task
 
 THRESHOLDS = 99
 TOLERANCE = 0.0075  # of the diagonal: PASCAL-Context, BSDS; 0.011 is usual on NYUD-v2
@@ -121,7 +120,7 @@ class _BoundaryMetric(Metric):
   The box leaves out padding, so that the tolerance is a share of the diagonal of the image itself.
   """
 
-  def __init__(self, task: Task, tolerance: float = TOLERANCE):
+  def __init__(self, task, tolerance: float = TOLERANCE):
     super().__init__(task)
     self.tolerance = tolerance
 

@@ -1,4 +1,4 @@
-"""Multi-Task Conditioning f_cond: all tasks' initial maps in one map of tokens (PAPER.md, Model 4)."""
+"""Multi-Task Conditioning f_cond: all tasks' initial maps in one map of tokens (docs/paper.md, Model 4)."""
 
 from flax import linen as nn
 import jax

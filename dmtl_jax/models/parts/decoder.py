@@ -1,4 +1,4 @@
-"""Per-task decoders f_dec^t and heads f_pred^t (PAPER.md, Model 2)."""
+"""Per-task decoders f_dec^t and heads f_pred^t (docs/paper.md, Model 2)."""
 
 from flax import linen as nn
 import jax

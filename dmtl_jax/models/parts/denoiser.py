@@ -1,4 +1,4 @@
-"""The denoiser: one network for all steps and tasks (PAPER.md, Model 4)."""
+"""The denoiser: one network for all steps and tasks (docs/paper.md, Model 4)."""
 
 from flax import linen as nn
 import jax

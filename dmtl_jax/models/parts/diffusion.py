@@ -1,4 +1,4 @@
-"""The diffusion process of PAPER.md, Model 3: noise schedule, q(x_s | x_0), posterior.
+"""The diffusion process of docs/paper.md, Model 3: noise schedule, q(x_s | x_0), posterior.
 
 Steps are counted s = 1..S as in the paper; every array here holds step s at index s - 1.
 All functions are pure and work on any array shape.

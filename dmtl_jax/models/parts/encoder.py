@@ -1,4 +1,4 @@
-"""Image encoder f_enc: ResNet-18 or -50 and the fusion of its stages (PAPER.md, Model 1)."""
+"""Image encoder f_enc: ResNet-18 or -50 and the fusion of its stages (docs/paper.md, Model 1)."""
 
 from flax import linen as nn
 import jax

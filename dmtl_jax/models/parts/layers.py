@@ -140,7 +140,7 @@ def reduced_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 class ResidualBlock(nn.Module):
-  """Basic residual block at constant width (PAPER.md, Model 2): [B, h, w, C] to the same shape."""
+  """Basic residual block at constant width (docs/paper.md, Model 2): [B, h, w, C] to the same shape."""
 
   channels: int
   dtype: Dtype = jnp.float32

@@ -1,0 +1,257 @@
+"""What a task is. A kind of task is one subclass in a file of its own, which everything else asks.
+
+Label encoding, the same for every data set (arrays are [..., H, W, K]):
+
+| kind     | K | dtype   | values                               | unlabelled pixel |
+|----------|---|---------|--------------------------------------|------------------|
+| semseg   | 1 | uint8   | class id 0..C-1                      | 255              |
+| parsing  | 1 | uint8   | part id 0..C-1, 0 is background      | 255              |
+| saliency | 1 | uint8   | 0 background, 1 salient              | 255              |
+| boundary | 1 | uint8   | 0 interior, 1 boundary               | 255              |
+| normals  | 3 | float32 | unit vector, camera space            | 0, 0, 0          |
+| depth    | 1 | float32 | depth in the data set's unit, > 0    | 0                |
+
+A label that is hidden from the model is a map of unlabelled pixels (`Task.blank`). Functions marked
+*numpy or jax* take arrays of either; the data pipeline's workers call them with numpy.
+"""
+
+import dataclasses
+from typing import ClassVar
+
+import cv2
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dmtl_jax.basics.errors import shown
+from dmtl_jax.draw import colors, legends
+
+IGNORE = 255
+LONGEST = 64  # characters of a task's name
+KINDS: dict[str, type['Task']] = {}  # by name; filled as the kinds' files are imported
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+  """One dense prediction task of a data set; the methods here are those of a plain regression by L1.
+
+  Attributes:
+    name: unique in the data set; names label folders, parameters, metrics and files, so it is a plain word.
+    classes: class names of kinds that are counted (at least two), else empty.
+
+  What a kind says of itself:
+    kind, title: its name in files and configs, and for people.
+    metric: headline metric, as named in metrics.json.
+    quick_metric: what stands in for it in the periodic evaluation of a run; '' where nothing has to.
+    lower: names of those of its metrics of which lower is better.
+    digits: decimals of its scores in tables.
+    label_channels, label_dtype, unlabelled: K, dtype and value of an unlabelled pixel of a label.
+    raw_channels: C_t of the raw output map; None: one a class.
+    guides_crops: whether one of its classes may not fill a random crop (the PASCAL recipe).
+    relative_to_view: whether a value depends on how large the scene is seen, so that tiles do not agree on it.
+    framed: whether its pictures are white like a page, and need a frame there.
+    spread_unit: of `spread`, as it stands behind a number.
+
+  Raises:
+    ValueError: for another name, or a number of classes the kind cannot have.
+  """
+
+  name: str
+  classes: tuple[str, ...] = ()
+
+  kind: ClassVar[str]
+  title: ClassVar[str]
+  metric: ClassVar[str]
+  quick_metric: ClassVar[str] = ''
+  lower: ClassVar[frozenset[str]] = frozenset()
+  digits: ClassVar[int] = 2
+  label_channels: ClassVar[int] = 1
+  label_dtype: ClassVar[type] = np.float32
+  unlabelled: ClassVar[int] = 0
+  raw_channels: ClassVar[int | None] = 1
+  guides_crops: ClassVar[bool] = False
+  relative_to_view: ClassVar[bool] = False
+  framed: ClassVar[bool] = False
+  spread_unit: ClassVar[str] = ' std'
+
+  def __init_subclass__(cls):
+    KINDS[cls.kind] = cls
+
+  def __post_init__(self):
+    if not self.name.isidentifier() or len(self.name) > LONGEST:
+      raise ValueError(f"task '{shown(self.name, LONGEST)}': a name is letters, digits and _, at most {LONGEST}")
+    if self.raw_channels is None and not 2 <= len(self.classes) <= IGNORE:
+      raise ValueError(f"task '{self.name}': {self.kind} needs 2 to {IGNORE} class names, got {len(self.classes)}")
+    if self.raw_channels is not None and self.classes:
+      raise ValueError(f"task '{self.name}': {self.kind} takes no class names")
+
+  @property
+  def channels(self) -> int:
+    """Channels C_t of the task's raw output map."""
+    return self.raw_channels or len(self.classes)
+
+  @property
+  def higher_is_better(self) -> bool:
+    """Of the headline metric."""
+    return not self.lower_is_better(self.metric)
+
+  def lower_is_better(self, metric: str) -> bool:
+    """Of any metric of the task."""
+    return metric in self.lower
+
+  @property
+  def heading(self) -> str:
+    """The task for people: its kind's title, after its own name where that is another."""
+    return self.title if self.name == self.kind else f'{self.name} ({self.title.lower()})'
+
+  # --- Labels --------------------------------------------------------------------------------
+
+  def blank(self, height: int, width: int) -> np.ndarray:
+    """A label [height, width, K] without a single labelled pixel."""
+    return np.full((height, width, self.label_channels), self.unlabelled, self.label_dtype)
+
+  def valid(self, label):
+    """Mask [..., H, W] bool of the labelled pixels of label [..., H, W, K]; numpy or jax."""
+    return (label != self.unlabelled).any(-1)
+
+  def mirrored(self, values):
+    """The values of a map [..., K] whose pixels have been mirrored left and right; numpy or jax."""
+    return values
+
+  def nearer(self, values, zoom):
+    """The values of a map [..., K] of a scene that is seen `zoom` times as large; numpy or jax."""
+    del zoom
+    return values
+
+  def cropped(self, label: np.ndarray) -> np.ndarray:
+    """What a label [H, W, K] is worth after a crop: itself, or nothing (`blank`)."""
+    return label
+
+  def from_file(self, values: np.ndarray, ignore: int = IGNORE, scale: float = 1.0) -> np.ndarray:
+    """The array of a label file as a label [H, W, K].
+
+    Args:
+      values: [H, W] or [H, W, channels], of any dtype.
+      ignore: class id that means unlabelled, besides 255.
+      scale: unit of whole numbers (metres of a depth's count).
+
+    Raises:
+      ValueError: what is wrong with it, without the file's name.
+    """
+    del ignore
+    values = self._plane(values) if self.label_channels == 1 else values
+    if values.ndim != 3 or values.shape[2] != self.label_channels:
+      raise ValueError(f'has shape {values.shape}; {self.kind} has {self.label_channels} channels')
+    if values.dtype.kind not in 'uif':
+      raise ValueError(f'holds {values.dtype} numbers; {self.kind} is float or 16-bit')
+    values = float32(values * np.float32(scale) if values.dtype.kind in 'ui' else values)
+    return np.where(np.isfinite(values), values, self.unlabelled)
+
+  def _plane(self, values: np.ndarray) -> np.ndarray:
+    """Values [H, W] or [H, W, 1] as [H, W, 1]."""
+    if values.ndim == 3 and values.shape[2] == 1:
+      return values
+    if values.ndim != 2:
+      raise ValueError(f'has shape {values.shape}; a {self.kind} label has one channel')
+    return values[..., None]
+
+  # --- Raw maps ------------------------------------------------------------------------------
+
+  def activate(self, logits: jax.Array) -> jax.Array:
+    """Raw output [..., H, W, C_t] to the prediction that metrics and pictures use, [..., H, W] or [..., H, W, 3]."""
+    logits = logits.astype(jnp.float32)
+    return logits[..., 0] if self.channels == 1 else logits
+
+  def error(self, logits: jax.Array, label: jax.Array, valid: jax.Array) -> jax.Array:
+    """Loss [B, H, W] of each pixel of raw maps [B, H, W, C_t] float32; anything where not `valid` [B, H, W]."""
+    del valid
+    return jnp.abs(logits - label).sum(-1)
+
+  def soft(self, logits: jax.Array) -> jax.Array:
+    """Raw maps to a differentiable prediction of the same shape: probabilities, unit vectors, values."""
+    return logits.astype(jnp.float32)
+
+  def encode_label(self, label: jax.Array) -> jax.Array:
+    """A label [B, H, W, K] as a map [B, H, W, C_t] of about 0..1, for networks that read labels (XTC)."""
+    return label
+
+  def encode_prediction(self, logits: jax.Array, key: jax.Array) -> jax.Array:
+    """Raw maps encoded as `encode_label` encodes labels, differentiable; `key` for kinds that draw classes."""
+    del key
+    return self.soft(logits)
+
+  def mean(self, draws: jax.Array) -> jax.Array:
+    """Raw map [..., C_t] float32 whose activation is the mean of the activated raw maps [K, ..., C_t].
+
+    Being a raw map it is enlarged like one, with edges as smooth as without sampling.
+    """
+    return draws.astype(jnp.float32).mean(0)
+
+  def spread(self, draws: jax.Array) -> jax.Array:
+    """How far the activated predictions of raw maps [K, ..., C_t] differ: [..., 1] float32 >= 0, in `spread_unit`."""
+    return draws.astype(jnp.float32).std(0).mean(-1, keepdims=True)
+
+  # --- Scores --------------------------------------------------------------------------------
+
+  def scorer(self, protocol: str = 'pascal', tolerance: float = 0.0075, quick: bool = False):
+    """The `metrics.Metric` of the task.
+
+    Args:
+      protocol: config.eval.protocol, which definitions the benchmark uses.
+      tolerance: of boundaries, as a share of the image's diagonal.
+      quick: for a periodic evaluation.
+    """
+    raise NotImplementedError(f'{type(self).__name__}.scorer')
+
+  def blank_prediction(self) -> np.ndarray:
+    """A prediction of one pixel, [1, 1] or [1, 1, 3], for metrics of nothing."""
+    return np.zeros((1, 1) if self.label_channels == 1 else (1, 1, self.label_channels), np.float32)
+
+  # --- Pictures and files --------------------------------------------------------------------
+
+  def limits(self, values: np.ndarray) -> tuple[float, float] | None:
+    """Values at the ends of the colours for a map; None where they are the same for every map."""
+    del values
+
+  def picture(self, values: np.ndarray, limits: tuple[float, float] | None = None) -> np.ndarray:
+    """A prediction (see `activate`) or a label [H, W, K] as uint8 [H, W, 3] RGB; unlabelled pixels are hatched."""
+    low, high = limits or (0.0, 1.0)
+    plane = values.reshape(*values.shape[:2], -1)[..., 0]
+    return colors.hatch_unless(np.isfinite(plane), colors.heat(plane, (low, high)))
+
+  def key(self, limits=None, present=None) -> legends.Key:
+    """What the colours mean: a scale, or names with colours.
+
+    Args:
+      limits: at the ends of the colours, see `limits`.
+      present: class ids to name; default all.
+    """
+    del present
+    low, high = limits or (0.0, 1.0)
+    return legends.Scale(colors.ramp(), f'{low:.3g}', f'{high:.3g}')
+
+  def legend(self, width: int, limits=None, present=None, scale: float = 1) -> np.ndarray:
+    """`key` drawn: uint8 [h, width, 3] on white; letters at scale 1 suit a picture of 640 pixels."""
+    return legends.draw(self.key(limits, present), width, scale)
+
+  def laid_over(self, image: np.ndarray, values: np.ndarray, limits=None) -> np.ndarray:
+    """A prediction laid over its image, both uint8 [H, W, 3]."""
+    return colors.overlay(image, self.picture(values, limits))
+
+  def overlay_legend(self, width: int, limits=None, present=None, scale: float = 1) -> np.ndarray:
+    """As `legend`, of `laid_over`."""
+    return self.legend(width, limits, present, scale)
+
+  def resized(self, values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A prediction at another size (H, W)."""
+    return cv2.resize(values, size[::-1], interpolation=cv2.INTER_LINEAR)
+
+  def stored(self, values: np.ndarray) -> tuple[str, np.ndarray]:
+    """Suffix and content of the file that keeps a prediction: '.png' of whole numbers, or '.npy'."""
+    return '.npy', values.astype(np.float32)
+
+
+def float32(values: np.ndarray) -> np.ndarray:
+  """What is too large for float32 becomes infinite."""
+  with np.errstate(over='ignore'):
+    return values.astype(np.float32)

@@ -1,0 +1,50 @@
+"""Boundaries: where one thing ends and another begins."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from dmtl_jax.draw import colors
+from dmtl_jax.metrics import boundary as metrics
+from dmtl_jax.tasks.saliency import Saliency
+from dmtl_jax.tasks.semseg import log_mean
+
+POSITIVE = 0.95  # weight of a boundary pixel; of others 0.05 (docs/paper.md, Losses)
+
+
+class Boundary(Saliency):
+  """Labels are 0 and 1, 255 unlabelled; weighted sigmoid cross-entropy; odsF."""
+
+  kind = 'boundary'
+  title = 'Boundary'
+  metric = 'odsF'
+  quick_metric = 'tolF'
+  raw_channels = 1
+  most = 1.0
+  framed = True
+  ends = np.array([colors.PAPER, colors.INK])
+
+  def activate(self, logits):
+    return self.soft(logits)[..., 0]
+
+  def error(self, logits, label, valid):
+    positive = label[..., 0] == 1
+    weight = jnp.where(positive, POSITIVE, 1 - POSITIVE)
+    return weight * optax.sigmoid_binary_cross_entropy(logits[..., 0], positive.astype(jnp.float32))
+
+  def soft(self, logits):
+    return jax.nn.sigmoid(logits.astype(jnp.float32))
+
+  def encode_label(self, label):
+    return label.astype(jnp.float32)
+
+  def encode_prediction(self, logits, key):
+    return jax.nn.sigmoid(logits)
+
+  def mean(self, draws):
+    draws = draws.astype(jnp.float32)
+    return log_mean(jax.nn.log_sigmoid(draws)) - log_mean(jax.nn.log_sigmoid(-draws))
+
+  def scorer(self, protocol='pascal', tolerance=0.0075, quick=False):
+    return (metrics.ToleranceF if quick else metrics.Boundary)(self, tolerance)

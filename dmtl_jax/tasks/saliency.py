@@ -1,0 +1,67 @@
+"""Saliency: what stands out in an image."""
+
+import cv2
+import jax.numpy as jnp
+import numpy as np
+
+from dmtl_jax.draw import colors, legends
+from dmtl_jax.metrics.saliency import Saliency as SaliencyMetric
+from dmtl_jax.tasks.base import IGNORE
+from dmtl_jax.tasks.semseg import Semseg
+
+
+class Saliency(Semseg):
+  """Labels are 0 and 1, 255 unlabelled; cross-entropy of two classes, balanced in each image; maxF."""
+
+  kind = 'saliency'
+  title = 'Saliency'
+  metric = 'maxF'
+  raw_channels = 2
+  guides_crops = False
+  spread_unit = ' std'  # of the probability, at most 0.5
+  most = 0.6  # of orange, where it is laid over an image
+  ends = np.array([(0, 0, 0), colors.PAPER])  # colours of probability 0 and 1
+
+  def activate(self, logits):
+    return self.soft(logits)[..., 1]
+
+  def error(self, logits, label, valid):
+    """Positives weigh the share of negatives in the image's valid pixels, and the reverse."""
+    positive = label[..., 0] == 1
+    count = jnp.maximum(valid.sum((1, 2), keepdims=True), 1)
+    share = 1 - (positive & valid).sum((1, 2), keepdims=True) / count
+    return jnp.where(positive, share, 1 - share) * super().error(logits, label, valid)
+
+  def spread(self, draws):
+    return self.activate(draws).std(0)[..., None]
+
+  def scorer(self, protocol='pascal', tolerance=0.0075, quick=False):
+    return SaliencyMetric(self)
+
+  def picture(self, values, limits=None):
+    plane = values.reshape(values.shape[:2])
+    labelled = plane != IGNORE
+    share = np.where(labelled, plane, 0).astype(np.float64)[..., None]
+    low, high = self.ends
+    return colors.hatch_unless(labelled, np.round((1 - share) * low + share * high))
+
+  def key(self, limits=None, present=None):
+    return self._scale(*self.ends)
+
+  def _scale(self, low, high) -> legends.Scale:
+    share = np.linspace(0, 1, 256)[:, None]
+    return legends.Scale(np.round((1 - share) * low + share * high).astype(np.uint8), '0', 'probability 1')
+
+  def laid_over(self, image, values, limits=None):
+    """Orange where it is probable."""
+    return colors.overlay(image, np.broadcast_to(np.float32(colors.ORANGE), image.shape), self.most * values[..., None])
+
+  def overlay_legend(self, width, limits=None, present=None, scale=1):
+    grey = np.full(3, 235)
+    return legends.draw(self._scale(grey, grey + self.most * (np.array(colors.ORANGE) - grey)), width, scale)
+
+  def resized(self, values, size):
+    return cv2.resize(values, size[::-1], interpolation=cv2.INTER_LINEAR)
+
+  def stored(self, values):
+    return '.png', np.round(values * 65535).astype(np.uint16)
