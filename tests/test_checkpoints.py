@@ -150,6 +150,10 @@ def test_an_older_format_is_read_and_a_newer_one_refused(copy):
   checkpoints = Checkpoints(copy)
   assert checkpoints.restore_latest(state_of(0), iterator())[1] == 3
   assert (checkpoints.notes['best'], checkpoints.notes['window']) == ({'step': 2}, {})
+  for due in (False, True):  # as format 2 told at first that an evaluation was owed
+    path.write_text(json.dumps({name: value for name, value in meta.items() if name != 'evaluated'} | {'due': due}))
+    checkpoints.restore(3, state_of(0))
+    assert checkpoints.notes['evaluated'] == 3 - due
   path.write_text(json.dumps(meta | {'format': 99}))
   with pytest.raises(UserError, match=r'checkpoints/3: format 99, this version reads up to \d+; update dmtl_jax'):
     Checkpoints(copy).restore_latest(state_of(0), iterator())

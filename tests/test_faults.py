@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import toy
 
+from dmtl_jax.basics import atomic
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.inference import evaluation
 from dmtl_jax.jobs import replay, train
@@ -24,7 +25,7 @@ from dmtl_jax.runs import workdir as workdir_lib
 from dmtl_jax.runs.log import Log
 
 sys.path.append(str(faults.ROOT))
-from dmtl_jax.configs import folder as folder_config  # noqa: E402
+from dmtl_jax.configs import folder as folder_config
 from dmtl_jax.training import setup
 
 BAD = 5  # an image
@@ -63,19 +64,6 @@ def poison(monkeypatch):
   monkeypatch.setattr(setup.Training, 'on_devices', poisoned)
 
 
-def at_batch(monkeypatch, number: int, function, *args):
-  """Calls a function when batch `number` of a run goes to the devices."""
-  on_devices, calls = setup.Training.on_devices, []
-
-  def counted(self, batch):
-    calls.append(1)
-    if len(calls) == number:
-      function(*args)
-    return on_devices(self, batch)
-
-  monkeypatch.setattr(setup.Training, 'on_devices', counted)
-
-
 @pytest.fixture(scope='module')
 def whole(data, tmp_path_factory):
   """A run that nothing befell."""
@@ -103,7 +91,7 @@ def test_killed_runs_end_with_the_same_bits():
 
 
 def test_sigterm_between_two_log_lines_leaves_no_trace(whole, data, tmp_path, monkeypatch, capsys):
-  at_batch(monkeypatch, 5, os.kill, os.getpid(), signal.SIGTERM)
+  faults.at_batch(monkeypatch, 5, os.kill, os.getpid(), signal.SIGTERM)
   assert train.run(config_for(data), str(tmp_path)) is None
   assert 'stopped by SIGTERM at step 5 of 8, saved' in capsys.readouterr().out
   train.run(config_for(data), str(tmp_path))
@@ -137,6 +125,27 @@ def test_logs_opened_within_a_second_share_no_file(tmp_path, monkeypatch):
     log.close()
   shown = faults.board(tmp_path / 'tensorboard')
   assert shown == {'loss/total 1': '0.0', 'loss/total 2': '1.0', 'loss/total 3': '2.0'}
+
+
+def test_the_log_drops_what_is_beyond_the_checkpoint(tmp_path):
+  """Lines of later steps, of an evaluation that is to be made again, and what is no line."""
+  rows = [{'step': 2}, {'step': 2, 'eval/x': 1}, {'step': 4}, {'step': 4, 'eval/x': 1}, {'step': 5}]
+  lines = [json.dumps(row) + '\n' for row in rows]
+  for evaluated, kept in ((2, lines[:3]), (4, lines[:4])):
+    (tmp_path / 'log.jsonl').write_text(''.join(lines) + '[]\n{"st')
+    Log(tmp_path, 4, evaluated).close()
+    assert (tmp_path / 'log.jsonl').read_text() == ''.join(kept)
+
+
+def test_a_file_that_is_not_finished_leaves_the_one_before(tmp_path):
+  path = tmp_path / 'new' / 'a.txt'
+  atomic.write_atomic(path, 'before')
+  with pytest.raises(ZeroDivisionError), atomic.replacing(path, 'wb') as file:
+    file.write(b'half')
+    file.flush()
+    assert path.read_text() == 'before'
+    1 / 0  # noqa: B018
+  assert [p.name for p in path.parent.iterdir()] == ['a.txt'] and path.read_text() == 'before'
 
 
 def test_a_bad_step_is_refused_kept_and_run_again(data, tmp_path, monkeypatch, capsys):
@@ -184,7 +193,7 @@ def test_data_that_vanish_while_training_are_named_and_nothing_is_lost(whole, da
   shutil.copytree(data, copy)
   config, workdir = config_for(copy), tmp_path / 'run'
   config.train.steps, config.train.eval_every, config.data.prefetch, config.data.threads = 800, 400, 1, 1
-  at_batch(monkeypatch, 6, shutil.rmtree, copy / 'train')
+  faults.at_batch(monkeypatch, 6, shutil.rmtree, copy / 'train')
   with pytest.raises(UserError, match=f'{copy}/train/'):
     train.run(config, str(workdir))
   (path,) = (workdir / 'checkpoints').iterdir()  # the regular ones are at 400 and 800

@@ -71,8 +71,6 @@ def train(training: setup.Training, config, workdir: str, stop: StopSignal) -> b
 
     for step in range(start, steps + 1):
       due = periodic.due(step)
-      if step == start and not due:  # of where the run starts, nothing but an evaluation that SIGTERM cut short is left
-        continue
       if step > start:
         position = batches.get_state()
         try:
@@ -83,6 +81,8 @@ def train(training: setup.Training, config, workdir: str, stop: StopSignal) -> b
           raise
         state, scalars = update(state, training.on_devices(batch), step)
         window.add(step, scalars, batch['index'], position)
+      elif not due:  # where a run goes on, an evaluation that SIGTERM cut short may be left to do
+        continue
       stops = stop.reached(step)
       saves = due or stops or (config.train.save_every and step % config.train.save_every == 0)
       logs = step > start and (due or step % config.train.log_every == 0)
