@@ -38,23 +38,11 @@ def run(config, workdir: str, path: str) -> dict[str, float]:
     )
   _, scalars = training.update(state, training.on_devices(batch), told['step'])
   scalars = {name: float(value) for name, value in jax.device_get(scalars).items()}
-  say(f'step {told["step"]} on {", ".join(ids)}:')
-  say(table(scalars, training.source.tasks))
+  say(f'step {told["step"]} on {", ".join(ids)}: {bad_numbers.losses_text(scalars, training.source.tasks)}')
   before = {name: float(value) for name, value in told['scalars'].items()}
   same = all(before.get(n) == v or (math.isnan(v) and math.isnan(before.get(n, 0))) for n, v in scalars.items())
   say('the same numbers as in the run' if same else 'not the same numbers as in the run')
   return scalars
-
-
-def table(scalars: dict[str, float], tasks) -> str:
-  """Losses of one step: a line a task (its images, final and initial loss, means over them), then the totals."""
-  means = bad_numbers.task_means(scalars.__getitem__, scalars, tasks)
-  show = lambda name: f'{means[name]:>12.5g}' if name in means else f'{"-":>12}'
-  lines = [f'{"task":<12}{"images":>8}{"final":>12}{"initial":>12}']
-  for task in tasks:
-    final, initial = (show(f'loss/{part}/{task.name}') for part in ('final', 'initial'))
-    lines.append(f'{task.name:<12}{int(scalars[f"count/{task.name}"]):>8}{final}{initial}')
-  return '\n'.join([*lines, f'loss {scalars["loss/total"]:.5g}, gradient norm {scalars["grad_norm"]:.5g}'])
 
 
 def _read(path: str) -> dict:

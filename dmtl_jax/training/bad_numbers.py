@@ -91,7 +91,7 @@ def report(bad: Made, source, workdir) -> UserError:
 
 
 def losses_text(scalars: dict[str, float], tasks) -> str:
-  """'loss nan (semseg 1.2, depth nan), gradient norm nan': a step's total, its tasks' final losses."""
+  """'loss nan (semseg 1.2, initial/semseg 1.5, depth nan), gradient norm nan', of tasks that have labels."""
   means = task_means(scalars.__getitem__, scalars, tasks)
   parts = ', '.join(f'{name.removeprefix("loss/").removeprefix("final/")} {value:.4g}' for name, value in means.items())
   return f'loss {scalars["loss/total"]:.4g} ({parts}), gradient norm {scalars["grad_norm"]:.4g}'
