@@ -225,6 +225,23 @@ def test_a_workdir_that_cannot_be_written_is_told(data):
       train.run(config_for(data), workdir)
 
 
+@pytest.mark.parametrize(
+  'field, value, told',
+  [
+    ('optim.name', 'lion', 'optim.name must be one of adam'),
+    ('train.accumulate', 3, 'cannot be split'),
+    ('train.best_by', 'mIoU', 'not one of delta_m'),
+  ],
+)
+def test_a_run_that_cannot_start_leaves_no_config_behind(data, tmp_path, field, value, told):
+  """Which would refuse the command once it is mended."""
+  config = config_for(data)
+  config.update_from_flattened_dict({field: value})
+  with pytest.raises(UserError, match=told):
+    train.run(config, str(tmp_path))
+  assert not list(tmp_path.glob('*.json'))
+
+
 def test_a_damaged_config_is_told_and_a_new_field_is_no_change(whole, data, tmp_path):
   path = tmp_path / 'config.json'
   stored = json.loads((whole / 'config.json').read_text())

@@ -15,8 +15,7 @@ from dmtl_jax.jobs import evaluate
 from dmtl_jax.runs import workdir as workdir_lib
 from dmtl_jax.runs.checkpoints import Checkpoints
 from dmtl_jax.runs.log import Log
-from dmtl_jax.training import bad_numbers, cost, setup
-from dmtl_jax.training.periodic import Periodic
+from dmtl_jax.training import bad_numbers, cost, periodic, setup
 
 
 def run(config, workdir: str, force: bool = False) -> dict | None:
@@ -34,6 +33,7 @@ def run(config, workdir: str, force: bool = False) -> dict | None:
   with workdir_lib.held(workdir):
     sharding.on_first_host(workdir_lib.check_config, workdir, config, force)
     training = setup.build(config, *setup.open_data(config))
+    periodic.check(config.train.best_by, training.source.tasks)
     sharding.on_first_host(write_start, workdir, config, training.source)
     say(workdir_lib.start_text(config, training.source))
     with StopSignal() as stop:
@@ -58,7 +58,7 @@ def train(training: setup.Training, config, workdir: str, stop: StopSignal) -> b
     steps = max(training.steps, start)
     window = bad_numbers.Window(source.tasks, checkpoints.notes['window'])
     log = opened.enter_context(closing(Log(workdir, start, checkpoints.notes['evaluated'])))
-    periodic = Periodic(training, config, log, stop, checkpoints.notes)
+    evaluation = periodic.Periodic(training, config, log, stop, checkpoints.notes)
     if start < steps:
       say('compiling the training step')
       update = cost.compile_step(training.update, state, config, source.tasks, training.mesh)
@@ -66,11 +66,11 @@ def train(training: setup.Training, config, workdir: str, stop: StopSignal) -> b
     progress = opened.enter_context(Progress('training', steps, 'step', start))
 
     def save(state, data: dict, before: int | None = None):
-      told = {'best': periodic.best, 'evaluated': periodic.evaluated, 'window': window.to_json(before)}
+      told = {'best': evaluation.best, 'evaluated': evaluation.evaluated, 'window': window.to_json(before)}
       checkpoints.save(state, data, {'config': workdir_lib.to_json(config)} | told)
 
     for step in range(start, steps + 1):
-      due = periodic.due(step)
+      due = evaluation.due(step)
       if step > start:
         position = batches.get_state()
         try:
@@ -97,16 +97,16 @@ def train(training: setup.Training, config, workdir: str, stop: StopSignal) -> b
         progress.update(step - progress.done, f'loss {values.get("loss/total", math.nan):.4g}')
         window.clear()
       if due:
-        periodic.run(state, step)
+        evaluation.run(state, step)
       if saves:
         save(state, batches.get_state())
-      if stops or periodic.due(step):
+      if stops or evaluation.due(step):
         break
   if start < steps:
     sharding.on_first_host(cost.write_peak, workdir)
   if window.total_skipped():
     say(f'{window.total_skipped()} of {step} steps skipped: their loss or gradient was not finite')
-  if step < steps or periodic.due(step):
+  if step < steps or evaluation.due(step):
     say(f'stopped by SIGTERM at step {step} of {steps}, saved; the same command goes on from here')
     return False
   return True

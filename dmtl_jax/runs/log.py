@@ -42,7 +42,7 @@ class Log:
       kept = [line for line in lines if _counts(line, step, evaluated)]
       if len(kept) < len(lines):
         write_atomic(jsonl, ''.join(kept))
-    self._file = open(jsonl, 'a')
+    self._file = open(jsonl, 'a')  # noqa: SIM115 (see close)
     board.mkdir(exist_ok=True)
     # SummaryWriter would write in a thread of its own: a kill loses its queue, and a full disk stops it for ever.
     number = len(list(board.iterdir()))  # names hold the second only, and are read in their order

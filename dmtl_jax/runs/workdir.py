@@ -55,7 +55,7 @@ def _lock(path: pathlib.Path):
   """The file that is locked until it is closed."""
   try:
     path.mkdir(parents=True, exist_ok=True)
-    file = open(path / '.lock', 'a')
+    file = open(path / '.lock', 'a')  # noqa: SIM115 (the lock lasts until it is closed)
   except OSError as error:
     raise UserError(f'--workdir={path}: cannot be written ({error.strerror}); choose another folder') from error
   try:

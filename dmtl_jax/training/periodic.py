@@ -23,7 +23,6 @@ class Periodic:
   """
 
   def __init__(self, training, config, log, stop, notes: dict):
-    check(config.train.best_by, training.source.tasks)
     self.best, self.evaluated = notes['best'], notes['evaluated']
     self._every, self._last = config.train.eval_every or max(training.steps // 10, 1), training.steps
     self._config, self._mesh, self._log, self._stop = config, training.mesh, log, stop
