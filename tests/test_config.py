@@ -141,6 +141,9 @@ def test_each_benchmark_is_scored_as_its_tables_are():
 
 
 def test_fields_that_an_older_run_lacks_are_its_data_sets():
-  assert common.defaults({'data': {'name': 'pascal'}})['eval']['geometry'] == 'pad' and common.defaults({'data': {'name': 'pascal'}})['loss_weights'] == {}
+  assert (
+    common.defaults({'data': {'name': 'pascal'}})['eval']['geometry'] == 'pad'
+    and common.defaults({'data': {'name': 'pascal'}})['loss_weights'] == {}
+  )
   for name in ('rooms', '', '..', 'check', 'x.y'):
     assert common.defaults({'data': {'name': name}}) == common.base(None).to_dict()

@@ -1,6 +1,5 @@
 """Prediction of any image: the Python API, the command, sampling and tiles."""
 
-
 import cv2
 import jax
 import jax.numpy as jnp
