@@ -100,7 +100,7 @@ def test_every_config_builds_a_model(name):
       'config.data.path is empty',
     ),
     (['--config=configs/folder.py', '--config.eval.single_task.trees=x'], 'eval.single_task must be a number for each'),
-    (['--config=configs/folder.py', '--config.eval.weights=last'], 'eval.weights must be best or latest'),
+    (['--config=configs/folder.py', '--config.eval.weights=last'], 'eval.weights must be one of best, latest'),
     (
       ['--config=configs/folder.py', '--config.train.batch=0', '--workdir={tmp}'],
       'train.batch must be a whole number from 1',
