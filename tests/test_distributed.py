@@ -160,12 +160,11 @@ def test_batch_norm_statistics_are_those_of_the_whole_batch(two_processes, one_d
   """The running ones at the end of the run on two processes, read back, equal those of one device."""
   from dmtl_jax.models import build_model
   from dmtl_jax.runs import workdir as workdir_lib
-  from dmtl_jax.runs.checkpoints import Checkpoints, restore
+  from dmtl_jax.runs.checkpoints import restore
 
   def stats(workdir):
     config, tasks = workdir_lib.read_config(workdir), workdir_lib.read_tasks(one_device)
-    checkpoints, model = Checkpoints(workdir, read_only=True), build_model(config, tasks)
-    return restore(checkpoints, STEPS, model, config, sharding.make_mesh())['batch_stats']
+    return restore(workdir, str(STEPS), build_model(config, tasks), config, sharding.make_mesh())[1]['batch_stats']
 
   close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
   jax.tree.map(close, stats(two_processes[0]), stats(one_device))

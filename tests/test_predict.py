@@ -1,6 +1,5 @@
 """Prediction of any image: the Python API, the command, sampling and tiles."""
 
-
 import cv2
 import jax
 import jax.numpy as jnp
@@ -40,7 +39,7 @@ def draws(predictor):
   """Raw maps {task: [K, h, w, C]} of a photo of the training size, by the step that evaluation uses."""
   step = jax.jit(steps.make_maps_step(build_model(predictor.config, TASKS), predictor.config, TASKS))
   image = transforms.finish(photo(*SIZE), {}, SIZE, (), 0)['image'][None]
-  found = [step(predictor._variables, image, jnp.full(1, k, jnp.int32))['final'] for k in range(SAMPLES)]
+  found = [step(predictor.variables, image, jnp.full(1, k, jnp.int32))['final'] for k in range(SAMPLES)]
   return {task.name: np.stack([np.asarray(f[task.name][0], np.float64) for f in found]) for task in TASKS}
 
 
@@ -96,7 +95,7 @@ def test_an_image_of_the_training_size_is_predicted_as_in_evaluation(predictor):
   step = jax.jit(steps.make_predict_step(build_model(predictor.config, TASKS), predictor.config, TASKS))
   image = photo(*SIZE)
   batch = transforms.finish(image, {}, SIZE, (), 0)['image'][None]
-  want, got = step(predictor._variables, batch, np.zeros(1, np.int32))['final'], predictor(image)
+  want, got = step(predictor.variables, batch, np.zeros(1, np.int32))['final'], predictor(image)
   for task in TASKS:
     if task.classes:
       assert (got[task.name] == want[task.name][0]).mean() > 0.999

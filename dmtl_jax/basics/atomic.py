@@ -1,5 +1,6 @@
 """Files that are there whole or not at all."""
 
+import contextlib
 import json
 import math
 import os
@@ -7,20 +8,28 @@ import pathlib
 import tempfile
 
 
-def write_atomic(path: pathlib.Path, text: str):
-  """Writes a text file so that a reader, or a crash, sees the old or the new content, whole."""
+@contextlib.contextmanager
+def replacing(path: os.PathLike | str):
+  """A binary file to write, which takes the place of `path` at the end of the block; after an error nothing is left."""
+  path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
   handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.', suffix='.tmp')
   try:
-    with os.fdopen(handle, 'w') as f:
-      f.write(text)
-      f.flush()
-      os.fsync(handle)  # the content before the name, also where the power fails
+    with os.fdopen(handle, 'wb') as file:
+      yield file
     os.chmod(temporary, 0o644)
     os.replace(temporary, path)
   except BaseException:
     os.unlink(temporary)
     raise
+
+
+def write_atomic(path: pathlib.Path, text: str):
+  """Writes a text file so that a reader, or a crash, sees the old or the new content, whole."""
+  with replacing(path) as file:
+    file.write(text.encode())
+    file.flush()
+    os.fsync(file.fileno())  # the content before the name, also where the power fails
 
 
 def write_json(path: pathlib.Path, value):

@@ -24,7 +24,7 @@ from dmtl_jax.inference.steps import make_maps_step
 from dmtl_jax.models import build_model
 from dmtl_jax.models.parts.layers import resize
 from dmtl_jax.runs import workdir as workdir_lib
-from dmtl_jax.runs.checkpoints import Checkpoints, restore
+from dmtl_jax.runs.checkpoints import restore
 from dmtl_jax.tasks import Task
 
 FAR = 2.0  # an image that must shrink more than this to be seen whole is seen in tiles too, this much larger
@@ -36,10 +36,11 @@ class Predictor:
 
   Attributes:
     tasks: what it predicts, each with its name, kind and classes.
+    config, variables: of the run.
   """
 
   def __init__(self, config, tasks: tuple[Task, ...], variables: dict):
-    self.tasks, self.config, self._variables = tasks, config, variables
+    self.config, self.tasks, self.variables = config, tasks, variables
     model, size = build_model(config, tasks), tuple(config.data.size)
     maps_step = make_maps_step(model, config, tasks)
     one = lambda variables, image: jax.tree.map(lambda x: x[0], maps_step(variables, image, jnp.zeros(1, jnp.int32)))
@@ -126,7 +127,7 @@ class Predictor:
     def tile(top: int, left: int) -> images.Maps:
       window = scaled[round(top * pitch[0]) :, round(left * pitch[1]) :][: size[0], : size[1]]
       ready = transforms.finish(window, {}, size, (), 0)['image']
-      stages = jax.device_get(step(self._variables, ready[None]))
+      stages = jax.device_get(step(self.variables, ready[None]))
       return {(s, t.name): np.float32(maps[t.name]) for s, maps in stages.items() for t in self.tasks}
 
     grid = tuple(max(n, int(np.ceil(x - 1e-6))) for n, x in zip(cells, extent))
@@ -215,10 +216,5 @@ def load(workdir: str | os.PathLike, which: str = 'best') -> Predictor:
     UserError: no run or checkpoint there.
   """
   config, tasks = workdir_lib.read_config(workdir), workdir_lib.read_tasks(workdir)
-  mesh = sharding.make_mesh()
-  checkpoints = Checkpoints(workdir, read_only=True)
-  variables = restore(checkpoints, checkpoints.choose(str(which)), build_model(config, tasks), config, mesh)
+  _, variables = restore(workdir, str(which), build_model(config, tasks), config, sharding.make_mesh())
   return Predictor(config, tasks, variables)
-
-
-# --- The job ---------------------------------------------------------------------------------

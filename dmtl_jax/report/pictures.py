@@ -43,7 +43,7 @@ class Album:
 def _encoded(path: pathlib.Path, side: int) -> str | None:
   """The smaller of lossless and lossy WebP: maps of few colours are smallest, and sharpest, without loss."""
   try:
-    picture = files_lib.read_image(path).convert('RGB')
+    picture = files_lib.open_image(path).convert('RGB')
   except ValueError:
     return None
   picture.thumbnail((side, side), Image.Resampling.BOX)

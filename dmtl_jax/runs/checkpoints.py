@@ -352,9 +352,11 @@ def _first_line(error: BaseException) -> str:
   return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
-def restore(checkpoints: Checkpoints, step: int, model, config, mesh) -> dict:
-  """The variables of a checkpoint, on every device."""
+def restore(workdir, which: str, model, config, mesh) -> tuple[int, dict]:
+  """Step and variables of a run's checkpoint 'best', 'latest' or N; they are on every device."""
+  checkpoints = Checkpoints(workdir, read_only=True)
+  step = checkpoints.choose(which)
   shapes = jax.eval_shape(lambda: init_variables(model, jax.random.key(0), tuple(config.data.size)))
   everywhere = sharding.replicated(mesh)
   wanted = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), shapes)
-  return checkpoints.restore_variables(step, wanted)
+  return step, checkpoints.restore_variables(step, wanted)

@@ -11,6 +11,7 @@ import os
 import pathlib
 import sys
 
+from dmtl_jax.basics.atomic import write_json
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.metrics import boundary
 from dmtl_jax.metrics.boundary import folders
@@ -33,7 +34,7 @@ def main(arguments=None) -> int:
       count=options.thresholds,
       thinning=not options.no_thin,
     )
-    folders.save(result, out)
+    write_json(out, result)
   except (UserError, OSError) as error:
     print(f'error: {error}', file=sys.stderr)
     return 1

@@ -2,11 +2,8 @@
 
 from concurrent.futures import ProcessPoolExecutor
 import functools
-import json
 import multiprocessing
-import os
 import pathlib
-import tempfile
 
 import cv2
 import numpy as np
@@ -126,11 +123,3 @@ def _read_grey(path):
   if image.ndim != 2:
     raise UserError(f'{path} has {image.shape[2]} channels; save it as a grey PNG.')
   return image
-
-
-def save(result: dict, path: pathlib.Path):
-  """Writes the result of `evaluate` as JSON, whole or not at all."""
-  path.parent.mkdir(parents=True, exist_ok=True)
-  with tempfile.NamedTemporaryFile('w', dir=path.parent, suffix='.tmp', delete=False) as file:
-    json.dump(result, file, indent=1)
-  os.replace(file.name, path)
