@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from dmtl_jax.basics import sharding
-from dmtl_jax.benchmarks import common, synthetic, timing, work
+from dmtl_jax.benchmarks import common, synthetic, work
 from dmtl_jax.inference.steps import make_predict_step
 from dmtl_jax.jobs import summary
 from dmtl_jax.models import build_model
@@ -19,7 +19,7 @@ from dmtl_jax.models.inputs import init_variables
 
 
 def benchmark(config, flags) -> dict:
-  """Measures; see `common.table` for what the result holds."""
+  """Measures; see `common.as_text` for what the result holds."""
   tasks, count, size = summary.data_tasks(config.data), config.eval.batch, tuple(config.data.size)
   mesh = sharding.make_mesh()
   sharding.check_batch('config.eval.batch', count, mesh)
@@ -35,17 +35,16 @@ def benchmark(config, flags) -> dict:
     'executed': work.executed(function, variables, images, index),
   }
   args = tuple(jax.device_put((variables, images, index), (sharding.replicated(mesh), split, split)))
-  timing.say('compiling')
-  compiled, compile_times = timing.compile_cold_and_cached(step, args, flags.cold)
-  contestants, notes = {'jax': lambda n: jax.block_until_ready([compiled(*args) for _ in range(n)])}, {}
-  if flags.against:
-    from dmtl_jax.benchmarks import torch_step
-
-    more, notes = torch_step.predictions(config, tasks, variables, images, flags.compiled)
-    contestants |= more
-  head = common.describe(config, tasks, count, None, 'inference')
-  measured = common.measure(head, contestants, compiled, flops, flags.repeats, mesh.size)
-  return measured | {'compile': compile_times, 'notes': notes}
+  return common.measure(
+    common.describe(config, tasks, count, None, 'inference'),
+    step,
+    args,
+    lambda compiled: lambda n: jax.block_until_ready([compiled(*args) for _ in range(n)]),
+    lambda torch_step: torch_step.predictions(config, tasks, variables, images, flags.compiled),
+    flops,
+    flags,
+    mesh.size,
+  )
 
 
 if __name__ == '__main__':

@@ -107,7 +107,7 @@ def benchmark(config, flags) -> dict:
   }
 
 
-def table(result: dict) -> str:
+def as_text(result: dict) -> str:
   """The result for a person; the parts that take longest first."""
   parts = result['parts']
   times = {part: values.get('forward', 0) + values.get('backward', 0) for part, values in parts.items()}
@@ -129,4 +129,4 @@ def table(result: dict) -> str:
 
 
 if __name__ == '__main__':
-  common.run(benchmark, __doc__, table)
+  common.run(benchmark, __doc__, as_text)

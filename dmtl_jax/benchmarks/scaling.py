@@ -111,7 +111,7 @@ def benchmark(config, flags_) -> dict:
   return result
 
 
-def table(result: dict) -> str:
+def as_text(result: dict) -> str:
   """The result for a person."""
   lines = [f'train step around {result["base"]}', f'{"":<8}{"value":>6}{"pairs":>7}{"time":>10}{"FLOP":>9}{"rate":>10}']
   for what, rows in result['sweeps'].items():
@@ -153,4 +153,4 @@ def _position(what: str, row: dict) -> float:
 
 
 if __name__ == '__main__':
-  common.run(benchmark, __doc__, table)
+  common.run(benchmark, __doc__, as_text)

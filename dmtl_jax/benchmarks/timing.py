@@ -12,6 +12,8 @@ import jax
 from jax.experimental.compilation_cache import compilation_cache
 import numpy as np
 
+from dmtl_jax.training.cost import planned_bytes
+
 BEGAN = time.perf_counter()
 REPEAT = 0.2  # seconds a repeat lasts at least: short calls are repeated within it
 
@@ -122,10 +124,7 @@ def memory(compiled) -> dict[str, float]:
   result = {
     'arguments': plan.argument_size_in_bytes,
     'temporary': plan.temp_size_in_bytes,
-    'planned': plan.argument_size_in_bytes
-    + plan.output_size_in_bytes
-    - plan.alias_size_in_bytes
-    + plan.temp_size_in_bytes,
+    'planned': planned_bytes(compiled),
   }
   stats = jax.local_devices()[0].memory_stats()
   return result | ({'measured': stats['peak_bytes_in_use']} if stats else {})

@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 import numpy as np
 
 from dmtl_jax.basics import sharding
-from dmtl_jax.benchmarks import common, synthetic, timing, work
+from dmtl_jax.benchmarks import common, synthetic, work
 from dmtl_jax.jobs import summary
 from dmtl_jax.models import build_model
 from dmtl_jax.runs.state import TrainState
@@ -98,24 +98,21 @@ class Stepper:
 
 
 def benchmark(config, flags) -> dict:
-  """Measures; see `common.table` for what the result holds."""
+  """Measures; see `common.as_text` for what the result holds."""
   job = build(config)
   tasks, count, pairs = job.tasks, config.train.batch, job.pairs
   flops = {'needed': work.needed(config, tasks, count, pairs), 'executed': sum(n for _, n in job.flops())}
   state, batch = job.on_device()
-  timing.say('compiling')
-  compiled, compile_times = timing.compile_cold_and_cached(job.step, (state, batch, FIRST), flags.cold)
-  contestants = {'jax': Stepper(compiled, state, batch)}
-  del state
-  notes = {}
-  if flags.against:
-    from dmtl_jax.benchmarks import torch_step
-
-    more, notes = torch_step.train_steps(config, tasks, job.state, job.batch, flags.compiled)
-    contestants |= more
-  head = common.describe(config, tasks, count, pairs, 'train step')
-  measured = common.measure(head, contestants, compiled, flops, flags.repeats, job.mesh.size)
-  return measured | {'compile': compile_times, 'notes': notes}
+  return common.measure(
+    common.describe(config, tasks, count, pairs, 'train step'),
+    job.step,
+    (state, batch, FIRST),
+    lambda compiled: Stepper(compiled, state, batch),
+    lambda torch_step: torch_step.train_steps(config, tasks, job.state, job.batch, flags.compiled),
+    flops,
+    flags,
+    job.mesh.size,
+  )
 
 
 if __name__ == '__main__':

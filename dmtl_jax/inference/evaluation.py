@@ -19,7 +19,7 @@ import numpy as np
 from dmtl_jax.basics import sharding
 from dmtl_jax.basics.progress import Progress
 from dmtl_jax.data import pipeline, transforms
-from dmtl_jax.inference import pictures
+from dmtl_jax.inference import gallery
 from dmtl_jax.inference.steps import make_predict_step
 from dmtl_jax.metrics.base import merge
 from dmtl_jax.metrics.delta_m import delta_m
@@ -107,7 +107,7 @@ class Evaluator:
     with concurrent.futures.ProcessPoolExecutor(self.config.eval.workers, mp_context=context) as pool:
       yield pool.map
 
-  def stages(self, variables, index: int) -> pictures.Example:
+  def stages(self, variables, index: int) -> gallery.Example:
     """One image with its labels and every stage of its maps, without padding; runs on this host alone."""
     variables = jax.tree.map(lambda x: x.addressable_data(0), variables)
     example = self.source[index]
@@ -115,7 +115,7 @@ class Evaluator:
     maps = self._predict_stages(variables, ready['image'][None], np.array([index], np.int32))
     height, width = ready['region']
     cut = lambda x: np.asarray(x)[:height, :width]
-    return pictures.Example(
+    return gallery.Example(
       self.source.ids[index],
       cut(transforms.to_uint8(ready['image'])),
       {name: cut(ready['labels'][name]) for name in example['labels']},
@@ -126,7 +126,7 @@ class Evaluator:
     """Yields (id, picture) of the first config.eval.panels images: input, labels, initial to final maps."""
     for index in range(min(self.config.eval.panels, len(self.source))):
       example = self.stages(variables, index)
-      yield example.id, pictures.panel(example, self.tasks)
+      yield example.id, gallery.panel(example, self.tasks)
 
   def _batches(self):
     """This host's batches; all hosts get the same number of them."""

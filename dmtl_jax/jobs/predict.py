@@ -13,7 +13,7 @@ from dmtl_jax.basics.errors import UserError
 from dmtl_jax.basics.progress import Progress, say
 from dmtl_jax.draw import panels
 from dmtl_jax.draw.png import save_png
-from dmtl_jax.inference import images, pictures
+from dmtl_jax.inference import gallery, images
 from dmtl_jax.inference.prediction import load, Raw
 
 SIDE = 2048  # longest side of the pictures (arrays have the image's size)
@@ -104,7 +104,7 @@ def draw(raw: Raw, image: np.ndarray, scales: dict, every_class: bool = False) -
       drawn[key] = panels.uncertainty(task, spread[task.name], scales[key])
   tile = panels.tile_size(*image.shape[:2])[::-1]
   stages = {stage: raw.predictions(stage, tile) for stage in raw.stages if stage != 'uncertainty'}
-  rows = pictures.panel_rows(stages, {}, raw.tasks)
+  rows = gallery.panel_rows(stages, {}, raw.tasks)
   if spread:
     rows[-1] = (f'Mean of {raw.samples} draws', stages['final'])
     spread = {task.name: (spread[task.name], scales[f'uncertainty/{task.name}']) for task in raw.tasks}

@@ -84,7 +84,7 @@ def _scores(row: dict, task: Task) -> dict[str, float]:
 # --- W/panels --------------------------------------------------------------------------------
 
 
-def write(folder: pathlib.Path, tasks: Sequence[Task], chosen: dict, example: Callable[[int], Example]):
+def save_panels(folder: pathlib.Path, tasks: Sequence[Task], chosen: dict, example: Callable[[int], Example]):
   """Writes the pictures of the chosen images and the index; those of an earlier evaluation go.
 
   Args:

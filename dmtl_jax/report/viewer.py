@@ -7,17 +7,15 @@ maps. Images and tasks are chosen by radio buttons and CSS, so that the page nee
 import base64
 from collections.abc import Sequence
 import functools
-import html
 import io
 import math
 import pathlib
 
-import numpy as np
 from PIL import Image
 
-from dmtl_jax.basics import files as files_lib
-from dmtl_jax.draw import legends
-from dmtl_jax.inference import pictures
+from dmtl_jax.basics import files
+from dmtl_jax.inference import gallery
+from dmtl_jax.report.markup import card, change, escape, legend, swatch
 from dmtl_jax.tasks import Task
 
 BUDGET = 4_000_000  # characters of all pictures of a page
@@ -43,53 +41,63 @@ class Album:
 def _encoded(path: pathlib.Path, side: int) -> str | None:
   """The smaller of lossless and lossy WebP: maps of few colours are smallest, and sharpest, without loss."""
   try:
-    picture = files_lib.open_image(path).convert('RGB')
+    picture = files.open_image(path).convert('RGB')
   except ValueError:
     return None
   picture.thumbnail((side, side), Image.Resampling.BOX)
-  files = []
+  encoded = []
   for options in ({'lossless': True}, {'quality': 80}):
     file = io.BytesIO()
     picture.save(file, 'WEBP', method=4, **options)
-    files.append(file.getvalue())
-  return 'data:image/webp;base64,' + base64.b64encode(min(files, key=len)).decode()
+    encoded.append(file.getvalue())
+  return 'data:image/webp;base64,' + base64.b64encode(min(encoded, key=len)).decode()
 
 
 # --- One image and task, by method -----------------------------------------------------------
 
 
-def viewer(section, colors: dict[str, str], name: str, album: Album) -> str:
-  """The chooser of a section: as many of its panels' images as the album has room for."""
+def by_image(section, colors: dict[str, str], name: str, album: Album) -> str:
+  """The viewer of a section: as many of its panels' images as the album has room for."""
   drawn = {entry.name: _panels(entry) for entry in section.entries}
   ids = list(dict.fromkeys(id for images in drawn.values() for id in images))
   ids.sort(key=lambda id: -sum(id in images for images in drawn.values()))
-  thumbs, shots, rules = [], [], []
+  thumbs, shots = [], {}
   share = album.left
   for id in ids:
     before = album.left
-    image = len(thumbs)
     run, entry = next(images[id] for images in drawn.values() if id in images)
     thumb = album.uri(run.path / 'panels' / entry['input'], THUMB)
     parts = [_shot(section, task, id, drawn, colors, album) for task in section.tasks]
     if thumb is None or not any(parts):
       continue
-    thumbs.append((id, thumb))
-    for t, part in enumerate(parts):
-      shots.append(f'<div class="shot {name}-{image}-{t}">{part or _nothing(section.tasks[t], id)}</div>')
-      rules.append(
-        f'#{name}:has(#{name}i{image}:checked):has(#{name}t{t}:checked) .{name}-{image}-{t}{{display:block}}'
-      )
+    for t, (task, part) in enumerate(zip(section.tasks, parts)):
+      nothing = f'<p class="none">No method has drawn {escape(task.name)} of {escape(id)}.</p>'
+      shots[f'i{len(thumbs)}', f't{t}'] = part or nothing
+    thumbs.append(f'<img src="{thumb}" alt="{escape(id)}">')
     if album.left - (before - album.left) < 0.1 * share:  # another one as large would not fit
       break
-  if not thumbs:
+  choices = _tasks_choice(name, section.tasks) + _choice(f'{name}i', 'Image', thumbs, 'thumbs')
+  return _chooser(name, choices, shots)
+
+
+def _chooser(name: str, choices: str, shots: dict[tuple, str], style: str = '', display: str = 'block') -> str:
+  """Radio buttons and what belongs to their choices, {ends of the ids of buttons: HTML}; '' without any."""
+  if not shots:
     return ''
+  rules = shown = ''
+  for ids, content in shots.items():
+    shot = '-'.join((name, *ids))
+    checked = ''.join(f':has(#{name}{id}:checked)' for id in ids)
+    rules += f'#{name}{checked} .{shot}{{display:{display}}}'
+    shown += f'<div class="{style}shot {shot}">{content}</div>'
   return (
-    f'<style>@supports selector(:has(*)){{#{name} .shot{{display:none}}{"".join(rules)}}}</style>'
-    f'<div class="viewer" id="{name}"><div class="choose">'
-    + _choice(f'{name}t', 'Task', [html.escape(task.name) for task in section.tasks])
-    + _choice(f'{name}i', 'Image', [f'<img src="{uri}" alt="{html.escape(id)}">' for id, uri in thumbs], 'thumbs')
-    + f'</div>{"".join(shots)}</div>'
+    f'<style>@supports selector(:has(*)){{#{name} .shot{{display:none}}{rules}}}</style>'
+    f'<div class="viewer" id="{name}"><div class="choose">{choices}</div>{shown}</div>'
   )
+
+
+def _tasks_choice(name: str, tasks: Sequence[Task]) -> str:
+  return _choice(f'{name}t', 'Task', [escape(task.name) for task in tasks])
 
 
 def _panels(entry) -> dict[str, tuple]:
@@ -117,11 +125,11 @@ def _shot(section, task: Task, id: str, drawn: dict, colors: dict, album: Album)
   for entry in section.entries:
     run, image = drawn[entry.name].get(id, (None, None))
     shown = image['tasks'].get(task.name) if image else None
-    who = f'<div class="who">{swatch(colors[entry.name])}{html.escape(entry.name)}'
+    who = f'<div class="who">{swatch(colors[entry.name], entry.name)}'
     if shown is None:
       rows.append(f'<div class="strip">{who}</div><p class="none">{_absent(entry, task)}</p></div>')
       continue
-    top = top or _top(run, image, shown, task, id, album)
+    top = top or _top(run, image, shown, task, album)
     figures = [
       _figure(run, shown['files'].get(stage), title, f'{task.name} of {id} by {entry.name}: {title}', album)
       for stage, title in _titles(entry, stages, shown['files'])
@@ -143,22 +151,21 @@ def _stages(drawn: dict, id: str, task: Task) -> list[str]:
 def _titles(entry, stages: Sequence[str], files: dict) -> list[tuple[str, str]]:
   """(stage, caption) of every column; an empty caption where the method has no such stage."""
   steps = sum(stage.startswith('step') for stage in files)
-  titles = {stage: pictures.stage_title(stage, steps) if stage in files else '' for stage in stages}
+  titles = {stage: gallery.stage_title(stage, steps) if stage in files else '' for stage in stages}
   if not entry.config['model'].get('add_noise', True) and titles.get('step0'):
     titles['step0'] = 'Unchanged (no noise)'
   return list(titles.items())
 
 
-def _top(run, image: dict, shown: dict, task: Task, id: str, album: Album) -> str:
-  truth = shown['files'].get('label')
+def _top(run, image: dict, shown: dict, task: Task, album: Album) -> str:
+  truth, id = shown['files'].get('label'), image['id']
   figures = _figure(run, image['input'], 'Input', f'input {id}', album)
-  figures += (
-    _figure(run, truth, 'Ground truth', f'{task.name} of {id}: ground truth', album)
-    if truth
-    else ('<figure class="empty"><span>not labelled</span><figcaption>Ground truth</figcaption></figure>')
-  )
+  if truth:
+    figures += _figure(run, truth, 'Ground truth', f'{task.name} of {id}: ground truth', album)
+  else:
+    figures += _empty('not labelled', 'Ground truth')
   return (
-    f'<div class="strip first"><div class="who">{html.escape(id)}{legend(task, shown.get("limits"))}</div>'
+    f'<div class="strip first"><div class="who">{escape(id)}{legend(task, shown.get("limits"))}</div>'
     f'<div class="frames two">{figures}</div></div>'
   )
 
@@ -168,19 +175,18 @@ def _figure(run, file: str | None, title: str, alt: str, album: Album) -> str:
     return '<figure class="gap"></figure>'
   uri = album.uri(run.path / 'panels' / file) if file else None
   if uri is None:
-    return f'<figure class="empty"><span>no picture</span><figcaption>{html.escape(title)}</figcaption></figure>'
-  alt = html.escape(alt, quote=True)
-  caption = f'<figcaption>{html.escape(title)}</figcaption>'
-  return f'<figure><img src="{uri}" alt="{alt}" loading="lazy">{caption}</figure>'
+    return _empty('no picture', title)
+  caption = f'<figcaption>{escape(title)}</figcaption>'
+  return f'<figure><img src="{uri}" alt="{escape(alt)}" loading="lazy">{caption}</figure>'
 
 
-def _nothing(task: Task, id: str) -> str:
-  return f'<p class="none">No method has drawn {html.escape(task.name)} of {html.escape(id)}.</p>'
+def _empty(text: str, title: str) -> str:
+  return f'<figure class="empty"><span>{text}</span><figcaption>{escape(title)}</figcaption></figure>'
 
 
 def _absent(entry, task: Task) -> str:
   if not any(t.name == task.name for run in entry.runs for t in run.tasks):
-    return f'does not learn {html.escape(task.name)}'
+    return f'does not learn {escape(task.name)}'
   if not any(run.images for run in entry.runs):
     return 'no pictures; run <code>--mode=evaluate</code> on it'
   return 'not among the images that were drawn'
@@ -191,97 +197,34 @@ def _absent(entry, task: Task) -> str:
 
 def extremes(section, colors: dict[str, str], name: str, album: Album) -> str:
   """Of every task, each method's best and worst image: input, truth, initial and final map, with the scores."""
-  parts = []
+  shots, tasks = {}, []
   for task in section.tasks:
-    cards = [
-      card
-      for entry in section.entries
-      for why in ('best', 'worst')
-      if (card := _extreme(entry, task, why, colors[entry.name], album))
-    ]
-    parts.append((task, ''.join(cards)))
-  parts = [(task, cards) for task, cards in parts if cards]
-  if not parts:
-    return ''
-  rules = ''.join(f'#{name}:has(#{name}t{t}:checked) .{name}-{t}{{display:grid}}' for t in range(len(parts)))
-  shots = ''.join(f'<div class="extremes shot {name}-{t}">{cards}</div>' for t, (_, cards) in enumerate(parts))
-  return (
-    f'<style>@supports selector(:has(*)){{#{name} .shot{{display:none}}{rules}}}</style>'
-    f'<div class="viewer" id="{name}"><div class="choose">'
-    + _choice(f'{name}t', 'Task', [html.escape(task.name) for task, _ in parts])
-    + f'</div>{shots}</div>'
-  )
+    cards = ''.join(
+      _extreme(entry, task, why, colors[entry.name], album) for entry in section.entries for why in ('best', 'worst')
+    )
+    if cards:
+      shots[(f't{len(tasks)}',)] = cards
+      tasks.append(task)
+  return _chooser(name, _tasks_choice(name, tasks), shots, 'extremes ', 'grid')
 
 
 def _extreme(entry, task: Task, why: str, color: str, album: Album) -> str:
-  found = [
-    (run, image)
-    for run in entry.runs
-    for image in run.images
-    if why in image['tasks'].get(task.name, {}).get('why', ())
-  ]
+  found = [(run, i) for run in entry.runs for i in run.images if why in i['tasks'].get(task.name, {}).get('why', ())]
   if not found or album.left < 0:
     return ''
   run, image = found[0]
   shown = image['tasks'][task.name]
-  titles = {
-    'label': 'Ground truth',
-    'initial': 'Initial',
-    'final': 'Denoised' if 'initial' in shown['files'] else 'Prediction',
-  }
+  final = 'Denoised' if 'initial' in shown['files'] else 'Prediction'
+  titles = {'label': 'Ground truth', 'initial': 'Initial', 'final': final}
   alt = f'{task.name} of {image["id"]} by {entry.name}: '
   figures = _figure(run, image['input'], 'Input', f'input {image["id"]}', album) + ''.join(
     _figure(run, shown['files'][stage], title, alt + title, album)
     for stage, title in titles.items()
     if stage in shown['files']
   )
-  return (
-    f'<article class="card {why}"><h4><span class="tag">{why}</span>'
-    f'{swatch(color)}{html.escape(entry.name)}</h4>'
-    f'<p class="note">{html.escape(image["id"])} {change(task, shown["scores"])}</p>'
-    f'<div class="frames four">{figures}</div></article>'
+  return card(
+    f'<span class="tag">{why}</span>{swatch(color, entry.name)}',
+    f'<p class="note">{escape(image["id"])} {change(task, shown["scores"])}</p>'
+    f'<div class="frames four">{figures}</div>',
+    f' {why}',
   )
-
-
-# --- Words and colours -----------------------------------------------------------------------
-
-
-def swatch(color: str) -> str:
-  return f'<span class="key" style="background:{color}"></span>'
-
-
-def change(task: Task, scores: dict[str, float]) -> str:
-  """One image's or set's scores in words: 'mIoU 21.30 to 24.10, better by 2.80'."""
-  final, initial = scores.get('final'), scores.get('initial')
-  if final is None:
-    return '<span class="score">no score</span>'
-  if initial is None:
-    return f'<span class="score">{task.metric} {final:.{task.digits}f}</span>'
-  numbers = f'{initial:.{task.digits}f} → {final:.{task.digits}f}'
-  return f'<span class="score">{task.metric} {numbers} {verdict(task, initial, final)}</span>'
-
-
-def verdict(task: Task, before: float, after: float) -> str:
-  """A chip that says in words, sign and colour whether the second score is better than the first."""
-  size = f'{abs(after - before):.{task.digits}f}'
-  if float(size) == 0:
-    return '<span class="chip">no change</span>'
-  better = (after > before) == task.higher_is_better
-  return f'<span class="chip {"good" if better else "bad"}">{"▲ better" if better else "▼ worse"} by {size}</span>'
-
-
-def legend(task: Task, limits=None) -> str:
-  """What the colours of a task mean."""
-  key = task.key(limits)
-  if isinstance(key, legends.Swatches):
-    names = ''.join(f'<li>{swatch(_css(color))}{html.escape(name)}</li>' for name, color in key.entries)
-    return f'<ul class="classes">{names}</ul>'
-  colors = ','.join(_css(key.colors[i]) for i in np.linspace(0, 255, 9).astype(int))
-  return (
-    f'<div class="scale"><i style="background:linear-gradient(90deg,{colors})"></i>'
-    f'<span>{key.low}</span><span>{key.high}</span></div>'
-  )
-
-
-def _css(color) -> str:
-  return f'rgb({",".join(str(int(c)) for c in color)})'
