@@ -137,10 +137,10 @@ def test_the_table_shows_initial_and_final_and_what_is_undefined():
     stage: {'semseg': {'mIoU': value}, 'depth': {'absErr': float('nan')}}
     for stage, value in (('initial', 41.5), ('final', 40.25))
   }
-  lines = evaluate.table(scores, (SEMSEG, DEPTH)).splitlines()
+  lines = evaluate.as_text(scores, (SEMSEG, DEPTH)).splitlines()
   assert lines[1].split()[:5] == ['semseg', 'mIoU', '41.5', '40.25', '-1.25']
   assert lines[2].split()[:5] == ['depth', 'absErr', '-', '-', '-'] and 'lower is better' in lines[2]
-  assert evaluate.table({'final': scores['final']}, (SEMSEG,)).splitlines()[1].split()[2:5] == [
+  assert evaluate.as_text({'final': scores['final']}, (SEMSEG,)).splitlines()[1].split()[2:5] == [
     '-',
     '40.25',
     '-',

@@ -81,11 +81,8 @@ def operations(folder: str):
 def benchmark(config, flags) -> dict:
   """{'seconds': of a step, 'parts': {part: {'forward', 'backward': seconds, '... flops'}}}."""
   job = train_step.build(config)
-  state, batch = job.on_device()
   timing.say('compiling')
-  compiled, _ = timing.compile_cold_and_cached(job.step, (state, batch, train_step.FIRST), cold=False)
-  step = train_step.Stepper(compiled, state, batch)
-  del state
+  compiled, step = job.compiled()
   timing.say('timing')
   seconds = timing.spread(timing.measure({'jax': step}, flags.repeats, warmup=1)['jax'])
   timing.say('recording')

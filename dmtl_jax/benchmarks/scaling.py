@@ -78,9 +78,8 @@ def measure(config, point: Point, repeats: int) -> dict:
   """{'seconds', 'executed', 'needed', 'pairs'} of a step at a point."""
   config = configured(config, point)
   job = train_step.build(config, mask_of(point))
-  state, batch = job.on_device()
-  compiled, _ = timing.compile_cold_and_cached(job.step, (state, batch, train_step.FIRST), cold=False)
-  seconds = timing.measure({'jax': train_step.Stepper(compiled, state, batch)}, repeats)['jax']
+  _, step = job.compiled()
+  seconds = timing.measure({'jax': step}, repeats)['jax']
   return {
     'seconds': timing.spread(seconds),
     'executed': sum(n for _, n in job.flops()),

@@ -8,7 +8,6 @@ from collections.abc import Callable
 import concurrent.futures
 import contextlib
 import copy
-import dataclasses
 import functools
 import multiprocessing
 import time
@@ -40,12 +39,12 @@ class Evaluator:
     self.config = copy.deepcopy(config)
     self.config.eval.batch = -(-config.eval.batch // mesh.size) * mesh.size
     self.count = min(limit or len(source), len(source))
-    build = lambda protocol: {
+    scorers = lambda protocol: {
       task.name: task.scorer(protocol, config.eval.boundary_tolerance, fast) for task in self.tasks
     }
-    self.metrics = build(config.eval.protocol)
+    self.metrics = scorers(config.eval.protocol)
     # The other protocol counts classes that a single image cannot show as missed.
-    self._image_metrics = build('mtpsl')
+    self._image_metrics = scorers('mtpsl')
     self._warm = False
     split = sharding.by_image(mesh)
     self._predict = jax.jit(
@@ -76,9 +75,9 @@ class Evaluator:
         began = time.monotonic()
         predictions = self._predict_local(variables, batch)
         seconds, batches = seconds + time.monotonic() - began, batches + 1
-        shown = np.flatnonzero(batch['valid'] & (batch['index'] < self.count))
-        work = [_Scored.of(self.tasks, self.metrics, predictions, batch, i) for i in shown]
-        for i, scored in zip(shown, map_images(_Scored.states, work)):
+        counted = np.flatnonzero(batch['valid'] & (batch['index'] < self.count))
+        work = [self._work(predictions, batch, i) for i in counted]
+        for i, scored in zip(counted, map_images(_states, work)):
           states, index = _add(states, scored), int(batch['index'][i])
           rows[index] = {'id': self.source.ids[index]} | _row(scored, self._image_metrics)
           if each:
@@ -96,6 +95,12 @@ class Evaluator:
       task.name: self.metrics[task.name].per_class(states['final'][task.name]) for task in self.tasks if task.classes
     }
     return scores | {'seconds_per_image': seconds / (batches * self.config.eval.batch)}, list(rows.values())
+
+  def _work(self, predictions: dict, batch: dict, i: int) -> tuple[dict, dict, dict]:
+    """What `_states` takes of image i of a batch."""
+    maps = {stage: {name: values[i] for name, values in of.items()} for stage, of in predictions.items()}
+    labelled = [task.name for t, task in enumerate(self.tasks) if batch['label_mask'][i, t]]
+    return self.metrics, maps, {name: batch['labels'][name][i] for name in labelled}
 
   @contextlib.contextmanager
   def _mapper(self):
@@ -139,26 +144,20 @@ class Evaluator:
     return jax.tree.map(sharding.local_rows, self._predict(variables, arrays['image'], arrays['index']))
 
 
-@dataclasses.dataclass
-class _Scored:
-  """One image's predictions and labels, on their way to its metric states."""
+def _states(work: tuple[dict, dict, dict]) -> dict:
+  """{stage: {task: state}} of one image; an unlabelled task has an empty state.
 
-  metrics: dict  # task: metric
-  predictions: dict  # stage: task: map
-  labels: dict  # task: label; labelled tasks only
-
-  @classmethod
-  def of(cls, tasks, task_metrics, predictions, batch, i):
-    shown = [task.name for t, task in enumerate(tasks) if batch['label_mask'][i, t]]
-    maps = {stage: {name: m[name][i] for name in task_metrics} for stage, m in predictions.items()}
-    return cls(task_metrics, maps, {name: batch['labels'][name][i] for name in shown})
-
-  def states(self) -> dict:
-    """{stage: {task: state}}; an unlabelled task has an empty state."""
-    state = lambda name, m: (
-      self.metrics[name].image(m, self.labels[name]) if name in self.labels else self.metrics[name].empty()
-    )
-    return {stage: {name: state(name, m) for name, m in maps.items()} for stage, maps in self.predictions.items()}
+  Args:
+    work: {task: metric}, {stage: {task: map}}, {task: label} of labelled tasks only.
+  """
+  metrics, predictions, labels = work
+  return {
+    stage: {
+      name: metrics[name].image(values, labels[name]) if name in labels else metrics[name].empty()
+      for name, values in maps.items()
+    }
+    for stage, maps in predictions.items()
+  }
 
 
 def _add(states: dict, more: dict) -> dict:

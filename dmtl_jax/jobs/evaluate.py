@@ -15,7 +15,7 @@ from dmtl_jax.models import build_model
 from dmtl_jax.runs.checkpoints import restore
 
 
-def table(scores: dict, tasks) -> str:
+def as_text(scores: dict, tasks) -> str:
   """Initial and final scores side by side, a line a task (the paper's Figure 8); '-' where there is none."""
   number = lambda value, how: '-' if value is None or math.isnan(value) else format(value, how)
   lines = [f'{"task":<12}{"metric":<10}{"initial":>10}{"final":>10}{"change":>10}']
@@ -57,5 +57,5 @@ def run(config, workdir: str, which: str = 'best', predictions: bool = False) ->
     atomic.write_csv(path / 'per_image.csv', rows)
     chosen = gallery.choose(rows, source.tasks, config.eval.panels)
     gallery.save_panels(path / 'panels', source.tasks, chosen, functools.partial(evaluator.stages, variables))
-    say(table(scores, source.tasks))
+    say(as_text(scores, source.tasks))
   return result

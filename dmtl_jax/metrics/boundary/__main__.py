@@ -38,12 +38,12 @@ def main(arguments=None) -> int:
   except (UserError, OSError) as error:
     print(f'error: {error}', file=sys.stderr)
     return 1
-  print(table(result))
+  print(as_text(result))
   print(f'saved to {out}')
   return 0
 
 
-def table(result: dict) -> str:
+def as_text(result: dict) -> str:
   """The scores of `folders.evaluate` for reading."""
   ods, ois = result['ods'], result['ois']
   return '\n'.join(
