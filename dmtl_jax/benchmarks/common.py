@@ -61,14 +61,14 @@ def describe(config, tasks, batch: int, pairs: int | None, what: str) -> dict:
   }
 
 
-def measure(head: dict, step, args, runner, torch, flops: dict[str, float], flags, devices: int) -> dict:
+def measure(head: dict, step, args, runner, torch, flops: dict[str, float], flags) -> dict:
   """Compiles a step, times it and what it is held against in turns, and adds the numbers to a result's head.
 
   Args:
     head: see `describe`.
     step, args: a jax.jit function and what it takes; args may be donated.
     runner: of the compiled step, the call that `timing.measure` times.
-    torch: of the module torch_step, its contestants and notes; called with --against=torch.
+    torch: with --against=torch, of the module torch_step what its `contestants` are made by.
     flops: 'needed' and 'executed', see work.py.
   """
   timing.say('compiling')
@@ -77,14 +77,14 @@ def measure(head: dict, step, args, runner, torch, flops: dict[str, float], flag
   if flags.against:
     from dmtl_jax.benchmarks import torch_step
 
-    more, notes = torch(torch_step)
+    more, notes = torch_step.contestants(head['dtype'], flags.compiled, torch(torch_step))
     contestants |= more
   timing.say(f'timing {", ".join(contestants)}')
   seconds = timing.measure(contestants, flags.repeats)
   memory = timing.memory(compiled)  # before the products below, which take some too
   timing.say('matrix peak')
   peak = {dtype: timing.matrix_peak(dtype) for dtype in ('float32', 'bfloat16')}
-  speed = compare(seconds, head['batch'], flops, peak, head['dtype'], devices)
+  speed = compare(seconds, head['batch'], flops, peak, head['dtype'], head['device']['count'])
   flops = flops | {'xla': work.xla(compiled)}
   more = {'speed': speed, 'flops': flops, 'peak': peak, 'memory': memory}
   return head | more | {'compile': seconds_to_compile, 'notes': notes}

@@ -7,6 +7,8 @@ Times the very function that evaluation compiles: images to every task's initial
 images' size. As `train_step`, on synthetic images and weights.
 """
 
+import functools
+
 import jax
 import numpy as np
 
@@ -40,10 +42,9 @@ def benchmark(config, flags) -> dict:
     step,
     args,
     lambda compiled: lambda n: jax.block_until_ready([compiled(*args) for _ in range(n)]),
-    lambda torch_step: torch_step.predictions(config, tasks, variables, images, flags.compiled),
+    lambda torch_step: functools.partial(torch_step.Prediction, config, tasks, variables, images),
     flops,
     flags,
-    mesh.size,
   )
 
 

@@ -1,15 +1,13 @@
 """Cost of a train step against batch, image size, tasks T, steps S and labelled pairs: measured and plotted.
 
   python -m dmtl_jax.benchmarks.scaling [--config=configs/pascal.py:method=prediction] [--repeats=10]
-      [--json=FILE] [--plot=docs/scaling.svg] [--replot=FILE]
+      [--json=FILE] [--plot=docs/scaling.svg]
 
 Varies one number at a time around a small base (128x128, batch 4, five tasks, S = 2, one label an image, a
 narrow network), so that it runs on a CPU in minutes; most of them compile. The plot wants matplotlib.
 """
 
 import dataclasses
-import json
-import pathlib
 
 from absl import flags
 import numpy as np
@@ -18,7 +16,6 @@ from dmtl_jax.benchmarks import common, synthetic, timing, train_step, work
 from dmtl_jax.jobs import summary
 
 flags.DEFINE_string('plot', None, 'File to draw to, .svg or .png.')
-flags.DEFINE_string('replot', None, 'Draw the result in this JSON file; measure nothing.')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,21 +87,16 @@ def measure(config, point: Point, repeats: int) -> dict:
 
 def benchmark(config, flags_) -> dict:
   """{'base', 'sweeps': {what: [{'value', 'seconds', 'executed', 'needed', 'pairs'}]}}."""
-  if flags_.replot:
-    result = json.loads(pathlib.Path(flags_.replot).read_text())
-  else:
-    measured = {}
-    for what, values in SWEEPS.items():
-      for point in (dataclasses.replace(Point(), **{what: value}) for value in values):
-        if point not in measured:
-          timing.say(f'{point}')
-          measured[point] = measure(config, point, flags_.repeats)
-    rows = lambda what, values: [{'value': v} | measured[dataclasses.replace(Point(), **{what: v})] for v in values]
-    result = {
-      'base': dataclasses.asdict(Point()) | NARROW,
-      'device': timing.device(),
-      'sweeps': {what: rows(what, values) for what, values in SWEEPS.items()},
-    }
+  measured, sweeps = {}, {}
+  for what, values in SWEEPS.items():
+    sweeps[what] = []
+    for value in values:
+      point = dataclasses.replace(Point(), **{what: value})
+      if point not in measured:
+        timing.say(f'{point}')
+        measured[point] = measure(config, point, flags_.repeats)
+      sweeps[what].append({'value': value} | measured[point])
+  result = {'base': dataclasses.asdict(Point()) | NARROW, 'device': timing.device(), 'sweeps': sweeps}
   if flags_.plot:
     plot(result, flags_.plot)
   return result

@@ -108,9 +108,9 @@ def matrix_peak(dtype: str, repeats: int = 3) -> float:
   for size in sizes:
     # Random numbers: a GPU multiplies zeros faster than anything it meets in training.
     a, b = (jax.random.normal(jax.random.key(i), (size, size), dtype) / size**0.5 for i in (0, 1))
-    chain = jax.jit(lambda a, b: jax.lax.fori_loop(0, count, lambda _, x: (x @ b).astype(a.dtype), a))  # noqa: B023
-    run = lambda n: [jax.block_until_ready(chain(a, b)) for _ in range(n)]  # noqa: B023
-    seconds = measure({'matmul': run}, repeats, warmup=1)['matmul'].min()
+    chain = jax.jit(lambda a, b: jax.lax.fori_loop(0, count, lambda _, x: (x @ b).astype(a.dtype), a))
+    run = {'matmul': lambda n: [jax.block_until_ready(chain(a, b)) for _ in range(n)]}  # noqa: B023
+    seconds = measure(run, repeats, warmup=1)['matmul'].min()
     best = max(best, 2 * count * size**3 / seconds)
   return best
 
@@ -145,9 +145,8 @@ def device() -> dict:
 
 
 def _processor() -> str:
-  with contextlib.suppress(OSError):
-    with open('/proc/cpuinfo') as f:
-      for line in f:
-        if line.startswith('model name'):
-          return line.partition(':')[2].strip()
+  with contextlib.suppress(OSError), open('/proc/cpuinfo') as file:
+    for line in file:
+      if line.startswith('model name'):
+        return line.partition(':')[2].strip()
   return platform.processor() or platform.machine()

@@ -240,14 +240,14 @@ class DiffusionMTL(nn.Module):
     initial = {t: self.decoder_heads[t](x) for t, x in initial_features.items()}
     condition = self._condition(initial_features if self.config.condition == 'features' else initial)
     start = initial if self.config.method == 'prediction' else initial_features
-    draw = lambda key: noise[key] if noise else None
+    noise = noise or {}
     if labelled is None:
-      return initial, {t: self._denoise(start[t], condition, t, draw((t, None))) for t in self.channels}
+      return initial, {t: self._denoise(start[t], condition, t, noise.get((t, None))) for t in self.channels}
     final = {}
     for b, names in enumerate(labelled):
       own = None if condition is None else condition[b : b + 1]
       for t in names:
-        final[t, b] = self._denoise(start[t][b : b + 1], own, t, draw((t, b)))
+        final[t, b] = self._denoise(start[t][b : b + 1], own, t, noise.get((t, b)))
     return initial, final
 
   def _condition(self, maps):

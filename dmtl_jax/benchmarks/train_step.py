@@ -10,6 +10,7 @@ fill 0.2 s, then a synchronisation; the median and the quartiles of the repeats 
 
 from collections.abc import Iterable
 import dataclasses
+import functools
 
 import jax
 import numpy as np
@@ -93,10 +94,9 @@ def benchmark(config, flags) -> dict:
     job.training.update,
     (state, batch, FIRST),
     lambda compiled: Stepper(compiled, state, batch),
-    lambda torch_step: torch_step.train_steps(config, tasks, job.state, job.batch, flags.compiled),
+    lambda torch_step: functools.partial(torch_step.TrainStep, config, tasks, job.state, job.batch),
     flops,
     flags,
-    job.training.mesh.size,
   )
 
 

@@ -63,9 +63,9 @@ class Scale:
 Key = Swatches | Scale
 
 
-def uncertainty(unit: str, high: float, width: int, scale: float = 1) -> np.ndarray:
-  """The scale of uncertainty, from 0 to `high` of a unit."""
-  return Scale(ramp(SURE), '0', f'{high:.2g}{unit}').draw(width, scale)
+def uncertainty(unit: str, high: float) -> Scale:
+  """The colours of uncertainty, from 0 to `high` of a unit."""
+  return Scale(ramp(SURE), '0', f'{high:.2g}{unit}')
 
 
 def captioned(picture: np.ndarray, key: Callable[..., np.ndarray]) -> np.ndarray:

@@ -39,12 +39,11 @@ class Evaluator:
     self.config = copy.deepcopy(config)
     self.config.eval.batch = -(-config.eval.batch // mesh.size) * mesh.size
     self.count = min(limit or len(source), len(source))
-    scorers = lambda protocol: {
-      task.name: task.scorer(protocol, config.eval.boundary_tolerance, fast) for task in self.tasks
-    }
-    self.metrics = scorers(config.eval.protocol)
-    # The other protocol counts classes that a single image cannot show as missed.
-    self._image_metrics = scorers('mtpsl')
+    # Of an image alone, `pascal` would count the classes that it cannot show as missed.
+    self.metrics, self._image_metrics = (
+      {task.name: task.scorer(protocol, config.eval.boundary_tolerance, fast) for task in self.tasks}
+      for protocol in (config.eval.protocol, 'mtpsl')
+    )
     self._warm = False
     split = sharding.by_image(mesh)
     self._predict = jax.jit(

@@ -44,10 +44,11 @@ class Example:
   labels: dict[str, np.ndarray]
   stages: dict[str, dict[str, np.ndarray]]
 
-  def label(self, task: Task) -> np.ndarray | None:
-    """The label of a task, if any of its pixels is labelled."""
+  def maps(self, task: Task) -> dict[str, np.ndarray]:
+    """{'label', 'initial', 'step0', ..., 'final': map}; what there is of them, in this order."""
     label = self.labels.get(task.name)
-    return label if label is not None and task.valid(label).any() else None
+    maps = {} if label is None or not task.valid(label).any() else {'label': label}
+    return maps | {stage: self.stages[stage][task.name] for stage in stage_names(self.stages)}
 
 
 # --- Which images ----------------------------------------------------------------------------
@@ -107,11 +108,11 @@ def save_panels(folder: pathlib.Path, tasks: Sequence[Task], chosen: dict, examp
       Image.fromarray(images_lib.shrink(shown.image, SIDE)).save(file, format='JPEG', quality=90)
     for task in tasks:
       if task.name in wanted:
-        limits = color_limits(shown, task)
-        files = {}
-        for stage, picture in stage_pictures(shown, task, limits).items():
+        maps, files = shown.maps(task), {}
+        limits = task.limits(maps.get('label', maps['final']))  # one scale of colours for all of them
+        for stage, values in maps.items():
           files[stage] = f'{shown.id}/{task.name}_{stage}.png'
-          save_png(folder / files[stage], picture)
+          save_png(folder / files[stage], images_lib.shrink(task.picture(values, limits), SIDE))
         entry['tasks'][task.name] = wanted[task.name] | ({'limits': limits} if limits else {}) | {'files': files}
     if any('panel' in of_task['why'] for of_task in wanted.values()):
       save_png(folder / f'{shown.id}.png', panel(shown, tasks))
@@ -128,28 +129,10 @@ def _earlier(folder: pathlib.Path) -> list[str]:
     return []
 
 
-def stage_pictures(example: Example, task: Task, limits=None) -> dict[str, np.ndarray]:
-  """{'label', 'initial', 'step0', ..., 'final': picture}; what there is of them, in this order.
-
-  The map after the last step is the final one, and is there once.
-  """
-  stages = stage_names(example.stages)
-  label = example.label(task)
-  maps = {} if label is None else {'label': label}
-  maps |= {stage: example.stages[stage][task.name] for stage in stages}
-  return {stage: images_lib.shrink(task.picture(values, limits), SIDE) for stage, values in maps.items()}
-
-
 def stage_names(stages) -> list[str]:
   """Stages in the order of the computation: initial, step0, ..., final; without the last step, which is final."""
   steps = sorted((stage for stage in stages if stage.startswith('step')), key=lambda stage: int(stage[4:]))
   return [stage for stage in ('initial', *steps[:-1], 'final') if stage in stages]
-
-
-def color_limits(example: Example, task: Task) -> tuple[float, float] | None:
-  """One colour scale for all maps of an image: that of its label, else of its final map; see `Task.limits`."""
-  label = example.label(task)
-  return task.limits(example.stages['final'][task.name] if label is None else label)
 
 
 def panel(example: Example, tasks: Sequence[Task]) -> np.ndarray:

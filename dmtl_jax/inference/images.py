@@ -69,7 +69,7 @@ def result_names(paths: Sequence[pathlib.Path]) -> list[str]:
   """
   absolute = [path.absolute() for path in paths]
   root = os.path.commonpath([path.parent for path in absolute])
-  below = ['_'.join(path.parent.relative_to(root).parts + (path.stem,)) for path in absolute]
+  below = ['_'.join((*path.parent.relative_to(root).parts, path.stem)) for path in absolute]
   suffixed = [f'{name}_{path.suffix[1:]}' for name, path in zip(below, paths)]
   numbered = [f'{name}_{i}' for i, name in enumerate(suffixed)]
   names = [path.stem for path in paths]

@@ -43,7 +43,10 @@ class Predictor:
     self.config, self.tasks, self.variables = config, tasks, variables
     model, size = build_model(config, tasks), tuple(config.data.size)
     maps_step = make_maps_step(model, config, tasks)
-    one = lambda variables, image: jax.tree.map(lambda x: x[0], maps_step(variables, image, jnp.zeros(1, jnp.int32)))
+
+    def one(variables, image):
+      return jax.tree.map(lambda x: x[0], maps_step(variables, image, jnp.zeros(1, jnp.int32)))
+
     outputs = jax.eval_shape(one, variables, jax.ShapeDtypeStruct((1, *size, 3), jnp.float32))
     self._cells = outputs['final'][tasks[0].name].shape[:2]
 
@@ -65,14 +68,8 @@ class Predictor:
         zoom 2 or what fills the training size (strips only so).
 
     Returns:
-      {task: prediction}, in the order of `tasks`, at the image's size; a list of them for a list.
-
-      | kind | array | |
-      |---|---|---|
-      | semseg, parsing | uint8 [H, W] | class id, the place in `Task.classes` |
-      | saliency, boundary | float32 [H, W] | probability, 0 to 1 |
-      | normals | float32 [H, W, 3] | unit vector in the camera's space, as in the labels |
-      | depth | float32 [H, W] | in the data set's unit (folders: metres) |
+      {task: prediction}, in the order of `tasks`, at the image's size, as `help(dmtl_jax)` lists them; class ids are
+      places in `Task.classes`. A list of them for a list.
 
     Raises:
       UserError: anything else for an image, a file that cannot be read, or a zoom below 1.
@@ -90,14 +87,8 @@ class Predictor:
 
     Returns:
       maps, uncertainty. `maps` are as above: the class of the highest mean probability, the mean
-      probability, direction and depth. `uncertainty` is {task: float32 [H, W]}, 0 where the draws agree:
-
-      | kind | uncertainty |
-      |---|---|
-      | semseg, parsing | entropy of the mean class distribution, 0 (one sure class) to 1 (all alike) |
-      | saliency, boundary | standard deviation of the probability, 0 to 0.5 |
-      | normals | root mean square angle to the mean direction, in degrees |
-      | depth | standard deviation, in the data set's unit |
+      probability, direction and depth. `uncertainty` is {task: float32 [H, W]}, 0 where the draws agree, in
+      what `help(dmtl_jax)` lists.
 
     Raises:
       UserError: as above, or the method adds no noise.
@@ -176,9 +167,13 @@ class Raw:
     """
     step = max(BAND // size[1], 1)
     bands = [slice(top, min(top + step, size[0])) for top in range(0, size[0], step)]
-    finish = (lambda task, band: band[..., 0]) if stage == 'uncertainty' else _activated
-    whole = lambda task, raw: np.concatenate([finish(task, images.enlarge(raw, self.extent, size, b)) for b in bands])
-    return {task.name: whole(task, self.maps[stage, task.name]) for task in self.tasks}
+    found = {}
+    for task in self.tasks:
+      parts = (images.enlarge(self.maps[stage, task.name], self.extent, size, band) for band in bands)
+      found[task.name] = np.concatenate(
+        [part[..., 0] if stage == 'uncertainty' else _activated(task, part) for part in parts]
+      )
+    return found
 
 
 def _joined(whole: Raw, tiles: Raw) -> Raw:

@@ -37,9 +37,9 @@ def make_predict_step(model, config, tasks: tuple[Task, ...], with_steps: bool =
   maps_step = make_maps_step(model, config, tasks)
 
   def predict_step(variables, images, index):
-    full = lambda maps: resize(maps.astype(jnp.float32), images.shape[1:3])
+    size = images.shape[1:3]
     return {
-      stage: {task.name: task.activate(full(maps[task.name])) for task in tasks}
+      stage: {task.name: task.activate(resize(maps[task.name].astype(jnp.float32), size)) for task in tasks}
       for stage, maps in maps_step(variables, images, index).items()
       if with_steps or stage in ('initial', 'final')
     }

@@ -203,9 +203,8 @@ def _entries(runs: Sequence[Run]) -> list[Entry]:
   groups = {}
   for run in runs:
     groups.setdefault(json.dumps(_fields(run), sort_keys=True), []).append(run)
-  known = list(METHODS)
-  rank = lambda group: known.index(m) if (m := group[0].config['method']) in known else len(known)
-  groups = sorted(groups.values(), key=rank)
+  ranks = {method: rank for rank, method in enumerate(METHODS)}
+  groups = sorted(groups.values(), key=lambda group: ranks.get(group[0].config['method'], len(ranks)))
   configs = [_fields(group[0]) for group in groups]
   names = [_name(config, [c for c in configs if c['method'] == config['method']]) for config in configs]
   entries = []

@@ -1,9 +1,6 @@
 """Weights from elsewhere: ImageNet encoders, the authors' checkpoints, runs of ours.
 
-  python -m dmtl_jax.jobs.convert CHECKPOINT.pth.tar WORKDIR
-  python main.py --mode=evaluate --workdir=WORKDIR
-
-converts a released PyTorch checkpoint. `load` is what `--config.init_from=SOURCE` does.
+`load` is what `--config.init_from=SOURCE` does; jobs/convert.py makes a run of a released checkpoint.
 
 The names below say how PyTorch calls each array of our networks. An array is shown under
 its PyTorch name as a view in PyTorch's layout; a checkpoint is converted by filling the views.

@@ -35,11 +35,11 @@ def evaluate(
     UserError: a folder without PNGs, a prediction without truth or the other way round, or a
       file that cannot be scored.
   """
-  pairs = _pairs(predictions, truths)
+  found = pairs(predictions, truths)
   score = functools.partial(_score, ignore=ignore, **options)
   states = {}
-  with Progress('scoring boundaries', len(pairs), 'img') as progress:
-    for name, state in zip(pairs, _map(score, list(pairs.values()), workers)):
+  with Progress('scoring boundaries', len(found), 'img') as progress:
+    for name, state in zip(found, _map(score, list(found.values()), workers)):
       states[name] = state
       progress.update(1, name)
   total = functools.reduce(merge, states.values())
@@ -58,7 +58,8 @@ def _map(function, items, workers):
     yield from pool.map(function, items)
 
 
-def _pairs(predictions, truths) -> dict[str, tuple[pathlib.Path, pathlib.Path]]:
+def pairs(predictions: pathlib.Path, truths: pathlib.Path) -> dict[str, tuple[pathlib.Path, pathlib.Path]]:
+  """{id: (prediction, truth)}; raises UserError as `evaluate`."""
   for folder in (predictions, truths):
     if not folder.is_dir():
       raise UserError(f'{folder} is not a folder; give the folders of predictions and of ground truths.')
