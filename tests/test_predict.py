@@ -11,7 +11,7 @@ import dmtl_jax
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.data import transforms
 from dmtl_jax.inference import images as images_lib
-from dmtl_jax.inference import prediction, sampling, steps
+from dmtl_jax.inference import prediction, steps
 from dmtl_jax.jobs import predict
 from dmtl_jax.models import build_model
 from tests.conftest import SIZE, TASKS, Tiny
@@ -28,7 +28,7 @@ def photo(height, width, seed=0):
 @pytest.fixture(scope='module')
 def predictor(tiny_run):
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(sampling, 'AT_ONCE', 2)  # so that three draws take two rounds, with one too many
+    patch.setattr(steps, 'AT_ONCE', 2)  # so that three draws take two rounds, with one too many
     predictor = dmtl_jax.load(tiny_run)
     predictor.check(SAMPLES, None)
     yield predictor
@@ -187,7 +187,7 @@ def test_one_sample_is_the_prediction(predictor):
 def test_methods_without_noise_say_so(method):
   tiny = Tiny(f'method={method}')
   with pytest.raises(UserError, match=f'--samples=4: {method} adds no noise'):
-    sampling.make_samples_step(tiny.model, tiny.config, TASKS, 4)
+    steps.make_samples_step(tiny.model, tiny.config, TASKS, 4)
 
 
 # --- Large images ----------------------------------------------------------------------------

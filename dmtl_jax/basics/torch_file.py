@@ -298,9 +298,14 @@ class _Machine:
       items = self.pop_mark()
       self.stack.append(tuple(items))
     elif name in ('APPEND', 'APPENDS'):
-      self.append(self.pop_mark() if name == 'APPENDS' else [self.stack.pop()])
+      items = self.pop_mark() if name == 'APPENDS' else [self.stack.pop()]
+      if not isinstance(self.stack[-1], list):
+        raise ValueError('appends to something that is not a list')
+      self.stack[-1].extend(items)
     elif name in ('SETITEM', 'SETITEMS'):
-      self.set_items(self.pop_mark() if name == 'SETITEMS' else [self.stack.pop(-2), self.stack.pop()])
+      items = self.pop_mark() if name == 'SETITEMS' else [self.stack.pop(-2), self.stack.pop()]
+      for key, value in zip(items[::2], items[1::2], strict=True):
+        _put(self.stack[-1], key, value)
     elif name == 'GLOBAL':
       self.push_global(*argument.split(' ', 1))
     elif name == 'STACK_GLOBAL':
@@ -320,15 +325,6 @@ class _Machine:
     """What was put on the stack since the last mark, off it."""
     items, self.stack = self.stack, self.outer.pop()
     return items
-
-  def append(self, items: list):
-    if not isinstance(self.stack[-1], list):
-      raise ValueError('appends to something that is not a list')
-    self.stack[-1].extend(items)
-
-  def set_items(self, items: list):
-    for key, value in zip(items[::2], items[1::2], strict=True):
-      _put(self.stack[-1], key, value)
 
   def push_global(self, module, name):
     if not isinstance(module, str) or not isinstance(name, str):

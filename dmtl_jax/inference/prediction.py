@@ -19,8 +19,7 @@ from dmtl_jax.basics import sharding
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.data import transforms
 from dmtl_jax.inference import images
-from dmtl_jax.inference.sampling import make_samples_step
-from dmtl_jax.inference.steps import make_maps_step
+from dmtl_jax.inference.steps import make_maps_step, make_samples_step
 from dmtl_jax.models import build_model
 from dmtl_jax.models.parts.layers import resize
 from dmtl_jax.runs import workdir as workdir_lib

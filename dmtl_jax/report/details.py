@@ -11,10 +11,16 @@ STAGES = ('initial', 'final')
 
 def details(section, colors: dict[str, str]) -> str:
   """Folded tables; those with nothing to tell are left out."""
+  runs = [
+    (run.path, entry.name, run.config['seed'], run.metrics.get('step', 'not evaluated'), '×'.join(map(str, run.size)))
+    for entry in section.entries
+    for run in entry.runs
+  ]
+  heads = ('folder', 'method', 'seed', 'checkpoint', 'image size')
   tables = [
     ('All metrics', ''.join(_metrics(section, task, colors) for task in section.tasks)),
     ('IoU by class', ''.join(_classes(section, task, colors) for task in section.tasks if task.classes)),
-    ('Where the runs are', _runs(section)),
+    ('Where the runs are', html_table('Runs', heads, [list(map(escape, run)) for run in runs], ' class="runs"')),
   ]
   return ''.join(f'<details><summary>{title}</summary>{text}</details>' for title, text in tables if text)
 
@@ -47,14 +53,3 @@ def _means(title: str, names: Sequence[str], rows: Sequence[tuple], task: Task, 
     found = [[v for run in entry.runs if (v := run.stored(stage, task).get(name)) is not None] for name in names]
     lines.append([head, *(f'{statistics.fmean(values):.{digits}f}' if values else '–' for values in found)])
   return html_table(title, list(map(escape, (title, *names))), lines)
-
-
-def _runs(section) -> str:
-  """Folder, seed and checkpoint behind each number."""
-  rows = [
-    (run.path, entry.name, run.config['seed'], run.metrics.get('step', 'not evaluated'), '×'.join(map(str, run.size)))
-    for entry in section.entries
-    for run in entry.runs
-  ]
-  heads = ('folder', 'method', 'seed', 'checkpoint', 'image size')
-  return html_table('Runs', heads, [list(map(escape, row)) for row in rows], ' class="runs"')

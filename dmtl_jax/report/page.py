@@ -49,12 +49,18 @@ def _section(section, table, name: str, album, left: int) -> str:
   extremes = viewer.extremes(section, colors, f'{name}x', album)
   by_image = viewer.by_image(section, colors, f'{name}v', album)
   album.left += whole - whole // left
+  methods = 'Each row is a method, from its first prediction to its last. Choose a task and an image.'
+  if any(entry.config['model'].get('method') == 'feature' for entry in section.entries):
+    methods += ' Feature Diffusion decays and denoises features: shown is what the prediction head makes of them.'
+  single = (
+    'By the score of the final map on the single image. Class averages are over the classes that the image shows.'
+  )
   blocks = [
     ('', _verdict(section, table, colors)),
     ('Scores and costs', _scores(section, table, colors)),
     ('What denoising changes', _denoising(section, colors)),
-    ('Image by image', by_image and _viewer_note(section) + by_image),
-    ('Best and worst images', extremes and _EXTREMES + extremes),
+    ('Image by image', by_image and _note(methods) + by_image),
+    ('Best and worst images', extremes and _note(single) + extremes),
     ('Learning curves', _curves(section, colors)),
     ('More', details(section, colors)),
   ]
@@ -62,16 +68,7 @@ def _section(section, table, name: str, album, left: int) -> str:
   return f'<article class="part" id="{name}"><h2>{escape(section.title)}</h2>{body}</article>'
 
 
-_EXTREMES = (
-  '<p class="note">By the score of the final map on the single image. '
-  'Class averages are over the classes that the image shows.</p>'
-)
-
-
-def _viewer_note(section) -> str:
-  text = 'Each row is a method, from its first prediction to its last. Choose a task and an image.'
-  if any(entry.config['model'].get('method') == 'feature' for entry in section.entries):
-    text += ' Feature Diffusion decays and denoises features: shown is what the prediction head makes of them.'
+def _note(text: str) -> str:
   return f'<p class="note">{text}</p>'
 
 
@@ -101,7 +98,7 @@ def _verdict(section, table, colors) -> str:
     return '<p class="lead">No run here was evaluated yet: run <code>--mode=evaluate</code> on each.</p>'
   lead, *rest = [text for text in (_winner(section, table, ranks), _denoised(section), _caution(section)) if text]
   more = ''.join(f'<p class="more">{text}</p>' for text in rest)
-  dots = '<p class="note">Each dot is a method; further right is better.</p>' if len(section.entries) > 1 else ''
+  dots = _note('Each dot is a method; further right is better.') if len(section.entries) > 1 else ''
   columns = f'style="--n:{min(len(cards), 6)}"'
   return f'<p class="lead">{lead}</p>{more}<div class="cards winners" {columns}>{"".join(cards)}</div>{dots}'
 
@@ -168,7 +165,7 @@ def _winner_card(task: Task, column, ranking, colors) -> str:
   if others:
     rank = charts.strip(task, [(e.name, colors[e.name], c.mean) for e, c in ranking])
   if others and cell.best:
-    second = f'<p class="note">then {escape(others[0][0].name)} {column.text(others[0][1].mean)}</p>'
+    second = _note(f'then {escape(others[0][0].name)} {column.text(others[0][1].mean)}')
   return card(
     escape(task.name),
     f'<p class="metric">{column.unit} {column.arrow}</p><p class="value">{_spread(cell)}</p>'
@@ -193,7 +190,7 @@ def _scores(section, table, colors) -> str:
   missing = [entry.name for entry in section.entries if not entry.scored]
   notes += [f'Not evaluated yet: {", ".join(missing)}.'] if missing else []
   table = html_table('Scores', ['method', *heads, *runs('runs')], rows)
-  return f'{table}<p class="note">{escape(" ".join(notes))}</p>'
+  return table + _note(escape(' '.join(notes)))
 
 
 def _spread(cell) -> str:
@@ -228,9 +225,9 @@ def _denoising(section, colors) -> str:
     direction = 'higher' if task.higher_is_better else 'lower'
     metric = f'<p class="metric">{task.metric}, {direction} is better</p>'
     cards.append(card(escape(task.name), metric + rows))
-  intro = (
-    '<p class="note"><span class="key" style="background:var(--track)"></span>the first prediction, above the '
-    'coloured bar of what the denoising network makes of it, both scored on all validation images.</p>'
+  intro = _note(
+    swatch('var(--track)', 'the first prediction, above the coloured bar of what the denoising network makes of it, ')
+    + 'both scored on all validation images.'
   )
   return f'{intro}<div class="cards">{"".join(cards)}</div>' if cards else ''
 
@@ -261,4 +258,4 @@ def _curves(section, colors) -> str:
     return ''
   keys = ''.join(f'<span>{swatch(colors[entry.name], entry.name)}</span>' for entry in section.entries)
   note = 'Losses of methods that sum different terms do not compare; point at a curve for its numbers.'
-  return f'<p class="keys">{keys}</p><div class="cards plots">{"".join(cards)}</div><p class="note">{note}</p>'
+  return f'<p class="keys">{keys}</p><div class="cards plots">{"".join(cards)}</div>{_note(note)}'

@@ -186,16 +186,13 @@ def sections(runs: Sequence[Run]) -> list[Section]:
   groups = {}
   for run in runs:
     groups.setdefault((run.data, run.labels), []).append(run)
-  return [Section(data, labels, _all_tasks(group), tuple(_entries(group))) for (data, labels), group in groups.items()]
-
-
-def _all_tasks(runs: Sequence[Run]) -> tuple[Task, ...]:
-  """Tasks of all runs, in the order of the run that has most of them."""
-  tasks = {}
-  for run in sorted(runs, key=lambda run: -len(run.tasks)):
-    for task in run.tasks:
+  found = []
+  for (data, labels), group in groups.items():
+    tasks = {}  # in the order of the run that has most of them
+    for task in [task for run in sorted(group, key=lambda run: -len(run.tasks)) for task in run.tasks]:
       tasks.setdefault(task.name, task)
-  return tuple(tasks.values())
+    found.append(Section(data, labels, tuple(tasks.values()), tuple(_entries(group))))
+  return found
 
 
 def _entries(runs: Sequence[Run]) -> list[Entry]:
