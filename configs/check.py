@@ -25,6 +25,7 @@ RANGES = {
   'model.depth': (1, 64),
   'model.heads': (1, 64),
   'model.step_offset': (0, 1000),
+  'model.cross_task_weight': (0, 1e6),
   'train.batch': (1, 1 << 16),
   'train.accumulate': (1, 1 << 16),
   'train.fsdp': (1, 1 << 16),
@@ -47,7 +48,7 @@ RANGES = {
 }
 SIDE = (1, 1 << 14)  # pixels of data.size
 TEXTS = ('data.path', 'data.dir', 'data.raw', 'data.raw_sha256')  # of some data sets only
-NUMBERS = ('loss_weights', 'eval.single_task')  # {task: number}
+NUMBERS = ('loss_weights', 'eval.single_task', 'optim.part_lr')  # {task or part: number}
 
 
 def check(values: dict, where: str = 'config'):
@@ -62,7 +63,7 @@ def check(values: dict, where: str = 'config'):
   """
   if not isinstance(values, dict):
     raise UserError(f'{where}: not a config, which is an object of fields; restore it or train again')
-  _check_section(values, common.base(None).to_dict(), where, '')
+  _check_section(values, common.defaults_for(values), where, '')
 
 
 def _check_section(values: dict, defaults: dict, where: str, prefix: str):
@@ -71,7 +72,7 @@ def _check_section(values: dict, defaults: dict, where: str, prefix: str):
     if not isinstance(key, str) or not re.fullmatch('[A-Za-z][A-Za-z0-9_]{0,63}', key) or hasattr(ConfigDict, key):
       raise UserError(f"{where}: '{shown(str(field), 80)}' is no name of a field; remove it")
     if field in NUMBERS:
-      _need(isinstance(value, dict) and all(map(_is_number, value.values())), where, field, 'a number for each task')
+      _need(isinstance(value, dict) and all(map(_is_number, value.values())), where, field, 'a number for each name')
     elif isinstance(defaults.get(key), dict):
       _need(isinstance(value, dict), where, field, 'a section of fields')
       _check_section(value, defaults[key], where, f'{field}.')

@@ -3,7 +3,8 @@
 A config string is `configs/NAME.py:key=value,key=value`. Keys:
 
   method     prediction (default) | feature | no_diffusion | no_condition (ablations of Prediction
-             Diffusion) | single_task | mtl_baseline | ss | xtc | mti_net | invpt
+             Diffusion) | single_task | mtl_baseline | ss | xtc | mti_net | invpt | one of your own
+             (models/base.py) that your config file imports
   labels     one (default) | random | full | PATH of a mapping (CSV, JSON or the official .pth)
   backbone   resnet18 (default) | resnet50
   steps      S, diffusion steps (default 2)
@@ -18,10 +19,10 @@ Any other field is a flag: `--config.optim.lr=1e-4`.
 from ml_collections import ConfigDict
 
 from dmtl_jax.basics.errors import shown
+from dmtl_jax.models import find, METHODS
 
 ARGUMENTS = dict(method='prediction', labels='one', backbone='resnet18', steps=2, condition='', preset='paper')
 CHOICES = dict(condition=('', 'predictions', 'concat', 'features'), preset=('paper', 'released'))
-ABLATIONS = {'no_diffusion': dict(add_noise=False), 'no_condition': dict(condition='none')}
 
 
 def parse(arg: str | None) -> dict:
@@ -48,28 +49,28 @@ def parse(arg: str | None) -> dict:
 def base(arg: str | None) -> ConfigDict:
   """Defaults of every field, with the config string applied. Data sets change what differs."""
   a = parse(arg)
-  ablation = ABLATIONS.get(a['method'], {})
-  method = 'prediction' if ablation else a['method']
+  method = find(a['method'])
   model = dict(
-    method=method,
     backbone=a['backbone'],
     width=64,  # stem channels of the encoder; 64 is the published ResNet
     channels=512,  # C
     steps=a['steps'],
     depth=4,
     heads=1,
-    condition=a['condition'] or ('concat' if method == 'feature' else 'predictions'),
+    condition='predictions',
     stop_condition=False,
     posterior=False,
     add_noise=True,
     step_offset=0,
+    initial_weights='paper',  # or released: as the authors' code draws the denoiser's
   )
   if a['preset'] == 'released':
-    model |= dict(heads=4, stop_condition=True, posterior=True, step_offset=1)
-  model |= ablation
+    model |= dict(heads=4, stop_condition=True, posterior=True, step_offset=1, initial_weights='released')
+  model |= method.defaults | ({'condition': a['condition']} if a['condition'] else {})
+  model |= {name: value for name, value in method.fixed.items() if name in model}
   return ConfigDict(
     dict(
-      method=a['method'],  # as asked for; tables and reports show it
+      method=method.name,
       seed=0,
       dtype='float32',  # of activations: float32 or bfloat16; parameters are float32
       init_from='',  # encoder or whole weights to start from
@@ -110,7 +111,30 @@ def base(arg: str | None) -> ConfigDict:
         boundary_tolerance=0.0075,  # of the diagonal
         single_task=dict(),  # {task: headline score} of the single-task run, for Delta_m
       ),
-      optim=dict(name='adam', lr=2e-5, schedule='poly', l2=1e-6, clip=10.0, warmup=0),
+      optim=dict(
+        name='adam',
+        lr=2e-5,
+        part_lr=dict(),  # {part of the network (`Network.part`): another rate than lr}
+        schedule='poly',
+        l2=1e-6,
+        clip=10.0,
+        warmup=0,
+      ),
       loss_weights=dict(),
     )
   )
+
+
+def defaults_for(values: dict) -> dict:
+  """The defaults of every field for a stored config's method; of one that is not known here, those of all."""
+  method = values.get('method')
+  return base(f'method={method}' if isinstance(method, str) and method in METHODS else None).to_dict()
+
+
+def upgraded(values: dict) -> dict:
+  """A stored config as today's code reads it: older ones name the network by `model.method` besides."""
+  model = dict(values.get('model', {}))
+  network, method = model.pop('method', None), values.get('method')
+  if isinstance(network, str) and method not in ('no_diffusion', 'no_condition'):
+    method = network
+  return values | {'model': model} | ({} if method is None else {'method': method})

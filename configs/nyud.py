@@ -24,4 +24,7 @@ def get_config(arg=None):
   config.train.epochs = 200
   config.eval.protocol = 'mtpsl'
   config.optim.lr = 2e-5
+  if config.method == 'xtc':  # MTPSL's code
+    config.model.cross_task_weight = 2.0
+    config.optim.part_lr = dict(film=1e-3)
   return config

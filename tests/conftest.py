@@ -91,27 +91,24 @@ def random_variables(model, size=SIZE, seed: int = 0) -> dict:
 class Tiny:
   """A tiny model, its variables and a batch of four images."""
 
-  def __init__(self, arg: str = ''):
+  def __init__(self, arg: str = '', tasks=TASKS, **model):
     self.config = tiny_config(arg)
-    self.tasks = TASKS
-    self.model = build_model(self.config, TASKS)
+    self.config.model.update(model)
+    self.tasks = tasks
+    self.model = build_model(self.config, tasks)
     self.variables = random_variables(self.model)
     rng = np.random.default_rng(0)
     self.images = rng.standard_normal((4, *SIZE, 3)).astype(np.float32)
     self.labels = random_labels(rng, 4)
+    self.apply = jax.jit(self.model.apply)
 
   def inputs(self, pairs=None, key=jax.random.key(1)):
-    return model_inputs(self.model, self.images, key, len(TASKS), pairs)
+    return model_inputs(self.model, self.images, key, len(self.tasks), pairs)
 
 
 @pytest.fixture(scope='session')
 def tiny():
   return Tiny('method=prediction')
-
-
-@pytest.fixture(scope='session')
-def tiny_feature():
-  return Tiny('method=feature')
 
 
 @pytest.fixture(scope='session')

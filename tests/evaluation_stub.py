@@ -26,6 +26,8 @@ SIZE = (24, 32)
 class Model:
   """Final maps are the image's channels, scaled; initial maps are half of them, moved."""
 
+  diffuses = False
+
   def apply(self, variables, images):
     maps = {task.name: variables['scale'] * images[..., : task.channels] for task in TASKS}
     return Output(final=maps, initial={name: x[:, ::-1] / 2 for name, x in maps.items()}, steps={})

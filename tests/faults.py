@@ -87,9 +87,9 @@ def _main(data, workdir) -> int:
 def toy_model(config, tasks):
   from flax import linen as nn
 
-  from dmtl_jax.models import Output
+  from dmtl_jax.models import Network, Output
 
-  class Toy(nn.Module):
+  class Toy(Network):
     """Two convolutions and a BatchNorm, for everything that training keeps of a network."""
 
     @nn.compact
@@ -98,7 +98,7 @@ def toy_model(config, tasks):
       x = nn.relu(nn.BatchNorm(use_running_average=not train)(x))
       return Output(final={task.name: nn.Conv(task.channels, (3, 3), name=task.name)(x) for task in tasks})
 
-  return Toy()
+  return Toy(tasks)
 
 
 def wait(pid: int) -> int | str:

@@ -1,6 +1,7 @@
 """Config strings and the command line: what is accepted, and what an error says."""
 
 import importlib
+import json
 import pathlib
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import pytest
 
 from dmtl_jax.configs import common
 from dmtl_jax.models import build_model
+from dmtl_jax.runs import workdir
 from dmtl_jax.tasks import make_task
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -16,14 +18,14 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 def test_defaults():
   config = common.base(None)
-  assert (config.model.method, config.model.steps, config.model.heads) == ('prediction', 2, 1)
+  assert (config.method, config.model.steps, config.model.heads) == ('prediction', 2, 1)
   assert config.data.labels == 'one'
 
 
 def test_released_preset_switches_every_point_of_the_table():
   model = common.base('method=feature,preset=released').model
   assert model.condition == 'concat' and model.stop_condition and model.posterior
-  assert model.heads == 4 and model.step_offset == 1
+  assert model.heads == 4 and model.step_offset == 1 and model.initial_weights == 'released'
 
 
 def test_ablations_are_prediction_diffusion_with_one_change():
@@ -32,6 +34,35 @@ def test_ablations_are_prediction_diffusion_with_one_change():
     config = common.base(f'method={method}')
     changed = {k for k in config.model if config.model[k] != base.model[k]}
     assert changed == {field} and config.model[field] == value and config.method == method
+
+
+def test_a_flag_alone_names_the_method():
+  """The network is that of config.method, whatever the other fields were made for."""
+  task = make_task('depth', 'depth')
+  for method, field, value in [
+    ('feature', 'predictions', False),
+    ('no_diffusion', 'add_noise', False),
+    ('no_condition', 'condition', 'none'),
+  ]:
+    config = common.base('method=prediction')
+    config.method = method
+    assert getattr(build_model(config, (task,)), field) == value
+
+
+@pytest.mark.parametrize('stored, method', [
+    (dict(method='feature', model=dict(method='feature')), 'feature'),
+    (dict(method='no_diffusion', model=dict(method='prediction', add_noise=False)), 'no_diffusion'),
+    (dict(method='prediction', model=dict(method='feature')), 'feature'),  # by --config.model.method
+    (dict(model=dict(method='xtc')), 'xtc'),
+    (dict(method='ss', model={}), 'ss'),
+])  # fmt: skip
+def test_a_config_of_an_older_run_is_read(stored, method, tmp_path):
+  (tmp_path / 'config.json').write_text(json.dumps(stored))
+  config = workdir.read_config(tmp_path)
+  assert config.method == method and 'method' not in config.model
+  before, now = (workdir.flatten(c.to_dict()) for c in (config, common.base(f'method={method}')))
+  assert before.pop('data.size') == tuple(now.pop('data.size')) and before == now  # and goes on where it stopped
+  assert build_model(config, (make_task('depth', 'depth'), make_task('normals', 'normals')))
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,10 @@ ROOT = pathlib.Path(__file__).resolve().parents[1] / 'dmtl_jax'
 # From the ground up. Rooms on one floor do not know each other.
 FLOORS = (
   ('basics',),
-  ('configs', 'draw', 'metrics'),
+  ('draw', 'metrics'),
   ('tasks',),
   ('datasets', 'models'),
+  ('configs',),
   ('data',),
   ('runs',),
   ('inference',),

@@ -8,14 +8,14 @@ import numpy as np
 import optax
 import pytest
 
-from dmtl_jax.models import build_model, inputs, Output
+from dmtl_jax.models import build_model, inputs, Network, Output
 from dmtl_jax.models.parts import encoder
-from dmtl_jax.models.parts import pairs as pairs_lib
 from dmtl_jax.models.parts.task_layers import Slots
 from dmtl_jax.runs.state import TrainState
 from dmtl_jax.training.step import make_train_step
 
 BATCH = 8
+KEY = jax.random.key(1)
 TWO = (TASKS[0], TASKS[5])
 
 
@@ -25,23 +25,29 @@ def short_encoder(monkeypatch):
   monkeypatch.setitem(encoder.STAGES, 'resnet18', (1, 1))
 
 
-class Noisy(nn.Module):
+@pytest.fixture
+def short_encoder_of_four(monkeypatch):
+  """Four stages of one block, for methods that use each."""
+  monkeypatch.setitem(encoder.STAGES, 'resnet18', (1, 1, 1, 1))
+
+
+class Noisy(Network):
   """A linear map and the noise of each pair: no batch norm, so that a batch may be cut anywhere."""
 
-  tasks: tuple
+  diffuses = True
   slots = Slots(tuple(task.channels for task in TASKS))
 
   @nn.compact
-  def __call__(self, images, *, pairs=None, noise=None, train=False, steps=None):
+  def __call__(self, images, *, pairs, noise, train=False):
     calls = self.variable('batch_stats', 'calls', jnp.zeros, ())
     calls.value += 1
     x = nn.Dense(self.slots.total)(images[:, ::8, ::8])
-    x = pairs_lib.take_images(x, len(TASKS), pairs) + self.param('scale', nn.initializers.ones, ()) * noise[0]
-    maps = self.slots.split(pairs_lib.put(x, images.shape[0], len(TASKS), pairs))
+    x = pairs.take_images(x) + self.param('scale', nn.initializers.ones, ()) * noise[0]
+    maps = self.slots.split(pairs.put(x))
     return Output({task.name: m for task, m in zip(TASKS, maps)})
 
-  def noise_shape(self, batch, size, pairs=None, steps=None):
-    return 1, pairs.image.size if pairs else batch * len(TASKS), size[0] // 8, size[1] // 8, self.slots.total
+  def noise_shape(self, pairs, size, steps=None):
+    return 1, pairs.count, size[0] // 8, size[1] // 8, self.slots.total
 
 
 def batch_of(count: int) -> dict:
@@ -73,7 +79,9 @@ def noisy_config(accumulate: int):
 @pytest.mark.parametrize('accumulate, groups', [(2, 1), (4, 2)])
 def test_micro_batches_make_the_gradient_and_losses_of_the_batch(accumulate, groups):
   model, tx, batch = Noisy(TASKS), optax.sgd(1.0), batch_of(BATCH)
-  variables = model.init(jax.random.key(1), batch['image'], noise=np.zeros(model.noise_shape(BATCH, SIZE)))
+  variables = model.init(
+    jax.random.key(1), batch['image'], **inputs.model_inputs(model, batch['image'], KEY, len(TASKS))
+  )
   state = TrainState(jnp.int32(3), variables['params'], {'calls': jnp.zeros(())}, tx.init(variables['params']))
   whole, scalars = step_of(model, noisy_config(1), tx, 1)(state, batch)
   cut, cut_scalars = step_of(model, noisy_config(accumulate), tx, groups)(state, batch)
@@ -87,7 +95,7 @@ def test_micro_batches_make_the_gradient_and_losses_of_the_batch(accumulate, gro
 def small(method: str, **train):
   """A network, a state to start from and a batch of four, small enough to compile in seconds."""
   config = tiny_config(f'method={method},steps=1')
-  config.model.update(width=4, channels=8, depth=1)
+  config.model.update(width=4, channels=8, depth=1, decoder_blocks=1)
   config.train.update(train)
   model, tx = build_model(config, TWO), optax.sgd(1.0)
   variables = random_variables(model, (32, 32))
@@ -124,8 +132,9 @@ def test_batch_norm_takes_its_statistics_from_each_micro_batch(short_encoder):
 
 
 @pytest.mark.parametrize('method', ['prediction', 'mti_net', 'invpt', 'xtc', 'single_task'])
-def test_remat_keeps_every_name(method):
+def test_remat_keeps_every_name(method, short_encoder_of_four):
   config = tiny_config(f'method={method}')
+  config.model.update(depth=1, decoder_blocks=1)
   shapes = []
   for remat in (False, True):
     config.train.remat = remat

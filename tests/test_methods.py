@@ -1,20 +1,28 @@
 """The compared methods: shapes, gradients, hidden labels, and their losses in closed form."""
 
 import functools
+import importlib
 import itertools
 
 from conftest import random_labels, random_variables, TASKS, tiny_config
+from flax import linen as nn
 import jax
 import jax.numpy as jnp
 from jax.tree_util import DictKey
 import numpy as np
+import optax
 import pytest
 
 from dmtl_jax.basics.errors import UserError
-from dmtl_jax.models import auxiliary, build_model, losses, Output
+from dmtl_jax.configs import common
+from dmtl_jax.models import build_model, find, Forward, METHODS, Network, Output, register, xtc
+from dmtl_jax.models.inputs import init_variables
 from dmtl_jax.models.invpt import MessageAttention
 from dmtl_jax.models.mti_net import Distillation
+from dmtl_jax.models.parts import encoder, views
 from dmtl_jax.models.xtc import FiLM
+from dmtl_jax.runs.state import TrainState
+from dmtl_jax.training.step import make_train_step
 
 SEMSEG, PARSING, SALIENCY, NORMALS, BOUNDARY, DEPTH = TASKS
 TWO = (SEMSEG, NORMALS)
@@ -23,12 +31,27 @@ STRIDES = {'ss': 8, 'xtc': 8, 'mti_net': 4, 'invpt': 2, 'single_task': 8}
 KEY = jax.random.key(0)
 
 
+@pytest.fixture(scope='module', autouse=True)
+def short_networks():
+  """One block or convolution a stage, to compile in less time."""
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setitem(encoder.STAGES, 'resnet18', (1, 1, 1, 1))
+    patch.setattr(xtc, 'STAGE_CONVS', (1, 1, 1, 1, 1))
+    yield
+
+
+def config_of(method: str):
+  config = tiny_config(f'method={method}')
+  config.model.decoder_blocks = 1
+  return config
+
+
 EVEN = [(method, (64, 96)) for method in STRIDES]
 
 
 @pytest.mark.parametrize('method, size', [*EVEN, ('mti_net', (50, 70)), ('invpt', (50, 70))])
 def test_shapes(method, size):
-  model = build_model(tiny_config(f'method={method}'), TWO)
+  model = build_model(config_of(method), TWO)
   images = jax.ShapeDtypeStruct((2, *size, 3), jnp.float32)
   output, variables = jax.eval_shape(lambda x: model.init_with_output(KEY, x), images)
   for task in TWO:
@@ -48,7 +71,7 @@ class Trained:
   """Loss and gradients of one method on two images and two tasks, compiled once."""
 
   def __init__(self, method):
-    config = tiny_config(f'method={method}')
+    config = config_of(method)
     model = build_model(config, TWO)
     # A gate of MTI-Net has a single hidden unit at this width: a positive bias keeps it alive.
     alive = lambda path, x: np.full_like(x, 3) if path[-2:] == (DictKey('squeeze'), DictKey('bias')) else x
@@ -67,11 +90,8 @@ class Trained:
           mutable=['batch_stats'],
         )
         batch = {'image': images, 'labels': labels, 'label_mask': mask}
-        output, _ = apply(images)
-        weights = jnp.array([1.0, 10.0])
-        total, _ = losses.total_loss(TWO, output, labels, mask, weights)
-        extra = auxiliary.LOSSES.get(method, lambda *_: jnp.float32(0))
-        return total + extra(apply, batch, output, TWO, weights, KEY, config)
+        run = Forward(apply, batch, apply(images)[0], TWO, jnp.array([1.0, 10.0]), KEY, config)
+        return find(method).total_loss(run)[0]
 
       return jax.value_and_grad(loss)(variables['params'])
 
@@ -108,16 +128,122 @@ def test_a_batch_without_labels_teaches_nothing(trained):
   assert all((g == 0).all() for g in jax.tree.leaves(grads))
 
 
-# --- ss ---
+# --- names and parts ---
+
+
+class Mine(Network):
+  """A method that is not ours: one convolution, and a loss that draws its maps to a field of the config."""
+
+  target: float = 0.0
+
+  @nn.compact
+  def __call__(self, images, *, train=False):
+    x = nn.BatchNorm(use_running_average=not train)(nn.Conv(self.channels, (3, 3), strides=8)(images))
+    return Output({task.name: nn.Conv(task.channels, (1, 1), name=task.name)(x) for task in self.tasks})
+
+
+def test_a_method_from_outside_trains_a_step():
+  """One class and `register`: its config field, its loss and its name are all it needs."""
+  own = lambda run: sum(((maps - run.config.model.target) ** 2).mean() for maps in run.output.final.values())
+  register('mine', Mine, 'Mine', loss=own, defaults=dict(target=100.0))
+  register('mine_alone', Mine, 'Mine, alone', defaults=dict(target=100.0))
+  losses = {}
+  for method in ('mine', 'mine_alone'):
+    config = tiny_config(f'method={method}')
+    model, tx, rng = build_model(config, TWO), optax.sgd(1e-3), np.random.default_rng(0)
+    assert model.target == config.model.target == 100 and not model.diffuses
+    variables = random_variables(model, SIZE)
+    state = TrainState(jnp.int32(0), variables['params'], variables['batch_stats'], tx.init(variables['params']))
+    batch = {'image': rng.standard_normal((2, *SIZE, 3)).astype(np.float32), 'label_mask': np.eye(2, dtype=bool)}
+    batch['labels'] = {task.name: random_labels(rng, 2, SIZE)[task.name] for task in TWO}
+    step = jax.jit(make_train_step(model, tx, config, TWO, 2, 1))
+    state, first = step(state, batch, 1)
+    _, second = step(state, batch, 2)
+    assert second['loss/total'] < first['loss/total']
+    losses[method] = first['loss/total']
+    del METHODS[method]
+  assert losses['mine'] - losses['mine_alone'] == pytest.approx(2 * 100**2, rel=0.1)
+
+
+def test_a_network_has_the_last_word_on_its_first_weights():
+  class Marked(Mine):
+    def started(self, params, key):
+      return params | {'mark': jnp.zeros(())}
+
+  params = jax.eval_shape(lambda: init_variables(Marked(TWO, channels=4), KEY, SIZE))['params']
+  assert 'mark' in params and 'Conv_0' in params
+
+
+@pytest.mark.parametrize('add_noise, posterior', itertools.product((False, True), repeat=2))
+def test_predictions_depend_on_noise_where_some_is_drawn(add_noise, posterior):
+  config = tiny_config('method=feature')
+  config.model.update(add_noise=add_noise, posterior=posterior)
+  assert build_model(config, TWO).draws_noise == (add_noise or posterior)
+  assert not build_model(tiny_config('method=ss'), TWO).draws_noise
+
+
+@pytest.mark.parametrize('name, close', [('prediktion', 'prediction'), ('singletask', 'single_task'), ('qqq', '')])
+def test_an_unknown_method_names_the_closest_one(name, close):
+  with pytest.raises(UserError, match=f'did you mean {close}' if close else 'unknown method .qqq.; use one of'):
+    common.base(f'method={name}')
+  config = tiny_config()
+  config.method = name
+  with pytest.raises(UserError, match='unknown method'):
+    build_model(config, TWO)
+
+
+def test_every_method_has_a_title_and_a_place():
+  assert len({m.title for m in METHODS.values()}) == len({m.row for m in METHODS.values()}) == len(METHODS) == 10
+  assert [m.name for m in METHODS.values() if m.reference] == ['single_task']
+  assert {m.name for m in METHODS.values() if m.network.diffuses} == {
+    *('prediction', 'feature', 'no_diffusion', 'no_condition')
+  }
+
+
+@pytest.mark.parametrize('method, parts', [
+    ('single_task', {'semseg', 'normals'}), ('xtc', {'film', ''}), ('prediction', {'denoiser', ''}), ('ss', {''}),
+])  # fmt: skip
+def test_parts_of_a_network(method, parts):
+  model = build_model(config_of(method), TWO)
+  shapes = jax.eval_shape(lambda: init_variables(model, KEY, SIZE))['params']
+  found = {
+    tuple(k.key for k in path): model.part(tuple(k.key for k in path))
+    for path, _ in jax.tree_util.tree_leaves_with_path(shapes)
+  }
+  assert set(found.values()) == parts
+  if method == 'xtc':  # MTPSL's own rate is the pairs' scales and shifts' alone
+    assert all('film' in '/'.join(path) for path, part in found.items() if part)
+    assert sum(part == 'film' for part in found.values()) == 2 * 5
+  assert model.clips_parts == (method == 'single_task')
+
+
+# --- weights of the losses on initial maps ---
+
+
+@pytest.mark.parametrize('method, times', [('prediction', 1.5), ('invpt', 2), ('mti_net', 5)])
+def test_initial_maps_weigh_as_published(method, times):
+  """Logits of 0 cost ln 4 in 4 classes: the final map's, and half or all of each initial map's."""
+  maps = lambda n: {'semseg': np.zeros((2, n, n, 4), np.float32)}
+  extra = {'scales': [maps(4), maps(2), maps(1)]} if method == 'mti_net' else {}
+  labels = {'semseg': np.zeros((2, 32, 32, 1), np.uint8)}
+  batch = {'labels': labels, 'label_mask': np.array([[True], [False]])}
+  output = Output(maps(8), initial=maps(8), extra=extra)
+  loss, parts = find(method).total_loss(Forward(None, batch, output, (SEMSEG,), np.array([2.0]), KEY, None))
+  assert loss == pytest.approx(times * 2 * np.log(4) / 2, rel=1e-4)
+  assert set(parts) == {'final', 'initial'}
+
+
+# --- second views, ss ---
 
 
 def view(zoom=1.0, corner=(0.0, 0.0), flip=False):
-  return {'zoom': jnp.array([zoom]), 'corner': jnp.array([corner]), 'flip': jnp.array([flip])}
+  column = lambda value: jnp.array([value])
+  return views.View(column(zoom), column(corner), column(flip), column(1.0), column(0.0))
 
 
 def test_a_view_is_a_crop_zoomed_and_flipped():
   ramp = np.tile(np.arange(8.0, dtype=np.float32), (4, 1))[None, :, :, None]
-  look = lambda **kwargs: np.asarray(auxiliary.view_maps(view(**kwargs), ramp))[0, 1, :, 0]
+  look = lambda **kwargs: np.asarray(view(**kwargs).maps(ramp))[0, 1, :, 0]
   np.testing.assert_allclose(look(), np.arange(8), atol=1e-5)
   np.testing.assert_allclose(look(flip=True), np.arange(8)[::-1], atol=1e-5)
   centres = (np.arange(8) + 0.5) / 2 - 0.5
@@ -126,12 +252,57 @@ def test_a_view_is_a_crop_zoomed_and_flipped():
   np.testing.assert_allclose(look(zoom=2.0, corner=(0.0, 1.0)), at(centres + 4), atol=1e-5)
 
 
+def test_a_label_lies_where_the_image_does_and_is_not_mixed():
+  classes = np.tile(np.arange(8, dtype=np.uint8), (4, 1))[None, :, :, None]
+  look = lambda **kwargs: np.asarray(view(**kwargs).label(SEMSEG, classes))[0, 1, :, 0].tolist()
+  assert look() == list(range(8)) and look(flip=True) == list(range(8))[::-1]
+  assert look(zoom=2.0) == [0, 0, 1, 1, 2, 2, 3, 3]
+  assert look(zoom=2.0, corner=(0.0, 1.0)) == [4, 4, 5, 5, 6, 6, 7, 7]
+  down = np.asarray(view(zoom=2.0, corner=(1.0, 0.0)).label(SEMSEG, np.swapaxes(classes, 1, 2)))[0, :, 0, 0]
+  assert down.tolist() == [4, 4, 5, 5, 6, 6, 7, 7]
+  depth = view(zoom=1.25).label(DEPTH, np.full((1, 4, 4, 1), 5.0, np.float32))
+  np.testing.assert_allclose(depth, 4.0, atol=1e-5)
+
+
 def test_a_flip_mirrors_normals_and_a_zoom_brings_depth_nearer():
   normals = np.broadcast_to(np.array([0.6, 0.0, 0.8], np.float32), (1, 4, 4, 3))
-  flipped = auxiliary.view_prediction(view(flip=True), NORMALS, normals)
-  np.testing.assert_allclose(flipped[0, 0, 0], [-0.6, 0, 0.8], atol=1e-6)
-  depth = auxiliary.view_prediction(view(zoom=1.25), DEPTH, np.full((1, 4, 4, 1), 5.0, np.float32))
+  for flipped in (view(flip=True).prediction(NORMALS, normals), view(flip=True).label(NORMALS, normals)):
+    np.testing.assert_allclose(flipped[0, 0, 0], [-0.6, 0, 0.8], atol=1e-6)
+  depth = view(zoom=1.25).prediction(DEPTH, np.full((1, 4, 4, 1), 5.0, np.float32))
   np.testing.assert_allclose(depth, 4.0, atol=1e-5)
+
+
+def test_drawn_views_are_crops_and_differ_from_image_to_image():
+  crops, drawn = views.draw_crops(KEY, 64), views.draw(KEY, 64)
+  assert {round(float(z), 4) for z in crops.zoom} == {1.0, 1.2, 1.5} and not crops.flip.any()
+  assert (crops.contrast == 1).all() and (crops.brightness == 0).all()
+  assert drawn.flip.any() and not drawn.flip.all() and len(set(np.asarray(drawn.zoom).tolist())) > 60
+  assert drawn.zoom.min() >= 1 and drawn.zoom.max() <= 1.5
+
+
+SURE, UNSURE = np.log(99), np.log(9)  # logits of 0.99 and 0.9
+
+
+@pytest.mark.parametrize('task, student, teacher, expected', [
+    (SEMSEG, [0, 0, 0, 0], [9, 0, 0, 0], np.log(4)),  # 0.9996 sure
+    (SEMSEG, [0, 0, 0, 0], [UNSURE, 0, 0, 0], 0),
+    (SALIENCY, [0, SURE], [SURE, 0], SURE + np.log1p(1 / 99)),  # 0.99 sure, and student of the contrary
+    (SALIENCY, [0, SURE], [UNSURE, 0], 0),
+    (BOUNDARY, [0], [SURE], np.log(2)),
+    (BOUNDARY, [0], [-SURE], np.log(2)),
+    (BOUNDARY, [0], [UNSURE], 0),
+    (NORMALS, [1, 0, 0], [2, 0.8, 0], 1 - 1 / np.hypot(1, 0.4)),  # 0.07
+    (NORMALS, [1, 0, 0], [2, 2, 0], 0),  # 0.29
+    (DEPTH, [3], [3.05], 0.05),
+    (DEPTH, [3], [3.2], 0),
+    (DEPTH, [1, 1, 1], [1.06, 1, 1.03], 0.03),  # as any other value would be, of three channels
+])  # fmt: skip
+def test_consistency_counts_where_the_target_is_to_be_trusted(task, student, teacher, expected):
+  target = task.soft(jnp.array(teacher, jnp.float32)[None, None, None])
+  distance = lambda student: task.consistency(student, target)[0, 0, 0]
+  value, gradient = jax.value_and_grad(distance)(jnp.array(student, jnp.float32)[None, None, None])
+  assert value == pytest.approx(expected, abs=1e-5)
+  assert np.isfinite(gradient).all() and bool((gradient != 0).any()) == bool(expected)
 
 
 def constant(task, values):
@@ -147,20 +318,18 @@ def consistency(student, teacher, mask, weights):
   final = lambda values: Output({t.name: constant(t, v) for t, v in zip(tasks, values)})
   batch = {'image': jnp.zeros((2, 32, 32, 3)), 'label_mask': jnp.array(mask, bool)}
   apply = lambda images: (final(student), {})
-  return auxiliary.augmentation_consistency(apply, batch, final(teacher), tasks, jnp.array(weights), KEY, None)
+  return find('ss').loss(Forward(apply, batch, final(teacher), tasks, jnp.array(weights), KEY, None))
 
 
 def test_consistency_of_unlabelled_tasks_in_closed_form():
-  """Saliency logits (ln 3, 0) are probabilities (3/4, 1/4) against (1/2, 1/2): 2 / 16. A boundary
-  logit ln 4 is 4/5 against 1/2: 0.09. Image 0 lacks boundary, image 1 saliency."""
-  log3, log4 = np.log(3), np.log(4)
-  same = ([[0, 0], [0, 0]], [[0], [0]])
-  other = ([[log3, 0], [log3, 0]], [[log4], [log4]])
+  """Sure teachers and students that do not know: ln 2 a task. Image 0 lacks boundary, image 1 saliency."""
+  blank = ([[0.0, 0], [0, 0]], [[0.0], [0]])
+  sure = ([[SURE, 0], [SURE, 0]], [[SURE], [SURE]])
   mask = [[1, 0], [0, 1]]
-  assert consistency(same, same, mask, [1, 1]) == 0
-  assert consistency(other, same, mask, [2, 5]) == pytest.approx((5 * 0.09 + 2 * 0.125) / 2, rel=1e-4)
-  assert consistency(other, same, [[1, 1], [1, 1]], [2, 5]) == 0
-  assert consistency(other, same, [[0, 0], [0, 1]], [2, 5]) == pytest.approx(2 * 0.125 / 2, rel=1e-4)
+  assert consistency(blank, blank, mask, [1.0, 1]) == 0
+  assert consistency(blank, sure, mask, [2.0, 5]) == pytest.approx((5 + 2) * np.log(2) / 2, rel=1e-4)
+  assert consistency(blank, sure, [[1, 1], [1, 1]], [2.0, 5]) == 0
+  assert consistency(blank, sure, [[0, 0], [0, 1]], [2.0, 5]) == pytest.approx(2 * np.log(2) / 2, rel=1e-4)
 
 
 # --- xtc ---
@@ -170,26 +339,36 @@ THREE = (SEMSEG, NORMALS, DEPTH)
 E0, E1, E2 = np.eye(3, dtype=np.float32)
 
 
-def cross_task(mapping, mask, feature=E2, labels=None):
-  """Loss of two images with a hand-made mapping: (is it a label?, pair) -> vector [3]."""
-  labels = labels or random_labels(np.random.default_rng(0), 2, (32, 32))
+LABELS = {t.name: random_labels(np.random.default_rng(0), 2, (32, 32))[t.name] for t in THREE}
+AGREE = np.tile(E2, (2, 6, 1))
+APART = np.stack([np.tile(E0, (6, 1)), np.tile(E1, (6, 1))])
+
+
+def cross_task(vectors, mask, labels=LABELS, weight=2.0):
+  """Loss of two images where mapped predictions (0) and labels (1) are vectors [2, pairs, 3], and features E2."""
+  return float(_cross_task(vectors, np.array(mask, bool), labels, weight))
+
+
+@functools.partial(jax.jit, static_argnames='weight')
+def _cross_task(vectors, mask, labels, weight):
+  config = tiny_config('method=xtc')
+  config.model.cross_task_weight = weight
   final = {task.name: np.ones((2, 4, 4, task.channels), np.float32) for task in THREE}
-  features = np.broadcast_to(feature, (2, 4, 4, 3))
-  batch = {'image': np.zeros((2, 32, 32, 3)), 'labels': labels, 'label_mask': np.array(mask, bool)}
+  second = Output(final, extra={'features': np.broadcast_to(E2, (2, 4, 4, 3))})
 
-  def apply(maps, task, pair, method):
+  def apply(maps, task=None, pair=None, method=None):
+    if method is None:  # the second view
+      return second, {}
     assert method == 'map_pair' and maps.shape == (4, 32, 32, 8)  # two predictions, then two labels
-    of = lambda is_label, pairs: jax.vmap(functools.partial(mapping, is_label))(pairs)
-    vectors = jnp.concatenate([of(False, pair[:2]), of(True, pair[2:])])
-    return jnp.broadcast_to(vectors[:, None, None], (4, 2, 2, 3)), {}
+    of = jnp.concatenate([vectors[0, pair[:2]], vectors[1, pair[2:]]])
+    return jnp.broadcast_to(of[:, None, None], (4, 2, 2, 3)), {}
 
-  output = Output(final, extra={'features': features})
-  loss = auxiliary.cross_task_consistency(apply, batch, output, THREE, None, KEY, None)
-  return float(loss)
+  batch = {'image': np.zeros((2, 32, 32, 3)), 'labels': labels, 'label_mask': mask}
+  return find('xtc').loss(Forward(apply, batch, None, THREE, None, KEY, config))
 
 
 def test_cross_task_loss_is_zero_where_everything_agrees():
-  assert cross_task(lambda is_label, pair: E2, [[1, 0, 0], [0, 1, 0]]) == pytest.approx(0, abs=1e-5)
+  assert cross_task(AGREE, [[1, 0, 0], [0, 1, 0]]) == pytest.approx(0, abs=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -204,33 +383,60 @@ def test_cross_task_loss_is_zero_where_everything_agrees():
 )
 def test_cross_task_loss_counts_pairs(mask, pairs):
   """All at right angles: 1 + 0.5 (1 + 1) a pair, times 2; mean over images."""
-  loss = cross_task(lambda is_label, pair: jnp.where(is_label, E1, E0), mask)
-  assert loss == pytest.approx(2 * 2 * pairs, abs=1e-4)
+  assert cross_task(APART, mask) == pytest.approx(2 * 2 * pairs, abs=1e-4)
+
+
+def test_the_weight_of_the_cross_task_loss_is_the_data_sets():
+  loss = lambda weight: cross_task(APART, [[1, 0, 0], [0, 0, 1]], weight=weight)
+  assert loss(1.0) == pytest.approx(loss(2.0) / 2)
+  for name, weight, rate in (('nyud', 2, 1e-3), ('cityscapes', 1, 1e-5)):
+    config = importlib.import_module(f'dmtl_jax.configs.{name}').get_config('method=xtc')
+    assert config.model.cross_task_weight == weight and config.optim.part_lr.film == rate
 
 
 def test_cross_task_pairs_are_those_of_source_and_target():
   """Target task 1; the angle between prediction and label differs for each of the six pairs."""
   angles = np.array([0.3, 0.7, 1.1, 1.5, 1.9, 2.3])
   order = list(itertools.permutations(range(3), 2))
-
-  def mapping(is_label, pair):
-    angle = jnp.where(is_label, 0, jnp.asarray(angles)[pair])
-    return jnp.stack([jnp.cos(angle), jnp.sin(angle), 0])
-
-  loss = cross_task(mapping, [[0, 1, 0], [0, 1, 0]])
+  predictions = np.stack([np.cos(angles), np.sin(angles), 0 * angles], axis=1)
+  loss = cross_task(np.float32([predictions, np.tile(E0, (6, 1))]), [[0, 1, 0], [0, 1, 0]])
   chosen = [angles[order.index((source, 1))] for source in (0, 2)]
   assert loss == pytest.approx(2 * sum(1 - np.cos(a) + 1 for a in chosen), rel=1e-4)
 
 
 def test_a_label_without_a_valid_pixel_is_no_target():
   labels = {task.name: np.stack([task.blank(32, 32)] * 2) for task in THREE}
-  mapping = lambda is_label, pair: jnp.where(is_label, E1, E0)
-  assert cross_task(mapping, [[1, 0, 0], [0, 1, 1]], labels=labels) == 0
+  assert cross_task(APART, [[1, 0, 0], [0, 1, 1]], labels=labels) == 0
+
+
+def test_predictions_labels_and_features_are_those_of_the_second_view(monkeypatch):
+  """A view that is nothing but a flip: so is the image that is predicted, and the label that is mapped."""
+  flip = view(flip=True)
+  flips = jax.tree.map(lambda x: jnp.repeat(x, 2, axis=0), flip)
+  monkeypatch.setattr(views, 'draw_crops', lambda key, count: flips)
+  rng, seen = np.random.default_rng(0), {}
+  image, labels = rng.standard_normal((2, 32, 32, 3)).astype(np.float32), {'semseg': LABELS['semseg']}
+  labels['normals'] = np.stack([NORMALS.blank(32, 32)] * 2)
+  maps = {'semseg': np.ones((2, 4, 4, 4), np.float32), 'normals': np.full((2, 4, 4, 3), 2, np.float32)}
+
+  def apply(maps_or_image, task=None, pair=None, method=None):
+    seen[method] = np.asarray(maps_or_image)
+    features = np.broadcast_to(E2, (2, 4, 4, 3))
+    return (jnp.ones((4, 2, 2, 3)) if method else Output(maps, extra={'features': features})), {}
+
+  batch = {'image': image, 'labels': labels, 'label_mask': np.array([[1, 0], [1, 0]], bool)}
+  with jax.disable_jit():
+    find('xtc').loss(Forward(apply, batch, None, TWO, None, KEY, tiny_config('method=xtc')))
+  np.testing.assert_allclose(seen[None], image[:, :, ::-1], atol=1e-5)
+  prediction, label = np.split(seen['map_pair'], 2)
+  one_hot = np.eye(256)[labels['semseg'][..., 0]][..., :4]
+  np.testing.assert_array_equal(label[..., :4], one_hot[:, :, ::-1])
+  np.testing.assert_allclose(prediction[..., 4:], (3**-0.5 + 1) / 2, atol=1e-5)
 
 
 def test_labels_are_encoded_in_the_range_of_predictions():
   encode = lambda task, label: np.asarray(
-    auxiliary.chosen_label((task,), {task.name: label}, np.ones((1, 1), bool), np.zeros(1, int))
+    xtc.chosen_label((task,), {task.name: label}, np.ones((1, 1), bool), np.zeros(1, int))
   )[0, 0]
   classes = np.array([[[[2], [255]]]], np.uint8)
   np.testing.assert_array_equal(encode(SEMSEG, classes), [[0, 0, 1, 0], [0, 0, 0, 0]])
@@ -263,18 +469,6 @@ def test_a_pairs_film_changes_that_pair_alone():
 
 
 # --- mti_net ---
-
-
-def test_deep_supervision_weighs_every_scale_once():
-  """Logits of 0 cost ln 4 in 4 classes; total_loss has half of the finest scale's already."""
-  maps = lambda n: {'semseg': np.zeros((2, n, n, 4), np.float32)}
-  output = Output(maps(8), initial=maps(8), extra={'scales': [maps(4), maps(2), maps(1)]})
-  labels = {'semseg': np.zeros((2, 32, 32, 1), np.uint8)}
-  batch = {'labels': labels, 'label_mask': np.array([[True], [False]])}
-  loss = auxiliary.deep_supervision(None, batch, output, (SEMSEG,), np.array([2.0]), KEY, None)
-  total, _ = losses.total_loss((SEMSEG,), output, labels, batch['label_mask'], np.array([2.0]))
-  assert loss == pytest.approx(3.5 * 2 * np.log(4) / 2, rel=1e-4)
-  assert loss + total == pytest.approx(5 * 2 * np.log(4) / 2, rel=1e-4)
 
 
 def test_distillation_adds_the_other_tasks_attended_features():

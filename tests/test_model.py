@@ -1,6 +1,7 @@
 """DiffusionMTL: the scan against an unrolled loop, sparse against dense denoising, hidden labels."""
 
-from conftest import TASKS, Tiny
+from conftest import TASKS as ALL
+from conftest import Tiny
 from flax.core import unfreeze
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,10 +11,38 @@ import numpy as np
 import pytest
 
 from dmtl_jax.models import losses
-from dmtl_jax.models.inputs import model_inputs
+from dmtl_jax.models.inputs import init_variables, model_inputs
+from dmtl_jax.models.parts import encoder
 from dmtl_jax.models.parts import pairs as pairs_lib
+from dmtl_jax.models.parts.conditioning import Conditioning
+from dmtl_jax.models.parts.denoiser import Denoiser
 from dmtl_jax.models.parts.diffusion import Schedule, stride8
 from dmtl_jax.models.parts.task_layers import Slots
+
+TASKS = (ALL[0], ALL[3], ALL[5])  # not in the order of their names, by which jit sorts
+T = len(TASKS)
+
+
+@pytest.fixture(scope='module', autouse=True)
+def short_encoder():
+  """One block a stage, to compile in less time."""
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setitem(encoder.STAGES, 'resnet18', (1, 1, 1, 1))
+    yield
+
+
+def small(arg: str) -> Tiny:
+  return Tiny(arg, TASKS, decoder_blocks=1)
+
+
+@pytest.fixture(scope='module')
+def tiny(short_encoder):
+  return small('method=prediction')
+
+
+@pytest.fixture(scope='module')
+def tiny_feature(short_encoder):
+  return small('method=feature')
 
 
 def test_initial_and_final_maps_have_stride_8(tiny):
@@ -26,7 +55,7 @@ def test_initial_and_final_maps_have_stride_8(tiny):
 @pytest.mark.parametrize('size', [(64, 96), (96, 128), (50, 70), (33, 47)])
 def test_noise_fits_images_of_any_size(tiny, size):
   def run(images):
-    return tiny.model.apply(tiny.variables, images, **model_inputs(tiny.model, images, jax.random.key(0), 6))
+    return tiny.model.apply(tiny.variables, images, **model_inputs(tiny.model, images, jax.random.key(0), T))
 
   output = jax.eval_shape(run, jax.ShapeDtypeStruct((1, *size, 3), jnp.float32))
   assert output.final['depth'].shape == (1, *stride8(size), 1)
@@ -34,11 +63,8 @@ def test_noise_fits_images_of_any_size(tiny, size):
 
 def test_scan_equals_an_unrolled_loop(tiny):
   """X_S = decay(P_init); X_{s-1} = Denoiser(X_s, s, F_cond), by calling the parts one by one."""
-  from dmtl_jax.models.parts.conditioning import Conditioning
-  from dmtl_jax.models.parts.denoiser import Denoiser
-
   inputs = tiny.inputs()
-  output = jax.jit(tiny.model.apply)(tiny.variables, tiny.images, **inputs)
+  output = tiny.apply(tiny.variables, tiny.images, **inputs)
   params, config = unfreeze(tiny.variables['params']), tiny.config.model
   channels = tuple(task.channels for task in TASKS)
   initial = {task.name: output.initial[task.name] for task in TASKS}  # jit sorts the keys of a dict
@@ -46,12 +72,12 @@ def test_scan_equals_an_unrolled_loop(tiny):
   condition = jnp.tile(fused, (len(TASKS), 1, 1))
   slots = Slots(channels)
   x = jnp.concatenate(slots.place(list(initial.values())))
-  task = jnp.repeat(jnp.arange(6), 4)
+  task = jnp.repeat(jnp.arange(T), 4)
   x = Schedule(2).decay(x, jnp.where(slots.mask(task), inputs['noise'][0], 0))
   denoiser = Denoiser(channels, config.channels, True, config.depth, config.heads)
   for s in (2, 1):
     x = jax.jit(denoiser.apply)({'params': params['denoiser']}, x, jnp.float32(s), condition, None)
-  for t, maps in enumerate(slots.split(list(x.reshape(6, 4, *x.shape[1:])))):
+  for t, maps in enumerate(slots.split(list(x.reshape(T, 4, *x.shape[1:])))):
     np.testing.assert_allclose(output.final[TASKS[t].name], maps, atol=1e-5)
 
 
@@ -59,12 +85,11 @@ def test_scan_equals_an_unrolled_loop(tiny):
 @pytest.mark.parametrize('method', ['tiny', 'tiny_feature'])
 def test_denoising_labelled_pairs_equals_denoising_everything_and_masking(method, groups, request):
   tiny = request.getfixturevalue(method)
-  mask = np.random.default_rng(1).random((4, 6)) < 0.4
+  mask = np.random.default_rng(1).random((4, T)) < 0.5
   mask[3] = False
   pairs = pairs_lib.select(jnp.asarray(mask), int(mask.sum(1).max()) * 4 // groups, groups)
-  apply = jax.jit(tiny.model.apply)
-  sparse = apply(tiny.variables, tiny.images, **tiny.inputs(pairs))
-  dense = apply(tiny.variables, tiny.images, **tiny.inputs(None))
+  sparse = tiny.apply(tiny.variables, tiny.images, **tiny.inputs(pairs))
+  dense = tiny.apply(tiny.variables, tiny.images, **tiny.inputs(None))
   for t, task in enumerate(TASKS):
     expected = np.where(mask[:, t, None, None, None], dense.final[task.name], 0)
     np.testing.assert_allclose(sparse.final[task.name], expected, atol=2e-5)
@@ -74,7 +99,10 @@ def test_selected_pairs_are_those_of_the_mask():
   mask = np.array([[1, 0, 1], [0, 0, 0], [0, 1, 0], [1, 1, 1]], bool)
   pairs = pairs_lib.select(jnp.asarray(mask), 5, groups=2)
   found = {
-    (g * 2 + int(pairs.image[g, p]), int(pairs.task[g, p])) for g in range(2) for p in range(5) if pairs.valid[g, p]
+    (g * 2 + int(pairs.image[g, p]), int(pairs.group_task[g, p]))
+    for g in range(2)
+    for p in range(5)
+    if pairs.valid[g, p]
   }
   assert found == set(zip(*map(lambda a: a.tolist(), np.nonzero(mask))))
   assert pairs.valid.sum() == mask.sum()
@@ -82,16 +110,16 @@ def test_selected_pairs_are_those_of_the_mask():
 
 @pytest.fixture(scope='module')
 def gradient(tiny):
-  """(labels, mask) -> loss and gradients of the whole model, at 24 pairs."""
+  """(labels, mask) -> loss and gradients of the whole model, at all pairs."""
 
   @jax.jit
   def run(labels, mask):
-    inputs = tiny.inputs(pairs_lib.select(mask, 24))
+    inputs = tiny.inputs(pairs_lib.select(mask, 4 * T))
 
     def loss(params):
       variables = {'params': params, 'batch_stats': tiny.variables['batch_stats']}
       output, _ = tiny.model.apply(variables, tiny.images, train=True, mutable=['batch_stats'], **inputs)
-      return losses.total_loss(TASKS, output, labels, mask, jnp.ones(6))[0]
+      return losses.total_loss(TASKS, output, labels, mask, jnp.ones(T))[0]
 
     return jax.value_and_grad(loss)(tiny.variables['params'])
 
@@ -99,9 +127,9 @@ def gradient(tiny):
 
 
 @settings(max_examples=12, deadline=None)
-@given(st.lists(st.booleans(), min_size=24, max_size=24), st.integers(0, 2**31))
+@given(st.lists(st.booleans(), min_size=4 * T, max_size=4 * T), st.integers(0, 2**31))
 def test_a_hidden_label_never_reaches_loss_or_gradients(tiny, gradient, bits, seed):
-  mask = np.array(bits).reshape(4, 6)
+  mask = np.array(bits).reshape(4, T)
   rng = np.random.default_rng(seed)
   other = {}
   for t, task in enumerate(TASKS):
@@ -114,13 +142,13 @@ def test_a_hidden_label_never_reaches_loss_or_gradients(tiny, gradient, bits, se
 
 
 def test_no_labelled_pair_at_all_leaves_every_gradient_zero(tiny, gradient):
-  loss, grads = gradient(tiny.labels, np.zeros((4, 6), bool))
+  loss, grads = gradient(tiny.labels, np.zeros((4, T), bool))
   assert loss == 0
   assert all((g == 0).all() for g in jax.tree.leaves(grads))
 
 
 def test_the_condition_trains_unlabelled_tasks_decoders_unless_stopped(tiny, gradient):
-  mask = np.zeros((4, 6), bool)
+  mask = np.zeros((4, T), bool)
   mask[:, 0] = True
   _, grads = gradient(tiny.labels, mask)
   assert any((g != 0).any() for g in jax.tree.leaves(grads['decoders']['depth_block0']))
@@ -130,25 +158,92 @@ def test_the_condition_trains_unlabelled_tasks_decoders_unless_stopped(tiny, gra
   'arg', ['method=no_condition', 'method=no_diffusion', 'preset=released', 'method=feature,steps=3']
 )
 def test_variants_run_and_differ_from_the_default(tiny, arg):
-  variant = Tiny(arg)
-  output = jax.jit(variant.model.apply)(variant.variables, variant.images, **variant.inputs())
-  default = jax.jit(tiny.model.apply)(tiny.variables, tiny.images, **tiny.inputs())
+  variant = small(arg)
+  output = variant.apply(variant.variables, variant.images, **variant.inputs())
+  default = tiny.apply(tiny.variables, tiny.images, **tiny.inputs())
   assert np.isfinite(output.final['semseg']).all()
   assert not np.allclose(output.final['semseg'], default.final['semseg'])
 
 
 def test_noise_of_a_pair_does_not_depend_on_the_other_pairs(tiny):
-  mask = np.zeros((4, 6), bool)
-  mask[2, 3] = True
+  mask = np.zeros((4, T), bool)
+  mask[2, 1] = True
   alone = tiny.inputs(pairs_lib.select(jnp.asarray(mask), 1))['noise']
   everything = tiny.inputs(None)['noise']
-  np.testing.assert_array_equal(alone[:, 0], everything[:, 3 * 4 + 2])
+  np.testing.assert_array_equal(alone[:, 0], everything[:, 1 * 4 + 2])
 
 
 def test_steps_at_inference_can_differ_from_training(tiny):
-  inputs = model_inputs(tiny.model, tiny.images, jax.random.key(1), 6, steps=4)
+  inputs = model_inputs(tiny.model, tiny.images, jax.random.key(1), T, steps=4)
   output = jax.eval_shape(
     lambda **kw: tiny.model.apply(tiny.variables, tiny.images, steps=4, **kw),
     **{k: v for k, v in inputs.items() if k != 'steps'},
   )
   assert output.steps['depth'].shape[0] == 5
+
+
+# --- first weights of preset=released ---
+
+C = 48
+RELEASED = {  # layer: (distribution, its standard deviation or bound, whether the bias is drawn too)
+  'step_embed/fc1': ('normal', 0.02, False),
+  'step_embed/fc2': ('normal', 0.02, False),
+  'attn/q': ('uniform', (6 / (C + C)) ** 0.5, False),
+  'attn/kv': ('uniform', (6 / (C + 2 * C)) ** 0.5, False),
+  'attn/proj': ('uniform', (6 / (C + C)) ** 0.5, False),
+  'fc1': ('uniform', (6 / (C + 4 * C)) ** 0.5, False),
+  'fc2': ('uniform', (6 / (C + 4 * C)) ** 0.5, False),
+  'heads/conv0': ('uniform', C**-0.5, True),
+  'heads/conv': ('uniform', (9 * C) ** -0.5, True),
+  'embed': ('uniform', (9 * C) ** -0.5, True),
+  'head': ('uniform', C**-0.5, True),
+  'predict': ('uniform', C**-0.5, True),
+  'conditioning': ('normal', (2 / (9 * C)) ** 0.5, False),
+}
+
+
+@pytest.fixture(scope='module', params=['feature', 'prediction'])
+def started(request, short_encoder):
+  """Layers {path: {'kernel', 'bias'}} drawn anew where all was 7, and the model."""
+  model = Tiny(f'method={request.param},preset=released', TASKS, channels=C, depth=1).model
+  shapes = jax.eval_shape(lambda: init_variables(model, jax.random.key(0), (32, 32)))['params']
+  params = jax.jit(model.started)(jax.tree.map(lambda x: jnp.full(x.shape, 7.0), shapes), jax.random.key(0))
+  layers = {}
+  for path, x in jax.tree_util.tree_leaves_with_path(params):
+    *names, last = [key.key for key in path]
+    layers.setdefault('/'.join(names), {})[last] = np.asarray(x)
+  return model, layers
+
+
+def test_released_weights_have_the_moments_of_the_authors(started):
+  model, layers = started
+  checked = 0
+  for path, layer in layers.items():
+    part = path.split('/')[0]
+    if part in ('backbone', 'decoders') or 'kernel' not in layer:
+      assert all((x == 7).all() for x in layer.values()), path  # not theirs to draw
+      continue
+    of = next(name for name in RELEASED if name in (path if part != 'conditioning' else part))
+    kind, size, drawn = RELEASED[of]
+    kernel = layer['kernel'] / size
+    if path == 'denoiser/embed' and model.predictions:  # by the fan-in of each task's own slot
+      kernel = kernel * (np.repeat([t.channels for t in TASKS], [t.channels for t in TASKS])[:, None] / C) ** 0.5
+    count = kernel.size**-0.5
+    assert abs(kernel.mean()) < 4 * count, path
+    assert kernel.std() == pytest.approx(3**-0.5 if kind == 'uniform' else 1, abs=4 * count), path
+    assert (np.abs(kernel).max() <= 1) == (kind == 'uniform'), path
+    if 'bias' in layer:
+      bound = size if path != 'denoiser/embed' or not model.predictions else 9**-0.5
+      assert (np.abs(layer['bias']).max() > 0.5 * bound) == drawn and np.abs(layer['bias']).max() <= bound, path
+    checked += 1
+  assert checked == 16 + (len(TASKS) if model.predictions else 0)
+
+
+def test_no_two_layers_are_drawn_alike(started):
+  firsts = [layer['kernel'].ravel()[0] for layer in started[1].values() if 'kernel' in layer]
+  drawn = [x for x in firsts if x != 7]
+  assert len(set(np.round(drawn, 12).tolist())) == len(drawn) > 10
+
+
+def test_papers_weights_are_those_of_the_layers(tiny):
+  assert tiny.model.started('as they are', None) == 'as they are'

@@ -149,7 +149,7 @@ class Denoiser(nn.Module):
 
   def __init__(self, c, channels: dict[str, int]):
     super().__init__()
-    width, predictions = c.channels, c.method == 'prediction'
+    width, predictions = c.channels, c.predictions
     tasks = channels.items()
     self.embed = nn.ModuleDict({t: conv(n if predictions else width, width, 3) for t, n in tasks})
     self.step_embed = StepEmbed(width)
@@ -205,7 +205,7 @@ class Decoder(nn.Module):
 
 
 class DiffusionMTL(nn.Module):
-  """Prediction and Feature Diffusion of config.model; tasks: {name: C_t}."""
+  """Prediction and Feature Diffusion with the fields of `models.diffusion_mtl.DiffusionMTL`; tasks: {name: C_t}."""
 
   def __init__(self, config, channels: dict[str, int]):
     super().__init__()
@@ -220,7 +220,7 @@ class DiffusionMTL(nn.Module):
     kind = 'predictions' if c.condition == 'none' else c.condition
     self.conditioning = Conditioning(kind, channels, c.channels)
     self.denoiser = Denoiser(c, channels)
-    if c.method == 'feature':
+    if not c.predictions:
       self.head = nn.ModuleDict({t: conv(c.channels, n, 1) for t, n in channels.items()})
 
   def forward(self, images, labelled=None, noise=None):
@@ -239,7 +239,7 @@ class DiffusionMTL(nn.Module):
     initial_features = {t: decoder(features) for t, decoder in self.decoders.items()}
     initial = {t: self.decoder_heads[t](x) for t, x in initial_features.items()}
     condition = self._condition(initial_features if self.config.condition == 'features' else initial)
-    start = initial if self.config.method == 'prediction' else initial_features
+    start = initial if self.config.predictions else initial_features
     noise = noise or {}
     if labelled is None:
       return initial, {t: self._denoise(start[t], condition, t, noise.get((t, None))) for t in self.channels}
@@ -269,7 +269,7 @@ class DiffusionMTL(nn.Module):
         x = of_x0 * clean + of_xs * x + sigma * draw(c.steps - s + 1)
       else:
         x = clean
-    return self.head[task](x) if c.method == 'feature' else x
+    return self.head[task](x) if not c.predictions else x
 
 
 # Paths here, and ours; 'task' stands for the place of one task in an array stacked by task.

@@ -16,6 +16,7 @@ except ImportError as error:
 
 from dmtl_jax.benchmarks import torch_net
 from dmtl_jax.benchmarks.timing import device, say
+from dmtl_jax.models import build_model
 from dmtl_jax.models.losses import INITIAL_WEIGHT
 from dmtl_jax.tasks import IGNORE, Task
 from dmtl_jax.tasks.boundary import POSITIVE
@@ -27,9 +28,10 @@ def network(config, tasks: tuple[Task, ...], variables: dict) -> torch_net.Diffu
   Raises:
     UserError: a method that is not re-stated.
   """
-  if config.model.method not in ('prediction', 'feature'):
+  ours = build_model(config, tasks)
+  if not ours.diffuses:
     raise UserError(f'--against=torch: only prediction and feature are re-stated, not {config.method}')
-  net = torch_net.DiffusionMTL(config.model, {task.name: task.channels for task in tasks})
+  net = torch_net.DiffusionMTL(ours, {task.name: task.channels for task in tasks})
   torch_net.copy_weights(net, jax.device_get(variables))
   return net.to(where(), memory_format=torch.preserve_format)
 

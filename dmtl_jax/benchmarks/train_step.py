@@ -66,7 +66,7 @@ def build(config, mask: np.ndarray | None = None) -> Job:
   training = summary.build_training(config, tasks, mask)
   state = synthetic.train_state(jax.eval_shape(training.init, jax.random.key(0)))
   batch = synthetic.train_batch(config, tasks, mask)
-  pairs = int(batch['label_mask'].sum()) if hasattr(training.model, 'noise_shape') else None
+  pairs = int(batch['label_mask'].sum()) if training.model.diffuses else None
   return Job(tasks, training, state, batch, pairs)
 
 

@@ -63,7 +63,7 @@ def make_samples_step(model, config, tasks: tuple[Task, ...], samples: int):
   """
   if samples < 1:
     raise UserError(f'--samples={samples}: give a number of noise draws, 1 or more')
-  if not (hasattr(model, 'noise_shape') and (model.add_noise or model.posterior)):
+  if not model.draws_noise:
     raise UserError(f'--samples={samples}: {config.method} adds no noise, so all draws are the same; leave it out')
   maps_step = make_maps_step(model, config, tasks)
   rounds = -(-samples // AT_ONCE)

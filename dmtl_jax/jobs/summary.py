@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from dmtl_jax.data import source
+from dmtl_jax.models import find
 from dmtl_jax.models.counting import summarize
 from dmtl_jax.tasks import Task
 from dmtl_jax.training import cost, setup
@@ -25,7 +26,7 @@ def run(config, as_json: bool = False, memory: bool = False):
   tasks = data_tasks(config.data)
   result = summarize(config, tasks, tuple(config.data.size))
   if not as_json:
-    print(as_text(result))
+    print('\n'.join(filter(None, [as_text(result), find(config.method).cost])))
   if memory:
     if not as_json:
       print('\ncompiling a training step for its memory; at full size that takes minutes', flush=True)

@@ -13,7 +13,7 @@ from jax.extend.core import jaxprs_in_params
 from jax.interpreters import partial_eval
 import jax.numpy as jnp
 
-from dmtl_jax.models import build_model
+from dmtl_jax.models.base import build_model
 from dmtl_jax.models.inputs import init_variables, model_inputs
 from dmtl_jax.models.parts.layers import reduced_conv
 from dmtl_jax.models.parts.winograd import winograd_conv
@@ -35,7 +35,7 @@ def summarize(config, tasks: tuple[Task, ...], size: tuple[int, int]) -> dict:
   """
   model = build_model(config, tasks)
   variables = jax.eval_shape(lambda key: init_variables(model, key, size), jax.random.key(0))
-  steps = config.eval.steps or config.model.steps if hasattr(model, 'noise_shape') else 0
+  steps = config.eval.steps or config.model.steps if model.diffuses else 0
   names = [task.name for task in tasks]
   parts = {}
 
@@ -50,7 +50,7 @@ def summarize(config, tasks: tuple[Task, ...], size: tuple[int, int]) -> dict:
   for part in parts.values():
     part['gmac'] /= 1e9
   return {
-    'method': config.get('method', config.model.method),
+    'method': config.method,
     'backbone': config.model.backbone,
     'steps': steps,
     'size': list(size),

@@ -1,29 +1,28 @@
-"""DiffusionMTL: encoder, decoders, diffusion and denoising of every task (docs/paper.md, Model)."""
+"""DiffusionMTL: encoder, decoders, diffusion and denoising of every task (docs/paper.md, Model), and its ablations."""
 
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from dmtl_jax.models.parts import pairs as pairs_lib
+from dmtl_jax.basics.errors import UserError
+from dmtl_jax.models import released
+from dmtl_jax.models.base import Network, register
 from dmtl_jax.models.parts.conditioning import Conditioning
-from dmtl_jax.models.parts.decoder import Decoders
 from dmtl_jax.models.parts.denoiser import Denoiser
 from dmtl_jax.models.parts.diffusion import Schedule, stride8
-from dmtl_jax.models.parts.encoder import Backbone
-from dmtl_jax.models.parts.layers import Dtype
 from dmtl_jax.models.parts.output import Output
-from dmtl_jax.models.parts.pairs import Pairs
+from dmtl_jax.models.parts.pairs import DensePairs, Pairs
 from dmtl_jax.models.parts.task_layers import SlotHead, Slots
-from dmtl_jax.tasks import Task
+
+CONDITIONS = ('predictions', 'features', 'concat', 'none')
+DENOISING = ('conditioning', 'denoiser', 'head')  # what it has besides an encoder and decoders
 
 
-class DiffusionMTL(nn.Module):
+class DiffusionMTL(Network):
   """DiffusionMTL (Prediction) and (Feature), their ablations and the released variant.
 
   Attributes:
-    tasks: the data set's tasks; T of them.
     predictions: diffuse raw predictions (Prediction Diffusion), else features.
-    channels: C.
     condition: what F_cond is made of: 'predictions' (a convolution a task, then fused),
       'features' (the same on initial features), 'concat' (one convolution over the
       concatenated predictions) or 'none'.
@@ -32,26 +31,23 @@ class DiffusionMTL(nn.Module):
       passing the denoiser's output on (paper).
     add_noise: False for the ablation without diffusion.
     step_offset: the step index fed to the embedding is s - step_offset.
+    initial_weights: of denoiser, condition and last heads: 'paper', or 'released' (see released.py).
     steps: S; `__call__` can override it for inference.
-    remat: recompute the activations of blocks and denoising steps for the gradient instead of keeping them.
   """
 
-  tasks: tuple[Task, ...]
   predictions: bool = True
-  backbone: str = 'resnet18'
-  width: int = 64
-  channels: int = 512
   decoder_blocks: int = 2
   condition: str = 'predictions'
   stop_condition: bool = False
   posterior: bool = False
   add_noise: bool = True
   step_offset: int = 0
+  initial_weights: str = 'paper'
   depth: int = 4
   heads: int = 1
   steps: int = 2
-  remat: bool = False
-  dtype: Dtype = jnp.float32
+
+  diffuses = True
 
   @nn.compact
   def __call__(
@@ -72,23 +68,19 @@ class DiffusionMTL(nn.Module):
       train: batch statistics of this batch (and their update) instead of running ones.
       steps: S of this call, default the model's.
     """
-    batch, schedule = images.shape[0], Schedule(steps or self.steps)
-    backbone = Backbone(self.backbone, self.width, self.channels, self.dtype, self.remat, name='backbone')
-    decoders = Decoders(self.tasks, self.channels, self.decoder_blocks, self.dtype, self.remat, name='decoders')
-    initial_features, initial = decoders(backbone(images, train), train)
+    pairs, schedule = pairs or DensePairs(len(images), len(self.tasks)), Schedule(steps or self.steps)
+    initial_features, initial = self._decoders(self.decoder_blocks)(self._encoder()(images, train), train)
     condition = self._condition(initial_features, initial, pairs)
 
     slots = Slots(tuple(task.channels for task in self.tasks))
     maps = slots.place(list(initial.values())) if self.predictions else list(initial_features.values())
-    x = pairs_lib.take_tasks(maps, pairs).astype(jnp.float32)
-    x, steps_out = self._denoise(x, condition, pairs, noise, batch, schedule)
+    x, steps_out = self._denoise(pairs.take_tasks(maps).astype(jnp.float32), condition, pairs, noise, schedule)
 
     if not self.predictions:
       head = SlotHead(slots.channels, self.dtype, name='head')
-      task = None if pairs is None else pairs.flat_task
-      x = head(x, task)
-      steps_out = jnp.stack([head(step, task) for step in steps_out])
-    put = lambda maps: slots.split(pairs_lib.put(maps, batch, len(self.tasks), pairs))
+      x = head(x, pairs.task)
+      steps_out = jnp.stack([head(step, pairs.task) for step in steps_out])
+    put = lambda maps: slots.split(pairs.put(maps))
     names = [task.name for task in self.tasks]
     every = [put(step) for step in steps_out]
     return Output(
@@ -97,11 +89,30 @@ class DiffusionMTL(nn.Module):
       steps={name: jnp.stack([step[t] for step in every]) for t, name in enumerate(names)},
     )
 
-  def noise_shape(self, batch: int, size: tuple[int, int], pairs: Pairs | None = None, steps: int | None = None):
-    """Shape of `noise` for images of `size` (H, W): K draws (1, or S for the posterior) a pair."""
-    count = len(self.tasks) * batch if pairs is None else pairs.image.size
+  @property
+  def draws_noise(self):
+    return self.add_noise or self.posterior
+
+  def noise_shape(self, pairs, size, steps=None):
+    """K is 1, or S for the posterior."""
     channels = sum(task.channels for task in self.tasks) if self.predictions else self.channels
-    return ((steps or self.steps) if self.posterior else 1, count, *stride8(size), channels)
+    return ((steps or self.steps) if self.posterior else 1, pairs.count, *stride8(size), channels)
+
+  def check(self):
+    if self.condition not in CONDITIONS:
+      raise UserError(f"config.model.condition: '{self.condition}' is not one of {', '.join(CONDITIONS)}")
+    if self.initial_weights not in ('paper', 'released'):
+      raise UserError(f"config.model.initial_weights: '{self.initial_weights}' is not paper or released")
+
+  def started(self, params, key):
+    if self.initial_weights == 'paper':
+      return params
+    channels = tuple(task.channels for task in self.tasks)
+    return params | {part: released.draw(params[part], part, channels, key) for part in DENOISING if part in params}
+
+  def part(self, path):
+    """'denoiser': all that a denoising step and its condition are made of."""
+    return 'denoiser' if path[0] in DENOISING else ''
 
   def _condition(self, features, predictions, pairs):
     """Condition tokens of every pair [N, L, C]; None without conditioning."""
@@ -115,30 +126,20 @@ class DiffusionMTL(nn.Module):
       if self.is_initializing():
         module(maps)
       return None
-    return pairs_lib.take_images(module(maps), len(self.tasks), pairs)
+    return pairs.take_images(module(maps))
 
-  def _denoise(self, x, condition, pairs, noise, batch: int, schedule: Schedule):
+  def _denoise(self, x, condition, pairs: Pairs, noise, schedule: Schedule):
     """X_init [N, h, w, C_x] to X_0 and the maps X_S, ..., X_0 [S + 1, N, h, w, C_x]."""
-    denoiser = Denoiser(
-      tuple(task.channels for task in self.tasks),
-      self.channels,
-      self.predictions,
-      self.depth,
-      self.heads,
-      self.dtype,
-      parent=None,
-    )
-    task = None if pairs is None else pairs.flat_task
-    params = self.param('denoiser', lambda key: denoiser.init(key, x, jnp.float32(0), condition, task)['params'])
+    channels = tuple(task.channels for task in self.tasks)
+    denoiser = Denoiser(channels, self.channels, self.predictions, self.depth, self.heads, self.dtype, parent=None)
+    params = self.param('denoiser', lambda key: denoiser.init(key, x, jnp.float32(0), condition, pairs.task)['params'])
     if self.add_noise:
       if self.predictions:
-        all_tasks = pairs_lib.task_index(x.shape[0] // len(self.tasks), len(self.tasks), pairs)
-        noise = jnp.where(Slots(denoiser.task_channels).mask(all_tasks), noise, 0)
+        noise = jnp.where(Slots(channels).mask(pairs.task_index), noise, 0)
       x = schedule.decay(x, noise[0])
 
-    order = slice(None, None, -1)
     s = jnp.arange(schedule.steps, 0, -1, dtype=jnp.float32)
-    coefficients = [jnp.asarray(c[order], jnp.float32) for c in schedule.posterior()]
+    coefficients = [jnp.asarray(c[::-1], jnp.float32) for c in schedule.posterior()]
 
     def denoise(x, condition, task, draws):
       def step(x, inputs):
@@ -147,20 +148,58 @@ class DiffusionMTL(nn.Module):
         after = of_x0 * clean + of_xs * x + sigma * eps if self.posterior else clean
         return after, after
 
-      if self.remat:
-        step = jax.checkpoint(step)
+      step = jax.checkpoint(step) if self.remat else step
       final, after = jax.lax.scan(step, x, (s, *coefficients, _swap(draws)))
       return final, _swap(after)
 
     # The last step adds no noise (sigma_1 = 0); its draw would only be multiplied by 0.
+    draws = jnp.zeros((schedule.steps, len(x), 1, 1, 1))
     if self.posterior:
       draws = jnp.concatenate([noise[1:], jnp.zeros_like(noise[:1])])
-    else:
-      draws = jnp.zeros((schedule.steps, x.shape[0], 1, 1, 1))
-    final, after = pairs_lib.in_chunks(denoise, batch, pairs, x, condition, task, _swap(draws))
+    final, after = pairs.in_chunks(denoise, x, condition, pairs.task, _swap(draws))
     return final, jnp.concatenate([x[None], _swap(after)])
 
 
 def _swap(x):
   """[K, N, ...] to [N, K, ...] and back."""
   return jnp.swapaxes(x, 0, 1)
+
+
+register(
+  'no_diffusion',
+  DiffusionMTL,
+  'w/o Diffusion',
+  row=7,
+  color='#e0703a',
+  cost='The paper: 133 M, 628 GMAC.',
+  fixed=dict(predictions=True, add_noise=False),
+)
+register(
+  'no_condition',
+  DiffusionMTL,
+  'w/o Multi-Task Conditioning',
+  row=8,
+  color='#d04a60',
+  cost='The paper: 125 M, 558 GMAC; with ResNet-50 150 M, 625 GMAC.',
+  fixed=dict(predictions=True, condition='none'),
+)
+register(
+  'prediction',
+  DiffusionMTL,
+  'DiffusionMTL (Prediction)',
+  row=9,
+  color='#0b9a74',
+  cost='The paper: 133 M, 628 GMAC; with ResNet-50 159 M, 694 GMAC.',
+  fixed=dict(predictions=True),
+)
+register(
+  'feature',
+  DiffusionMTL,
+  'DiffusionMTL (Feature)',
+  row=10,
+  color='#4f7df0',
+  cost='The paper: 132.9 M, 675.3 GMAC; with ResNet-50 159 M, 742 GMAC.',
+  note='Feature Diffusion decays and denoises features: shown is what the prediction head makes of them.',
+  defaults=dict(condition='concat'),
+  fixed=dict(predictions=False),
+)

@@ -3,29 +3,28 @@
 import jax
 import jax.numpy as jnp
 
-from dmtl_jax.models import draw_noise
-from dmtl_jax.models.parts import pairs as pairs_lib
+from dmtl_jax.models.base import Network
+from dmtl_jax.models.parts.diffusion import draw_noise
+from dmtl_jax.models.parts.pairs import DensePairs, Pairs
 
 
-def init_variables(model, key: jax.Array, size: tuple[int, int]) -> dict:
-  """The model's variables for one image of zeros of `size`."""
-  extra = {}
-  if hasattr(model, 'noise_shape'):
-    extra['noise'] = jnp.zeros(model.noise_shape(1, size))
-  return model.init(key, jnp.zeros((1, *size, 3)), **extra)
+def init_variables(model: Network, key: jax.Array, size: tuple[int, int]) -> dict:
+  """The network's variables for one image of zeros of `size`."""
+  noise = {'noise': jnp.zeros(model.noise_shape(DensePairs(1, len(model.tasks)), size))} if model.diffuses else {}
+  variables = model.init(key, jnp.zeros((1, *size, 3)), **noise)
+  return variables | {'params': model.started(variables['params'], key)}
 
 
-def model_inputs(model, images, key, tasks: int, pairs=None, index=None, steps=None) -> dict:
-  """Keyword inputs of `model.apply`: pairs and their noise, for models that diffuse; else nothing.
+def model_inputs(model: Network, images, key, tasks: int, pairs: Pairs | None = None, index=None, steps=None) -> dict:
+  """Keyword inputs of `model.apply`: pairs and their noise, for networks that diffuse; else nothing.
 
   Args:
+    pairs: default all.
     index: [B] what an image's noise is drawn by; default its position in the batch.
   """
-  if not hasattr(model, 'noise_shape'):
+  if not model.diffuses:
     return {}
-  batch = images.shape[0]
-  image = pairs_lib.image_index(batch, tasks, pairs)
-  task = pairs_lib.task_index(batch, tasks, pairs)
-  shape = model.noise_shape(batch, images.shape[1:3], pairs, steps)
-  noise = draw_noise(key, shape, image if index is None else index[image], task)
+  pairs = pairs or DensePairs(len(images), tasks)
+  shape, image = model.noise_shape(pairs, images.shape[1:3], steps), pairs.image_index
+  noise = draw_noise(key, shape, image if index is None else index[image], pairs.task_index)
   return {'pairs': pairs, 'noise': noise} | ({'steps': steps} if steps else {})

@@ -15,9 +15,8 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from dmtl_jax.models.parts.decoder import Decoders
+from dmtl_jax.models.base import Network, register
 from dmtl_jax.models.parts.denoiser import Mlp
-from dmtl_jax.models.parts.encoder import Backbone
 from dmtl_jax.models.parts.layers import batch_norm, conv, Dense, Dtype, resize
 from dmtl_jax.models.parts.output import Output
 from dmtl_jax.tasks import Task
@@ -112,25 +111,18 @@ class Stage(nn.Module):
     return x + Mlp(self.dtype, name='mlp')(norm('norm_mlp')(x)), message
 
 
-class InvPT(nn.Module):
+class InvPT(Network):
   """See module. `Output.initial` are the preliminary predictions, at stride 16; final maps have stride 2."""
 
-  tasks: tuple[Task, ...]
-  backbone: str = 'resnet18'
-  width: int = 64
-  channels: int = 512
   decoder_blocks: int = 4
-  dtype: Dtype = jnp.float32
-  remat: bool = False
 
   @nn.compact
-  def __call__(self, images: jax.Array, *, train: bool = False, **_) -> Output:
-    """Normalised images [B, H, W, 3] to maps; takes and ignores pairs and noise."""
-    backbone = Backbone(self.backbone, self.width, self.channels, self.dtype, self.remat, name='backbone')
+  def __call__(self, images: jax.Array, *, train: bool = False) -> Output:
+    """Images to maps."""
+    backbone = self._encoder()
     stages = backbone.stages(images, train)
     fused = resize(backbone.fuse(stages), stages[2].shape[1:3])
-    decoders = Decoders(self.tasks, self.channels, self.decoder_blocks, self.dtype, self.remat, name='decoders')
-    features, initial = decoders(fused, train)
+    features, initial = self._decoders(self.decoder_blocks)(fused, train)
 
     width = 8 * round(9 * self.channels / 64)  # 576 at C = 512; a quarter of it still has two heads
     maps, message, gathered = [], None, [0] * len(self.tasks)
@@ -161,3 +153,14 @@ class InvPT(nn.Module):
     x = conv(x.shape[-1], 3, dtype=self.dtype, name=f'{task.name}_final_conv')(x)
     x = nn.relu(batch_norm(train, dtype=self.dtype, name=f'{task.name}_final_bn')(x))
     return conv(task.channels, 1, dtype=self.dtype, name=f'{task.name}_final_head')(x)
+
+
+register(
+  'invpt',
+  InvPT,
+  'InvPT',
+  row=6,
+  color='#8f9a2e',
+  cost='The paper: 141 M, 1182 GMAC; it does not say how it put InvPT on ResNet-18 (models/invpt.py).',
+  initial_weight=1.0,
+)

@@ -10,7 +10,9 @@ import jax.numpy as jnp
 from dmtl_jax.models.parts.layers import resize
 from dmtl_jax.tasks import Task
 
-INITIAL_WEIGHT = 0.5  # of the loss on the initial map (released code; the paper states both terms)
+INITIAL_WEIGHT = (
+  0.5  # of the loss on initial maps where a method has no other (released code; the paper states both terms)
+)
 
 
 def task_loss(task: Task, logits: jax.Array, label: jax.Array) -> jax.Array:
@@ -50,12 +52,18 @@ def combine(losses: jax.Array, label_mask: jax.Array, weights: jax.Array) -> jax
 
 
 def total_loss(
-  tasks: tuple[Task, ...], output, labels: dict, label_mask: jax.Array, weights: jax.Array
+  tasks: tuple[Task, ...],
+  output,
+  labels: dict,
+  label_mask: jax.Array,
+  weights: jax.Array,
+  initial_weight: float = INITIAL_WEIGHT,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-  """The training loss and its parts.
+  """The tasks' losses and their parts.
 
   Args:
-    output: `models.Output` at stride 8.
+    output: `models.Output`.
+    initial_weight: of the losses on its initial maps.
 
   Returns:
     Scalar loss, and {'final': [B, T], 'initial': [B, T]} unweighted losses
@@ -65,5 +73,5 @@ def total_loss(
   combined = parts['final']
   if output.initial:
     parts['initial'] = map_losses(tasks, output.initial, labels, label_mask)
-    combined = combined + INITIAL_WEIGHT * parts['initial']
+    combined = combined + initial_weight * parts['initial']
   return combine(combined, label_mask, weights), parts

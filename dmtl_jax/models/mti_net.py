@@ -12,7 +12,9 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from dmtl_jax.models.parts.encoder import Backbone, BasicBlock
+from dmtl_jax.models import losses
+from dmtl_jax.models.base import Forward, Network, register
+from dmtl_jax.models.parts.encoder import BasicBlock
 from dmtl_jax.models.parts.layers import (
   batch_norm,
   conv,
@@ -123,25 +125,16 @@ class Aggregation(nn.Module):
     return conv(self.outputs, 1, dtype=self.dtype, name='head')(x)
 
 
-class MTINet(nn.Module):
+class MTINet(Network):
   """See module. `Output.initial` are the initial predictions of the finest scale.
 
-  `Output.extra['scales']` holds those of the coarser scales, fine to coarse, for deep
-  supervision (`auxiliary.deep_supervision`). Final and initial maps have stride 4.
+  `Output.extra['scales']` holds those of the coarser scales, fine to coarse. Final and initial maps have stride 4.
   """
 
-  tasks: tuple[Task, ...]
-  backbone: str = 'resnet18'
-  width: int = 64
-  channels: int = 512
-  dtype: Dtype = jnp.float32
-  remat: bool = False
-
   @nn.compact
-  def __call__(self, images: jax.Array, *, train: bool = False, **_) -> Output:
-    """Normalised images [B, H, W, 3] to maps; takes and ignores pairs and noise."""
-    backbone = Backbone(self.backbone, self.width, self.channels, self.dtype, self.remat, name='backbone')
-    stages = backbone.stages(images, train)
+  def __call__(self, images: jax.Array, *, train: bool = False) -> Output:
+    """Images to maps."""
+    stages = self._encoder().stages(images, train)
     features, predictions, propagated = [], [], None
     for i in reversed(range(len(stages))):
       x = {task.name: self._with_coarser(stages[i], propagated, task.name) for task in self.tasks}
@@ -162,3 +155,22 @@ class MTINet(nn.Module):
     if propagated is None:
       return stage
     return jnp.concatenate([stage, resize(propagated[name], stage.shape[1:3])], axis=-1)
+
+
+def deep_supervision(run: Forward) -> jax.Array:
+  """Losses on the initial predictions of the coarser scales, each with weight 1 as the finest (paper, section 3.4)."""
+  labels, mask = run.batch['labels'], run.batch['label_mask']
+  scales = (losses.map_losses(run.tasks, maps, labels, mask) for maps in run.output.extra['scales'])
+  return sum(losses.combine(each, mask, run.weights) for each in scales)
+
+
+register(
+  'mti_net',
+  MTINet,
+  'MTI-Net',
+  row=5,
+  color='#35a7c9',
+  cost='The paper: 281 M, 589 GMAC; it does not say how it put MTI-Net on ResNet-18 (models/mti_net.py).',
+  loss=deep_supervision,
+  initial_weight=1.0,
+)

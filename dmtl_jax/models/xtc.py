@@ -6,20 +6,25 @@ serves all pairs: task-specific first layer, shared convolutions, each followed 
 parameters belong to the pair. The DiffusionMTL paper's XTC* is this on its own baseline.
 
 Layers and widths (C/8, C/4, C/2, C, C) are those of the public code. Its batch norm only ever sees
-one image, so it is a norm of each image here. The loss is `auxiliary.cross_task_consistency`.
+one image, so it is a norm of each image here.
 """
 
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from dmtl_jax.models.baselines import MTLBaseline
-from dmtl_jax.models.parts.layers import conv, Dtype
+from dmtl_jax.basics.errors import UserError
+from dmtl_jax.models.base import Forward, register
+from dmtl_jax.models.mtl_baseline import MTLBaseline
+from dmtl_jax.models.parts import views
+from dmtl_jax.models.parts.layers import conv, Dtype, resize
 from dmtl_jax.models.parts.output import Output
 from dmtl_jax.models.parts.task_layers import SlotEmbed
-from dmtl_jax.tasks import Task
+from dmtl_jax.tasks.normals import normalize
 
 STAGE_CONVS = (2, 2, 3, 3, 3)  # convolutions between two poolings
+WEIGHT = 2.0  # of the loss in the public code on NYUD; 1 on Cityscapes, which does not anneal it either
+FEATURE_WEIGHT = 0.5  # of the regularisation by backbone features, same source
 
 
 class FiLM(nn.Module):
@@ -60,24 +65,14 @@ class MappingNetwork(nn.Module):
     return x
 
 
-class XTC(nn.Module):
+class XTC(MTLBaseline):
   """MTL baseline with the mapping network; inference runs the baseline alone."""
 
-  tasks: tuple[Task, ...]
-  backbone: str = 'resnet18'
-  width: int = 64
-  channels: int = 512
-  decoder_blocks: int = 6
-  dtype: Dtype = jnp.float32
-  remat: bool = False
-
   def setup(self):
-    self.baseline = MTLBaseline(
-      self.tasks, self.backbone, self.width, self.channels, self.decoder_blocks, self.dtype, self.remat
-    )
+    self.baseline = MTLBaseline(**self._shared(), decoder_blocks=self.decoder_blocks)
     self.mapping = MappingNetwork(tuple(task.channels for task in self.tasks), self.channels, self.dtype)
 
-  def __call__(self, images: jax.Array, *, train: bool = False, **_) -> Output:
+  def __call__(self, images: jax.Array, *, train: bool = False) -> Output:
     """As `MTLBaseline`."""
     if self.is_initializing():
       maps = jnp.zeros((1, 32, 32, sum(task.channels for task in self.tasks)))
@@ -96,3 +91,86 @@ class XTC(nn.Module):
       [N, H/32, W/32, channels].
     """
     return self.mapping(maps, task, pair)
+
+  def check(self):
+    if len(self.tasks) < 2:
+      raise UserError('config.method: xtc compares tasks and the data has one; use mtl_baseline')
+
+  def part(self, path):
+    """'film': what belongs to the pairs, which the public code trains at a rate of its own (config.optim.part_lr)."""
+    return 'film' if path[-1] in ('gamma', 'beta') else ''
+
+
+def cross_task_consistency(run: Forward) -> jax.Array:
+  """XTC: an unlabelled task's prediction and a labelled task's label agree in the space of their pair.
+
+  As in the public code they are those of a second view of the image. For source s and target t, with the mapping
+  network m and F_backbone f (no gradient): d(m(P_s), m(Y_t)) + 0.5 (d(m(P_s), f) + d(m(Y_t), f)), d one minus
+  the cosine over channels, mean over pixels; summed over pairs, mean over images, times
+  config.model.cross_task_weight. Sources are the tasks without a label, or all others where every task has
+  one. An image with several labels draws one target a step (its loss counts as many times), which keeps
+  the cost of every setting that of one label.
+  """
+  tasks, mask = run.tasks, run.batch['label_mask']
+  count = mask.shape[1]
+  key_view, key_target, key_source = jax.random.split(run.key, 3)
+  view = views.draw_crops(key_view, len(mask))
+  output, _ = run.apply(view.image(run.batch['image']))
+  labels = {task.name: view.label(task, run.batch['labels'][task.name]) for task in tasks}
+  seen = mask & jnp.stack([task.valid(labels[task.name]).any((1, 2)) for task in tasks], axis=1)
+  target = jax.random.categorical(key_target, jnp.where(seen, 0.0, -1e9))
+  label = chosen_label(tasks, labels, seen, target)
+  features = jax.lax.stop_gradient(output.extra['features'])
+  of = lambda which, task: jnp.take_along_axis(which, task[:, None], axis=1)[:, 0]
+
+  @jax.checkpoint
+  def of_source(offset, final):
+    source = (target + 1 + offset) % count
+    pair = source * (count - 1) + target - (target > source)
+    draw = jax.random.fold_in(key_source, offset)
+    prediction = chosen_prediction(tasks, final, source, label.shape[1:3], draw)
+    both = (jnp.concatenate(x) for x in ((prediction, label), (source, target), (pair, pair)))
+    mapped, _ = run.apply(*both, method='map_pair')
+    loss = pair_distance(*jnp.split(mapped.astype(jnp.float32), 2), features)
+    return jnp.where(of(seen, target) & (~of(mask, source) | mask.all(1)), loss, 0)
+
+  total = jax.lax.map(lambda offset: of_source(offset, output.final), jnp.arange(count - 1)).sum(0)
+  return run.config.model.get('cross_task_weight', WEIGHT) * (total * seen.sum(1)).mean()
+
+
+def pair_distance(a: jax.Array, b: jax.Array, features: jax.Array) -> jax.Array:
+  """Distance [B] of two mapped maps [B, h, w, C] float32 to each other and, at half the weight, to F_backbone."""
+  f = resize(features.astype(jnp.float32), a.shape[1:3])
+  distance = lambda a, b: (1 - (normalize(a) * normalize(b)).sum(-1)).mean((1, 2))
+  return distance(a, b) + FEATURE_WEIGHT * (distance(a, f) + distance(b, f))
+
+
+def chosen_label(tasks, labels: dict, seen: jax.Array, target: jax.Array) -> jax.Array:
+  """The label of each image's target [B] in slots [B, H, W, sum of C_t]; 0 elsewhere and where unlabelled."""
+  slots = []
+  for t, task in enumerate(tasks):
+    shown, label = (seen[:, t] & (target == t))[:, None, None, None], labels[task.name]
+    slots.append(jnp.where(shown & task.valid(label)[..., None], task.encode_label(label), 0))
+  return jnp.concatenate(slots, axis=-1)
+
+
+def chosen_prediction(tasks, final: dict, source: jax.Array, size: tuple[int, int], key: jax.Array):
+  """The prediction of each image's source [B], at `size`, in slots, encoded like a label."""
+  slots = []
+  for t, task in enumerate(tasks):
+    maps = resize(final[task.name].astype(jnp.float32), size)
+    encoded = task.encode_prediction(maps, jax.random.fold_in(key, t))
+    slots.append(jnp.where((source == t)[:, None, None, None], encoded, 0))
+  return jnp.concatenate(slots, axis=-1)
+
+
+register(
+  'xtc',
+  XTC,
+  'XTC',
+  row=4,
+  color='#cc79a7',
+  cost='The paper: 173 M, of which the mapping networks serve training alone, 608 GMAC.',
+  loss=cross_task_consistency,
+  defaults=dict(cross_task_weight=WEIGHT),
+)

@@ -12,11 +12,6 @@ from dmtl_jax.report.results import unequal
 from dmtl_jax.tasks import Task
 
 STYLE = (pathlib.Path(__file__).parent / 'report.css').read_text()
-COLORS = {  # of methods, told apart on white and on black
-    'single_task': '#8a94a6', 'mtl_baseline': '#c98500', 'ss': '#a98bd4', 'xtc': '#cc79a7',
-    'mti_net': '#35a7c9', 'invpt': '#8f9a2e', 'no_diffusion': '#e0703a', 'no_condition': '#d04a60',
-    'prediction': '#0b9a74', 'feature': '#4f7df0',
-}  # fmt: skip
 MORE_COLORS = ('#b5651d', '#6a5acd', '#2e8b8b', '#c71585', '#808000', '#4682b4', '#cd5c5c', '#708090')
 
 
@@ -49,9 +44,8 @@ def _section(section, table, name: str, album, left: int) -> str:
   extremes = viewer.extremes(section, colors, f'{name}x', album)
   by_image = viewer.by_image(section, colors, f'{name}v', album)
   album.left += whole - whole // left
-  methods = 'Each row is a method, from its first prediction to its last. Choose a task and an image.'
-  if any(entry.config['model'].get('method') == 'feature' for entry in section.entries):
-    methods += ' Feature Diffusion decays and denoises features: shown is what the prediction head makes of them.'
+  methods = ['Each row is a method, from its first prediction to its last. Choose a task and an image.']
+  methods += dict.fromkeys(entry.method.note for entry in section.entries if entry.method.note)
   single = (
     'By the score of the final map on the single image. Class averages are over the classes that the image shows.'
   )
@@ -59,7 +53,7 @@ def _section(section, table, name: str, album, left: int) -> str:
     ('', _verdict(section, table, colors)),
     ('Scores and costs', _scores(section, table, colors)),
     ('What denoising changes', _denoising(section, colors)),
-    ('Image by image', by_image and _note(methods) + by_image),
+    ('Image by image', by_image and _note(' '.join(methods)) + by_image),
     ('Best and worst images', extremes and _note(single) + extremes),
     ('Learning curves', _curves(section, colors)),
     ('More', details(section, colors)),
@@ -76,8 +70,8 @@ def _colors(entries) -> dict[str, str]:
   """{entry: colour}: of its method, or another where several share it."""
   colors, spare = {}, list(MORE_COLORS)
   for entry in entries:
-    color = COLORS.get(entry.method)
-    if color is None or color in colors.values():
+    color = entry.method.color
+    if not color or color in colors.values():
       color = spare.pop(0) if spare else '#777777'
     colors[entry.name] = color
   return colors

@@ -13,22 +13,13 @@ import pathlib
 
 from dmtl_jax.basics import files
 from dmtl_jax.basics.errors import UserError
+from dmtl_jax.models import METHODS, Network
+from dmtl_jax.models.base import Method
 from dmtl_jax.report import shapes
 from dmtl_jax.runs import workdir as workdir_lib
 from dmtl_jax.tasks import Task
 
-METHODS = {  # in the order and by the names of the paper's tables
-  'single_task': 'Single-Task',
-  'mtl_baseline': 'MTL Baseline',
-  'ss': 'SS',
-  'xtc': 'XTC',
-  'mti_net': 'MTI-Net',
-  'invpt': 'InvPT',
-  'no_diffusion': 'w/o Diffusion',
-  'no_condition': 'w/o Multi-Task Conditioning',
-  'prediction': 'DiffusionMTL (Prediction)',
-  'feature': 'DiffusionMTL (Feature)',
-}
+METHODS_OWN = ('method', 'model.', 'optim.part_lr')  # fields that belong to a method
 LABELS = {
   'one': 'one labelled task an image',
   'random': 'random labelled tasks',
@@ -97,8 +88,8 @@ class Entry:
     return self.runs[0].config
 
   @property
-  def method(self) -> str:
-    return self.config['method']
+  def method(self) -> Method:
+    return method_of(self.config)
 
   @property
   def scored(self) -> bool:
@@ -178,6 +169,12 @@ def read_curves(path: pathlib.Path) -> dict[str, tuple[list[int], list[float]]]:
   return {name: tuple(map(list, zip(*sorted(points.items())))) for name, points in curves.items()}
 
 
+def method_of(config: dict) -> Method:
+  """The method of a run; of one that is not known here, its name alone."""
+  name = str(config['method'])
+  return METHODS.get(name) or Method(name, Network, title=name)
+
+
 # --- Joining ---------------------------------------------------------------------------------
 
 
@@ -200,8 +197,7 @@ def _entries(runs: Sequence[Run]) -> list[Entry]:
   groups = {}
   for run in runs:
     groups.setdefault(json.dumps(_fields(run), sort_keys=True), []).append(run)
-  ranks = {method: rank for rank, method in enumerate(METHODS)}
-  groups = sorted(groups.values(), key=lambda group: ranks.get(group[0].config['method'], len(ranks)))
+  groups = sorted(groups.values(), key=lambda group: method_of(group[0].config).row)
   configs = [_fields(group[0]) for group in groups]
   names = [_name(config, [c for c in configs if c['method'] == config['method']]) for config in configs]
   entries = []
@@ -217,10 +213,10 @@ def _fields(run: Run) -> dict:
 
 
 def unequal(section: Section) -> str:
-  """A sentence on what the methods of a section were not given alike, but for the network itself; '' if nothing."""
+  """A sentence on what the methods of a section were not given alike, their own fields apart; '' if nothing."""
   fields = {entry.name: _fields(entry.runs[0]) for entry in section.entries}
   parts = []
-  for field in sorted({k for config in fields.values() for k in config if not k.startswith(('model.', 'method'))}):
+  for field in sorted({k for config in fields.values() for k in config if not k.startswith(METHODS_OWN)}):
     by_value = {}
     for name, config in fields.items():
       by_value.setdefault(str(config.get(field)), []).append(name)
@@ -236,4 +232,4 @@ def _name(config: dict, others: Sequence[dict]) -> str:
   differs = [f'{k.rpartition(".")[2]}={config.get(k)}' for k in fields if k != 'model.backbone']
   backbone = [] if config['model.backbone'] == 'resnet18' else [config['model.backbone'].replace('resnet', 'R')]
   more = differs if len(differs) <= 4 else [*differs[:3], f'{len(differs) - 3} more fields']
-  return ', '.join([METHODS.get(config['method'], config['method']), *backbone, *more])
+  return ', '.join([method_of(config).title, *backbone, *more])

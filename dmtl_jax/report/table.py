@@ -115,7 +115,7 @@ def _references(section) -> tuple[str, dict[str, dict[str, float]]]:
   for entry in section.entries:
     backbone = entry.config['model']['backbone']
     scores = {task.name: statistics.fmean(v) for task in section.tasks if (v := entry.scores('final', task))}
-    if entry.method == 'single_task' and scores and backbone not in found:
+    if entry.method.reference and scores and backbone not in found:
       found[backbone] = scores
       sources.append(f'the {entry.name} run' + ('s' if len(entry.runs) > 1 else ''))
   for entry in section.entries:
@@ -129,7 +129,7 @@ def _references(section) -> tuple[str, dict[str, dict[str, float]]]:
 def _deltas(entry, references, tasks: Sequence[Task]) -> list[float]:
   """Delta_m of every run that has all tasks; none for the reference itself."""
   single = references.get(entry.config['model']['backbone'])
-  if single is None or entry.method == 'single_task':
+  if single is None or entry.method.reference:
     return []
   deltas = []
   for run in entry.runs:

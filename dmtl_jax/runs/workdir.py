@@ -22,7 +22,7 @@ from dmtl_jax.tasks import make_task, Task
 FREE = (
   *('data.workers', 'data.threads', 'data.prefetch', 'eval.workers'),
   *('train.log_every', 'train.save_every', 'train.keep', 'train.keep_every', 'train.nan_policy'),
-  *('train.fsdp', 'train.remat'),
+  *('train.fsdp', 'train.remat', 'model.initial_weights'),
 )
 MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE)
 
@@ -119,7 +119,8 @@ def read_config(workdir: str | os.PathLike) -> ConfigDict:
   except (OSError, ValueError, RecursionError) as error:
     raise UserError(f'{path}: not the config of a run ({shown(str(error))}); restore it or train again') from error
   check.check(values, str(path))
-  values = _filled(values, common.base(None).to_dict())
+  values = common.upgraded(values)
+  values = _filled(values, common.defaults_for(values))
   values['data']['size'] = tuple(values['data']['size'])
   return ConfigDict(values)
 

@@ -27,6 +27,8 @@ from dmtl_jax.basics.errors import shown
 from dmtl_jax.draw import colors, legends
 
 IGNORE = 255
+FAR = 0.1  # see `Task.consistency`
+SURE = 0.95  # of classes, how probable one must be there
 LONGEST = 64  # characters of a task's name
 KINDS: dict[str, type['Task']] = {}  # by name; filled as the kinds' files are imported
 
@@ -180,6 +182,13 @@ class Task:
     del key
     return self.soft(logits)
 
+  def consistency(self, logits: jax.Array, target: jax.Array) -> jax.Array:
+    """Distance [B, h, w] of raw maps [B, h, w, C_t] to a prediction (`soft`) of the network itself of the same pixels.
+
+    As MTPSL's, it is 0 where the target is not to be trusted: for values, where the two lie `FAR` or more apart.
+    """
+    return near(jnp.abs(self.soft(logits) - target).mean(-1))
+
   def mean(self, draws: jax.Array) -> jax.Array:
     """Raw map [..., C_t] float32 whose activation is the mean of the activated raw maps [K, ..., C_t].
 
@@ -249,6 +258,11 @@ class Task:
   def stored(self, values: np.ndarray) -> tuple[str, np.ndarray]:
     """Suffix and content of the file that keeps a prediction: '.png' of whole numbers, or '.npy'."""
     return '.npy', values.astype(np.float32)
+
+
+def near(distance: jax.Array) -> jax.Array:
+  """Distances below `FAR`; 0 for others, and no gradient."""
+  return jnp.where(distance < FAR, distance, 0)
 
 
 def float32(values: np.ndarray) -> np.ndarray:

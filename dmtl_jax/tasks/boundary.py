@@ -7,6 +7,7 @@ import optax
 
 from dmtl_jax.draw import colors
 from dmtl_jax.metrics import boundary as metrics
+from dmtl_jax.tasks.base import SURE
 from dmtl_jax.tasks.saliency import Saliency
 from dmtl_jax.tasks.semseg import log_mean
 
@@ -41,6 +42,11 @@ class Boundary(Saliency):
 
   def encode_prediction(self, logits, key):
     return jax.nn.sigmoid(logits)
+
+  def consistency(self, logits, target):
+    target, logits = target[..., 0], logits[..., 0].astype(jnp.float32)
+    error = optax.sigmoid_binary_cross_entropy(logits, (target > 0.5).astype(jnp.float32))
+    return jnp.where(jnp.maximum(target, 1 - target) > SURE, error, 0)
 
   def mean(self, draws):
     draws = draws.astype(jnp.float32)

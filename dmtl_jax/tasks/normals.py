@@ -6,7 +6,7 @@ import numpy as np
 
 from dmtl_jax.draw import colors, legends
 from dmtl_jax.metrics.normals import Normals as NormalsMetric
-from dmtl_jax.tasks.base import float32, Task
+from dmtl_jax.tasks.base import float32, near, Task
 
 
 class Normals(Task):
@@ -43,6 +43,10 @@ class Normals(Task):
 
   def soft(self, logits):
     return normalize(logits.astype(jnp.float32))
+
+  def consistency(self, logits, target):
+    """One minus the cosine."""
+    return near(1 - (self.soft(logits) * normalize(target)).sum(-1))
 
   def encode_label(self, label):
     return (label + 1) / 2

@@ -8,7 +8,7 @@ import optax
 
 from dmtl_jax.draw import colors, legends
 from dmtl_jax.metrics.segmentation import Segmentation
-from dmtl_jax.tasks.base import IGNORE, Task
+from dmtl_jax.tasks.base import IGNORE, SURE, Task
 
 
 class Semseg(Task):
@@ -57,6 +57,11 @@ class Semseg(Task):
     soft = jax.nn.softmax(logits + jax.random.gumbel(key, logits.shape), axis=-1)
     hard = jax.nn.one_hot(soft.argmax(-1), self.channels)
     return soft + jax.lax.stop_gradient(hard - soft)
+
+  def consistency(self, logits, target):
+    """Negative log-likelihood of the target's class where that is sure."""
+    error = optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), target.argmax(-1))
+    return jnp.where(target.max(-1) > SURE, error, 0)
 
   def mean(self, draws):
     return log_mean(jax.nn.log_softmax(draws.astype(jnp.float32)))

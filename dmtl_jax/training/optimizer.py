@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import optax
 
 from dmtl_jax.basics.errors import UserError
+from dmtl_jax.training import by_part
 
 
 def learning_rate(config, steps: int, steps_per_epoch: int) -> optax.Schedule:
@@ -32,31 +33,18 @@ def learning_rate(config, steps: int, steps_per_epoch: int) -> optax.Schedule:
   return optax.join_schedules([optax.linear_schedule(0.0, optim.lr, optim.warmup), base], [optim.warmup])
 
 
-def optimizer(config, schedule: optax.Schedule) -> optax.GradientTransformationExtraArgs:
+def optimizer(config, schedule: optax.Schedule, model=None) -> optax.GradientTransformationExtraArgs:
   """Adam with torch's coupled L2 (added to the clipped gradient), docs/paper.md, Datasets and protocol.
 
   Its update takes `good`, a scalar bool: where False, the state stays as it was, and the updates mean nothing.
   """
   return optax.chain(
-    clip(config.optim.clip),
+    by_part.clip(config.optim.clip, model),
     optax.add_decayed_weights(config.optim.l2),
     adam(),
+    *by_part.rates(config.optim, model),
     kept(optax.scale_by_learning_rate(schedule)),
   )
-
-
-def clip(max_norm: float) -> optax.GradientTransformation:
-  """Clipping by the global norm, as torch does it: one factor for all gradients.
-
-  (optax divides every element, which XLA does in a pass of its own.)
-  """
-
-  def scale(grads, params):
-    del params
-    factor = jnp.minimum(1.0, max_norm / (optax.tree.norm(grads) + 1e-6))
-    return jax.tree.map(lambda g: factor * g, grads)
-
-  return optax.stateless(scale)
 
 
 def adam(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> optax.GradientTransformationExtraArgs:

@@ -67,7 +67,7 @@ def build(config, source, val) -> Training:
   steps_per_epoch = max(len(source) // config.train.batch, 1)
   steps = config.train.steps or config.train.epochs * steps_per_epoch
   schedule = state_lib.learning_rate(config, steps, steps_per_epoch)
-  tx = state_lib.optimizer(config, schedule)
+  tx = state_lib.optimizer(config, schedule, model)
   init = lambda key: create(model, tx, key, tuple(config.data.size))
   shardings = sharding.split(mesh, jax.eval_shape(init, jax.random.key(0)))
   pairs = pair_count(source, config, mesh.size * micro)

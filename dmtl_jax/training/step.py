@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from dmtl_jax.basics.errors import UserError
-from dmtl_jax.models import auxiliary, losses
+from dmtl_jax.models import find, Forward
 from dmtl_jax.models.inputs import model_inputs
 from dmtl_jax.models.parts import pairs as pairs_lib
 from dmtl_jax.runs.state import TrainState
@@ -51,7 +51,7 @@ def make_train_step(model, tx, config, tasks: tuple[Task, ...], pair_count: int,
     raise UserError(f"config.train.nan_policy: '{policy}' is not {' or '.join(POLICIES)}")
   tx = optax.with_extra_args_support(tx)
   weights = task_weights(config, tasks)
-  extra_loss = auxiliary.LOSSES.get(config.model.method)
+  method = find(config.method)
   base_key = jax.random.key(config.seed)
   count = config.train.accumulate
 
@@ -67,9 +67,7 @@ def make_train_step(model, tx, config, tasks: tuple[Task, ...], pair_count: int,
         model.apply, {'params': params, 'batch_stats': batch_stats}, train=True, mutable=['batch_stats']
       )
       output, updated = apply(batch['image'], **inputs)
-      loss, parts = losses.total_loss(tasks, output, batch['labels'], mask, weights)
-      if extra_loss:
-        loss = loss + extra_loss(apply, batch, output, tasks, weights, extra_key, config)
+      loss, parts = method.total_loss(Forward(apply, batch, output, tasks, weights, extra_key, config))
       return loss, (parts, updated['batch_stats'])
 
     (loss, (parts, batch_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(params)

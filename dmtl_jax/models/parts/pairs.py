@@ -1,10 +1,10 @@
 """The (image, task) pairs that are denoised: the labelled ones in training, all in inference.
 
-Pairs are N maps in one batch axis. Two layouts share every function here:
+Pairs are N maps in one batch axis, in one of two layouts with the same methods:
 
-- sparse (`Pairs`): the labelled pairs of a batch, at a static count, so that one compiled
+- `SparsePairs`: the labelled pairs of a batch, at a static count, so that one compiled
   step serves every batch and its cost grows with the labels rather than with B x T;
-- dense (`None`): all pairs, task by task: N = T * B, pair t * B + b.
+- `DensePairs`: all pairs, task by task: N = T * B, pair t * B + b.
 """
 
 from flax import struct
@@ -14,29 +14,141 @@ import numpy as np
 
 
 @struct.dataclass
-class Pairs:
-  """Labelled pairs of a batch whose B images form G groups of neighbours.
+class DensePairs:
+  """All pairs of `batch` images and `tasks` tasks.
+
+  Attributes:
+    task: None, by which layers with weights a task know that each task's maps lie side by side.
+  """
+
+  batch: int = struct.field(pytree_node=False)
+  tasks: int = struct.field(pytree_node=False)
+
+  task = None
+
+  @property
+  def count(self) -> int:
+    """N."""
+    return self.batch * self.tasks
+
+  @property
+  def image_index(self) -> jax.Array:
+    """Position [N] of each pair's image in the batch."""
+    return jnp.tile(jnp.arange(self.batch), self.tasks)
+
+  @property
+  def task_index(self) -> jax.Array:
+    """Task [N] of each pair."""
+    return jnp.asarray(np.repeat(np.arange(self.tasks), self.batch))
+
+  def take_images(self, x: jax.Array) -> jax.Array:
+    """Maps of images [B, ...] to maps of pairs [N, ...]."""
+    return jnp.tile(x, (self.tasks,) + (1,) * (x.ndim - 1))
+
+  def take_tasks(self, maps: list[jax.Array]) -> jax.Array:
+    """T maps [B, ...] of one shape to maps of pairs [N, ...]."""
+    return jnp.concatenate(maps)
+
+  def put(self, x: jax.Array) -> list[jax.Array]:
+    """Maps of pairs [N, ...] back to T maps [B, ...], 0 where a pair is missing."""
+    return list(x.reshape(self.tasks, self.batch, *x.shape[1:]))
+
+  def in_chunks(self, run, *arrays):
+    """run(*arrays), of arrays [N, ...] of pairs; skips what work it can."""
+    return run(*arrays)
+
+
+@struct.dataclass
+class SparsePairs:
+  """Labelled pairs of a batch whose B images form G groups of neighbours; for its methods see `DensePairs`.
 
   A group is what one device holds: pairs name images within their group, so that
   no map leaves its device. One device: G = 1.
 
   Attributes:
     image: [G, P] int32, index of the image in its group of B / G.
-    task: [G, P] int32, index of the task.
+    group_task: [G, P] int32, index of the task.
     valid: [G, P] bool; False for the pairs that fill up the static count.
   """
 
   image: jax.Array
-  task: jax.Array
+  group_task: jax.Array
   valid: jax.Array
+  batch: int = struct.field(pytree_node=False)
+  tasks: int = struct.field(pytree_node=False)
 
   @property
-  def flat_task(self) -> jax.Array:
-    """Task index [N] of every pair, N = G * P."""
-    return self.task.reshape(-1)
+  def task(self) -> jax.Array:
+    return self.group_task.reshape(-1)
+
+  @property
+  def count(self) -> int:
+    return self.image.size
+
+  @property
+  def image_index(self) -> jax.Array:
+    groups = self.image.shape[0]
+    return (self.image + jnp.arange(groups)[:, None] * (self.batch // groups)).reshape(-1)
+
+  @property
+  def task_index(self) -> jax.Array:
+    return self.task
+
+  def take_images(self, x: jax.Array) -> jax.Array:
+    return self._join(jax.vmap(lambda maps, i: maps[i])(self._split(x), self.image))
+
+  def take_tasks(self, maps: list[jax.Array]) -> jax.Array:
+    x = self._split(jnp.stack(maps, axis=1))
+    return self._join(jax.vmap(lambda maps, i, t: maps[i, t])(x, self.image, self.group_task))
+
+  def put(self, x: jax.Array) -> list[jax.Array]:
+    x, size = self._split(x), self.batch // self.image.shape[0]
+    # Pairs that only fill up the count are sent out of bounds, where scatter drops them.
+    image = jnp.where(self.valid, self.image, size)
+    empty = jnp.zeros((size, self.tasks, *x.shape[2:]), x.dtype)
+    full = self._join(jax.vmap(lambda x, i, t: empty.at[i, t].set(x, mode='drop'))(x, image, self.group_task))
+    return [full[:, t] for t in range(self.tasks)]
+
+  def in_chunks(self, run, *arrays):
+    """As `DensePairs.in_chunks`, but in chunks of one pair an image, without those that hold no valid pair.
+
+    The static count is that of the image with the most labels; where images differ, most of the last
+    chunks are empty, and their work is skipped: what run gives is 0 there.
+    """
+    groups, count = self.image.shape
+    size = self.batch // groups
+    if count <= size or count % size:
+      return run(*arrays)
+    chunks = count // size
+
+    def split(x):
+      x = x.reshape(groups, chunks, size, *x.shape[1:])
+      return jnp.swapaxes(x, 0, 1).reshape(chunks, groups * size, *x.shape[3:])
+
+    def join(x):
+      x = x.reshape(chunks, groups, size, *x.shape[2:])
+      return jnp.swapaxes(x, 0, 1).reshape(groups * count, *x.shape[3:])
+
+    def chunk(_, inputs):
+      valid, arrays = inputs
+      empty = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(run, *arrays))
+      return None, jax.lax.cond(valid.any(), run, lambda *_: empty, *arrays)
+
+    _, out = jax.lax.scan(chunk, None, (split(self.valid.reshape(-1)), jax.tree.map(split, arrays)))
+    return jax.tree.map(join, out)
+
+  def _split(self, x):
+    """[B or N, ...] to [G, ..., ...]."""
+    return x.reshape(self.image.shape[0], -1, *x.shape[1:])
+
+  def _join(self, x):
+    return x.reshape(-1, *x.shape[2:])
 
 
-def select(label_mask: jax.Array, count: int, groups: int = 1) -> Pairs:
+Pairs = DensePairs | SparsePairs
+
+
+def select(label_mask: jax.Array, count: int, groups: int = 1) -> SparsePairs:
   """The labelled pairs of label_mask [B, T] bool, `count` a group, image by image.
 
   Args:
@@ -44,89 +156,7 @@ def select(label_mask: jax.Array, count: int, groups: int = 1) -> Pairs:
       would be dropped), e.g. B / G times the most labels an image has.
   """
   mask = label_mask.reshape(groups, -1)
-  tasks = label_mask.shape[1]
+  batch, tasks = label_mask.shape
   flat = jax.vmap(lambda m: jnp.nonzero(m, size=count, fill_value=0)[0])(mask)
   valid = jnp.arange(count)[None] < mask.sum(1, keepdims=True)
-  return Pairs((flat // tasks).astype(jnp.int32), (flat % tasks).astype(jnp.int32), valid)
-
-
-def take_images(x: jax.Array, tasks: int, pairs: Pairs | None) -> jax.Array:
-  """Maps of images [B, ...] to maps of pairs [N, ...]."""
-  if pairs is None:
-    return jnp.tile(x, (tasks,) + (1,) * (x.ndim - 1))
-  groups = x.reshape(pairs.image.shape[0], -1, *x.shape[1:])
-  taken = jax.vmap(lambda maps, i: maps[i])(groups, pairs.image)
-  return taken.reshape(-1, *x.shape[1:])
-
-
-def take_tasks(maps: list[jax.Array], pairs: Pairs | None) -> jax.Array:
-  """T maps [B, ...] of one shape to maps of pairs [N, ...]."""
-  if pairs is None:
-    return jnp.concatenate(maps)
-  x = jnp.stack(maps, axis=1)
-  groups = x.reshape(pairs.image.shape[0], -1, *x.shape[1:])
-  taken = jax.vmap(lambda maps, i, t: maps[i, t])(groups, pairs.image, pairs.task)
-  return taken.reshape(-1, *x.shape[2:])
-
-
-def put(x: jax.Array, batch: int, tasks: int, pairs: Pairs | None) -> list[jax.Array]:
-  """Maps of pairs [N, ...] back to T maps [batch, ...], 0 where a pair is missing."""
-  if pairs is None:
-    return list(x.reshape(tasks, batch, *x.shape[1:]))
-  groups, count = pairs.image.shape
-  x = x.reshape(groups, count, *x.shape[1:])
-  # Pairs that only fill up the count are sent out of bounds, where scatter drops them.
-  image = jnp.where(pairs.valid, pairs.image, batch // groups)
-  empty = jnp.zeros((batch // groups, tasks, *x.shape[2:]), x.dtype)
-  full = jax.vmap(lambda x, i, t: empty.at[i, t].set(x, mode='drop'))(x, image, pairs.task)
-  full = full.reshape(batch, tasks, *x.shape[2:])
-  return [full[:, t] for t in range(tasks)]
-
-
-def image_index(batch: int, tasks: int, pairs: Pairs | None) -> jax.Array:
-  """Position [N] of each pair's image in the batch."""
-  if pairs is None:
-    return jnp.tile(jnp.arange(batch), tasks)
-  groups = pairs.image.shape[0]
-  return (pairs.image + jnp.arange(groups)[:, None] * (batch // groups)).reshape(-1)
-
-
-def task_index(batch: int, tasks: int, pairs: Pairs | None) -> jax.Array:
-  """Task [N] of each pair."""
-  return jnp.asarray(np.repeat(np.arange(tasks), batch)) if pairs is None else pairs.flat_task
-
-
-def in_chunks(run, batch: int, pairs: Pairs | None, *arrays):
-  """run(*arrays) in chunks of one pair an image, without those that hold no valid pair.
-
-  The static count is that of the image with the most labels; where images differ, most of the last
-  chunks are empty, and their work is skipped.
-
-  Args:
-    run: from arrays [n, ...] of pairs to a pytree of arrays [n, ...].
-    batch: B.
-
-  Returns:
-    What run gives, [N, ...]; 0 for the pairs of a skipped chunk.
-  """
-  groups, count = (1, batch) if pairs is None else pairs.image.shape
-  size = batch // groups
-  if count <= size or count % size:
-    return run(*arrays)
-  chunks = count // size
-
-  def split(x):
-    x = x.reshape(groups, chunks, size, *x.shape[1:])
-    return jnp.swapaxes(x, 0, 1).reshape(chunks, groups * size, *x.shape[3:])
-
-  def join(x):
-    x = x.reshape(chunks, groups, size, *x.shape[2:])
-    return jnp.swapaxes(x, 0, 1).reshape(groups * count, *x.shape[3:])
-
-  def chunk(_, inputs):
-    valid, arrays = inputs
-    empty = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(run, *arrays))
-    return None, jax.lax.cond(valid.any(), run, lambda *_: empty, *arrays)
-
-  _, out = jax.lax.scan(chunk, None, (split(pairs.valid.reshape(-1)), jax.tree.map(split, arrays)))
-  return jax.tree.map(join, out)
+  return SparsePairs((flat // tasks).astype(jnp.int32), (flat % tasks).astype(jnp.int32), valid, batch, tasks)

@@ -1,0 +1,182 @@
+"""What a method is: a network and what it is trained with, under the name that config.method gives it.
+
+A method is one file beside this one: a subclass of `Network`, a loss where it has one of its own, and `register`.
+"""
+
+from collections.abc import Callable, Mapping
+import dataclasses
+import difflib
+from typing import Any, ClassVar
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from dmtl_jax.basics.errors import shown, UserError
+from dmtl_jax.models import losses
+from dmtl_jax.models.parts.decoder import Decoders
+from dmtl_jax.models.parts.encoder import Backbone
+from dmtl_jax.models.parts.layers import Dtype
+from dmtl_jax.models.parts.pairs import Pairs
+from dmtl_jax.tasks import Task
+
+METHODS: dict[str, 'Method'] = {}  # by name; filled as the methods' files are imported
+
+
+class Network(nn.Module):
+  """The network of a method, called as (images [B, H, W, 3] normalised, *, train=False, **inputs) -> `Output`.
+
+  Attributes:
+    tasks: the data set's tasks; T of them.
+    backbone: 'resnet18' or 'resnet50'.
+    width: channels of the encoder's stem; 64 is the published ResNet.
+    channels: C.
+    dtype: of activations; parameters are float32.
+    remat: recompute the activations of blocks for the gradient instead of keeping them.
+    diffuses: whether it denoises pairs of image and task, and takes `pairs`, `noise` and `steps` as inputs.
+    clips_parts: whether each part (`part`) is a network by itself, whose gradient is clipped by itself.
+  """
+
+  tasks: tuple[Task, ...]
+  backbone: str = 'resnet18'
+  width: int = 64
+  channels: int = 512
+  dtype: Dtype = jnp.float32
+  remat: bool = False
+
+  diffuses: ClassVar[bool] = False
+  clips_parts: ClassVar[bool] = False
+
+  @property
+  def draws_noise(self) -> bool:
+    """Whether its predictions depend on noise."""
+    return False
+
+  def noise_shape(self, pairs: Pairs, size: tuple[int, int], steps: int | None = None) -> tuple[int, ...]:
+    """Of a network that diffuses: shape [K, N, h, w, C_x] of the noise for N pairs of images of `size` (H, W)."""
+    raise NotImplementedError(f'{type(self).__name__}.noise_shape')
+
+  def check(self):
+    """Raises UserError where its fields do not fit together."""
+
+  def started(self, params: dict, key: jax.Array) -> dict:
+    """The first parameters, of those that the layers drew by themselves."""
+    del key
+    return params
+
+  def part(self, path: tuple[str, ...]) -> str:
+    """The part that a parameter belongs to, for config.optim.part_lr and `clips_parts`; '' is the rest."""
+    del path
+    return ''
+
+  def _encoder(self) -> Backbone:
+    return Backbone(self.backbone, self.width, self.channels, self.dtype, self.remat, name='backbone')
+
+  def _decoders(self, blocks: int) -> Decoders:
+    return Decoders(self.tasks, self.channels, blocks, self.dtype, self.remat, name='decoders')
+
+  def _shared(self) -> dict:
+    """The fields that every network has, to build another with."""
+    return {name: getattr(self, name) for name in _fields(Network)}
+
+
+def _fields(network: type[Network]) -> list[str]:
+  """Names of a network's fields, without those that flax adds."""
+  return [field.name for field in dataclasses.fields(network) if field.init and field.name not in ('parent', 'name')]
+
+
+@dataclasses.dataclass(frozen=True)
+class Forward:
+  """A pass of the network in training, as a method's own loss gets it.
+
+  What a hidden label holds must never matter, NaN included, and an image without a label must contribute 0.
+
+  Attributes:
+    apply: (images or other inputs, **kwargs) -> (result, updated variables); `model.apply` with
+      this step's variables, train=True and mutable batch statistics, whose update is not kept.
+    batch: image [B, H, W, 3], labels {task: [B, H, W, K]}, label_mask [B, T] bool.
+    output: the network's Output for batch['image'].
+    weights: [T] task weights.
+    key: the step's key.
+    config: of the run.
+  """
+
+  apply: Callable
+  batch: dict
+  output: Any
+  tasks: tuple[Task, ...]
+  weights: jax.Array
+  key: jax.Array
+  config: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+  """A network with its loss and its name.
+
+  Attributes:
+    name: config.method.
+    network: class of the network; its fields are those of config.model that go by the same names.
+    title: for people, as in the paper's tables.
+    row: place in the tables.
+    color: of its curves and dots (#rrggbb), told apart on white and on black; '': any that is left.
+    cost: what the paper says of its parameters and multiply-adds.
+    note: what to know of its pictures.
+    loss: its own loss (a scalar float32), added to the tasks'.
+    initial_weight: of the tasks' losses on its initial maps.
+    defaults: of config.model, where they differ from others'.
+    fixed: fields of the network that make the method, whatever config.model says.
+    reference: whether Delta_m compares with its scores.
+  """
+
+  name: str
+  network: type[Network]
+  title: str
+  row: float = 100
+  color: str = ''
+  cost: str = ''
+  note: str = ''
+  loss: Callable[[Forward], jax.Array] | None = None
+  initial_weight: float = losses.INITIAL_WEIGHT
+  defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  reference: bool = False
+
+  def total_loss(self, run: Forward) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """All that is minimised, and the tasks' losses in parts, see `losses.total_loss`."""
+    labels, mask = run.batch['labels'], run.batch['label_mask']
+    loss, parts = losses.total_loss(run.tasks, run.output, labels, mask, run.weights, self.initial_weight)
+    return loss + self.loss(run) if self.loss else loss, parts
+
+
+def register(name: str, network: type[Network], title: str, **more) -> Method:
+  """Makes a method known under its name; for the rest see `Method`."""
+  METHODS[name] = Method(name, network, title, **more)
+  return METHODS[name]
+
+
+def find(name: str) -> Method:
+  """The method of a name.
+
+  Raises:
+    UserError: there is none; names the closest one.
+  """
+  if name in METHODS:
+    return METHODS[name]
+  close = difflib.get_close_matches(name, METHODS, 1)
+  hint = f', did you mean {close[0]}?' if close else ''
+  raise UserError(f"config.method: unknown method '{shown(name, 64)}'{hint}; use one of {', '.join(METHODS)}")
+
+
+def build_model(config, tasks: tuple[Task, ...]) -> Network:
+  """The network of config.method (a ConfigDict) for these tasks.
+
+  Raises:
+    UserError: an unknown method, or fields that do not fit.
+  """
+  method = find(config.method)
+  given = dict(config.model) | dict(tasks=tuple(tasks), dtype=jnp.dtype(config.dtype), remat=config.train.remat)
+  given |= method.fixed
+  model = method.network(**{name: given[name] for name in _fields(method.network) if name in given})
+  model.check()
+  return model

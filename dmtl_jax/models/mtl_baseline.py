@@ -1,0 +1,23 @@
+"""The MTL baseline: a shared encoder and, for each task, a decoder of its own (docs/paper.md, table of parameters)."""
+
+from flax import linen as nn
+import jax
+
+from dmtl_jax.models.base import Network, register
+from dmtl_jax.models.parts.output import Output
+
+
+class MTLBaseline(Network):
+  """Shared encoder and, for each task, six residual blocks and a 1x1 head."""
+
+  decoder_blocks: int = 6
+
+  @nn.compact
+  def __call__(self, images: jax.Array, *, train: bool = False) -> Output:
+    """Images to final maps only; `extra` holds F_backbone as 'features'."""
+    features = self._encoder()(images, train)
+    _, final = self._decoders(self.decoder_blocks)(features, train)
+    return Output(final=final, extra={'features': features})
+
+
+register('mtl_baseline', MTLBaseline, 'MTL Baseline', row=2, color='#c98500', cost='The paper: 157 M, 608 GMAC.')

@@ -1,0 +1,38 @@
+"""Single-task networks: what the others are measured against."""
+
+from flax import linen as nn
+import jax
+
+from dmtl_jax.models.base import register
+from dmtl_jax.models.mtl_baseline import MTLBaseline
+from dmtl_jax.models.parts.output import Output
+
+
+class SingleTask(MTLBaseline):
+  """One separate MTL baseline a task, trained side by side; nothing is shared."""
+
+  clips_parts = True
+
+  @nn.compact
+  def __call__(self, images: jax.Array, *, train: bool = False) -> Output:
+    """As `MTLBaseline`."""
+    final = {}
+    for task in self.tasks:
+      fields = self._shared() | dict(tasks=(task,), decoder_blocks=self.decoder_blocks)
+      final |= MTLBaseline(**fields, name=task.name)(images, train=train).final
+    return Output(final=final)
+
+  def part(self, path):
+    """A task's network is a part."""
+    return path[0]
+
+
+register(
+  'single_task',
+  SingleTask,
+  'Single-Task',
+  row=1,
+  color='#8a94a6',
+  cost='The paper: 219 M, 817 GMAC; five networks of together 219 M cost 717, so 817 is taken for a misprint.',
+  reference=True,
+)

@@ -1,0 +1,29 @@
+"""SS: semi-supervised learning by consistency, a baseline of MTPSL (Li, Liu, Bilen, CVPR 2022)."""
+
+import jax
+import jax.numpy as jnp
+
+from dmtl_jax.models.base import Forward, register
+from dmtl_jax.models.mtl_baseline import MTLBaseline
+from dmtl_jax.models.parts import views
+
+
+def augmentation_consistency(run: Forward) -> jax.Array:
+  """Predictions of unlabelled tasks must follow the image under augmentation.
+
+  A second view of each image (zoomed crop, flip, brightness and contrast) is predicted; the first
+  view's prediction, transformed alike and without gradient, is its target. Their distance is MTPSL's
+  (`Task.consistency`), mean over pixels, times the task's weight.
+  """
+  mask = run.batch['label_mask']
+  view = views.draw(run.key, len(mask))
+  student, _ = run.apply(view.image(run.batch['image']))
+  columns = []
+  for task in run.tasks:
+    target = view.prediction(task, task.soft(jax.lax.stop_gradient(run.output.final[task.name])))
+    columns.append(task.consistency(student.final[task.name], target).mean((1, 2)))
+  unlabelled = ~mask & mask.any(1, keepdims=True)
+  return (jnp.where(unlabelled, jnp.stack(columns, axis=1), 0) * run.weights).sum(1).mean()
+
+
+register('ss', MTLBaseline, 'SS', row=3, color='#a98bd4', loss=augmentation_consistency)
