@@ -14,8 +14,9 @@ from dmtl_jax.inference import images as images_lib
 from dmtl_jax.inference import prediction, steps
 from dmtl_jax.jobs import predict
 from dmtl_jax.models import build_model
-from tests.conftest import SIZE, TASKS, Tiny
+from tests.conftest import SIZE, TASKS, tiny_config
 
+pytestmark = pytest.mark.usefixtures('short_encoder')
 SAMPLES = 3
 
 
@@ -185,9 +186,9 @@ def test_one_sample_is_the_prediction(predictor):
 
 @pytest.mark.parametrize('method', ['mtl_baseline', 'no_diffusion'])
 def test_methods_without_noise_say_so(method):
-  tiny = Tiny(f'method={method}')
+  config = tiny_config(f'method={method}')
   with pytest.raises(UserError, match=f'--samples=4: {method} adds no noise'):
-    steps.make_samples_step(tiny.model, tiny.config, TASKS, 4)
+    steps.make_samples_step(build_model(config, TASKS), config, TASKS, 4)
 
 
 # --- Large images ----------------------------------------------------------------------------

@@ -58,9 +58,9 @@ def write(workdir: str, out: str, which: str = 'best') -> jax.export.Exported:
     UserError: no run or checkpoint there, or `out` cannot be written.
   """
   run = prediction.load(workdir, which)
-  exported = export(run.config, run.tasks, run.variables)
   try:
-    with replacing(out) as file:
+    with replacing(out) as file:  # before the work: a mistake shows now
+      exported = export(run.config, run.tasks, run.variables)
       file.write(exported.serialize())
   except OSError as error:
     raise UserError(f'{out}: cannot be written ({error.strerror}); choose another file') from error
