@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 import statistics
 
-from dmtl_jax.report.markup import escape, html_table, swatch
+from dmtl_jax.report.markup import entry_name, escape, html_table, swatch
 from dmtl_jax.tasks import Task
 
 STAGES = ('initial', 'final')
 
 
-def details(section, colors: dict[str, str]) -> str:
+def details(section) -> str:
   """Folded tables; those with nothing to tell are left out."""
   runs = [
     (run.path, entry.name, run.config['seed'], run.metrics.get('step', 'not evaluated'), '×'.join(map(str, run.size)))
@@ -18,14 +18,14 @@ def details(section, colors: dict[str, str]) -> str:
   ]
   heads = ('folder', 'method', 'seed', 'checkpoint', 'image size')
   tables = [
-    ('All metrics', ''.join(_metrics(section, task, colors) for task in section.tasks)),
-    ('IoU by class', ''.join(_classes(section, task, colors) for task in section.tasks if task.classes)),
+    ('All metrics', ''.join(_metrics(section, task) for task in section.tasks)),
+    ('IoU by class', ''.join(_classes(section, task) for task in section.tasks if task.classes)),
     ('Where the runs are', html_table('Runs', heads, [list(map(escape, run)) for run in runs], ' class="runs"')),
   ]
   return ''.join(f'<details><summary>{title}</summary>{text}</details>' for title, text in tables if text)
 
 
-def _metrics(section, task: Task, colors) -> str:
+def _metrics(section, task: Task) -> str:
   """Every metric of a task, initial and final maps below each other."""
   names = [name for e in section.entries for run in e.runs for stage in STAGES for name in run.stored(stage, task)]
   rows = []
@@ -33,14 +33,14 @@ def _metrics(section, task: Task, colors) -> str:
     stages = [stage for stage in STAGES if any(run.stored(stage, task) for run in entry.runs)]
     for stage in stages:
       title = entry.name if len(stages) == 1 else f'{entry.name}: {stage}'
-      rows.append((swatch(colors[entry.name], title), entry, stage))
+      rows.append((swatch(entry.color, title), entry, stage))
   return _means(task.name, list(dict.fromkeys(names)), rows, task, task.digits)
 
 
-def _classes(section, task: Task, colors) -> str:
+def _classes(section, task: Task) -> str:
   """IoU in % of every class, of the final maps."""
   known = [entry for entry in section.entries if any(run.stored('per_class', task) for run in entry.runs)]
-  rows = [(swatch(colors[entry.name], entry.name), entry, 'per_class') for entry in known]
+  rows = [(entry_name(entry), entry, 'per_class') for entry in known]
   return _means(f'{task.name}, IoU in %', task.classes, rows, task, 2)
 
 

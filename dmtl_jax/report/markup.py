@@ -18,6 +18,10 @@ def swatch(color: str, name: str) -> str:
   return f'<span class="key" style="background:{color}"></span>{escape(name)}'
 
 
+def entry_name(entry) -> str:
+  return swatch(entry.color, entry.name)
+
+
 def card(head: str, body: str, style: str = '') -> str:
   return f'<article class="card{style}"><h4>{head}</h4>{body}</article>'
 

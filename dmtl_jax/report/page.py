@@ -7,12 +7,11 @@ import statistics
 
 from dmtl_jax.report import charts, viewer
 from dmtl_jax.report.details import details
-from dmtl_jax.report.markup import card, escape, html_table, swatch, verdict
+from dmtl_jax.report.markup import card, entry_name, escape, html_table, swatch, verdict
 from dmtl_jax.report.results import unequal
 from dmtl_jax.tasks import Task
 
 STYLE = (pathlib.Path(__file__).parent / 'report.css').read_text()
-MORE_COLORS = ('#b5651d', '#6a5acd', '#2e8b8b', '#c71585', '#808000', '#4682b4', '#cd5c5c', '#708090')
 
 
 def page(parts: Sequence[tuple]) -> str:
@@ -37,12 +36,11 @@ def page(parts: Sequence[tuple]) -> str:
 
 def _section(section, table, name: str, album, left: int) -> str:
   """One data set and label setting, from the verdict to the single runs; `left` sections share the album."""
-  colors = _colors(section.entries)
   whole = album.left
   album.left = whole // left
   # The images that tell most are embedded first; `by_image` takes what room is left.
-  extremes = viewer.extremes(section, colors, f'{name}x', album)
-  by_image = viewer.by_image(section, colors, f'{name}v', album)
+  extremes = viewer.extremes(section, f'{name}x', album)
+  by_image = viewer.by_image(section, f'{name}v', album)
   album.left += whole - whole // left
   methods = ['Each row is a method, from its first prediction to its last. Choose a task and an image.']
   methods += dict.fromkeys(entry.method.note for entry in section.entries if entry.method.note)
@@ -50,13 +48,13 @@ def _section(section, table, name: str, album, left: int) -> str:
     'By the score of the final map on the single image. Class averages are over the classes that the image shows.'
   )
   blocks = [
-    ('', _verdict(section, table, colors)),
-    ('Scores and costs', _scores(section, table, colors)),
-    ('What denoising changes', _denoising(section, colors)),
+    ('', _verdict(section, table)),
+    ('Scores and costs', _scores(section, table)),
+    ('What denoising changes', _denoising(section)),
     ('Image by image', by_image and _note(' '.join(methods)) + by_image),
     ('Best and worst images', extremes and _note(single) + extremes),
-    ('Learning curves', _curves(section, colors)),
-    ('More', details(section, colors)),
+    ('Learning curves', _curves(section)),
+    ('More', details(section)),
   ]
   body = ''.join(f'<section>{f"<h3>{title}</h3>" if title else ""}{text}</section>' for title, text in blocks if text)
   return f'<article class="part" id="{name}"><h2>{escape(section.title)}</h2>{body}</article>'
@@ -66,25 +64,14 @@ def _note(text: str) -> str:
   return f'<p class="note">{text}</p>'
 
 
-def _colors(entries) -> dict[str, str]:
-  """{entry: colour}: of its method, or another where several share it."""
-  colors, spare = {}, list(MORE_COLORS)
-  for entry in entries:
-    color = entry.method.color
-    if not color or color in colors.values():
-      color = spare.pop(0) if spare else '#777777'
-    colors[entry.name] = color
-  return colors
-
-
 # --- Who won ---------------------------------------------------------------------------------
 
 
-def _verdict(section, table, colors) -> str:
+def _verdict(section, table) -> str:
   """One sentence on who won, and a card a task with the ranking."""
   ranks = {task.name: _ranking(section, table, t) for t, task in enumerate(section.tasks)}
   cards = [
-    _winner_card(task, column, ranks[task.name], colors)
+    _winner_card(task, column, ranks[task.name])
     for task, column in zip(section.tasks, table.columns)
     if ranks[task.name]
   ]
@@ -151,13 +138,13 @@ def _names(names: Sequence[str]) -> str:
   return f'{", ".join(first)} and {last}' if first else last
 
 
-def _winner_card(task: Task, column, ranking, colors) -> str:
+def _winner_card(task: Task, column, ranking) -> str:
   """A task's winner, the runner-up, and where the others are."""
   (entry, cell), others = ranking[0], ranking[1:]
-  by = swatch(colors[entry.name], entry.name) if cell.best or not others else 'no difference'
+  by = entry_name(entry) if cell.best or not others else 'no difference'
   rank = second = ''
   if others:
-    rank = charts.strip(task, [(e.name, colors[e.name], c.mean) for e, c in ranking])
+    rank = charts.strip(task, [(e.name, e.color, c.mean) for e, c in ranking])
   if others and cell.best:
     second = _note(f'then {escape(others[0][0].name)} {column.text(others[0][1].mean)}')
   return card(
@@ -170,14 +157,14 @@ def _winner_card(task: Task, column, ranking, colors) -> str:
 # --- Table -----------------------------------------------------------------------------------
 
 
-def _scores(section, table, colors) -> str:
+def _scores(section, table) -> str:
   """The table, with the best of a column marked."""
   runs = lambda text: [text] if section.seeds else []
   heads = [f'{escape(c.title)}<small>{escape(c.unit)} {c.arrow}</small>' for c in table.columns]
   rows = []
   for entry, cells in zip(section.entries, table.rows):
     texts = [f'<b>{_spread(cell)}</b>' if cell.best else _spread(cell) for cell in cells]
-    rows.append([swatch(colors[entry.name], entry.name), *texts, *runs(str(len(entry.runs)))])
+    rows.append([entry_name(entry), *texts, *runs(str(len(entry.runs)))])
   notes = ['Scores of the final maps; the best of a column is bold.']
   notes += runs('± is the standard deviation over runs that differ in their seeds alone.')
   notes += [f'Δm is the mean gain over tasks against {table.reference}.'] if table.reference else []
@@ -201,7 +188,7 @@ def _pair(entry, task: Task) -> tuple[float, float] | None:
   return (statistics.fmean(before), statistics.fmean(after)) if before and after else None
 
 
-def _denoising(section, colors) -> str:
+def _denoising(section) -> str:
   """Initial against denoised maps, a card a task (the paper's Figure 8)."""
   cards = []
   for task in section.tasks:
@@ -210,9 +197,9 @@ def _denoising(section, colors) -> str:
       continue
     most = max(max(before, after) for _, before, after in pairs)
     rows = ''.join(
-      f'<div class="pair"><p>{swatch(colors[entry.name], entry.name)} {verdict(task, before, after)}</p>'
+      f'<div class="pair"><p>{entry_name(entry)} {verdict(task, before, after)}</p>'
       + charts.bar(before, most, 'var(--track)', f'{before:.{task.digits}f}')
-      + charts.bar(after, most, colors[entry.name], f'{after:.{task.digits}f}')
+      + charts.bar(after, most, entry.color, f'{after:.{task.digits}f}')
       + '</div>'
       for entry, before, after in pairs
     )
@@ -229,7 +216,7 @@ def _denoising(section, colors) -> str:
 # --- Learning curves ----------------------------------------------------------------
 
 
-def _curves(section, colors) -> str:
+def _curves(section) -> str:
   """Scores during training where there are several, and losses."""
   plots = [
     (f'eval/final/{t.name}/{metric}', f'{t.name}: validation {metric}')
@@ -241,7 +228,7 @@ def _curves(section, colors) -> str:
   cards = []
   for key, title in plots:
     curves = [
-      (entry.name, colors[entry.name], *run.curves[key])
+      (entry.name, entry.color, *run.curves[key])
       for entry in section.entries
       for run in entry.runs
       if len(run.curves.get(key, ((),))[0]) > 1
@@ -250,6 +237,6 @@ def _curves(section, colors) -> str:
       cards.append(card(escape(title), charts.plot(curves, title)))
   if not cards:
     return ''
-  keys = ''.join(f'<span>{swatch(colors[entry.name], entry.name)}</span>' for entry in section.entries)
+  keys = ''.join(f'<span>{entry_name(entry)}</span>' for entry in section.entries)
   note = 'Losses of methods that sum different terms do not compare; point at a curve for its numbers.'
   return f'<p class="keys">{keys}</p><div class="cards plots">{"".join(cards)}</div>{_note(note)}'

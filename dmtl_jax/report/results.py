@@ -20,6 +20,7 @@ from dmtl_jax.runs import workdir as workdir_lib
 from dmtl_jax.tasks import Task
 
 METHODS_OWN = ('method', 'model.', 'optim.part_lr')  # fields that belong to a method
+MORE_COLORS = ('#b5651d', '#6a5acd', '#2e8b8b', '#c71585', '#808000', '#4682b4', '#cd5c5c', '#708090')
 LABELS = {
   'one': 'one labelled task an image',
   'random': 'random labelled tasks',
@@ -78,9 +79,10 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-  """Runs that differ in their seeds alone, with the name that tells them from the others."""
+  """Runs that differ in their seeds alone, with the name and the colour that tell them from the others."""
 
   name: str
+  color: str
   runs: tuple[Run, ...]
 
   @property
@@ -200,10 +202,14 @@ def _entries(runs: Sequence[Run]) -> list[Entry]:
   groups = sorted(groups.values(), key=lambda group: method_of(group[0].config).row)
   configs = [_fields(group[0]) for group in groups]
   names = [_name(config, [c for c in configs if c['method'] == config['method']]) for config in configs]
-  entries = []
+  entries, spare = [], list(MORE_COLORS)
   for name, group in zip(names, groups):
-    shared = names.count(name) > 1  # too many fields differ to name them all
-    entries.append(Entry(f'{name}, {group[0].path.name}' if shared else name, tuple(group)))
+    if names.count(name) > 1:  # too many fields differ to name them all
+      name = f'{name}, {group[0].path.name}'
+    color = method_of(group[0].config).color
+    if not color or color in [entry.color for entry in entries]:  # several share a method
+      color = spare.pop(0) if spare else '#777777'
+    entries.append(Entry(name, color, tuple(group)))
   return entries
 
 

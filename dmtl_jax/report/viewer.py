@@ -15,7 +15,7 @@ from PIL import Image
 
 from dmtl_jax.basics import files
 from dmtl_jax.inference import gallery
-from dmtl_jax.report.markup import card, change, escape, legend, swatch
+from dmtl_jax.report.markup import card, change, entry_name, escape, legend
 from dmtl_jax.tasks import Task
 
 BUDGET = 4_000_000  # characters of all pictures of a page
@@ -56,7 +56,7 @@ def _encoded(path: pathlib.Path, side: int) -> str | None:
 # --- One image and task, by method -----------------------------------------------------------
 
 
-def by_image(section, colors: dict[str, str], name: str, album: Album) -> str:
+def by_image(section, name: str, album: Album) -> str:
   """The viewer of a section: as many of its panels' images as the album has room for."""
   drawn = {entry.name: _panels(entry) for entry in section.entries}
   ids = list(dict.fromkeys(id for images in drawn.values() for id in images))
@@ -67,7 +67,7 @@ def by_image(section, colors: dict[str, str], name: str, album: Album) -> str:
     before = album.left
     run, entry = next(images[id] for images in drawn.values() if id in images)
     thumb = album.uri(run.path / 'panels' / entry['input'], THUMB)
-    parts = [_shot(section, task, id, drawn, colors, album) for task in section.tasks]
+    parts = [_shot(section, task, id, drawn, album) for task in section.tasks]
     if thumb is None or not any(parts):
       continue
     for t, (task, part) in enumerate(zip(section.tasks, parts)):
@@ -118,14 +118,14 @@ def _choice(name: str, legend: str, labels: Sequence[str], style: str = 'pills')
   return f'<fieldset class="{style}"><legend>{legend}</legend>{options}</fieldset>'
 
 
-def _shot(section, task: Task, id: str, drawn: dict, colors: dict, album: Album) -> str:
+def _shot(section, task: Task, id: str, drawn: dict, album: Album) -> str:
   """Input and ground truth of one image, then a row a method; '' where no method has the task."""
   rows, top = [], ''
   stages = _stages(drawn, id, task)
   for entry in section.entries:
     run, image = drawn[entry.name].get(id, (None, None))
     shown = image['tasks'].get(task.name) if image else None
-    who = f'<div class="who">{swatch(colors[entry.name], entry.name)}'
+    who = f'<div class="who">{entry_name(entry)}'
     if shown is None:
       rows.append(f'<div class="strip">{who}</div><p class="none">{_absent(entry, task)}</p></div>')
       continue
@@ -195,20 +195,18 @@ def _absent(entry, task: Task) -> str:
 # --- Best and worst --------------------------------------------------------------------------
 
 
-def extremes(section, colors: dict[str, str], name: str, album: Album) -> str:
+def extremes(section, name: str, album: Album) -> str:
   """Of every task, each method's best and worst image: input, truth, initial and final map, with the scores."""
   shots, tasks = {}, []
   for task in section.tasks:
-    cards = ''.join(
-      _extreme(entry, task, why, colors[entry.name], album) for entry in section.entries for why in ('best', 'worst')
-    )
+    cards = ''.join(_extreme(entry, task, why, album) for entry in section.entries for why in ('best', 'worst'))
     if cards:
       shots[(f't{len(tasks)}',)] = cards
       tasks.append(task)
   return _chooser(name, _tasks_choice(name, tasks), shots, 'extremes ', 'grid')
 
 
-def _extreme(entry, task: Task, why: str, color: str, album: Album) -> str:
+def _extreme(entry, task: Task, why: str, album: Album) -> str:
   found = [(run, i) for run in entry.runs for i in run.images if why in i['tasks'].get(task.name, {}).get('why', ())]
   if not found or album.left < 0:
     return ''
@@ -223,7 +221,7 @@ def _extreme(entry, task: Task, why: str, color: str, album: Album) -> str:
     if stage in shown['files']
   )
   return card(
-    f'<span class="tag">{why}</span>{swatch(color, entry.name)}',
+    f'<span class="tag">{why}</span>{entry_name(entry)}',
     f'<p class="note">{escape(image["id"])} {change(task, shown["scores"])}</p>'
     f'<div class="frames four">{figures}</div>',
     f' {why}',
