@@ -299,7 +299,7 @@ def test_the_command_writes_what_the_api_gives(tiny_run, predictor, folder, tmp_
 @pytest.fixture
 def loaded(predictor, monkeypatch):
   """The command finds the run restored."""
-  monkeypatch.setattr(prediction, 'load', lambda workdir, which: predictor)
+  monkeypatch.setattr(predict, 'load', lambda workdir, which: predictor)
 
 
 def test_the_command_again_and_without_fault(tiny_run, loaded, folder, tmp_path, capsys):

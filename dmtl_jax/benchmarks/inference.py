@@ -14,7 +14,7 @@ import numpy as np
 
 from dmtl_jax.basics import sharding
 from dmtl_jax.benchmarks import common, synthetic, work
-from dmtl_jax.inference.steps import make_predict_step
+from dmtl_jax.inference.steps import compiled_predict_step
 from dmtl_jax.jobs import summary
 from dmtl_jax.models import build_model
 from dmtl_jax.models.inputs import init_variables
@@ -29,12 +29,11 @@ def benchmark(config, flags) -> dict:
   variables = synthetic.variables(jax.eval_shape(lambda key: init_variables(model, key, size), jax.random.key(0)))
   images = synthetic.images(count, size, np.random.default_rng(0))
   index = np.arange(count, dtype=np.int32)
-  function = make_predict_step(model, config, tasks)
   split = sharding.by_image(mesh)
-  step = jax.jit(function, in_shardings=(sharding.replicated(mesh), split, split), out_shardings=split)
+  step = compiled_predict_step(model, config, tasks, mesh)
   flops = {
     'needed': work.needed(config, tasks, count, training=False),
-    'executed': work.executed(function, variables, images, index),
+    'executed': work.executed(step, variables, images, index),
   }
   args = tuple(jax.device_put((variables, images, index), (sharding.replicated(mesh), split, split)))
   return common.measure(

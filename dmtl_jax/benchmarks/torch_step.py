@@ -179,13 +179,14 @@ class Prediction:
     sum(x.sum().item() for x in maps[1].values())  # waits for the device
 
 
-def contestants(dtype: str, with_compiled: bool, make: Callable) -> tuple[dict, dict]:
-  """Contestants {name: call}: eager in float32 and in `dtype`, compiled in `dtype`; and notes on what came of it.
+def contestants(native: str, with_compiled: bool, make: Callable) -> tuple[dict, dict]:
+  """Contestants {name: call}: eager in float32 and in `native`, compiled in `native`; and notes on what came of it.
 
   Args:
+    native: config.dtype.
     make: `TrainStep` or `Prediction`, but for its dtype and compiled.
   """
-  wanted = dict.fromkeys([('float32', False), (dtype, False), *[(dtype, True)] * with_compiled])
+  wanted = dict.fromkeys([('float32', False), (native, False), *[(native, True)] * with_compiled])
   found, notes = {}, {'torch': f'{torch.__version__}, {torch.get_num_threads()} threads'}
   for dtype, compiled in wanted:
     name = f'torch {"compiled" if compiled else "eager"} {dtype}'

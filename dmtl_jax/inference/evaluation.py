@@ -5,21 +5,19 @@ devices change nothing; each image counts once.
 """
 
 from collections.abc import Callable
-import concurrent.futures
-import contextlib
 import copy
 import functools
-import multiprocessing
 import time
 
 import jax
 import numpy as np
 
 from dmtl_jax.basics import sharding
+from dmtl_jax.basics.processes import mapper
 from dmtl_jax.basics.progress import Progress
 from dmtl_jax.data import pipeline, transforms
 from dmtl_jax.inference import gallery
-from dmtl_jax.inference.steps import make_predict_step
+from dmtl_jax.inference.steps import compiled_predict_step, make_predict_step
 from dmtl_jax.metrics.base import merge
 from dmtl_jax.metrics.delta_m import delta_m
 
@@ -45,12 +43,7 @@ class Evaluator:
       for protocol in (config.eval.protocol, 'mtpsl')
     )
     self._warm = False
-    split = sharding.by_image(mesh)
-    self._predict = jax.jit(
-      make_predict_step(model, self.config, self.tasks),
-      in_shardings=(sharding.replicated(mesh), split, split),
-      out_shardings=split,
-    )
+    self._predict = compiled_predict_step(model, self.config, self.tasks, mesh)
     self._predict_stages = jax.jit(make_predict_step(model, self.config, self.tasks, with_steps=True))
 
   def run(self, variables, each: Callable | None = None) -> tuple[dict, list[dict]]:
@@ -66,7 +59,8 @@ class Evaluator:
       devices together; and a row of scores of each image, in the order of the source.
     """
     states, rows, seconds, batches = {}, {}, 0.0, 0
-    with Progress('evaluating', self.count, 'img') as progress, self._mapper() as map_images:
+    workers = self.config.eval.workers  # the boundary protocol is slow
+    with Progress('evaluating', self.count, 'img') as progress, mapper(workers) as map_images:
       for batch in self._batches():
         if not self._warm:  # compiling is no part of the time
           self._predict_local(variables, batch)
@@ -100,16 +94,6 @@ class Evaluator:
     maps = {stage: {name: values[i] for name, values in of.items()} for stage, of in predictions.items()}
     labelled = [task.name for t, task in enumerate(self.tasks) if batch['label_mask'][i, t]]
     return self.metrics, maps, {name: batch['labels'][name][i] for name in labelled}
-
-  @contextlib.contextmanager
-  def _mapper(self):
-    """`map`, over config.eval.workers processes where there are any (the boundary protocol is slow)."""
-    if not self.config.eval.workers:
-      yield map
-      return
-    context = multiprocessing.get_context('spawn')  # a fork of a process that runs jax can hang
-    with concurrent.futures.ProcessPoolExecutor(self.config.eval.workers, mp_context=context) as pool:
-      yield pool.map
 
   def stages(self, variables, index: int) -> gallery.Example:
     """One image with its labels and every stage of its maps, without padding; runs on this host alone."""

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dmtl_jax.basics import sharding
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.models.inputs import model_inputs
 from dmtl_jax.models.parts.layers import resize
@@ -49,6 +50,13 @@ def make_predict_step(model, config, tasks: tuple[Task, ...], with_steps: bool =
     }
 
   return predict_step
+
+
+def compiled_predict_step(model, config, tasks: tuple[Task, ...], mesh):
+  """`make_predict_step` compiled for batches that are split by image over a mesh."""
+  split = sharding.by_image(mesh)
+  step = make_predict_step(model, config, tasks)
+  return jax.jit(step, in_shardings=(sharding.replicated(mesh), split, split), out_shardings=split)
 
 
 def make_samples_step(model, config, tasks: tuple[Task, ...], samples: int):

@@ -9,7 +9,7 @@ and anywhere that has jax and flatbuffers:
   maps = predict(images)  # uint8 [B, H, W, 3] RGB, any B -> {task: [B, H, W, ...]}
 
 The file holds the weights. H and W are those of training (`deserialize(...).in_avals` names them);
-maps are as `tasks.activate` gives them: class ids, probabilities, unit normals, depth.
+maps are as `Task.activate` gives them: class ids, probabilities, unit normals, depth.
 """
 
 import argparse
@@ -34,7 +34,7 @@ PLATFORMS = ('cpu', 'cuda', 'tpu')
 def export(config, tasks: tuple[Task, ...], variables: dict) -> jax.export.Exported:
   """The function uint8 [B, H, W, 3] RGB -> {task: final prediction at H x W}, for any B.
 
-  Each image is predicted as `predict.Predictor` does: its noise depends on config.seed alone,
+  Each image is predicted as `prediction.Predictor` does: its noise depends on config.seed alone,
   so that the rest of the batch changes nothing. H, W are config.data.size.
   """
   predict_step = make_predict_step(build_model(config, tasks), config, tasks)

@@ -170,7 +170,7 @@ def cost(entry) -> dict[str, list[float]]:
 
 
 def _count(entry) -> dict:
-  """`summary.summarize` of an entry's network; {} for a config that this version of the code cannot build."""
+  """`counting.summarize` of an entry's network; {} for a config that this version of the code cannot build."""
   config = ConfigDict(entry.config)
   try:
     return counting.summarize(config, entry.runs[0].tasks, tuple(config.data.size))

@@ -1,8 +1,6 @@
 """The Berkeley protocol on folders of images."""
 
-from concurrent.futures import ProcessPoolExecutor
 import functools
-import multiprocessing
 import pathlib
 
 import cv2
@@ -11,6 +9,7 @@ from scipy.io import loadmat
 from scipy.io.matlab import MatReadError
 
 from dmtl_jax.basics.errors import UserError
+from dmtl_jax.basics.processes import mapper
 from dmtl_jax.basics.progress import Progress
 from dmtl_jax.metrics import boundary
 from dmtl_jax.metrics.base import merge, State
@@ -38,8 +37,9 @@ def evaluate(
   found = pairs(predictions, truths)
   score = functools.partial(_score, ignore=ignore, **options)
   states = {}
-  with Progress('scoring boundaries', len(found), 'img') as progress:
-    for name, state in zip(found, _map(score, list(found.values()), workers)):
+  processes = 0 if workers == 1 else min(workers, len(found))
+  with Progress('scoring boundaries', len(found), 'img') as progress, mapper(processes) as map_pairs:
+    for name, state in zip(found, map_pairs(score, found.values())):
       states[name] = state
       progress.update(1, name)
   total = functools.reduce(merge, states.values())
@@ -47,15 +47,6 @@ def evaluate(
     'curve': {name: list(map(float, values)) for name, values in boundary.curve(total).items()},
     'images': {name: boundary.summary(state)['ods'] for name, state in states.items()},
   }
-
-
-def _map(function, items, workers):
-  if workers == 1:
-    yield from map(function, items)
-    return
-  context = multiprocessing.get_context('spawn')
-  with ProcessPoolExecutor(min(workers, len(items)), context, cv2.setNumThreads, (1,)) as pool:
-    yield from pool.map(function, items)
 
 
 def pairs(predictions: pathlib.Path, truths: pathlib.Path) -> dict[str, tuple[pathlib.Path, pathlib.Path]]:
