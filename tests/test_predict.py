@@ -11,7 +11,7 @@ import dmtl_jax
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.data import transforms
 from dmtl_jax.inference import images as images_lib
-from dmtl_jax.inference import prediction, steps
+from dmtl_jax.inference import steps
 from dmtl_jax.jobs import predict
 from dmtl_jax.models import build_model
 from tests.conftest import SIZE, TASKS, tiny_config
