@@ -11,11 +11,12 @@ import dmtl_jax
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.data import transforms
 from dmtl_jax.inference import images as images_lib
-from dmtl_jax.inference import prediction, sampling, steps
+from dmtl_jax.inference import steps
 from dmtl_jax.jobs import predict
 from dmtl_jax.models import build_model
-from tests.conftest import SIZE, TASKS, Tiny
+from tests.conftest import SIZE, TASKS, tiny_config
 
+pytestmark = pytest.mark.usefixtures('short_encoder')
 SAMPLES = 3
 
 
@@ -28,7 +29,7 @@ def photo(height, width, seed=0):
 @pytest.fixture(scope='module')
 def predictor(tiny_run):
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(sampling, 'AT_ONCE', 2)  # so that three draws take two rounds, with one too many
+    patch.setattr(steps, 'AT_ONCE', 2)  # so that three draws take two rounds, with one too many
     predictor = dmtl_jax.load(tiny_run)
     predictor.check(SAMPLES, None)
     yield predictor
@@ -39,7 +40,7 @@ def draws(predictor):
   """Raw maps {task: [K, h, w, C]} of a photo of the training size, by the step that evaluation uses."""
   step = jax.jit(steps.make_maps_step(build_model(predictor.config, TASKS), predictor.config, TASKS))
   image = transforms.finish(photo(*SIZE), {}, SIZE, (), 0)['image'][None]
-  found = [step(predictor._variables, image, jnp.full(1, k, jnp.int32))['final'] for k in range(SAMPLES)]
+  found = [step(predictor.variables, image, jnp.full(1, k, jnp.int32))['final'] for k in range(SAMPLES)]
   return {task.name: np.stack([np.asarray(f[task.name][0], np.float64) for f in found]) for task in TASKS}
 
 
@@ -95,7 +96,7 @@ def test_an_image_of_the_training_size_is_predicted_as_in_evaluation(predictor):
   step = jax.jit(steps.make_predict_step(build_model(predictor.config, TASKS), predictor.config, TASKS))
   image = photo(*SIZE)
   batch = transforms.finish(image, {}, SIZE, (), 0)['image'][None]
-  want, got = step(predictor._variables, batch, np.zeros(1, np.int32))['final'], predictor(image)
+  want, got = step(predictor.variables, batch, np.zeros(1, np.int32))['final'], predictor(image)
   for task in TASKS:
     if task.classes:
       assert (got[task.name] == want[task.name][0]).mean() > 0.999
@@ -202,9 +203,9 @@ def test_one_sample_is_the_prediction(predictor):
 
 @pytest.mark.parametrize('method', ['mtl_baseline', 'no_diffusion'])
 def test_methods_without_noise_say_so(method):
-  tiny = Tiny(f'method={method}')
+  config = tiny_config(f'method={method}')
   with pytest.raises(UserError, match=f'--samples=4: {method} adds no noise'):
-    sampling.make_samples_step(tiny.model, tiny.config, TASKS, 4)
+    steps.make_samples_step(build_model(config, TASKS), config, TASKS, 4)
 
 
 # --- Large images ----------------------------------------------------------------------------
@@ -329,7 +330,7 @@ def test_the_command_writes_what_the_api_gives(tiny_run, predictor, folder, tmp_
 @pytest.fixture
 def loaded(predictor, monkeypatch):
   """The command finds the run restored."""
-  monkeypatch.setattr(prediction, 'load', lambda workdir, which: predictor)
+  monkeypatch.setattr(predict, 'load', lambda workdir, which: predictor)
 
 
 def test_the_command_again_and_without_fault(tiny_run, loaded, folder, tmp_path, capsys):

@@ -220,7 +220,7 @@ def _load(path: pathlib.Path) -> np.ndarray:
   """The array in a .npy or PNG file, channels in RGB order, palette indices as they are."""
   if path.suffix.lower() == '.npy':
     return files.read_npy(path)
-  image = files.read_image(path, ['PNG'])
+  image = files.open_image(path, ['PNG'])
   if image.mode in ('1', 'L', 'P', 'I', 'I;16', 'I;16B', 'F'):
     return np.asarray(image)
   values = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)  # keeps 16 bits of RGB, where PIL does not

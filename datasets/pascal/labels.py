@@ -181,7 +181,7 @@ def png(label: np.ndarray) -> bytes:
 def read_image(path: Path, dimensions: int) -> np.ndarray:
   """[H,W] (a palette's indices, not its colours) or [H,W,3] uint8 of an image file."""
   try:
-    image = files_lib.read_image(path)
+    image = files_lib.open_image(path)
   except ValueError as error:
     raise UserError(f'{path}: {error}; replace it') from error
   array = np.asarray(image.convert('RGB') if dimensions == 3 else image)

@@ -147,7 +147,7 @@ def _stored_mtan(tasks, size, i: int) -> dict:
   return stored
 
 
-def table(result: dict) -> str:
+def as_text(result: dict) -> str:
   """The result for a person."""
   lines = [f'{stage:<18}{value:8.2f} ms an image' for stage, value in result['milliseconds'].items()]
   what = f'{result["data"]}{" (synthetic)" if result["synthetic"] else ""}, labels {result["labels"]}'
@@ -165,4 +165,4 @@ def benchmark(config, flags) -> dict:
 
 
 if __name__ == '__main__':
-  common.run(benchmark, __doc__, table, repeats=300)
+  common.run(benchmark, __doc__, as_text, repeats=300)
