@@ -50,7 +50,7 @@ RANGES = {
   'optim.warmup': COUNT,
 }
 CHOICES = {
-  'eval.protocol': ('pascal', 'mtpsl'),
+  'eval.protocol': ('plain', 'pascal', 'mtpsl'),
   'eval.weights': ('best', 'latest'),
   'eval.geometry': ('fit', 'pad'),
   'dtype': ('float32', 'bfloat16'),

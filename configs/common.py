@@ -109,7 +109,7 @@ def base(arg: str | None) -> ConfigDict:
         batch=8,
         steps=0,  # S at inference; 0: as in training
         panels=6,  # pictures to write
-        protocol='pascal',
+        protocol='plain',  # how scores are defined: as usual, or as the code of a benchmark does: pascal, mtpsl
         weights='best',  # the checkpoint to score: best (of the periodic evaluations), or latest
         geometry='fit',  # images are scaled to fit data.size; pad: only padded, never enlarged
         workers=0,  # processes that score images; 0: this one
@@ -147,4 +147,7 @@ def upgraded(values: dict) -> dict:
   network, method = model.pop('method', None), values.get('method')
   if isinstance(network, str) and method not in ('no_diffusion', 'no_condition'):
     method = network
-  return values | {'model': model} | ({} if method is None else {'method': method})
+  scores = dict(values.get('eval', {}))
+  if scores.get('protocol') == 'pascal' and values.get('data', {}).get('name') != 'pascal':
+    scores['protocol'] = 'plain'  # what `pascal` meant elsewhere before it had definitions of its own
+  return values | {'model': model, 'eval': scores} | ({} if method is None else {'method': method})

@@ -32,7 +32,11 @@ _FORCE = flags.DEFINE_bool('force', False, 'train: resume although the config ch
 _REPLAY = flags.DEFINE_string(
   'replay', None, 'train: only runs the step of a W/nan_STEP.json again, and prints its losses.'
 )
-_STEP = flags.DEFINE_string('step', 'best', 'evaluate, predict: checkpoint to restore: best, latest or a number.')
+_STEP = flags.DEFINE_string(
+  'step',
+  '',
+  'evaluate, predict: checkpoint to restore: best, latest or a number; default config.eval.weights and best.',
+)
 _PREDICTIONS = flags.DEFINE_bool('predictions', False, 'evaluate: also write the maps of every image.')
 _IMAGES = flags.DEFINE_string('images', None, 'predict: file, folder, glob or video; several separated by commas.')
 _SAMPLES = flags.DEFINE_integer('samples', 1, 'predict: noise draws to average, with a map of their uncertainty.')
@@ -133,7 +137,9 @@ def _run():
   elif mode == 'predict':
     from dmtl_jax.jobs import predict
 
-    return predict.run(_needed(_WORKDIR), _STEP.value, _needed(_IMAGES), _needed(_OUT), _SAMPLES.value, _ZOOM.value)
+    return predict.run(
+      _needed(_WORKDIR), _STEP.value or 'best', _needed(_IMAGES), _needed(_OUT), _SAMPLES.value, _ZOOM.value
+    )
   elif mode == 'summary':
     from dmtl_jax.jobs import summary
 

@@ -22,7 +22,7 @@ class Albedo(Task):
   def from_file(self, values, ignore=0, scale=1.0):
     return super().from_file(values / np.float32(255))
 
-  def scorer(self, protocol='pascal', tolerance=0.0075, quick=False):
+  def scorer(self, protocol='plain', tolerance=0.0075, quick=False):
     return AbsoluteError(self)
 
   def picture(self, values, limits=None):

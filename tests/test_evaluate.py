@@ -17,7 +17,7 @@ from dmtl_jax.data import transforms
 from dmtl_jax.inference import evaluation, gallery
 from dmtl_jax.jobs import evaluate
 from dmtl_jax.metrics.base import merge
-from dmtl_jax.metrics.boundary import folders
+from dmtl_jax.metrics.boundary import folders, pascal
 
 SEMSEG, SALIENCY, NORMALS, BOUNDARY, DEPTH = stub.TASKS
 
@@ -99,11 +99,43 @@ def test_a_row_is_the_score_of_its_image_alone(five):
 
 
 def test_a_class_that_an_image_does_not_show_does_not_lower_its_row():
-  evaluator, variables = stub.make(1, 1)
+  evaluator, variables = stub.make(1, 1, protocol='pascal')
   truth = np.zeros((*stub.SIZE, 1), np.uint8)
   state = evaluator.metrics['semseg'].image(truth[..., 0], truth)
   assert evaluator.metrics['semseg'].compute(state)['mIoU'] == pytest.approx(100 / 3)  # of the set: PASCAL's protocol
-  assert evaluation._row({'final': {'semseg': state}}, evaluator._image_metrics)['semseg/mIoU final'] == 100
+  assert evaluation._row({'final': {'semseg': state}}, evaluator.metrics)['semseg/mIoU final'] == 100
+
+
+def test_pascals_boundaries_are_scored_against_the_benchmarks_own_truth(monkeypatch):
+  """Of listed images only, without their padding, at their own size; the plain score of the same images stands beside."""
+  truths = [np.zeros(stub.SIZE, bool), None, np.zeros(stub.SIZE, bool)]
+  truths[0][:, 10], truths[2][12] = True, True
+  monkeypatch.setattr(stub.Rooms, 'truth', lambda self, index: {'boundary': truths[index]}, raising=False)
+  evaluator, variables = stub.make(3, 2, size=(40, 48), geometry='pad', protocol='pascal')
+  scores, rows = evaluator.run(variables)
+  table, plain = 0, []
+  for index in (0, 2):
+    image = stub.Rooms(3)[index]['image']
+    x = 1.5 * ((image[..., 0] / 255 - transforms.MEAN[0]) / transforms.STD[0]).astype(np.float32)
+    probability = 1 / (1 + np.exp(-x))
+    table = table + pascal.counts(pascal.quantize(probability), truths[index], 0.0075)
+    plain.append((probability, stub.Rooms(3)[index]['labels'].get('boundary')))
+  assert scores['final']['boundary']['odsF'] == pytest.approx(100 * pascal.curve(table)['f'].max(), abs=1e-9)
+  assert any('boundary' in name for name in rows[0]) and not any('boundary' in name for name in rows[1])
+  state = functools.reduce(merge, [BOUNDARY.scorer().image(*pair) for pair in plain if pair[1] is not None])
+  if all(pair[1] is not None for pair in plain):
+    assert scores['final']['boundary']['odsF_plain'] == pytest.approx(BOUNDARY.scorer().compute(state)['odsF'])
+
+
+def test_delta_m_leaves_out_what_only_the_quick_metric_tells():
+  tasks = (SEMSEG, BOUNDARY)
+  config = types.SimpleNamespace(eval=types.SimpleNamespace(single_task={'semseg': 50.0, 'boundary': 60.0}))
+  assert evaluation.delta_to_single({'semseg': {'mIoU': 55}, 'boundary': {'tolF': 90}}, config, tasks) == pytest.approx(
+    10
+  )
+  assert evaluation.delta_to_single({'semseg': {'mIoU': 55}, 'boundary': {'odsF': 57}}, config, tasks) == pytest.approx(
+    2.5
+  )
 
 
 def test_two_hosts_of_two_devices_get_what_one_gets(five, tmp_path):

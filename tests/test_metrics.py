@@ -90,7 +90,7 @@ def parity_pairs(parity, name):
   [
     ('semseg', make_task('semseg', 'semseg', classes(21)), {'mIoU': 'semseg_mIoU'}),
     ('parts', make_task('parsing', 'parsing', classes(7)), {'mIoU': 'parts_mIoU'}),
-    ('sal', SALIENCY, {'maxF_released': 'sal_maxF'}),
+    ('sal', SALIENCY, {'maxF': 'sal_maxF'}),
     ('normals', NORMALS, {'mErr': 'normals_mean'}),
     (
       'depth',
@@ -180,6 +180,28 @@ def test_miou_by_hand_and_an_absent_class_by_protocol():
   metric = SEMSEG.scorer()
   by_class = metric.per_class(metric.image(prediction, label))
   assert by_class['sky'] == 50 and by_class['tree'] == pytest.approx(60) and np.isnan(by_class['road'])
+
+
+def test_an_image_alone_leaves_out_what_it_does_not_show():
+  metric, zeros = SEMSEG.scorer('pascal'), np.zeros((2, 2), np.uint8)
+  state = metric.image(zeros, zeros[..., None])
+  assert metric.compute(state)['mIoU'] == pytest.approx(100 / 3) and metric.compute_one(state)['mIoU'] == 100
+
+
+def test_saliencys_headline_follows_the_protocol():
+  """The released code's second sigmoid leaves few thresholds: it cannot tell 0.5 from 0.55."""
+  probability = np.array([[0.55, 0.5]], np.float32)
+  label = np.array([[[1], [0]]], np.uint8)
+  plain, released = (score(SALIENCY, [(probability, label)], protocol=p) for p in ('plain', 'pascal'))
+  assert plain['maxF'] == released['maxF_plain'] == 100
+  assert released['maxF'] == plain['maxF_released'] == pytest.approx(100 * 1.3 * 0.5 / (0.3 * 0.5 + 1))
+
+
+def test_depth_predictions_are_positive_before_every_error():
+  scores = score(DEPTH, [(np.full((1, 1), -3, np.float32), np.full((1, 1, 1), 2, np.float32))])
+  assert (
+    scores['absErr'] == pytest.approx(2) and scores['RMSE'] == pytest.approx(2) and scores['relErr'] == pytest.approx(1)
+  )
 
 
 def test_miou_is_of_the_set_not_a_mean_over_images():

@@ -37,11 +37,9 @@ class Evaluator:
     self.config = copy.deepcopy(config)
     self.config.eval.batch = -(-config.eval.batch // mesh.size) * mesh.size
     self.count = min(limit or len(source), len(source))
-    # Of an image alone, `pascal` would count the classes that it cannot show as missed.
-    self.metrics, self._image_metrics = (
-      {task.name: task.scorer(protocol, config.eval.boundary_tolerance, fast) for task in self.tasks}
-      for protocol in (config.eval.protocol, 'mtpsl')
-    )
+    protocol, tolerance = config.eval.protocol, config.eval.boundary_tolerance
+    self.metrics = {task.name: task.scorer(protocol, tolerance, fast) for task in self.tasks}
+    self._by_truth = protocol == 'pascal' and not fast
     self._warm = False
     self._predict = compiled_predict_step(model, self.config, self.tasks, mesh)
     self._predict_stages = jax.jit(make_predict_step(model, self.config, self.tasks, with_steps=True))
@@ -72,7 +70,7 @@ class Evaluator:
         work = [self._work(predictions, batch, i) for i in counted]
         for i, scored in zip(counted, map_images(_states, work)):
           states, index = _add(states, scored), int(batch['index'][i])
-          rows[index] = {'id': self.source.ids[index]} | _row(scored, self._image_metrics)
+          rows[index] = {'id': self.source.ids[index]} | _row(scored, self.metrics)
           if each:
             maps = {name: m[i] for name, m in predictions['final'].items()}
             each(self.source.ids[index], maps, batch['region'][i], batch['size'][i])
@@ -92,8 +90,19 @@ class Evaluator:
   def _work(self, predictions: dict, batch: dict, i: int) -> tuple[dict, dict, dict]:
     """What `_states` takes of image i of a batch."""
     maps = {stage: {name: values[i] for name, values in of.items()} for stage, of in predictions.items()}
-    labelled = [task.name for t, task in enumerate(self.tasks) if batch['label_mask'][i, t]]
-    return self.metrics, maps, {name: batch['labels'][name][i] for name in labelled}
+    labels = {t.name: (batch['labels'][t.name][i],) for n, t in enumerate(self.tasks) if batch['label_mask'][i, n]}
+    truths = self.source.truth(int(batch['index'][i])) if self._by_truth else {}
+    for task in self.tasks:
+      truth = truths.get(task.name)
+      if truth is not None:  # the benchmark's own, of the image's own size
+        cut, size = _inside(batch['region'][i]), truth.shape[:2]
+        for of in maps.values():
+          of[task.name] = task.resized(of[task.name][cut], size)
+        label = transforms.nearest(batch['labels'][task.name][i][cut], size)
+        labels[task.name] = (label, truth.astype(np.uint8)[..., None])
+      elif task.name in truths:  # an image that it does not score
+        labels.pop(task.name, None)
+    return self.metrics, maps, labels
 
   def stages(self, variables, index: int) -> gallery.Example:
     """One image with its labels and every stage of its maps, without padding; runs on this host alone."""
@@ -101,8 +110,8 @@ class Evaluator:
     example = self.source[index]
     ready = transforms.eval_transform(self.config, self.tasks)(example)
     maps = self._predict_stages(variables, ready['image'][None], np.array([index], np.int32))
-    top, left, height, width = ready['region']
-    cut = lambda x: np.asarray(x)[top : top + height, left : left + width]
+    inside = _inside(ready['region'])
+    cut = lambda x: np.asarray(x)[inside]
     return gallery.Example(
       self.source.ids[index],
       cut(transforms.to_uint8(ready['image'])),
@@ -131,16 +140,22 @@ def _states(work: tuple[dict, dict, dict]) -> dict:
   """{stage: {task: state}} of one image; an unlabelled task has an empty state.
 
   Args:
-    work: {task: metric}, {stage: {task: map}}, {task: label} of labelled tasks only.
+    work: {task: metric}, {stage: {task: map}}, {task: (label, maybe truth)} of labelled tasks only.
   """
   metrics, predictions, labels = work
   return {
     stage: {
-      name: metrics[name].image(values, labels[name]) if name in labels else metrics[name].empty()
+      name: metrics[name].image(values, *labels[name]) if name in labels else metrics[name].empty()
       for name, values in maps.items()
     }
     for stage, maps in predictions.items()
   }
+
+
+def _inside(region) -> tuple[slice, slice]:
+  """Where an image is in what it was padded to; see `transforms.eval_transform`."""
+  top, left, height, width = region
+  return slice(top, top + height), slice(left, left + width)
 
 
 def _add(states: dict, more: dict) -> dict:
@@ -150,13 +165,13 @@ def _add(states: dict, more: dict) -> dict:
   return {stage: {name: merge(states[stage][name], s) for name, s in tasks.items()} for stage, tasks in more.items()}
 
 
-def _row(states: dict, task_metrics) -> dict[str, float]:
+def _row(states: dict, metrics) -> dict[str, float]:
   """One image's scores as {'task/metric stage': value}."""
   return {
     f'{name}/{metric} {stage}': value
     for stage, tasks in states.items()
     for name, state in tasks.items()
-    for metric, value in task_metrics[name].compute(state).items()
+    for metric, value in metrics[name].compute_one(state).items()
     if not np.isnan(value)
   }
 
@@ -166,10 +181,14 @@ def headline(scores: dict, tasks) -> dict[str, float]:
   return {task.name: scores[task.name].get(task.metric, scores[task.name].get(task.quick_metric)) for task in tasks}
 
 
-def delta_to_single(scores: dict[str, float], config, tasks) -> float | None:
-  """Delta_m in % against the single-task scores of config.eval.single_task; None where not given."""
+def delta_to_single(scores: dict, config, tasks) -> float | None:
+  """Delta_m in % of one stage of scores against those of config.eval.single_task; None where not given.
+
+  Tasks of which the scores hold but the quick metric, which is another than the headline, are left out.
+  """
   single = dict(config.eval.single_task)
-  return delta_m(scores, single, tasks) if single else None
+  tasks = [task for task in tasks if task.metric in scores[task.name]]
+  return delta_m(headline(scores, tasks), single, tasks) if single and tasks else None
 
 
 def flat(scores: dict) -> dict[str, float]:

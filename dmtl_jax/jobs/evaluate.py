@@ -7,11 +7,14 @@ import pathlib
 import jax
 
 from dmtl_jax.basics import atomic, sharding
+from dmtl_jax.basics.errors import UserError
 from dmtl_jax.basics.progress import say
 from dmtl_jax.data import source as source_lib
 from dmtl_jax.inference import gallery
 from dmtl_jax.inference.evaluation import delta_to_single, Evaluator, headline
 from dmtl_jax.runs.checkpoints import load
+
+VERSION = 2  # of metrics.json; 1: without these fields, boundaries by the Berkeley protocol everywhere
 
 
 def as_text(scores: dict, tasks) -> str:
@@ -28,31 +31,48 @@ def as_text(scores: dict, tasks) -> str:
   return '\n'.join(lines)
 
 
-def run(config, workdir: str, which: str = 'best', predictions: bool = False) -> dict:
+def run(config, workdir: str, which: str = '', predictions: bool = False) -> dict:
   """The job `--mode=evaluate`: restores a checkpoint, writes W/metrics.json, per_image.csv and panels/.
 
+  With another number of denoising steps than the run's (config.eval.steps = S) it writes W/metrics_S.json alone,
+  beside what there is.
+
   Args:
+    which: checkpoint: 'best', 'latest' or a step; default config.eval.weights, as the benchmark does.
     predictions: also write every image's final maps, to W/predictions (see `gallery.save_predictions`).
 
   Returns:
     What metrics.json holds.
   """
-  source = source_lib.open_source(config.data, 'val')
-  delta_to_single({task.name: 1.0 for task in source.tasks}, config, source.tasks)  # a mistake shows now, not after
+  source, which = source_lib.open_source(config.data, 'val'), which or config.eval.weights
+  _check_single(config.eval.single_task, source.tasks)
   model, variables, step = load(workdir, which, config, source.tasks)
-  say(f'evaluating step {step} of {workdir} on {len(source)} images')
+  say(f'evaluating step {step} ({which}) of {workdir} on {len(source)} images, protocol {config.eval.protocol}')
   evaluator, path = Evaluator(model, config, source, sharding.make_mesh()), pathlib.Path(workdir)
   save = functools.partial(gallery.save_predictions, path / 'predictions', source.tasks)
   scores, rows = evaluator.run(variables, save if predictions else None)
   result = {
+    'version': VERSION,
+    'protocol': config.eval.protocol,
+    'weights': which,
     'step': step,
     **scores,
-    'delta_m': delta_to_single(headline(scores['final'], source.tasks), config, source.tasks),
+    'delta_m': delta_to_single(scores['final'], config, source.tasks),
   }
   if jax.process_index() == 0:
-    atomic.write_json(path / 'metrics.json', result)
-    atomic.write_csv(path / 'per_image.csv', rows)
-    chosen = gallery.choose(rows, source.tasks, config.eval.panels)
-    gallery.save_panels(path / 'panels', source.tasks, chosen, functools.partial(evaluator.stages, variables))
+    other = config.eval.steps if config.eval.steps != config.model.steps and model.diffuses else 0
+    atomic.write_json(path / (f'metrics_{other}.json' if other else 'metrics.json'), result)
+    if not other:
+      atomic.write_csv(path / 'per_image.csv', rows)
+      chosen = gallery.choose(rows, source.tasks, config.eval.panels)
+      gallery.save_panels(path / 'panels', source.tasks, chosen, functools.partial(evaluator.stages, variables))
     say(as_text(scores, source.tasks))
   return result
+
+
+def _check_single(single, tasks):
+  """Raises UserError where config.eval.single_task has not one score of each task; a mistake shows before the work."""
+  names = {task.name for task in tasks}
+  if single and set(single) != names:
+    odd = ', '.join(sorted(set(single) ^ names))
+    raise UserError(f'config.eval.single_task: give one score of each task and of no other; look at {odd}')

@@ -51,6 +51,10 @@ class Metric(abc.ABC):
   def compute(self, state: State) -> dict[str, float]:
     """Scores by name; shares are percentages in 0..100."""
 
+  def compute_one(self, state: State) -> dict[str, float]:
+    """As `compute`, of a single image."""
+    return self.compute(state)
+
   def empty(self) -> State:
     """State of the empty set: zeros."""
     return self.image(self.task.blank_prediction(), self.task.blank(1, 1))

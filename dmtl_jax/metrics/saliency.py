@@ -24,13 +24,17 @@ def _passing(levels: np.ndarray, count: int) -> np.ndarray:
 
 
 class Saliency(Metric):
-  """maxF (beta^2 = 0.3), mIoU and maxF_released, in %.
+  """maxF (beta^2 = 0.3) and mIoU, in %.
 
-  maxF: best F over 255 thresholds of the probability, precision and recall from the counts
-  of the whole set. maxF_released: the same after a second sigmoid, over the thresholds
-  0.05..0.95, as the released code computes it. mIoU: mean IoU of salient and background
-  at probability 0.5.
+  The best F over thresholds of the probability, precision and recall from the counts of the whole set, is
+  defined twice: over 255 thresholds; and as the released code computes it, after a second sigmoid, over the
+  thresholds 0.05..0.95. Under the protocol 'pascal' maxF is the released one, beside maxF_plain; else it is the
+  first, beside maxF_released. mIoU: mean IoU of salient and background at probability 0.5.
   """
+
+  def __init__(self, task, protocol: str = 'plain'):
+    super().__init__(task)
+    self.names = ('maxF_plain', 'maxF') if protocol == 'pascal' else ('maxF', 'maxF_released')
 
   def image(self, prediction, label) -> State:
     valid = self.valid(prediction, label)
@@ -50,14 +54,15 @@ class Saliency(Metric):
   def compute(self, state) -> dict[str, float]:
     confusion = state['confusion']
     if confusion.sum() == 0:
-      return dict.fromkeys(('maxF', 'mIoU', 'maxF_released'), float('nan'))
+      return dict.fromkeys((*self.names, 'mIoU'), float('nan'))
     salient = confusion[1].sum()
 
     def best(hits, guesses):
       return 100 * float(f_measure(ratio(hits, guesses), ratio(hits, salient), BETA_SQUARED).max())
 
+    plain, released = self.names
     return {
-      'maxF': best(state['hits'], state['guesses']),
+      plain: best(state['hits'], state['guesses']),
+      released: best(state['released_hits'], state['released_guesses']),
       'mIoU': 100 * float(np.nanmean(intersection_over_union(confusion))),
-      'maxF_released': best(state['released_hits'], state['released_guesses']),
     }

@@ -4,7 +4,7 @@ import numpy as np
 
 from dmtl_jax.metrics.base import mean, Metric, ratio, State
 
-PROTOCOLS = ('pascal', 'mtpsl')
+PROTOCOLS = ('plain', 'pascal', 'mtpsl')
 
 
 def intersection_over_union(confusion: np.ndarray) -> np.ndarray:
@@ -19,8 +19,8 @@ class Segmentation(Metric):
 
   The protocols read the same state and differ in a class that neither a label nor a
   prediction of the set shows: it scores 0 in 'pascal' (the released PASCAL-Context code)
-  and is left out of the mean in 'mtpsl' (NYUD-v2, Cityscapes; MTPSL's own meter divides
-  0 by 0 there). Scores of single images are more telling under 'mtpsl'.
+  and is left out of the mean in the others (MTPSL's own meter divides 0 by 0 there), and of
+  single images, which show few classes.
 
   Args:
     task: of kind semseg or parsing.
@@ -30,7 +30,7 @@ class Segmentation(Metric):
     ValueError: unknown protocol, or a class id outside the task's classes.
   """
 
-  def __init__(self, task, protocol: str = 'pascal'):
+  def __init__(self, task, protocol: str = 'plain'):
     super().__init__(task)
     if protocol not in PROTOCOLS:
       raise ValueError(f"unknown protocol '{protocol}'; use one of {', '.join(PROTOCOLS)}")
@@ -47,13 +47,16 @@ class Segmentation(Metric):
     return {'confusion': np.bincount(truth * count + guess, minlength=count**2).reshape(count, count)}
 
   def compute(self, state) -> dict[str, float]:
-    confusion = state['confusion']
-    total = confusion.sum()
-    if total == 0:
+    return self._scores(state['confusion'], absent=0.0 if self.protocol == 'pascal' else np.nan)
+
+  def compute_one(self, state) -> dict[str, float]:
+    return self._scores(state['confusion'], absent=np.nan)
+
+  def _scores(self, confusion: np.ndarray, absent: float) -> dict[str, float]:
+    if not confusion.any():
       return {'mIoU': float('nan'), 'pixelAcc': float('nan')}
-    scores = intersection_over_union(confusion)
-    miou = np.nan_to_num(scores).mean() if self.protocol == 'pascal' else np.nanmean(scores)
-    return {'mIoU': 100 * float(miou), 'pixelAcc': 100 * mean(np.trace(confusion), total)}
+    scores = np.nan_to_num(intersection_over_union(confusion), nan=absent)
+    return {'mIoU': 100 * float(np.nanmean(scores)), 'pixelAcc': 100 * mean(np.trace(confusion), confusion.sum())}
 
   def per_class(self, state) -> dict[str, float]:
     """IoU in % by class name; nan for a class that the set does not show."""

@@ -202,7 +202,7 @@ class Task:
 
   # --- Scores --------------------------------------------------------------------------------
 
-  def scorer(self, protocol: str = 'pascal', tolerance: float = 0.0075, quick: bool = False):
+  def scorer(self, protocol: str = 'plain', tolerance: float = 0.0075, quick: bool = False):
     """The `metrics.Metric` of the task.
 
     Args:

@@ -7,6 +7,7 @@ import optax
 
 from dmtl_jax.draw import colors
 from dmtl_jax.metrics import boundary as metrics
+from dmtl_jax.metrics.boundary.pascal import PascalAndPlain
 from dmtl_jax.tasks.base import SURE
 from dmtl_jax.tasks.saliency import Saliency
 from dmtl_jax.tasks.semseg import log_mean
@@ -52,5 +53,7 @@ class Boundary(Saliency):
     draws = draws.astype(jnp.float32)
     return log_mean(jax.nn.log_sigmoid(draws)) - log_mean(jax.nn.log_sigmoid(-draws))
 
-  def scorer(self, protocol='pascal', tolerance=0.0075, quick=False):
-    return (metrics.ToleranceF if quick else metrics.Boundary)(self, tolerance)
+  def scorer(self, protocol='plain', tolerance=0.0075, quick=False):
+    if quick:
+      return metrics.ToleranceF(self, tolerance)
+    return (PascalAndPlain if protocol == 'pascal' else metrics.Boundary)(self, tolerance)

@@ -35,7 +35,7 @@ class Depth(Task):
   def encode_prediction(self, logits, key):
     return _relative(logits)
 
-  def scorer(self, protocol='pascal', tolerance=0.0075, quick=False):
+  def scorer(self, protocol='plain', tolerance=0.0075, quick=False):
     return DepthMetric(self)
 
   def limits(self, values):

@@ -68,7 +68,7 @@ class Normals(Task):
     angle = jnp.arctan2(sine, (vectors * center).sum(-1, keepdims=True))
     return jnp.degrees(jnp.sqrt((angle**2).mean(0)))
 
-  def scorer(self, protocol='pascal', tolerance=0.0075, quick=False):
+  def scorer(self, protocol='plain', tolerance=0.0075, quick=False):
     return NormalsMetric(self)
 
   def picture(self, values, limits=None):

@@ -35,8 +35,8 @@ class Saliency(Semseg):
   def spread(self, draws):
     return self.activate(draws).std(0)[..., None]
 
-  def scorer(self, protocol='pascal', tolerance=0.0075, quick=False):
-    return SaliencyMetric(self)
+  def scorer(self, protocol='plain', tolerance=0.0075, quick=False):
+    return SaliencyMetric(self, protocol)
 
   def picture(self, values, limits=None):
     plane = values.reshape(values.shape[:2])

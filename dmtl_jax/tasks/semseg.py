@@ -70,7 +70,7 @@ class Semseg(Task):
     log = jax.nn.log_softmax(self.mean(draws))
     return -(jnp.exp(log) * log).sum(-1, keepdims=True) / np.log(log.shape[-1])
 
-  def scorer(self, protocol='pascal', tolerance=0.0075, quick=False):
+  def scorer(self, protocol='plain', tolerance=0.0075, quick=False):
     return Segmentation(self, protocol)
 
   def picture(self, values, limits=None):

@@ -57,7 +57,7 @@ def check(best_by: str, tasks):
 
 
 def _metrics(task):
-  metric = task.scorer('pascal', 0.0, quick=True)
+  metric = task.scorer(quick=True)
   return metric.compute(metric.empty())
 
 
@@ -74,7 +74,7 @@ def choose(best: dict, step: int, scores: dict, config, tasks) -> dict:
     {'step', 'scores': {task: headline score}, 'delta_m', 'value': what was compared, higher is better, or None}.
   """
   headline = evaluation.headline(scores['final'], tasks)
-  delta_m = evaluation.delta_to_single(headline, config, tasks)
+  delta_m = evaluation.delta_to_single(scores['final'], config, tasks)
   candidate = {'step': step, 'scores': headline, 'delta_m': delta_m, 'value': delta_m}
   if config.train.best_by != 'delta_m':
     name, metric = config.train.best_by.split('/')

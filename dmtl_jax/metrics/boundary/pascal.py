@@ -258,7 +258,7 @@ class Pascal(_BoundaryMetric):
 
 
 class PascalAndPlain(Metric):
-  """odsF and oisF of `Pascal`; odsF_plain, oisF_plain and AP_plain of `Boundary` on every image's own label."""
+  """odsF and oisF of `Pascal`; odsF_plain, oisF_plain and AP_plain of `Boundary` on the same images' labels."""
 
   def __init__(self, task, tolerance: float = TOLERANCE):
     super().__init__(task)
@@ -270,9 +270,9 @@ class PascalAndPlain(Metric):
     Args:
       prediction: [H, W] probability.
       label: [H, W, 1] uint8, that of training.
-      truth: [H, W, 1] uint8, the evaluator's, as `Pascal.image` takes it; None for an image not listed.
+      truth: [H, W, 1] uint8, the evaluator's, as `Pascal.image` takes it; default: the label.
     """
-    labels = {'': self.task.blank(*prediction.shape) if truth is None else truth, '_plain': label}
+    labels = {'': label if truth is None else truth, '_plain': label}
     return {
       f'{name}{suffix}': value
       for suffix, part in self.parts.items()
