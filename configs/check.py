@@ -4,6 +4,7 @@ A config.json may come with a run that somebody else trained, and any field may 
 line: a wrong type should not surface deep in the network, and a number should not ask for terabytes.
 """
 
+import difflib
 import re
 
 from ml_collections import ConfigDict
@@ -45,6 +46,12 @@ RANGES = {
   'optim.l2': (0, 1e6),
   'optim.clip': (0, 1e12),
   'optim.warmup': COUNT,
+}
+CHOICES = {
+  'dtype': ('float32', 'bfloat16'),
+  'optim.name': ('adam', 'adamw', 'sgd'),
+  'optim.schedule': ('poly', 'cosine', 'constant'),
+  'train.nan_policy': ('stop', 'skip'),
 }
 SIDE = (1, 1 << 14)  # pixels of data.size
 TEXTS = ('data.path', 'data.dir', 'data.raw', 'data.raw_sha256')  # of some data sets only
@@ -94,12 +101,19 @@ def _check_field(value, default, where: str, field: str):
     _need(fits, where, field, f'a {"whole " if whole else ""}number from {low:g} to {high:g}')
   elif isinstance(default, str):
     _need(isinstance(value, str) and len(value) < 4096, where, field, 'a text')
+    if field in CHOICES:
+      _check_choice(value, CHOICES[field], where, field)
   elif field == 'data.size':
     fits = isinstance(value, (list, tuple)) and len(value) == 2
     fits = fits and all(isinstance(n, int) and _is_number(n) and SIDE[0] <= n <= SIDE[1] for n in value)
     _need(fits, where, field, f'height and width, {SIDE[0]} to {SIDE[1]} pixels')
   else:  # data.tasks
     _need(isinstance(value, (list, tuple)) and all(isinstance(v, str) for v in value), where, field, 'a list of names')
+
+
+def _check_choice(value: str, choices: tuple[str, ...], where: str, field: str):
+  near = difflib.get_close_matches(value, choices, 1, 0)[0]
+  _need(value in choices, where, field, f"one of {', '.join(choices)}, not '{shown(value, 80)}' (is {near} meant?)")
 
 
 def _is_number(value) -> bool:

@@ -112,13 +112,13 @@ def base(arg: str | None) -> ConfigDict:
         single_task=dict(),  # {task: headline score} of the single-task run, for Delta_m
       ),
       optim=dict(
-        name='adam',
+        name='adam',  # adamw, sgd (momentum 0.9)
         lr=2e-5,
         part_lr=dict(),  # {part of the network (`Network.part`): another rate than lr}
-        schedule='poly',
-        l2=1e-6,
-        clip=10.0,
-        warmup=0,
+        schedule='poly',  # cosine, constant
+        l2=1e-6,  # weight decay: a part of the gradient (torch's), of adamw a part of the update
+        clip=10.0,  # norm of the whole gradient
+        warmup=0,  # steps
       ),
       loss_weights=dict(),
     )

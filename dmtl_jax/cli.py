@@ -154,7 +154,7 @@ def _join(spec: str):
       f'--distributed={shown(spec)}: {reason}; use auto under srun, mpirun, on a TPU pod or GKE, '
       f'and elsewhere ADDRESS:PORT,PROCESSES,NUMBER'
     ) from error
-  progress.shown = jax.process_index() == 0
+  progress.silent = jax.process_index() > 0
 
 
 def _needed(flag) -> str:

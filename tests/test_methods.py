@@ -22,7 +22,7 @@ from dmtl_jax.models.mti_net import Distillation
 from dmtl_jax.models.parts import encoder, views
 from dmtl_jax.models.xtc import FiLM
 from dmtl_jax.runs.state import TrainState
-from dmtl_jax.training.step import make_train_step
+from dmtl_jax.training.step import TrainStep
 
 SEMSEG, PARSING, SALIENCY, NORMALS, BOUNDARY, DEPTH = TASKS
 TWO = (SEMSEG, NORMALS)
@@ -156,7 +156,7 @@ def test_a_method_from_outside_trains_a_step():
     state = TrainState(jnp.int32(0), variables['params'], variables['batch_stats'], tx.init(variables['params']))
     batch = {'image': rng.standard_normal((2, *SIZE, 3)).astype(np.float32), 'label_mask': np.eye(2, dtype=bool)}
     batch['labels'] = {task.name: random_labels(rng, 2, SIZE)[task.name] for task in TWO}
-    step = jax.jit(make_train_step(model, tx, config, TWO, 2, 1))
+    step = jax.jit(TrainStep(model, tx, config, TWO, 2, 1))
     state, first = step(state, batch, 1)
     _, second = step(state, batch, 2)
     assert second['loss/total'] < first['loss/total']

@@ -1,5 +1,6 @@
 """Files that are there whole or not at all."""
 
+import contextlib
 import json
 import math
 import os
@@ -7,14 +8,22 @@ import pathlib
 import tempfile
 
 
-def write_atomic(path: pathlib.Path, text: str):
-  """Writes a text file so that a reader, or a crash, sees the old or the new content, whole."""
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike, mode: str = 'w'):
+  """A file, open for writing, that takes the place of `path` at the end of the `with` block.
+
+  A reader, a crash or an error in the block sees the old content or the new, whole. The folder is made if need be.
+
+  Raises:
+    OSError: `path` cannot be written; its old content stays.
+  """
+  path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
   handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.', suffix='.tmp')
   try:
-    with os.fdopen(handle, 'w') as f:
-      f.write(text)
-      f.flush()
+    with os.fdopen(handle, mode) as file:
+      yield file
+      file.flush()
       os.fsync(handle)  # the content before the name, also where the power fails
     os.chmod(temporary, 0o644)
     os.replace(temporary, path)
@@ -23,8 +32,14 @@ def write_atomic(path: pathlib.Path, text: str):
     raise
 
 
-def write_json(path: pathlib.Path, value):
-  """Writes JSON atomically; a score that is not defined (NaN) becomes null."""
+def write_atomic(path: str | os.PathLike, text: str):
+  """Writes a text file, see `replacing`."""
+  with replacing(path) as file:
+    file.write(text)
+
+
+def write_json(path: str | os.PathLike, value):
+  """Writes JSON, see `replacing`; a score that is not defined (NaN) becomes null."""
   write_atomic(path, json.dumps(without_nan(value), indent=1, allow_nan=False) + '\n')
 
 

@@ -22,7 +22,7 @@ from dmtl_jax.models import build_model
 from dmtl_jax.runs.state import TrainState
 from dmtl_jax.tasks import Task
 from dmtl_jax.training import optimizer as state_lib
-from dmtl_jax.training.step import make_train_step
+from dmtl_jax.training.step import TrainStep
 
 FIRST = np.int32(1)  # number of the first step
 
@@ -68,7 +68,7 @@ def build(config, mask: np.ndarray | None = None) -> Job:
   tx = state_lib.optimizer(config, state_lib.learning_rate(config, 1000, 100))
   mask = synthetic.label_mask(tasks, config.data.labels) if mask is None else mask
   count = synthetic.pair_count(config, mask, mesh.size * micro)
-  function = make_train_step(model, tx, config, tasks, count, mesh.size)
+  function = TrainStep(model, tx, config, tasks, count, mesh.size)
   state = synthetic.train_state(model, tx, tuple(config.data.size))
   batch = synthetic.train_batch(config, tasks, mask)
   shardings = sharding.split(mesh, state)

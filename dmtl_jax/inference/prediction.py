@@ -15,7 +15,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dmtl_jax.basics import sharding
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.data import transforms
 from dmtl_jax.inference import images
@@ -23,8 +22,8 @@ from dmtl_jax.inference.sampling import make_samples_step
 from dmtl_jax.inference.steps import make_maps_step
 from dmtl_jax.models import build_model
 from dmtl_jax.models.parts.layers import resize
+from dmtl_jax.runs import checkpoints
 from dmtl_jax.runs import workdir as workdir_lib
-from dmtl_jax.runs.checkpoints import Checkpoints, restore
 from dmtl_jax.tasks import Task
 
 FAR = 2.0  # an image that must shrink more than this to be seen whole is seen in tiles too, this much larger
@@ -215,9 +214,7 @@ def load(workdir: str | os.PathLike, which: str = 'best') -> Predictor:
     UserError: no run or checkpoint there.
   """
   config, tasks = workdir_lib.read_config(workdir), workdir_lib.read_tasks(workdir)
-  mesh = sharding.make_mesh()
-  checkpoints = Checkpoints(workdir, read_only=True)
-  variables = restore(checkpoints, checkpoints.choose(str(which)), build_model(config, tasks), config, mesh)
+  _, variables, _ = checkpoints.load(workdir, str(which), config, tasks)
   return Predictor(config, tasks, variables)
 
 

@@ -13,22 +13,20 @@ maps are as `tasks.activate` gives them: class ids, probabilities, unit normals,
 """
 
 import argparse
-import os
 import pathlib
 import sys
-import tempfile
 
 import jax
 import jax.export
 import jax.numpy as jnp
 
-from dmtl_jax.basics import sharding
+from dmtl_jax.basics import atomic
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.data import transforms
 from dmtl_jax.inference.steps import make_predict_step
 from dmtl_jax.models import build_model
 from dmtl_jax.runs import workdir as workdir_lib
-from dmtl_jax.runs.checkpoints import Checkpoints, restore
+from dmtl_jax.runs.checkpoints import load
 from dmtl_jax.tasks import Task
 
 PLATFORMS = ('cpu', 'cuda', 'tpu')
@@ -61,23 +59,14 @@ def write(workdir: str, out: str, which: str = 'best') -> jax.export.Exported:
     UserError: no run or checkpoint there, or `out` cannot be written.
   """
   config, tasks = workdir_lib.read_config(workdir), workdir_lib.read_tasks(workdir)
-  checkpoints = Checkpoints(workdir, read_only=True)
-  step, mesh = checkpoints.choose(which), sharding.make_mesh()
-  exported = export(config, tasks, restore(checkpoints, step, build_model(config, tasks), config, mesh))
+  _, variables, _ = load(workdir, which, config, tasks)
+  exported = export(config, tasks, variables)
   try:
-    _write_bytes(pathlib.Path(out), exported.serialize())
+    with atomic.replacing(out, 'wb') as file:
+      file.write(exported.serialize())
   except OSError as error:
     raise UserError(f'{out}: cannot be written ({error.strerror}); choose another file') from error
   return exported
-
-
-def _write_bytes(path: pathlib.Path, content: bytes):
-  """Writes a file so that it is there whole or not at all."""
-  path.parent.mkdir(parents=True, exist_ok=True)
-  with tempfile.TemporaryDirectory(dir=path.parent, prefix=f'.{path.name}.') as folder:
-    temporary = pathlib.Path(folder) / path.name
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 import contextlib
 import dataclasses
-import os
 import pathlib
 import sys
 
 import numpy as np
 
+from dmtl_jax.basics import atomic
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.basics.progress import Progress, say
 from dmtl_jax.draw import panels
@@ -115,12 +115,8 @@ def draw(raw: Raw, image: np.ndarray, scales: dict, every_class: bool = False) -
 def _save_arrays(raw: Raw, size: tuple[int, int], folder: pathlib.Path, name: str):
   for stage, place in (('final', folder), ('uncertainty', folder / 'uncertainty')):
     for task, values in raw.predictions(stage, size).items() if stage in raw.stages else ():
-      path = place / task / f'{name}.npy'
-      path.parent.mkdir(parents=True, exist_ok=True)
-      temporary = path.with_name(f'.{path.name}.{os.getpid()}')  # whole or not at all
-      with open(temporary, 'wb') as file:
+      with atomic.replacing(place / task / f'{name}.npy', 'wb') as file:
         np.save(file, values)
-      os.replace(temporary, path)
 
 
 @dataclasses.dataclass

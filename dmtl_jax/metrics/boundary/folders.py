@@ -4,15 +4,14 @@ from concurrent.futures import ProcessPoolExecutor
 import functools
 import json
 import multiprocessing
-import os
 import pathlib
-import tempfile
 
 import cv2
 import numpy as np
 from scipy.io import loadmat
 from scipy.io.matlab import MatReadError
 
+from dmtl_jax.basics import atomic
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.basics.progress import Progress
 from dmtl_jax.metrics import boundary
@@ -129,8 +128,5 @@ def _read_grey(path):
 
 
 def save(result: dict, path: pathlib.Path):
-  """Writes the result of `evaluate` as JSON, whole or not at all."""
-  path.parent.mkdir(parents=True, exist_ok=True)
-  with tempfile.NamedTemporaryFile('w', dir=path.parent, suffix='.tmp', delete=False) as file:
-    json.dump(result, file, indent=1)
-  os.replace(file.name, path)
+  """Writes the result of `evaluate` as JSON."""
+  atomic.write_atomic(path, json.dumps(result, indent=1))
