@@ -414,6 +414,7 @@ def test_predictions_labels_and_features_are_those_of_the_second_view(monkeypatc
   flip = view(flip=True)
   flips = jax.tree.map(lambda x: jnp.repeat(x, 2, axis=0), flip)
   monkeypatch.setattr(views, 'draw_crops', lambda key, count: flips)
+  monkeypatch.setattr(jax, 'checkpoint', lambda f: f)  # which traces, jit or not
   rng, seen = np.random.default_rng(0), {}
   image, labels = rng.standard_normal((2, 32, 32, 3)).astype(np.float32), {'semseg': LABELS['semseg']}
   labels['normals'] = np.stack([NORMALS.blank(32, 32)] * 2)

@@ -112,7 +112,7 @@ def test_the_table_names_every_part_and_no_task(method):
 def test_the_table_stands_beside_what_the_paper_says(monkeypatch, capsys):
   monkeypatch.setattr(summary, 'summarize', lambda *_: summarize('method=single_task'))
   summary.run(pascal.get_config('method=single_task'))
-  assert capsys.readouterr().out.splitlines()[-1].startswith('The paper: 219 M, 817 GMAC; ')
+  assert capsys.readouterr().out.splitlines()[-1].startswith('the paper says 219 M, 817 GMAC; ')
 
 
 def test_the_command_prints_json():
