@@ -124,7 +124,7 @@ def test_the_command_prints_json():
 
 
 def test_the_memory_of_a_training_step_holds_the_state_and_grows_with_the_batch(monkeypatch):
-  monkeypatch.setitem(encoder.STAGES, 'resnet18', (1, 1, 1, 1))
+  monkeypatch.setitem(encoder.STAGES, 'resnet18', (1, 1))
   config = tiny_config('method=mtl_baseline,labels=one')
   config.model.update(width=4, channels=8, decoder_blocks=1)
   config.data.size = (32, 32)
