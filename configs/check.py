@@ -4,7 +4,9 @@ A config.json may come with a run that somebody else trained, and any field may 
 line: a wrong type should not surface deep in the network, and a number should not ask for terabytes.
 """
 
+from collections.abc import Iterable, Iterator
 import difflib
+import functools
 import re
 
 from ml_collections import ConfigDict
@@ -48,6 +50,9 @@ RANGES = {
   'optim.warmup': COUNT,
 }
 CHOICES = {
+  'eval.protocol': ('pascal', 'mtpsl'),
+  'eval.weights': ('best', 'latest'),
+  'eval.geometry': ('fit', 'pad'),
   'dtype': ('float32', 'bfloat16'),
   'optim.name': ('adam', 'adamw', 'sgd'),
   'optim.schedule': ('poly', 'cosine', 'constant'),
@@ -70,7 +75,35 @@ def check(values: dict, where: str = 'config'):
   """
   if not isinstance(values, dict):
     raise UserError(f'{where}: not a config, which is an object of fields; restore it or train again')
-  _check_section(values, common.defaults_for(values), where, '')
+  _check_section(values, common.defaults(values), where, '')
+
+
+def check_fields(paths: Iterable[str], values: dict):
+  """Checks that a config has the fields that flags `--config.PATH` set; of `NUMBERS`, any task's.
+
+  Raises:
+    UserError: names the closest field.
+  """
+  known = list(_paths(values, ''))
+  for path in paths:
+    section, _, key = path.rpartition('.')
+    if path not in known and section not in NUMBERS:
+      others = [*known, *(f'{near}.{key}' for near in difflib.get_close_matches(section, NUMBERS, 1, 0.8))]
+      closest = max(others, key=functools.partial(_likeness, path))
+      raise UserError(f'--config.{shown(path, 80)}: no such field; did you mean --config.{closest}?')
+
+
+def _likeness(path: str, other: str) -> float:
+  pairs = ((path, other), (path.split('.')[-1], other.split('.')[-1]))
+  return sum(difflib.SequenceMatcher(None, *pair).ratio() for pair in pairs)
+
+
+def _paths(values: dict, prefix: str) -> Iterator[str]:
+  """'a', 'a.b', ... of all sections and fields."""
+  for key, value in values.items():
+    yield f'{prefix}{key}'
+    if isinstance(value, dict):
+      yield from _paths(value, f'{prefix}{key}.')
 
 
 def _check_section(values: dict, defaults: dict, where: str, prefix: str):

@@ -12,18 +12,13 @@ os.environ.setdefault('XLA_FLAGS', '--xla_backend_optimization_level=0 --xla_llv
 
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
-import orbax.checkpoint as ocp  # noqa: E402
 import pytest  # noqa: E402
 
-from dmtl_jax.basics import atomic
 from dmtl_jax.configs import common  # noqa: E402
+from dmtl_jax.jobs import convert  # noqa: E402
 from dmtl_jax.models import build_model  # noqa: E402
-from dmtl_jax.models.inputs import (
-  init_variables,  # noqa: E402
-  model_inputs,  # noqa: E402
-)
-from dmtl_jax.runs import checkpoints  # noqa: E402
-from dmtl_jax.runs import workdir as workdir_lib
+from dmtl_jax.models.inputs import init_variables, model_inputs  # noqa: E402
+from dmtl_jax.models.parts import encoder  # noqa: E402
 from dmtl_jax.tasks import make_task  # noqa: E402
 
 SHARED = pathlib.Path(__file__).resolve().parents[2] / 'shared'
@@ -111,18 +106,18 @@ def tiny():
   return Tiny('method=prediction')
 
 
-@pytest.fixture(scope='session')
-def tiny_run(tmp_path_factory):
-  """The workdir of a run of tiny at step 7, untrained."""
-  path = tmp_path_factory.mktemp('run')
+@pytest.fixture(scope='module')
+def short_encoder():
+  """One block a stage, to compile in less time."""
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setitem(encoder.STAGES, 'resnet18', (1, 1, 1, 1))
+    yield
+
+
+@pytest.fixture(scope='module')
+def tiny_run(tmp_path_factory, short_encoder):
+  """The workdir of a run of tiny with a short encoder at step 7, untrained."""
   tiny = Tiny('method=prediction')
   tiny.config.data.size = SIZE
-  config = workdir_lib.to_json(tiny.config)
-  atomic.write_json(path / 'config.json', config)
-  workdir_lib.write_tasks(path, TASKS)
   variables = jax.tree.map(np.float32, random_variables(tiny.model, seed=2))  # of seed 0 all is one class
-  meta = {'format': checkpoints.FORMAT, 'config': config, 'best': {}}
-  args = ocp.args.Composite(variables=ocp.args.StandardSave(variables), meta=ocp.args.JsonSave(meta))
-  with ocp.CheckpointManager(path / 'checkpoints') as manager:
-    manager.save(7, args=args)
-  return path
+  return convert.write_run(tmp_path_factory.mktemp('run'), tiny.config, TASKS, variables, 7)

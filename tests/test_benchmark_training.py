@@ -7,6 +7,7 @@ import pytest
 import raw_trees
 
 from dmtl_jax.jobs import prepare, train
+from dmtl_jax.models.parts import encoder
 
 SIZE = (32, 48)
 
@@ -37,20 +38,24 @@ def mtan_raw(folder, labels, normals):
   return folder
 
 
-@pytest.mark.parametrize('name', ['pascal', 'nyud', 'cityscapes'])
-def test_prepare_and_train(name, tmp_path):
+@pytest.mark.parametrize(
+  'name, method', [('pascal', 'mtl_baseline'), ('nyud', 'mtl_baseline'), ('cityscapes', 'prediction')]
+)
+def test_prepare_and_train(name, method, tmp_path, monkeypatch):
+  monkeypatch.setitem(encoder.STAGES, 'resnet18', (1, 1, 1, 1))  # compiles in less time
+  monkeypatch.setattr('dmtl_jax.datasets.raw.RawBuilder.url_infos', {})  # labels=full needs no download
   raw = {
     'pascal': lambda: pascal_raw(tmp_path),
     'nyud': lambda: mtan_raw(tmp_path / 'nyuv2', 'label', True),
     'cityscapes': lambda: mtan_raw(tmp_path / 'cityscapes', 'label_7', False),
   }[name]()
-  config = importlib.import_module(f'configs.{name}').get_config('method=prediction,labels=full')
+  config = importlib.import_module(f'configs.{name}').get_config(f'method={method},labels=full')
   config.init_from = ''
   config.model.width, config.model.channels, config.model.depth = 4, 8, 1
   config.data.dir, config.data.raw, config.data.size, config.data.workers = str(tmp_path / 'tfds'), str(raw), SIZE, 0
   config.train.batch, config.train.steps, config.eval.batch, config.eval.panels = 2, 1, 1, 1
   prepare.prepare(config)
   result = train.run(config, str(tmp_path / 'run'))
-  module = importlib.import_module(f'dmtl_jax.datasets.{name}_mt')
+  module = importlib.import_module(f'dmtl_jax.datasets.{name}')
   for task in module.TASKS:
     assert np.isfinite(result['final'][task.name][task.metric]), task.name

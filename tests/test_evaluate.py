@@ -14,7 +14,7 @@ from PIL import Image
 import pytest
 
 from dmtl_jax.data import transforms
-from dmtl_jax.inference import evaluation, pictures
+from dmtl_jax.inference import evaluation, gallery
 from dmtl_jax.jobs import evaluate
 from dmtl_jax.metrics.base import merge
 from dmtl_jax.metrics.boundary import folders
@@ -84,7 +84,7 @@ def test_one_image_and_a_limit():
 
 
 def test_the_padding_of_pascals_images_is_not_scored():
-  evaluator, variables = stub.make(3, 2, size=(40, 48), augment='pascal')
+  evaluator, variables = stub.make(3, 2, size=(40, 48), geometry='pad')
   assert_scores(evaluator.run(variables)[0]['final'], expected(3))
 
 
@@ -137,10 +137,10 @@ def test_the_table_shows_initial_and_final_and_what_is_undefined():
     stage: {'semseg': {'mIoU': value}, 'depth': {'absErr': float('nan')}}
     for stage, value in (('initial', 41.5), ('final', 40.25))
   }
-  lines = evaluate.table(scores, (SEMSEG, DEPTH)).splitlines()
+  lines = evaluate.as_text(scores, (SEMSEG, DEPTH)).splitlines()
   assert lines[1].split()[:5] == ['semseg', 'mIoU', '41.5', '40.25', '-1.25']
   assert lines[2].split()[:5] == ['depth', 'absErr', '-', '-', '-'] and 'lower is better' in lines[2]
-  assert evaluate.table({'final': scores['final']}, (SEMSEG,)).splitlines()[1].split()[2:5] == [
+  assert evaluate.as_text({'final': scores['final']}, (SEMSEG,)).splitlines()[1].split()[2:5] == [
     '-',
     '40.25',
     '-',
@@ -158,7 +158,7 @@ def test_the_first_the_best_and_the_worst_images_are_chosen():
     'depth/absErr final': depth,
   }
   rows = [row(50, 3.0), row(70, 1.0), {'id': 'x', 'depth/absErr final': 0.5}, row(20, 2.0)]
-  chosen = pictures.choose(rows, (SEMSEG, DEPTH), panels=1)
+  chosen = gallery.choose(rows, (SEMSEG, DEPTH), panels=1)
   why = {index: {name: task['why'] for name, task in tasks.items()} for index, tasks in chosen.items()}
   assert why == {
     0: {'semseg': ['panel'], 'depth': ['panel', 'worst']},
@@ -169,15 +169,15 @@ def test_the_first_the_best_and_the_worst_images_are_chosen():
   assert chosen[1]['semseg']['scores'] == {'initial': 1.0, 'final': 70} and chosen[2]['depth']['scores'] == {
     'final': 0.5
   }
-  assert pictures.choose([], (SEMSEG,), 3) == {}
-  assert pictures.choose([{'id': 'x'}], (SEMSEG,), 0) == {}
+  assert gallery.choose([], (SEMSEG,), 3) == {}
+  assert gallery.choose([{'id': 'x'}], (SEMSEG,), 0) == {}
 
 
 def test_evaluation_leaves_pictures_of_each_map_and_an_index(tmp_path):
   evaluator, variables = stub.make(3, 2, size=(40, 64), shape=(30, 48))  # scaled up to 40x64: no padding
   _, rows = evaluator.run(variables)
   example = lambda index: evaluator.stages(variables, index)
-  pictures.write(tmp_path, stub.TASKS, pictures.choose(rows, stub.TASKS, 2), example)
+  gallery.save_panels(tmp_path, stub.TASKS, gallery.choose(rows, stub.TASKS, 2), example)
   images = json.loads((tmp_path / 'index.json').read_text())['images']
   assert [entry['id'] for entry in images][:2] == ['room0', 'room1']
   for entry in images:
@@ -192,7 +192,7 @@ def test_evaluation_leaves_pictures_of_each_map_and_an_index(tmp_path):
   colors = np.asarray(Image.open(tmp_path / 'room0/semseg_label.png')).reshape(-1, 3)
   assert len(np.unique(colors, axis=0)) == 3
   (tmp_path / 'mine.txt').write_text('kept')
-  pictures.write(tmp_path, stub.TASKS, {1: {'depth': {'why': ['best'], 'scores': {'final': 1.0}}}}, example)
+  gallery.save_panels(tmp_path, stub.TASKS, {1: {'depth': {'why': ['best'], 'scores': {'final': 1.0}}}}, example)
   assert {path.name for path in tmp_path.iterdir()} == {'room1', 'index.json', 'mine.txt'}
   assert {path.name for path in (tmp_path / 'room1').iterdir()} == {
     'input.jpg',
@@ -224,8 +224,8 @@ def maps():
 
 
 def test_prediction_files_hold_the_maps_without_padding(maps, tmp_path):
-  pictures.save_predictions(tmp_path, stub.TASKS, 'a', maps, (20, 30), (20, 30))
-  inside = {name: values[:20, :30] for name, values in maps.items()}
+  gallery.save_predictions(tmp_path, stub.TASKS, 'a', maps, (4, 7, 20, 30), (20, 30))
+  inside = {name: values[4:24, 7:37] for name, values in maps.items()}
   ids = cv2.imread(str(tmp_path / 'semseg/a.png'), cv2.IMREAD_UNCHANGED)
   np.testing.assert_array_equal(ids, inside['semseg'])
   for name in ('saliency', 'boundary'):
@@ -237,7 +237,7 @@ def test_prediction_files_hold_the_maps_without_padding(maps, tmp_path):
 
 
 def test_prediction_files_have_the_images_own_size(maps, tmp_path):
-  pictures.save_predictions(tmp_path, stub.TASKS, 'a', maps, (16, 32), np.int32([32, 64]))
+  gallery.save_predictions(tmp_path, stub.TASKS, 'a', maps, (0, 0, 16, 32), np.int32([32, 64]))
   ids = np.asarray(Image.open(tmp_path / 'semseg/a.png'))
   np.testing.assert_array_equal(ids, maps['semseg'][:16, :32].repeat(2, 0).repeat(2, 1))
   normals = np.load(tmp_path / 'normals/a.npy').astype(np.float32)
@@ -253,4 +253,4 @@ def test_every_image_is_handed_over_once_with_its_size():
     variables,
     lambda id, maps, region, size: got.update({id: (maps['depth'].shape, tuple(region), tuple(size))}),
   )
-  assert got == {f'room{i}': ((48, 48), (36, 48), (24, 32)) for i in range(3)}
+  assert got == {f'room{i}': ((48, 48), (0, 0, 36, 48), (24, 32)) for i in range(3)}

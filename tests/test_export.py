@@ -14,6 +14,8 @@ from dmtl_jax.inference import prediction
 from dmtl_jax.jobs import export
 from tests.conftest import SIZE, TASKS, Tiny
 
+pytestmark = pytest.mark.usefixtures('short_encoder')
+
 # What README tells users, in a process where importing the project or its network library fails.
 ALONE = """
 import sys

@@ -19,7 +19,7 @@ import safetensors.numpy
 from dmtl_jax import cli
 from dmtl_jax.basics import download
 from dmtl_jax.configs import common
-from dmtl_jax.inference import images, pictures
+from dmtl_jax.inference import gallery, images
 from dmtl_jax.jobs import report
 from dmtl_jax.runs import checkpoints, pretrained, workdir
 from tests import fuzzing
@@ -268,7 +268,7 @@ def test_an_index_of_panels_deletes_nothing_elsewhere(tmp_path):
   ids = ['../../victim', str(victim), '../../other', '..', '.', '', None, {}, 'mine']
   (folder / 'index.json').write_text(json.dumps({'images': [{'id': id} for id in ids]}))
   (folder / 'mine').mkdir()
-  pictures.write(folder, TASKS, {}, None)
+  gallery.save_panels(folder, TASKS, {}, None)
   assert victim.is_dir() and (tmp_path / 'other.png').exists() and folder.is_dir() and not (folder / 'mine').exists()
 
 

@@ -38,5 +38,5 @@ def test_measures_stages_and_speed(tmp_path, workers):
   assert stages['photometric'] == 0  # MTAN has none
   # The stages add up to the whole (batching is the rest, never below zero).
   assert sum(stages.values()) >= 1000 / result['images_per_second_per_core'] - 1e-6
-  text = input_benchmark.table(result | {'data': 'cityscapes', 'synthetic': True, 'labels': 'one'})
+  text = input_benchmark.as_text(result | {'data': 'cityscapes', 'synthetic': True, 'labels': 'one'})
   assert 'cityscapes (synthetic), labels one' in text and 'images/s per core' in text

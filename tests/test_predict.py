@@ -1,6 +1,5 @@
 """Prediction of any image: the Python API, the command, sampling and tiles."""
 
-
 import cv2
 import jax
 import jax.numpy as jnp
@@ -12,11 +11,12 @@ import dmtl_jax
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.data import transforms
 from dmtl_jax.inference import images as images_lib
-from dmtl_jax.inference import prediction, sampling, steps
+from dmtl_jax.inference import steps
 from dmtl_jax.jobs import predict
 from dmtl_jax.models import build_model
-from tests.conftest import SIZE, TASKS, Tiny
+from tests.conftest import SIZE, TASKS, tiny_config
 
+pytestmark = pytest.mark.usefixtures('short_encoder')
 SAMPLES = 3
 
 
@@ -29,7 +29,7 @@ def photo(height, width, seed=0):
 @pytest.fixture(scope='module')
 def predictor(tiny_run):
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(sampling, 'AT_ONCE', 2)  # so that three draws take two rounds, with one too many
+    patch.setattr(steps, 'AT_ONCE', 2)  # so that three draws take two rounds, with one too many
     predictor = dmtl_jax.load(tiny_run)
     predictor.check(SAMPLES, None)
     yield predictor
@@ -40,7 +40,7 @@ def draws(predictor):
   """Raw maps {task: [K, h, w, C]} of a photo of the training size, by the step that evaluation uses."""
   step = jax.jit(steps.make_maps_step(build_model(predictor.config, TASKS), predictor.config, TASKS))
   image = transforms.finish(photo(*SIZE), {}, SIZE, (), 0)['image'][None]
-  found = [step(predictor._variables, image, jnp.full(1, k, jnp.int32))['final'] for k in range(SAMPLES)]
+  found = [step(predictor.variables, image, jnp.full(1, k, jnp.int32))['final'] for k in range(SAMPLES)]
   return {task.name: np.stack([np.asarray(f[task.name][0], np.float64) for f in found]) for task in TASKS}
 
 
@@ -96,12 +96,29 @@ def test_an_image_of_the_training_size_is_predicted_as_in_evaluation(predictor):
   step = jax.jit(steps.make_predict_step(build_model(predictor.config, TASKS), predictor.config, TASKS))
   image = photo(*SIZE)
   batch = transforms.finish(image, {}, SIZE, (), 0)['image'][None]
-  want, got = step(predictor._variables, batch, np.zeros(1, np.int32))['final'], predictor(image)
+  want, got = step(predictor.variables, batch, np.zeros(1, np.int32))['final'], predictor(image)
   for task in TASKS:
     if task.classes:
       assert (got[task.name] == want[task.name][0]).mean() > 0.999
     else:
       np.testing.assert_allclose(got[task.name], want[task.name][0], atol=1e-4, err_msg=task.name)
+
+
+@pytest.mark.parametrize('size', [(41, 70), (64, 51), (200, 300)])
+def test_an_image_is_padded_around_as_in_evaluation(predictor, monkeypatch, size):
+  """Of the raw maps of one view, since evaluation activates them enlarged to the padded size."""
+  config = predictor.config.copy_and_resolve_references()
+  config.eval.geometry = 'pad'
+  monkeypatch.setattr(predictor, 'config', config)
+  image = photo(*size)
+  ready = transforms.eval_transform(config, TASKS)({'image': image, 'labels': {}, 'index': 0})
+  step = jax.jit(steps.make_predict_step(build_model(config, TASKS), config, TASKS))
+  want = step(predictor._variables, ready['image'][None], np.zeros(1, np.int32))['final']['depth'][0]
+  top, left, height, width = ready['region']
+  want = np.asarray(want)[top : top + height, left : left + width]
+  got = predictor.raw(image, 1, 1).predictions('final', (height, width))['depth']
+  assert (height, width) == size if max(size) < 100 else (height, width) == (64, 96)
+  np.testing.assert_allclose(got, want, atol=1e-4)
 
 
 def test_all_images_share_one_program(predictor, monkeypatch):
@@ -186,9 +203,9 @@ def test_one_sample_is_the_prediction(predictor):
 
 @pytest.mark.parametrize('method', ['mtl_baseline', 'no_diffusion'])
 def test_methods_without_noise_say_so(method):
-  tiny = Tiny(f'method={method}')
+  config = tiny_config(f'method={method}')
   with pytest.raises(UserError, match=f'--samples=4: {method} adds no noise'):
-    sampling.make_samples_step(tiny.model, tiny.config, TASKS, 4)
+    steps.make_samples_step(build_model(config, TASKS), config, TASKS, 4)
 
 
 # --- Large images ----------------------------------------------------------------------------
@@ -250,6 +267,20 @@ def test_whole_and_tiles_are_averaged_but_for_depth(predictor):
     np.testing.assert_allclose(both.maps['final', task.name], want, atol=1e-5)
 
 
+def test_a_view_that_is_padded_around_joins_tiles_where_the_image_is(predictor, monkeypatch):
+  """A network that copies pixels: whole and tiles of a ramp are the ramp, however each of them is padded."""
+  monkeypatch.setattr(predictor, 'config', predictor.config.copy_and_resolve_references())
+  predictor.config.eval.geometry = 'pad'
+  Pointwise(predictor, monkeypatch)
+  image = np.repeat(np.linspace(0, 255, 240).astype(np.uint8)[:, None, None], 200, 1).repeat(3, 2)
+  both, whole, tiles = (predictor.raw(image, 1, zoom) for zoom in (None, 1, 2))
+  assert whole.origin[1] > 0 and both.origin == tiles.origin
+  joined, seen = (raw.predictions('final', (240, 200)) for raw in (both, tiles))
+  for name in ('depth', 'boundary'):
+    inner = np.s_[40:-40, 40:-40]  # the whole image's cells are of 30 pixels, and half of some is padding
+    np.testing.assert_allclose(joined[name][inner], seen[name][inner], rtol=0.02, atol=0.02)
+
+
 def test_samples_and_tiles_together(predictor):
   maps, uncertainty = predictor.sample(photo(150, 230), SAMPLES)
   for task in TASKS:
@@ -299,7 +330,7 @@ def test_the_command_writes_what_the_api_gives(tiny_run, predictor, folder, tmp_
 @pytest.fixture
 def loaded(predictor, monkeypatch):
   """The command finds the run restored."""
-  monkeypatch.setattr(prediction, 'load', lambda workdir, which: predictor)
+  monkeypatch.setattr(predict, 'load', lambda workdir, which: predictor)
 
 
 def test_the_command_again_and_without_fault(tiny_run, loaded, folder, tmp_path, capsys):

@@ -19,9 +19,8 @@ from report_runs import (
   write_run,
 )
 
-from dmtl_jax.inference import pictures
-from dmtl_jax.report import charts, results, table
-from dmtl_jax.report import pictures as report_pictures
+from dmtl_jax.inference import gallery
+from dmtl_jax.report import charts, results, table, viewer
 from dmtl_jax.tasks import make_task
 
 # --- The page --------------------------------------------------------------------------------
@@ -71,7 +70,7 @@ def test_pictures_stand_by_image_task_method_and_stage(tmp_path):
   images = {alt: i for i, alt in enumerate(re.findall(r'<label for="s0vi\d"><img [^>]*alt="(\w)"', page))}
   assert set(images) == {'a', 'b'}
   for id in 'ab':
-    top, first, second, third = figures(page, f's0v-{images[id]}-1')
+    top, first, second, third = figures(page, f's0v-i{images[id]}-t1')
     assert top['Ground truth'] == plain[id, 'normals', 'label'] and set(top) == {'Input', 'Ground truth'}
     assert first == {'Prediction': plain[id, 'normals', 'final']}
     assert second == {
@@ -81,7 +80,7 @@ def test_pictures_stand_by_image_task_method_and_stage(tmp_path):
       'Denoised 2/2': full[id, 'normals', 'final'],
     }
     assert third == {}
-  assert len(figures(page, f's0v-{images["b"]}-0')[3]) == 4  # feature has drawn b, semseg alone
+  assert len(figures(page, f's0v-i{images["b"]}-t0')[3]) == 4  # feature has drawn b, semseg alone
   assert 'mIoU 40.00 → 31.00 <span class="chip bad">▼ worse by 9.00' in page
   assert 'mErr 40.00 → 31.00 <span class="chip good">▲ better by 9.00' in page
 
@@ -104,7 +103,7 @@ def test_a_picture_that_is_gone_is_told(tmp_path):
 
 
 def test_pictures_stay_within_their_budget(tmp_path, monkeypatch):
-  monkeypatch.setattr(report_pictures.Album.__init__, '__defaults__', (150_000,))
+  monkeypatch.setattr(viewer.Album.__init__, '__defaults__', (150_000,))
   noise = lambda rng, size: rng.integers(0, 256, (*size[::-1], 3), np.uint8)
   runs = [write_run(tmp_path / 'p'), write_run(tmp_path / 'q', 'method=feature')]
   for run in runs:
@@ -176,13 +175,13 @@ def test_the_best_method_stands_furthest_right():
 
 
 def test_stages_keep_their_order_and_names():
-  assert pictures.stage_names({'step10', 'final', 'step2', 'initial', 'step0'}) == [
+  assert gallery.stage_names({'step10', 'final', 'step2', 'initial', 'step0'}) == [
     'initial',
     'step0',
     'step2',
     'final',
   ]
-  assert [pictures.stage_title(s, 2) for s in STAGES] == [
+  assert [gallery.stage_title(s, 2) for s in STAGES] == [
     'Ground truth',
     'Initial',
     'Decayed',

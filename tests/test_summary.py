@@ -11,6 +11,7 @@ import jax
 import pytest
 
 from dmtl_jax.configs import pascal
+from dmtl_jax.data.source import data_tasks
 from dmtl_jax.jobs import summary
 from dmtl_jax.models import counting
 from dmtl_jax.models.parts import encoder
@@ -35,7 +36,7 @@ PAPER = {
 @functools.cache
 def summarize(arg):
   config = pascal.get_config(arg)
-  return counting.summarize(config, summary.data_tasks(config.data), tuple(config.data.size))
+  return counting.summarize(config, data_tasks(config.data), tuple(config.data.size))
 
 
 @pytest.mark.parametrize('arg', PAPER)
@@ -103,7 +104,7 @@ def test_the_table_names_every_part_and_no_task(method):
   config = tiny_config(f'method={method}')
   config.model.update(decoder_blocks=1, depth=1)
   result = counting.summarize(config, TASKS[:2], (64, 64))
-  text = summary.table(result)
+  text = summary.as_text(result)
   assert text.splitlines()[-1].split()[0] == 'total'
   assert all(part in text for part in result['parts'])
   assert not any(name in part for part in result['parts'] for name in ('semseg', 'parsing'))

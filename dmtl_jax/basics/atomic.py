@@ -1,6 +1,8 @@
 """Files that are there whole or not at all."""
 
 import contextlib
+import csv
+import io
 import json
 import math
 import os
@@ -41,6 +43,15 @@ def write_atomic(path: str | os.PathLike, text: str):
 def write_json(path: str | os.PathLike, value):
   """Writes JSON, see `replacing`; a score that is not defined (NaN) becomes null."""
   write_atomic(path, json.dumps(without_nan(value), indent=1, allow_nan=False) + '\n')
+
+
+def write_csv(path: pathlib.Path, rows: list[dict]):
+  """Writes rows of CSV atomically, under all the names that some row has."""
+  text = io.StringIO()
+  writer = csv.DictWriter(text, list(dict.fromkeys(name for row in rows for name in row)))
+  writer.writeheader()
+  writer.writerows(rows)
+  write_atomic(path, text.getvalue())
 
 
 def without_nan(value):

@@ -104,7 +104,7 @@ def _save(response, part, have):
     file.seek(have)
     while block := response.read(BLOCK):
       file.write(block)
-      progress.update(_megabytes(file.tell() - len(block), file.tell()))
+      progress.update((file.tell() >> 20) - progress.done)
     received = file.tell()
   if received < total:
     raise http.client.HTTPException(f'the connection broke after {received} of {total} bytes')
@@ -112,11 +112,6 @@ def _save(response, part, have):
 
 def _by_hand(part):
   return f'save the file as {part.with_suffix("")}'
-
-
-def _megabytes(before, after):
-  """Whole megabytes completed between two positions: what Progress counts."""
-  return (after >> 20) - (before >> 20)
 
 
 def extract(archive: str | os.PathLike, folder: str | os.PathLike) -> Path:
@@ -174,7 +169,7 @@ def _untar(archive, folder):
     except tarfile.TarError as error:
       raise UserError(f'{archive}: neither a .zip nor a .tar archive, or cut short; download it again') from error
     with file, Progress(f'unpacking {archive.name}', archive.stat().st_size >> 20, 'MB') as progress:
-      position = total = 0
+      total = 0
       for member in file:
         total += member.size  # a sparse file is larger than what it takes in the archive
         if total > _most(archive):
@@ -186,8 +181,7 @@ def _untar(archive, folder):
           file.extract(member, folder, filter='data')  # no devices, links only within the folder
         except tarfile.FilterError as error:
           raise UserError(f'{archive}: refused to unpack it: {shown(str(error))}') from error
-        progress.update(_megabytes(position, raw.tell()))
-        position = raw.tell()
+        progress.update((raw.tell() >> 20) - progress.done)
 
 
 def _decompressed(raw):
@@ -222,7 +216,8 @@ def _most(archive) -> int:
 
 def _bomb(archive):
   return UserError(
-    f'{archive}: unpacks to more than {EXPANSION} times its size; if you trust it, unpack it by hand and give its folder'
+    f'{archive}: unpacks to more than {EXPANSION} times its size; '
+    f'if you trust it, unpack it by hand and give its folder'
   )
 
 

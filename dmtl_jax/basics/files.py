@@ -12,9 +12,9 @@ import os
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
-from dmtl_jax.basics.errors import shown, UserError
+from dmtl_jax.basics.errors import is_plain, shown, UserError
 
 IMAGE_FORMATS = ('JPEG', 'PNG', 'BMP', 'TIFF', 'WEBP')
 # A PNG of one bit a pixel holds 8 pixels a byte, which deflate makes at most 1032 times smaller.
@@ -23,6 +23,11 @@ _NPY_HEADERS = {
   (1, 0): np.lib.format.read_array_header_1_0,
   (2, 0): np.lib.format.read_array_header_2_0,
 }
+
+
+def is_id(name) -> bool:
+  """Whether it can be the id of an image, which names files: a word without '/', not '..' and the like."""
+  return isinstance(name, str) and is_plain(name) and name not in ('', '.', '..') and not set('/\\') & set(name)
 
 
 def read_json(path: str | os.PathLike, fix: str = 'mend it') -> Any:
@@ -63,7 +68,7 @@ def read_npy(path: str | os.PathLike) -> np.ndarray:
     raise ValueError(f'not a readable .npy ({reason(error)})') from error
 
 
-def read_image(path: str | os.PathLike, formats: Sequence[str] = IMAGE_FORMATS, upright: bool = False) -> Image.Image:
+def open_image(path: str | os.PathLike, formats: Sequence[str] = IMAGE_FORMATS, upright: bool = False) -> Image.Image:
   """A decoded image file.
 
   Args:
@@ -75,22 +80,17 @@ def read_image(path: str | os.PathLike, formats: Sequence[str] = IMAGE_FORMATS, 
   """
   try:
     with Image.open(path, formats=formats) as file:
-      check_pixels(file, path)
+      length = os.path.getsize(path)
+      if file.width * file.height > PIXELS_A_BYTE * length:
+        raise ValueError(f'{length} bytes that claim {file.width}x{file.height} pixels')
       file.load()
       return ImageOps.exif_transpose(file) if upright else file
   except Exception as error:  # Pillow has no common error: OSError, SyntaxError, struct.error, KeyError, ...
     raise ValueError(f'not a readable image ({reason(error)})') from error
 
 
-def check_pixels(image: Image.Image, path: str | os.PathLike):
-  """Raises ValueError where an opened, not yet decoded image claims more pixels than its file can hold."""
-  length = os.path.getsize(path)
-  if image.width * image.height > PIXELS_A_BYTE * length:
-    raise ValueError(f'{length} bytes that claim {image.width}x{image.height} pixels')
-
-
 def reason(error: Exception) -> str:
   """An error's words in one short line."""
-  if 'cannot identify' in str(error):
+  if isinstance(error, UnidentifiedImageError):
     return 'unknown format'  # Pillow would repeat the path
   return shown(str(error).rstrip('.') or type(error).__name__)

@@ -233,10 +233,11 @@ _IGNORED = {'PROTO', 'FRAME'}
 _CONSTANTS = {'NONE': None, 'NEWTRUE': True, 'NEWFALSE': False, 'EMPTY_TUPLE': ()}
 _EMPTY = {'EMPTY_LIST': list, 'EMPTY_DICT': dict}
 _TUPLES = {'TUPLE1': 1, 'TUPLE2': 2, 'TUPLE3': 3}
-_LITERALS = set(
-  'INT LONG FLOAT STRING UNICODE BININT BININT1 BININT2 LONG1 LONG4 BINFLOAT BINUNICODE SHORT_BINUNICODE '
-  'BINUNICODE8 BINSTRING SHORT_BINSTRING BINBYTES SHORT_BINBYTES BINBYTES8'.split()
-)
+_LITERALS = {
+    'INT', 'LONG', 'FLOAT', 'STRING', 'UNICODE', 'BININT', 'BININT1', 'BININT2', 'LONG1', 'LONG4', 'BINFLOAT',
+    'BINUNICODE', 'SHORT_BINUNICODE', 'BINUNICODE8', 'BINSTRING', 'SHORT_BINSTRING', 'BINBYTES', 'SHORT_BINBYTES',
+    'BINBYTES8',
+}  # fmt: skip
 
 
 def unpickle(stream, open_storage: OpenStorage) -> Any:
@@ -296,16 +297,15 @@ class _Machine:
     if name == 'TUPLE':
       items = self.pop_mark()
       self.stack.append(tuple(items))
-    elif name == 'APPENDS':
-      items = self.pop_mark()
-      self.append(items)
-    elif name == 'APPEND':
-      self.append([self.stack.pop()])
-    elif name == 'SETITEMS':
-      items = self.pop_mark()
-      self.set_items(items)
-    elif name == 'SETITEM':
-      self.set_items([self.stack.pop(-2), self.stack.pop()])
+    elif name in ('APPEND', 'APPENDS'):
+      items = self.pop_mark() if name == 'APPENDS' else [self.stack.pop()]
+      if not isinstance(self.stack[-1], list):
+        raise ValueError('appends to something that is not a list')
+      self.stack[-1].extend(items)
+    elif name in ('SETITEM', 'SETITEMS'):
+      items = self.pop_mark() if name == 'SETITEMS' else [self.stack.pop(-2), self.stack.pop()]
+      for key, value in zip(items[::2], items[1::2], strict=True):
+        _put(self.stack[-1], key, value)
     elif name == 'GLOBAL':
       self.push_global(*argument.split(' ', 1))
     elif name == 'STACK_GLOBAL':
@@ -325,15 +325,6 @@ class _Machine:
     """What was put on the stack since the last mark, off it."""
     items, self.stack = self.stack, self.outer.pop()
     return items
-
-  def append(self, items: list):
-    if not isinstance(self.stack[-1], list):
-      raise ValueError('appends to something that is not a list')
-    self.stack[-1].extend(items)
-
-  def set_items(self, items: list):
-    for key, value in zip(items[::2], items[1::2], strict=True):
-      _put(self.stack[-1], key, value)
 
   def push_global(self, module, name):
     if not isinstance(module, str) or not isinstance(name, str):

@@ -48,12 +48,10 @@ def _most(mask: np.ndarray, truth: np.ndarray, radius: float) -> int:
 def drawn(seed: int, size: int = 512) -> tuple[np.ndarray, np.ndarray]:
   """A soft boundary map [H, W] and a truth that it resembles: ridges of smooth noise, shifted and disturbed."""
   rng = np.random.default_rng(seed)
-  smooth = lambda sigma: (lambda x: x / x.std())(cv2.GaussianBlur(rng.standard_normal((size, size)), (0, 0), sigma))
-  ridges = lambda field: np.exp(-((field * 4) ** 2))
-  field = smooth(20)
-  return np.roll(ridges(field + 0.15 * smooth(4)), 2, axis=1) * rng.uniform(0.9, 1, (size, size)), thin(
-    ridges(field) > 0.7
-  )
+  fields = [cv2.GaussianBlur(rng.standard_normal((size, size)), (0, 0), sigma) for sigma in (20, 4)]
+  field, noise = (x / x.std() for x in fields)
+  truth, soft = (np.exp(-((4 * x) ** 2)) for x in (field, field + 0.15 * noise))
+  return np.roll(soft, 2, axis=1) * rng.uniform(0.9, 1, (size, size)), thin(truth > 0.7)
 
 
 def main(arguments=None) -> int:
@@ -68,7 +66,7 @@ def main(arguments=None) -> int:
   parser.add_argument('--images', type=int, default=3, help='how many (default %(default)s)')
   options = parser.parse_args(arguments)
   if options.pred:
-    pairs = list(folders._pairs(options.pred, options.gt).items())[: options.images]
+    pairs = list(folders.pairs(options.pred, options.gt).items())[: options.images]
     images = [(name, folders.read_prediction(p), folders.read_truths(t)[0][0]) for name, (p, t) in pairs]
   else:
     images = [(f'drawn {seed}', *drawn(seed)) for seed in range(options.images)]

@@ -19,7 +19,7 @@ def run(benchmark, doc: str, to_text=None, repeats: int = 10):
 
   Args:
     repeats: default of that flag.
-    to_text: of the result; default `table`, for benchmarks that `compare` (they have the flags for it).
+    to_text: of the result; default `as_text`, for benchmarks that `compare` (they have the flags for it).
   """
   config = config_flags.DEFINE_config_file('config', CONFIG, 'Config file, configs/NAME.py[:key=value,...].')
   flags.DEFINE_integer('repeats', repeats, 'How often each contestant is timed; input: images.', lower_bound=1)
@@ -37,7 +37,7 @@ def run(benchmark, doc: str, to_text=None, repeats: int = 10):
       result = benchmark(config.value, flags.FLAGS)
     except UserError as error:
       sys.exit(f'Error: {error}')
-    print((to_text or table)(result))
+    print((to_text or as_text)(result))
     if flags.FLAGS.json:
       write_json(pathlib.Path(flags.FLAGS.json), result)
 
@@ -61,22 +61,33 @@ def describe(config, tasks, batch: int, pairs: int | None, what: str) -> dict:
   }
 
 
-def measure(head: dict, contestants: dict, compiled, flops: dict[str, float], repeats: int, devices: int) -> dict:
-  """Times contestants in turns and adds the numbers to a result's head.
+def measure(head: dict, step, args, runner, torch, flops: dict[str, float], flags) -> dict:
+  """Compiles a step, times it and what it is held against in turns, and adds the numbers to a result's head.
 
   Args:
     head: see `describe`.
-    contestants: see `timing.measure`.
-    compiled: the program of 'jax'.
+    step, args: a jax.jit function and what it takes; args may be donated.
+    runner: of the compiled step, the call that `timing.measure` times.
+    torch: with --against=torch, of the module torch_step what its `contestants` are made by.
     flops: 'needed' and 'executed', see work.py.
   """
+  timing.say('compiling')
+  compiled, seconds_to_compile = timing.compile_cold_and_cached(step, args, flags.cold)
+  contestants, notes = {'jax': runner(compiled)}, {}
+  if flags.against:
+    from dmtl_jax.benchmarks import torch_step
+
+    more, notes = torch_step.contestants(head['dtype'], flags.compiled, torch(torch_step))
+    contestants |= more
   timing.say(f'timing {", ".join(contestants)}')
-  seconds = timing.measure(contestants, repeats)
+  seconds = timing.measure(contestants, flags.repeats)
   memory = timing.memory(compiled)  # before the products below, which take some too
   timing.say('matrix peak')
   peak = {dtype: timing.matrix_peak(dtype) for dtype in ('float32', 'bfloat16')}
-  speed = compare(seconds, head['batch'], flops, peak, head['dtype'], devices)
-  return head | {'speed': speed, 'flops': flops | {'xla': work.xla(compiled)}, 'peak': peak, 'memory': memory}
+  speed = compare(seconds, head['batch'], flops, peak, head['dtype'], head['device']['count'])
+  flops = flops | {'xla': work.xla(compiled)}
+  more = {'speed': speed, 'flops': flops, 'peak': peak, 'memory': memory}
+  return head | more | {'compile': seconds_to_compile, 'notes': notes}
 
 
 def compare(seconds: dict, batch: int, flops: dict, peak: dict[str, float], dtype: str, devices: int) -> dict:
@@ -113,34 +124,34 @@ def title(result: dict) -> str:
   return f'{r["what"]}: {r["method"]}, {r["backbone"]}, {size}, batch {r["batch"]}{labels}, {r["dtype"]}'
 
 
-def table(result: dict) -> str:
+def as_text(result: dict) -> str:
   """The result for a person."""
-  r, device = result, result['device']
-  where = f'{device["count"]} x {device["kind"]} ({device["platform"]}, {device["threads"]} threads)'
-  rows = [('device', where)]
-  for name, speed_ in r['speed'].items():
-    rows += _speed_rows(name, speed_, r)
-  flops = r['flops']
-  rows.append(('work', ', '.join(f'{name} {si(n)}FLOP' for name, n in flops.items() if n)))
-  rows.append(('matrix peak', ', '.join(f'{dtype} {si(n)}FLOP/s' for dtype, n in r['peak'].items())))
-  rows.append(('compile', ', '.join(f'{name} {seconds:.1f} s' for name, seconds in r['compile'].items())))
-  rows.append(('memory', ', '.join(f'{name} {si(n)}B' for name, n in r['memory'].items())))
-  for name, note in r.get('notes', {}).items():
-    rows.append((name, note))
+  device, flops = result['device'], result['flops']
+  rows = [
+    ('device', f'{device["count"]} x {device["kind"]} ({device["platform"]}, {device["threads"]} threads)'),
+    *(row for name, speed in result['speed'].items() for row in _speed_rows(name, speed, result['dtype'])),
+    ('work', _listed({name: f'{si(n)}FLOP' for name, n in flops.items() if n})),
+    ('matrix peak', _listed({dtype: f'{si(n)}FLOP/s' for dtype, n in result['peak'].items()})),
+    ('compile', _listed({name: f'{seconds:.1f} s' for name, seconds in result['compile'].items()})),
+    ('memory', _listed({name: f'{si(n)}B' for name, n in result['memory'].items()})),
+    *result['notes'].items(),
+  ]
   width = max(len(name) for name, _ in rows)
-  return '\n'.join([title(r), *(f'  {name:<{width}}  {text}' for name, text in rows)])
+  return '\n'.join([title(result), *(f'  {name:<{width}}  {text}' for name, text in rows)])
 
 
-def _speed_rows(name: str, speed_: dict, result: dict) -> list[tuple[str, str]]:
-  t = speed_['seconds']
-  line = f'{time_text(t["median"])} ({time_text(t["low"])} to {time_text(t["high"])}), {speed_["images_per_second"]:.3g} images/s'
-  if 'ratio' in speed_:
-    q = speed_['ratio']
-    return [(name, f'{line}; {q["median"]:.2f} ({q["low"]:.2f} to {q["high"]:.2f}) times ours')]
-  achieved = (
-    f'{si(speed_["achieved"])}FLOP/s, {100 * speed_["share_of_peak"]:.0f}% of the {result["dtype"]} matrix peak'
-  )
-  return [(name, line), ('achieved', achieved)]
+def _listed(texts: dict[str, str]) -> str:
+  return ', '.join(f'{name} {text}' for name, text in texts.items())
+
+
+def _speed_rows(name: str, speed: dict, dtype: str) -> list[tuple[str, str]]:
+  median, low, high = (time_text(speed['seconds'][q]) for q in ('median', 'low', 'high'))
+  line = f'{median} ({low} to {high}), {speed["images_per_second"]:.3g} images/s'
+  if 'ratio' in speed:
+    ratio = speed['ratio']
+    return [(name, f'{line}; {ratio["median"]:.2f} ({ratio["low"]:.2f} to {ratio["high"]:.2f}) times ours')]
+  share = f'{100 * speed["share_of_peak"]:.0f}% of the {dtype} matrix peak'
+  return [(name, line), ('achieved', f'{si(speed["achieved"])}FLOP/s, {share}')]
 
 
 def time_text(seconds: float) -> str:

@@ -7,45 +7,44 @@ Times the very function that evaluation compiles: images to every task's initial
 images' size. As `train_step`, on synthetic images and weights.
 """
 
+import functools
+
 import jax
 import numpy as np
 
 from dmtl_jax.basics import sharding
-from dmtl_jax.benchmarks import common, synthetic, timing, work
-from dmtl_jax.inference.steps import make_predict_step
-from dmtl_jax.jobs import summary
+from dmtl_jax.benchmarks import common, synthetic, work
+from dmtl_jax.data.source import data_tasks
+from dmtl_jax.inference.steps import compiled_predict_step
 from dmtl_jax.models import build_model
 from dmtl_jax.models.inputs import init_variables
 
 
 def benchmark(config, flags) -> dict:
-  """Measures; see `common.table` for what the result holds."""
-  tasks, count, size = summary.data_tasks(config.data), config.eval.batch, tuple(config.data.size)
+  """Measures; see `common.as_text` for what the result holds."""
+  tasks, count, size = data_tasks(config.data), config.eval.batch, tuple(config.data.size)
   mesh = sharding.make_mesh()
   sharding.check_batch('config.eval.batch', count, mesh)
   model = build_model(config, tasks)
   variables = synthetic.variables(jax.eval_shape(lambda key: init_variables(model, key, size), jax.random.key(0)))
   images = synthetic.images(count, size, np.random.default_rng(0))
   index = np.arange(count, dtype=np.int32)
-  function = make_predict_step(model, config, tasks)
   split = sharding.by_image(mesh)
-  step = jax.jit(function, in_shardings=(sharding.replicated(mesh), split, split), out_shardings=split)
+  step = compiled_predict_step(model, config, tasks, mesh)
   flops = {
     'needed': work.needed(config, tasks, count, training=False),
-    'executed': work.executed(function, variables, images, index),
+    'executed': work.executed(step, variables, images, index),
   }
   args = tuple(jax.device_put((variables, images, index), (sharding.replicated(mesh), split, split)))
-  timing.say('compiling')
-  compiled, compile_times = timing.compile_cold_and_cached(step, args, flags.cold)
-  contestants, notes = {'jax': lambda n: jax.block_until_ready([compiled(*args) for _ in range(n)])}, {}
-  if flags.against:
-    from dmtl_jax.benchmarks import torch_step
-
-    more, notes = torch_step.predictions(config, tasks, variables, images, flags.compiled)
-    contestants |= more
-  head = common.describe(config, tasks, count, None, 'inference')
-  measured = common.measure(head, contestants, compiled, flops, flags.repeats, mesh.size)
-  return measured | {'compile': compile_times, 'notes': notes}
+  return common.measure(
+    common.describe(config, tasks, count, None, 'inference'),
+    step,
+    args,
+    lambda compiled: lambda n: jax.block_until_ready([compiled(*args) for _ in range(n)]),
+    lambda torch_step: functools.partial(torch_step.Prediction, config, tasks, variables, images),
+    flops,
+    flags,
+  )
 
 
 if __name__ == '__main__':

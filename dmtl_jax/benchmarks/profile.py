@@ -81,11 +81,8 @@ def operations(folder: str):
 def benchmark(config, flags) -> dict:
   """{'seconds': of a step, 'parts': {part: {'forward', 'backward': seconds, '... flops'}}}."""
   job = train_step.build(config)
-  state, batch = job.on_device()
   timing.say('compiling')
-  compiled, _ = timing.compile_cold_and_cached(job.step, (state, batch, train_step.FIRST), cold=False)
-  step = train_step.Stepper(compiled, state, batch)
-  del state
+  compiled, step = job.compiled()
   timing.say('timing')
   seconds = timing.spread(timing.measure({'jax': step}, flags.repeats, warmup=1)['jax'])
   timing.say('recording')
@@ -107,7 +104,7 @@ def benchmark(config, flags) -> dict:
   }
 
 
-def table(result: dict) -> str:
+def as_text(result: dict) -> str:
   """The result for a person; the parts that take longest first."""
   parts = result['parts']
   times = {part: values.get('forward', 0) + values.get('backward', 0) for part, values in parts.items()}
@@ -129,4 +126,4 @@ def table(result: dict) -> str:
 
 
 if __name__ == '__main__':
-  common.run(benchmark, __doc__, table)
+  common.run(benchmark, __doc__, as_text)

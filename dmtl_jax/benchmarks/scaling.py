@@ -1,24 +1,21 @@
 """Cost of a train step against batch, image size, tasks T, steps S and labelled pairs: measured and plotted.
 
   python -m dmtl_jax.benchmarks.scaling [--config=configs/pascal.py:method=prediction] [--repeats=10]
-      [--json=FILE] [--plot=docs/scaling.svg] [--replot=FILE]
+      [--json=FILE] [--plot=docs/scaling.svg]
 
 Varies one number at a time around a small base (128x128, batch 4, five tasks, S = 2, one label an image, a
 narrow network), so that it runs on a CPU in minutes; most of them compile. The plot wants matplotlib.
 """
 
 import dataclasses
-import json
-import pathlib
 
 from absl import flags
 import numpy as np
 
 from dmtl_jax.benchmarks import common, synthetic, timing, train_step, work
-from dmtl_jax.jobs import summary
+from dmtl_jax.data.source import data_tasks
 
 flags.DEFINE_string('plot', None, 'File to draw to, .svg or .png.')
-flags.DEFINE_string('replot', None, 'Draw the result in this JSON file; measure nothing.')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +56,7 @@ NARROW = dict(width=32, channels=128)
 def configured(config, point: Point):
   """The config at a point, with a narrow network."""
   config = config.copy_and_resolve_references()
-  config.data.tasks = tuple(task.name for task in summary.data_tasks(config.data)[: point.tasks])
+  config.data.tasks = tuple(task.name for task in data_tasks(config.data)[: point.tasks])
   config.data.size = (point.size, point.size)
   config.train.batch, config.model.steps = point.batch, point.steps
   config.model.update(NARROW)
@@ -78,9 +75,8 @@ def measure(config, point: Point, repeats: int) -> dict:
   """{'seconds', 'executed', 'needed', 'pairs'} of a step at a point."""
   config = configured(config, point)
   job = train_step.build(config, mask_of(point))
-  state, batch = job.on_device()
-  compiled, _ = timing.compile_cold_and_cached(job.step, (state, batch, train_step.FIRST), cold=False)
-  seconds = timing.measure({'jax': train_step.Stepper(compiled, state, batch)}, repeats)['jax']
+  _, step = job.compiled()
+  seconds = timing.measure({'jax': step}, repeats)['jax']
   return {
     'seconds': timing.spread(seconds),
     'executed': sum(n for _, n in job.flops()),
@@ -91,27 +87,22 @@ def measure(config, point: Point, repeats: int) -> dict:
 
 def benchmark(config, flags_) -> dict:
   """{'base', 'sweeps': {what: [{'value', 'seconds', 'executed', 'needed', 'pairs'}]}}."""
-  if flags_.replot:
-    result = json.loads(pathlib.Path(flags_.replot).read_text())
-  else:
-    measured = {}
-    for what, values in SWEEPS.items():
-      for point in (dataclasses.replace(Point(), **{what: value}) for value in values):
-        if point not in measured:
-          timing.say(f'{point}')
-          measured[point] = measure(config, point, flags_.repeats)
-    rows = lambda what, values: [{'value': v} | measured[dataclasses.replace(Point(), **{what: v})] for v in values]
-    result = {
-      'base': dataclasses.asdict(Point()) | NARROW,
-      'device': timing.device(),
-      'sweeps': {what: rows(what, values) for what, values in SWEEPS.items()},
-    }
+  measured, sweeps = {}, {}
+  for what, values in SWEEPS.items():
+    sweeps[what] = []
+    for value in values:
+      point = dataclasses.replace(Point(), **{what: value})
+      if point not in measured:
+        timing.say(f'{point}')
+        measured[point] = measure(config, point, flags_.repeats)
+      sweeps[what].append({'value': value} | measured[point])
+  result = {'base': dataclasses.asdict(Point()) | NARROW, 'device': timing.device(), 'sweeps': sweeps}
   if flags_.plot:
     plot(result, flags_.plot)
   return result
 
 
-def table(result: dict) -> str:
+def as_text(result: dict) -> str:
   """The result for a person."""
   lines = [f'train step around {result["base"]}', f'{"":<8}{"value":>6}{"pairs":>7}{"time":>10}{"FLOP":>9}{"rate":>10}']
   for what, rows in result['sweeps'].items():
@@ -153,4 +144,4 @@ def _position(what: str, row: dict) -> float:
 
 
 if __name__ == '__main__':
-  common.run(benchmark, __doc__, table)
+  common.run(benchmark, __doc__, as_text)

@@ -1,21 +1,17 @@
 """Weights, batches and label masks of a config's shapes, without a data set and without compiling an initialiser."""
 
-import types
-
 import jax
 import numpy as np
 
 from dmtl_jax.data import label_settings
-from dmtl_jax.runs import state
+from dmtl_jax.runs.state import TrainState
 from dmtl_jax.tasks import Task
-from dmtl_jax.training import setup
 
 IMAGES = 1000  # of the training set that the label setting is drawn for
 
 
-def train_state(model, tx, size: tuple[int, int], seed: int = 0) -> state.TrainState:
+def train_state(shapes: TrainState, seed: int = 0) -> TrainState:
   """A state to start training from, drawn in numpy: compiling the initialiser takes longer than a benchmark."""
-  shapes = jax.eval_shape(lambda key: setup.create(model, tx, key, size), jax.random.key(0))
   empty = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
   filled = variables(shapes.variables, seed)
   return empty.replace(params=filled['params'], batch_stats=filled['batch_stats'])
@@ -45,11 +41,6 @@ def label_mask(tasks: tuple[Task, ...], setting: str, seed: int = 0) -> np.ndarr
     return exists
   draw = label_settings.draw_random if setting == 'random' else label_settings.draw_one
   return draw(ids, exists, seed)
-
-
-def pair_count(config, mask: np.ndarray, groups: int) -> int:
-  """Pairs a device denoises, as in training: it depends on the whole training set's mask, not on a batch's."""
-  return setup.pair_count(types.SimpleNamespace(label_mask=mask), config, groups)
 
 
 def labels(task: Task, count: int, size: tuple[int, int], rng) -> np.ndarray:

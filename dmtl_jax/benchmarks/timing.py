@@ -12,6 +12,8 @@ import jax
 from jax.experimental.compilation_cache import compilation_cache
 import numpy as np
 
+from dmtl_jax.training.cost import planned_bytes
+
 BEGAN = time.perf_counter()
 REPEAT = 0.2  # seconds a repeat lasts at least: short calls are repeated within it
 
@@ -106,9 +108,9 @@ def matrix_peak(dtype: str, repeats: int = 3) -> float:
   for size in sizes:
     # Random numbers: a GPU multiplies zeros faster than anything it meets in training.
     a, b = (jax.random.normal(jax.random.key(i), (size, size), dtype) / size**0.5 for i in (0, 1))
-    chain = jax.jit(lambda a, b: jax.lax.fori_loop(0, count, lambda _, x: (x @ b).astype(a.dtype), a))  # noqa: B023
-    run = lambda n: [jax.block_until_ready(chain(a, b)) for _ in range(n)]  # noqa: B023
-    seconds = measure({'matmul': run}, repeats, warmup=1)['matmul'].min()
+    chain = jax.jit(lambda a, b: jax.lax.fori_loop(0, count, lambda _, x: (x @ b).astype(a.dtype), a))
+    run = {'matmul': lambda n: [jax.block_until_ready(chain(a, b)) for _ in range(n)]}  # noqa: B023
+    seconds = measure(run, repeats, warmup=1)['matmul'].min()
     best = max(best, 2 * count * size**3 / seconds)
   return best
 
@@ -122,10 +124,7 @@ def memory(compiled) -> dict[str, float]:
   result = {
     'arguments': plan.argument_size_in_bytes,
     'temporary': plan.temp_size_in_bytes,
-    'planned': plan.argument_size_in_bytes
-    + plan.output_size_in_bytes
-    - plan.alias_size_in_bytes
-    + plan.temp_size_in_bytes,
+    'planned': planned_bytes(compiled),
   }
   stats = jax.local_devices()[0].memory_stats()
   return result | ({'measured': stats['peak_bytes_in_use']} if stats else {})
@@ -146,9 +145,8 @@ def device() -> dict:
 
 
 def _processor() -> str:
-  with contextlib.suppress(OSError):
-    with open('/proc/cpuinfo') as f:
-      for line in f:
-        if line.startswith('model name'):
-          return line.partition(':')[2].strip()
+  with contextlib.suppress(OSError), open('/proc/cpuinfo') as file:
+    for line in file:
+      if line.startswith('model name'):
+        return line.partition(':')[2].strip()
   return platform.processor() or platform.machine()

@@ -25,46 +25,29 @@ def resize(x, size):
   return F.interpolate(x, size=tuple(size), mode='bilinear', align_corners=False)
 
 
-class BasicBlock(nn.Module):
-  """Two 3x3 convolutions with a shortcut; also the decoders' block."""
+class Residual(nn.Module):
+  """A ResNet's block: two 3x3 convolutions, or with `expansion` 1x1, 3x3 and 1x1, and a shortcut."""
 
-  expansion = 1
-
-  def __init__(self, inputs: int, channels: int, stride: int = 1):
+  def __init__(self, inputs: int, channels: int, stride: int = 1, expansion: int = 1):
     super().__init__()
-    self.conv1, self.bn1 = conv(inputs, channels, 3, stride, bias=False), nn.BatchNorm2d(channels)
-    self.conv2, self.bn2 = conv(channels, channels, 3, bias=False), nn.BatchNorm2d(channels)
-    self.shortcut = stride != 1 or inputs != channels
-    if self.shortcut:
-      self.downsample_conv = conv(inputs, channels, 1, stride, bias=False)
-      self.downsample_bn = nn.BatchNorm2d(channels)
-
-  def forward(self, x):
-    y = F.relu(self.bn1(self.conv1(x)))
-    y = self.bn2(self.conv2(y))
-    return F.relu(y + (self.downsample_bn(self.downsample_conv(x)) if self.shortcut else x))
-
-
-class Bottleneck(nn.Module):
-  """1x1, 3x3 and 1x1 convolutions with a shortcut."""
-
-  expansion = 4
-
-  def __init__(self, inputs: int, channels: int, stride: int = 1):
-    super().__init__()
-    outputs = self.expansion * channels
-    self.conv1, self.bn1 = conv(inputs, channels, 1, bias=False), nn.BatchNorm2d(channels)
-    self.conv2, self.bn2 = conv(channels, channels, 3, stride, bias=False), nn.BatchNorm2d(channels)
-    self.conv3, self.bn3 = conv(channels, outputs, 1, bias=False), nn.BatchNorm2d(outputs)
+    outputs = expansion * channels
+    plain = [(inputs, channels, 3, stride), (channels, channels, 3)]
+    bottleneck = [(inputs, channels, 1), (channels, channels, 3, stride), (channels, outputs, 1)]
+    self.layers = []
+    for i, shape in enumerate(bottleneck if expansion > 1 else plain, 1):
+      self.add_module(f'conv{i}', conv(*shape, bias=False))
+      self.add_module(f'bn{i}', nn.BatchNorm2d(shape[1]))
+      self.layers.append((f'conv{i}', f'bn{i}'))
     self.shortcut = stride != 1 or inputs != outputs
     if self.shortcut:
       self.downsample_conv = conv(inputs, outputs, 1, stride, bias=False)
       self.downsample_bn = nn.BatchNorm2d(outputs)
 
   def forward(self, x):
-    y = F.relu(self.bn1(self.conv1(x)))
-    y = F.relu(self.bn2(self.conv2(y)))
-    y = self.bn3(self.conv3(y))
+    y = x
+    for convolution, norm in self.layers:
+      y = getattr(self, norm)(getattr(self, convolution)(y))
+      y = y if norm == self.layers[-1][1] else F.relu(y)
     return F.relu(y + (self.downsample_bn(self.downsample_conv(x)) if self.shortcut else x))
 
 
@@ -73,15 +56,15 @@ class ResNet(nn.Module):
 
   def __init__(self, depth: str, width: int):
     super().__init__()
-    block = BasicBlock if depth == 'resnet18' else Bottleneck
+    expansion = 1 if depth == 'resnet18' else 4
     self.conv1, self.bn1 = conv(3, width, 7, 2, bias=False), nn.BatchNorm2d(width)
     self.stages, inputs = [], width
     for i, count in enumerate(STAGES[depth]):
       self.stages.append([f'layer{i + 1}_{j}' for j in range(count)])
       for j, name in enumerate(self.stages[-1]):
-        self.add_module(name, block(inputs, width * 2**i, 2 if i and j == 0 else 1))
-        inputs = width * 2**i * block.expansion
-    self.outputs = [width * 2**i * block.expansion for i in range(4)]
+        self.add_module(name, Residual(inputs, width * 2**i, 2 if i and j == 0 else 1, expansion))
+        inputs = width * 2**i * expansion
+    self.outputs = [width * 2**i * expansion for i in range(4)]
 
   def forward(self, x):
     x = F.max_pool2d(F.relu(self.bn1(self.conv1(x))), 3, 2, 1)
@@ -215,7 +198,7 @@ class Conditioning(nn.Module):
 class Decoder(nn.Module):
   def __init__(self, width: int):
     super().__init__()
-    self.block0, self.block1 = BasicBlock(width, width), BasicBlock(width, width)
+    self.block0, self.block1 = Residual(width, width), Residual(width, width)
 
   def forward(self, x):
     return self.block1(self.block0(x))
@@ -257,14 +240,14 @@ class DiffusionMTL(nn.Module):
     initial = {t: self.decoder_heads[t](x) for t, x in initial_features.items()}
     condition = self._condition(initial_features if self.config.condition == 'features' else initial)
     start = initial if self.config.predictions else initial_features
-    draw = lambda key: noise[key] if noise else None
+    noise = noise or {}
     if labelled is None:
-      return initial, {t: self._denoise(start[t], condition, t, draw((t, None))) for t in self.channels}
+      return initial, {t: self._denoise(start[t], condition, t, noise.get((t, None))) for t in self.channels}
     final = {}
     for b, names in enumerate(labelled):
       own = None if condition is None else condition[b : b + 1]
       for t in names:
-        final[t, b] = self._denoise(start[t][b : b + 1], own, t, draw((t, b)))
+        final[t, b] = self._denoise(start[t][b : b + 1], own, t, noise.get((t, b)))
     return initial, final
 
   def _condition(self, maps):

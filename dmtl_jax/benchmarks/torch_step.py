@@ -111,12 +111,17 @@ def total_loss(tasks, weights: dict[str, float], initial, final, labels, labelle
   by_name = {task.name: task for task in tasks}
   total = 0.0
   for (name, b), x in final.items():
-    label = labels[name][b : b + 1]
-    full = lambda maps: F.interpolate(maps.float(), label.shape[2:], mode='bilinear')  # noqa: B023
-    loss = loss_of(by_name[name], full(x), label)
-    loss = loss + INITIAL_WEIGHT * loss_of(by_name[name], full(initial[name][b : b + 1]), label)
+    task, label = by_name[name], labels[name][b : b + 1]
+    loss = 0.0
+    for maps, weight in ((x, 1.0), (initial[name][b : b + 1], INITIAL_WEIGHT)):
+      loss = loss + weight * loss_of(task, torch_net.resize(maps.float(), label.shape[2:]), label)
     total = total + weights.get(name, 1.0) * len(tasks) / len(labelled[b]) * loss
   return total / len(labelled)
+
+
+def _tensor(x: np.ndarray):
+  """Maps [B, H, W, C] as [B, C, H, W] on the device."""
+  return torch.from_numpy(np.ascontiguousarray(np.moveaxis(x, -1, 1))).to(where())
 
 
 class TrainStep:
@@ -132,8 +137,7 @@ class TrainStep:
     self.forward = torch.compile(self.net) if compiled else self.net
     self.weights, self.clip = dict(config.loss_weights), config.optim.clip
     self.optimizer = torch.optim.Adam(self.net.parameters(), config.optim.lr, weight_decay=config.optim.l2)
-    put = lambda x: torch.from_numpy(np.ascontiguousarray(np.moveaxis(x, -1, 1))).to(where())
-    self.images, self.labels = put(batch['image']), {name: put(x) for name, x in batch['labels'].items()}
+    self.images, self.labels = _tensor(batch['image']), {name: _tensor(x) for name, x in batch['labels'].items()}
     self.labelled = [[task.name for t, task in enumerate(tasks) if row[t]] for row in batch['label_mask']]
 
   def loss(self, noise=None):
@@ -158,7 +162,7 @@ class Prediction:
     net = network(config, tasks, variables).eval()
     self.forward = torch.compile(net) if compiled else net
     self.tasks, self.dtype = tasks, dtype
-    self.images = torch.from_numpy(np.ascontiguousarray(np.moveaxis(images, -1, 1))).to(where())
+    self.images = _tensor(images)
 
   def maps(self, noise=None) -> tuple[dict, dict]:
     """Initial and final raw maps of all tasks at stride 8."""
@@ -170,7 +174,7 @@ class Prediction:
     return [{task.name: self._activate(task, maps[task.name]) for task in self.tasks} for maps in self.maps()]
 
   def _activate(self, task: Task, x):
-    return ACTIVATIONS[task.kind](F.interpolate(x.float(), self.images.shape[2:], mode='bilinear'))
+    return ACTIVATIONS[task.kind](torch_net.resize(x.float(), self.images.shape[2:]))
 
   def __call__(self, count: int):
     for _ in range(count):
@@ -178,20 +182,15 @@ class Prediction:
     sum(x.sum().item() for x in maps[1].values())  # waits for the device
 
 
-def train_steps(config, tasks, state, batch: dict, compiled: bool) -> tuple[dict, dict]:
-  """Contestants {name: call}, and notes on compilation or on what failed."""
-  return _contestants(config, compiled, lambda *how: TrainStep(config, tasks, state, batch, *how))
+def contestants(native: str, with_compiled: bool, make: Callable) -> tuple[dict, dict]:
+  """Contestants {name: call}: eager in float32 and in `native`, compiled in `native`; and notes on what came of it.
 
-
-def predictions(config, tasks, variables, images: np.ndarray, compiled: bool) -> tuple[dict, dict]:
-  """As `train_steps`, for inference."""
-  return _contestants(config, compiled, lambda *how: Prediction(config, tasks, variables, images, *how))
-
-
-def _contestants(config, with_compiled: bool, make: Callable) -> tuple[dict, dict]:
-  """Eager in float32 and in config.dtype, compiled in config.dtype."""
-  wanted = dict.fromkeys([('float32', False), (config.dtype, False), *[(config.dtype, True)] * with_compiled])
-  contestants, notes = {}, {'torch': f'{torch.__version__}, {torch.get_num_threads()} threads'}
+  Args:
+    native: config.dtype.
+    make: `TrainStep` or `Prediction`, but for its dtype and compiled.
+  """
+  wanted = dict.fromkeys([('float32', False), (native, False), *[(native, True)] * with_compiled])
+  found, notes = {}, {'torch': f'{torch.__version__}, {torch.get_num_threads()} threads'}
   for dtype, compiled in wanted:
     name = f'torch {"compiled" if compiled else "eager"} {dtype}'
     say(name)
@@ -203,6 +202,6 @@ def _contestants(config, with_compiled: bool, make: Callable) -> tuple[dict, dic
         raise
       notes[name] = f'failed: {str(error).strip().splitlines()[0]}'
       continue
-    contestants[name] = contestant
+    found[name] = contestant
     notes[name] = f'first call {time.perf_counter() - began:.1f} s'
-  return contestants, notes
+  return found, notes

@@ -41,16 +41,10 @@ def needed(config, tasks: tuple[Task, ...], batch: int, pairs: int | None = None
     pairs: labelled pairs of the batch; None: all.
   """
   share = 1.0 if pairs is None else pairs / (batch * len(tasks))
-  forward = sum(
-    count * (share if part.split('/')[0] in PER_PAIR else 1) for part, count in by_part(config, tasks).items()
-  )
+  forward = 0
+  for part, values in counting.summarize(config, tasks, tuple(config.data.size))['parts'].items():
+    forward += 2e9 * values['gmac'] * (share if part.split('/')[0] in PER_PAIR else 1)
   return batch * forward * (3 if training else 1)
-
-
-def by_part(config, tasks: tuple[Task, ...]) -> dict[str, float]:
-  """{part: forward FLOPs of one image with all tasks}, parts as in the summary."""
-  parts = counting.summarize(config, tasks, tuple(config.data.size))['parts']
-  return {part: 2e9 * values['gmac'] for part, values in parts.items()}
 
 
 def xla(compiled) -> float | None:

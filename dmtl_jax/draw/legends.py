@@ -20,6 +20,25 @@ class Swatches:
 
   entries: Sequence[tuple[str, Sequence[int]]]
 
+  def draw(self, width: int, scale: float = 1) -> np.ndarray:
+    """uint8 [h, width, 3] on white, line after line like text; letters at scale 1 suit a picture of 640 pixels."""
+    line, swatch, gap = round(20 * scale), round(13 * scale), round(5 * scale)
+    places, x, y = [], 0, 0
+    for name, color in self.entries:
+      name, letters = fitted(name, width - swatch - gap, 13 * scale, 13 * scale)
+      wide = swatch + gap + int(np.ceil(letters.getlength(name)))
+      if x and x + wide > width:
+        x, y = 0, y + line
+      places.append((x, y, name, letters, tuple(map(int, color))))
+      x += wide + 2 * gap
+    sheet = Image.new('RGB', (width, y + line), PAPER)
+    pen = ImageDraw.Draw(sheet)
+    for x, y, name, letters, color in places:
+      top = y + round((line - swatch) / 2)
+      pen.rounded_rectangle((x, top, x + swatch - 1, top + swatch - 1), 3 * scale, color)
+      pen.text((x + swatch + gap, y + line // 2), name, INK, letters, anchor='lm')
+    return np.asarray(sheet)
+
 
 @dataclasses.dataclass(frozen=True)
 class Scale:
@@ -29,20 +48,24 @@ class Scale:
   low: str
   high: str
 
+  def draw(self, width: int, scale: float = 1) -> np.ndarray:
+    """A bar with the words below its ends, as those of `Swatches`."""
+    thick, top = round(10 * scale), round(2 * scale)
+    sheet = Image.new('RGB', (width, round(32 * scale)), PAPER)
+    sheet.paste(Image.fromarray(self.colors[None]).resize((width, thick)), (0, top))
+    pen = ImageDraw.Draw(sheet)
+    pen.rectangle((0, top, width - 1, top + thick - 1), outline=(196, 200, 208))
+    for text, x, anchor in ((self.low, 0, 'lt'), (self.high, width - 1, 'rt')):
+      pen.text((x, round(15 * scale)), text, SOFT, font(13 * scale), anchor=anchor)
+    return np.asarray(sheet)
+
 
 Key = Swatches | Scale
 
 
-def draw(key: Key, width: int, scale: float = 1) -> np.ndarray:
-  """A key as uint8 [h, width, 3] on white; letters at scale 1 suit a picture of 640 pixels."""
-  if isinstance(key, Swatches):
-    return _class_names(key.entries, width, scale)
-  return _bar(key.colors, key.low, key.high, width, scale)
-
-
-def uncertainty(unit: str, high: float, width: int, scale: float = 1) -> np.ndarray:
-  """The scale of uncertainty, from 0 to `high` of a unit."""
-  return draw(Scale(ramp(SURE), '0', f'{high:.2g}{unit}'), width, scale)
+def uncertainty(unit: str, high: float) -> Scale:
+  """The colours of uncertainty, from 0 to `high` of a unit."""
+  return Scale(ramp(SURE), '0', f'{high:.2g}{unit}')
 
 
 def captioned(picture: np.ndarray, key: Callable[..., np.ndarray]) -> np.ndarray:
@@ -74,38 +97,6 @@ def fitted(text: str, width: float, points: float, least: float = 10):
   return text, font(points)
 
 
-def _class_names(entries: Sequence[tuple[str, np.ndarray]], width: int, scale: float) -> np.ndarray:
-  """Swatches with names, line after line like text."""
-  line, swatch, gap = round(20 * scale), round(13 * scale), round(5 * scale)
-  places, x, y = [], 0, 0
-  for name, color in entries:
-    name, text = fitted(name, width - swatch - gap, 13 * scale, 13 * scale)
-    wide = swatch + gap + int(np.ceil(text.getlength(name)))
-    if x and x + wide > width:
-      x, y = 0, y + line
-    places.append((x, y, name, text, tuple(map(int, color))))
-    x += wide + 2 * gap
-  sheet = Image.new('RGB', (width, y + line), PAPER)
-  draw = ImageDraw.Draw(sheet)
-  for x, y, name, text, color in places:
-    top = y + round((line - swatch) / 2)
-    draw.rounded_rectangle((x, top, x + swatch - 1, top + swatch - 1), 3 * scale, color)
-    draw.text((x + swatch + gap, y + line // 2), name, INK, text, anchor='lm')
-  return np.asarray(sheet)
-
-
-def _bar(colors: np.ndarray, left: str, right: str, width: int, scale: float = 1) -> np.ndarray:
-  """A scale bar of colours [256, 3] with words below its ends."""
-  thick, top = round(10 * scale), round(2 * scale)
-  sheet = Image.new('RGB', (width, round(32 * scale)), PAPER)
-  sheet.paste(Image.fromarray(colors[None]).resize((width, thick)), (0, top))
-  draw = ImageDraw.Draw(sheet)
-  draw.rectangle((0, top, width - 1, top + thick - 1), outline=(196, 200, 208))
-  for text, x, anchor in ((left, 0, 'lt'), (right, width - 1, 'rt')):
-    draw.text((x, round(15 * scale)), text, SOFT, font(13 * scale), anchor=anchor)
-  return np.asarray(sheet)
-
-
 def balls(width: int, scale: float) -> np.ndarray:
   """Normals as two balls, of z > 0 and of z < 0, with x to the right and y up."""
   px = lambda n: round(n * scale)
@@ -115,13 +106,13 @@ def balls(width: int, scale: float) -> np.ndarray:
   z = np.sqrt(np.maximum(1 - x**2 - y**2, 0))
   inside = np.clip((1 - np.hypot(x, y)) * size / 2 + 0.5, 0, 1)[..., None]  # the share of the pixel, for a smooth rim
   sheet = Image.new('RGB', (width, size + px(34)), PAPER)
-  draw = ImageDraw.Draw(sheet)
+  pen = ImageDraw.Draw(sheet)
   for center, sign in ((px(40), 1), (px(120), -1)):
     ball = np.stack([x, y, sign * z], -1)
     ball = ball / np.maximum(np.linalg.norm(ball, axis=-1, keepdims=True), 1e-9)
     picture = inside * (ball + 1) * 127.5 + (1 - inside) * 255
     sheet.paste(Image.fromarray(np.round(picture).astype(np.uint8)), (center - size // 2, px(15)))
-    draw.text((center, px(6)), 'y', SOFT, text, anchor='mm')
-    draw.text((center + size // 2 + px(7), px(15) + size // 2), 'x', SOFT, text, anchor='mm')
-    draw.text((center, size + px(19)), 'z > 0' if sign > 0 else 'z < 0', SOFT, text, anchor='mt')
+    pen.text((center, px(6)), 'y', SOFT, text, anchor='mm')
+    pen.text((center + size // 2 + px(7), px(15) + size // 2), 'x', SOFT, text, anchor='mm')
+    pen.text((center, size + px(19)), 'z > 0' if sign > 0 else 'z < 0', SOFT, text, anchor='mt')
   return np.asarray(sheet)

@@ -26,7 +26,7 @@ def annotated(task, image: np.ndarray, values: np.ndarray, limits=None, present=
 
 def uncertainty(task, values: np.ndarray, high: float) -> np.ndarray:
   """A map of uncertainty [H, W] as a picture, from dark (0) to bright (`high`), with the scale below."""
-  return legends.captioned(_uncertain(values, high), functools.partial(legends.uncertainty, task.spread_unit, high))
+  return legends.captioned(_uncertain(values, high), legends.uncertainty(task.spread_unit, high).draw)
 
 
 def _uncertain(values: np.ndarray, high: float) -> np.ndarray:
@@ -59,7 +59,8 @@ def panel(
   Returns:
     uint8 [h, w, 3]; tiles are 160 to 320 pixels wide.
   """
-  width, height = size = tile_size(*image.shape[:2])
+  size = tile_size(*image.shape[:2])
+  width = size[0]
   shared = {t.name: _shared_limits(t, [maps.get(t.name) for _, maps in rows]) for t in tasks}
   limits = shared | (limits or {})
   columns = [_inputs(_resized(image, size), tasks, rows)]
@@ -72,7 +73,7 @@ def panel(
   if uncertain:
     maps = [uncertain[t.name] for t in tasks]
     grid.append([keys[0], *(_resized(_uncertain(values, high), size) for values, high in maps)])
-    grid.append([keys[0], *(legends.uncertainty(t.spread_unit, high, width) for t, (_, high) in zip(tasks, maps))])
+    grid.append([keys[0], *(legends.uncertainty(t.spread_unit, high).draw(width) for t, (_, high) in zip(tasks, maps))])
     titles += ['Uncertainty', '']
   return _sheet(['Input', *(task.heading for task in tasks)], titles, grid, width)
 

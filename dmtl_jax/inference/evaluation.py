@@ -5,22 +5,19 @@ devices change nothing; each image counts once.
 """
 
 from collections.abc import Callable
-import concurrent.futures
-import contextlib
 import copy
-import dataclasses
 import functools
-import multiprocessing
 import time
 
 import jax
 import numpy as np
 
 from dmtl_jax.basics import sharding
+from dmtl_jax.basics.processes import mapper
 from dmtl_jax.basics.progress import Progress
 from dmtl_jax.data import pipeline, transforms
-from dmtl_jax.inference import pictures
-from dmtl_jax.inference.steps import make_predict_step
+from dmtl_jax.inference import gallery
+from dmtl_jax.inference.steps import compiled_predict_step, make_predict_step
 from dmtl_jax.metrics.base import merge
 from dmtl_jax.metrics.delta_m import delta_m
 
@@ -40,19 +37,13 @@ class Evaluator:
     self.config = copy.deepcopy(config)
     self.config.eval.batch = -(-config.eval.batch // mesh.size) * mesh.size
     self.count = min(limit or len(source), len(source))
-    build = lambda protocol: {
-      task.name: task.scorer(protocol, config.eval.boundary_tolerance, fast) for task in self.tasks
-    }
-    self.metrics = build(config.eval.protocol)
-    # The other protocol counts classes that a single image cannot show as missed.
-    self._image_metrics = build('mtpsl')
-    self._warm = False
-    split = sharding.by_image(mesh)
-    self._predict = jax.jit(
-      make_predict_step(model, self.config, self.tasks),
-      in_shardings=(sharding.replicated(mesh), split, split),
-      out_shardings=split,
+    # Of an image alone, `pascal` would count the classes that it cannot show as missed.
+    self.metrics, self._image_metrics = (
+      {task.name: task.scorer(protocol, config.eval.boundary_tolerance, fast) for task in self.tasks}
+      for protocol in (config.eval.protocol, 'mtpsl')
     )
+    self._warm = False
+    self._predict = compiled_predict_step(model, self.config, self.tasks, mesh)
     self._predict_stages = jax.jit(make_predict_step(model, self.config, self.tasks, with_steps=True))
 
   def run(self, variables, each: Callable | None = None) -> tuple[dict, list[dict]]:
@@ -68,7 +59,8 @@ class Evaluator:
       devices together; and a row of scores of each image, in the order of the source.
     """
     states, rows, seconds, batches = {}, {}, 0.0, 0
-    with Progress('evaluating', self.count, 'img') as progress, self._mapper() as map_images:
+    workers = self.config.eval.workers  # the boundary protocol is slow
+    with Progress('evaluating', self.count, 'img') as progress, mapper(workers) as map_images:
       for batch in self._batches():
         if not self._warm:  # compiling is no part of the time
           self._predict_local(variables, batch)
@@ -76,9 +68,9 @@ class Evaluator:
         began = time.monotonic()
         predictions = self._predict_local(variables, batch)
         seconds, batches = seconds + time.monotonic() - began, batches + 1
-        shown = np.flatnonzero(batch['valid'] & (batch['index'] < self.count))
-        work = [_Scored.of(self.tasks, self.metrics, predictions, batch, i) for i in shown]
-        for i, scored in zip(shown, map_images(_Scored.states, work)):
+        counted = np.flatnonzero(batch['valid'] & (batch['index'] < self.count))
+        work = [self._work(predictions, batch, i) for i in counted]
+        for i, scored in zip(counted, map_images(_states, work)):
           states, index = _add(states, scored), int(batch['index'][i])
           rows[index] = {'id': self.source.ids[index]} | _row(scored, self._image_metrics)
           if each:
@@ -97,25 +89,21 @@ class Evaluator:
     }
     return scores | {'seconds_per_image': seconds / (batches * self.config.eval.batch)}, list(rows.values())
 
-  @contextlib.contextmanager
-  def _mapper(self):
-    """`map`, over config.eval.workers processes where there are any (the boundary protocol is slow)."""
-    if not self.config.eval.workers:
-      yield map
-      return
-    context = multiprocessing.get_context('spawn')  # a fork of a process that runs jax can hang
-    with concurrent.futures.ProcessPoolExecutor(self.config.eval.workers, mp_context=context) as pool:
-      yield pool.map
+  def _work(self, predictions: dict, batch: dict, i: int) -> tuple[dict, dict, dict]:
+    """What `_states` takes of image i of a batch."""
+    maps = {stage: {name: values[i] for name, values in of.items()} for stage, of in predictions.items()}
+    labelled = [task.name for t, task in enumerate(self.tasks) if batch['label_mask'][i, t]]
+    return self.metrics, maps, {name: batch['labels'][name][i] for name in labelled}
 
-  def stages(self, variables, index: int) -> pictures.Example:
+  def stages(self, variables, index: int) -> gallery.Example:
     """One image with its labels and every stage of its maps, without padding; runs on this host alone."""
     variables = jax.tree.map(lambda x: x.addressable_data(0), variables)
     example = self.source[index]
-    ready = transforms.eval_transform(self.config.data, self.tasks)(example)
+    ready = transforms.eval_transform(self.config, self.tasks)(example)
     maps = self._predict_stages(variables, ready['image'][None], np.array([index], np.int32))
-    height, width = ready['region']
-    cut = lambda x: np.asarray(x)[:height, :width]
-    return pictures.Example(
+    top, left, height, width = ready['region']
+    cut = lambda x: np.asarray(x)[top : top + height, left : left + width]
+    return gallery.Example(
       self.source.ids[index],
       cut(transforms.to_uint8(ready['image'])),
       {name: cut(ready['labels'][name]) for name in example['labels']},
@@ -126,7 +114,7 @@ class Evaluator:
     """Yields (id, picture) of the first config.eval.panels images: input, labels, initial to final maps."""
     for index in range(min(self.config.eval.panels, len(self.source))):
       example = self.stages(variables, index)
-      yield example.id, pictures.panel(example, self.tasks)
+      yield example.id, gallery.panel(example, self.tasks)
 
   def _batches(self):
     """This host's batches; all hosts get the same number of them."""
@@ -139,26 +127,20 @@ class Evaluator:
     return jax.tree.map(sharding.local_rows, self._predict(variables, arrays['image'], arrays['index']))
 
 
-@dataclasses.dataclass
-class _Scored:
-  """One image's predictions and labels, on their way to its metric states."""
+def _states(work: tuple[dict, dict, dict]) -> dict:
+  """{stage: {task: state}} of one image; an unlabelled task has an empty state.
 
-  metrics: dict  # task: metric
-  predictions: dict  # stage: task: map
-  labels: dict  # task: label; labelled tasks only
-
-  @classmethod
-  def of(cls, tasks, task_metrics, predictions, batch, i):
-    shown = [task.name for t, task in enumerate(tasks) if batch['label_mask'][i, t]]
-    maps = {stage: {name: m[name][i] for name in task_metrics} for stage, m in predictions.items()}
-    return cls(task_metrics, maps, {name: batch['labels'][name][i] for name in shown})
-
-  def states(self) -> dict:
-    """{stage: {task: state}}; an unlabelled task has an empty state."""
-    state = lambda name, m: (
-      self.metrics[name].image(m, self.labels[name]) if name in self.labels else self.metrics[name].empty()
-    )
-    return {stage: {name: state(name, m) for name, m in maps.items()} for stage, maps in self.predictions.items()}
+  Args:
+    work: {task: metric}, {stage: {task: map}}, {task: label} of labelled tasks only.
+  """
+  metrics, predictions, labels = work
+  return {
+    stage: {
+      name: metrics[name].image(values, labels[name]) if name in labels else metrics[name].empty()
+      for name, values in maps.items()
+    }
+    for stage, maps in predictions.items()
+  }
 
 
 def _add(states: dict, more: dict) -> dict:

@@ -69,7 +69,7 @@ def result_names(paths: Sequence[pathlib.Path]) -> list[str]:
   """
   absolute = [path.absolute() for path in paths]
   root = os.path.commonpath([path.parent for path in absolute])
-  below = ['_'.join(path.parent.relative_to(root).parts + (path.stem,)) for path in absolute]
+  below = ['_'.join((*path.parent.relative_to(root).parts, path.stem)) for path in absolute]
   suffixed = [f'{name}_{path.suffix[1:]}' for name, path in zip(below, paths)]
   numbered = [f'{name}_{i}' for i, name in enumerate(suffixed)]
   names = [path.stem for path in paths]
@@ -95,16 +95,14 @@ def read_image(path: os.PathLike | str) -> np.ndarray:
   """
   try:
     if not os.path.getsize(path):
-      raise UserError(f'{path}: the file is empty; copy it again')
-    with Image.open(path, formats=FORMATS) as file:
-      files.check_pixels(file, path)
-      return to_rgb(file, path)
+      raise ValueError('the file is empty')
+    return to_rgb(files.open_image(path, FORMATS, upright=True), path)
   except FileNotFoundError:
     raise UserError(f'{path}: no such file') from None
   except UserError:
     raise
   except Exception as error:  # Pillow has no common error
-    raise UserError(f'{path}: not a readable image ({_reason(error)}); replace it or convert it to PNG') from error
+    raise UserError(f'{path}: {files.reason(error)}; replace it or convert it to PNG') from error
 
 
 def to_rgb(image: Image.Image, name: object = 'image') -> np.ndarray:
@@ -122,11 +120,6 @@ def to_rgb(image: Image.Image, name: object = 'image') -> np.ndarray:
     image = image.convert('RGBA')
     image = Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image)
   return np.array(image.convert('RGB'))
-
-
-def _reason(error: Exception) -> str:
-  """Pillow's words without the path that they repeat."""
-  return 'unknown format' if 'cannot identify' in str(error) else str(error).rstrip('.')
 
 
 def as_rgb(image) -> np.ndarray:
@@ -291,20 +284,28 @@ def _bell(size: int) -> np.ndarray:
   return np.sin(np.pi * (np.arange(size, dtype=np.float32) + 0.5) / size) ** 2
 
 
-def enlarge(maps: np.ndarray, extent: tuple[float, float], size: tuple[int, int], rows: slice) -> np.ndarray:
+def enlarge(
+  maps: np.ndarray,
+  extent: tuple[float, float],
+  size: tuple[int, int],
+  rows: slice,
+  origin: tuple[float, float] = (0, 0),
+) -> np.ndarray:
   """Some rows of a map at an image's size, bilinear between the centres of cells.
 
   Args:
     maps: float [h, w, C].
-    extent: rows and columns of cells, from the first on, that the image covers; may be fractions.
+    extent: rows and columns of cells that the image covers; may be fractions.
     size: (H, W) of the image.
     rows: of the image.
+    origin: rows and columns of cells above and left of the image.
 
   Returns:
     [rows, W, C].
   """
-  place = lambda n, side: np.clip((np.arange(size[side]) + 0.5) * extent[side] / size[side] - 0.5, 0, n - 1)
-  y, x = place(maps.shape[0], 0)[rows], place(maps.shape[1], 1)
+  at = [o + (np.arange(n) + 0.5) * e / n - 0.5 for o, n, e in zip(origin, size, extent)]
+  y, x = (np.clip(a, 0, n - 1) for a, n in zip(at, maps.shape))
+  y = y[rows]
   return _between(_between(maps, y, 0), x, 1)
 
 

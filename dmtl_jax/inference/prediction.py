@@ -18,8 +18,7 @@ import numpy as np
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.data import transforms
 from dmtl_jax.inference import images
-from dmtl_jax.inference.sampling import make_samples_step
-from dmtl_jax.inference.steps import make_maps_step
+from dmtl_jax.inference.steps import make_maps_step, make_samples_step
 from dmtl_jax.models import build_model
 from dmtl_jax.models.parts.layers import resize
 from dmtl_jax.runs import checkpoints
@@ -35,13 +34,17 @@ class Predictor:
 
   Attributes:
     tasks: what it predicts, each with its name, kind and classes.
+    config, variables: of the run.
   """
 
   def __init__(self, config, tasks: tuple[Task, ...], variables: dict):
-    self.tasks, self.config, self._variables = tasks, config, variables
+    self.config, self.tasks, self.variables = config, tasks, variables
     model, size = build_model(config, tasks), tuple(config.data.size)
     maps_step = make_maps_step(model, config, tasks)
-    one = lambda variables, image: jax.tree.map(lambda x: x[0], maps_step(variables, image, jnp.zeros(1, jnp.int32)))
+
+    def one(variables, image):
+      return jax.tree.map(lambda x: x[0], maps_step(variables, image, jnp.zeros(1, jnp.int32)))
+
     outputs = jax.eval_shape(one, variables, jax.ShapeDtypeStruct((1, *size, 3), jnp.float32))
     self._cells = outputs['final'][tasks[0].name].shape[:2]
 
@@ -63,14 +66,8 @@ class Predictor:
         zoom 2 or what fills the training size (strips only so).
 
     Returns:
-      {task: prediction}, in the order of `tasks`, at the image's size; a list of them for a list.
-
-      | kind | array | |
-      |---|---|---|
-      | semseg, parsing | uint8 [H, W] | class id, the place in `Task.classes` |
-      | saliency, boundary | float32 [H, W] | probability, 0 to 1 |
-      | normals | float32 [H, W, 3] | unit vector in the camera's space, as in the labels |
-      | depth | float32 [H, W] | in the data set's unit (folders: metres) |
+      {task: prediction}, in the order of `tasks`, at the image's size, as `help(dmtl_jax)` lists them; class ids are
+      places in `Task.classes`. A list of them for a list.
 
     Raises:
       UserError: anything else for an image, a file that cannot be read, or a zoom below 1.
@@ -88,14 +85,8 @@ class Predictor:
 
     Returns:
       maps, uncertainty. `maps` are as above: the class of the highest mean probability, the mean
-      probability, direction and depth. `uncertainty` is {task: float32 [H, W]}, 0 where the draws agree:
-
-      | kind | uncertainty |
-      |---|---|
-      | semseg, parsing | entropy of the mean class distribution, 0 (one sure class) to 1 (all alike) |
-      | saliency, boundary | standard deviation of the probability, 0 to 0.5 |
-      | normals | root mean square angle to the mean direction, in degrees |
-      | depth | standard deviation, in the data set's unit |
+      probability, direction and depth. `uncertainty` is {task: float32 [H, W]}, 0 where the draws agree, in
+      what `help(dmtl_jax)` lists.
 
     Raises:
       UserError: as above, or the method adds no noise.
@@ -118,24 +109,27 @@ class Predictor:
   def _view(self, image: np.ndarray, samples: int, scale: float) -> 'Raw':
     """The maps of an image scaled by a factor, in tiles where it is larger than the network's input then."""
     size, cells, step = tuple(self.config.data.size), self._cells, self._step(samples)
+    centred = self.config.eval.geometry == 'pad'
     scaled, _ = transforms.rescale(image, {}, scale, {})
     pitch = size[0] / cells[0], size[1] / cells[1]
     extent = scaled.shape[0] / pitch[0], scaled.shape[1] / pitch[1]
 
     def tile(top: int, left: int) -> images.Maps:
       window = scaled[round(top * pitch[0]) :, round(left * pitch[1]) :][: size[0], : size[1]]
-      ready = transforms.finish(window, {}, size, (), 0)['image']
-      stages = jax.device_get(step(self._variables, ready[None]))
+      ready = transforms.finish(window, {}, size, (), 0, centred)['image']
+      stages = jax.device_get(step(self.variables, ready[None]))
       return {(s, t.name): np.float32(maps[t.name]) for s, maps in stages.items() for t in self.tasks}
 
     grid = tuple(max(n, int(np.ceil(x - 1e-6))) for n, x in zip(cells, extent))
-    return Raw(self.tasks, images.blend_tiles(tile, grid, cells), extent, samples)
+    shown = [min(n, m) for n, m in zip(scaled.shape, size)]
+    origin = tuple(n / p for n, p in zip(transforms.corner(shown, size, centred), pitch))
+    return Raw(self.tasks, images.blend_tiles(tile, grid, cells), extent, samples, origin)
 
   def _scales(self, shape: Sequence[int], zoom: float | None) -> list[float]:
     """The factors by which the network sees an image scaled."""
     ratios = [n / m for n, m in zip(self.config.data.size, shape)]
     fits, fills = min(ratios), max(ratios)
-    whole = min(fits, 1) if self.config.data.augment == 'pascal' else fits
+    whole = min(fits, 1) if self.config.eval.geometry == 'pad' else fits
     if zoom is not None:
       if not zoom >= 1:
         raise UserError(f'--zoom={zoom}: give 1 (the image is seen whole) or more')
@@ -155,12 +149,14 @@ class Raw:
       'step1', ..., or with samples 'uncertainty' [h, w, 1].
     extent: rows and columns of these maps that the image covers; the rest is padding.
     samples: number of noise draws.
+    origin: rows and columns of padding above and left of the image.
   """
 
   tasks: tuple[Task, ...]
   maps: dict[tuple[str, str], np.ndarray]
   extent: tuple[float, float]
   samples: int
+  origin: tuple[float, float] = (0.0, 0.0)
 
   @property
   def stages(self) -> list[str]:
@@ -174,19 +170,25 @@ class Raw:
     """
     step = max(BAND // size[1], 1)
     bands = [slice(top, min(top + step, size[0])) for top in range(0, size[0], step)]
-    finish = (lambda task, band: band[..., 0]) if stage == 'uncertainty' else _activated
-    whole = lambda task, raw: np.concatenate([finish(task, images.enlarge(raw, self.extent, size, b)) for b in bands])
-    return {task.name: whole(task, self.maps[stage, task.name]) for task in self.tasks}
+    found = {}
+    for task in self.tasks:
+      parts = (images.enlarge(self.maps[stage, task.name], self.extent, size, band, self.origin) for band in bands)
+      found[task.name] = np.concatenate(
+        [part[..., 0] if stage == 'uncertainty' else _activated(task, part) for part in parts]
+      )
+    return found
 
 
 def _joined(whole: Raw, tiles: Raw) -> Raw:
   """The mean of an image's maps seen whole and in tiles; depth as seen whole, since a tile has no scale."""
   of_view = {task.name for task in whole.tasks if task.relative_to_view}
   grid = next(iter(tiles.maps.values())).shape[:2]
-  extent = tuple(n * e / part for n, e, part in zip(grid, whole.extent, tiles.extent))
+  ratio = [e / part for e, part in zip(whole.extent, tiles.extent)]
+  extent = tuple(n * r for n, r in zip(grid, ratio))
+  origin = tuple(o - r * part for o, r, part in zip(whole.origin, ratio, tiles.origin))
   joined = {}
   for key, values in whole.maps.items():
-    enlarged = images.enlarge(values, extent, grid, slice(None))
+    enlarged = images.enlarge(values, extent, grid, slice(None), origin)
     joined[key] = enlarged if key[1] in of_view else (enlarged + tiles.maps[key]) / 2
   return dataclasses.replace(tiles, maps=joined)
 
@@ -216,6 +218,3 @@ def load(workdir: str | os.PathLike, which: str = 'best') -> Predictor:
   config, tasks = workdir_lib.read_config(workdir), workdir_lib.read_tasks(workdir)
   _, variables, _ = checkpoints.load(workdir, str(which), config, tasks)
   return Predictor(config, tasks, variables)
-
-
-# --- The job ---------------------------------------------------------------------------------

@@ -49,12 +49,19 @@ def convert(source: str, workdir: str, config, tasks: tuple[Task, ...]):
   variables = load_released(state, empty, tasks, source)
 
   config.init_from = source
-  atomic.write_json(folder.parent / 'config.json', workdir_lib.to_json(config))
-  workdir_lib.write_tasks(folder.parent, tasks)
-  meta = {'format': checkpoints_lib.FORMAT, 'config': workdir_lib.to_json(config), 'best': {}}
+  write_run(folder.parent, config, tasks, variables)
+
+
+def write_run(workdir: pathlib.Path, config, tasks: tuple[Task, ...], variables: dict, step: int = 0) -> pathlib.Path:
+  """Makes the folder of a run that has these variables and was not trained; returns it."""
+  config = workdir_lib.to_json(config)
+  atomic.write_json(workdir / 'config.json', config)
+  workdir_lib.write_tasks(workdir, tasks)
+  meta = {'format': checkpoints_lib.FORMAT, 'config': config, 'best': {}}
   args = ocp.args.Composite(variables=ocp.args.StandardSave(variables), meta=ocp.args.JsonSave(meta))
-  with ocp.CheckpointManager(folder) as manager:
-    manager.save(0, args=args)
+  with ocp.CheckpointManager(workdir / 'checkpoints') as manager:
+    manager.save(step, args=args)
+  return workdir
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -72,7 +79,7 @@ def main(argv: list[str] | None = None) -> int:
       config = runpy.run_path(path)['get_config'](arg)
     except (KeyError, ValueError) as error:  # no get_config, or a config string that it refuses
       raise UserError(f'--config={args.config}: {error}') from error
-    convert(args.source, args.workdir, config, tuple(source_lib.package(config.data.name).TASKS))
+    convert(args.source, args.workdir, config, source_lib.data_tasks(config.data))
   except UserError as error:
     print(f'Error: {error}', file=sys.stderr)
     return 1

@@ -1,8 +1,6 @@
 """The job `--mode=evaluate`: a checkpoint scored on the whole validation split."""
 
-import csv
 import functools
-import io
 import math
 import pathlib
 
@@ -11,12 +9,12 @@ import jax
 from dmtl_jax.basics import atomic, sharding
 from dmtl_jax.basics.progress import say
 from dmtl_jax.data import source as source_lib
-from dmtl_jax.inference import pictures
+from dmtl_jax.inference import gallery
 from dmtl_jax.inference.evaluation import delta_to_single, Evaluator, headline
 from dmtl_jax.runs.checkpoints import load
 
 
-def table(scores: dict, tasks) -> str:
+def as_text(scores: dict, tasks) -> str:
   """Initial and final scores side by side, a line a task (the paper's Figure 8); '-' where there is none."""
   number = lambda value, how: '-' if value is None or math.isnan(value) else format(value, how)
   lines = [f'{"task":<12}{"metric":<10}{"initial":>10}{"final":>10}{"change":>10}']
@@ -34,7 +32,7 @@ def run(config, workdir: str, which: str = 'best', predictions: bool = False) ->
   """The job `--mode=evaluate`: restores a checkpoint, writes W/metrics.json, per_image.csv and panels/.
 
   Args:
-    predictions: also write every image's final maps, to W/predictions (see `pictures.save_predictions`).
+    predictions: also write every image's final maps, to W/predictions (see `gallery.save_predictions`).
 
   Returns:
     What metrics.json holds.
@@ -44,7 +42,7 @@ def run(config, workdir: str, which: str = 'best', predictions: bool = False) ->
   model, variables, step = load(workdir, which, config, source.tasks)
   say(f'evaluating step {step} of {workdir} on {len(source)} images')
   evaluator, path = Evaluator(model, config, source, sharding.make_mesh()), pathlib.Path(workdir)
-  save = functools.partial(pictures.save_predictions, path / 'predictions', source.tasks)
+  save = functools.partial(gallery.save_predictions, path / 'predictions', source.tasks)
   scores, rows = evaluator.run(variables, save if predictions else None)
   result = {
     'step': step,
@@ -53,17 +51,8 @@ def run(config, workdir: str, which: str = 'best', predictions: bool = False) ->
   }
   if jax.process_index() == 0:
     atomic.write_json(path / 'metrics.json', result)
-    atomic.write_atomic(path / 'per_image.csv', _csv(rows))
-    chosen = pictures.choose(rows, source.tasks, config.eval.panels)
-    pictures.write(path / 'panels', source.tasks, chosen, functools.partial(evaluator.stages, variables))
-    say(table(scores, source.tasks))
+    atomic.write_csv(path / 'per_image.csv', rows)
+    chosen = gallery.choose(rows, source.tasks, config.eval.panels)
+    gallery.save_panels(path / 'panels', source.tasks, chosen, functools.partial(evaluator.stages, variables))
+    say(as_text(scores, source.tasks))
   return result
-
-
-def _csv(rows: list[dict]) -> str:
-  fields = list(dict.fromkeys(key for row in rows for key in row))
-  text = io.StringIO()
-  writer = csv.DictWriter(text, fields)
-  writer.writeheader()
-  writer.writerows(rows)
-  return text.getvalue()

@@ -9,7 +9,7 @@ and anywhere that has jax and flatbuffers:
   maps = predict(images)  # uint8 [B, H, W, 3] RGB, any B -> {task: [B, H, W, ...]}
 
 The file holds the weights. H and W are those of training (`deserialize(...).in_avals` names them);
-maps are as `tasks.activate` gives them: class ids, probabilities, unit normals, depth.
+maps are as `Task.activate` gives them: class ids, probabilities, unit normals, depth.
 """
 
 import argparse
@@ -20,13 +20,12 @@ import jax
 import jax.export
 import jax.numpy as jnp
 
-from dmtl_jax.basics import atomic
+from dmtl_jax.basics.atomic import replacing
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.data import transforms
+from dmtl_jax.inference import prediction
 from dmtl_jax.inference.steps import make_predict_step
 from dmtl_jax.models import build_model
-from dmtl_jax.runs import workdir as workdir_lib
-from dmtl_jax.runs.checkpoints import load
 from dmtl_jax.tasks import Task
 
 PLATFORMS = ('cpu', 'cuda', 'tpu')
@@ -35,7 +34,7 @@ PLATFORMS = ('cpu', 'cuda', 'tpu')
 def export(config, tasks: tuple[Task, ...], variables: dict) -> jax.export.Exported:
   """The function uint8 [B, H, W, 3] RGB -> {task: final prediction at H x W}, for any B.
 
-  Each image is predicted as `predict.Predictor` does: its noise depends on config.seed alone,
+  Each image is predicted as `prediction.Predictor` does: its noise depends on config.seed alone,
   so that the rest of the batch changes nothing. H, W are config.data.size.
   """
   predict_step = make_predict_step(build_model(config, tasks), config, tasks)
@@ -58,11 +57,10 @@ def write(workdir: str, out: str, which: str = 'best') -> jax.export.Exported:
   Raises:
     UserError: no run or checkpoint there, or `out` cannot be written.
   """
-  config, tasks = workdir_lib.read_config(workdir), workdir_lib.read_tasks(workdir)
-  _, variables, _ = load(workdir, which, config, tasks)
-  exported = export(config, tasks, variables)
+  run = prediction.load(workdir, which)
   try:
-    with atomic.replacing(out, 'wb') as file:
+    with replacing(out, 'wb') as file:  # before the work: a mistake shows now
+      exported = export(run.config, run.tasks, run.variables)
       file.write(exported.serialize())
   except OSError as error:
     raise UserError(f'{out}: cannot be written ({error.strerror}); choose another file') from error

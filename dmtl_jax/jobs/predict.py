@@ -2,18 +2,17 @@
 
 from collections.abc import Iterator
 import contextlib
-import dataclasses
 import pathlib
 import sys
 
 import numpy as np
 
-from dmtl_jax.basics import atomic
+from dmtl_jax.basics.atomic import replacing
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.basics.progress import Progress, say
 from dmtl_jax.draw import panels
 from dmtl_jax.draw.png import save_png
-from dmtl_jax.inference import images, pictures
+from dmtl_jax.inference import gallery, images
 from dmtl_jax.inference.prediction import load, Raw
 
 SIDE = 2048  # longest side of the pictures (arrays have the image's size)
@@ -65,10 +64,17 @@ def _predict_all(predictor, sources, folder: pathlib.Path, samples, zoom, broken
   with Progress('predicting', sum(source.length for _, source in sources), 'img') as progress:
     for name, source in sources:
       video, scales, end = bool(source.rate), {}, progress.done + source.length
-      with _Clips(folder, name, source.rate) if video else contextlib.nullcontext(_Stills(folder, name)) as save:
+      with contextlib.ExitStack() as stack:
+        clips = {}
         for image in _readable(source, broken):
           raw = predictor.raw(image, samples, zoom)
-          save(draw(raw, image, scales, video))  # all frames of a video have the scales of its first
+          for place, picture in draw(raw, image, scales, video).items():  # a video has the scales of its first frame
+            if not video:
+              save_png(folder / place / f'{name}.png', picture)
+              continue
+            if place not in clips:
+              clips[place] = stack.enter_context(images.VideoWriter(folder / place / f'{name}.mp4', source.rate))
+            clips[place].write(picture)
           if not video:
             _save_arrays(raw, image.shape[:2], folder, name)
           progress.update(1, source.path.name)
@@ -104,7 +110,7 @@ def draw(raw: Raw, image: np.ndarray, scales: dict, every_class: bool = False) -
       drawn[key] = panels.uncertainty(task, spread[task.name], scales[key])
   tile = panels.tile_size(*image.shape[:2])[::-1]
   stages = {stage: raw.predictions(stage, tile) for stage in raw.stages if stage != 'uncertainty'}
-  rows = pictures.panel_rows(stages, {}, raw.tasks)
+  rows = gallery.panel_rows(stages, {}, raw.tasks)
   if spread:
     rows[-1] = (f'Mean of {raw.samples} draws', stages['final'])
     spread = {task.name: (spread[task.name], scales[f'uncertainty/{task.name}']) for task in raw.tasks}
@@ -115,32 +121,5 @@ def draw(raw: Raw, image: np.ndarray, scales: dict, every_class: bool = False) -
 def _save_arrays(raw: Raw, size: tuple[int, int], folder: pathlib.Path, name: str):
   for stage, place in (('final', folder), ('uncertainty', folder / 'uncertainty')):
     for task, values in raw.predictions(stage, size).items() if stage in raw.stages else ():
-      with atomic.replacing(place / task / f'{name}.npy', 'wb') as file:
+      with replacing(place / task / f'{name}.npy', 'wb') as file:
         np.save(file, values)
-
-
-@dataclasses.dataclass
-class _Stills:
-  """Writes the pictures of an image."""
-
-  folder: pathlib.Path
-  name: str
-
-  def __call__(self, drawn: dict[str, np.ndarray]):
-    for place, picture in drawn.items():
-      save_png(self.folder / place / f'{self.name}.png', picture)
-
-
-class _Clips(contextlib.ExitStack):
-  """Writes the pictures of a video's frames, one call a frame, each kind as a video."""
-
-  def __init__(self, folder: pathlib.Path, name: str, rate: float):
-    super().__init__()
-    self._open = lambda place: images.VideoWriter(folder / place / f'{name}.mp4', rate)
-    self._writers = {}
-
-  def __call__(self, drawn: dict[str, np.ndarray]):
-    for place, picture in drawn.items():
-      if place not in self._writers:
-        self._writers[place] = self.enter_context(self._open(place))
-      self._writers[place].write(picture)

@@ -4,9 +4,9 @@ import pathlib
 
 from dmtl_jax.basics import atomic, progress
 from dmtl_jax.basics.errors import UserError
-from dmtl_jax.report import page as report_html
-from dmtl_jax.report import table as report_table
-from dmtl_jax.report.results import differences, read_run, sections
+from dmtl_jax.report.page import page
+from dmtl_jax.report.results import read_run, sections
+from dmtl_jax.report.table import make_table, markdown, numbers
 
 
 def write_report(workdirs: list[str], out: str) -> pathlib.Path:
@@ -21,16 +21,16 @@ def write_report(workdirs: list[str], out: str) -> pathlib.Path:
   runs = [read_run(pathlib.Path(path)) for path in dict.fromkeys(map(str.strip, workdirs)) if path]
   if not runs:
     raise UserError('--workdirs names no run; give one or more, separated by commas')
-  parts = [(section, report_table.build(section)) for section in sections(runs)]
+  parts = [(section, make_table(section)) for section in sections(runs)]
   folder = pathlib.Path(out)
-  text = '\n'.join(report_table.markdown(section, table, differences(section)) for section, table in parts)
+  text = '\n'.join(markdown(section, table) for section, table in parts)
   atomic.write_atomic(folder / 'report.md', text)
-  atomic.write_atomic(folder / 'report.csv', report_table.comma_separated(parts))
-  page = folder / 'report.html'
-  atomic.write_atomic(page, report_html.page([(section, table, differences(section)) for section, table in parts]))
+  atomic.write_csv(folder / 'report.csv', numbers(parts))
+  path = folder / 'report.html'
+  atomic.write_atomic(path, page(parts))
   progress.say(text)
   for run in runs:
     if not run.metrics.get('final'):
       progress.say(f'{run.path} has no scores; run --mode=evaluate --workdir={run.path}')
-  progress.say(f'report: {page}')
-  return page
+  progress.say(f'report: {path}')
+  return path

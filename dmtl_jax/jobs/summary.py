@@ -7,11 +7,11 @@ import math
 import jax
 import numpy as np
 
-from dmtl_jax.data import source
+from dmtl_jax.data.source import data_tasks
 from dmtl_jax.models import find
 from dmtl_jax.models.counting import summarize
 from dmtl_jax.tasks import Task
-from dmtl_jax.training import setup
+from dmtl_jax.training import cost, setup
 
 
 def run(config, as_json: bool = False, memory: bool = False):
@@ -27,7 +27,7 @@ def run(config, as_json: bool = False, memory: bool = False):
   result = summarize(config, tasks, tuple(config.data.size))
   if not as_json:
     cost = find(config.method).cost
-    print(table(result) + (f'\nthe paper says {cost}' if cost else ''))
+    print(as_text(result) + (f'\nthe paper says {cost}' if cost else ''))
   if memory:
     if not as_json:
       print('\ncompiling a training step for its memory; at full size that takes minutes', flush=True)
@@ -39,14 +39,19 @@ def run(config, as_json: bool = False, memory: bool = False):
 
 
 @dataclasses.dataclass(frozen=True)
-class _Shapes:
-  """Stands in for a training set, which a summary does not need; with the most labels an image can have."""
+class _Labels:
+  """Stands in for a training set, of which a step needs to know no more."""
 
   tasks: tuple[Task, ...]
   label_mask: np.ndarray
 
   def __len__(self):
     return len(self.label_mask)
+
+
+def build_training(config, tasks: tuple[Task, ...], mask: np.ndarray) -> setup.Training:
+  """What training builds from a config, without its data set: labels [N, T] bool say what of it is labelled."""
+  return setup.build(config, _Labels(tasks, mask), None)
 
 
 def step_memory(config, tasks: tuple[Task, ...]) -> dict:
@@ -59,11 +64,9 @@ def step_memory(config, tasks: tuple[Task, ...]) -> dict:
   Raises:
     UserError: a batch that these devices cannot share.
   """
-  from dmtl_jax.training import cost
-
   mask = np.zeros((config.train.batch, len(tasks)), bool)
-  mask[:, : 1 if config.data.labels == 'one' else None] = True
-  training = setup.build(config, _Shapes(tasks, mask), None)
+  mask[:, : 1 if config.data.labels == 'one' else None] = True  # the most labels an image can have
+  training = build_training(config, tasks, mask)
   state = setup.abstract_state(training)
   compiled = cost.compile_step(training.update, state, config, tasks, training.mesh)
   shares = jax.tree.map(lambda x: math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize, state)
@@ -78,22 +81,14 @@ def memory_text(memory: dict, config) -> str:
   """`step_memory` in a line."""
   if memory['bytes'] is None:
     return 'memory of a training step: the compiler for these devices does not tell'
-  gib = lambda count: f'{count / 2**30:.2f} GiB'
+  whole, state = (f'{memory[name] / 2**30:.2f} GiB' for name in ('bytes', 'state_bytes'))
   return (
     f'memory of a training step of {config.train.batch} images (estimate for {memory["devices"]}): '
-    f'{gib(memory["bytes"])} a device, of it {gib(memory["state_bytes"])} parameters and optimiser state'
+    f'{whole} a device, of it {state} parameters and optimiser state'
   )
 
 
-def data_tasks(data_config) -> tuple[Task, ...]:
-  """Tasks of config.data; only a folder data set needs to exist for it."""
-  if data_config.name == 'folder':
-    return source.open_source(data_config, 'train').tasks
-  tasks = {task.name: task for task in source.package(data_config.name).TASKS}
-  return tuple(tasks[name] for name in data_config.get('tasks', ()) or tasks)
-
-
-def table(result: dict) -> str:
+def as_text(result: dict) -> str:
   """The summary as aligned text, in millions of parameters and GMAC."""
   steps = f', {result["steps"]} steps' if result['steps'] else ''
   title = f'{result["method"]}, {result["backbone"]}, {result["size"][0]}x{result["size"][1]}{steps}'

@@ -1,9 +1,9 @@
 """Charts of a report's page: learning curves as SVG, ranks and bars as HTML."""
 
 from collections.abc import Sequence
-import html
 import math
 
+from dmtl_jax.report.markup import escape
 from dmtl_jax.tasks import Task
 
 POINTS = 60  # of a curve, at most
@@ -33,11 +33,11 @@ def plot(curves: Sequence[Curve], label: str, width: int = 360, height: int = 19
     points = ' '.join(f'{x(s):.1f},{y(v):.1f}' for s, v in zip(steps, values))
     size = 'r="3"' if len(steps) < 12 else 'r="6" fill-opacity="0"'
     dots = ''.join(
-      f'<circle cx="{x(s):.1f}" cy="{y(v):.1f}" {size}><title>{html.escape(name)}, step {s:,}: {v:.4g}</title></circle>'
+      f'<circle cx="{x(s):.1f}" cy="{y(v):.1f}" {size}><title>{escape(name)}, step {s:,}: {v:.4g}</title></circle>'
       for s, v in zip(steps, values)
     )
     parts.append(f'<g stroke="{color}" fill="{color}"><polyline points="{points}"/>{dots}</g>')
-  return f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{html.escape(label)}">{"".join(parts)}</svg>'
+  return f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(label)}">{"".join(parts)}</svg>'
 
 
 def _thinned(steps, values) -> tuple[list[int], list[float]]:
@@ -71,12 +71,11 @@ def strip(task: Task, values: Sequence[tuple[str, str, float]]) -> str:
   """
   scores = [score for *_, score in values]
   low, high = min(scores), max(scores)
-  place = lambda v: 50.0 if high == low else 100 * (v - low) / (high - low) * 0.92 + 4
-  right = lambda v: place(v) if task.higher_is_better else 100 - place(v)
-  dots = ''.join(
-    f'<i style="left:{right(score):.1f}%;background:{color}" title="{html.escape(name, quote=True)}: {score:.4g}"></i>'
-    for name, color, score in reversed(values)
-  )
+  dots = ''
+  for name, color, score in reversed(values):
+    place = 50.0 if high == low else 100 * (score - low) / (high - low) * 0.92 + 4
+    place = place if task.higher_is_better else 100 - place
+    dots += f'<i style="left:{place:.1f}%;background:{color}" title="{escape(name)}: {score:.4g}"></i>'
   return f'<div class="rank" aria-hidden="true">{dots}</div>'
 
 

@@ -1,105 +1,85 @@
 """The report as one self-contained HTML page: no network, no scripts; light and dark, phone to projector."""
 
+import collections
 from collections.abc import Sequence
-import html
 import pathlib
 import statistics
 
-from dmtl_jax.report import charts, pictures
+from dmtl_jax.report import charts, viewer
 from dmtl_jax.report.details import details
-from dmtl_jax.report.pictures import swatch, verdict
-from dmtl_jax.report.table import unequal
+from dmtl_jax.report.markup import card, entry_name, escape, html_table, swatch, verdict
+from dmtl_jax.report.results import unequal
 from dmtl_jax.tasks import Task
 
 STYLE = (pathlib.Path(__file__).parent / 'report.css').read_text()
-MORE_COLORS = ('#b5651d', '#6a5acd', '#2e8b8b', '#c71585', '#808000', '#4682b4', '#cd5c5c', '#708090')
 
 
 def page(parts: Sequence[tuple]) -> str:
   """The whole page.
 
   Args:
-    parts: of every data set and label setting, (`report.Section`, `report_table.Table`,
-      `report.differences`).
+    parts: of every data set and label setting, (`results.Section`, `table.Table`).
   """
-  album = pictures.Album()
-  title = f'DiffusionMTL on {" and ".join(dict.fromkeys(section.data for section, *_ in parts))}'
+  album = viewer.Album()
+  title = f'DiffusionMTL on {" and ".join(dict.fromkeys(section.data for section, _ in parts))}'
   body = ''.join(_section(*part, f's{i}', album, len(parts) - i) for i, part in enumerate(parts))
-  nav = ''.join(f'<a href="#s{i}">{html.escape(section.title)}</a>' for i, (section, *_) in enumerate(parts))
+  nav = ''.join(f'<a href="#s{i}">{escape(section.title)}</a>' for i, (section, _) in enumerate(parts))
   return (
     '<!doctype html><html lang="en"><head><meta charset="utf-8">'
     '<meta name="viewport" content="width=device-width, initial-scale=1">'
     '<meta name="color-scheme" content="light dark">'
-    f'<title>{html.escape(title)}</title><style>{STYLE}</style></head><body>'
-    f'<header><h1>{html.escape(title)}</h1>{f"<nav>{nav}</nav>" if len(parts) > 1 else ""}</header>'
+    f'<title>{escape(title)}</title><style>{STYLE}</style></head><body>'
+    f'<header><h1>{escape(title)}</h1>{f"<nav>{nav}</nav>" if len(parts) > 1 else ""}</header>'
     f'<main>{body}</main></body></html>\n'
   )
 
 
-def _section(section, table, differences: dict, name: str, album, left: int) -> str:
+def _section(section, table, name: str, album, left: int) -> str:
   """One data set and label setting, from the verdict to the single runs; `left` sections share the album."""
-  colors = _colors(section.entries)
   whole = album.left
   album.left = whole // left
-  # The images that tell most are embedded first; `viewer` takes what room is left.
-  found = pictures.extremes(section, colors, f'{name}x', album)
-  viewer = pictures.viewer(section, colors, f'{name}v', album)
+  # The images that tell most are embedded first; `by_image` takes what room is left.
+  extremes = viewer.extremes(section, f'{name}x', album)
+  by_image = viewer.by_image(section, f'{name}v', album)
   album.left += whole - whole // left
+  methods = ['Each row is a method, from its first prediction to its last. Choose a task and an image.']
+  methods += dict.fromkeys(entry.method.note for entry in section.entries if entry.method.note)
+  single = (
+    'By the score of the final map on the single image. Class averages are over the classes that the image shows.'
+  )
   blocks = [
-    ('', _verdict(section, table, differences, colors)),
-    ('Scores and costs', _table(section, table, colors)),
-    ('What denoising changes', _denoising(section, colors)),
-    ('Image by image', viewer and _viewer_note(section) + viewer),
-    ('Best and worst images', found and _EXTREMES + found),
-    ('Learning curves', _curves(section, colors)),
-    ('More', details(section, colors)),
+    ('', _verdict(section, table)),
+    ('Scores and costs', _scores(section, table)),
+    ('What denoising changes', _denoising(section)),
+    ('Image by image', by_image and _note(' '.join(methods)) + by_image),
+    ('Best and worst images', extremes and _note(single) + extremes),
+    ('Learning curves', _curves(section)),
+    ('More', details(section)),
   ]
   body = ''.join(f'<section>{f"<h3>{title}</h3>" if title else ""}{text}</section>' for title, text in blocks if text)
-  return f'<article class="part" id="{name}"><h2>{html.escape(section.title)}</h2>{body}</article>'
+  return f'<article class="part" id="{name}"><h2>{escape(section.title)}</h2>{body}</article>'
 
 
-_EXTREMES = (
-  '<p class="note">By the score of the final map on the single image. '
-  'Class averages are over the classes that the image shows.</p>'
-)
-
-
-def _viewer_note(section) -> str:
-  text = 'Each row is a method, from its first prediction to its last. Choose a task and an image.'
-  notes = dict.fromkeys(entry.method.note for entry in section.entries if entry.method.note)
-  return f'<p class="note">{" ".join([text, *notes])}</p>'
-
-
-def _colors(entries) -> dict[str, str]:
-  """{entry: colour}: of its method, or another where several share it."""
-  colors, spare = {}, list(MORE_COLORS)
-  for entry in entries:
-    color = entry.method.color
-    if not color or color in colors.values():
-      color = spare.pop(0) if spare else '#777777'
-    colors[entry.name] = color
-  return colors
+def _note(text: str) -> str:
+  return f'<p class="note">{text}</p>'
 
 
 # --- Who won ---------------------------------------------------------------------------------
 
 
-def _verdict(section, table, differences: dict, colors) -> str:
+def _verdict(section, table) -> str:
   """One sentence on who won, and a card a task with the ranking."""
   ranks = {task.name: _ranking(section, table, t) for t, task in enumerate(section.tasks)}
-  sentences = [
-    text for text in (_winner(section, table, ranks), _denoised(section), _caution(section, differences)) if text
-  ]
   cards = [
-    _card(task, column, ranks[task.name], colors)
+    _winner_card(task, column, ranks[task.name])
     for task, column in zip(section.tasks, table.columns)
     if ranks[task.name]
   ]
   if not cards:
     return '<p class="lead">No run here was evaluated yet: run <code>--mode=evaluate</code> on each.</p>'
-  lead, *rest = sentences or ['']
+  lead, *rest = [text for text in (_winner(section, table, ranks), _denoised(section), _caution(section)) if text]
   more = ''.join(f'<p class="more">{text}</p>' for text in rest)
-  dots = '<p class="note">Each dot is a method; further right is better.</p>' if len(section.entries) > 1 else ''
+  dots = _note('Each dot is a method; further right is better.') if len(section.entries) > 1 else ''
   columns = f'style="--n:{min(len(cards), 6)}"'
   return f'<p class="lead">{lead}</p>{more}<div class="cards winners" {columns}>{"".join(cards)}</div>{dots}'
 
@@ -114,12 +94,8 @@ def _winner(section, table, ranks) -> str:
   """Who is best at how many tasks, and by Delta_m."""
   known = {name: ranking for name, ranking in ranks.items() if len(ranking) > 1}
   if not known:
-    return 'Scores of the final maps on the validation images.' if any(ranks.values()) else ''
-  wins = {}
-  for ranking in known.values():
-    for entry, cell in ranking:
-      if cell.best:
-        wins[entry.name] = wins.get(entry.name, 0) + 1
+    return 'Scores of the final maps on the validation images.'
+  wins = collections.Counter(entry.name for ranking in known.values() for entry, cell in ranking if cell.best)
   most = max(wins.values(), default=0)
   leaders = [name for name, count in wins.items() if count == most]
   deltas = [(cell.mean, entry.name, cell.text) for entry, cell in zip(section.entries, table.delta) if cell.values]
@@ -127,11 +103,8 @@ def _winner(section, table, ranks) -> str:
   by_delta = f'Δm {delta}% against Single-Task' if deltas else ''
   if deltas and leaders == [first]:
     return f'{_names(leaders)} comes first: best at {most} of {len(known)} tasks, {by_delta}.'
-  parts = (
-    [f'{_names(leaders)} {"are each" if len(leaders) > 1 else "is"} best at {most} of {len(known)} tasks.']
-    if wins
-    else []
-  )
+  verb = 'are each' if len(leaders) > 1 else 'is'
+  parts = [f'{_names(leaders)} {verb} best at {most} of {len(known)} tasks.'] if wins else []
   parts += [f'Over all tasks, {_names([first])} comes first: {by_delta}.'] if deltas else []
   return ' '.join(parts) or 'All methods score the same.'
 
@@ -149,67 +122,56 @@ def _denoised(section) -> str:
   return f'Denoised against initial maps: {"; ".join(parts)}.' if parts else ''
 
 
-def _caution(section, differences: dict) -> str:
+def _caution(section) -> str:
   """What a fair reader should know before believing the numbers."""
-  scored = [entry for entry in section.entries if any(run.metrics.get('final') for run in entry.runs)]
+  scored = [entry for entry in section.entries if entry.scored]
   single = [entry.name for entry in scored if len(entry.runs) == 1]
   parts = []
   if len(scored) > 1 and single:
     who = 'Every method' if len(single) == len(scored) else _names(single)
     parts.append(f'{who} ran with one seed: small differences may be chance.')
-  if differences:
-    parts.append(html.escape(unequal(differences)))
-  return ' '.join(parts)
+  return ' '.join([*parts, escape(unequal(section))]).strip()
 
 
 def _names(names: Sequence[str]) -> str:
-  *first, last = [f'<strong>{html.escape(name)}</strong>' for name in names]
+  *first, last = [f'<strong>{escape(name)}</strong>' for name in names]
   return f'{", ".join(first)} and {last}' if first else last
 
 
-def _card(task: Task, column, ranking, colors) -> str:
+def _winner_card(task: Task, column, ranking) -> str:
   """A task's winner, the runner-up, and where the others are."""
   (entry, cell), others = ranking[0], ranking[1:]
-  values = [(e.name, colors[e.name], c.mean) for e, c in ranking]
-  by = f'{swatch(colors[entry.name])}{html.escape(entry.name)}'
-  if not others:
-    second = ''
-  elif not cell.best:
-    by, second = 'no difference', ''
-  else:
-    second = f'<p class="note">then {html.escape(others[0][0].name)} {column.text(others[0][1].mean)}</p>'
-  rank = charts.strip(task, values) if others else ''
-  return (
-    f'<article class="card"><h4>{html.escape(task.name)}</h4><p class="metric">{column.unit} {column.arrow}</p>'
-    f'<p class="value">{_spread(cell)}</p>'
-    f'<p class="by">{by}</p>{rank}{second}</article>'
+  by = entry_name(entry) if cell.best or not others else 'no difference'
+  rank = second = ''
+  if others:
+    rank = charts.strip(task, [(e.name, e.color, c.mean) for e, c in ranking])
+  if others and cell.best:
+    second = _note(f'then {escape(others[0][0].name)} {column.text(others[0][1].mean)}')
+  return card(
+    escape(task.name),
+    f'<p class="metric">{column.unit} {column.arrow}</p><p class="value">{_spread(cell)}</p>'
+    f'<p class="by">{by}</p>{rank}{second}',
   )
 
 
 # --- Table -----------------------------------------------------------------------------------
 
 
-def _table(section, table, colors) -> str:
-  head = ''.join(
-    f'<th scope="col">{html.escape(c.title)}<small>{html.escape(c.unit)} {c.arrow}</small></th>' for c in table.columns
-  )
-  seeds = any(len(entry.runs) > 1 for entry in section.entries)
-  rows = ''
+def _scores(section, table) -> str:
+  """The table, with the best of a column marked."""
+  runs = lambda text: [text] if section.seeds else []
+  heads = [f'{escape(c.title)}<small>{escape(c.unit)} {c.arrow}</small>' for c in table.columns]
+  rows = []
   for entry, cells in zip(section.entries, table.rows):
-    cells = ''.join(f'<td{" class=best" if cell.best else ""}>{_spread(cell)}</td>' for cell in cells)
-    count = f'<td>{len(entry.runs)}</td>' if seeds else ''
-    rows += f'<tr><th scope="row">{swatch(colors[entry.name])}{html.escape(entry.name)}</th>{cells}{count}</tr>'
+    texts = [f'<b>{_spread(cell)}</b>' if cell.best else _spread(cell) for cell in cells]
+    rows.append([entry_name(entry), *texts, *runs(str(len(entry.runs)))])
   notes = ['Scores of the final maps; the best of a column is bold.']
-  notes += ['± is the standard deviation over runs that differ in their seeds alone.'] if seeds else []
+  notes += runs('± is the standard deviation over runs that differ in their seeds alone.')
   notes += [f'Δm is the mean gain over tasks against {table.reference}.'] if table.reference else []
-  missing = [entry.name for entry in section.entries if not any(run.metrics.get('final') for run in entry.runs)]
+  missing = [entry.name for entry in section.entries if not entry.scored]
   notes += [f'Not evaluated yet: {", ".join(missing)}.'] if missing else []
-  return (
-    f'<div class="scroll" tabindex="0" role="region" aria-label="Scores"><table><thead><tr>'
-    f'<th scope="col">method</th>{head}'
-    f'{"<th scope=col>runs</th>" if seeds else ""}</tr></thead><tbody>{rows}</tbody></table></div>'
-    f'<p class="note">{html.escape(" ".join(notes))}</p>'
-  )
+  table = html_table('Scores', ['method', *heads, *runs('runs')], rows)
+  return table + _note(escape(' '.join(notes)))
 
 
 def _spread(cell) -> str:
@@ -226,7 +188,7 @@ def _pair(entry, task: Task) -> tuple[float, float] | None:
   return (statistics.fmean(before), statistics.fmean(after)) if before and after else None
 
 
-def _denoising(section, colors) -> str:
+def _denoising(section) -> str:
   """Initial against denoised maps, a card a task (the paper's Figure 8)."""
   cards = []
   for task in section.tasks:
@@ -235,21 +197,18 @@ def _denoising(section, colors) -> str:
       continue
     most = max(max(before, after) for _, before, after in pairs)
     rows = ''.join(
-      f'<div class="pair"><p>{swatch(colors[entry.name])}{html.escape(entry.name)}'
-      f' {verdict(task, before, after)}</p>'
+      f'<div class="pair"><p>{entry_name(entry)} {verdict(task, before, after)}</p>'
       + charts.bar(before, most, 'var(--track)', f'{before:.{task.digits}f}')
-      + charts.bar(after, most, colors[entry.name], f'{after:.{task.digits}f}')
+      + charts.bar(after, most, entry.color, f'{after:.{task.digits}f}')
       + '</div>'
       for entry, before, after in pairs
     )
     direction = 'higher' if task.higher_is_better else 'lower'
-    cards.append(
-      f'<article class="card"><h4>{html.escape(task.name)}</h4><p class="metric">{task.metric}, '
-      f'{direction} is better</p>{rows}</article>'
-    )
-  intro = (
-    '<p class="note"><span class="key" style="background:var(--track)"></span>the first prediction, above the '
-    'coloured bar of what the denoising network makes of it, both scored on all validation images.</p>'
+    metric = f'<p class="metric">{task.metric}, {direction} is better</p>'
+    cards.append(card(escape(task.name), metric + rows))
+  intro = _note(
+    swatch('var(--track)', 'the first prediction, above the coloured bar of what the denoising network makes of it, ')
+    + 'both scored on all validation images.'
   )
   return f'{intro}<div class="cards">{"".join(cards)}</div>' if cards else ''
 
@@ -257,7 +216,7 @@ def _denoising(section, colors) -> str:
 # --- Learning curves ----------------------------------------------------------------
 
 
-def _curves(section, colors) -> str:
+def _curves(section) -> str:
   """Scores during training where there are several, and losses."""
   plots = [
     (f'eval/final/{t.name}/{metric}', f'{t.name}: validation {metric}')
@@ -269,15 +228,15 @@ def _curves(section, colors) -> str:
   cards = []
   for key, title in plots:
     curves = [
-      (entry.name, colors[entry.name], *run.curves[key])
+      (entry.name, entry.color, *run.curves[key])
       for entry in section.entries
       for run in entry.runs
       if len(run.curves.get(key, ((),))[0]) > 1
     ]
     if curves:
-      cards.append(f'<article class="card"><h4>{html.escape(title)}</h4>{charts.plot(curves, title)}</article>')
+      cards.append(card(escape(title), charts.plot(curves, title)))
   if not cards:
     return ''
-  keys = ''.join(f'<span>{swatch(colors[entry.name])}{html.escape(entry.name)}</span>' for entry in section.entries)
+  keys = ''.join(f'<span>{entry_name(entry)}</span>' for entry in section.entries)
   note = 'Losses of methods that sum different terms do not compare; point at a curve for its numbers.'
-  return f'<p class="keys">{keys}</p><div class="cards plots">{"".join(cards)}</div><p class="note">{note}</p>'
+  return f'<p class="keys">{keys}</p><div class="cards plots">{"".join(cards)}</div>{_note(note)}'

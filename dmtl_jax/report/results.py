@@ -1,16 +1,15 @@
-"""The job `--mode=report`: several runs side by side, as Markdown, CSV and one HTML page.
+"""What a report compares: runs, read from their workdirs.
 
 Reads of each workdir: config.json, tasks.json and what there is of metrics.json, log.jsonl, cost.json and
 panels/. Runs of the same data and labels share a `Section` of the report; in it, runs that differ in
 nothing but their seeds share an `Entry`, a row of its table.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 import dataclasses
 import json
 import math
 import pathlib
-from typing import Any
 
 from dmtl_jax.basics import files
 from dmtl_jax.basics.errors import UserError
@@ -21,6 +20,7 @@ from dmtl_jax.runs import workdir as workdir_lib
 from dmtl_jax.tasks import Task
 
 METHODS_OWN = ('method', 'model.', 'optim.part_lr')  # fields that belong to a method
+MORE_COLORS = ('#b5651d', '#6a5acd', '#2e8b8b', '#c71585', '#808000', '#4682b4', '#cd5c5c', '#708090')
 LABELS = {
   'one': 'one labelled task an image',
   'random': 'random labelled tasks',
@@ -28,15 +28,9 @@ LABELS = {
 }
 # What may differ between two seeds of one experiment, or changes nothing that is scored.
 ASIDE = (
-  'seed',
-  'data.label_seed',
-  'data.dir',
-  'data.raw',
-  'train.eval_every',
-  'train.save_every',
-  'train.eval_images',
+  *('seed', 'data.label_seed', 'data.dir', 'data.raw', 'train.eval_every', 'train.save_every', 'train.eval_images'),
+  *('train.best_by', 'eval.batch', 'eval.panels', *workdir_lib.FREE),
 )
-ASIDE += ('train.best_by', 'eval.batch', 'eval.panels', *workdir_lib.FREE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +40,7 @@ class Run:
   Attributes:
     metrics: of metrics.json; {} where the run was not evaluated.
     curves: {name: (steps, values)} of everything logged.
-    images: what panels/index.json lists, see pictures.py.
+    images: what panels/index.json lists, see gallery.py.
     cost: of cost.json; {} where it was not measured.
   """
 
@@ -58,10 +52,19 @@ class Run:
   images: list[dict]
   cost: dict
 
+  def stored(self, stage: str, task: Task) -> dict[str, float | None]:
+    """{metric: value} of a stage, 'initial' or 'final', or {class: IoU} 'per_class'; {} where there is nothing."""
+    return (self.metrics.get(stage) or {}).get(task.name, {})
+
   def score(self, stage: str, task: Task) -> float:
-    """Headline score of a stage, 'initial' or 'final'; nan where there is none."""
-    value = self.metrics.get(stage, {}).get(task.name, {}).get(task.metric)
+    """Headline score of a stage; nan where there is none."""
+    value = self.stored(stage, task).get(task.metric)
     return math.nan if value is None else float(value)
+
+  @property
+  def size(self) -> list[int]:
+    """Height and width of the network's input."""
+    return self.config['data']['size']
 
   @property
   def data(self) -> str:
@@ -76,9 +79,10 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-  """Runs that differ in their seeds alone, with the name that tells them from the others."""
+  """Runs that differ in their seeds alone, with the name and the colour that tell them from the others."""
 
   name: str
+  color: str
   runs: tuple[Run, ...]
 
   @property
@@ -88,6 +92,11 @@ class Entry:
   @property
   def method(self) -> Method:
     return method_of(self.config)
+
+  @property
+  def scored(self) -> bool:
+    """Whether some run was evaluated."""
+    return any(run.metrics.get('final') for run in self.runs)
 
   def scores(self, stage: str, task: Task) -> list[float]:
     """Headline score of every run that has one."""
@@ -107,6 +116,11 @@ class Section:
   def title(self) -> str:
     return f'{self.data}, {LABELS.get(self.labels, f"labels of {self.labels}")}'
 
+  @property
+  def seeds(self) -> bool:
+    """Whether some method was trained with several seeds."""
+    return any(len(entry.runs) > 1 for entry in self.entries)
+
 
 # --- Reading ---------------------------------------------------------------------------------
 
@@ -117,26 +131,24 @@ def read_run(path: pathlib.Path) -> Run:
   Raises:
     UserError: names the file that is missing or damaged.
   """
-  config = workdir_lib.to_json(workdir_lib.read_config(path))
-  index = _read_json(path / 'panels' / 'index.json', shapes.is_index)
   return Run(
     path,
-    config,
-    workdir_lib.read_tasks(path),
-    _read_json(path / 'metrics.json', shapes.is_metrics),
-    read_curves(path / 'log.jsonl'),
-    index.get('images', []),
-    _read_json(path / 'cost.json', shapes.is_cost),
+    config=workdir_lib.to_json(workdir_lib.read_config(path)),
+    tasks=workdir_lib.read_tasks(path),
+    metrics=_read_json(path / 'metrics.json', shapes.METRICS),
+    curves=read_curves(path / 'log.jsonl'),
+    images=_read_json(path / 'panels' / 'index.json', shapes.INDEX).get('images') or [],
+    cost=_read_json(path / 'cost.json', shapes.COST),
   )
 
 
-def _read_json(path: pathlib.Path, fits: Callable[[Any], bool]) -> dict:
-  """A file's JSON object, of the shape that `fits` tells; {} where there is no file."""
+def _read_json(path: pathlib.Path, shape: dict) -> dict:
+  """A file's JSON object of a shape; {} where there is no file."""
   if not path.exists():
     return {}
   fix = 'run --mode=evaluate again, or delete it'
   content = files.read_json(path, fix)
-  if not isinstance(content, dict) or not fits(content):
+  if not shapes.fits(content, shape):
     raise UserError(f'{path}: not what evaluation writes; {fix}')
   return content
 
@@ -173,34 +185,32 @@ def sections(runs: Sequence[Run]) -> list[Section]:
   groups = {}
   for run in runs:
     groups.setdefault((run.data, run.labels), []).append(run)
-  return [Section(data, labels, _all_tasks(group), tuple(_entries(group))) for (data, labels), group in groups.items()]
-
-
-def _all_tasks(runs: Sequence[Run]) -> tuple[Task, ...]:
-  """Tasks of all runs, in the order of the run that has most of them."""
-  tasks = {}
-  for run in sorted(runs, key=lambda run: -len(run.tasks)):
-    for task in run.tasks:
+  found = []
+  for (data, labels), group in groups.items():
+    tasks = {}  # in the order of the run that has most of them
+    for task in [task for run in sorted(group, key=lambda run: -len(run.tasks)) for task in run.tasks]:
       tasks.setdefault(task.name, task)
-  return tuple(tasks.values())
+    found.append(Section(data, labels, tuple(tasks.values()), tuple(_entries(group))))
+  return found
 
 
 def _entries(runs: Sequence[Run]) -> list[Entry]:
   """Runs with the same config but for their seeds together; differing ones get telling names."""
-  groups, configs = {}, {}
+  groups = {}
   for run in runs:
-    config = _fields(run)
-    key = json.dumps(config, sort_keys=True)
-    groups.setdefault(key, []).append(run)
-    configs[key] = config
-  rank = lambda key: method_of(configs[key]).row
-  names = {
-    key: _name(config, [c for c in configs.values() if c['method'] == config['method']])
-    for key, config in configs.items()
-  }
-  shared = lambda key: list(names.values()).count(names[key]) > 1  # too many fields differ to name them all
-  full = lambda key: f'{names[key]}, {groups[key][0].path.name}' if shared(key) else names[key]
-  return [Entry(full(key), tuple(groups[key])) for key in sorted(groups, key=rank)]
+    groups.setdefault(json.dumps(_fields(run), sort_keys=True), []).append(run)
+  groups = sorted(groups.values(), key=lambda group: method_of(group[0].config).row)
+  configs = [_fields(group[0]) for group in groups]
+  names = [_name(config, [c for c in configs if c['method'] == config['method']]) for config in configs]
+  entries, spare = [], list(MORE_COLORS)
+  for name, group in zip(names, groups):
+    if names.count(name) > 1:  # too many fields differ to name them all
+      name = f'{name}, {group[0].path.name}'
+    color = method_of(group[0].config).color
+    if not color or color in [entry.color for entry in entries]:  # several share a method
+      color = spare.pop(0) if spare else '#777777'
+    entries.append(Entry(name, color, tuple(group)))
+  return entries
 
 
 def _fields(run: Run) -> dict:
@@ -208,20 +218,18 @@ def _fields(run: Run) -> dict:
   return {k: v for k, v in workdir_lib.flatten(run.config).items() if k not in ASIDE and 'single_task' not in k}
 
 
-def differences(section: Section) -> dict[str, dict[str, list[str]]]:
-  """{field: {value: names of entries}} of what the methods of a section were not given alike.
-
-  A fair comparison has none; the fields of the method itself do not count.
-  """
+def unequal(section: Section) -> str:
+  """A sentence on what the methods of a section were not given alike, their own fields apart; '' if nothing."""
   fields = {entry.name: _fields(entry.runs[0]) for entry in section.entries}
-  found = {}
+  parts = []
   for field in sorted({k for config in fields.values() for k in config if not k.startswith(METHODS_OWN)}):
     by_value = {}
     for name, config in fields.items():
       by_value.setdefault(str(config.get(field)), []).append(name)
     if len(by_value) > 1:
-      found[field] = by_value
-  return found
+      values = '; '.join(f'{value}: {", ".join(names)}' for value, names in by_value.items())
+      parts.append(f'{field} ({values})')
+  return f'Mind that these runs also differ in {", ".join(parts)}.' if parts else ''
 
 
 def _name(config: dict, others: Sequence[dict]) -> str:
@@ -231,6 +239,3 @@ def _name(config: dict, others: Sequence[dict]) -> str:
   backbone = [] if config['model.backbone'] == 'resnet18' else [config['model.backbone'].replace('resnet', 'R')]
   more = differs if len(differs) <= 4 else [*differs[:3], f'{len(differs) - 3} more fields']
   return ', '.join([method_of(config).title, *backbone, *more])
-
-
-# --- Writing ---------------------------------------------------------------------------------

@@ -1,9 +1,7 @@
 """The table of a report's section, as the paper prints its own: a row a method, a column a task, then costs."""
 
 from collections.abc import Sequence
-import csv
 import dataclasses
-import io
 import math
 import statistics
 
@@ -12,6 +10,7 @@ from ml_collections import ConfigDict
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.metrics.delta_m import delta_m
 from dmtl_jax.models import counting
+from dmtl_jax.report.results import unequal
 from dmtl_jax.tasks import Task
 
 
@@ -73,24 +72,22 @@ class Table:
     return tuple(cell for row in self.rows for cell in row if cell.column.title == 'Δm')
 
 
-def build(section) -> Table:
-  """The table of a `report.Section`."""
+def make_table(section) -> Table:
+  """The table of a `results.Section`."""
   single, references = _references(section)
-  makers = [(task_column(task), lambda entry, task=task: entry.scores('final', task)) for task in section.tasks]
+  columns = []
+  for task in section.tasks:
+    column = Column(task.name, task.metric, task.higher_is_better, task.digits)
+    columns.append([Cell(column, tuple(entry.scores('final', task))) for entry in section.entries])
   if references:
-    makers.append((Column('Δm', '%', True, 2, signed=True), lambda entry: _deltas(entry, references, section.tasks)))
-  columns = [[Cell(column, tuple(values(entry))) for entry in section.entries] for column, values in makers]
+    column = Column('Δm', '%', True, 2, signed=True)
+    columns.append([Cell(column, tuple(_deltas(entry, references, section.tasks))) for entry in section.entries])
   costs = [cost(entry) for entry in section.entries]
   for column, name in COSTS:
-    cells = [Cell(column, tuple(found[name])) for found in costs]
-    if any(cell.values for cell in cells):
-      columns.append(cells)
+    if any(found[name] for found in costs):
+      columns.append([Cell(column, tuple(found[name])) for found in costs])
   columns = [_mark_best(cells) for cells in columns]
   return Table(tuple(cells[0].column for cells in columns), tuple(zip(*columns)), single)
-
-
-def task_column(task: Task) -> Column:
-  return Column(task.name, task.metric, task.higher_is_better, task.digits)
 
 
 def _mark_best(cells: Sequence[Cell]) -> list[Cell]:
@@ -98,11 +95,11 @@ def _mark_best(cells: Sequence[Cell]) -> list[Cell]:
   known = [cell.mean for cell in cells if cell.values]
   if len(known) < 2:
     return list(cells)
-  column = cells[0].column
-  best = column.text(max(known) if column.higher else min(known))
-  if all(column.text(value) == best for value in known):
+  text, pick = cells[0].column.text, max if cells[0].column.higher else min
+  best = text(pick(known))
+  if all(text(value) == best for value in known):
     return list(cells)
-  return [dataclasses.replace(cell, best=bool(cell.values) and column.text(cell.mean) == best) for cell in cells]
+  return [dataclasses.replace(cell, best=bool(cell.values) and text(cell.mean) == best) for cell in cells]
 
 
 # --- Delta_m ---------------------------------------------------------------------------------
@@ -122,9 +119,9 @@ def _references(section) -> tuple[str, dict[str, dict[str, float]]]:
       found[backbone] = scores
       sources.append(f'the {entry.name} run' + ('s' if len(entry.runs) > 1 else ''))
   for entry in section.entries:
-    given = entry.config['eval'].get('single_task')
-    if given and entry.config['model']['backbone'] not in found:
-      found[entry.config['model']['backbone']] = given
+    backbone, given = entry.config['model']['backbone'], entry.config['eval'].get('single_task')
+    if given and backbone not in found:
+      found[backbone] = given
       sources.append('config.eval.single_task')
   return ' and '.join(dict.fromkeys(sources)), found
 
@@ -173,7 +170,7 @@ def cost(entry) -> dict[str, list[float]]:
 
 
 def _count(entry) -> dict:
-  """`summary.summarize` of an entry's network; {} for a config that this version of the code cannot build."""
+  """`counting.summarize` of an entry's network; {} for a config that this version of the code cannot build."""
   config = ConfigDict(entry.config)
   try:
     return counting.summarize(config, entry.runs[0].tasks, tuple(config.data.size))
@@ -184,30 +181,23 @@ def _count(entry) -> dict:
 # --- Text ------------------------------------------------------------------------------------
 
 
-def unequal(differences: dict) -> str:
-  """A sentence on what was not alike, of `report.differences`; '' for a fair comparison."""
-  values = lambda by_value: '; '.join(f'{value}: {", ".join(names)}' for value, names in by_value.items())
-  parts = [f'{field} ({values(by_value)})' for field, by_value in differences.items()]
-  return f'Mind that these runs also differ in {", ".join(parts)}.' if parts else ''
-
-
-def markdown(section, table: Table, differences: dict) -> str:
+def markdown(section, table: Table) -> str:
   """A heading and the table; the best of a column is bold."""
-  seeds = any(len(entry.runs) > 1 for entry in section.entries)
-  header = ['method', *(f'{c.title} {c.unit} {c.arrow}' for c in table.columns), *(['runs'] if seeds else [])]
+  runs = lambda text: [text] if section.seeds else []
+  header = ['method', *(f'{c.title} {c.unit} {c.arrow}' for c in table.columns), *runs('runs')]
   lines = [header, ['---', *['---:'] * (len(header) - 1)]]
   for entry, cells in zip(section.entries, table.rows):
     texts = [f'**{cell.text}**' if cell.best else cell.text for cell in cells]
-    lines.append([entry.name.replace('|', '\\|'), *texts, *([str(len(entry.runs))] if seeds else [])])
-  notes = ['Mean ± standard deviation over runs that differ in their seeds alone.'] if seeds else []
+    lines.append([entry.name.replace('|', '\\|'), *texts, *runs(str(len(entry.runs)))])
+  notes = runs('Mean ± standard deviation over runs that differ in their seeds alone.')
   notes += [f'Δm is against {table.reference}.'] if table.reference else []
-  notes += [unequal(differences)] if differences else []
+  notes += [note] if (note := unequal(section)) else []
   body = '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines)
   return f'## {section.title}\n\n{body}\n' + (f'\n{" ".join(notes)}\n' if notes else '')
 
 
-def comma_separated(parts: Sequence[tuple]) -> str:
-  """All sections in one CSV, a row an entry: numbers unrounded, the spread in a column of its own."""
+def numbers(parts: Sequence[tuple]) -> list[dict]:
+  """Rows of one CSV for all sections, one an entry: numbers unrounded, the spread in a column of its own."""
   rows = []
   for section, table in parts:
     for entry, cells in zip(section.entries, table.rows):
@@ -219,8 +209,4 @@ def comma_separated(parts: Sequence[tuple]) -> str:
           f'{name} spread': '' if math.isnan(cell.spread) else cell.spread,
         }
       rows.append(row)
-  text = io.StringIO()
-  writer = csv.DictWriter(text, list(dict.fromkeys(name for row in rows for name in row)), restval='')
-  writer.writeheader()
-  writer.writerows(rows)
-  return text.getvalue()
+  return rows

@@ -1,9 +1,6 @@
 """Weights from elsewhere: ImageNet encoders, the authors' checkpoints, runs of ours.
 
-  python -m dmtl_jax.jobs.convert CHECKPOINT.pth.tar WORKDIR
-  python main.py --mode=evaluate --workdir=WORKDIR
-
-converts a released PyTorch checkpoint. `load` is what `--config.init_from=SOURCE` does.
+`load` is what `--config.init_from=SOURCE` does; jobs/convert.py makes a run of a released checkpoint.
 
 The names below say how PyTorch calls each array of our networks. An array is shown under
 its PyTorch name as a view in PyTorch's layout; a checkpoint is converted by filling the views.
@@ -239,12 +236,14 @@ def fill(views: Views, state: dict, source: str):
     ],
   }
   if any(problems.values()):
-    told = '; '.join(f'{len(names)} {what}: {_first(names)}' for what, names in problems.items() if names)
-    raise UserError(f'{source} does not fit this network ({told}); check backbone, method, preset of --config')
+    told = [
+      f'{len(names)} {what}: {", ".join(map(shown, names[:10]))}{", ..." if len(names) > 10 else ""}'
+      for what, names in problems.items()
+      if names
+    ]
+    raise UserError(
+      f'{source} does not fit this network ({"; ".join(told)}); check backbone, method, preset of --config'
+    )
   for name, parts in views.items():
     for part in parts:
       part[...] = known[name]
-
-
-def _first(names: list[str], count: int = 10) -> str:
-  return ', '.join(map(shown, names[:count])) + (', ...' if len(names) > count else '')

@@ -21,7 +21,7 @@ from dmtl_jax.tasks import make_task, Task
 
 # Fields that may differ between a run and its resumption: they do not change what is learned.
 FREE = (
-  *('data.workers', 'data.threads', 'data.prefetch', 'eval.workers'),
+  *('data.workers', 'data.threads', 'data.prefetch', 'eval.workers', 'eval.weights'),
   *('train.log_every', 'train.save_every', 'train.keep', 'train.keep_every', 'train.nan_policy'),
   *('train.fsdp', 'train.remat', 'model.initial_weights'),
 )
@@ -122,7 +122,7 @@ def read_config(workdir: str | os.PathLike) -> ConfigDict:
     values = json.loads(path.read_text())
   check.check(values, str(path))
   values = common.upgraded(values)
-  values = _filled(values, common.defaults_for(values))
+  values = _filled(values, common.defaults(values))
   values['data']['size'] = tuple(values['data']['size'])
   return ConfigDict(values)
 

@@ -241,7 +241,7 @@ class Task:
 
   def legend(self, width: int, limits=None, present=None, scale: float = 1) -> np.ndarray:
     """`key` drawn: uint8 [h, width, 3] on white; letters at scale 1 suit a picture of 640 pixels."""
-    return legends.draw(self.key(limits, present), width, scale)
+    return self.key(limits, present).draw(width, scale)
 
   def laid_over(self, image: np.ndarray, values: np.ndarray, limits=None) -> np.ndarray:
     """A prediction laid over its image, both uint8 [H, W, 3]."""

@@ -58,7 +58,7 @@ class Saliency(Semseg):
 
   def overlay_legend(self, width, limits=None, present=None, scale=1):
     grey = np.full(3, 235)
-    return legends.draw(self._scale(grey, grey + self.most * (np.array(colors.ORANGE) - grey)), width, scale)
+    return self._scale(grey, grey + self.most * (np.array(colors.ORANGE) - grey)).draw(width, scale)
 
   def resized(self, values, size):
     return cv2.resize(values, size[::-1], interpolation=cv2.INTER_LINEAR)

@@ -39,9 +39,13 @@ def learning_rate(config, steps: int, steps_per_epoch: int) -> optax.Schedule:
 
 
 def optimizer(config, schedule: optax.Schedule, model=None) -> optax.GradientTransformation:
-  """config.optim.name on clipped gradients; the paper has Adam with L2 (docs/paper.md, Datasets and protocol)."""
+  """config.optim.name on clipped gradients; the paper has Adam with L2 (docs/paper.md, Datasets and protocol).
+
+  Args:
+    model: the network, for what its parts have of their own, see `by_part`.
+  """
   scale, decoupled = OPTIMIZERS[config.optim.name]
   decay = optax.add_decayed_weights(config.optim.l2)
-  parts = [scale(), decay] if decoupled else [decay, scale()]
-  parts = [by_part.clip(config.optim.clip, model), *parts, *by_part.rates(config.optim, model)]
-  return optax.chain(*parts, optax.scale_by_learning_rate(schedule))
+  steps = [scale(), decay] if decoupled else [decay, scale()]
+  rates = [*by_part.rates(config.optim, model), optax.scale_by_learning_rate(schedule)]
+  return optax.chain(by_part.clip(config.optim.clip, model), *steps, *rates)

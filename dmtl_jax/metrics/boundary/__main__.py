@@ -11,6 +11,7 @@ import os
 import pathlib
 import sys
 
+from dmtl_jax.basics.atomic import write_json
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.metrics import boundary
 from dmtl_jax.metrics.boundary import folders
@@ -33,16 +34,16 @@ def main(arguments=None) -> int:
       count=options.thresholds,
       thinning=not options.no_thin,
     )
-    folders.save(result, out)
+    write_json(out, result)
   except (UserError, OSError) as error:
     print(f'error: {error}', file=sys.stderr)
     return 1
-  print(table(result))
+  print(as_text(result))
   print(f'saved to {out}')
   return 0
 
 
-def table(result: dict) -> str:
+def as_text(result: dict) -> str:
   """The scores of `folders.evaluate` for reading."""
   ods, ois = result['ods'], result['ois']
   return '\n'.join(

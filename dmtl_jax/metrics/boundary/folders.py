@@ -1,9 +1,6 @@
 """The Berkeley protocol on folders of images."""
 
-from concurrent.futures import ProcessPoolExecutor
 import functools
-import json
-import multiprocessing
 import pathlib
 
 import cv2
@@ -11,8 +8,8 @@ import numpy as np
 from scipy.io import loadmat
 from scipy.io.matlab import MatReadError
 
-from dmtl_jax.basics import atomic
 from dmtl_jax.basics.errors import UserError
+from dmtl_jax.basics.processes import mapper
 from dmtl_jax.basics.progress import Progress
 from dmtl_jax.metrics import boundary
 from dmtl_jax.metrics.base import merge, State
@@ -37,11 +34,12 @@ def evaluate(
     UserError: a folder without PNGs, a prediction without truth or the other way round, or a
       file that cannot be scored.
   """
-  pairs = _pairs(predictions, truths)
+  found = pairs(predictions, truths)
   score = functools.partial(_score, ignore=ignore, **options)
   states = {}
-  with Progress('scoring boundaries', len(pairs), 'img') as progress:
-    for name, state in zip(pairs, _map(score, list(pairs.values()), workers)):
+  processes = 0 if workers == 1 else min(workers, len(found))
+  with Progress('scoring boundaries', len(found), 'img') as progress, mapper(processes) as map_pairs:
+    for name, state in zip(found, map_pairs(score, found.values())):
       states[name] = state
       progress.update(1, name)
   total = functools.reduce(merge, states.values())
@@ -51,16 +49,8 @@ def evaluate(
   }
 
 
-def _map(function, items, workers):
-  if workers == 1:
-    yield from map(function, items)
-    return
-  context = multiprocessing.get_context('spawn')
-  with ProcessPoolExecutor(min(workers, len(items)), context, cv2.setNumThreads, (1,)) as pool:
-    yield from pool.map(function, items)
-
-
-def _pairs(predictions, truths) -> dict[str, tuple[pathlib.Path, pathlib.Path]]:
+def pairs(predictions: pathlib.Path, truths: pathlib.Path) -> dict[str, tuple[pathlib.Path, pathlib.Path]]:
+  """{id: (prediction, truth)}; raises UserError as `evaluate`."""
   for folder in (predictions, truths):
     if not folder.is_dir():
       raise UserError(f'{folder} is not a folder; give the folders of predictions and of ground truths.')
@@ -125,8 +115,3 @@ def _read_grey(path):
   if image.ndim != 2:
     raise UserError(f'{path} has {image.shape[2]} channels; save it as a grey PNG.')
   return image
-
-
-def save(result: dict, path: pathlib.Path):
-  """Writes the result of `evaluate` as JSON."""
-  atomic.write_atomic(path, json.dumps(result, indent=1))

@@ -16,14 +16,14 @@ import json
 import pathlib
 import shutil
 
-import cv2
 import numpy as np
 from PIL import Image
 
-from dmtl_jax.basics import atomic
-from dmtl_jax.data import source as source_lib
+from dmtl_jax.basics.atomic import replacing, write_json
+from dmtl_jax.basics.files import is_id
 from dmtl_jax.draw import panels
 from dmtl_jax.draw.png import save_png
+from dmtl_jax.inference import images as images_lib
 from dmtl_jax.tasks import Task
 
 SIDE = 320  # pixels of a picture's longer side, at most
@@ -43,6 +43,12 @@ class Example:
   image: np.ndarray
   labels: dict[str, np.ndarray]
   stages: dict[str, dict[str, np.ndarray]]
+
+  def maps(self, task: Task) -> dict[str, np.ndarray]:
+    """{'label', 'initial', 'step0', ..., 'final': map}; what there is of them, in this order."""
+    label = self.labels.get(task.name)
+    maps = {} if label is None or not task.valid(label).any() else {'label': label}
+    return maps | {stage: self.stages[stage][task.name] for stage in stage_names(self.stages)}
 
 
 # --- Which images ----------------------------------------------------------------------------
@@ -84,7 +90,7 @@ def _scores(row: dict, task: Task) -> dict[str, float]:
 # --- W/panels --------------------------------------------------------------------------------
 
 
-def write(folder: pathlib.Path, tasks: Sequence[Task], chosen: dict, example: Callable[[int], Example]):
+def save_panels(folder: pathlib.Path, tasks: Sequence[Task], chosen: dict, example: Callable[[int], Example]):
   """Writes the pictures of the chosen images and the index; those of an earlier evaluation go.
 
   Args:
@@ -98,53 +104,35 @@ def write(folder: pathlib.Path, tasks: Sequence[Task], chosen: dict, example: Ca
   for index, wanted in chosen.items():
     shown = example(index)
     entry = {'id': shown.id, 'index': index, 'input': f'{shown.id}/input.jpg', 'tasks': {}}
-    _save(folder / entry['input'], _small(shown.image))
+    with replacing(folder / entry['input'], 'wb') as file:
+      Image.fromarray(images_lib.shrink(shown.image, SIDE)).save(file, format='JPEG', quality=90)
     for task in tasks:
       if task.name in wanted:
-        limits = color_limits(shown, task)
-        files = {}
-        for stage, picture in stage_pictures(shown, task, limits).items():
+        maps, files = shown.maps(task), {}
+        limits = task.limits(maps.get('label', maps['final']))  # one scale of colours for all of them
+        for stage, values in maps.items():
           files[stage] = f'{shown.id}/{task.name}_{stage}.png'
-          save_png(folder / files[stage], picture)
+          save_png(folder / files[stage], images_lib.shrink(task.picture(values, limits), SIDE))
         entry['tasks'][task.name] = wanted[task.name] | ({'limits': limits} if limits else {}) | {'files': files}
     if any('panel' in of_task['why'] for of_task in wanted.values()):
       save_png(folder / f'{shown.id}.png', panel(shown, tasks))
     images.append(entry)
-  atomic.write_json(folder / 'index.json', {'images': images})
+  write_json(folder / 'index.json', {'images': images})
 
 
 def _earlier(folder: pathlib.Path) -> list[str]:
   """Ids that an earlier evaluation drew, and that are names of something right here: they are deleted."""
   try:
     ids = [entry['id'] for entry in json.loads((folder / 'index.json').read_text())['images']]
-    return [id for id in ids if source_lib.is_id(id)]
+    return [id for id in ids if is_id(id)]
   except (OSError, ValueError, TypeError, KeyError, RecursionError):
     return []
-
-
-def stage_pictures(example: Example, task: Task, limits=None) -> dict[str, np.ndarray]:
-  """{'label', 'initial', 'step0', ..., 'final': picture}; what there is of them, in this order.
-
-  The map after the last step is the final one, and is there once.
-  """
-  stages = stage_names(example.stages)
-  maps = {stage: example.stages[stage][task.name] for stage in stages}
-  label = example.labels.get(task.name)
-  if label is not None and task.valid(label).any():
-    maps = {'label': label} | maps
-  return {stage: _small(task.picture(values, limits)) for stage, values in maps.items()}
 
 
 def stage_names(stages) -> list[str]:
   """Stages in the order of the computation: initial, step0, ..., final; without the last step, which is final."""
   steps = sorted((stage for stage in stages if stage.startswith('step')), key=lambda stage: int(stage[4:]))
   return [stage for stage in ('initial', *steps[:-1], 'final') if stage in stages]
-
-
-def color_limits(example: Example, task: Task) -> tuple[float, float] | None:
-  """One colour scale for all maps of an image: that of its label, else of its final map; see `Task.limits`."""
-  label = example.labels.get(task.name)
-  return task.limits(label if label is not None and task.valid(label).any() else example.stages['final'][task.name])
 
 
 def panel(example: Example, tasks: Sequence[Task]) -> np.ndarray:
@@ -170,19 +158,6 @@ def stage_title(stage: str, last: int) -> str:
   return f'Denoised {step}/{last}' if step else 'Decayed'
 
 
-def _small(picture: np.ndarray) -> np.ndarray:
-  scale = SIDE / max(picture.shape[:2])
-  if scale >= 1:
-    return picture
-  size = tuple(max(round(n * scale), 1) for n in picture.shape[1::-1])
-  return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
-
-
-def _save(path: pathlib.Path, picture: np.ndarray):
-  path.parent.mkdir(parents=True, exist_ok=True)
-  Image.fromarray(picture).save(path, quality=90)
-
-
 # --- W/predictions ---------------------------------------------------------------------------
 
 
@@ -194,12 +169,13 @@ def save_predictions(folder: pathlib.Path, tasks: Sequence[Task], id: str, maps:
 
   Args:
     maps: {task: prediction as `Task.activate` gives it}, padded.
-    region: height and width of the image within the map.
-    size: height and width of the image itself; where they differ from `region`, class ids are
+    region: top, left, height and width of the image within the map.
+    size: height and width of the image itself; where they differ from the region's, class ids are
       resized by nearest neighbour and the rest bilinearly.
   """
+  top, left, height, width = region
   for task in tasks:
-    values = np.asarray(maps[task.name])[: region[0], : region[1]]
+    values = np.asarray(maps[task.name])[top : top + height, left : left + width]
     if values.shape[:2] != tuple(size):
       values = task.resized(values, tuple(map(int, size)))
     suffix, values = task.stored(values)
@@ -207,5 +183,5 @@ def save_predictions(folder: pathlib.Path, tasks: Sequence[Task], id: str, maps:
     if suffix == '.png':
       save_png(path, values)
     else:
-      path.parent.mkdir(parents=True, exist_ok=True)
-      np.save(path, values)
+      with replacing(path, 'wb') as file:
+        np.save(file, values)

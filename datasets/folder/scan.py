@@ -75,7 +75,7 @@ def _check_one(source, index: int) -> tuple[list[str], dict[str, set]]:
   """Problems of one image and its labels, and the values its binary labels hold."""
   path = source.images[index]
   try:
-    size = files.read_image(path, upright=True).size[::-1]
+    size = files.open_image(path, upright=True).size[::-1]
   except ValueError as error:
     return [f'{path}: {error}; replace or remove it'], {}
   try:
