@@ -23,6 +23,14 @@ def test_defaults():
   assert config.data.labels == 'one'
 
 
+@pytest.mark.parametrize('arg, condition', [
+    ('method=prediction', 'predictions'), ('method=feature', 'concat'), ('method=feature,condition=features', 'features'),
+    ('method=no_condition,condition=concat', 'none'),
+])  # fmt: skip
+def test_the_condition_is_the_methods_own_unless_given(arg, condition):
+  assert common.base(arg).model.condition == condition
+
+
 def test_released_preset_switches_every_point_of_the_table():
   model = common.base('method=feature,preset=released').model
   assert model.condition == 'concat' and model.stop_condition and model.posterior

@@ -85,6 +85,15 @@ def test_pictures_stand_by_image_task_method_and_stage(tmp_path):
   assert 'mErr 40.00 → 31.00 <span class="chip good">▲ better by 9.00' in page
 
 
+def test_a_method_brings_its_colour_and_what_to_know_of_its_pictures(tmp_path):
+  runs = [write_run(tmp_path / 'p'), write_run(tmp_path / 'f', 'method=feature')]
+  for run in runs:
+    write_pictures(run)
+  both, alone = make(tmp_path, *runs)[0], make(tmp_path, runs[0])[0]
+  assert '#0b9a74' in both and '#4f7df0' in both and '#4f7df0' not in alone
+  assert 'Feature Diffusion decays and denoises features' in both and 'decays and denoises' not in alone
+
+
 def test_best_and_worst_are_shown_with_their_scores(tmp_path):
   run = write_run(tmp_path / 'p')
   write_pictures(run)

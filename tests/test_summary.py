@@ -113,7 +113,7 @@ def test_the_table_names_every_part_and_no_task(method):
 def test_the_table_stands_beside_what_the_paper_says(monkeypatch, capsys):
   monkeypatch.setattr(summary, 'summarize', lambda *_: summarize('method=single_task'))
   summary.run(pascal.get_config('method=single_task'))
-  assert capsys.readouterr().out.splitlines()[-1].startswith('The paper: 219 M, 817 GMAC; ')
+  assert capsys.readouterr().out.splitlines()[-1].startswith('the paper says 219 M, 817 GMAC; ')
 
 
 def test_the_command_prints_json():
@@ -125,7 +125,7 @@ def test_the_command_prints_json():
 
 
 def test_the_memory_of_a_training_step_holds_the_state_and_grows_with_the_batch(monkeypatch):
-  monkeypatch.setitem(encoder.STAGES, 'resnet18', (1, 1, 1, 1))
+  monkeypatch.setitem(encoder.STAGES, 'resnet18', (1, 1))
   config = tiny_config('method=mtl_baseline,labels=one')
   config.model.update(width=4, channels=8, decoder_blocks=1)
   config.data.size = (32, 32)

@@ -1,7 +1,9 @@
 """The PyTorch contestants of `--against=torch`: train step and inference, eager and compiled."""
 
 from collections.abc import Callable
+import dataclasses
 import time
+import types
 
 import jax
 import numpy as np
@@ -31,7 +33,8 @@ def network(config, tasks: tuple[Task, ...], variables: dict) -> torch_net.Diffu
   ours = build_model(config, tasks)
   if not ours.diffuses:
     raise UserError(f'--against=torch: only prediction and feature are re-stated, not {config.method}')
-  net = torch_net.DiffusionMTL(ours, {task.name: task.channels for task in tasks})
+  fields = {f.name: getattr(ours, f.name) for f in dataclasses.fields(ours) if f.name != 'parent'}
+  net = torch_net.DiffusionMTL(types.SimpleNamespace(**fields), {task.name: task.channels for task in tasks})
   torch_net.copy_weights(net, jax.device_get(variables))
   return net.to(where(), memory_format=torch.preserve_format)
 

@@ -26,7 +26,8 @@ def run(config, as_json: bool = False, memory: bool = False):
   tasks = data_tasks(config.data)
   result = summarize(config, tasks, tuple(config.data.size))
   if not as_json:
-    print('\n'.join(filter(None, [as_text(result), find(config.method).cost])))
+    cost = find(config.method).cost
+    print(as_text(result) + (f'\nthe paper says {cost}' if cost else ''))
   if memory:
     if not as_json:
       print('\ncompiling a training step for its memory; at full size that takes minutes', flush=True)

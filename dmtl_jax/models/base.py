@@ -120,7 +120,7 @@ class Method:
     title: for people, as in the paper's tables.
     row: place in the tables.
     color: of its curves and dots (#rrggbb), told apart on white and on black; '': any that is left.
-    cost: what the paper says of its parameters and multiply-adds.
+    cost: what the paper says of its parameters and multiply-adds, after *the paper says*.
     note: what to know of its pictures.
     loss: its own loss (a scalar float32), added to the tasks'.
     initial_weight: of the tasks' losses on its initial maps.

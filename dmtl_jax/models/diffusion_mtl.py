@@ -1,5 +1,7 @@
 """DiffusionMTL: encoder, decoders, diffusion and denoising of every task (docs/paper.md, Model), and its ablations."""
 
+import functools
+
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
@@ -165,41 +167,20 @@ def _swap(x):
   return jnp.swapaxes(x, 0, 1)
 
 
-register(
-  'no_diffusion',
-  DiffusionMTL,
-  'w/o Diffusion',
-  row=7,
-  color='#e0703a',
-  cost='The paper: 133 M, 628 GMAC.',
-  fixed=dict(predictions=True, add_noise=False),
+variant = functools.partial(register, network=DiffusionMTL)
+variant(
+  'no_diffusion', title='w/o Diffusion', row=7, color='#e0703a', cost='133 M, 628 GMAC', fixed=dict(add_noise=False)
 )
-register(
-  'no_condition',
-  DiffusionMTL,
-  'w/o Multi-Task Conditioning',
-  row=8,
-  color='#d04a60',
-  cost='The paper: 125 M, 558 GMAC; with ResNet-50 150 M, 625 GMAC.',
-  fixed=dict(predictions=True, condition='none'),
-)
-register(
-  'prediction',
-  DiffusionMTL,
-  'DiffusionMTL (Prediction)',
-  row=9,
-  color='#0b9a74',
-  cost='The paper: 133 M, 628 GMAC; with ResNet-50 159 M, 694 GMAC.',
-  fixed=dict(predictions=True),
-)
-register(
-  'feature',
-  DiffusionMTL,
-  'DiffusionMTL (Feature)',
-  row=10,
-  color='#4f7df0',
-  cost='The paper: 132.9 M, 675.3 GMAC; with ResNet-50 159 M, 742 GMAC.',
+variant(
+  'no_condition', title='w/o Multi-Task Conditioning', row=8, color='#d04a60', fixed=dict(condition='none'),
+  cost='125 M, 558 GMAC; with ResNet-50 150 M, 625 GMAC',
+)  # fmt: skip
+variant(
+  'prediction', title='DiffusionMTL (Prediction)', row=9, color='#0b9a74',
+  cost='133 M, 628 GMAC; with ResNet-50 159 M, 694 GMAC',
+)  # fmt: skip
+variant(
+  'feature', title='DiffusionMTL (Feature)', row=10, color='#4f7df0', fixed=dict(predictions=False),
+  defaults=dict(condition='concat'), cost='132.9 M, 675.3 GMAC; with ResNet-50 159 M, 742 GMAC',
   note='Feature Diffusion decays and denoises features: shown is what the prediction head makes of them.',
-  defaults=dict(condition='concat'),
-  fixed=dict(predictions=False),
-)
+)  # fmt: skip

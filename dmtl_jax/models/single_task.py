@@ -28,11 +28,6 @@ class SingleTask(MTLBaseline):
 
 
 register(
-  'single_task',
-  SingleTask,
-  'Single-Task',
-  row=1,
-  color='#8a94a6',
-  cost='The paper: 219 M, 817 GMAC; five networks of together 219 M cost 717, so 817 is taken for a misprint.',
-  reference=True,
-)
+  'single_task', SingleTask, 'Single-Task', row=1, color='#8a94a6', reference=True,
+  cost='219 M, 817 GMAC; five networks of together 219 M cost 717, so 817 is taken for a misprint',
+)  # fmt: skip
