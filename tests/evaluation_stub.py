@@ -63,11 +63,15 @@ class Rooms:
       del labels['boundary']
     return {'image': pixels, 'labels': labels, 'index': index}
 
+  def truth(self, index):
+    return {}
 
-def make(count: int, batch: int, size=SIZE, shape=SIZE, limit: int = 0, geometry: str = 'fit'):
+
+def make(count: int, batch: int, size=SIZE, shape=SIZE, limit: int = 0, geometry: str = 'fit', protocol: str = 'plain'):
   """An evaluator of `count` images, and its variables."""
   config = common.base('')
   config.data.name, config.data.size, config.eval.geometry = 'rooms', size, geometry
+  config.eval.protocol = protocol
   config.eval.batch, config.eval.panels = batch, 2
   mesh = sharding.make_mesh()
   variables = jax.device_put({'scale': jnp.float32(1.5)}, sharding.replicated(mesh))

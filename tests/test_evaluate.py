@@ -1,11 +1,13 @@
 """Evaluation of a stub model, against metrics of the whole set at once; the files it leaves."""
 
+import functools
 import json
 import os
 import pickle
 import socket
 import subprocess
 import sys
+import types
 
 import cv2
 import evaluation_stub as stub
