@@ -10,15 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from dmtl_jax.benchmarks import (
-  common,
-  profile,
-  scaling,
-  synthetic,
-  timing,
-  train_step,
-  work,
-)
+from dmtl_jax.benchmarks import common, profile, scaling, synthetic, timing, train_step, work
 from dmtl_jax.configs import pascal
 from dmtl_jax.jobs import summary
 from dmtl_jax.models import build_model, losses
