@@ -4,6 +4,9 @@ A config.json may come with a run that somebody else trained, and any field may 
 line: a wrong type should not surface deep in the network, and a number should not ask for terabytes.
 """
 
+from collections.abc import Iterable, Iterator
+import difflib
+import functools
 import re
 
 from ml_collections import ConfigDict
@@ -46,6 +49,15 @@ RANGES = {
   'optim.clip': (0, 1e12),
   'optim.warmup': COUNT,
 }
+CHOICES = {
+  'eval.protocol': ('pascal', 'mtpsl'),
+  'eval.weights': ('best', 'latest'),
+  'eval.geometry': ('fit', 'pad'),
+  'dtype': ('float32', 'bfloat16'),
+  'optim.name': ('adam', 'adamw', 'sgd'),
+  'optim.schedule': ('poly', 'cosine', 'constant'),
+  'train.nan_policy': ('stop', 'skip'),
+}
 SIDE = (1, 1 << 14)  # pixels of data.size
 TEXTS = ('data.path', 'data.dir', 'data.raw', 'data.raw_sha256')  # of some data sets only
 NUMBERS = ('loss_weights', 'eval.single_task', 'optim.part_lr')  # {task or part: number}
@@ -63,7 +75,35 @@ def check(values: dict, where: str = 'config'):
   """
   if not isinstance(values, dict):
     raise UserError(f'{where}: not a config, which is an object of fields; restore it or train again')
-  _check_section(values, common.defaults_for(values), where, '')
+  _check_section(values, common.defaults(values), where, '')
+
+
+def check_fields(paths: Iterable[str], values: dict):
+  """Checks that a config has the fields that flags `--config.PATH` set; of `NUMBERS`, any task's.
+
+  Raises:
+    UserError: names the closest field.
+  """
+  known = list(_paths(values, ''))
+  for path in paths:
+    section, _, key = path.rpartition('.')
+    if path not in known and section not in NUMBERS:
+      others = [*known, *(f'{near}.{key}' for near in difflib.get_close_matches(section, NUMBERS, 1, 0.8))]
+      closest = max(others, key=functools.partial(_likeness, path))
+      raise UserError(f'--config.{shown(path, 80)}: no such field; did you mean --config.{closest}?')
+
+
+def _likeness(path: str, other: str) -> float:
+  pairs = ((path, other), (path.split('.')[-1], other.split('.')[-1]))
+  return sum(difflib.SequenceMatcher(None, *pair).ratio() for pair in pairs)
+
+
+def _paths(values: dict, prefix: str) -> Iterator[str]:
+  """'a', 'a.b', ... of all sections and fields."""
+  for key, value in values.items():
+    yield f'{prefix}{key}'
+    if isinstance(value, dict):
+      yield from _paths(value, f'{prefix}{key}.')
 
 
 def _check_section(values: dict, defaults: dict, where: str, prefix: str):
@@ -94,12 +134,19 @@ def _check_field(value, default, where: str, field: str):
     _need(fits, where, field, f'a {"whole " if whole else ""}number from {low:g} to {high:g}')
   elif isinstance(default, str):
     _need(isinstance(value, str) and len(value) < 4096, where, field, 'a text')
+    if field in CHOICES:
+      _check_choice(value, CHOICES[field], where, field)
   elif field == 'data.size':
     fits = isinstance(value, (list, tuple)) and len(value) == 2
     fits = fits and all(isinstance(n, int) and _is_number(n) and SIDE[0] <= n <= SIDE[1] for n in value)
     _need(fits, where, field, f'height and width, {SIDE[0]} to {SIDE[1]} pixels')
   else:  # data.tasks
     _need(isinstance(value, (list, tuple)) and all(isinstance(v, str) for v in value), where, field, 'a list of names')
+
+
+def _check_choice(value: str, choices: tuple[str, ...], where: str, field: str):
+  near = difflib.get_close_matches(value, choices, 1, 0)[0]
+  _need(value in choices, where, field, f"one of {', '.join(choices)}, not '{shown(value, 80)}' (is {near} meant?)")
 
 
 def _is_number(value) -> bool:

@@ -23,6 +23,7 @@ def get_config(arg=None):
   config.train.batch = 8
   config.train.epochs = 200
   config.eval.protocol = 'mtpsl'
+  config.eval.weights = 'best'  # MTPSL reports its best epoch by evaluation
   config.optim.lr = 1e-4
   if config.method == 'xtc':  # MTPSL's code
     config.model.cross_task_weight = 1.0

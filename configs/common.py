@@ -16,6 +16,9 @@ A config string is `configs/NAME.py:key=value,key=value`. Keys:
 Any other field is a flag: `--config.optim.lr=1e-4`.
 """
 
+import importlib
+import importlib.util
+
 from ml_collections import ConfigDict
 
 from dmtl_jax.basics.errors import shown
@@ -107,28 +110,35 @@ def base(arg: str | None) -> ConfigDict:
         steps=0,  # S at inference; 0: as in training
         panels=6,  # pictures to write
         protocol='pascal',
+        weights='best',  # the checkpoint to score: best (of the periodic evaluations), or latest
+        geometry='fit',  # images are scaled to fit data.size; pad: only padded, never enlarged
         workers=0,  # processes that score images; 0: this one
         boundary_tolerance=0.0075,  # of the diagonal
-        single_task=dict(),  # {task: headline score} of the single-task run, for Delta_m
+        single_task=dict(),  # {task: headline score} of the single-task run, for Delta_m: single_task.depth=0.0125
       ),
       optim=dict(
-        name='adam',
+        name='adam',  # adamw, sgd (momentum 0.9)
         lr=2e-5,
         part_lr=dict(),  # {part of the network (`Network.part`): another rate than lr}
-        schedule='poly',
-        l2=1e-6,
-        clip=10.0,
-        warmup=0,
+        schedule='poly',  # cosine, constant
+        l2=1e-6,  # weight decay: a part of the gradient (torch's), of adamw a part of the update
+        clip=10.0,  # norm of the whole gradient
+        warmup=0,  # steps
       ),
       loss_weights=dict(),
     )
   )
 
 
-def defaults_for(values: dict) -> dict:
-  """The defaults of every field for a stored config's method; of one that is not known here, those of all."""
-  method = values.get('method')
-  return base(f'method={method}' if isinstance(method, str) and method in METHODS else None).to_dict()
+def defaults(values: dict) -> dict:
+  """What a field is that a stored config has not: as in the config of its data set and method, as far as known."""
+  data, method = values.get('data'), values.get('method')
+  name = str(data.get('name')) if isinstance(data, dict) else ''
+  module = f'{__package__}.{name}'
+  known = name.isidentifier() and importlib.util.find_spec(module)
+  get_config = getattr(importlib.import_module(module), 'get_config', base) if known else base
+  arg = f'method={method}' if isinstance(method, str) and method in METHODS else None
+  return get_config(arg).to_dict() | {'loss_weights': {}}  # a task that the run gave no weight has weight 1
 
 
 def upgraded(values: dict) -> dict:

@@ -23,6 +23,8 @@ def get_config(arg=None):
   config.data.workers = 4
   config.train.batch = 6
   config.train.epochs = 100
+  config.eval.geometry = 'pad'
+  config.eval.weights = 'latest'  # the published tables score the last epoch
   config.optim.lr = 2e-5
   config.loss_weights = dict(semseg=1.0, parsing=2.0, saliency=5.0, normals=10.0, boundary=50.0)
   return config

@@ -63,32 +63,51 @@ def encode(root: Path, file: tuple[str, str], folders: Sequence[str], classes: i
   paths = [root / split / folder / f'{id}.npy' for folder in folders]
   image = read(paths[0], 3)
   size = image.shape[:2]
-  if image.min() < -1e-3 or image.max() > 1 + 1e-3:
-    raise UserError(f'{paths[0]}: values from {image.min():g} to {image.max():g}, expected 0 to 1')
-  example = dict(
-    id=id,
-    image=np.rint(image.clip(0, 1) * 255).astype(np.uint8),
-    semseg=class_ids(read(paths[1], 1, size), classes, paths[1]),
-    depth=depths(read(paths[2], 1, size), paths[2]),
-  )
-  if len(paths) > 3:
-    example['normals'] = np.rint(unit(read(paths[3], 3, size)) * STEPS).astype(np.int16)
-  return example
+  image, *bad = pixels(image, paths[0])
+  example = dict(id=id, image=image)
+  for (name, channels, convert), path in zip(LABELS, paths[1:]):
+    example[name], count = convert(read(path, channels, size), path, classes)
+    bad.append(count)
+  return example | {'invalid': {folder: count for folder, count in zip(folders, bad) if count}}
 
 
-def class_ids(label: np.ndarray, classes: int, path: Path) -> np.ndarray:
-  """Class ids uint8 with 255 for -1."""
-  strange = np.setdiff1d(label, np.arange(-1, classes))
-  if strange.size:
-    raise UserError(f'{path}: holds class {strange[0]:g}; classes are 0..{classes - 1} and -1')
-  return np.where(label < 0, IGNORE, label).astype(np.uint8)
+def pixels(image: np.ndarray, path: Path) -> tuple[np.ndarray, int]:
+  """uint8 of an image in 0..1; what is outside is clipped, what is no number black. And how many values that are."""
+  outside = _outside((image < -1e-3) | (image > 1 + 1e-3), image, path, 'values from 0 to 1')
+  bad = outside | np.isnan(image)
+  return np.rint(np.nan_to_num(image, nan=0).clip(0, 1) * 255).astype(np.uint8), int(bad.sum())
 
 
-def depths(depth: np.ndarray, path: Path) -> np.ndarray:
-  """float32 with 0 for invalid."""
-  if depth.max() > np.finfo(np.float32).max:
-    raise UserError(f'{path}: holds {depth.max():g}, which is no depth')
-  return np.maximum(depth, 0).astype(np.float32)
+def class_ids(label: np.ndarray, path: Path, classes: int) -> tuple[np.ndarray, int]:
+  """Class ids uint8 with 255 for -1 and for what is no class; and the number of the latter."""
+  bad = _outside(~np.isin(label, np.arange(-1, classes)), label, path, f'classes 0 to {classes - 1} and -1')
+  return np.where(bad | (label < 0), IGNORE, label).astype(np.uint8), int(bad.sum())
+
+
+def depths(depth: np.ndarray, path: Path, classes: int) -> tuple[np.ndarray, int]:
+  """float32 with 0 for invalid; and the number of values that are no depth, of which negative ones are known."""
+  del path, classes
+  bad = np.isnan(depth) | (depth > np.finfo(np.float32).max)
+  return np.where(bad, 0, np.maximum(depth, 0)).astype(np.float32), int(bad.sum())
+
+
+def normals(vectors: np.ndarray, path: Path, classes: int) -> tuple[np.ndarray, int]:
+  """int16 unit vectors in 1 / STEPS with 0, 0, 0 for invalid; and the number of those that are no unit vectors."""
+  del classes
+  outside = _outside((np.abs(vectors) > 1.01).any(-1), vectors, path, 'unit vectors')
+  bad = outside | np.isnan(vectors).any(-1)
+  return np.rint(unit(np.where(bad[..., None], 0, vectors)) * STEPS).astype(np.int16), int(bad.sum())
+
+
+def _outside(bad: np.ndarray, values: np.ndarray, path: Path, expected: str) -> np.ndarray:
+  """`bad`, unless most of a file is: then it is another file than one thinks."""
+  if bad.mean() > 0.5:
+    raise UserError(f'{path}: holds values from {np.nanmin(values):g} to {np.nanmax(values):g}, expected {expected}')
+  return bad
+
+
+# Feature, channels and converter of the folders after the image's.
+LABELS = (('semseg', 1, class_ids), ('depth', 1, depths), ('normals', 3, normals))
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
@@ -98,7 +117,7 @@ def unit(vectors: np.ndarray) -> np.ndarray:
 
 
 def read(path: Path, channels: int, size: tuple[int, int] | None = None) -> np.ndarray:
-  """[H,W,channels] of finite numbers; of the given size (H, W) if one is given."""
+  """[H,W,channels] of numbers, also NaN; of the given size (H, W) if one is given."""
   try:
     array = files.read_npy(path)
   except ValueError as error:
@@ -108,22 +127,16 @@ def read(path: Path, channels: int, size: tuple[int, int] | None = None) -> np.n
   if array.ndim != 3 or array.shape[2] != channels or size not in (None, array.shape[:2]) or not array.size:
     expected = [*(size or ('H', 'W')), channels]
     raise UserError(f'{path}: shape {list(array.shape)}, expected {expected}'.replace("'", ''))
-  if array.dtype.kind not in 'fiu' or not np.isfinite(array).all():
-    raise UserError(f'{path}: holds values that are not finite numbers')
   return array
 
 
-class MtanBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class MtanBuilder(raw.RawBuilder, skip_registration=True):
   """What the builders of both data sets share; they set the constants."""
 
   FOLDERS: tuple[str, ...]  # image, label, depth and perhaps normals
   CLASSES: tuple[str, ...]
-  IMAGES: dict[str, int]  # of the benchmark
   HOMEPAGE = 'https://github.com/lorenmt/mtan'
   MARKER = 'train/image'
-
-  processes = 0  # that encode; 0: one a core
-  size = None  # (H, W) the raw images must have; None: any
 
   def _info(self) -> tfds.core.DatasetInfo:
     def tensor(channels, dtype, encoding, doc):
@@ -160,11 +173,15 @@ class MtanBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
   def _generate_examples(self, root, splits, split):
     encoder = functools.partial(encode, folders=self.FOLDERS, classes=len(self.CLASSES))
     files = {name: [(name, id) for id in numbers] for name, numbers in splits.items()}
-    return raw.examples(encoder, root, files, split, self.processes)
+    invalid = self.info.metadata.setdefault('invalid', {})
+    for position, example in raw.examples(encoder, root, files, split, self.processes):
+      for folder, count in example.pop('invalid').items():
+        invalid[f'{split}/{folder}'] = invalid.get(f'{split}/{folder}', 0) + count
+      yield position, example
 
 
 def decode(example: dict, tasks: Sequence[Task]) -> dict:
-  """One example of `builder(...).as_data_source(split)`, its labels encoded as `dmtl_jax.tasks` says.
+  """One example of `as_data_source(split)`, its labels encoded as `dmtl_jax.tasks` says.
 
   Arrays may be read-only: they are the record's own memory.
   """

@@ -15,6 +15,9 @@ import os
 from pathlib import Path
 import signal
 import threading
+from typing import ClassVar
+
+import tensorflow_datasets as tfds
 
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.basics.progress import Progress
@@ -23,16 +26,42 @@ NAMED = 5  # problems an error names; of the rest it gives the number
 IMAGES_A_PROCESS = 16  # fewer are not worth a process's start
 
 
+class RawBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+  """A builder that `--mode=prepare` runs on a benchmark's raw files.
+
+  Attributes:
+    MARKER: a file or folder that only the root of the raw data has.
+    IMAGES: {split: number of images of the benchmark}.
+    OFFICIAL: {label setting: file of the benchmark's mapping for it, of those in checksums.tsv}.
+    processes: that encode; 0: one a core.
+    size: (H, W) of config.data.size; None: any. Not all raw images must have it.
+  """
+
+  MANUAL_DOWNLOAD_INSTRUCTIONS = 'README.md tells where to get the raw data.'
+  MARKER: str
+  IMAGES: dict[str, int]
+  OFFICIAL: ClassVar[dict[str, str]] = {}
+
+  processes = 0
+  size = None
+
+
+def roots(raw: Path, marker: str) -> list[Path]:
+  """The folders at or up to two levels below `raw` that hold the file or folder `marker`."""
+  found = [path for levels in ('', '*/', '*/*/') for path in sorted(raw.glob(f'{levels}{marker}'))]
+  return [path.parents[len(Path(marker).parts) - 1] for path in found]
+
+
 def find_root(raw: Path, marker: str) -> Path:
-  """The folder at or up to two levels below `raw` that holds the file or folder `marker`.
+  """The first of `roots`.
 
   Raises:
-    UserError: no such folder.
+    UserError: there is none.
   """
-  for pattern in (marker, f'*/{marker}', f'*/*/{marker}'):
-    for found in sorted(raw.glob(pattern)):
-      return found.parents[len(Path(marker).parts) - 1]
-  raise UserError(f"{raw}: found no '{marker}' in it; give the data set's folder in --config.data.raw")
+  found = roots(raw, marker)
+  if not found:
+    raise UserError(f"{raw}: found no '{marker}' in it; give the data set's folder in --config.data.raw")
+  return found[0]
 
 
 def require(root: Path, files: Sequence[str]):
@@ -114,18 +143,3 @@ def _end_with_parent():
   signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle, which ends the pool
   parent = multiprocessing.parent_process()
   threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
-
-
-def prepared(builder_class: type, data_config):
-  """The builder of a data set that `--mode=prepare` has built in `data_config.dir`.
-
-  Raises:
-    UserError: it is not there.
-  """
-  builder = builder_class(data_dir=data_config.dir, file_format='array_record')
-  if not builder.data_path.exists():
-    raise UserError(
-      f'{builder.data_path}: the data set is not prepared; run main.py --mode=prepare '
-      f'--config=configs/{data_config.name}.py --config.data.raw=PATH --config.data.dir={data_config.dir}'
-    )
-  return builder

@@ -12,6 +12,7 @@ Config strings: configs/NAME.py:method=...,labels=...,backbone=...,steps=...,pre
 (configs/common.py lists the values). Any other field is a flag: --config.optim.lr=1e-4.
 """
 
+import re
 import sys
 
 from absl import flags, logging
@@ -22,7 +23,9 @@ from dmtl_jax.configs import check
 
 MODES = ('train', 'evaluate', 'predict', 'summary', 'prepare', 'report')
 
-_CONFIG = config_flags.DEFINE_config_file('config', None, 'Config file, configs/NAME.py[:key=value,...].')
+_CONFIG = config_flags.DEFINE_config_file(
+  'config', None, 'Config file, configs/NAME.py[:key=value,...].', lock_config=False, accept_new_attributes=True
+)  # new: config.eval.single_task.TASK; check.check_fields refuses others
 _MODE = flags.DEFINE_enum('mode', 'train', MODES, 'What to do.')
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run: config, checkpoints, logs, scores, pictures.')
 _FORCE = flags.DEFINE_bool('force', False, 'train: resume although the config changed.')
@@ -74,14 +77,29 @@ def _parse(argv: list[str]):
     UserError: whatever is wrong with them.
   """
   try:
+    _check_fields(argv)
     rest = flags.FLAGS(argv)
     getattr(_CONFIG.value, 'seed', None)  # a file that cannot be read only fails when a field is asked for
   except _UNREADABLE as error:
     raise UserError(shown(_sentence(error), 400)) from error
   if _CONFIG.value is not None:
     check.check(_CONFIG.value.to_dict(), '--config')
+    _CONFIG.value.lock()
   if len(rest) > 1:
     raise UserError(f"'{shown(rest[1])}': not a flag; see --help")
+
+
+def _check_fields(argv: list[str]):
+  """Names a field that the config file has not, before ml_collections makes it or speaks of its section."""
+  paths, file = [], ''
+  for arg, following in zip(argv, [*argv[1:], '']):
+    match = re.match(r'--?(?:no)?config(?:\.([^=]*))?(?:=(.*)|$)', arg, re.DOTALL)
+    if match and match[1] is not None:
+      paths.append(match[1])
+    elif match:
+      file = match[2] or following
+  if paths and file:
+    check.check_fields(paths, flags.FLAGS['config'].parser.parse(file).to_dict())
 
 
 def _sentence(error: Exception) -> str:
@@ -154,7 +172,7 @@ def _join(spec: str):
       f'--distributed={shown(spec)}: {reason}; use auto under srun, mpirun, on a TPU pod or GKE, '
       f'and elsewhere ADDRESS:PORT,PROCESSES,NUMBER'
     ) from error
-  progress.shown = jax.process_index() == 0
+  progress.silent = jax.process_index() > 0
 
 
 def _needed(flag) -> str:

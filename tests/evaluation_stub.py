@@ -64,10 +64,10 @@ class Rooms:
     return {'image': pixels, 'labels': labels, 'index': index}
 
 
-def make(count: int, batch: int, size=SIZE, shape=SIZE, limit: int = 0, augment: str = 'none'):
+def make(count: int, batch: int, size=SIZE, shape=SIZE, limit: int = 0, geometry: str = 'fit'):
   """An evaluator of `count` images, and its variables."""
   config = common.base('')
-  config.data.name, config.data.size, config.data.augment = 'rooms', size, augment
+  config.data.name, config.data.size, config.eval.geometry = 'rooms', size, geometry
   config.eval.batch, config.eval.panels = batch, 2
   mesh = sharding.make_mesh()
   variables = jax.device_put({'scale': jnp.float32(1.5)}, sharding.replicated(mesh))

@@ -25,12 +25,15 @@ import warnings
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 STEPS = 10
-COMMAND = (
-    '--config=configs/folder.py:method=mtl_baseline,labels=one', '--config.data.size=(16, 24)', "--config.data.tasks=('semseg', 'depth')",
-    '--config.train.batch=2', f'--config.train.steps={STEPS}', '--config.train.eval_every=4',
-    '--config.train.save_every=2', '--config.train.log_every=3', '--config.eval.batch=3', '--config.eval.panels=1',
-    '--config.optim.warmup=0',
-)  # fmt: skip
+FIELDS = {
+  **{'data.size': (16, 24), 'data.tasks': ('semseg', 'depth'), 'optim.warmup': 0},
+  **{'train.batch': 2, 'train.steps': STEPS, 'train.eval_every': 4, 'train.save_every': 2, 'train.log_every': 3},
+  **{'eval.batch': 3, 'eval.panels': 1},
+}
+COMMAND = [
+  '--config=configs/folder.py:method=mtl_baseline,labels=one',
+  *(f'--config.{k}={v}' for k, v in FIELDS.items()),
+]
 EVENTS = ('open', 'os.mkdir', 'os.rename', 'os.remove', 'os.rmdir', 'os.truncate', 'os.chmod', 'shutil.rmtree')
 
 
@@ -75,10 +78,10 @@ def _watch(workdir: str, kill_at: int) -> list[str]:
 
 def _main(data, workdir) -> int:
   from dmtl_jax import cli
-  from dmtl_jax.inference import evaluation
-  from dmtl_jax.jobs import train
+  from dmtl_jax.runs import checkpoints
+  from dmtl_jax.training import setup
 
-  train.build_model = evaluation.build_model = toy_model
+  setup.build_model = checkpoints.build_model = toy_model
   os.chdir(ROOT)
   sys.argv = ['main.py', *COMMAND, f'--config.data.path={data}', f'--workdir={workdir}']  # ml_collections looks here
   return cli.main(sys.argv)
@@ -99,6 +102,21 @@ def toy_model(config, tasks):
       return Output(final={task.name: nn.Conv(task.channels, (3, 3), name=task.name)(x) for task in tasks})
 
   return Toy(tasks)
+
+
+def at_batch(monkeypatch, number: int, function, *args):
+  """Calls a function when batch `number` of a life in this process goes to the devices."""
+  from dmtl_jax.training import setup
+
+  on_devices, calls = setup.Training.on_devices, []
+
+  def counted(self, batch):
+    calls.append(1)
+    if len(calls) == number:
+      function(*args)
+    return on_devices(self, batch)
+
+  monkeypatch.setattr(setup.Training, 'on_devices', counted)
 
 
 def wait(pid: int) -> int | str:

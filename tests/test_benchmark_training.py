@@ -43,6 +43,7 @@ def mtan_raw(folder, labels, normals):
 )
 def test_prepare_and_train(name, method, tmp_path, monkeypatch):
   monkeypatch.setitem(encoder.STAGES, 'resnet18', (1, 1, 1, 1))  # compiles in less time
+  monkeypatch.setattr('dmtl_jax.datasets.raw.RawBuilder.url_infos', {})  # labels=full needs no download
   raw = {
     'pascal': lambda: pascal_raw(tmp_path),
     'nyud': lambda: mtan_raw(tmp_path / 'nyuv2', 'label', True),
@@ -55,6 +56,6 @@ def test_prepare_and_train(name, method, tmp_path, monkeypatch):
   config.train.batch, config.train.steps, config.eval.batch, config.eval.panels = 2, 1, 1, 1
   prepare.prepare(config)
   result = train.run(config, str(tmp_path / 'run'))
-  module = importlib.import_module(f'dmtl_jax.datasets.{name}_mt')
+  module = importlib.import_module(f'dmtl_jax.datasets.{name}')
   for task in module.TASKS:
     assert np.isfinite(result['final'][task.name][task.metric]), task.name

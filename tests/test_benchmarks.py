@@ -12,7 +12,7 @@ import pytest
 
 from dmtl_jax.benchmarks import common, profile, scaling, synthetic, timing, train_step, work
 from dmtl_jax.configs import pascal
-from dmtl_jax.jobs import summary
+from dmtl_jax.data.source import data_tasks
 from dmtl_jax.models import build_model, losses
 from dmtl_jax.models.inputs import model_inputs
 from dmtl_jax.models.parts import winograd
@@ -71,7 +71,7 @@ def test_needed_work_of_the_papers_step(method, pairs):
   embed = 2 * (9 * 512 * 6.8 * 4096 if method == 'prediction' else conv) / 1e9
   per_pair = heads + tokens + embed
   expected = 6e9 * (6 * (forward - 5 * per_pair) + pairs * per_pair)  # GMAC; twice, three times
-  assert work.needed(config, summary.data_tasks(config.data), 6, pairs) == pytest.approx(expected, rel=0.002)
+  assert work.needed(config, data_tasks(config.data), 6, pairs) == pytest.approx(expected, rel=0.002)
 
 
 def test_the_step_does_what_is_needed(monkeypatch):
@@ -91,7 +91,7 @@ def test_the_step_does_what_is_needed(monkeypatch):
 
 def test_hidden_labels_are_blank_in_the_synthetic_batch():
   config = small_config('labels=one')
-  tasks = summary.data_tasks(config.data)
+  tasks = data_tasks(config.data)
   mask = synthetic.label_mask(tasks, 'one')
   assert (mask.sum(1) == 1).all()
   batch = synthetic.train_batch(config, tasks, mask)

@@ -1,5 +1,7 @@
 """Builders on raw trees in the true file formats, with labels worked out by hand."""
 
+import pickle
+
 import numpy as np
 from PIL import Image
 import pytest
@@ -18,9 +20,15 @@ import scipy.io
 import tensorflow_datasets as tfds
 
 from dmtl_jax.basics.errors import UserError
-from dmtl_jax.datasets import cityscapes_mt, nyud_mt, pascal_mt
-from dmtl_jax.datasets.pascal_mt import labels
+from dmtl_jax.datasets import cityscapes, mtan, nyud, raw, stored
+from dmtl_jax.datasets import pascal as pascal_data
+from dmtl_jax.datasets.pascal import labels
 from dmtl_jax.jobs.prepare import prepare
+
+
+@pytest.fixture(autouse=True)
+def no_downloads(monkeypatch):
+  monkeypatch.setattr(raw.RawBuilder, 'url_infos', {})
 
 
 @pytest.fixture
@@ -38,23 +46,23 @@ def pascal(tmp_path, pascal_raw):
   """The prepared data set: (config, {id: raw example}, {id: decoded example})."""
   c = config('pascal', tmp_path, pascal_raw)
   prepare(c)
-  builder = pascal_mt.builder(c.data)
-  stored = {}
+  builder = stored.prepared(pascal_data.Builder, c.data)
+  found = {}
   for split in ('train', 'val'):
     source = builder.as_data_source(split)
     ids = [source[i]['id'].decode() for i in range(len(source))]
     assert ids == list(builder.info.metadata['ids'][split])
-    stored |= dict(zip(ids, (source[i] for i in range(len(source)))))
-  assert list(stored) == ['2008_b', '2008_a', '2007_z', '2010_x', '2009_y', '2008_c']  # in the lists' order
-  return c, stored, {id: pascal_mt.decode(example) for id, example in stored.items()}
+    found |= dict(zip(ids, (source[i] for i in range(len(source)))))
+  assert list(found) == ['2008_b', '2008_a', '2007_z', '2010_x', '2009_y', '2008_c']  # in the lists' order
+  return c, found, {id: pascal_data.decode(example) for id, example in found.items()}
 
 
 def test_pascal_labels(pascal, pascal_raw):
   _, stored, decoded = pascal
   b, a, c = (decoded[id]['labels'] for id in ('2008_b', '2008_a', '2008_c'))
   for example in decoded.values():
-    assert list(example['labels']) == [task.name for task in pascal_mt.TASKS]
-    for task in pascal_mt.TASKS:
+    assert list(example['labels']) == [task.name for task in pascal_data.TASKS]
+    for task in pascal_data.TASKS:
       label = example['labels'][task.name]
       blank = task.blank(*example['image'].shape[:2])
       assert label.shape == blank.shape and label.dtype == blank.dtype
@@ -101,7 +109,7 @@ def test_the_24_parts_of_a_person_are_grouped_as_the_benchmark_does():
   groups |= {4: 'lhand llarm rhand rlarm', 5: 'luleg ruleg', 6: 'lfoot llleg rfoot rlleg'}
   assert labels.PART_IDS == {part: id for id, parts in groups.items() for part in parts.split()}
   assert len(labels.PART_IDS) == 24
-  names = pascal_mt.TASKS[1].classes
+  names = pascal_data.TASKS[1].classes
   assert names == ('background', 'head', 'torso', 'upper arm', 'lower arm', 'upper leg', 'lower leg')
 
 
@@ -133,6 +141,23 @@ def test_wide_boundaries_are_thinned_to_one_pixel():
   assert (line[1:-1].sum(1) == 1).all()
 
 
+def test_boundaries_are_scored_against_the_evaluators_own(pascal, tmp_path):
+  """Of changes between columns 2, 3 and 4 it marks the west of each, thinned; only images that are listed count."""
+  c, stored_examples, _ = pascal
+  val, train = (pascal_data.open_split(c.data, split) for split in ('val', 'train'))
+  with pytest.raises(UserError, match='boundary_ids.txt: the list of images .* is missing; run --mode=prepare'):
+    val.truth(0)
+  place = tmp_path / 'tfds/pascal_mt/1.1.0/label_mappings/boundary_ids.txt'
+  place.parent.mkdir()
+  place.write_text('\n'.join(['2008_c', *(f'2008_{i}' for i in range(2497))]))
+  truth = val.truth(0)['boundary']
+  assert truth.dtype == bool and not np.delete(truth, [2, 3], axis=1).any()
+  assert (truth[1:-1].sum(1) == 1).all()
+  assert train.truth(0) == {'boundary': None}
+  assert pickle.loads(pickle.dumps(val)).truth(0)['boundary'].any()  # for worker processes
+  assert stored_examples['2008_c']['boundary'] != stored_examples['2008_c']['boundary_truth']
+
+
 def test_labels_of_another_size_take_their_images_size(tmp_path):
   root = tmp_path / 'raw'
   half = np.zeros((4, 4), int)
@@ -140,7 +165,7 @@ def test_labels_of_another_size_take_their_images_size(tmp_path):
   person = thing(15, [('head', np.s_[:2])], (4, 4))
   voc, white = half.astype(np.uint8), grey(4, 4, 255)
   write_pascal(root, 'x', colour(8, 8, 1), half, [person], colour(4, 4, 255), white, voc=voc)
-  example = pascal_mt.decode(labels.encode(root, 'x'))
+  example = pascal_data.decode(labels.encode(root, 'x'))
   assert {label.shape[:2] for label in example['labels'].values()} == {(8, 8)}
   assert example['labels']['semseg'][0, :, 0].tolist() == [0, 0, 0, 0, 7, 7, 7, 7]
   assert example['labels']['parsing'][:, 0, 0].tolist() == [1, 1, 1, 1, 0, 0, 0, 0]
@@ -148,14 +173,14 @@ def test_labels_of_another_size_take_their_images_size(tmp_path):
 
 def test_decode_reads_only_the_tasks_asked_for(pascal):
   example = dict(pascal[1]['2008_b'], saliency=b'not a PNG')
-  visible = [task for task in pascal_mt.TASKS if task.name != 'saliency']
-  assert list(pascal_mt.decode(example, visible)['labels']) == ['semseg', 'parsing', 'normals', 'boundary']
-  assert pascal_mt.decode(example, [])['labels'] == {}
+  visible = [task for task in pascal_data.TASKS if task.name != 'saliency']
+  assert list(pascal_data.decode(example, visible)['labels']) == ['semseg', 'parsing', 'normals', 'boundary']
+  assert pascal_data.decode(example, [])['labels'] == {}
 
 
 def test_tfds_decodes_pascal_by_itself_too(pascal):
   c, _, decoded = pascal
-  plain = tfds.core.GeneratorBasedBuilder.as_data_source(pascal_mt.builder(c.data), 'train')[0]
+  plain = tfds.core.GeneratorBasedBuilder.as_data_source(stored.prepared(pascal_data.Builder, c.data), 'train')[0]
   assert (plain['semseg'] == decoded['2008_b']['labels']['semseg']).all()
   assert plain['image'].shape == (6, 8, 3)
 
@@ -192,23 +217,23 @@ def test_nyud(tmp_path, nyud_raw, capsys):
   output = capsys.readouterr()
   assert output.out.startswith(f'{tmp_path}/tfds/nyud_mt/1.0.0: 11 images in train, 1 images in val')
   assert 'preparing train 11/11 (100%)' in output.err
-  builder = nyud_mt.builder(c.data)
+  builder = stored.prepared(nyud.Builder, c.data)
   source = builder.as_data_source('train')
   assert len(source) == 11 and len(builder.as_data_source('val')) == 1
   assert list(builder.info.metadata['ids']['train']) == [str(i) for i in range(11)]
   for i in range(11):
     assert source[i]['id'] == str(i).encode()
-    assert (nyud_mt.decode(source[i])['image'] == round(i / 20 * 255)).all()
-  example = nyud_mt.decode(source[10])
+    assert (mtan.decode(source[i], nyud.TASKS)['image'] == round(i / 20 * 255)).all()
+  example = mtan.decode(source[10], nyud.TASKS)
   assert example['image'].dtype == np.uint8 and example['image'][0, 0].tolist() == [128, 128, 128]
   assert example['labels']['semseg'][:, 0].tolist() == [[255], [0], [12], [255]]
   assert example['labels']['depth'][:, 0, 0].tolist() == [0] + [np.float32(2.7182817)] * 3  # exactly
   expected = [[0, 0, 0], [0.6, 0, -0.8], [0.6, 0, -0.8], [0, 1, 0]]
   assert np.abs(example['labels']['normals'][:, 0] - expected).max() < 1 / 65000
-  for task in nyud_mt.TASKS:
+  for task in nyud.TASKS:
     label, blank = example['labels'][task.name], task.blank(4, 6)
     assert label.shape == blank.shape and label.dtype == blank.dtype
-  assert [task.channels for task in nyud_mt.TASKS] == [13, 1, 3]
+  assert [task.channels for task in nyud.TASKS] == [13, 1, 3]
 
 
 def test_cityscapes_keeps_inverse_depth(tmp_path):
@@ -220,7 +245,7 @@ def test_cityscapes_keeps_inverse_depth(tmp_path):
     write_mtan(root, 'label_7', split, 0, np.zeros((4, 6, 3)), label, depth)
   c = config('cityscapes', tmp_path, root)
   prepare(c)
-  example = cityscapes_mt.decode(cityscapes_mt.builder(c.data).as_data_source('train')[0])
+  example = mtan.decode(stored.prepared(cityscapes.Builder, c.data).as_data_source('train')[0], cityscapes.TASKS)
   assert example['labels']['semseg'][0, :, 0].tolist() == [255] * 3 + [6] * 3
   assert np.allclose(example['labels']['depth'][0, :, 0], [0, 0, 1e-4, 0.1, 0.4, 0.4922], rtol=1e-6, atol=0)
-  assert [(task.name, task.channels) for task in cityscapes_mt.TASKS] == [('semseg', 7), ('depth', 1)]
+  assert [(task.name, task.channels) for task in cityscapes.TASKS] == [('semseg', 7), ('depth', 1)]

@@ -20,6 +20,7 @@ from dmtl_jax.tasks import make_task
 from dmtl_jax.training import periodic
 
 TX = optax.adam(0.1)
+DATA = {'next_index': 0}  # where an iterator stands
 
 
 def state_of(step: int, width: int = 64) -> TrainState:
@@ -35,6 +36,10 @@ def iterator():
   return iter(grain.MapDataset.range(100).to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)))
 
 
+def notes(best: int | None = None, **more) -> dict:
+  return {'evaluated': 0, 'best': {'step': best} if best else {}, 'window': {}} | more
+
+
 @pytest.fixture(scope='module')
 def saved(tmp_path_factory):
   """Checkpoints 1, 2 and 3; at step n, n elements were taken from the data."""
@@ -42,8 +47,7 @@ def saved(tmp_path_factory):
   checkpoints, data = Checkpoints(workdir, keep=3), iterator()
   for step in (1, 2, 3):
     next(data)
-    checkpoints.best = {'step': 1}
-    checkpoints.save(state_of(step), data, {'seed': step}, {'skipped': step, 'steps': []})
+    checkpoints.save(state_of(step), data.get_state(), notes(best=1, window={'skipped': step, 'steps': []}))
   checkpoints.close()
   return workdir
 
@@ -67,7 +71,7 @@ def files(workdir, step: int):
 def test_what_was_saved_comes_back_with_its_data(saved):
   checkpoints, data = Checkpoints(saved), iterator()
   state, step = checkpoints.restore_latest(state_of(0), data)
-  assert step == 3 and next(data) == 3 and checkpoints.window == {'skipped': 3, 'steps': []}
+  assert step == 3 and next(data) == 3 and checkpoints.notes['window'] == {'skipped': 3, 'steps': []}
   jax.tree.map(np.testing.assert_array_equal, state, state_of(3))
   assert checkpoints.choose('best') == 1 and checkpoints.choose('latest') == 3
 
@@ -99,7 +103,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(copy, damage, 
   assert step == 2 and int(state.step) == 2 and next(data) == 2
   said = capsys.readouterr().out
   assert re.search(r'checkpoints/3: damaged \(.+\); put aside as 3.damaged', said), said
-  checkpoints.save(state_of(3), data, {}, {})  # its place is free again
+  checkpoints.save(state_of(3), data.get_state(), notes(best=1))  # its place is free again
   checkpoints.close()
   assert Checkpoints(copy).steps() == [1, 2, 3] and (copy / 'checkpoints/3.damaged').is_dir()
 
@@ -145,7 +149,11 @@ def test_an_older_format_is_read_and_a_newer_one_refused(copy):
   path.write_text(json.dumps({'format': 1, 'config': {}, 'best': {'step': 2}}))  # as format 1 was
   checkpoints = Checkpoints(copy)
   assert checkpoints.restore_latest(state_of(0), iterator())[1] == 3
-  assert checkpoints.best == {'step': 2} and checkpoints.window == {}
+  assert (checkpoints.notes['best'], checkpoints.notes['window']) == ({'step': 2}, {})
+  for due in (False, True):  # as format 2 told at first that an evaluation was owed
+    path.write_text(json.dumps({name: value for name, value in meta.items() if name != 'evaluated'} | {'due': due}))
+    checkpoints.restore(3, state_of(0))
+    assert checkpoints.notes['evaluated'] == 3 - due
   path.write_text(json.dumps(meta | {'format': 99}))
   with pytest.raises(UserError, match=r'checkpoints/3: format 99, this version reads up to \d+; update dmtl_jax'):
     Checkpoints(copy).restore_latest(state_of(0), iterator())
@@ -155,9 +163,7 @@ def test_the_latest_the_best_every_nth_and_those_of_replay_files_are_kept(tmp_pa
   (tmp_path / 'nan_4.json').write_text('{}')
   checkpoints = Checkpoints(tmp_path, keep=2, keep_every=5)
   for step in range(1, 13):
-    if step == 7:
-      checkpoints.best = {'step': 7}
-    checkpoints.save(state_of(step, 2), iterator(), {}, {})
+    checkpoints.save(state_of(step, 2), DATA, notes(best=7 if step >= 7 else None))
   checkpoints.close()
   assert checkpoints.steps() == Checkpoints(tmp_path).steps() == [3, 5, 7, 10, 11, 12]
 
@@ -166,20 +172,20 @@ def test_parameters_that_are_not_finite_are_never_saved(tmp_path):
   checkpoints, state = Checkpoints(tmp_path), state_of(1)
   state.params['head']['kernel'] = state.params['head']['kernel'].at[3, 1].set(jnp.inf)
   with pytest.raises(UserError, match='step 1: parameters are not finite and were not saved'):
-    checkpoints.save(state, iterator(), {}, {})
+    checkpoints.save(state, DATA, notes())
   assert checkpoints.steps() == []
 
 
 @pytest.mark.parametrize('limit', [1000, 20_000])  # in a file of Python's; in one that TensorStore writes in a thread
 def test_a_save_that_finds_no_room_leaves_the_one_before(tmp_path, limit, capfd):
   checkpoints, limits = Checkpoints(tmp_path), resource.getrlimit(resource.RLIMIT_FSIZE)
-  checkpoints.save(state_of(1, 512), iterator(), {}, {})
+  checkpoints.save(state_of(1, 512), DATA, notes())
   checkpoints.close()
   checkpoints = Checkpoints(tmp_path)
   resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limits[1]))
   try:
     with pytest.raises(OSError, match='File too large'):
-      checkpoints.save(state_of(2, 512), iterator(), {}, {})
+      checkpoints.save(state_of(2, 512), DATA, notes())
       checkpoints.close()
   finally:
     resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from dmtl_jax.configs import common
+from dmtl_jax.basics.errors import UserError
+from dmtl_jax.configs import check, common
 from dmtl_jax.models import build_model
 from dmtl_jax.runs import workdir
 from dmtl_jax.tasks import make_task
@@ -88,7 +89,18 @@ def test_every_config_builds_a_model(name):
     (['--config=configs/folder.py', '--workdir={tmp}'], 'config.data.path is empty'),
     (['--mode=evaluate', '--workdir={tmp}/none'], 'config.json: no such file'),
     (['--config=configs/folder.py:metod=1', '--workdir={tmp}'], 'is not KEY=VALUE'),
-    (['--config=configs/folder.py', '--config.optm.lr=1'], 'Did you mean "optim"'),
+    (
+      ['--config=configs/folder.py', '--config.optm.lr=1'],
+      'config.optm.lr: no such field; did you mean --config.optim.lr',
+    ),
+    (['--config', 'configs/folder.py', '--config.eval.stepz=1'], 'did you mean --config.eval.steps?'),
+    # Any task's score may be given, also of a folder whose tasks are not known yet.
+    (
+      ['--config=configs/folder.py', '--config.eval.single_task.trees=50.3', '--workdir={tmp}'],
+      'config.data.path is empty',
+    ),
+    (['--config=configs/folder.py', '--config.eval.single_task.trees=x'], 'eval.single_task must be a number for each'),
+    (['--config=configs/folder.py', '--config.eval.weights=last'], 'eval.weights must be one of best, latest'),
     (
       ['--config=configs/folder.py', '--config.train.batch=0', '--workdir={tmp}'],
       'train.batch must be a whole number from 1',
@@ -102,3 +114,36 @@ def test_errors_are_one_sentence(arguments, message, tmp_path):
   done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
   assert done.returncode == 1
   assert message in done.stderr and 'Traceback' not in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize(
+  'path, closest',
+  [
+    ('lr', 'optim.lr'),
+    ('data.sise', 'data.size'),
+    ('dta.size', 'data.size'),
+    ('model.steps.x', 'model.steps'),
+    ('eval.single_taks.semseg', 'eval.single_task.semseg'),
+    ('loss_weight.depth', 'loss_weights.depth'),
+  ],
+)
+def test_a_field_that_is_none_is_told_with_the_closest(path, closest):
+  values = common.base(None).to_dict()
+  with pytest.raises(UserError, match=f'--config.{path}: no such field; did you mean --config.{closest}'):
+    check.check_fields(['seed', 'eval.single_task.x', path], values)
+
+
+def test_each_benchmark_is_scored_as_its_tables_are():
+  load = lambda name: importlib.import_module(f'configs.{name}').get_config().eval
+  weights = {name: load(name).weights for name in ('pascal', 'nyud', 'cityscapes', 'scenes', 'folder')}
+  assert weights == dict(pascal='latest', nyud='best', cityscapes='best', scenes='best', folder='best')
+  assert {name for name in weights if load(name).geometry == 'pad'} == {'pascal'}
+
+
+def test_fields_that_an_older_run_lacks_are_its_data_sets():
+  assert (
+    common.defaults({'data': {'name': 'pascal'}})['eval']['geometry'] == 'pad'
+    and common.defaults({'data': {'name': 'pascal'}})['loss_weights'] == {}
+  )
+  for name in ('rooms', '', '..', 'check', 'x.y'):
+    assert common.defaults({'data': {'name': name}}) == common.base(None).to_dict()

@@ -23,6 +23,8 @@ from dmtl_jax.configs import folder as folder_config
 from dmtl_jax.data import pipeline
 from dmtl_jax.jobs import train
 from dmtl_jax.models.parts import encoder
+from dmtl_jax.runs import checkpoints
+from dmtl_jax.runs import workdir as workdir_lib
 from dmtl_jax.training import setup
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -34,7 +36,7 @@ SHORT = {'resnet18': (1, 1)}  # two stages of one block, to compile in less time
 MAIN = f"""
 import sys
 from dmtl_jax import cli
-from dmtl_jax.models import encoder
+from dmtl_jax.models.parts import encoder
 encoder.STAGES = {SHORT}
 sys.exit(cli.main(['main.py', *sys.argv[1:]]))
 """
@@ -158,13 +160,10 @@ def test_eight_devices_go_on_from_what_two_processes_wrote(eight_devices, one_de
 
 def test_batch_norm_statistics_are_those_of_the_whole_batch(two_processes, one_device):
   """The running ones at the end of the run on two processes, read back, equal those of one device."""
-  from dmtl_jax.models import build_model
-  from dmtl_jax.runs import workdir as workdir_lib
-  from dmtl_jax.runs.checkpoints import restore
 
   def stats(workdir):
     config, tasks = workdir_lib.read_config(workdir), workdir_lib.read_tasks(one_device)
-    return restore(workdir, str(STEPS), build_model(config, tasks), config, sharding.make_mesh())[1]['batch_stats']
+    return checkpoints.load(workdir, str(STEPS), config, tasks)[1]['batch_stats']
 
   close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
   jax.tree.map(close, stats(two_processes[0]), stats(one_device))

@@ -80,7 +80,7 @@ def test_one_image_and_a_limit():
 
 
 def test_the_padding_of_pascals_images_is_not_scored():
-  evaluator, variables = stub.make(3, 2, size=(40, 48), augment='pascal')
+  evaluator, variables = stub.make(3, 2, size=(40, 48), geometry='pad')
   assert_scores(evaluator.run(variables)[0]['final'], expected(3))
 
 
@@ -213,8 +213,8 @@ def maps():
 
 
 def test_prediction_files_hold_the_maps_without_padding(maps, tmp_path):
-  gallery.save_predictions(tmp_path, stub.TASKS, 'a', maps, (20, 30), (20, 30))
-  inside = {name: values[:20, :30] for name, values in maps.items()}
+  gallery.save_predictions(tmp_path, stub.TASKS, 'a', maps, (4, 7, 20, 30), (20, 30))
+  inside = {name: values[4:24, 7:37] for name, values in maps.items()}
   ids = cv2.imread(str(tmp_path / 'semseg/a.png'), cv2.IMREAD_UNCHANGED)
   np.testing.assert_array_equal(ids, inside['semseg'])
   for name in ('saliency', 'boundary'):
@@ -226,7 +226,7 @@ def test_prediction_files_hold_the_maps_without_padding(maps, tmp_path):
 
 
 def test_prediction_files_have_the_images_own_size(maps, tmp_path):
-  gallery.save_predictions(tmp_path, stub.TASKS, 'a', maps, (16, 32), np.int32([32, 64]))
+  gallery.save_predictions(tmp_path, stub.TASKS, 'a', maps, (0, 0, 16, 32), np.int32([32, 64]))
   ids = np.asarray(Image.open(tmp_path / 'semseg/a.png'))
   np.testing.assert_array_equal(ids, maps['semseg'][:16, :32].repeat(2, 0).repeat(2, 1))
   normals = np.load(tmp_path / 'normals/a.npy').astype(np.float32)
@@ -241,4 +241,4 @@ def test_every_image_is_handed_over_once_with_its_size():
   evaluator.run(
     variables, lambda id, maps, region, size: got.update({id: (maps['depth'].shape, tuple(region), tuple(size))})
   )
-  assert got == {f'room{i}': ((48, 48), (36, 48), (24, 32)) for i in range(3)}
+  assert got == {f'room{i}': ((48, 48), (0, 0, 36, 48), (24, 32)) for i in range(3)}

@@ -16,14 +16,16 @@ import numpy as np
 import pytest
 import toy
 
+from dmtl_jax.basics import atomic
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.inference import evaluation
 from dmtl_jax.jobs import replay, train
+from dmtl_jax.runs import checkpoints
 from dmtl_jax.runs import workdir as workdir_lib
 from dmtl_jax.runs.log import Log
 
 sys.path.append(str(faults.ROOT))
-from dmtl_jax.configs import folder as folder_config  # noqa: E402
+from dmtl_jax.configs import folder as folder_config
 from dmtl_jax.training import setup
 
 BAD = 5  # an image
@@ -38,7 +40,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def toy_model(monkeypatch):
-  for module in (train, evaluation):
+  for module in (setup, checkpoints):
     monkeypatch.setattr(module, 'build_model', faults.toy_model)
 
 
@@ -52,14 +54,14 @@ def config_for(data):
 
 def poison(monkeypatch):
   """Image BAD is NaN from now on."""
-  arrays = setup.arrays
+  on_devices = setup.Training.on_devices
 
-  def poisoned(batch):
+  def poisoned(self, batch):
     image = batch['image'].copy()
     image[batch['index'] == BAD] = np.nan
-    return arrays(batch | {'image': image})
+    return on_devices(self, batch | {'image': image})
 
-  monkeypatch.setattr(train, 'arrays', poisoned)
+  monkeypatch.setattr(setup.Training, 'on_devices', poisoned)
 
 
 @pytest.fixture(scope='module')
@@ -67,7 +69,7 @@ def whole(data, tmp_path_factory):
   """A run that nothing befell."""
   workdir = tmp_path_factory.mktemp('whole')
   with pytest.MonkeyPatch.context() as patch:
-    for module in (train, evaluation):
+    for module in (setup, checkpoints):
       patch.setattr(module, 'build_model', faults.toy_model)
     train.run(config_for(data), str(workdir))
   return workdir
@@ -89,12 +91,7 @@ def test_killed_runs_end_with_the_same_bits():
 
 
 def test_sigterm_between_two_log_lines_leaves_no_trace(whole, data, tmp_path, monkeypatch, capsys):
-  arrays, calls = setup.arrays, []
-  monkeypatch.setattr(
-    train,
-    'arrays',
-    lambda batch: (calls.append(1), len(calls) == 5 and os.kill(os.getpid(), signal.SIGTERM), arrays(batch))[2],
-  )
+  faults.at_batch(monkeypatch, 5, os.kill, os.getpid(), signal.SIGTERM)
   assert train.run(config_for(data), str(tmp_path)) is None
   assert 'stopped by SIGTERM at step 5 of 8, saved' in capsys.readouterr().out
   train.run(config_for(data), str(tmp_path))
@@ -123,11 +120,32 @@ def test_logs_opened_within_a_second_share_no_file(tmp_path, monkeypatch):
   """tensorboardX names files by the second."""
   monkeypatch.setattr(time, 'time', lambda: 1e9)
   for step in range(3):
-    log = Log(tmp_path, step)
+    log = Log(tmp_path, step, step)
     log.scalars(step + 1, {'loss/total': float(step)})
     log.close()
   shown = faults.board(tmp_path / 'tensorboard')
   assert shown == {'loss/total 1': '0.0', 'loss/total 2': '1.0', 'loss/total 3': '2.0'}
+
+
+def test_the_log_drops_what_is_beyond_the_checkpoint(tmp_path):
+  """Lines of later steps, of an evaluation that is to be made again, and what is no line."""
+  rows = [{'step': 2}, {'step': 2, 'eval/x': 1}, {'step': 4}, {'step': 4, 'eval/x': 1}, {'step': 5}]
+  lines = [json.dumps(row) + '\n' for row in rows]
+  for evaluated, kept in ((2, lines[:3]), (4, lines[:4])):
+    (tmp_path / 'log.jsonl').write_text(''.join(lines) + '[]\n{"st')
+    Log(tmp_path, 4, evaluated).close()
+    assert (tmp_path / 'log.jsonl').read_text() == ''.join(kept)
+
+
+def test_a_file_that_is_not_finished_leaves_the_one_before(tmp_path):
+  path = tmp_path / 'new' / 'a.txt'
+  atomic.write_atomic(path, 'before')
+  with pytest.raises(ZeroDivisionError), atomic.replacing(path, 'wb') as file:
+    file.write(b'half')
+    file.flush()
+    assert path.read_text() == 'before'
+    1 / 0  # noqa: B018
+  assert [p.name for p in path.parent.iterdir()] == ['a.txt'] and path.read_text() == 'before'
 
 
 def test_a_bad_step_is_refused_kept_and_run_again(data, tmp_path, monkeypatch, capsys):
@@ -158,7 +176,7 @@ def test_a_skipped_step_changes_nothing_but_the_count_of_steps(data, monkeypatch
     training = setup.build(config, *setup.open_data(config))
     state = training.init(jax.random.key(0))
     before = jax.device_get(state)
-    batch = setup.arrays(next(training.batches))
+    batch = training.on_devices(next(training.batches))
     state, bad = training.update(state, batch | {'image': batch['image'] * np.inf}, 1)
     assert int(state.step) == after and not bad['good']
     jax.tree.map(np.testing.assert_array_equal, state.replace(step=before.step), before)
@@ -175,12 +193,7 @@ def test_data_that_vanish_while_training_are_named_and_nothing_is_lost(whole, da
   shutil.copytree(data, copy)
   config, workdir = config_for(copy), tmp_path / 'run'
   config.train.steps, config.train.eval_every, config.data.prefetch, config.data.threads = 800, 400, 1, 1
-  calls, arrays = [], setup.arrays
-  monkeypatch.setattr(
-    train,
-    'arrays',
-    lambda batch: (calls.append(1), len(calls) == 6 and shutil.rmtree(copy / 'train'), arrays(batch))[2],
-  )
+  faults.at_batch(monkeypatch, 6, shutil.rmtree, copy / 'train')
   with pytest.raises(UserError, match=f'{copy}/train/'):
     train.run(config, str(workdir))
   (path,) = (workdir / 'checkpoints').iterdir()  # the regular ones are at 400 and 800
@@ -210,6 +223,23 @@ def test_a_workdir_that_cannot_be_written_is_told(data):
   for workdir in ('/dev/null/run', '/proc/run'):
     with pytest.raises(UserError, match=f'--workdir={workdir}: cannot be written'):
       train.run(config_for(data), workdir)
+
+
+@pytest.mark.parametrize(
+  'field, value, told',
+  [
+    ('optim.name', 'lion', 'optim.name must be one of adam'),
+    ('train.accumulate', 3, 'cannot be split'),
+    ('train.best_by', 'mIoU', 'not one of delta_m'),
+  ],
+)
+def test_a_run_that_cannot_start_leaves_no_config_behind(data, tmp_path, field, value, told):
+  """Which would refuse the command once it is mended."""
+  config = config_for(data)
+  config.update_from_flattened_dict({field: value})
+  with pytest.raises(UserError, match=told):
+    train.run(config, str(tmp_path))
+  assert not list(tmp_path.glob('*.json'))
 
 
 def test_a_damaged_config_is_told_and_a_new_field_is_no_change(whole, data, tmp_path):

@@ -13,8 +13,9 @@ from PIL import Image
 import pytest
 
 from dmtl_jax.basics.errors import UserError
-from dmtl_jax.data import folder, scan
 from dmtl_jax.data import source as source_lib
+from dmtl_jax.datasets import folder
+from dmtl_jax.datasets.folder import scan
 
 TASKS = {
   'semseg': {'classes': ['sky', 'road', 'car'], 'ignore': 200},
@@ -254,6 +255,16 @@ def test_opens_where_the_cache_cannot_be_written(root, tmp_path, monkeypatch):
   (tmp_path / 'file').write_text('in the way')
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'file'))
   assert len(open_train(root)) == 2
+
+
+def test_a_crop_may_be_guided_by_a_label_that_is_hidden(root):
+  config = ConfigDict({'name': 'folder', 'path': str(root), 'augment': 'pascal'})
+  source = source_lib.open_source(config, 'train')
+  hidden = dataclasses.replace(source, label_mask=np.zeros_like(source.label_mask))
+  for i, labels in enumerate(source.labels):
+    assert ('crop_guide' in hidden[i]) == ('semseg' in labels) and not hidden[i]['labels']
+    if 'semseg' in labels:
+      np.testing.assert_array_equal(hidden[i]['crop_guide'], source[i]['labels']['semseg'])
 
 
 def test_open_source_chooses_tasks(root):

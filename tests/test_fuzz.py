@@ -24,9 +24,9 @@ import pytest
 
 from dmtl_jax.basics import torch_file
 from dmtl_jax.basics.errors import UserError
-from dmtl_jax.data import folder, label_settings
-from dmtl_jax.datasets import mtan
-from dmtl_jax.datasets.pascal_mt import labels as pascal
+from dmtl_jax.data import label_settings
+from dmtl_jax.datasets import folder, mtan
+from dmtl_jax.datasets.pascal import labels as pascal
 from dmtl_jax.tasks import make_task
 from tests import fuzzing, raw_trees, test_torch_file
 
@@ -45,7 +45,7 @@ SIZE = (5, 8)
 @pytest.fixture(autouse=True)
 def quiet(tmp_path, monkeypatch):
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
-  monkeypatch.setattr('dmtl_jax.data.scan.Progress', Silent)
+  monkeypatch.setattr('dmtl_jax.datasets.folder.scan.Progress', Silent)
   with warnings.catch_warnings():
     warnings.simplefilter('ignore')  # Pillow's, of corrupt EXIF and the like
     yield

@@ -16,9 +16,9 @@ import scipy.io
 
 from dmtl_jax.basics import download, files, torch_file
 from dmtl_jax.basics.errors import UserError
-from dmtl_jax.data import folder, label_settings
-from dmtl_jax.datasets import mtan
-from dmtl_jax.datasets.pascal_mt import labels as pascal
+from dmtl_jax.data import label_settings
+from dmtl_jax.datasets import folder, mtan
+from dmtl_jax.datasets.pascal import labels as pascal
 from dmtl_jax.jobs import convert
 from dmtl_jax.runs import workdir
 from dmtl_jax.tasks import make_task

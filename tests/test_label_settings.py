@@ -13,6 +13,7 @@ from dmtl_jax.basics import torch_file
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.data import label_settings
 from dmtl_jax.data.label_settings import apply_labels, load_mapping, save_mapping
+from dmtl_jax.datasets import cityscapes
 from dmtl_jax.tasks import make_task
 
 TASKS = tuple(make_task(kind, kind) for kind in ('saliency', 'normals', 'boundary', 'depth'))
@@ -165,6 +166,15 @@ def test_official_mapping_goes_before_drawing(tmp_path):
   path.write_text(json.dumps({i: ['depth'] for i in source.ids}))
   np.testing.assert_array_equal(apply_labels(source, 'one').label_mask.sum(0), [0, 0, 0, 3])
   assert apply_labels(source, 'random').label_mask.any(1).all()  # has none: drawn
+
+
+def test_random_labels_of_a_benchmark_with_one_mapping_are_its_one_label_setting(tmp_path, caplog):
+  path = tmp_path / 'onelabel.json'
+  path.write_text(json.dumps({'img0': ['depth']}))
+  one, random = (apply_labels(fake(3, official={'one': path, 'random': path}), s) for s in ('one', 'random'))
+  np.testing.assert_array_equal(one.label_mask, random.label_mask)
+  assert caplog.text.count('this is its one-label setting') == 1
+  assert cityscapes.Builder.OFFICIAL['random'] == cityscapes.Builder.OFFICIAL['one']
 
 
 @pytest.mark.parametrize(

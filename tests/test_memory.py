@@ -1,5 +1,7 @@
 """Gradient accumulation and rematerialisation give what the whole batch, kept whole, gives."""
 
+import functools
+
 from conftest import random_labels, random_variables, SIZE, TASKS, tiny_config
 from flax import linen as nn
 import jax
@@ -12,7 +14,7 @@ from dmtl_jax.models import build_model, inputs, Network, Output
 from dmtl_jax.models.parts import encoder
 from dmtl_jax.models.parts.task_layers import Slots
 from dmtl_jax.runs.state import TrainState
-from dmtl_jax.training.step import make_train_step
+from dmtl_jax.training.step import TrainStep
 
 BATCH = 8
 KEY = jax.random.key(1)
@@ -67,7 +69,7 @@ def next_step(train_step):
 
 def step_of(model, config, tx, groups: int):
   count = BATCH // config.train.accumulate // groups * len(TASKS)
-  return next_step(make_train_step(model, tx, config, TASKS, count, groups))
+  return next_step(TrainStep(model, tx, config, TASKS, count, groups))
 
 
 def noisy_config(accumulate: int):
@@ -107,7 +109,7 @@ def small(method: str, **train):
     'labels': small_maps,
     'label_mask': np.eye(2, dtype=bool)[[0, 1, 1, 0]],
   }
-  step = next_step(make_train_step(model, tx, config, TWO, 4 // config.train.accumulate, 1))
+  step = next_step(TrainStep(model, tx, config, TWO, 4 // config.train.accumulate, 1))
   return step, state, batch
 
 
@@ -139,7 +141,8 @@ def test_remat_keeps_every_name(method, short_encoder_of_four):
   for remat in (False, True):
     config.train.remat = remat
     model = build_model(config, TWO)
-    shapes.append(jax.eval_shape(lambda: inputs.init_variables(model, jax.random.key(0), (64, 64))))
+    init = functools.partial(inputs.init_variables, model, size=(64, 64))
+    shapes.append(jax.eval_shape(init, jax.random.key(0)))
   assert jax.tree.structure(shapes[0]) == jax.tree.structure(shapes[1])
   assert jax.tree.leaves(shapes[0]) == jax.tree.leaves(shapes[1])
 

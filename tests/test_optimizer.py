@@ -1,4 +1,4 @@
-"""The optimiser against optax's own parts, and steps that are refused."""
+"""Optimisers by name, and the stages of the train step that keep a step from the state."""
 
 from conftest import tiny_config
 import jax
@@ -7,9 +7,18 @@ import numpy as np
 import optax
 import pytest
 
-from dmtl_jax.training import optimizer as state_lib
+from dmtl_jax.basics.errors import UserError
+from dmtl_jax.configs import check
+from dmtl_jax.runs.state import TrainState
+from dmtl_jax.training.optimizer import learning_rate, optimizer, OPTIMIZERS
+from dmtl_jax.training.step import finite, TrainStep
 
 SCHEDULE = optax.linear_schedule(1e-2, 1e-3, 10)
+THEIRS = {  # optax's own, but for clipping and the L2 of torch
+  'adam': optax.chain(optax.clip_by_global_norm(3.0), optax.add_decayed_weights(0.1), optax.adam(SCHEDULE)),
+  'adamw': optax.chain(optax.clip_by_global_norm(3.0), optax.adamw(SCHEDULE, weight_decay=0.1)),
+  'sgd': optax.chain(optax.clip_by_global_norm(3.0), optax.add_decayed_weights(0.1), optax.sgd(SCHEDULE, momentum=0.9)),
+}
 
 
 def drawn(seed: int, scale: float = 1.0) -> dict:
@@ -17,39 +26,79 @@ def drawn(seed: int, scale: float = 1.0) -> dict:
   return {name: scale * rng.standard_normal(n).astype(np.float32) for name, n in (('kernel', (4, 5)), ('bias', 5))}
 
 
-@pytest.fixture
-def config():
+def config_of(name: str = 'adam', policy: str = 'stop'):
   config = tiny_config('method=prediction')
-  config.optim.clip, config.optim.l2 = 3.0, 0.1
+  config.optim.update(name=name, clip=3.0, l2=0.1)
+  config.train.nan_policy = policy
   return config
 
 
-def test_updates_are_those_of_optax_with_and_without_clipping(config):
-  ours = state_lib.optimizer(config, SCHEDULE)
-  theirs = optax.chain(
-    optax.clip_by_global_norm(3.0),
-    optax.add_decayed_weights(0.1),
-    optax.scale_by_adam(),
-    optax.scale_by_learning_rate(SCHEDULE),
-  )
+@pytest.mark.parametrize('name', OPTIMIZERS)
+def test_each_name_is_optaxs_optimizer_with_and_without_clipping(name):
+  ours, theirs = optimizer(config_of(name), SCHEDULE), THEIRS[name]
   params, reference = drawn(0), drawn(0)
-  state, other = ours.init(params), theirs.init(reference)
-  assert jax.tree.structure(state) == jax.tree.structure(other)  # checkpoints of both can be read
-  norms = []
+  state, other, norms = ours.init(params), theirs.init(reference), []
   for step in range(6):
     grads = drawn(step + 1, scale=0.1 if step % 2 else 1.0)
     norms.append(float(optax.tree.norm(grads)))
-    updates, state = ours.update(grads, state, params, good=jnp.array(True))
+    updates, state = ours.update(grads, state, params)
     expected, other = theirs.update(grads, other, reference)
     params, reference = optax.apply_updates(params, updates), optax.apply_updates(reference, expected)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-8), updates, expected)
   assert min(norms) < 3 < max(norms)
 
 
-def test_a_refused_step_leaves_every_bit_of_the_state(config):
-  tx = state_lib.optimizer(config, SCHEDULE)
+def test_adams_state_is_that_of_older_checkpoints():
   params = drawn(0)
-  _, state = tx.update(drawn(1), tx.init(params), params, good=jnp.array(True))
-  grads = drawn(2) | {'bias': np.full(5, np.nan, np.float32)}
-  _, after = jax.jit(tx.update)(grads, state, params, good=jnp.array(False))
-  jax.tree.map(np.testing.assert_array_equal, after, state)
+  names = [
+    jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(optimizer(config_of(), SCHEDULE).init(params))
+  ]
+  moments = [f"[2].{moment}['{name}']" for moment in ('mu', 'nu') for name in ('bias', 'kernel')]
+  assert names == ['[2].count', *moments, '[3].count']
+
+
+def test_names_that_are_none_are_refused_with_the_closest_that_is():
+  for field, value, near in (
+    ('optim.name', 'adma', 'adam'),
+    ('optim.schedule', 'cosin', 'cosine'),
+    ('train.nan_policy', 'skp', 'skip'),
+  ):
+    section, key = field.split('.')
+    with pytest.raises(UserError, match=rf"{field} must be one of .*, not '{value}' \(is {near} meant\?\)"):
+      check.check({section: {key: value}})
+  assert check.CHOICES['optim.name'] == tuple(OPTIMIZERS)
+
+
+def test_the_learning_rate_of_each_schedule():
+  config = config_of()
+  config.optim.update(lr=1.0, warmup=0)
+  rates = {}
+  for name in check.CHOICES['optim.schedule']:
+    config.optim.schedule = name
+    rate = learning_rate(config, 40, 10)
+    rates[name] = [round(float(rate(step)), 4) for step in (0, 9, 10, 39)]
+  assert rates == {'poly': [1, 1, 0.7719, 0.2872], 'cosine': [1, 0.8802, 0.8536, 0.0015], 'constant': [1, 1, 1, 1]}
+  config.optim.warmup = 4
+  assert [float(learning_rate(config, 40, 10)(step)) for step in (0, 2, 4)] == [0, 0.5, 1]
+
+
+@pytest.mark.parametrize('policy', check.CHOICES['train.nan_policy'])
+def test_guard_update_and_refusal_by_themselves(policy):
+  config = config_of(policy=policy)
+  step = TrainStep(None, optimizer(config, SCHEDULE), config, (), 0, 1)
+  state = TrainState(jnp.int32(4), drawn(0), {'mean': jnp.zeros(3)}, step.tx.init(drawn(0)))
+  new = step.update(state, drawn(1), {'mean': jnp.ones(3)})
+  updates, _ = step.tx.update(drawn(1), state.opt_state, state.params)
+  jax.tree.map(np.testing.assert_array_equal, new.params, optax.apply_updates(state.params, updates))
+  assert (new.step, new.opt_state[2].count, new.opt_state[3].count) == (5, 1, 1) and new.batch_stats['mean'].all()
+  refused = step.refuse(new, drawn(2), {'mean': jnp.full(3, jnp.nan)})
+  assert refused.step == (6 if policy == 'skip' else 5)
+  jax.tree.map(np.testing.assert_array_equal, refused.replace(step=new.step), new)
+
+
+@pytest.mark.parametrize('broken', [np.nan, np.inf, -np.inf])
+def test_one_number_makes_a_tree_not_finite(broken):
+  tree = drawn(0)
+  assert finite(tree)
+  tree['bias'][3] = broken
+  assert not finite(tree)

@@ -45,7 +45,7 @@ def numbered(count=10):
 
 def make_config(batch=4, **data):
   fields = dict(augment='light', size=SIZE, workers=0, threads=2, prefetch=2) | data
-  return ConfigDict({'seed': 3, 'data': fields, 'train': {'batch': batch}, 'eval': {'batch': batch}})
+  return ConfigDict({'seed': 3, 'data': fields, 'train': {'batch': batch}, 'eval': {'batch': batch, 'geometry': 'fit'}})
 
 
 def take(count, source=None, config=None, host=0, hosts=1):

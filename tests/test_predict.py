@@ -104,6 +104,23 @@ def test_an_image_of_the_training_size_is_predicted_as_in_evaluation(predictor):
       np.testing.assert_allclose(got[task.name], want[task.name][0], atol=1e-4, err_msg=task.name)
 
 
+@pytest.mark.parametrize('size', [(41, 70), (64, 51), (200, 300)])
+def test_an_image_is_padded_around_as_in_evaluation(predictor, monkeypatch, size):
+  """Of the raw maps of one view, since evaluation activates them enlarged to the padded size."""
+  config = predictor.config.copy_and_resolve_references()
+  config.eval.geometry = 'pad'
+  monkeypatch.setattr(predictor, 'config', config)
+  image = photo(*size)
+  ready = transforms.eval_transform(config, TASKS)({'image': image, 'labels': {}, 'index': 0})
+  step = jax.jit(steps.make_predict_step(build_model(config, TASKS), config, TASKS))
+  want = step(predictor._variables, ready['image'][None], np.zeros(1, np.int32))['final']['depth'][0]
+  top, left, height, width = ready['region']
+  want = np.asarray(want)[top : top + height, left : left + width]
+  got = predictor.raw(image, 1, 1).predictions('final', (height, width))['depth']
+  assert (height, width) == size if max(size) < 100 else (height, width) == (64, 96)
+  np.testing.assert_allclose(got, want, atol=1e-4)
+
+
 def test_all_images_share_one_program(predictor, monkeypatch):
   predictor(photo(40, 40))
   compiled = predictor._step(1)._cache_size()
@@ -248,6 +265,20 @@ def test_whole_and_tiles_are_averaged_but_for_depth(predictor):
     large = images_lib.enlarge(whole.maps['final', task.name], cover, grid, slice(None))
     want = large if task.kind == 'depth' else (large + tiles.maps['final', task.name]) / 2
     np.testing.assert_allclose(both.maps['final', task.name], want, atol=1e-5)
+
+
+def test_a_view_that_is_padded_around_joins_tiles_where_the_image_is(predictor, monkeypatch):
+  """A network that copies pixels: whole and tiles of a ramp are the ramp, however each of them is padded."""
+  monkeypatch.setattr(predictor, 'config', predictor.config.copy_and_resolve_references())
+  predictor.config.eval.geometry = 'pad'
+  Pointwise(predictor, monkeypatch)
+  image = np.repeat(np.linspace(0, 255, 240).astype(np.uint8)[:, None, None], 200, 1).repeat(3, 2)
+  both, whole, tiles = (predictor.raw(image, 1, zoom) for zoom in (None, 1, 2))
+  assert whole.origin[1] > 0 and both.origin == tiles.origin
+  joined, seen = (raw.predictions('final', (240, 200)) for raw in (both, tiles))
+  for name in ('depth', 'boundary'):
+    inner = np.s_[40:-40, 40:-40]  # the whole image's cells are of 30 pixels, and half of some is padding
+    np.testing.assert_allclose(joined[name][inner], seen[name][inner], rtol=0.02, atol=0.02)
 
 
 def test_samples_and_tiles_together(predictor):

@@ -2,11 +2,12 @@
 
 import hashlib
 import os
-from pathlib import Path
+import re
 import shutil
 import tarfile
 import zipfile
 
+from conftest import shared
 import numpy as np
 from PIL import Image
 import pytest
@@ -14,12 +15,19 @@ from raw_trees import config, grey, nyud_tree, pascal_tree
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import shuffle
 
+from dmtl_jax.basics import download
 from dmtl_jax.basics.errors import UserError
-from dmtl_jax.datasets import cityscapes_mt, mtan, nyud_mt, pascal_mt, raw
-from dmtl_jax.jobs import prepare as job
+from dmtl_jax.datasets import cityscapes, mtan, nyud, pascal, raw, stored
 from dmtl_jax.jobs.prepare import prepare
 
-MAPPINGS = Path(__file__).resolve().parents[2] / 'shared' / 'label_mappings'
+
+def opened(package, c):
+  return stored.prepared(package.Builder, c.data)
+
+
+@pytest.fixture(autouse=True)
+def no_downloads(monkeypatch):
+  monkeypatch.setattr(raw.RawBuilder, 'url_infos', {})
 
 
 @pytest.fixture
@@ -50,7 +58,7 @@ def test_pascal_tells_missing_and_broken_files(tmp_path, pascal_raw):
   assert '2008_a.png: holds class 21' in str(error.value)
   assert '2008_c.png: not a readable image' in str(error.value)
   with pytest.raises(UserError, match='not prepared'):
-    pascal_mt.builder(c.data)
+    opened(pascal, c)
 
 
 def test_nyud_tells_missing_and_broken_files(tmp_path, nyud_raw):
@@ -71,21 +79,49 @@ def test_nyud_tells_missing_and_broken_files(tmp_path, nyud_raw):
   with pytest.raises(UserError) as error:
     prepare(c)
   for told in (
-    '7 images have broken files',
+    '6 images have broken files',
     'label/0.npy: not a readable .npy',
-    'label/4.npy: holds class 13',
-    'image/7.npy: values from 200 to 200',
+    'label/4.npy: holds values from 13 to 13, expected classes 0 to 12 and -1',
+    'image/7.npy: holds values from 200 to 200, expected values from 0 to 1',
     'depth/8.npy: shape [5, 6, 1], expected [4, 6, 1]',
-    'and 2 more',
+    'and 1 more',
   ):
     assert told in str(error.value)
+
+
+def test_values_that_are_none_become_unlabelled_and_are_counted(tmp_path, nyud_raw, caplog):
+  place = lambda kind, i: nyud_raw / f'train/{kind}/{i}.npy'
+  arrays = {kind: np.load(place(kind, 3)) for kind in ('image', 'label', 'depth', 'normal')}
+  arrays['image'][0, :2] = [[np.nan, 0.5, 1.25], [-0.5, 0, 1]]
+  arrays['label'][1, :3] = 13, np.nan, 200
+  arrays['depth'][2, :3, 0] = np.nan, np.inf, 1e300
+  arrays['depth'][3, 0, 0] = -1  # what Cityscapes has for no disparity
+  arrays['normal'][2, :2] = [np.nan, 0, 1], [3, 0, 0]
+  for kind, array in arrays.items():
+    np.save(place(kind, 3), array)
+  np.save(place('normal', 4), np.full((4, 6, 3), np.nan))
+  c = config('nyud', tmp_path, nyud_raw)
+  prepare(c)
+  builder = opened(nyud, c)
+  counts = {'train/image': 3, 'train/label': 3, 'train/depth': 3, 'train/normal': 2 + 24}
+  assert builder.info.metadata['invalid'] == counts
+  for what, count in counts.items():
+    assert f'nyud_mt: {what}: {count} values are out of range or no numbers' in caplog.text
+  stored_example = builder.as_data_source('train')
+  example = mtan.decode(stored_example[3], nyud.TASKS)
+  assert example['image'][0, :2].tolist() == [[0, 128, 255], [0, 0, 255]]
+  assert example['labels']['semseg'][1, :4, 0].tolist() == [255, 255, 255, 0]
+  assert example['labels']['depth'][2, :4, 0].tolist() == [0, 0, 0, arrays['depth'][2, 3, 0]]
+  assert example['labels']['depth'][3, 0, 0] == 0
+  assert not example['labels']['normals'][2, :2].any() and example['labels']['normals'][2, 2:].any(-1).all()
+  assert not mtan.decode(stored_example[4], nyud.TASKS)['labels']['normals'].any()
 
 
 def test_a_large_split_needs_no_tensorflow(tmp_path, nyud_raw, monkeypatch):
   monkeypatch.setattr(shuffle, 'MAX_MEM_BUFFER_SIZE', 1)  # above it TFDS writes with TensorFlow
   c = config('nyud', tmp_path, nyud_raw)
   prepare(c)
-  assert len(nyud_mt.builder(c.data).as_data_source('train')) == 11
+  assert len(opened(nyud, c).as_data_source('train')) == 11
 
 
 def test_another_size_than_the_configs_is_told(tmp_path, nyud_raw):
@@ -94,7 +130,7 @@ def test_another_size_than_the_configs_is_told(tmp_path, nyud_raw):
 
 
 def test_wrong_raw_paths_are_told(tmp_path):
-  with pytest.raises(UserError, match='give the folder, archive or address.*nyud_mt/README.md'):
+  with pytest.raises(UserError, match='give the folder, archive or address.*nyud/README.md'):
     prepare(config('nyud', tmp_path, ''))
   with pytest.raises(UserError, match='nowhere does not exist'):
     prepare(config('nyud', tmp_path, tmp_path / 'nowhere'))
@@ -126,18 +162,29 @@ def test_an_interrupted_build_leaves_nothing_that_counts(tmp_path, nyud_raw, mon
     with pytest.raises(KeyboardInterrupt):
       prepare(c)
   with pytest.raises(UserError, match='not prepared; run main.py --mode=prepare --config=configs/nyud.py'):
-    nyud_mt.builder(c.data)
+    opened(nyud, c)
   folder = prepare(c)
-  assert len(nyud_mt.builder(c.data).as_data_source('train')) == 11
+  assert len(opened(nyud, c).as_data_source('train')) == 11
   assert {path.name for path in folder.parent.iterdir()} == {'.lock', '1.0.0'}
   written = folder.stat().st_mtime_ns
   shutil.rmtree(nyud_raw)
   assert prepare(c) == folder and folder.stat().st_mtime_ns == written  # built once is enough
 
 
+def test_data_of_an_older_version_are_told_with_what_they_lack(tmp_path, pascal_raw):
+  c = config('pascal', tmp_path, pascal_raw)
+  (tmp_path / 'tfds/pascal_mt/1.0.0').mkdir(parents=True)
+  with pytest.raises(
+    UserError, match=r'1\.1\.0: .* only version 1\.0\.0 is there \(With the boundaries .*--mode=prepare'
+  ):
+    opened(pascal, c)
+  prepare(c)
+  assert opened(pascal, c).data_path.name == '1.1.0'
+
+
 def test_two_runs_at_once_are_refused(tmp_path, nyud_raw):
   c = config('nyud', tmp_path, nyud_raw)
-  with job._alone(tmp_path / 'tfds/nyud_mt'):
+  with stored.alone(nyud.Builder(data_dir=c.data.dir), wait=False):
     with pytest.raises(UserError, match='another process prepares'):
       prepare(c)
 
@@ -157,15 +204,32 @@ def test_archives_are_taken(tmp_path, nyud_raw, pascal_raw):
   prepare(config('nyud', tmp_path, archive, raw_sha256=hashlib.sha256(archive.read_bytes()).hexdigest()))
   c = config('pascal', tmp_path, tgz)
   prepare(c)
-  assert len(pascal_mt.builder(c.data).as_data_source('train')) == 5
+  assert len(opened(pascal, c).as_data_source('train')) == 5
 
 
-def test_the_mapping_lies_beside_the_data(tmp_path, nyud_raw, monkeypatch):
+def test_an_archive_in_an_archive_or_a_folder_is_found(tmp_path, nyud_raw):
+  """Dropbox hands out the folder of nyuv2.zip as another zip."""
+  inner = tmp_path / 'handed/out/nyuv2.zip'
+  inner.parent.mkdir(parents=True)
+  with zipfile.ZipFile(inner, 'w') as file:
+    for path in nyud_raw.rglob('*.npy'):
+      file.write(path, path.relative_to(nyud_raw.parent))
+  outer = tmp_path / 'Archive.zip'
+  with zipfile.ZipFile(outer, 'w') as file:
+    file.write(inner, 'nyuv2.zip')
+  for number, given in enumerate((outer, tmp_path / 'handed')):
+    c = config('nyud', tmp_path / str(number), given)
+    prepare(c)
+    assert len(opened(nyud, c).as_data_source('train')) == 11
+
+
+def test_all_mappings_lie_beside_the_data_whatever_todays_setting(tmp_path, nyud_raw, monkeypatch, caplog):
   mapping = b'official'
-  info = tfds.download.checksums.UrlInfo(8, hashlib.sha256(mapping).hexdigest(), 'onelabel.pth')
-  monkeypatch.setattr(nyud_mt.Builder, 'url_infos', {'http://127.0.0.1:9/onelabel.pth': info})
+  info = lambda name: tfds.download.checksums.UrlInfo(8, hashlib.sha256(mapping).hexdigest(), name)
+  names = ('onelabel.pth', 'randomlabels.pth')
+  monkeypatch.setattr(nyud.Builder, 'url_infos', {f'http://127.0.0.1:9/{name}': info(name) for name in names})
   c = config('nyud', tmp_path, nyud_raw, labels='one')
-  with pytest.raises(UserError, match='is ready, but not its mapping of labels: .*save the file as'):
+  with pytest.raises(UserError, match='is ready, but not onelabel.pth: .*save the file as'):
     prepare(c)
   place = tmp_path / 'tfds/nyud_mt/1.0.0/label_mappings/onelabel.pth'
   place.parent.mkdir(exist_ok=True)
@@ -173,21 +237,32 @@ def test_the_mapping_lies_beside_the_data(tmp_path, nyud_raw, monkeypatch):
   with pytest.raises(UserError, match='onelabel.pth: sha256 is'):
     prepare(c)
   place.write_bytes(mapping)
+  prepare(c)  # what today's setting does not need is only told
+  assert re.search('is ready, but not randomlabels.pth: .*save the file as', caplog.text)
+  server = {f'http://127.0.0.1:9/{name}': mapping for name in names}
+  monkeypatch.setattr(download, '_fetch', lambda url, part: part.write_bytes(server[url]))
+  c.data.labels = 'full'
   prepare(c)
-  c.data.labels = 'random'
-  with pytest.raises(UserError, match="no official 'random' mapping"):
-    prepare(c)
+  assert (place.parent / 'randomlabels.pth').read_bytes() == mapping
 
 
-def test_checksums_of_the_mappings_are_the_official_ones():
-  if not MAPPINGS.exists():
-    pytest.skip(f'{MAPPINGS} is not here')
-  for name, module in dict(pascal=pascal_mt, nyud=nyud_mt, cityscapes=cityscapes_mt).items():
-    infos = {info.filename: info for info in module.Builder.url_infos.values()}
-    files = {path.name.removeprefix(f'{name}_'): path.read_bytes() for path in MAPPINGS.glob(f'{name}_*.pth')}
+def test_checksums_of_the_mappings_are_the_official_ones(monkeypatch):
+  monkeypatch.undo()
+  mappings = shared('label_mappings')
+  for name, module in dict(pascal=pascal, nyud=nyud, cityscapes=cityscapes).items():
+    infos = {info.filename: info for info in module.Builder.url_infos.values() if info.filename.endswith('.pth')}
+    files = {path.name.removeprefix(f'{name}_'): path.read_bytes() for path in mappings.glob(f'{name}_*.pth')}
     assert set(infos) == set(files)
+    assert set(infos) == set(module.Builder.OFFICIAL.values())
     for file, content in files.items():
       assert (infos[file].size, infos[file].checksum) == (len(content), hashlib.sha256(content).hexdigest())
+
+
+def test_the_list_of_scored_images_is_the_evaluators(monkeypatch):
+  monkeypatch.undo()
+  (info,) = [info for info in pascal.Builder.url_infos.values() if info.filename == pascal.LISTED]
+  content = shared('edge_protocol/test_new.txt').read_bytes()
+  assert (info.size, info.checksum) == (len(content), hashlib.sha256(content).hexdigest())
 
 
 def test_several_processes_keep_the_order(tmp_path):

@@ -11,8 +11,7 @@ import pytest
 from report_runs import DEPTH, make, NORMALS, SEMSEG, STAGES, write_log, write_pictures, write_run
 
 from dmtl_jax.inference import gallery
-from dmtl_jax.report import charts, results, table
-from dmtl_jax.report import viewer
+from dmtl_jax.report import charts, results, table, viewer
 from dmtl_jax.tasks import make_task
 
 # --- The page --------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dmtl_jax.basics.errors import UserError
-from dmtl_jax.datasets import raw, scenes
+from dmtl_jax.datasets import raw, scenes, stored
 from dmtl_jax.datasets.scenes import geometry, labels, objects, render, shapes, textures
 from dmtl_jax.datasets.scenes.classes import CLASSES, FLOOR, PERSON, PICTURE, TOY, WALL
 from dmtl_jax.datasets.scenes.figure import figure, PARTS, POSES
@@ -310,7 +310,7 @@ def test_builder_gives_back_what_was_rendered(tmp_path, monkeypatch):
 
 
 def test_default_settings_and_other_ones_have_their_own_folders(tmp_path, monkeypatch):
-  monkeypatch.setattr(scenes, '_render', lambda builder: None)
+  monkeypatch.setattr(stored, 'build', lambda builder: None)
   default = scenes.builder(ConfigDict(dict(dir=str(tmp_path), size=(96, 128))))
   assert default.data_path == Builder(data_dir=str(tmp_path)).data_path
   others = ({}, dict(seed=1), dict(size=(64, 64)))

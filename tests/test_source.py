@@ -1,6 +1,7 @@
 """Opening a TFDS data set as a source, on a stand-in for a data set's package."""
 
 import pickle
+import runpy
 import sys
 import types
 
@@ -8,9 +9,12 @@ from ml_collections import ConfigDict
 import numpy as np
 import pytest
 
+from dmtl_jax import datasets
 from dmtl_jax.basics.errors import UserError
-from dmtl_jax.data import label_settings
+from dmtl_jax.data import label_settings, pipeline
 from dmtl_jax.data import source as source_lib
+from dmtl_jax.datasets import stored
+from dmtl_jax.jobs import prepare
 from dmtl_jax.tasks import make_task
 
 TASKS = (make_task('saliency', 'saliency'), make_task('depth', 'depth'))
@@ -24,9 +28,8 @@ def decode(example, tasks):
 class Builder:
   """What is used of a TFDS builder."""
 
-  def __init__(self, path, files):
-    self.data_path = path
-    self.url_infos = {f'https://example.org/{name}': types.SimpleNamespace(filename=name) for name in files}
+  def __init__(self, path):
+    self.data_path, self.OFFICIAL = path, {'one': 'onelabel.pth'}
     self.info = types.SimpleNamespace(metadata={'ids': {'train': ['x', 'y', 'z'], 'val': ['v']}})
 
   def as_data_source(self, split):
@@ -36,10 +39,9 @@ class Builder:
 
 @pytest.fixture
 def config(tmp_path, monkeypatch):
-  package = types.ModuleType('dmtl_jax.datasets.nyud_mt')
-  package.TASKS, package.decode = TASKS, decode
-  package.builder = lambda data_config: Builder(tmp_path, ['onelabel.pth', 'data.zip'])
-  monkeypatch.setitem(sys.modules, 'dmtl_jax.datasets.nyud_mt', package)
+  package = types.ModuleType('dmtl_jax.datasets.nyud')
+  package.open_split = lambda data_config, split: stored.open_split(Builder(tmp_path), split, TASKS, decode)
+  monkeypatch.setitem(sys.modules, 'dmtl_jax.datasets.nyud', package)
   return ConfigDict({'name': 'nyud', 'labels': 'full'})
 
 
@@ -49,8 +51,91 @@ def test_open_source(config):
   assert source.label_mask.shape == (3, 2) and source.label_mask.all()
   example = source[2]
   assert example['index'] == 2 and (example['image'] == 2).all()
-  assert example['labels'] == {'saliency': 's2', 'depth': 'd2'}
+  assert example['labels'] == {'saliency': 's2', 'depth': 'd2'} and source.truth(2) == {}
   assert len(source_lib.open_source(config, 'val')) == 1
+
+
+def test_a_name_that_is_none_is_told_with_the_closest():
+  for name, close in (('nyu', 'nyud'), ('cityscape', 'cityscapes'), ('scene', 'scenes'), ('..', 'nyud')):
+    with pytest.raises(UserError) as error:
+      source_lib.open_source(ConfigDict({'name': name}), 'train')
+    assert f"config.data.name: '{name}' is none of " in str(error.value)
+    assert close in str(error.value).rpartition('did you mean ')[2] or name == '..'
+
+
+STRIPES = """
+import numpy as np
+import tensorflow_datasets as tfds
+from dmtl_jax.datasets import raw, stored
+from dmtl_jax.tasks import make_task
+
+TASKS = (make_task('saliency', 'saliency'), make_task('depth', 'depth'))
+
+
+def encode(root, id):
+  stripe = np.load(root / f'{id}.npy')
+  return dict(id=id, image=np.repeat(stripe * 100, 3, -1), saliency=stripe)
+
+
+class Builder(raw.RawBuilder):
+  VERSION = tfds.core.Version('1.0.0')
+  RELEASE_NOTES = {'1.0.0': 'First release.'}
+  MARKER = 'stripes.txt'
+  IMAGES = {'train': 4, 'val': 1}
+
+  def _info(self):
+    grey, colour = (tfds.features.Tensor(shape=(8, 12, c), dtype=np.uint8) for c in (1, 3))
+    features = tfds.features.FeaturesDict({'id': tfds.features.Text(), 'image': colour, 'saliency': grey})
+    metadata = tfds.core.MetadataDict()
+    return self.dataset_info_from_configs(features=features, metadata=metadata, disable_shuffling=True)
+
+  def _split_generators(self, dl_manager):
+    root = raw.find_root(dl_manager.manual_dir, self.MARKER)
+    ids = self.info.metadata['ids'] = {'train': list('abcd'), 'val': ['e']}
+    return {split: self._generate_examples(root, ids, split) for split in ids}
+
+  def _generate_examples(self, root, ids, split):
+    return raw.examples(encode, root, ids, split, self.processes)
+
+
+def open_split(data_config, split):
+  return stored.open_split(stored.prepared(Builder, data_config), split, TASKS, decode)
+
+
+def decode(example, tasks):
+  labels = {'saliency': example['saliency'], 'depth': 1 + example['saliency'].astype(np.float32)}
+  return {'image': example['image'], 'labels': {task.name: labels[task.name] for task in tasks}}
+"""
+STRIPES_CONFIG = """
+from dmtl_jax.configs import common
+
+def get_config(arg=None):
+  config = common.base(arg)
+  config.data.name, config.data.dir, config.data.raw = 'stripes', '', ''
+  config.data.size, config.train.batch = (8, 12), 2
+  return config
+"""
+
+
+def test_a_new_data_set_is_one_folder_and_one_config(tmp_path, monkeypatch):
+  """Nothing of the project is touched: the folder joins datasets/, the config is a file anywhere."""
+  (tmp_path / 'sets/stripes').mkdir(parents=True)
+  (tmp_path / 'sets/stripes/__init__.py').write_text(STRIPES)
+  (tmp_path / 'stripes_config.py').write_text(STRIPES_CONFIG)
+  (tmp_path / 'raw').mkdir()
+  (tmp_path / 'raw/stripes.txt').touch()
+  for i, id in enumerate('abcde'):
+    np.save(tmp_path / f'raw/{id}.npy', (np.arange(96).reshape(8, 12, 1) // (i + 1) % 2).astype(np.uint8))
+  monkeypatch.setattr(datasets, '__path__', [*datasets.__path__, str(tmp_path / 'sets')])
+  config = runpy.run_path(str(tmp_path / 'stripes_config.py'))['get_config']('labels=one')
+  config.data.dir, config.data.raw = str(tmp_path / 'tfds'), str(tmp_path / 'raw')
+  assert 'stripes' in source_lib.names()
+  prepare.prepare(config)
+  source = label_settings.apply_labels(source_lib.open_source(config.data, 'train'), config.data.labels)
+  assert source.label_mask.sum(0).tolist() == [2, 2]
+  batch = next(pipeline.train_iterator(source, config))
+  assert batch['image'].shape == (2, 8, 12, 3) and set(batch['labels']) == {'saliency', 'depth'}
+  assert len(next(pipeline.eval_batches(source_lib.open_source(config.data, 'val'), config))['valid']) == 8
 
 
 def test_hidden_labels_are_not_decoded(config):
@@ -58,6 +143,21 @@ def test_hidden_labels_are_not_decoded(config):
   for i, row in enumerate(source.label_mask):
     assert list(source[i]['labels']) == [task.name for task, seen in zip(TASKS, row) if seen]
   assert not source.label_mask.all()
+
+
+def test_a_crops_guide_is_given_whether_its_label_is_visible_or_not(config, monkeypatch):
+  monkeypatch.setattr(type(TASKS[0]), 'guides_crops', True)
+  config.augment = 'pascal'
+  source = label_settings.apply_labels(source_lib.open_source(config, 'train'), 'random', 1)
+  for i, row in enumerate(source.label_mask):
+    assert source[i]['crop_guide'] == f's{i}'
+    assert list(source[i]['labels']) == [task.name for task, seen in zip(TASKS, row) if seen]
+  assert not source.label_mask[:, 0].all()
+  config.tasks = ('depth',)
+  assert source_lib.open_source(config, 'train')[1]['crop_guide'] == 's1'
+  assert 'crop_guide' not in source_lib.open_source(config, 'val')[0]
+  config.augment = 'light'
+  assert 'crop_guide' not in source_lib.open_source(config, 'train')[0]
 
 
 def test_chosen_tasks_come_in_the_order_asked(config):

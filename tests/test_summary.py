@@ -11,6 +11,7 @@ import jax
 import pytest
 
 from dmtl_jax.configs import pascal
+from dmtl_jax.data.source import data_tasks
 from dmtl_jax.jobs import summary
 from dmtl_jax.models import counting
 from dmtl_jax.models.parts import encoder
@@ -35,7 +36,7 @@ PAPER = {
 @functools.cache
 def summarize(arg):
   config = pascal.get_config(arg)
-  return counting.summarize(config, summary.data_tasks(config.data), tuple(config.data.size))
+  return counting.summarize(config, data_tasks(config.data), tuple(config.data.size))
 
 
 @pytest.mark.parametrize('arg', PAPER)

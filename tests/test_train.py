@@ -2,13 +2,13 @@
 
 import json
 import os
-import pathlib
 import signal
 import subprocess
 import sys
 import time
 
 import cv2
+import faults
 import jax
 import numpy as np
 import optax
@@ -23,10 +23,9 @@ from dmtl_jax.data import pipeline
 from dmtl_jax.jobs import evaluate, train
 from dmtl_jax.runs import workdir as workdir_lib
 from dmtl_jax.training import setup
-from dmtl_jax.training.step import make_train_step
+from dmtl_jax.training.step import TrainStep
 
 STEPS = 6
-ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope='session')
@@ -76,25 +75,8 @@ def test_a_run_leaves_what_the_readme_says(trained):
   assert len(mapping) == 8 and all(len(tasks) == 5 for tasks in mapping.values())
 
 
-class _Dies:
-  """An iterator that raises where a process would be killed."""
-
-  def __init__(self, iterator, after):
-    self._iterator, self._left = iterator, after
-
-  def __next__(self):
-    self._left -= 1
-    if self._left < 0:
-      raise KeyboardInterrupt
-    return next(self._iterator)
-
-  def __getattr__(self, name):
-    return getattr(self._iterator, name)
-
-
 def test_an_interrupted_run_ends_with_the_same_bits(trained, data, tmp_path, monkeypatch):
-  real = pipeline.train_iterator
-  monkeypatch.setattr(pipeline, 'train_iterator', lambda *a: _Dies(real(*a), after=5))
+  faults.at_batch(monkeypatch, 6, signal.raise_signal, signal.SIGINT)  # a KeyboardInterrupt
   with pytest.raises(KeyboardInterrupt):
     train.run(config_for(data), str(tmp_path))
   assert len(log(tmp_path)) > 5  # logged beyond the checkpoint of step 4; resuming must drop that
@@ -119,10 +101,8 @@ def test_a_changed_config_is_refused_and_shown(trained, data):
 
 
 def test_a_second_process_in_the_workdir_is_refused(trained, data):
-  held = workdir_lib.lock(trained[0])
-  with pytest.raises(UserError, match='another process'):
+  with workdir_lib.held(trained[0]), pytest.raises(UserError, match='another process'):
     train.run(config_for(data), str(trained[0]))
-  held.close()
 
 
 def test_the_train_step_compiles_once(data):
@@ -131,13 +111,14 @@ def test_the_train_step_compiles_once(data):
   assert (source.label_mask.sum(1) == 1).all()
   model = models.build_model(config, source.tasks)
   tx = optax.sgd(0.1)
-  step = make_train_step(model, tx, config, source.tasks, 4, 1)
+  step = TrainStep(model, tx, config, source.tasks, 4, 1)
   traces = []
   counted = jax.jit(lambda state, batch: traces.append(1) or step(state, batch, state.step + 1))
   state = jax.jit(lambda key: setup.create(model, tx, key, (64, 96)))(jax.random.key(0))
   batches = pipeline.train_iterator(source, config)
   for _ in range(3):
-    state, _ = counted(state, setup.arrays(next(batches)))
+    batch = next(batches)
+    state, _ = counted(state, {name: batch[name] for name in ('image', 'labels', 'label_mask')})
   assert int(state.step) == 3 and len(traces) == 1
 
 
@@ -164,22 +145,10 @@ def test_the_api_agrees_with_evaluation(trained, data):
 
 def test_sigterm_saves_and_the_run_goes_on(data, tmp_path):
   """As a user would: a process of its own, stopped from outside, started again."""
-  command = [
-    sys.executable,
-    'main.py',
-    '--config=configs/folder.py:method=mtl_baseline',
-    f'--config.data.path={data}',
-    f'--workdir={tmp_path}',
-  ]
-  command += [
-    '--config.data.size=(32, 32)',
-    '--config.model.width=4',
-    '--config.model.channels=8',
-    '--config.model.depth=1',
-    '--config.train.batch=2',
-  ]
+  command = [sys.executable, 'main.py', *faults.COMMAND, f'--config.data.path={data}', f'--workdir={tmp_path}']
+  command += ['--config.model.width=4', '--config.model.channels=8', '--config.model.depth=1']
   command += ['--config.train.steps=100000', '--config.train.eval_every=100000', '--config.train.log_every=1']
-  process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+  process = subprocess.Popen(command, cwd=faults.ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
   while process.poll() is None and not ((tmp_path / 'log.jsonl').exists() and (tmp_path / 'log.jsonl').read_text()):
     time.sleep(0.2)
   process.send_signal(signal.SIGTERM)

@@ -1,16 +1,9 @@
 """`scenes`, the embedded data set: rendered rooms with six tasks, made on first use; see README.md."""
 
 from collections.abc import Sequence
-import contextlib
-import fcntl
 import functools
-import io
-import shutil
-import sys
 
-import tensorflow_datasets as tfds
-from tensorflow_datasets.core import shuffle
-
+from dmtl_jax.datasets import stored
 from dmtl_jax.datasets.scenes import labels
 from dmtl_jax.datasets.scenes.classes import CLASSES
 from dmtl_jax.datasets.scenes.figure import PARTS
@@ -27,18 +20,21 @@ TASKS = (
 )
 
 
-def builder(data_config) -> Builder:
-  """The data set in `data_config.dir`, rendered now if it is not there.
+def open_split(data_config, split: str) -> stored.TfdsSource:
+  """The split 'train' or 'val', rendered now if it is not there.
 
   Args:
     data_config: dir, size (H, W) and, if not the default, train_count, val_count, seed.
-
-  Returns:
-    The builder; `info.metadata['ids']` is {split: ids}.
+    split: its name.
 
   Raises:
     UserError: a setting out of range.
   """
+  return stored.open_split(builder(data_config), split, TASKS, decode)
+
+
+def builder(data_config) -> Builder:
+  """The data set of `open_split`'s settings, rendered."""
   optional = {name: data_config[name] for name in ('train_count', 'val_count', 'seed') if name in data_config}
   height, width = data_config.size
   config = ScenesConfig(height=height, width=width, **optional)
@@ -47,28 +43,10 @@ def builder(data_config) -> Builder:
   found = make()
   if found.data_path.exists():
     return found
-  with _alone(found.data_path.parent):
+  with stored.alone(found, wait=True):
     if not found.data_path.exists():  # no other process has made it while this one waited
-      _render(found)
+      stored.build(found)
   return make()
-
-
-def _render(builder):
-  tfds.disable_progress_bar()  # ours tells more
-  shuffle.MAX_MEM_BUFFER_SIZE = sys.maxsize  # TFDS would spill a split above 1 GB with TensorFlow
-  with contextlib.redirect_stdout(io.StringIO()):  # TFDS would speak of downloads
-    builder.download_and_prepare()
-
-
-@contextlib.contextmanager
-def _alone(folder):
-  """Waits until no other process renders this data set, and removes what a killed one left."""
-  folder.mkdir(parents=True, exist_ok=True)
-  with open(folder / '.lock', 'w') as lock:
-    fcntl.flock(lock, fcntl.LOCK_EX)
-    for leftover in folder.glob('incomplete.*'):
-      shutil.rmtree(leftover)
-    yield
 
 
 def decode(example: dict, tasks: Sequence[Task] = TASKS) -> dict:

@@ -11,14 +11,22 @@ import tempfile
 
 
 @contextlib.contextmanager
-def replacing(path: os.PathLike | str):
-  """A binary file to write, which takes the place of `path` at the end of the block; after an error nothing is left."""
+def replacing(path: str | os.PathLike, mode: str = 'w'):
+  """A file, open for writing, that takes the place of `path` at the end of the `with` block.
+
+  A reader, a crash or an error in the block sees the old content or the new, whole. The folder is made if need be.
+
+  Raises:
+    OSError: `path` cannot be written; its old content stays.
+  """
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
   handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.', suffix='.tmp')
   try:
-    with os.fdopen(handle, 'wb') as file:
+    with os.fdopen(handle, mode) as file:
       yield file
+      file.flush()
+      os.fsync(handle)  # the content before the name, also where the power fails
     os.chmod(temporary, 0o644)
     os.replace(temporary, path)
   except BaseException:
@@ -26,16 +34,14 @@ def replacing(path: os.PathLike | str):
     raise
 
 
-def write_atomic(path: pathlib.Path, text: str):
-  """Writes a text file so that a reader, or a crash, sees the old or the new content, whole."""
+def write_atomic(path: str | os.PathLike, text: str):
+  """Writes a text file, see `replacing`."""
   with replacing(path) as file:
-    file.write(text.encode())
-    file.flush()
-    os.fsync(file.fileno())  # the content before the name, also where the power fails
+    file.write(text)
 
 
-def write_json(path: pathlib.Path, value):
-  """Writes JSON atomically; a score that is not defined (NaN) becomes null."""
+def write_json(path: str | os.PathLike, value):
+  """Writes JSON, see `replacing`; a score that is not defined (NaN) becomes null."""
   write_atomic(path, json.dumps(without_nan(value), indent=1, allow_nan=False) + '\n')
 
 

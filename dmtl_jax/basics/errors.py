@@ -1,5 +1,7 @@
 """The error a user can mend."""
 
+from collections.abc import Iterable
+import difflib
 import unicodedata
 
 
@@ -20,3 +22,8 @@ def shown(text: str, most: int = 200) -> str:
 def is_plain(text: str) -> bool:
   """Whether text is without control characters, line breaks and halves of characters (bytes not in UTF-8)."""
   return not any(unicodedata.category(c) in ('Cc', 'Cs', 'Zl', 'Zp') for c in text)
+
+
+def closest(text: str, known: Iterable[str]) -> str:
+  """Of the known words the one most like `text`."""
+  return difflib.get_close_matches(text, list(known), 1, 0)[0]

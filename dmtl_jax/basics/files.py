@@ -14,12 +14,17 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from dmtl_jax.basics.errors import shown, UserError
+from dmtl_jax.basics.errors import is_plain, shown, UserError
 
 IMAGE_FORMATS = ('JPEG', 'PNG', 'BMP', 'TIFF', 'WEBP')
 # A PNG of one bit a pixel holds 8 pixels a byte, which deflate makes at most 1032 times smaller.
 PIXELS_A_BYTE = 10_000
 _NPY_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+
+
+def is_id(name) -> bool:
+  """Whether it can be the id of an image, which names files: a word without '/', not '..' and the like."""
+  return isinstance(name, str) and is_plain(name) and name not in ('', '.', '..') and not set('/\\') & set(name)
 
 
 def read_json(path: str | os.PathLike, fix: str = 'mend it') -> Any:

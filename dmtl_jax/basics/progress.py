@@ -5,12 +5,12 @@ import time
 
 from absl import logging
 
-shown = True  # False on all hosts but the first (see `cli`)
+silent = False  # True on all hosts but the first (see `cli`)
 
 
 def duration(seconds: float) -> str:
   """Seconds as a person says them: '42 s', '3 min 05 s', '2 h 10 min'."""
-  seconds = int(round(seconds))
+  seconds = round(seconds)
   if seconds < 60:
     return f'{seconds} s'
   if seconds < 3600:
@@ -33,7 +33,7 @@ class Progress:
     self.done, self.start = start, start
     self.note = ''
     self.began = time.monotonic()
-    self.shown = -float('inf')
+    self.told = -float('inf')  # when
     self.terminal = sys.stderr.isatty()
 
   def __enter__(self):
@@ -46,7 +46,7 @@ class Progress:
     """Counts `count` more units as done; `note` (a loss, a file name) is shown behind them."""
     self.done += count
     self.note = note or self.note
-    if time.monotonic() - self.shown > (0.2 if self.terminal else 10):
+    if time.monotonic() - self.told > (0.2 if self.terminal else 10):
       self._show()
 
   def rate(self) -> float:
@@ -54,12 +54,12 @@ class Progress:
     return (self.done - self.start) / max(time.monotonic() - self.began, 1e-9)
 
   def _show(self, final=False):
-    self.shown = time.monotonic()
-    if not shown:
+    self.told = time.monotonic()
+    if silent:
       return
     rate = self.rate()
     left = duration((self.total - self.done) / rate) if rate > 0 else '?'
-    tail = f'in {duration(self.shown - self.began)}' if final else f'{left} left'
+    tail = f'in {duration(self.told - self.began)}' if final else f'{left} left'
     per = f'{rate:.1f} {self.unit}/s' if rate >= 1 or rate == 0 else f'{1 / rate:.1f} s/{self.unit}'
     line = f'{self.what} {self.done}/{self.total} ({100 * self.done / max(self.total, 1):.0f}%), {per}, {tail}'
     line += f' | {self.note}' if self.note else ''
@@ -72,5 +72,5 @@ class Progress:
 def say(text: str):
   """A line for the person at the terminal; of several hosts, the first speaks for all."""
   logging.info('%s', text)
-  if shown:
+  if not silent:
     print(text, flush=True)

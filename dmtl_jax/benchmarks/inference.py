@@ -14,15 +14,15 @@ import numpy as np
 
 from dmtl_jax.basics import sharding
 from dmtl_jax.benchmarks import common, synthetic, work
+from dmtl_jax.data.source import data_tasks
 from dmtl_jax.inference.steps import compiled_predict_step
-from dmtl_jax.jobs import summary
 from dmtl_jax.models import build_model
 from dmtl_jax.models.inputs import init_variables
 
 
 def benchmark(config, flags) -> dict:
   """Measures; see `common.as_text` for what the result holds."""
-  tasks, count, size = summary.data_tasks(config.data), config.eval.batch, tuple(config.data.size)
+  tasks, count, size = data_tasks(config.data), config.eval.batch, tuple(config.data.size)
   mesh = sharding.make_mesh()
   sharding.check_batch('config.eval.batch', count, mesh)
   model = build_model(config, tasks)

@@ -7,22 +7,22 @@ its true size stand in: synthetic content, stored and read exactly as the prepar
 "per core" is images by seconds of processor time; "in all" is with the config's threads or workers.
 """
 
-import contextlib
 import cProfile
+import dataclasses
 import io
 import pstats
 import tempfile
 import time
 
 import cv2
+from ml_collections import ConfigDict
 import numpy as np
-import tensorflow_datasets as tfds
 
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.benchmarks import common
 from dmtl_jax.data import label_settings, pipeline, transforms
 from dmtl_jax.data import source as source_lib
-from dmtl_jax.datasets import mtan
+from dmtl_jax.datasets import mtan, stored
 
 SIZES = {'pascal': (375, 500), 'nyud': (288, 384), 'cityscapes': (128, 256)}  # of the raw images
 SYNTHETIC = 48  # images that stand in for a data set
@@ -93,20 +93,17 @@ def open_training(config, folder: str):
   return label_settings.apply_labels(source, config.data.labels, config.data.label_seed), synthetic
 
 
-def synthetic_source(name: str, folder: str, count: int = SYNTHETIC) -> source_lib.TfdsSource:
+def synthetic_source(name: str, folder: str, count: int = SYNTHETIC) -> source_lib.Source:
   """Synthetic images in the stored format of the benchmark `name`, at their true size."""
   package = source_lib.package(name)
   builder = package.Builder(data_dir=folder, file_format='array_record')
   store = _stored_pascal if name == 'pascal' else _stored_mtan
   examples = ((i, store(package.TASKS, SIZES[name], i)) for i in range(count))
   builder._split_generators = lambda dl_manager: {'train': examples}  # instead of those of raw data
-  tfds.disable_progress_bar()
-  with contextlib.redirect_stdout(io.StringIO()):
-    builder.download_and_prepare()
-  mask = np.ones((count, len(package.TASKS)), bool)
-  ids = [f'{i:04d}' for i in range(count)]
-  examples = builder.as_data_source('train')
-  return source_lib.TfdsSource(tuple(package.TASKS), ids, mask, examples, package.decode)
+  builder.info.metadata['ids'] = {'train': [f'{i:04d}' for i in range(count)]}
+  stored.build(builder)
+  source = source_lib.open_source(ConfigDict({'name': name, 'dir': folder}), 'train')
+  return dataclasses.replace(source, official={})  # which name other images
 
 
 def _smooth(rng, size, channels: int, cells: int) -> np.ndarray:
@@ -135,7 +132,8 @@ def _stored_pascal(tasks, size, i: int) -> dict:
   maps = [task for task in tasks if task.name != 'normals']
   labels = {task.name: encode('.png', _class_map(rng, size, task.channels)) for task in maps}
   normals = (_smooth(rng, size, 3, 12) * 255).astype(np.uint8)
-  return {'id': str(i), 'image': jpeg, 'normals': encode('.png', normals), **labels}
+  truth = encode('.png', _class_map(rng, size, 2))
+  return {'id': str(i), 'image': jpeg, 'normals': encode('.png', normals), 'boundary_truth': truth, **labels}
 
 
 def _stored_mtan(tasks, size, i: int) -> dict:

@@ -13,7 +13,7 @@ from absl import flags
 import numpy as np
 
 from dmtl_jax.benchmarks import common, synthetic, timing, train_step, work
-from dmtl_jax.jobs import summary
+from dmtl_jax.data.source import data_tasks
 
 flags.DEFINE_string('plot', None, 'File to draw to, .svg or .png.')
 
@@ -56,7 +56,7 @@ NARROW = dict(width=32, channels=128)
 def configured(config, point: Point):
   """The config at a point, with a narrow network."""
   config = config.copy_and_resolve_references()
-  config.data.tasks = tuple(task.name for task in summary.data_tasks(config.data)[: point.tasks])
+  config.data.tasks = tuple(task.name for task in data_tasks(config.data)[: point.tasks])
   config.data.size = (point.size, point.size)
   config.train.batch, config.model.steps = point.batch, point.steps
   config.model.update(NARROW)

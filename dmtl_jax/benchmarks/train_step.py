@@ -17,6 +17,7 @@ import numpy as np
 
 from dmtl_jax.basics import sharding
 from dmtl_jax.benchmarks import common, synthetic, timing, work
+from dmtl_jax.data.source import data_tasks
 from dmtl_jax.jobs import summary
 from dmtl_jax.runs.state import TrainState
 from dmtl_jax.tasks import Task
@@ -61,7 +62,7 @@ def build(config, mask: np.ndarray | None = None) -> Job:
   Args:
     mask: labels [N, T] of the training set; default as drawn for config.data.labels.
   """
-  tasks = summary.data_tasks(config.data)
+  tasks = data_tasks(config.data)
   mask = synthetic.label_mask(tasks, config.data.labels) if mask is None else mask
   training = summary.build_training(config, tasks, mask)
   state = synthetic.train_state(jax.eval_shape(training.init, jax.random.key(0)))

@@ -6,8 +6,8 @@
   PATH      a mapping: CSV (header image,tasks with tasks separated by ';', or image,TASK,TASK,...
             with 1 or 0), JSON ({image: [tasks]}) or an official .pth of MTPSL or DiffusionMTL
 
-Where the benchmark has an official mapping for `one` or `random`, that is used. Else labels are
-drawn: by the seed and the image's id alone, not by order, platform or library versions.
+Where the benchmark has an official mapping for `one` or `random`, that is used (Cityscapes has one
+for both). Else labels are drawn: by the seed and the image's id alone, not by order, platform or library versions.
 """
 
 import csv
@@ -18,6 +18,7 @@ import json
 import os
 import pathlib
 
+from absl import logging
 import numpy as np
 
 from dmtl_jax.basics import files, torch_file
@@ -40,6 +41,8 @@ def apply_labels(source, setting: str, seed: int = 0):
     path = source.official[setting]
     if not path.is_file():
       raise UserError(f"{path}: the official '{setting}' mapping is missing; run --mode=prepare to fetch it")
+    if setting == 'random' and path == source.official.get('one'):
+      logging.warning('config.data.labels=random: this benchmark has one mapping, so this is its one-label setting')
     mask = source.label_mask & load_mapping(path, source.ids, source.tasks)
   elif setting == 'one':
     mask = draw_one(source.ids, source.label_mask, seed)

@@ -63,7 +63,7 @@ class _LoadEvaluation(_Load):
 
   @functools.cached_property
   def _transform(self):
-    return transforms.eval_transform(self.config.data, self.source.tasks)
+    return transforms.eval_transform(self.config, self.source.tasks)
 
 
 @functools.lru_cache(maxsize=4)

@@ -22,10 +22,11 @@ RECIPES = ('pascal', 'mtan', 'light', 'none')
 def train_transform(data_config, tasks: tuple[Task, ...]) -> Callable[[dict, np.random.Generator], dict]:
   """The function (example, rng) -> example ready for a batch, by config.data.augment.
 
-  - 'pascal': scale 0.5-2, crop (no class over 75% of its labelled pixels), flip, photometric, pad.
+  - 'pascal': scale 0.5-2, crop (no class over 75% of the labelled pixels of example['crop_guide'], if there
+    is one; a label that the crop leaves nothing of goes, see `Task.cropped`), flip, photometric, pad centred.
   - 'mtan' (NYUD, Cityscapes): crop 1, 1/1.2 or 1/1.5 of the size and resize back, flip.
   - 'light' (scenes, folder): scale to cover the size times 1-1.4, crop, flip, half of the photometric.
-  - 'none': as in evaluation.
+  - 'none': scaled to fit the size.
 
   Raises:
     UserError: another name.
@@ -40,7 +41,9 @@ def train_transform(data_config, tasks: tuple[Task, ...]) -> Callable[[dict, np.
     if recipe == 'pascal':
       zoom = rng.uniform(0.5, 2.0)
       image, labels = rescale(image, labels, zoom, named, zoom, shrink=cv2.INTER_LINEAR)
-      image, labels = crop(image, labels, size, rng, semseg=_guide(tasks))
+      guide = example.get('crop_guide')
+      image, labels = crop(image, labels, size, rng, None if guide is None else nearest(guide, image.shape[:2]))
+      labels = {name: named[name].cropped(label) for name, label in labels.items()}
     elif recipe == 'mtan':
       image, labels = crop_and_resize(image, labels, size, rng, named)
     elif recipe == 'light':
@@ -54,32 +57,28 @@ def train_transform(data_config, tasks: tuple[Task, ...]) -> Callable[[dict, np.
       image, labels = flip(image, labels, named)
     if recipe in ('pascal', 'light'):
       image = photometric(image, rng, 1.0 if recipe == 'pascal' else 0.5)
-    return finish(image, labels, size, tasks, example['index'])
+    return finish(image, labels, size, tasks, example['index'], centred=recipe == 'pascal')
 
   return transform
 
 
-def eval_transform(data_config, tasks: tuple[Task, ...]) -> Callable[[dict], dict]:
-  """The function example -> example ready for a batch: fitted into the size and padded, nothing random.
+def eval_transform(config, tasks: tuple[Task, ...]) -> Callable[[dict], dict]:
+  """The function example -> example ready for a batch: fitted into config.data.size and padded, nothing random.
 
-  PASCAL's images are only padded (larger ones are shrunk); others are scaled to fit the size.
-  Besides what `finish` gives: 'region' [2] int32, height and width without the padding, and
-  'size' [2] int32, those of the example as it came.
+  By config.eval.geometry: 'fit' scales to fit and pads at the bottom and right; 'pad' only shrinks what is
+  too large, and centres. Besides what `finish` gives: 'region' [4] int32, top, left, height and width
+  without the padding, and 'size' [2] int32, height and width of the example as it came.
   """
-  size, upscale = tuple(data_config.size), data_config.augment != 'pascal'
+  size, pad = tuple(config.data.size), config.eval.geometry == 'pad'
   named = {task.name: task for task in tasks}
 
   def transform(example: dict) -> dict:
-    image, labels = fit(example['image'], example['labels'], size, named, upscale)
-    shapes = {'region': np.int32(image.shape[:2]), 'size': np.int32(example['image'].shape[:2])}
-    return finish(image, labels, size, tasks, example['index']) | shapes
+    image, labels = fit(example['image'], example['labels'], size, named, upscale=not pad)
+    region = (*corner(image.shape, size, pad), *image.shape[:2])
+    shapes = {'region': np.int32(region), 'size': np.int32(example['image'].shape[:2])}
+    return finish(image, labels, size, tasks, example['index'], centred=pad) | shapes
 
   return transform
-
-
-def _guide(tasks: Sequence[Task]) -> str | None:
-  """The task whose classes may not fill a random crop."""
-  return next((task.name for task in tasks if task.guides_crops), None)
 
 
 def resize(image, labels, size: tuple[int, int], shrink: int = cv2.INTER_AREA) -> tuple[np.ndarray, dict]:
@@ -88,8 +87,12 @@ def resize(image, labels, size: tuple[int, int], shrink: int = cv2.INTER_AREA) -
     return image, labels
   smaller = size[0] < image.shape[0]
   resized = cv2.resize(image, size[::-1], interpolation=shrink if smaller else cv2.INTER_LINEAR)
-  nearest = lambda label: cv2.resize(label, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
-  return resized, {name: nearest(label).reshape(*size, -1) for name, label in labels.items()}
+  return resized, {name: nearest(label, size) for name, label in labels.items()}
+
+
+def nearest(label: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+  """A label [h, w, K] at another size (H, W)."""
+  return cv2.resize(label, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT).reshape(*size, -1)
 
 
 def rescale(
@@ -114,13 +117,13 @@ def fit(image, labels, size, named, upscale: bool = True) -> tuple[np.ndarray, d
   return rescale(image, labels, factor, named)
 
 
-def crop(image, labels, size, rng, semseg: str | None = None, most: float = 0.75) -> tuple[np.ndarray, dict]:
-  """A random window of at most `size`; tried up to 10 times until no semseg class holds over `most`."""
+def crop(image, labels, size, rng, guide: np.ndarray | None = None, most: float = 0.75) -> tuple[np.ndarray, dict]:
+  """A random window of at most `size`; drawn again up to 10 times while a class of `guide` holds over `most`."""
   spare = [max(have - want, 0) for have, want in zip(image.shape[:2], size)]
-  for _ in range(10):
+  for _ in range(11):
     top, left = (int(rng.integers(0, s + 1)) for s in spare)
     window = (slice(top, top + size[0]), slice(left, left + size[1]))
-    if semseg not in labels or _largest_share(labels[semseg][window]) < most:
+    if guide is None or _largest_share(guide[window]) < most:
       break
   return image[window], {name: label[window] for name, label in labels.items()}
 
@@ -185,17 +188,23 @@ def to_uint8(image: np.ndarray) -> np.ndarray:
   return np.clip(np.round((image * STD + MEAN) * 255), 0, 255).astype(np.uint8)
 
 
-def finish(image, labels: dict, size, tasks, index: int) -> dict:
-  """Normalises, pads at the bottom and right (image 0, labels unlabelled) and adds blank labels.
+def corner(shape: Sequence[int], size: tuple[int, int], centred: bool) -> tuple[int, int]:
+  """Top and left of an image of `shape` in what it is padded to."""
+  return ((size[0] - shape[0]) // 2, (size[1] - shape[1]) // 2) if centred else (0, 0)
+
+
+def finish(image, labels: dict, size, tasks, index: int, centred: bool = False) -> dict:
+  """Normalises, pads (image 0, labels unlabelled) all around or at the bottom and right, and adds blank labels.
 
   Returns:
     {'image' float32 [H, W, 3], 'labels' {every task: [H, W, K]}, 'label_mask' [T] bool, 'index' int32}.
   """
-  height, width = image.shape[:2]
+  top, left = corner(image.shape, size, centred)
+  place = (slice(top, top + image.shape[0]), slice(left, left + image.shape[1]))
   padded = np.zeros((*size, 3), np.float32)
-  padded[:height, :width] = normalize_image(image)
+  padded[place] = normalize_image(image)
   full = {task.name: task.blank(*size) for task in tasks}
   for name, label in labels.items():
-    full[name][:height, :width] = label
+    full[name][place] = label
   mask = np.array([task.name in labels for task in tasks])
   return {'image': padded, 'labels': full, 'label_mask': mask, 'index': np.int32(index)}

@@ -5,10 +5,10 @@ import os
 import numpy as np
 from PIL import Image
 
-from dmtl_jax.basics.atomic import replacing
+from dmtl_jax.basics import atomic
 
 
 def save_png(path: os.PathLike | str, picture: np.ndarray):
   """Writes uint8 [H, W(, 3)] whole or not at all, making its folder if need be."""
-  with replacing(path) as file:
+  with atomic.replacing(path, 'wb') as file:
     Image.fromarray(picture).save(file, format='PNG', compress_level=4)  # 6 takes twice the time to save 6%

@@ -99,10 +99,10 @@ class Evaluator:
     """One image with its labels and every stage of its maps, without padding; runs on this host alone."""
     variables = jax.tree.map(lambda x: x.addressable_data(0), variables)
     example = self.source[index]
-    ready = transforms.eval_transform(self.config.data, self.tasks)(example)
+    ready = transforms.eval_transform(self.config, self.tasks)(example)
     maps = self._predict_stages(variables, ready['image'][None], np.array([index], np.int32))
-    height, width = ready['region']
-    cut = lambda x: np.asarray(x)[:height, :width]
+    top, left, height, width = ready['region']
+    cut = lambda x: np.asarray(x)[top : top + height, left : left + width]
     return gallery.Example(
       self.source.ids[index],
       cut(transforms.to_uint8(ready['image'])),

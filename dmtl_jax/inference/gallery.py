@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from dmtl_jax.basics.atomic import replacing, write_json
-from dmtl_jax.data import source as source_lib
+from dmtl_jax.basics.files import is_id
 from dmtl_jax.draw import panels
 from dmtl_jax.draw.png import save_png
 from dmtl_jax.inference import images as images_lib
@@ -104,7 +104,7 @@ def save_panels(folder: pathlib.Path, tasks: Sequence[Task], chosen: dict, examp
   for index, wanted in chosen.items():
     shown = example(index)
     entry = {'id': shown.id, 'index': index, 'input': f'{shown.id}/input.jpg', 'tasks': {}}
-    with replacing(folder / entry['input']) as file:
+    with replacing(folder / entry['input'], 'wb') as file:
       Image.fromarray(images_lib.shrink(shown.image, SIDE)).save(file, format='JPEG', quality=90)
     for task in tasks:
       if task.name in wanted:
@@ -124,7 +124,7 @@ def _earlier(folder: pathlib.Path) -> list[str]:
   """Ids that an earlier evaluation drew, and that are names of something right here: they are deleted."""
   try:
     ids = [entry['id'] for entry in json.loads((folder / 'index.json').read_text())['images']]
-    return [id for id in ids if source_lib.is_id(id)]
+    return [id for id in ids if is_id(id)]
   except (OSError, ValueError, TypeError, KeyError, RecursionError):
     return []
 
@@ -169,12 +169,13 @@ def save_predictions(folder: pathlib.Path, tasks: Sequence[Task], id: str, maps:
 
   Args:
     maps: {task: prediction as `Task.activate` gives it}, padded.
-    region: height and width of the image within the map.
-    size: height and width of the image itself; where they differ from `region`, class ids are
+    region: top, left, height and width of the image within the map.
+    size: height and width of the image itself; where they differ from the region's, class ids are
       resized by nearest neighbour and the rest bilinearly.
   """
+  top, left, height, width = region
   for task in tasks:
-    values = np.asarray(maps[task.name])[: region[0], : region[1]]
+    values = np.asarray(maps[task.name])[top : top + height, left : left + width]
     if values.shape[:2] != tuple(size):
       values = task.resized(values, tuple(map(int, size)))
     suffix, values = task.stored(values)
@@ -182,5 +183,5 @@ def save_predictions(folder: pathlib.Path, tasks: Sequence[Task], id: str, maps:
     if suffix == '.png':
       save_png(path, values)
     else:
-      with replacing(path) as file:
+      with replacing(path, 'wb') as file:
         np.save(file, values)

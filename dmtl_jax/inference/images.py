@@ -284,20 +284,28 @@ def _bell(size: int) -> np.ndarray:
   return np.sin(np.pi * (np.arange(size, dtype=np.float32) + 0.5) / size) ** 2
 
 
-def enlarge(maps: np.ndarray, extent: tuple[float, float], size: tuple[int, int], rows: slice) -> np.ndarray:
+def enlarge(
+  maps: np.ndarray,
+  extent: tuple[float, float],
+  size: tuple[int, int],
+  rows: slice,
+  origin: tuple[float, float] = (0, 0),
+) -> np.ndarray:
   """Some rows of a map at an image's size, bilinear between the centres of cells.
 
   Args:
     maps: float [h, w, C].
-    extent: rows and columns of cells, from the first on, that the image covers; may be fractions.
+    extent: rows and columns of cells that the image covers; may be fractions.
     size: (H, W) of the image.
     rows: of the image.
+    origin: rows and columns of cells above and left of the image.
 
   Returns:
     [rows, W, C].
   """
-  place = lambda n, side: np.clip((np.arange(size[side]) + 0.5) * extent[side] / size[side] - 0.5, 0, n - 1)
-  y, x = place(maps.shape[0], 0)[rows], place(maps.shape[1], 1)
+  at = [o + (np.arange(n) + 0.5) * e / n - 0.5 for o, n, e in zip(origin, size, extent)]
+  y, x = (np.clip(a, 0, n - 1) for a, n in zip(at, maps.shape))
+  y = y[rows]
   return _between(_between(maps, y, 0), x, 1)
 
 

@@ -15,15 +15,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dmtl_jax.basics import sharding
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.data import transforms
 from dmtl_jax.inference import images
 from dmtl_jax.inference.steps import make_maps_step, make_samples_step
 from dmtl_jax.models import build_model
 from dmtl_jax.models.parts.layers import resize
+from dmtl_jax.runs import checkpoints
 from dmtl_jax.runs import workdir as workdir_lib
-from dmtl_jax.runs.checkpoints import restore
 from dmtl_jax.tasks import Task
 
 FAR = 2.0  # an image that must shrink more than this to be seen whole is seen in tiles too, this much larger
@@ -110,24 +109,27 @@ class Predictor:
   def _view(self, image: np.ndarray, samples: int, scale: float) -> 'Raw':
     """The maps of an image scaled by a factor, in tiles where it is larger than the network's input then."""
     size, cells, step = tuple(self.config.data.size), self._cells, self._step(samples)
+    centred = self.config.eval.geometry == 'pad'
     scaled, _ = transforms.rescale(image, {}, scale, {})
     pitch = size[0] / cells[0], size[1] / cells[1]
     extent = scaled.shape[0] / pitch[0], scaled.shape[1] / pitch[1]
 
     def tile(top: int, left: int) -> images.Maps:
       window = scaled[round(top * pitch[0]) :, round(left * pitch[1]) :][: size[0], : size[1]]
-      ready = transforms.finish(window, {}, size, (), 0)['image']
+      ready = transforms.finish(window, {}, size, (), 0, centred)['image']
       stages = jax.device_get(step(self.variables, ready[None]))
       return {(s, t.name): np.float32(maps[t.name]) for s, maps in stages.items() for t in self.tasks}
 
     grid = tuple(max(n, int(np.ceil(x - 1e-6))) for n, x in zip(cells, extent))
-    return Raw(self.tasks, images.blend_tiles(tile, grid, cells), extent, samples)
+    shown = [min(n, m) for n, m in zip(scaled.shape, size)]
+    origin = tuple(n / p for n, p in zip(transforms.corner(shown, size, centred), pitch))
+    return Raw(self.tasks, images.blend_tiles(tile, grid, cells), extent, samples, origin)
 
   def _scales(self, shape: Sequence[int], zoom: float | None) -> list[float]:
     """The factors by which the network sees an image scaled."""
     ratios = [n / m for n, m in zip(self.config.data.size, shape)]
     fits, fills = min(ratios), max(ratios)
-    whole = min(fits, 1) if self.config.data.augment == 'pascal' else fits
+    whole = min(fits, 1) if self.config.eval.geometry == 'pad' else fits
     if zoom is not None:
       if not zoom >= 1:
         raise UserError(f'--zoom={zoom}: give 1 (the image is seen whole) or more')
@@ -147,12 +149,14 @@ class Raw:
       'step1', ..., or with samples 'uncertainty' [h, w, 1].
     extent: rows and columns of these maps that the image covers; the rest is padding.
     samples: number of noise draws.
+    origin: rows and columns of padding above and left of the image.
   """
 
   tasks: tuple[Task, ...]
   maps: dict[tuple[str, str], np.ndarray]
   extent: tuple[float, float]
   samples: int
+  origin: tuple[float, float] = (0.0, 0.0)
 
   @property
   def stages(self) -> list[str]:
@@ -168,7 +172,7 @@ class Raw:
     bands = [slice(top, min(top + step, size[0])) for top in range(0, size[0], step)]
     found = {}
     for task in self.tasks:
-      parts = (images.enlarge(self.maps[stage, task.name], self.extent, size, band) for band in bands)
+      parts = (images.enlarge(self.maps[stage, task.name], self.extent, size, band, self.origin) for band in bands)
       found[task.name] = np.concatenate(
         [part[..., 0] if stage == 'uncertainty' else _activated(task, part) for part in parts]
       )
@@ -179,10 +183,12 @@ def _joined(whole: Raw, tiles: Raw) -> Raw:
   """The mean of an image's maps seen whole and in tiles; depth as seen whole, since a tile has no scale."""
   of_view = {task.name for task in whole.tasks if task.relative_to_view}
   grid = next(iter(tiles.maps.values())).shape[:2]
-  extent = tuple(n * e / part for n, e, part in zip(grid, whole.extent, tiles.extent))
+  ratio = [e / part for e, part in zip(whole.extent, tiles.extent)]
+  extent = tuple(n * r for n, r in zip(grid, ratio))
+  origin = tuple(o - r * part for o, r, part in zip(whole.origin, ratio, tiles.origin))
   joined = {}
   for key, values in whole.maps.items():
-    enlarged = images.enlarge(values, extent, grid, slice(None))
+    enlarged = images.enlarge(values, extent, grid, slice(None), origin)
     joined[key] = enlarged if key[1] in of_view else (enlarged + tiles.maps[key]) / 2
   return dataclasses.replace(tiles, maps=joined)
 
@@ -210,5 +216,5 @@ def load(workdir: str | os.PathLike, which: str = 'best') -> Predictor:
     UserError: no run or checkpoint there.
   """
   config, tasks = workdir_lib.read_config(workdir), workdir_lib.read_tasks(workdir)
-  _, variables = restore(workdir, str(which), build_model(config, tasks), config, sharding.make_mesh())
+  _, variables, _ = checkpoints.load(workdir, str(which), config, tasks)
   return Predictor(config, tasks, variables)

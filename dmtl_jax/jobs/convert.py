@@ -73,7 +73,7 @@ def main(argv: list[str] | None = None) -> int:
       config = runpy.run_path(path)['get_config'](arg)
     except (KeyError, ValueError) as error:  # no get_config, or a config string that it refuses
       raise UserError(f'--config={args.config}: {error}') from error
-    convert(args.source, args.workdir, config, tuple(source_lib.package(config.data.name).TASKS))
+    convert(args.source, args.workdir, config, source_lib.data_tasks(config.data))
   except UserError as error:
     print(f'Error: {error}', file=sys.stderr)
     return 1

@@ -11,8 +11,7 @@ from dmtl_jax.basics.progress import say
 from dmtl_jax.data import source as source_lib
 from dmtl_jax.inference import gallery
 from dmtl_jax.inference.evaluation import delta_to_single, Evaluator, headline
-from dmtl_jax.models import build_model
-from dmtl_jax.runs.checkpoints import restore
+from dmtl_jax.runs.checkpoints import load
 
 
 def as_text(scores: dict, tasks) -> str:
@@ -40,11 +39,9 @@ def run(config, workdir: str, which: str = 'best', predictions: bool = False) ->
   """
   source = source_lib.open_source(config.data, 'val')
   delta_to_single({task.name: 1.0 for task in source.tasks}, config, source.tasks)  # a mistake shows now, not after
-  mesh = sharding.make_mesh()
-  model = build_model(config, source.tasks)
-  step, variables = restore(workdir, which, model, config, mesh)
+  model, variables, step = load(workdir, which, config, source.tasks)
   say(f'evaluating step {step} of {workdir} on {len(source)} images')
-  evaluator, path = Evaluator(model, config, source, mesh), pathlib.Path(workdir)
+  evaluator, path = Evaluator(model, config, source, sharding.make_mesh()), pathlib.Path(workdir)
   save = functools.partial(gallery.save_predictions, path / 'predictions', source.tasks)
   scores, rows = evaluator.run(variables, save if predictions else None)
   result = {

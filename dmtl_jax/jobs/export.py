@@ -59,7 +59,7 @@ def write(workdir: str, out: str, which: str = 'best') -> jax.export.Exported:
   """
   run = prediction.load(workdir, which)
   try:
-    with replacing(out) as file:  # before the work: a mistake shows now
+    with replacing(out, 'wb') as file:  # before the work: a mistake shows now
       exported = export(run.config, run.tasks, run.variables)
       file.write(exported.serialize())
   except OSError as error:

@@ -121,5 +121,5 @@ def draw(raw: Raw, image: np.ndarray, scales: dict, every_class: bool = False) -
 def _save_arrays(raw: Raw, size: tuple[int, int], folder: pathlib.Path, name: str):
   for stage, place in (('final', folder), ('uncertainty', folder / 'uncertainty')):
     for task, values in raw.predictions(stage, size).items() if stage in raw.stages else ():
-      with replacing(place / task / f'{name}.npy') as file:
+      with replacing(place / task / f'{name}.npy', 'wb') as file:
         np.save(file, values)

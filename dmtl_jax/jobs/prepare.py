@@ -1,37 +1,29 @@
 """The job `--mode=prepare`: from raw benchmark data to the data set that training reads."""
 
-from collections.abc import Iterator
-import contextlib
-import fcntl
-import io
 from pathlib import Path
-import shutil
-import sys
 
 from absl import logging
-import tensorflow_datasets as tfds
-from tensorflow_datasets.core import shuffle
 
 from dmtl_jax.basics import download
 from dmtl_jax.basics.errors import UserError
-from dmtl_jax.datasets import cityscapes_mt, nyud_mt, pascal_mt
+from dmtl_jax.data import source as source_lib
+from dmtl_jax.datasets import raw as raw_lib
+from dmtl_jax.datasets import stored
 
-BENCHMARKS = {'pascal': pascal_mt, 'nyud': nyud_mt, 'cityscapes': cityscapes_mt}
-SETTINGS = {'one': 'onelabel.pth', 'random': 'randomlabels.pth'}
-MAPPINGS = 'label_mappings'  # folder in the prepared data
+ARCHIVES = ('.zip', '.tar', '.tgz', '.tar.gz', '.tar.bz2', '.tar.xz')
+NESTED = 2  # archives in one another: Dropbox hands out a folder, and with it the archive in it, as a zip
 
 
 def prepare(config) -> Path:
-  """Builds the TFDS data set `config.data.name` from raw data, and fetches its label mapping.
+  """Builds the TFDS data set `config.data.name` from raw data, and fetches the benchmark's files for it.
 
   Nothing is done twice: a data set that is built is kept, one that was interrupted starts again.
 
   Args:
-    config: `data` holds name ('pascal', 'nyud' or 'cityscapes'), dir (TFDS data_dir), raw (folder,
-      archive or http(s) address of the raw data), raw_sha256 (of the archive; 'unknown' to trust
-      an address), size ((H, W) that the images of nyud and cityscapes must have), workers
-      (processes that encode; 0: one a core) and labels (for 'one' and 'random' the official mapping
-      is fetched).
+    config: `data` holds name, dir (TFDS data_dir), raw (folder, archive or http(s) address of the raw
+      data), raw_sha256 (of the archive; 'unknown' to trust an address), size ((H, W) that images of one
+      size must have), workers (processes that encode; 0: one a core) and labels (the official mapping
+      of this setting must be had; what else cannot be fetched is only told).
 
   Returns:
     The folder of the prepared data.
@@ -40,47 +32,54 @@ def prepare(config) -> Path:
     UserError: what is missing or broken, and what to do.
   """
   data = config.data
-  if data.name not in BENCHMARKS:
-    known = ', '.join(BENCHMARKS)
-    raise UserError(f"config.data.name: '{data.name}' needs no preparation; prepare is for {known}")
-  builder = BENCHMARKS[data.name].Builder(data_dir=data.dir, file_format='array_record')
-  with _alone(Path(builder.data_path).parent):
+  builder = builder_class(data.name)(data_dir=data.dir, file_format='array_record')
+  with stored.alone(builder, wait=False):
     if not builder.data_path.exists():
       _build(builder, data)
     counts = [f'{info.num_examples} images in {split}' for split, info in builder.info.splits.items()]
     print(f'{builder.data_path}: {", ".join(counts)} (delete the folder to build it anew)')
-    if data.labels in SETTINGS:
-      fetch_mapping(builder, data.labels)
+    fetch_official(builder, data.labels)
   return Path(builder.data_path)
 
 
+def builder_class(name: str) -> type[raw_lib.RawBuilder]:
+  """The builder of a data set that is made of raw files.
+
+  Raises:
+    UserError: no such data set, or it needs no preparation.
+  """
+  of = lambda known: getattr(source_lib.package(known), 'Builder', object)
+  if not issubclass(of(name), raw_lib.RawBuilder):
+    made = [known for known in source_lib.names() if issubclass(of(known), raw_lib.RawBuilder)]
+    raise UserError(f"config.data.name: '{name}' needs no preparation; prepare is for {', '.join(made)}")
+  return of(name)
+
+
 def _build(builder, data):
-  for leftover in builder.data_path.parent.glob('incomplete.*'):  # of a run that was killed
-    logging.info('%s: removing what an interrupted run left', leftover)
-    shutil.rmtree(leftover)
-  raw = raw_folder(data)
-  builder.processes = data.get('workers', 0)
-  if data.name != 'pascal':  # its images have their own sizes
-    builder.size = tuple(data.size)
-  tfds.disable_progress_bar()  # ours tell more
-  shuffle.MAX_MEM_BUFFER_SIZE = sys.maxsize  # TFDS would spill a split above 1 GB with TensorFlow
-  download_config = tfds.download.DownloadConfig(manual_dir=str(raw))
-  with contextlib.redirect_stdout(io.StringIO()):  # TFDS would speak of downloads of unknown size
-    builder.download_and_prepare(download_config=download_config)
+  builder.processes, builder.size = data.get('workers', 0), tuple(data.size)
+  stored.build(builder, raw_folder(data, builder.MARKER))
   for split, expected in builder.IMAGES.items():
     found = builder.info.splits[split].num_examples
     if found != expected:
       logging.warning('%s: %d images in %s, the benchmark has %d', builder.name, found, split, expected)
+  for what, count in builder.info.metadata.get('invalid', {}).items():
+    logging.warning(
+      '%s: %s: %d values are out of range or no numbers; README.md tells what they became', builder.name, what, count
+    )
 
 
-def raw_folder(data) -> Path:
+def raw_folder(data, marker: str) -> Path:
   """The folder of the raw data: `data.raw` itself, or what it unpacks or downloads to below `data.dir`.
+
+  Args:
+    data: config.data.
+    marker: a file or folder of the raw data.
 
   Raises:
     UserError: no raw data given, none there, or a download without a checksum.
   """
   folder, sha256 = Path(data.dir).expanduser(), data.get('raw_sha256', '')
-  readme = f'datasets/{data.name}_mt/README.md tells where to get the data'
+  readme = f'datasets/{data.name}/README.md tells where to get the data'
   if not data.get('raw', ''):
     raise UserError(f'config.data.raw: give the folder, archive or address of the raw data; {readme}')
   if data.raw.startswith(('http://', 'https://')):
@@ -92,43 +91,40 @@ def raw_folder(data) -> Path:
     path = Path(data.raw).expanduser()
     if not path.exists():
       raise UserError(f'config.data.raw: {path} does not exist; {readme}')
-    if path.is_dir():
-      return path
-    if sha256:
+    if path.is_file() and sha256:
       download.check(path, sha256)
-  # The size in the name: another archive of the same name gets another folder.
-  unpacked = folder / 'extracted' / f'{path.name}-{path.stat().st_size}'
-  logging.info('%s: unpacking into %s (may be deleted when the data set is built)', path, unpacked)
-  return download.extract(path, unpacked)
+  return _unpacked(path, folder / 'extracted', marker)
 
 
-def fetch_mapping(builder, labels: str) -> Path:
-  """The official image-to-task mapping of the setting, beside the prepared data; downloaded if not there.
+def _unpacked(path: Path, extracted: Path, marker: str, nested: int = NESTED) -> Path:
+  """The folder `path`, what it unpacks to, or what the only archive in that unpacks to, if the marker is not there."""
+  if path.is_file():
+    # The size in the name: another archive of the same name gets another folder.
+    target = extracted / f'{path.name}-{path.stat().st_size}'
+    logging.info('%s: unpacking into %s (may be deleted when the data set is built)', path, target)
+    path = download.extract(path, target)
+    nested -= 1
+  inner = [p for pattern in ('*', '*/*') for p in path.glob(pattern) if p.name.lower().endswith(ARCHIVES)]
+  if nested and len(inner) == 1 and not raw_lib.roots(path, marker):
+    return _unpacked(inner[0], extracted, marker, nested)
+  return path
+
+
+def fetch_official(builder, labels: str):
+  """Downloads what checksums.tsv lists, if it is not there, beside the prepared data.
 
   Args:
-    builder: of the prepared data set; its checksums.tsv names the file.
-    labels: 'one' or 'random'.
+    builder: of the prepared data set.
+    labels: config.data.labels.
 
   Raises:
-    UserError: there is no such mapping, or it cannot be fetched.
+    UserError: the mapping of this setting, if it is an official one, cannot be had.
   """
-  for url, info in builder.url_infos.items():
-    if info.filename == SETTINGS[labels]:
-      path = Path(builder.data_path) / MAPPINGS / info.filename
-      try:
-        return download.download(url, path, info.checksum)
-      except UserError as error:
-        raise UserError(f'the data set is ready, but not its mapping of labels: {error}') from error
-  raise UserError(f"config.data.labels: {builder.name} has no official '{labels}' mapping; give a path")
-
-
-@contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-  """One process a data set: another's unfinished files must not be taken for leftovers."""
-  folder.mkdir(parents=True, exist_ok=True)
-  with open(folder / '.lock', 'w') as lock:
+  for url, info in (builder.url_infos or {}).items():
     try:
-      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-      raise UserError(f'{folder}: another process prepares this data set; wait for it') from None
-    yield
+      download.download(url, stored.official_file(builder, info.filename), info.checksum)
+    except UserError as error:
+      told = f'the data set is ready, but not {info.filename}: {error}'
+      if info.filename == builder.OFFICIAL.get(labels):
+        raise UserError(told) from error
+      logging.warning('%s', told)

@@ -1,12 +1,10 @@
 """`--replay=W/nan_STEP.json`: runs the step again at which a run stopped, and prints its losses."""
 
-import json
 import math
-import pathlib
 
 import jax
 
-from dmtl_jax.basics import sharding
+from dmtl_jax.basics import files, sharding
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.basics.progress import say
 from dmtl_jax.runs.checkpoints import Checkpoints
@@ -21,12 +19,12 @@ def run(config, workdir: str, path: str) -> dict[str, float]:
     path: replay file, see `bad_numbers.report`.
 
   Returns:
-    The scalars of the step, see `steps.make_train_step`.
+    The scalars of the step, see `step.TrainStep`.
 
   Raises:
     UserError: no such file or checkpoint, or another batch than the run's.
   """
-  told = _read(pathlib.Path(path))
+  told = _read(path)
   training = setup.build(config, *setup.open_data(config))
   checkpoints = Checkpoints(workdir, read_only=True)
   if told['checkpoint'] not in checkpoints.steps():
@@ -38,32 +36,17 @@ def run(config, workdir: str, path: str) -> dict[str, float]:
     raise UserError(
       f"{path}: the batch was {', '.join(told['images'])}, here it is {', '.join(ids)}; use the run's config and data"
     )
-  _, scalars = training.update(state, sharding.put_batch(setup.arrays(batch), training.mesh), told['step'])
+  _, scalars = training.update(state, training.on_devices(batch), told['step'])
   scalars = {name: float(value) for name, value in jax.device_get(scalars).items()}
-  say(f'step {told["step"]} on {", ".join(ids)}:')
-  say(table(scalars, training.source.tasks))
+  say(f'step {told["step"]} on {", ".join(ids)}: {bad_numbers.losses_text(scalars, training.source.tasks)}')
   before = {name: float(value) for name, value in told['scalars'].items()}
-  same = all(before.get(n) == v or math.isnan(v) and math.isnan(before.get(n, 0)) for n, v in scalars.items())
+  same = all(before.get(n) == v or (math.isnan(v) and math.isnan(before.get(n, 0))) for n, v in scalars.items())
   say('the same numbers as in the run' if same else 'not the same numbers as in the run')
   return scalars
 
 
-def table(scalars: dict[str, float], tasks) -> str:
-  """Losses of one step: a line a task (its images, final and initial loss, means over them), then the totals."""
-  means = bad_numbers.task_means(scalars.__getitem__, scalars, tasks)
-  show = lambda name: f'{means[name]:>12.5g}' if name in means else f'{"-":>12}'
-  lines = [f'{"task":<12}{"images":>8}{"final":>12}{"initial":>12}']
-  for task in tasks:
-    final, initial = (show(f'loss/{part}/{task.name}') for part in ('final', 'initial'))
-    lines.append(f'{task.name:<12}{int(scalars[f"count/{task.name}"]):>8}{final}{initial}')
-  return '\n'.join([*lines, f'loss {scalars["loss/total"]:.5g}, gradient norm {scalars["grad_norm"]:.5g}'])
-
-
-def _read(path: pathlib.Path) -> dict:
-  try:
-    told = json.loads(path.read_text())
-    if not told.keys() >= {'step', 'checkpoint', 'images', 'scalars'}:
-      raise ValueError('fields are missing')
-    return told
-  except (OSError, ValueError, AttributeError) as error:
-    raise UserError(f'--replay={path}: not a replay file of a run, W/nan_STEP.json ({error})') from error
+def _read(path: str) -> dict:
+  told = files.read_json(path, '--replay takes W/nan_STEP.json of a run')
+  if not isinstance(told, dict) or not told.keys() >= {'step', 'checkpoint', 'images', 'scalars'}:
+    raise UserError(f'--replay={path}: not a replay file of a run, W/nan_STEP.json')
+  return told

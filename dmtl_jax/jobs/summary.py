@@ -7,7 +7,7 @@ import math
 import jax
 import numpy as np
 
-from dmtl_jax.data import source
+from dmtl_jax.data.source import data_tasks
 from dmtl_jax.models import find
 from dmtl_jax.models.counting import summarize
 from dmtl_jax.tasks import Task
@@ -85,14 +85,6 @@ def memory_text(memory: dict, config) -> str:
     f'memory of a training step of {config.train.batch} images (estimate for {memory["devices"]}): '
     f'{whole} a device, of it {state} parameters and optimiser state'
   )
-
-
-def data_tasks(data_config) -> tuple[Task, ...]:
-  """Tasks of config.data; only a folder data set needs to exist for it."""
-  if data_config.name == 'folder':
-    return source.open_source(data_config, 'train').tasks
-  tasks = {task.name: task for task in source.package(data_config.name).TASKS}
-  return tuple(tasks[name] for name in data_config.get('tasks', ()) or tasks)
 
 
 def as_text(result: dict) -> str:

@@ -1,6 +1,6 @@
 """Training, top to bottom: data, model, state, resume, steps, evaluation, checkpoints."""
 
-import contextlib
+from contextlib import closing, ExitStack
 import math
 import pathlib
 
@@ -15,9 +15,7 @@ from dmtl_jax.jobs import evaluate
 from dmtl_jax.runs import workdir as workdir_lib
 from dmtl_jax.runs.checkpoints import Checkpoints
 from dmtl_jax.runs.log import Log
-from dmtl_jax.training import bad_numbers, cost
-from dmtl_jax.training import periodic as periodic_lib
-from dmtl_jax.training.setup import arrays, build, open_data, start_state, Training
+from dmtl_jax.training import bad_numbers, cost, periodic, setup
 
 
 def run(config, workdir: str, force: bool = False) -> dict | None:
@@ -32,98 +30,100 @@ def run(config, workdir: str, force: bool = False) -> dict | None:
   Raises:
     UserError: bad config or data, another process in the workdir, no space left, or a loss that is not finite.
   """
-  first = sharding.on_first_host
-  with contextlib.ExitStack() as held:
-    first(lambda: held.enter_context(workdir_lib.lock(workdir)))
-    held.enter_context(workdir_lib.sentences(workdir))
-    first(workdir_lib.check_config, workdir, config, force)
-    source, val = open_data(config)
-    labels = pathlib.Path(workdir) / 'labels.json'
-    first(label_settings.save_mapping, labels, source.ids, source.tasks, source.label_mask)
-    first(workdir_lib.write_tasks, workdir, source.tasks)
-    say(workdir_lib.start_text(config, source.tasks, source))
-    stop = held.enter_context(StopSignal())
-    if not train(build(config, source, val), config, workdir, stop):
-      return None
-    try:
-      with stop.at_once():
-        result = evaluate.run(config, workdir)
-    except Stopped:
-      say('stopped by SIGTERM in the last evaluation, all is saved; the same command evaluates again')
-      return None
+  with workdir_lib.held(workdir):
+    sharding.on_first_host(workdir_lib.check_config, workdir, config, force)
+    training = setup.build(config, *setup.open_data(config))
+    periodic.check(config.train.best_by, training.source.tasks)
+    sharding.on_first_host(write_start, workdir, config, training.source)
+    say(workdir_lib.start_text(config, training.source))
+    with StopSignal() as stop:
+      if not train(training, config, workdir, stop):
+        return None
+      try:
+        with stop.at_once():
+          result = evaluate.run(config, workdir)
+      except Stopped:
+        say('stopped by SIGTERM in the last evaluation, all is saved; the same command evaluates again')
+        return None
     say(closing_text(workdir))
     return result
 
 
-def train(training: Training, config, workdir: str, stop: StopSignal) -> bool:
-  """The loop; returns False when SIGTERM stopped it before the last step."""
-  tasks, steps = training.source.tasks, training.steps
-  eval_every = config.train.eval_every or max(steps // 10, 1)
-  save_every = config.train.save_every or eval_every
-  checkpoints = Checkpoints(workdir, config.train.keep, config.train.keep_every)
-  state, start = start_state(config, checkpoints, training)
-  window = bad_numbers.Window(tasks, checkpoints.window)
-  batches, as_json = training.batches, workdir_lib.to_json(config)
-  step, due, first = start, False, jax.process_index() == 0
-  with (
-    contextlib.closing(checkpoints),
-    contextlib.closing(Log(workdir, start, checkpoints.due)) if first else contextlib.nullcontext() as log,
-    Progress('training', steps, 'step', start) as progress,
-  ):
-    save = lambda **more: checkpoints.save(state, batches, as_json, window.to_json(**more), due)
-    periodic = periodic_lib.Periodic(training, config, log, stop)
-    if checkpoints.due:
-      checkpoints.best, due = periodic.run(state, start, checkpoints.best)
-      save()
-    if start < steps and not due:
+def train(training: setup.Training, config, workdir: str, stop: StopSignal) -> bool:
+  """The loop; returns False when SIGTERM stopped it before its end."""
+  source, batches = training.source, training.batches
+  with ExitStack() as opened:
+    checkpoints = opened.enter_context(closing(Checkpoints(workdir, config.train.keep, config.train.keep_every)))
+    state, start = setup.start_state(config, checkpoints, training)
+    steps = max(training.steps, start)
+    window = bad_numbers.Window(source.tasks, checkpoints.notes['window'])
+    log = opened.enter_context(closing(Log(workdir, start, checkpoints.notes['evaluated'])))
+    evaluation = periodic.Periodic(training, config, log, stop, checkpoints.notes)
+    if start < steps:
       say('compiling the training step')
-      update = cost.compile_step(training.update, state, config, tasks, training.mesh)
-      if first:
-        cost.write(workdir, config, tasks, update)
-    for step in () if due else range(start + 1, steps + 1):
-      position = batches.get_state()
-      try:
-        batch = next(batches)
-      except UserError:  # the data vanished: what was learned since the last checkpoint is kept
-        batches.set_state(position)
-        if jax.process_count() == 1 and not window.fetch():
-          save()
-        raise
-      state, scalars = update(state, sharding.put_batch(arrays(batch), training.mesh), step)
-      window.add(step, scalars, batch['index'], position)
+      update = cost.compile_step(training.update, state, config, source.tasks, training.mesh)
+      sharding.on_first_host(cost.write, workdir, config, source.tasks, update)
+    progress = opened.enter_context(Progress('training', steps, 'step', start))
+
+    def save(state, data: dict, before: int | None = None):
+      told = {'best': evaluation.best, 'evaluated': evaluation.evaluated, 'window': window.to_json(before)}
+      checkpoints.save(state, data, {'config': workdir_lib.to_json(config)} | told)
+
+    for step in range(start, steps + 1):
+      due = evaluation.due(step)
+      if step > start:
+        position = batches.get_state()
+        try:
+          batch = next(batches)
+        except UserError:  # the data vanished: what was learned since the last checkpoint is kept
+          if jax.process_count() == 1 and not window.fetch():
+            save(state, position)
+          raise
+        state, scalars = update(state, training.on_devices(batch), step)
+        window.add(step, scalars, batch['index'], position)
+      elif not due:  # where a run goes on, an evaluation that SIGTERM cut short may be left to do
+        continue
       stops = stop.reached(step)
-      evaluates = step % eval_every == 0 or step == steps
-      logs = step % config.train.log_every == 0 or evaluates
-      saves = step % save_every == 0 or evaluates or stops
-      if logs or saves:
-        refused = window.fetch()
-        if refused and config.train.nan_policy == 'stop':
-          bad = refused[0]
-          batches.set_state(bad.data)
-          save(before=bad.number)
-          raise bad_numbers.report(bad, training.source, workdir)
+      saves = due or stops or (config.train.save_every and step % config.train.save_every == 0)
+      logs = step > start and (due or step % config.train.log_every == 0)
+      refused = window.fetch() if logs or saves else []
+      if refused and config.train.nan_policy == 'stop':
+        bad = refused[0]
+        save(state, bad.data, before=bad.number)
+        raise bad_numbers.report(bad, source, workdir)
       if logs:
-        values = window.means()
-        lr = float(training.schedule(step - 1 - window.total_skipped()))
-        skipped = {'skipped': window.total_skipped()} if config.train.nan_policy == 'skip' else {}
-        if log:
-          log.scalars(step, values | skipped | {'lr': lr})
+        values = log_values(window, training.schedule, config, step)
+        log.scalars(step, values)
         progress.update(step - progress.done, f'loss {values.get("loss/total", math.nan):.4g}')
         window.clear()
-      if evaluates:
-        checkpoints.best, due = periodic.run(state, step, checkpoints.best)
+      if due:
+        evaluation.run(state, step)
       if saves:
-        save()
-      if stops or due:
+        save(state, batches.get_state())
+      if stops or evaluation.due(step):
         break
-  if first and step > start:
-    cost.write_peak(workdir)
+  if start < steps:
+    sharding.on_first_host(cost.write_peak, workdir)
   if window.total_skipped():
     say(f'{window.total_skipped()} of {step} steps skipped: their loss or gradient was not finite')
-  if step < steps or due:
+  if step < steps or evaluation.due(step):
     say(f'stopped by SIGTERM at step {step} of {steps}, saved; the same command goes on from here')
     return False
   return True
+
+
+def write_start(workdir: str, config, source):
+  """Writes what a run is told by, before its first step: config.json, labels.json, tasks.json."""
+  workdir_lib.write_config(workdir, config)
+  label_settings.save_mapping(pathlib.Path(workdir) / 'labels.json', source.ids, source.tasks, source.label_mask)
+  workdir_lib.write_tasks(workdir, source.tasks)
+
+
+def log_values(window: bad_numbers.Window, schedule, config, step: int) -> dict[str, float]:
+  """What is logged at a step: means since the last log line, steps skipped since the first, the learning rate."""
+  skipped = window.total_skipped()
+  told = {'skipped': skipped} if config.train.nan_policy == 'skip' else {}
+  return window.means() | told | {'lr': float(schedule(step - 1 - skipped))}
 
 
 def closing_text(workdir: str) -> str:

@@ -1,10 +1,9 @@
 """Orbax checkpoints: state, data iterator and what belongs to them, saved together.
 
 A checkpoint W/checkpoints/STEP holds `variables` (params, batch_stats), `optimizer` (its state
-and the step) and `meta`: the format's version, the config, the data iterator's state, the best
-evaluation so far, the log's open window (`bad_numbers.Window`) and checksums, by which a
-damaged checkpoint is told. Saves are atomic and asynchronous. A later format may add fields to
-`meta`, so what reads it does without those that an older format lacks.
+and the step) and `meta`: the format's version, the data iterator's state, notes of the run (`Checkpoints.notes`)
+and checksums, by which a damaged checkpoint is told. Saves are atomic and asynchronous. A later format may
+add fields to `meta`, so what reads it does without those that an older format lacks.
 """
 
 from collections.abc import Sequence
@@ -29,6 +28,7 @@ from orbax.checkpoint import checkpoint_managers
 from dmtl_jax.basics import sharding
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.basics.progress import say
+from dmtl_jax.models import build_model
 from dmtl_jax.models.inputs import init_variables
 from dmtl_jax.runs.state import TrainState
 
@@ -66,17 +66,15 @@ class Checkpoints:
     read_only: for evaluation; never writes or deletes.
 
   Attributes:
-    best: {'step': int, 'scores': {task: value}} of the best evaluation so far, or {}.
-    window: `bad_numbers.Window.to_json` of the checkpoint restored, or {}.
-    due: the checkpoint restored was saved before the evaluation of its step, which is still to be made.
+    notes: of the checkpoint last saved or restored, plain values: 'config'; 'evaluated', the last step that was
+      evaluated; 'best', {'step': int, 'scores': {task: value}} of the best evaluation so far, or {}; 'window',
+      the log's open one (`bad_numbers.Window.to_json`), or {}.
   """
 
   def __init__(self, workdir, keep: int = 2, keep_every: int = 0, read_only: bool = False):
     workdir = epath.Path(workdir).resolve()
     self.path = workdir / 'checkpoints'
-    self.best: dict = {}
-    self.window: dict = {}
-    self.due = False
+    self.notes: dict = {'evaluated': 0, 'best': {}, 'window': {}}
     self._wanted = _Wanted(workdir)
     policies = [checkpoint_managers.LatestN(max(keep, 1)), self._wanted]
     policies += [checkpoint_managers.EveryNSteps(keep_every)] if keep_every else []
@@ -96,11 +94,14 @@ class Checkpoints:
     """Steps of the complete checkpoints, ascending."""
     return sorted(self._manager.all_steps())
 
-  def save(self, state: TrainState, iterator, config: dict, window: dict, due: bool = False):
-    """Saves asynchronously, unless this step is saved; the arrays of `state` may be donated afterwards.
+  def save(self, state: TrainState, data: dict, notes: dict):
+    """Saves asynchronously; the arrays of `state` may be donated afterwards.
+
+    A step that is saved is left alone, but replaced if it was evaluated since.
 
     Args:
-      due: see the attribute. A checkpoint restored that was due is replaced by one that is not.
+      data: state of the data iterator.
+      notes: see the attribute.
 
     Raises:
       UserError: parameters that are not finite, which are not saved.
@@ -108,19 +109,16 @@ class Checkpoints:
     """
     step = int(state.step)
     if step in self.steps():
-      if due or not self.due:
+      if notes['evaluated'] == self.notes['evaluated']:
         return
       self._manager.delete(step)
-    self.due = due
+    self.notes = notes
     items = _items(state)
     arrays = _on_host(items)
     if not all(np.isfinite(x).all() for x in jax.tree.leaves(arrays['variables'])):
       raise UserError(f'step {step}: parameters are not finite and were not saved; lower --config.optim.lr')
-    self._wanted.best = self.best.get('step')
-    meta = {'format': FORMAT, 'config': config, 'best': self.best, 'window': window}
-    meta['due'] = due
-    meta['data'] = iterator.get_state()
-    meta['crc32'] = _checksums(arrays)
+    self._wanted.best = notes['best'].get('step')
+    meta = {'format': FORMAT, 'data': data, 'crc32': _checksums(arrays)} | notes
     args = {name: ocp.args.StandardSave(item) for name, item in items.items()}
     args['meta'] = ocp.args.JsonSave(meta)
     with _os_errors(self.path):
@@ -146,7 +144,8 @@ class Checkpoints:
     meta = self._read(step, dict(meta=ocp.args.JsonRestore()))['meta']
     if not isinstance(meta, dict) or not isinstance(meta.get('format'), int):
       raise DamagedError(f'{self.path / str(step)}/meta: no format version')
-    if not all(isinstance(meta.get(name, {}), dict) for name in ('config', 'best', 'window', 'crc32')):
+    named = [isinstance(meta.get(name, {}), dict) for name in ('config', 'best', 'window', 'crc32')]
+    if not all(named) or not isinstance(meta.get('evaluated', 0), int):
       raise DamagedError(f'{self.path / str(step)}/meta: not what a checkpoint holds')
     if meta['format'] > FORMAT:
       raise UserError(
@@ -190,7 +189,7 @@ class Checkpoints:
 
   def _delete_old(self):
     """Deletes what a process that was killed in its last save had still to delete, or half did."""
-    self._wanted.best = self.best.get('step')
+    self._wanted.best = self.notes['best'].get('step')
     infos = [types.SimpleNamespace(step=step) for step in self.steps()]
     kept = self._policy.should_preserve(infos, context=checkpoint_managers.PreservationContext())
     for info, keep in zip(infos, kept):
@@ -211,7 +210,8 @@ class Checkpoints:
     items = self._restore(step, _items(state), meta)
     if iterator is not None:
       iterator.set_state(meta.get('data', {'next_index': step}))
-    self.best, self.window, self.due = meta.get('best', {}), meta.get('window', {}), meta.get('due', False)
+    evaluated = step - 1 if meta.get('due') else step  # where an older version of the code did not note it
+    self.notes = {'evaluated': evaluated, 'best': {}, 'window': {}} | meta
     variables, optimizer = items['variables'], items['optimizer']
     return TrainState(optimizer['step'], variables['params'], variables['batch_stats'], optimizer['state'])
 
@@ -335,7 +335,7 @@ def _not_from_orbax(record) -> bool:
 
 @contextlib.contextmanager
 def _os_errors(path: epath.Path):
-  """Turns TensorStore's errors of the operating system into OSError."""
+  """Turns TensorStore's errors of the operating system into OSError: it has no type for them, the text alone tells."""
   try:
     yield
   except ValueError as error:
@@ -352,11 +352,17 @@ def _first_line(error: BaseException) -> str:
   return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
-def restore(workdir, which: str, model, config, mesh) -> tuple[int, dict]:
-  """Step and variables of a run's checkpoint 'best', 'latest' or N; they are on every device."""
-  checkpoints = Checkpoints(workdir, read_only=True)
-  step = checkpoints.choose(which)
+def load(workdir: str | os.PathLike, which: str, config, tasks) -> tuple[Any, dict, int]:
+  """The network of a run as a checkpoint has it: model, variables (on every device) and step.
+
+  Args:
+    which: 'best', 'latest' or a step.
+
+  Raises:
+    UserError: no checkpoint there, or one that is damaged or does not fit the config.
+  """
+  checkpoints, model = Checkpoints(workdir, read_only=True), build_model(config, tasks)
+  step, everywhere = checkpoints.choose(which), sharding.replicated(sharding.make_mesh())
   shapes = jax.eval_shape(lambda: init_variables(model, jax.random.key(0), tuple(config.data.size)))
-  everywhere = sharding.replicated(mesh)
   wanted = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), shapes)
-  return step, checkpoints.restore_variables(step, wanted)
+  return model, checkpoints.restore_variables(step, wanted), step

@@ -5,11 +5,11 @@ last checkpoint.
 """
 
 import json
-import math
 import os
 import pathlib
 import time
 
+import jax
 import numpy as np
 from tensorboardX import summary
 from tensorboardX.event_file_writer import EventsWriter
@@ -20,23 +20,29 @@ from dmtl_jax.basics.atomic import without_nan, write_atomic
 
 
 class Log:
-  """Scalars and pictures of a run.
+  """Scalars and pictures of a run; to be closed.
 
   Args:
     step: where the run starts; what an earlier process logged beyond it is dropped, so
       that a resumed run leaves the log of one that never stopped. So is a line that is not whole.
-    due: the evaluation at `step` is still to be made.
+    evaluated: the last step whose evaluation counts; lines of later ones are dropped too.
+
+  Attributes:
+    writes: False on all hosts but the first, whose log alone is written.
   """
 
-  def __init__(self, workdir: str | os.PathLike, step: int, due: bool = False):
+  def __init__(self, workdir: str | os.PathLike, step: int, evaluated: int):
+    self.writes = jax.process_index() == 0
+    if not self.writes:
+      return
     path = pathlib.Path(workdir)
     jsonl, board = path / 'log.jsonl', path / 'tensorboard'
     if jsonl.exists():
       lines = jsonl.read_text(errors='replace').splitlines(keepends=True)
-      kept = [line for line in lines if _place(line) <= (step, not due)]
+      kept = [line for line in lines if _counts(line, step, evaluated)]
       if len(kept) < len(lines):
         write_atomic(jsonl, ''.join(kept))
-    self._file = open(jsonl, 'a')
+    self._file = open(jsonl, 'a')  # noqa: SIM115 (see close)
     board.mkdir(exist_ok=True)
     # SummaryWriter would write in a thread of its own: a kill loses its queue, and a full disk stops it for ever.
     number = len(list(board.iterdir()))  # names hold the second only, and are read in their order
@@ -45,27 +51,31 @@ class Log:
 
   def scalars(self, step: int, values: dict[str, float]):
     """Logs values under one step."""
+    if not self.writes:
+      return
     self._file.write(json.dumps(without_nan({'step': step} | values)) + '\n')
     self._file.flush()
     self._write(step, summary=Summary(value=[v for item in values.items() for v in summary.scalar(*item).value]))
 
   def image(self, step: int, name: str, picture: np.ndarray):
     """Logs a picture [H, W, 3] uint8."""
-    self._write(step, summary=summary.image(name, picture, dataformats='HWC'))
+    if self.writes:
+      self._write(step, summary=summary.image(name, picture, dataformats='HWC'))
 
   def close(self):
-    self._file.close()
-    self._board.close()
+    if self.writes:
+      self._file.close()
+      self._board.close()
 
   def _write(self, step: int, **content):
     self._board.write_event(Event(step=step, wall_time=time.time(), **content))
     self._board.flush()
 
 
-def _place(line: str) -> tuple[float, bool]:
-  """The step of a line of log.jsonl, and whether it is an evaluation; infinite where it was not written to its end."""
+def _counts(line: str, step: int, evaluated: int) -> bool:
+  """Whether a line of log.jsonl is of a run that stands at `step`, and is whole."""
   try:
     row = json.loads(line) if line.endswith('\n') else {}
-    return row.get('step', math.inf), any(name.startswith('eval/') for name in row)
-  except (ValueError, AttributeError):
-    return math.inf, False
+    return row['step'] <= (evaluated if any(name.startswith('eval/') for name in row) else step)
+  except (ValueError, TypeError, KeyError):
+    return False

@@ -13,6 +13,7 @@ import pathlib
 
 from ml_collections import ConfigDict
 
+from dmtl_jax.basics import sharding
 from dmtl_jax.basics.atomic import write_json
 from dmtl_jax.basics.errors import is_plain, shown, UserError
 from dmtl_jax.configs import check, common
@@ -20,23 +21,41 @@ from dmtl_jax.tasks import make_task, Task
 
 # Fields that may differ between a run and its resumption: they do not change what is learned.
 FREE = (
-  *('data.workers', 'data.threads', 'data.prefetch', 'eval.workers'),
+  *('data.workers', 'data.threads', 'data.prefetch', 'eval.workers', 'eval.weights'),
   *('train.log_every', 'train.save_every', 'train.keep', 'train.keep_every', 'train.nan_policy'),
   *('train.fsdp', 'train.remat', 'model.initial_weights'),
 )
 MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE)
 
 
-def lock(workdir: str | os.PathLike):
-  """Takes the run's folder for this process, making it if need be; held until the file is closed.
+@contextlib.contextmanager
+def held(workdir: str | os.PathLike):
+  """Holds the run's folder for this job, making it if need be; all hosts must call it.
 
   Raises:
-    UserError: where another process trains there, or the folder cannot be written.
+    UserError: another job trains there, the folder cannot be written, or the disk gets full, read-only or broken
+      meanwhile (instead of that OSError; other errors pass).
   """
-  path = pathlib.Path(workdir)
+  file = sharding.on_first_host(_lock, pathlib.Path(workdir))
+  try:
+    yield
+  except OSError as error:
+    if error.errno not in MACHINE:
+      raise
+    raise UserError(
+      f'{error.filename or workdir}: {os.strerror(error.errno)}; mend that and run the same command again: '
+      f'what was saved is whole, and the run goes on from its last checkpoint'
+    ) from error
+  finally:
+    if file:
+      file.close()
+
+
+def _lock(path: pathlib.Path):
+  """The file that is locked until it is closed."""
   try:
     path.mkdir(parents=True, exist_ok=True)
-    file = open(path / '.lock', 'a')
+    file = open(path / '.lock', 'a')  # noqa: SIM115 (the lock lasts until it is closed)
   except OSError as error:
     raise UserError(f'--workdir={path}: cannot be written ({error.strerror}); choose another folder') from error
   try:
@@ -48,24 +67,6 @@ def lock(workdir: str | os.PathLike):
   for left in (*path.glob('.*.tmp'), *path.glob('*/.*.tmp')):  # of a run that was killed while it wrote
     left.unlink(missing_ok=True)
   return file
-
-
-@contextlib.contextmanager
-def sentences(workdir: str | os.PathLike):
-  """Turns a disk that is full, read-only or broken into one sentence.
-
-  Raises:
-    UserError: instead of the OSError; other errors pass.
-  """
-  try:
-    yield
-  except OSError as error:
-    if error.errno not in MACHINE:
-      raise
-    raise UserError(
-      f'{error.filename or workdir}: {os.strerror(error.errno)}; mend that and run the same command again: '
-      f'what was saved is whole, and the run goes on from its last checkpoint'
-    ) from error
 
 
 def flatten(config, prefix: str = '') -> dict:
@@ -83,26 +84,31 @@ def to_json(config: ConfigDict) -> dict:
 
 
 def check_config(workdir: str | os.PathLike, config: ConfigDict, force: bool):
-  """Stores the config of a new run; for a resumed one, checks that it is the same.
+  """Checks the config of a run: that it is sound, and of a resumed one, that it is the same.
 
   Raises:
     UserError: if a field that matters differs and `force` is not set; shows the difference.
   """
-  path = pathlib.Path(workdir) / 'config.json'
-  new = to_json(config)
-  if path.exists() and not force:
-    before, after = flatten(to_json(read_config(workdir))), flatten(new)
-    changed = [
-      f'  {k}: {before.get(k)!r} -> {after.get(k)!r}'
-      for k in sorted(before.keys() | after.keys())
-      if before.get(k) != after.get(k) and k not in FREE
-    ]
-    if changed:
-      lines = '\n'.join(changed)
-      raise UserError(
-        f'{path}: this run was started with another config; choose a new --workdir, or --force to go on with:\n{lines}'
-      )
-  write_json(path, new)
+  path, new = pathlib.Path(workdir) / 'config.json', to_json(config)
+  check.check(new)
+  if force or not path.exists():
+    return
+  before, after = flatten(to_json(read_config(workdir))), flatten(new)
+  changed = [
+    f'  {k}: {before.get(k)!r} -> {after.get(k)!r}'
+    for k in sorted(before.keys() | after.keys())
+    if before.get(k) != after.get(k) and k not in FREE
+  ]
+  if changed:
+    lines = '\n'.join(changed)
+    raise UserError(
+      f'{path}: this run was started with another config; choose a new --workdir, or --force to go on with:\n{lines}'
+    )
+
+
+def write_config(workdir: str | os.PathLike, config: ConfigDict):
+  """Stores the config of a run."""
+  write_json(pathlib.Path(workdir) / 'config.json', to_json(config))
 
 
 def read_config(workdir: str | os.PathLike) -> ConfigDict:
@@ -112,15 +118,11 @@ def read_config(workdir: str | os.PathLike) -> ConfigDict:
     UserError: if there is none, or it is damaged.
   """
   path = pathlib.Path(workdir) / 'config.json'
-  try:
+  with _of_a_run(path, 'config'):
     values = json.loads(path.read_text())
-  except FileNotFoundError:
-    raise UserError(f'{path}: no such file; --workdir must name the folder of a trained run') from None
-  except (OSError, ValueError, RecursionError) as error:
-    raise UserError(f'{path}: not the config of a run ({shown(str(error))}); restore it or train again') from error
   check.check(values, str(path))
   values = common.upgraded(values)
-  values = _filled(values, common.defaults_for(values))
+  values = _filled(values, common.defaults(values))
   values['data']['size'] = tuple(values['data']['size'])
   return ConfigDict(values)
 
@@ -147,17 +149,24 @@ def read_tasks(workdir: str | os.PathLike) -> tuple[Task, ...]:
     UserError: if they were never stored, or are damaged.
   """
   path = pathlib.Path(workdir) / 'tasks.json'
-  try:
+  with _of_a_run(path, 'tasks'):
     tasks = tuple(
       make_task(t['name'], t['kind'], tuple(map(_text, t['classes']))) for t in json.loads(path.read_text())
     )
     if not tasks or len({task.name for task in tasks}) < len(tasks):
       raise ValueError('none, or two of one name')
+  return tasks
+
+
+@contextlib.contextmanager
+def _of_a_run(path: pathlib.Path, what: str):
+  """Turns the errors of reading a file that holds something else into a UserError."""
+  try:
+    yield
   except FileNotFoundError:
     raise UserError(f'{path}: no such file; --workdir must name the folder of a trained run') from None
   except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-    raise UserError(f'{path}: not the tasks of a run ({shown(str(error))}); restore it or train again') from error
-  return tasks
+    raise UserError(f'{path}: not the {what} of a run ({shown(str(error))}); restore it or train again') from error
 
 
 def _text(value) -> str:
@@ -166,7 +175,7 @@ def _text(value) -> str:
   return value
 
 
-def start_text(config, tasks, source) -> str:
+def start_text(config, source) -> str:
   """The first line of a run: what is learned, from what."""
-  labels = ', '.join(f'{t.name} {int(n)}' for t, n in zip(tasks, source.label_mask.sum(0)))
+  labels = ', '.join(f'{t.name} {int(n)}' for t, n in zip(source.tasks, source.label_mask.sum(0)))
   return f'{config.method} on {config.data.name}: {len(source)} images, labels ({config.data.labels}): {labels}'

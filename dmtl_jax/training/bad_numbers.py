@@ -1,6 +1,6 @@
 """Losses that are not finite: they never reach the state, and what led to them can be run again.
 
-The step itself (steps.py) refuses an update that is not finite; the host, which does not wait for the
+The step itself (step.py) refuses an update that is not finite; the host, which does not wait for the
 device at every step, learns of it at the next log line or checkpoint.
 """
 
@@ -76,7 +76,7 @@ def report(bad: Made, source, workdir) -> UserError:
   """The error that ends a run at a bad step; writes the replay file W/nan_STEP.json.
 
   The file holds the step, the checkpoint it starts from, the batch's image ids, and the scalars of that
-  very step (sums over the labelled images, see `steps.make_train_step`).
+  very step (sums over the labelled images, see `step.TrainStep`).
   """
   ids = [source.ids[i] for index in sharding.gather(bad.index) for i in index]
   path = checkpoints.replay_file(pathlib.Path(workdir), bad.number)
@@ -91,7 +91,7 @@ def report(bad: Made, source, workdir) -> UserError:
 
 
 def losses_text(scalars: dict[str, float], tasks) -> str:
-  """'loss nan (semseg 1.2, depth nan), gradient norm nan': a step's total, its tasks' final losses."""
+  """'loss nan (semseg 1.2, initial/semseg 1.5, depth nan), gradient norm nan', of tasks that have labels."""
   means = task_means(scalars.__getitem__, scalars, tasks)
   parts = ', '.join(f'{name.removeprefix("loss/").removeprefix("final/")} {value:.4g}' for name, value in means.items())
   return f'loss {scalars["loss/total"]:.4g} ({parts}), gradient norm {scalars["grad_norm"]:.4g}'

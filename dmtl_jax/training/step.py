@@ -1,20 +1,106 @@
-"""The two compiled functions of a run: the train step and the prediction step."""
+"""The train step, in stages: gradients of (micro-)batches, guard, update."""
 
+import dataclasses
 import functools
+from typing import Any
 
 import jax
 from jax.flatten_util import ravel_pytree
 import jax.numpy as jnp
 import optax
 
-from dmtl_jax.basics.errors import UserError
 from dmtl_jax.models import find, Forward
 from dmtl_jax.models.inputs import model_inputs
 from dmtl_jax.models.parts import pairs as pairs_lib
 from dmtl_jax.runs.state import TrainState
 from dmtl_jax.tasks import Task
 
-POLICIES = ('stop', 'skip')  # of a step whose loss or gradient is not finite
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TrainStep:
+  """The function (state, batch, number) -> (state, scalars); jit it with the state donated.
+
+  Its inputs are a TrainState, a Batch (see data/pipeline.py) and the number of the step to be made, from 1. The
+  scalars: 'loss/total', 'loss/final/TASK' and 'loss/initial/TASK' (sums over this batch's labelled images) with
+  'count/TASK' labelled images, 'grad_norm', and 'good': the update was made.
+
+  Attributes:
+    tx: see `optimizer.optimizer`.
+    pair_count: labelled pairs a group of images can hold at most (of those in one micro-batch).
+    groups: devices that split the batch.
+  """
+
+  model: Any
+  tx: optax.GradientTransformation
+  config: Any
+  tasks: tuple[Task, ...]
+  pair_count: int
+  groups: int
+  __name__ = 'train_step'  # in profiles
+
+  def __call__(self, state: TrainState, batch: dict, number) -> tuple[TrainState, dict]:
+    key = jax.random.fold_in(jax.random.key(self.config.seed), state.step)
+    batch = batch | {'position': jnp.arange(batch['image'].shape[0])}
+    if self.config.train.accumulate == 1:
+      grads, batch_stats, scalars = self.gradients(state.params, state.batch_stats, batch, key)
+    else:
+      grads, batch_stats, scalars = self.accumulated(state.params, state.batch_stats, batch, key)
+    scalars['grad_norm'] = optax.tree.norm(grads)
+    scalars['good'] = finite((scalars['loss/total'], scalars['grad_norm'], batch_stats)) & (state.step + 1 == number)
+    # Not a choice between two states after the update (`where`): that takes four times the time, and memory for both.
+    return jax.lax.cond(scalars['good'], self.update, self.refuse, state, grads, batch_stats), scalars
+
+  def gradients(self, params, batch_stats, batch: dict, key: jax.Array, number=0) -> tuple[Any, Any, dict]:
+    """Gradient, new batch statistics and scalars of the batch, or of micro-batch `number` of it."""
+    mask, tasks = batch['label_mask'], self.tasks
+    weights = task_weights(self.config, tasks)
+    pairs = pairs_lib.select(mask, self.pair_count, self.groups)
+    inputs = model_inputs(self.model, batch['image'], key, len(tasks), pairs, batch['position'])
+
+    def loss_fn(params):
+      variables = {'params': params, 'batch_stats': batch_stats}
+      apply = functools.partial(self.model.apply, variables, train=True, mutable=['batch_stats'])
+      output, updated = apply(batch['image'], **inputs)
+      run = Forward(apply, batch, output, tasks, weights, jax.random.fold_in(key, number), self.config)
+      loss, parts = find(self.config.method).total_loss(run)
+      return loss, (parts, updated['batch_stats'])
+
+    (loss, (parts, batch_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(params)
+    return grads, batch_stats, {'loss/total': loss} | _sums(tasks, parts, mask)
+
+  def accumulated(self, params, batch_stats, batch: dict, key: jax.Array) -> tuple[Any, Any, dict]:
+    """As `gradients`, but config.train.accumulate micro-batches go through the network, one after the other.
+
+    The mean of their gradients is that of the batch's mean loss, but that batch norm takes its statistics from each
+    micro-batch, and updates the running ones that many times.
+    """
+    count = self.config.train.accumulate
+
+    def add(carry, micro):
+      batch_stats, total = carry
+      grads, batch_stats, scalars = self.gradients(params, batch_stats, micro[0], key, micro[1])
+      return (batch_stats, jax.tree.map(jnp.add, total, grads)), scalars
+
+    start = (batch_stats, jax.tree.map(jnp.zeros_like, params))
+    parts = (micro_batches(batch, count, self.groups), jnp.arange(count))
+    (batch_stats, total), scalars = jax.lax.scan(add, start, parts)
+    scalars = {name: values.sum(0) for name, values in scalars.items()}
+    scalars['loss/total'] = scalars['loss/total'] / count
+    return jax.tree.map(lambda g: g / count, total), batch_stats, scalars
+
+  def update(self, state: TrainState, grads, batch_stats) -> TrainState:
+    """The state after a good step."""
+    updates, opt_state = self.tx.update(grads, state.opt_state, state.params)
+    return TrainState(state.step + 1, optax.apply_updates(state.params, updates), batch_stats, opt_state)
+
+  def refuse(self, state: TrainState, grads, batch_stats) -> TrainState:
+    """The state after a step that is not finite: the same, but for what config.train.nan_policy says.
+
+    'skip': `state.step` goes on. 'stop': it does not either, so that all later steps are refused as well, by their
+    number, and the state waits as it was before the bad step.
+    """
+    del grads, batch_stats
+    return state.replace(step=state.step + 1) if self.config.train.nan_policy == 'skip' else state
 
 
 def task_weights(config, tasks: tuple[Task, ...]) -> jax.Array:
@@ -22,92 +108,20 @@ def task_weights(config, tasks: tuple[Task, ...]) -> jax.Array:
   return jnp.array([float(config.loss_weights.get(task.name, 1.0)) for task in tasks])
 
 
-def make_train_step(model, tx, config, tasks: tuple[Task, ...], pair_count: int, groups: int):
-  """The update function (state, batch, number) -> (state, scalars); jit it with the state donated.
+def finite(tree) -> jax.Array:
+  """Whether no array of a tree holds a NaN or an infinity: a scalar bool."""
+  flat, _ = ravel_pytree(tree)
+  return jnp.isfinite(flat).all()
 
-  Where loss, gradient or batch statistics are not finite the step changes nothing. Under the policy
-  (config.train.nan_policy) 'skip' only `state.step` goes on; under 'stop' it does not either, so that all
-  later steps are refused as well, by their `number`, and the state waits as it was before the bad step.
 
-  With config.train.accumulate = k the batch goes through the network in k micro-batches, one after the
-  other, and the update is made of the mean of their gradients: the gradient of the batch's mean loss,
-  but that batch norm takes its statistics from each micro-batch (and updates the running ones k times).
+def micro_batches(batch: dict, count: int, groups: int) -> dict:
+  """Arrays [B, ...] to [count, B / count, ...]; each device's images stay on it, some in each part."""
 
-  Args:
-    tx: see `state.optimizer`; of others, the state is not kept from a bad step.
-    pair_count: labelled pairs a group of images can hold at most (of those in one micro-batch).
-    groups: devices that split the batch.
+  def parts(x):
+    x = x.reshape(groups, count, -1, *x.shape[1:])
+    return jnp.swapaxes(x, 0, 1).reshape(count, -1, *x.shape[3:])
 
-  Returns:
-    A function of a TrainState, a Batch (see data/pipeline.py) and the number of the step to be made, from 1.
-    The scalars: 'loss/total', 'loss/final/TASK' and 'loss/initial/TASK' (sums over this batch's labelled
-    images) with 'count/TASK' labelled images, 'grad_norm', and 'good': the update was made.
-
-  Raises:
-    UserError: another policy.
-  """
-  policy = config.train.nan_policy
-  if policy not in POLICIES:
-    raise UserError(f"config.train.nan_policy: '{policy}' is not {' or '.join(POLICIES)}")
-  tx = optax.with_extra_args_support(tx)
-  weights = task_weights(config, tasks)
-  method = find(config.method)
-  base_key = jax.random.key(config.seed)
-  count = config.train.accumulate
-
-  def gradients(params, batch_stats, batch, key, number):
-    """Gradient, new batch statistics and scalars of micro-batch `number`."""
-    mask = batch['label_mask']
-    pairs = pairs_lib.select(mask, pair_count, groups)
-    inputs = model_inputs(model, batch['image'], key, len(tasks), pairs, batch['position'])
-    extra_key = jax.random.fold_in(key, number)
-
-    def loss_fn(params):
-      apply = functools.partial(
-        model.apply, {'params': params, 'batch_stats': batch_stats}, train=True, mutable=['batch_stats']
-      )
-      output, updated = apply(batch['image'], **inputs)
-      loss, parts = method.total_loss(Forward(apply, batch, output, tasks, weights, extra_key, config))
-      return loss, (parts, updated['batch_stats'])
-
-    (loss, (parts, batch_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(params)
-    return grads, batch_stats, loss, _sums(tasks, parts, mask)
-
-  def accumulated(params, batch_stats, batch, key):
-    """As `gradients`, of all micro-batches."""
-
-    def add(carry, micro):
-      batch_stats, total = carry
-      grads, batch_stats, loss, sums = gradients(params, batch_stats, micro[0], key, micro[1])
-      return (batch_stats, jax.tree.map(jnp.add, total, grads)), (loss, sums)
-
-    start = (batch_stats, jax.tree.map(jnp.zeros_like, params))
-    micro = (_micro_batches(batch, count, groups), jnp.arange(count))
-    (batch_stats, total), (loss, sums) = jax.lax.scan(add, start, micro)
-    grads = jax.tree.map(lambda g: g / count, total)
-    return grads, batch_stats, loss.mean(), jax.tree.map(lambda x: x.sum(0), sums)
-
-  def train_step(state: TrainState, batch: dict, number):
-    key = jax.random.fold_in(base_key, state.step)
-    batch = batch | {'position': jnp.arange(batch['image'].shape[0])}
-    if count == 1:
-      grads, batch_stats, loss, sums = gradients(state.params, state.batch_stats, batch, key, 0)
-    else:
-      grads, batch_stats, loss, sums = accumulated(state.params, state.batch_stats, batch, key)
-    grad_norm = optax.tree.norm(grads)
-    watched, _ = ravel_pytree((loss, grad_norm, batch_stats))
-    good = jnp.isfinite(watched).all() & (state.step + 1 == number)
-    keep = lambda new, old: jax.tree.map(lambda a, b: jnp.where(good, a, b), new, old)
-    updates, opt_state = tx.update(grads, state.opt_state, state.params, good=good)
-    new = TrainState(
-      step=state.step + 1 if policy == 'skip' else keep(state.step + 1, state.step),
-      params=keep(optax.apply_updates(state.params, updates), state.params),
-      batch_stats=keep(batch_stats, state.batch_stats),
-      opt_state=opt_state,
-    )
-    return new, {'loss/total': loss, 'grad_norm': grad_norm, 'good': good} | sums
-
-  return train_step
+  return jax.tree.map(parts, batch)
 
 
 def _sums(tasks, parts: dict, mask) -> dict:
@@ -118,13 +132,3 @@ def _sums(tasks, parts: dict, mask) -> dict:
     for part, values in parts.items():
       sums[f'loss/{part}/{task.name}'] = values[:, t].sum()
   return sums
-
-
-def _micro_batches(batch: dict, count: int, groups: int) -> dict:
-  """Arrays [B, ...] to [count, B / count, ...]; each device's images stay on it, some in each part."""
-
-  def parts(x):
-    x = x.reshape(groups, count, -1, *x.shape[1:])
-    return jnp.swapaxes(x, 0, 1).reshape(count, -1, *x.shape[3:])
-
-  return jax.tree.map(parts, batch)

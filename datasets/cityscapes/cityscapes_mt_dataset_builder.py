@@ -10,7 +10,7 @@ class Builder(mtan.MtanBuilder):
 
   VERSION = tfds.core.Version('1.0.0')
   RELEASE_NOTES = {'1.0.0': 'First release.'}
-  MANUAL_DOWNLOAD_INSTRUCTIONS = 'manual_dir is the folder cityscapes2 of cityscapes2.zip, see README.md.'
   FOLDERS = ('image', 'label_7', 'depth')
   CLASSES = tuple('flat,construction,object,nature,sky,human,vehicle'.split(','))
   IMAGES = {'train': 2975, 'val': 500}
+  OFFICIAL = {'one': 'onelabel.pth', 'random': 'onelabel.pth'}  # with two tasks MTPSL has no other

@@ -10,7 +10,7 @@ class Builder(mtan.MtanBuilder):
 
   VERSION = tfds.core.Version('1.0.0')
   RELEASE_NOTES = {'1.0.0': 'First release.'}
-  MANUAL_DOWNLOAD_INSTRUCTIONS = 'manual_dir is the folder nyuv2 of nyuv2.zip, see README.md.'
   FOLDERS = ('image', 'label', 'depth', 'normal')
   CLASSES = tuple('bed,books,ceiling,chair,floor,furniture,objects,picture,sofa,table,tv,wall,window'.split(','))
   IMAGES = {'train': 795, 'val': 654}
+  OFFICIAL = {'one': 'onelabel.pth', 'random': 'randomlabels.pth'}

@@ -22,6 +22,7 @@ import scipy.io
 
 from dmtl_jax.basics import files as files_lib
 from dmtl_jax.basics.errors import shown, UserError
+from dmtl_jax.metrics.boundary import pascal as protocol
 from dmtl_jax.metrics.thinning import thin
 
 IGNORE = 255
@@ -93,8 +94,8 @@ def encode(root: Path, id: str) -> dict:
   """What is stored of an image: the JPEG file as it is, and a PNG file of each label.
 
   Returns:
-    id, and bytes of files: image (JPEG), semseg, parsing, saliency, boundary (grey PNG of ids),
-    normals (RGB PNG; 0, 0, 0 is unlabelled). Labels have the image's size.
+    id, and bytes of files: image (JPEG), semseg, parsing, saliency, boundary, boundary_truth (grey PNG
+    of ids), normals (RGB PNG; 0, 0, 0 is unlabelled). Labels have the image's size.
 
   Raises:
     UserError: naming the file that cannot be read or holds what it must not.
@@ -108,6 +109,7 @@ def encode(root: Path, id: str) -> dict:
     saliency=(read_image(saliency, 2) > 127).astype(np.uint8),  # v / 255 > 0.5
     normals=mask_normals(read_image(normals, 3), label_map),
     boundary=boundary(label_map),
+    boundary_truth=protocol.truth(label_map).astype(np.uint8),
   )
   return dict(id=id, image=image.read_bytes()) | {name: png(fit(label, size)) for name, label in maps.items()}
 

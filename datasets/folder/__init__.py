@@ -20,7 +20,7 @@ import numpy as np
 
 from dmtl_jax.basics import files
 from dmtl_jax.basics.errors import is_plain, shown, UserError
-from dmtl_jax.data import scan
+from dmtl_jax.datasets.folder import scan
 from dmtl_jax.tasks import IGNORE, KINDS, LONGEST, make_task, Task
 
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
@@ -49,6 +49,7 @@ class FolderSource:
   labels: Sequence[dict[str, pathlib.Path]]
   encodings: dict[str, Encoding]
   official: dict[str, pathlib.Path] = dataclasses.field(default_factory=dict)
+  guide: Task | None = None
 
   def __len__(self) -> int:
     return len(self.ids)
@@ -56,7 +57,14 @@ class FolderSource:
   def __getitem__(self, index: int) -> dict:
     visible = [task for t, task in enumerate(self.tasks) if self.label_mask[index, t]]
     labels = {task.name: self.label(index, task) for task in visible}
-    return {'image': self.image(index), 'labels': labels, 'index': index}
+    example = {'image': self.image(index), 'labels': labels, 'index': index}
+    if self.guide and self.guide.name in self.labels[index]:
+      example['crop_guide'] = labels[self.guide.name] if self.guide in visible else self.label(index, self.guide)
+    return example
+
+  def truth(self, index: int) -> dict:
+    del index
+    return {}
 
   def image(self, index: int) -> np.ndarray:
     return read_image(self.images[index])
@@ -67,6 +75,11 @@ class FolderSource:
       return read_label(path, task, self.encodings[task.name])
     except ValueError as error:
       raise UserError(f'{path}: {error}') from error
+
+
+def open_split(data_config, split: str) -> FolderSource:
+  """The split 'train' or 'val' of the folder config.data.path; see `open_folder`."""
+  return open_folder(data_config.path, split)
 
 
 def open_folder(path: str, split: str) -> FolderSource:

@@ -7,22 +7,20 @@ from pathlib import Path
 import tensorflow_datasets as tfds
 
 from dmtl_jax.datasets import raw
-from dmtl_jax.datasets.pascal_mt import labels
+from dmtl_jax.datasets.pascal import labels
 
-FILES = ('image', 'semseg', 'parsing', 'saliency', 'normals', 'boundary')  # features stored as image files
+# Features stored as image files.
+FILES = ('image', 'semseg', 'parsing', 'saliency', 'normals', 'boundary', 'boundary_truth')
 
 
-class Builder(tfds.core.GeneratorBasedBuilder):
+class Builder(raw.RawBuilder):
   """Splits `train` (4998 images) and `val` (5105), in the order of ImageSets/Context."""
 
-  VERSION = tfds.core.Version('1.0.0')
-  RELEASE_NOTES = {'1.0.0': 'First release.'}
-  MANUAL_DOWNLOAD_INSTRUCTIONS = 'manual_dir is the folder PASCAL_MT, see README.md.'
+  VERSION = tfds.core.Version('1.1.0')
+  RELEASE_NOTES = {'1.0.0': 'First release.', '1.1.0': 'With the boundaries that the benchmark scores against.'}
   MARKER = 'ImageSets/Context/train.txt'
-  IMAGES = {'train': 4998, 'val': 5105}  # of the benchmark
-
-  processes = 0  # that encode; 0: one a core
-  size = None  # images have their own sizes
+  IMAGES = {'train': 4998, 'val': 5105}
+  OFFICIAL = {'one': 'onelabel.pth', 'random': 'randomlabels.pth'}
 
   def _info(self) -> tfds.core.DatasetInfo:
     grey = functools.partial(tfds.features.Image, shape=(None, None, 1), encoding_format='png')
@@ -38,6 +36,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             shape=(None, None, 3), encoding_format='png', doc='255 (xyz + 1) / 2; 0, 0, 0: unlabelled'
           ),
           'boundary': grey(doc='1: boundary'),
+          'boundary_truth': grey(doc='1: boundary, as the evaluator of the benchmark draws them'),
         }
       ),
       homepage='https://github.com/facebookresearch/astmt',
@@ -58,7 +57,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
       yield position, example | {name: io.BytesIO(example[name]) for name in FILES}
 
   def as_data_source(self, split=None, *, decoders=None, **options):
-    """As TFDS's, but image files stay bytes, for `datasets.pascal_mt.decode`, unless `decoders` is given."""
+    """As TFDS's, but image files stay bytes, for `datasets.pascal.decode`, unless `decoders` is given."""
     return super().as_data_source(
       split, decoders=decoders or {name: tfds.decode.SkipDecoding() for name in FILES}, **options
     )

@@ -1,0 +1,88 @@
+"""PASCAL-Context: semantic segmentation, human parsing, saliency, normals and boundaries.
+
+Prepared by `main.py --mode=prepare --config=configs/pascal.py`; README.md tells from what.
+"""
+
+from collections.abc import Sequence
+import functools
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from dmtl_jax.basics.errors import UserError
+from dmtl_jax.datasets import stored
+from dmtl_jax.datasets.pascal import labels
+from dmtl_jax.datasets.pascal.pascal_mt_dataset_builder import Builder
+from dmtl_jax.metrics.boundary import pascal as protocol
+from dmtl_jax.tasks import make_task, Task
+
+LISTED = 'boundary_ids.txt'  # in checksums.tsv
+TASKS = (
+  make_task('semseg', 'semseg', labels.CLASSES),
+  make_task('parsing', 'parsing', ('background', *labels.PARTS)),
+  make_task('saliency', 'saliency'),
+  make_task('normals', 'normals'),
+  make_task('boundary', 'boundary'),
+)
+
+
+def open_split(data_config, split: str) -> stored.TfdsSource:
+  """The prepared split 'train' or 'val'.
+
+  Raises:
+    UserError: it is not prepared.
+  """
+  builder = stored.prepared(Builder, data_config)
+  read_truth = functools.partial(truth, listed=stored.official_file(builder, LISTED))
+  return stored.open_split(builder, split, TASKS, decode, read_truth)
+
+
+def truth(example: dict, listed: Path) -> dict[str, np.ndarray | None]:
+  """The boundaries that the benchmark's evaluator compares with; not those to train on.
+
+  Args:
+    example: one of `Builder.as_data_source(split)`.
+    listed: the benchmark's list of the images that it scores.
+
+  Returns:
+    {'boundary': bool [H,W], or None: not scored}.
+
+  Raises:
+    UserError: the list is missing or another.
+  """
+  if not listed.is_file():
+    raise UserError(f'{listed}: the list of images whose boundaries count is missing; run --mode=prepare to fetch it')
+  if example['id'].decode() not in _read_list(listed):
+    return {'boundary': None}
+  return {'boundary': cv2.imdecode(np.frombuffer(example['boundary_truth'], np.uint8), cv2.IMREAD_GRAYSCALE) > 0}
+
+
+_read_list = functools.lru_cache(maxsize=1)(protocol.read_list)
+
+
+def decode(example: dict, tasks: Sequence[Task] = TASKS) -> dict:
+  """One example of `Builder.as_data_source(split)` as arrays.
+
+  Args:
+    example: with image and label files as bytes.
+    tasks: whose labels to decode; the others cost nothing.
+
+  Returns:
+    {'image': uint8 [H,W,3] RGB, 'labels': {task: [H,W,K]}}, encoded as `dmtl_jax.tasks` says.
+  """
+  flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION  # labels know nothing of EXIF's rotation
+  return dict(
+    image=_rgb(example['image'], flags),
+    labels={task.name: _label(task, example[task.name]) for task in tasks},
+  )
+
+
+def _label(task, data):
+  if task.name == 'normals':
+    return labels.unit_normals(_rgb(data, cv2.IMREAD_COLOR))
+  return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)[..., None]
+
+
+def _rgb(data, flags):
+  return cv2.cvtColor(cv2.imdecode(np.frombuffer(data, np.uint8), flags), cv2.COLOR_BGR2RGB)

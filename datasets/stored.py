@@ -1,0 +1,130 @@
+"""Data sets that TFDS stores: built once, by one process, and then read in any order."""
+
+from collections.abc import Callable, Iterator, Sequence
+import contextlib
+import dataclasses
+import fcntl
+import io
+from pathlib import Path
+import shutil
+import sys
+from typing import Any
+
+from absl import logging
+import numpy as np
+import tensorflow_datasets as tfds
+from tensorflow_datasets.core import shuffle
+
+from dmtl_jax.basics.errors import UserError
+from dmtl_jax.basics.files import is_id
+from dmtl_jax.tasks import Task
+
+OFFICIAL = 'label_mappings'  # folder in the prepared data, of the benchmark's files that checksums.tsv lists
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TfdsSource:
+  """A split of a stored data set; see `dmtl_jax.data.source`.
+
+  Attributes:
+    examples: the TFDS data source.
+    decode: (stored example, tasks) -> {'image', 'labels'}.
+    read_truth: stored example -> what `truth` gives; None: {}.
+  """
+
+  tasks: tuple[Task, ...]
+  ids: Sequence[str]
+  label_mask: np.ndarray
+  examples: Any
+  decode: Callable[[dict, Sequence[Task]], dict]
+  official: dict[str, Path] = dataclasses.field(default_factory=dict)
+  read_truth: Callable[[dict], dict] | None = None
+  guide: Task | None = None
+
+  def __len__(self) -> int:
+    return len(self.ids)
+
+  def __getitem__(self, index: int) -> dict:
+    visible = [task for t, task in enumerate(self.tasks) if self.label_mask[index, t]]
+    hidden = [self.guide] if self.guide and self.guide not in visible else []
+    example = self.decode(self.examples[index], visible + hidden)
+    labels = example['labels']
+    guide = {'crop_guide': labels[self.guide.name]} if self.guide else {}
+    return {
+      'image': example['image'],
+      'labels': {task.name: labels[task.name] for task in visible},
+      'index': index,
+    } | guide
+
+  def truth(self, index: int) -> dict[str, np.ndarray | None]:
+    return self.read_truth(self.examples[index]) if self.read_truth else {}
+
+
+def open_split(builder, split: str, tasks: Sequence[Task], decode, read_truth=None) -> TfdsSource:
+  """The split of a data set that is built, with every label.
+
+  Args:
+    builder: `info.metadata['ids']` is {split: ids}; `OFFICIAL`, if it has one, {label setting: file}.
+    tasks, decode, read_truth: see `TfdsSource`.
+
+  Raises:
+    UserError: an id that could not name files.
+  """
+  ids = builder.info.metadata['ids'][split]
+  if not all(map(is_id, ids)):
+    raise UserError(f'{builder.data_path}: its ids of images are no names of files; prepare it again')
+  mask = np.ones((len(ids), len(tasks)), bool)
+  official = {setting: official_file(builder, file) for setting, file in getattr(builder, 'OFFICIAL', {}).items()}
+  return TfdsSource(tuple(tasks), ids, mask, builder.as_data_source(split), decode, official, read_truth)
+
+
+def official_file(builder, name: str) -> Path:
+  """Where `--mode=prepare` puts a file that the data set's checksums.tsv lists."""
+  return Path(builder.data_path) / OFFICIAL / name
+
+
+@contextlib.contextmanager
+def alone(builder, wait: bool) -> Iterator[None]:
+  """One process a data set; what a killed one left is removed.
+
+  Raises:
+    UserError: another process builds it, and `wait` is False.
+  """
+  folder = Path(builder.data_path).parent
+  folder.mkdir(parents=True, exist_ok=True)
+  with open(folder / '.lock', 'w') as lock:
+    try:
+      fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+      raise UserError(f'{folder}: another process prepares this data set; wait for it') from None
+    for leftover in folder.glob('incomplete.*'):
+      logging.info('%s: removing what an interrupted run left', leftover)
+      shutil.rmtree(leftover)
+    yield
+
+
+def build(builder, raw: Path | None = None):
+  """Builds the data set, of the folder `raw` where it needs one."""
+  tfds.disable_progress_bar()  # ours tell more
+  shuffle.MAX_MEM_BUFFER_SIZE = sys.maxsize  # TFDS would spill a split above 1 GB with TensorFlow
+  options = {'download_config': tfds.download.DownloadConfig(manual_dir=str(raw))} if raw else {}
+  with contextlib.redirect_stdout(io.StringIO()):  # TFDS would speak of downloads of unknown size
+    builder.download_and_prepare(**options)
+
+
+def prepared(builder_class: type, data_config):
+  """The builder of a data set that `--mode=prepare` has built in `data_config.dir`.
+
+  Raises:
+    UserError: it is not there, or in an older version.
+  """
+  builder = builder_class(data_dir=data_config.dir, file_format='array_record')
+  path = Path(builder.data_path)
+  if not path.exists():
+    older = [found for found in builder.RELEASE_NOTES if (path.parent / found).exists()]
+    state = f'only version {older[-1]} is there ({builder.RELEASE_NOTES[path.name]})' if older else 'not prepared'
+    raise UserError(
+      f'{path}: the data set is {state}; run main.py --mode=prepare --config=configs/{data_config.name}.py '
+      f'--config.data.raw=PATH --config.data.dir={data_config.dir}'
+    )
+  return builder
