@@ -56,11 +56,7 @@ def write_pictures(path, ids=('a', 'b'), tasks=TASKS, stages=STAGES, color=None,
         pixels = color(rng, size) if color else np.full((*size[::-1], 3), colors[id, task.name, stage], np.uint8)
         Image.fromarray(pixels).save(path / 'panels' / file)
       why = ['panel', *(['best'] if index == 0 else []), *(['worst'] if index == len(ids) - 1 else [])]
-      entry['tasks'][task.name] = {
-        'why': why,
-        'scores': {'initial': 40.0, 'final': 30.0 + index},
-        'files': files,
-      }
+      entry['tasks'][task.name] = {'why': why, 'scores': {'initial': 40.0, 'final': 30.0 + index}, 'files': files}
     images.append(entry)
   atomic.write_json(path / 'panels' / 'index.json', {'images': images})
   return colors

@@ -10,15 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from dmtl_jax.benchmarks import (
-  common,
-  profile,
-  scaling,
-  synthetic,
-  timing,
-  train_step,
-  work,
-)
+from dmtl_jax.benchmarks import common, profile, scaling, synthetic, timing, train_step, work
 from dmtl_jax.configs import pascal
 from dmtl_jax.data.source import data_tasks
 from dmtl_jax.models import build_model, losses
@@ -121,9 +113,9 @@ def test_train_step_benchmark(short_encoder):
 
 def test_the_command_compiles_from_nothing_and_from_its_cache(tmp_path):
   file = tmp_path / 'result.json'
-  flags = [f'--config.model.{name}={value}' for name, value in SMALL.items()]
+  flags = ['--config=configs/pascal.py:method=feature', '--repeats=2', f'--json={file}']
+  flags += [f'--config.model.{name}={value}' for name, value in SMALL.items()]
   flags += ['--config.data.size=(32,32)', '--config.eval.batch=2', "--config.data.tasks=('semseg',)"]
-  flags += ['--repeats=2', f'--json={file}', '--config=configs/pascal.py:method=feature']
   # As `python -m dmtl_jax.benchmarks.inference`, with one block a stage.
   run = (
     'import runpy; from dmtl_jax.models.parts import encoder; encoder.STAGES["resnet18"] = (1, 1, 1, 1); '

@@ -60,11 +60,7 @@ def test_an_odd_last_batch_counts_each_image_once(five):
   assert_scores(scores['final'], expected(5))
   assert [row['id'] for row in rows] == [f'room{i}' for i in range(5)]
   assert scores['seconds_per_image'] > 0
-  assert set(scores['per_class']) == {'semseg'} and list(scores['per_class']['semseg']) == [
-    'sky',
-    'road',
-    'car',
-  ]
+  assert set(scores['per_class']) == {'semseg'} and list(scores['per_class']['semseg']) == ['sky', 'road', 'car']
   assert np.mean(list(scores['per_class']['semseg'].values())) == pytest.approx(scores['final']['semseg']['mIoU'])
   assert set(evaluation.flat(scores)) == {
     f'eval/{stage}/{name}/{metric}'
@@ -174,11 +170,7 @@ def test_the_table_shows_initial_and_final_and_what_is_undefined():
   lines = evaluate.as_text(scores, (SEMSEG, DEPTH)).splitlines()
   assert lines[1].split()[:5] == ['semseg', 'mIoU', '41.5', '40.25', '-1.25']
   assert lines[2].split()[:5] == ['depth', 'absErr', '-', '-', '-'] and 'lower is better' in lines[2]
-  assert evaluate.as_text({'final': scores['final']}, (SEMSEG,)).splitlines()[1].split()[2:5] == [
-    '-',
-    '40.25',
-    '-',
-  ]
+  assert evaluate.as_text({'final': scores['final']}, (SEMSEG,)).splitlines()[1].split()[2:5] == ['-', '40.25', '-']
 
 
 # --- Pictures --------------------------------------------------------------------------------
@@ -217,10 +209,7 @@ def test_evaluation_leaves_pictures_of_each_map_and_an_index(tmp_path):
   for entry in images:
     assert Image.open(tmp_path / entry['input']).size == (64, 40)
     for name, task in entry['tasks'].items():
-      assert set(task['files']) == {'label', 'initial', 'final'} and set(task['scores']) == {
-        'initial',
-        'final',
-      }
+      assert set(task['files']) == {'label', 'initial', 'final'} and set(task['scores']) == {'initial', 'final'}
       assert all(Image.open(tmp_path / file).size == (64, 40) for file in task['files'].values())
   assert {'room0.png', 'room1.png', 'index.json'} <= {path.name for path in tmp_path.iterdir()}
   colors = np.asarray(Image.open(tmp_path / 'room0/semseg_label.png')).reshape(-1, 3)
@@ -284,7 +273,6 @@ def test_every_image_is_handed_over_once_with_its_size():
   evaluator, variables = stub.make(3, 2, size=(48, 48), shape=(24, 32))
   got = {}
   evaluator.run(
-    variables,
-    lambda id, maps, region, size: got.update({id: (maps['depth'].shape, tuple(region), tuple(size))}),
+    variables, lambda id, maps, region, size: got.update({id: (maps['depth'].shape, tuple(region), tuple(size))})
   )
   assert got == {f'room{i}': ((48, 48), (0, 0, 36, 48), (24, 32)) for i in range(3)}

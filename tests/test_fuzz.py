@@ -229,10 +229,7 @@ def open_folder(root):
     for task in source.tasks:
       if task.name in example['labels']:
         label = example['labels'][task.name]
-        assert label.dtype == task.label_dtype and label.shape == (
-          *example['image'].shape[:2],
-          task.label_channels,
-        )
+        assert label.dtype == task.label_dtype and label.shape == (*example['image'].shape[:2], task.label_channels)
         assert np.isfinite(label).all()
 
 

@@ -74,13 +74,7 @@ def test_what_differs_between_runs_of_a_method_is_named(tmp_path):
 
 
 def test_runs_that_differ_in_many_fields_keep_names_of_their_own(tmp_path):
-  many = lambda n: (
-    {f'optim__{field}': n for field in ('lr', 'l2', 'clip')}
-    | {
-      'train__batch': n,
-      'train__epochs': n,
-    }
-  )
+  many = lambda n: {f'optim__{field}': n for field in ('lr', 'l2', 'clip')} | {'train__batch': n, 'train__epochs': n}
   runs = [write_run(tmp_path / f'run{n}', **many(n), model__depth=4) for n in (1, 2)]
   runs += [write_run(tmp_path / 'run3', **many(1), model__depth=9)]
   _, _, rows = make(tmp_path, *runs)
@@ -99,12 +93,7 @@ def test_methods_that_were_not_treated_alike_are_told(tmp_path):
 def test_a_backbone_is_compared_to_its_own_single_task_run(tmp_path):
   runs = [
     write_run(tmp_path / f'{b}{m}', f'method={m},backbone=resnet{b}', (score, 20, 1))
-    for b, m, score in [
-      (18, 'single_task', 50),
-      (50, 'single_task', 60),
-      (18, 'feature', 55),
-      (50, 'feature', 54),
-    ]
+    for b, m, score in [(18, 'single_task', 50), (50, 'single_task', 60), (18, 'feature', 55), (50, 'feature', 54)]
   ]
   _, _, rows = make(tmp_path, *runs)
   deltas = {row['method']: row['Δm %'] for row in rows}
@@ -175,10 +164,7 @@ def test_one_bare_run_is_a_report(tmp_path):
   'spoil, message',
   [
     (lambda run: (run / 'metrics.json').write_text('{"final": '), r'metrics\.json: not JSON'),
-    (
-      lambda run: (run / 'panels').mkdir() or (run / 'panels/index.json').write_text('x'),
-      r'index\.json: not JSON',
-    ),
+    (lambda run: (run / 'panels').mkdir() or (run / 'panels/index.json').write_text('x'), r'index\.json: not JSON'),
     (lambda run: shutil.rmtree(run), r'config\.json: no such file'),
   ],
 )

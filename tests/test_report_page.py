@@ -8,16 +8,7 @@ import re
 import numpy as np
 from PIL import Image
 import pytest
-from report_runs import (
-  DEPTH,
-  make,
-  NORMALS,
-  SEMSEG,
-  STAGES,
-  write_log,
-  write_pictures,
-  write_run,
-)
+from report_runs import DEPTH, make, NORMALS, SEMSEG, STAGES, write_log, write_pictures, write_run
 
 from dmtl_jax.inference import gallery
 from dmtl_jax.report import charts, results, table, viewer
@@ -30,12 +21,7 @@ def test_names_cannot_break_the_page(tmp_path):
   evil = '</td><script>alert("1")</script>\'&'
   tasks = (make_task('semseg', 'semseg', (evil, 'road')), DEPTH)
   run = write_run(
-    tmp_path / 'a<img src=x onerror=y>',
-    f'labels={evil.replace("/", "")}',
-    (1, 2),
-    (2, 1),
-    tasks,
-    data__name=evil,
+    tmp_path / 'a<img src=x onerror=y>', f'labels={evil.replace("/", "")}', (1, 2), (2, 1), tasks, data__name=evil
   )
   write_pictures(run, tasks=tasks, ids=('x"><script>',))
   write_log(run, [{'step': s, 'loss/final/depth': 1.0} for s in (1, 2)])
@@ -184,12 +170,7 @@ def test_the_best_method_stands_furthest_right():
 
 
 def test_stages_keep_their_order_and_names():
-  assert gallery.stage_names({'step10', 'final', 'step2', 'initial', 'step0'}) == [
-    'initial',
-    'step0',
-    'step2',
-    'final',
-  ]
+  assert gallery.stage_names({'step10', 'final', 'step2', 'initial', 'step0'}) == ['initial', 'step0', 'step2', 'final']
   assert [gallery.stage_title(s, 2) for s in STAGES] == [
     'Ground truth',
     'Initial',

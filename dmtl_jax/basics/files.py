@@ -19,10 +19,7 @@ from dmtl_jax.basics.errors import is_plain, shown, UserError
 IMAGE_FORMATS = ('JPEG', 'PNG', 'BMP', 'TIFF', 'WEBP')
 # A PNG of one bit a pixel holds 8 pixels a byte, which deflate makes at most 1032 times smaller.
 PIXELS_A_BYTE = 10_000
-_NPY_HEADERS = {
-  (1, 0): np.lib.format.read_array_header_1_0,
-  (2, 0): np.lib.format.read_array_header_2_0,
-}
+_NPY_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
 def is_id(name) -> bool:

@@ -57,9 +57,7 @@ def drawn(seed: int, size: int = 512) -> tuple[np.ndarray, np.ndarray]:
 def main(arguments=None) -> int:
   """Prints a line an image and the means; returns 1 where the counts differ, which they must not."""
   parser = argparse.ArgumentParser(
-    'python -m dmtl_jax.benchmarks.boundary',
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
+    'python -m dmtl_jax.benchmarks.boundary', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   parser.add_argument('--pred', type=pathlib.Path, help='folder of grey PNGs')
   parser.add_argument('--gt', type=pathlib.Path, help='folder of truths; of several annotators the first counts')

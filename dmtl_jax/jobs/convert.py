@@ -21,13 +21,7 @@ from dmtl_jax.models import build_model
 from dmtl_jax.models.inputs import init_variables
 from dmtl_jax.runs import checkpoints as checkpoints_lib
 from dmtl_jax.runs import workdir as workdir_lib
-from dmtl_jax.runs.pretrained import (
-  is_released,
-  load_released,
-  read_state,
-  RELEASED_CONFIG,
-  resolve,
-)
+from dmtl_jax.runs.pretrained import is_released, load_released, read_state, RELEASED_CONFIG, resolve
 from dmtl_jax.tasks import Task
 
 
