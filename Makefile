@@ -1,5 +1,5 @@
 # make demo   train DiffusionMTL on rendered scenes, evaluate it, write pictures and a report
-# make test   run the test suite
+# make test   check the format, then run the test suite
 # Both make a .venv and install what they need; PYTHON chooses the interpreter (3.11 or newer).
 
 PYTHON ?= python3
@@ -12,6 +12,8 @@ demo: .venv/installed
 	$(BIN)/python main.py --mode=report --workdirs=runs/demo --out=runs/demo
 
 test: .venv/installed-dev
+	$(BIN)/ruff check --quiet .
+	$(BIN)/ruff format --check --quiet .
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 .venv/installed: pyproject.toml

@@ -143,7 +143,7 @@ def _audit(event, args):
   path = args[_WRITES[event]] if event in _WRITES else None
   if event == 'open' and isinstance(args[0], (str, bytes)):
     writes = isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
-    path = args[0] if writes or args[1] and set(args[1]) & set('wax+') else None
+    path = args[0] if writes or (args[1] and set(args[1]) & set('wax+')) else None
   if isinstance(path, (str, bytes)) and os.fsdecode(path) != os.devnull:
     real = os.path.realpath(os.fsdecode(path))
     if not pathlib.Path(real).is_relative_to(_watched[-1].resolve()):

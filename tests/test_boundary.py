@@ -63,7 +63,7 @@ def test_f_at_every_threshold_is_the_originals(bench):
 
 
 def test_ods_ois_and_area_are_the_originals(bench):
-  threshold, recall, precision, f, ois_recall, ois_precision, ois_f, area = printed('')
+  threshold, _recall, _precision, f, ois_recall, ois_precision, ois_f, area = printed('')
   assert bench['ods']['threshold'] == pytest.approx(threshold, abs=1e-6)
   assert bench['ods']['f'] == pytest.approx(f, abs=5e-4)
   assert bench['ois']['f'] == pytest.approx(ois_f, abs=5e-4)
@@ -226,7 +226,7 @@ def test_shards_merge_an_unlabelled_image_adds_nothing_and_an_empty_set_is_nan()
   metric = TASK.scorer()
   states = [metric.image(*pair) for pair in pairs]
   whole = metric.compute(merge(states[2], merge(states[0], states[1])))
-  assert whole == score(pairs + [(pairs[0][0], TASK.blank(48, 64))])
+  assert whole == score([*pairs, (pairs[0][0], TASK.blank(48, 64))])
   assert 0 < whole['odsF'] <= whole['oisF'] < 100 and 0 < whole['AP'] < 100
   assert all(np.isnan(value) for value in metric.compute(metric.empty()).values())
   assert not any(np.any(count) for count in metric.empty().values())

@@ -107,7 +107,7 @@ def test_pascal_human_parts(pascal):
 def test_the_24_parts_of_a_person_are_grouped_as_the_benchmark_does():
   groups = {1: 'head hair lear lebrow leye mouth nose rear rebrow reye', 2: 'neck torso', 3: 'luarm ruarm'}
   groups |= {4: 'lhand llarm rhand rlarm', 5: 'luleg ruleg', 6: 'lfoot llleg rfoot rlleg'}
-  assert labels.PART_IDS == {part: id for id, parts in groups.items() for part in parts.split()}
+  assert {part: id for id, parts in groups.items() for part in parts.split()} == labels.PART_IDS
   assert len(labels.PART_IDS) == 24
   names = pascal_data.TASKS[1].classes
   assert names == ('background', 'head', 'torso', 'upper arm', 'lower arm', 'upper leg', 'lower leg')

@@ -97,7 +97,7 @@ def test_a_row_is_the_score_of_its_image_alone(five):
 
 
 def test_a_class_that_an_image_does_not_show_does_not_lower_its_row():
-  evaluator, variables = stub.make(1, 1, protocol='pascal')
+  evaluator, _variables = stub.make(1, 1, protocol='pascal')
   truth = np.zeros((*stub.SIZE, 1), np.uint8)
   state = evaluator.metrics['semseg'].image(truth[..., 0], truth)
   assert evaluator.metrics['semseg'].compute(state)['mIoU'] == pytest.approx(100 / 3)  # of the set: PASCAL's protocol
@@ -208,7 +208,7 @@ def test_evaluation_leaves_pictures_of_each_map_and_an_index(tmp_path):
   assert [entry['id'] for entry in images][:2] == ['room0', 'room1']
   for entry in images:
     assert Image.open(tmp_path / entry['input']).size == (64, 40)
-    for name, task in entry['tasks'].items():
+    for _name, task in entry['tasks'].items():
       assert set(task['files']) == {'label', 'initial', 'final'} and set(task['scores']) == {'initial', 'final'}
       assert all(Image.open(tmp_path / file).size == (64, 40) for file in task['files'].values())
   assert {'room0.png', 'room1.png', 'index.json'} <= {path.name for path in tmp_path.iterdir()}

@@ -210,7 +210,7 @@ def test_official_file_of_another_data_set(monkeypatch):
   monkeypatch.setattr(torch_file, 'load', lambda path: {'img0': [1, 0]}, raising=False)
   with pytest.raises(UserError, match='neither a mapping of image ids to 5 flags nor labels_weights'):
     load_mapping(pathlib.Path('x.pth'), fake(3).ids, TASKS)
-  assert label_settings.OFFICIAL_PASCAL == tuple(task.name for task in PASCAL)
+  assert tuple(task.name for task in PASCAL) == label_settings.OFFICIAL_PASCAL
 
 
 @pytest.mark.parametrize(

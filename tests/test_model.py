@@ -104,7 +104,7 @@ def test_selected_pairs_are_those_of_the_mask():
     for p in range(5)
     if pairs.valid[g, p]
   }
-  assert found == set(zip(*map(lambda a: a.tolist(), np.nonzero(mask))))
+  assert found == set(zip(*(a.tolist() for a in np.nonzero(mask))))
   assert pairs.valid.sum() == mask.sum()
 
 

@@ -148,7 +148,7 @@ def test_a_task_or_a_score_may_be_missing(tmp_path):
   part = write_run(tmp_path / 'part', tasks=(DEPTH, SEMSEG), final=(0.5, 40), initial=(0.4, 40))
   null = write_run(tmp_path / 'null', 'method=feature', (float('nan'), 10, 2), initial=(30, float('nan'), 3))
   page, text, rows = make(tmp_path, whole, part, null)
-  assert [row['Δm %'] if 'Δm %' in row else '' for row in rows] == ['', '', '']
+  assert [row.get('Δm %', '') for row in rows] == ['', '', '']
   assert '| DiffusionMTL (Prediction) | 40.00 | – | **0.5000** |' in text and '| – | **10.00** | 2.0000 |' in text
   assert '(Prediction)</strong> worse at 1 of 2 tasks' in page  # 0.5 is worse than 0.4, 40 is 40
   assert '(Feature)</strong> better at 1 of 1 tasks' in page

@@ -25,7 +25,7 @@ def test_names_cannot_break_the_page(tmp_path):
   )
   write_pictures(run, tasks=tasks, ids=('x"><script>',))
   write_log(run, [{'step': s, 'loss/final/depth': 1.0} for s in (1, 2)])
-  page, text, rows = make(tmp_path, run)  # the checker finds scripts and foreign attributes
+  page, _text, rows = make(tmp_path, run)  # the checker finds scripts and foreign attributes
   assert '<script' not in page and '&lt;script&gt;alert' in page
   assert rows[0]['data'] == evil
 

@@ -256,7 +256,7 @@ def test_a_body_between_lamp_and_floor_casts_its_shadow_there():
   size, scene = (96, 128), room([ball], tangent=1.0)
   lit, shadowed = render.picture(room(tangent=1.0), *size), render.picture(scene, *size)
   hits = render.trace(scene, *size)
-  x, y, z = (p + hits.depth * d for p, d in zip(EYE, hits.direction))
+  x, y, _z = (p + hits.depth * d for p, d in zip(EYE, hits.direction))
   floor = hits.ids == 4
   share = (shadowed / lit)[..., 1]
   # The lamp is 2.9 m above the floor, the ball 1.3 m below it: its shadow is a disc about (2, 3).

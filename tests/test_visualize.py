@@ -219,7 +219,7 @@ def test_panel_with_uncertainty_has_a_row_and_scales_more():
 def test_depth_rows_share_the_scale_of_the_ground_truth():
   depth = np.full((160, 160), 5, np.float32)
   rows = [('Ground truth', {'depth': np.linspace(1, 9, 160, dtype=np.float32)[:, None, None].repeat(160, 1)})]
-  sheet = panels.panel(np.zeros((160, 160, 3), np.uint8), (DEPTH,), rows + [('Denoised', {'depth': depth})])
+  sheet = panels.panel(np.zeros((160, 160, 3), np.uint8), (DEPTH,), [*rows, ('Denoised', {'depth': depth})])
   limits = DEPTH.limits(rows[0][1]['depth'])
   color = DEPTH.picture(depth[:1, :1], limits)[0, 0]
   assert (sheet == color).all(-1).sum() > 150 * 160

@@ -200,4 +200,4 @@ def _numbers(path, values, count: int) -> np.ndarray:
 
 
 def _is_number(value) -> bool:
-  return isinstance(value, (int, float)) or isinstance(value, np.ndarray) and value.ndim == 0
+  return isinstance(value, (int, float)) or (isinstance(value, np.ndarray) and value.ndim == 0)

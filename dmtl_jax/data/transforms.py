@@ -99,7 +99,7 @@ def rescale(
   image, labels, factor: float, named, zoom: float = 1.0, at_least=(1, 1), shrink: int = cv2.INTER_AREA
 ) -> tuple[np.ndarray, dict]:
   """Resizes by a factor; depth is divided by `zoom`, how much nearer the scene looks than in evaluation."""
-  size = tuple(max(int(round(n * factor)), least) for n, least in zip(image.shape[:2], at_least))
+  size = tuple(max(round(n * factor), least) for n, least in zip(image.shape[:2], at_least))
   image, labels = resize(image, labels, size, shrink)
   return image, nearer(labels, named, zoom)
 
@@ -168,7 +168,7 @@ def photometric(image: np.ndarray, rng: np.random.Generator, strength: float = 1
   contrast_first, contrast = coin(), table(values * spread() if coin() else values)
   factor = spread() if coin() else 1.0
   saturation = table(values * factor)
-  hue = int(round(strength * rng.uniform(-18, 18))) if coin() else 0
+  hue = round(strength * rng.uniform(-18, 18)) if coin() else 0
   image = cv2.LUT(np.ascontiguousarray(image), contrast[brightness] if contrast_first else brightness)
   if hue or factor != 1:
     hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
