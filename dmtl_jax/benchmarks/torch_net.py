@@ -2,7 +2,7 @@
 
 A module a task, a loop over tasks, and in training a loop over images, each denoised for its labelled tasks,
 as the authors' code does it; ordinary layers elsewhere. Maps are NCHW. The modules are named as ours, so that
-`copy_weights` can fill them, with which both give the same maps (tests/test_benchmarks.py).
+`copy_weights` can fill them, with which both give the same maps (tests/benchmarks).
 """
 
 import re

@@ -9,7 +9,7 @@ from dmtl_jax.metrics.base import merge
 from dmtl_jax.metrics.normals import angles
 from dmtl_jax.tasks import make_task
 
-PARITY = Path(__file__).resolve().parents[2] / 'shared' / 'parity' / 'metrics.npz'
+PARITY = Path(__file__).resolve().parents[3] / 'shared' / 'parity' / 'metrics.npz'
 TASKS = [
   make_task('semseg', 'semseg', ('sky', 'tree', 'road')),
   make_task('saliency', 'saliency'),

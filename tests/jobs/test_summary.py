@@ -16,7 +16,7 @@ from dmtl_jax.jobs import summary
 from dmtl_jax.models import counting
 from dmtl_jax.models.parts import encoder
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 # Parameters (M) and GMAC of the paper at 512x512, five tasks; how far off a build may be.
 PAPER = {
   'method=prediction': (133, 628, 0.01),

@@ -6,7 +6,7 @@ import pathlib
 import nbclient
 import nbformat
 
-NOTEBOOK = pathlib.Path(__file__).resolve().parents[1] / 'colabs' / 'quickstart.ipynb'
+NOTEBOOK = pathlib.Path(__file__).resolve().parents[2] / 'colabs' / 'quickstart.ipynb'
 
 
 def test_quickstart_runs(tmp_path, monkeypatch):

@@ -19,7 +19,7 @@ from dmtl_jax.models.inputs import init_variables
 from dmtl_jax.models.parts.encoder import ResNet
 from dmtl_jax.runs import pretrained
 from dmtl_jax.tasks import make_task
-from tests import test_torch_file as torch_writer
+from tests.basics import test_torch_file as torch_writer
 
 TASKS = (
   make_task('semseg', 'semseg', tuple(f'class{i}' for i in range(21))),

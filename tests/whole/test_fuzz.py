@@ -5,7 +5,7 @@ FUZZ_EXAMPLES=N tries N new inputs a reader instead of the suite's few. Tried so
 mappings in CSV and JSON, dataset.json, label files, image files, names of files, MTAN's .npy, PASCAL's files
 and lists of ids (18000); then 7000 pickles, 4000 each of .safetensors and config strings, 3000 archives, 1500
 command lines. Workdirs, checkpoint meta and images to predict: the few of the suite (40 to 300 each) alone.
-tests/test_hostile.py has the smallest input of each bug found.
+tests/basics/test_hostile.py has the smallest input of each bug found.
 """
 
 import io
@@ -28,7 +28,8 @@ from dmtl_jax.data import label_settings
 from dmtl_jax.datasets import folder, mtan
 from dmtl_jax.datasets.pascal import labels as pascal
 from dmtl_jax.tasks import make_task
-from tests import fuzzing, raw_trees, test_torch_file
+from tests import fuzzing, raw_trees
+from tests.basics import test_torch_file
 
 TASKS = (
     make_task('semseg', 'semseg', ('a', 'b', 'c')), make_task('saliency', 'saliency'), make_task('normals', 'normals'),

@@ -27,7 +27,7 @@ from dmtl_jax.runs import checkpoints
 from dmtl_jax.runs import workdir as workdir_lib
 from dmtl_jax.training import setup
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 STEPS, EVERY = 18, 4
 COMPARED = 10  # steps after a checkpoint; then rounding has grown
 ARG = 'method=prediction,labels=one,steps=1'

@@ -19,7 +19,7 @@ from dmtl_jax.metrics.boundary import folders
 from dmtl_jax.metrics.thinning import thin
 from dmtl_jax.tasks import make_task
 
-BENCH = Path(__file__).resolve().parents[2] / 'shared' / 'bsds_bench'
+BENCH = Path(__file__).resolve().parents[3] / 'shared' / 'bsds_bench'
 TASK = make_task('boundary', 'boundary')
 
 

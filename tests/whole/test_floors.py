@@ -3,7 +3,7 @@
 import ast
 import pathlib
 
-ROOT = pathlib.Path(__file__).resolve().parents[1] / 'dmtl_jax'
+ROOT = pathlib.Path(__file__).resolve().parents[2] / 'dmtl_jax'
 # From the ground up. Rooms on one floor do not know each other.
 FLOORS = (
   ('basics',),

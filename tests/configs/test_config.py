@@ -14,7 +14,7 @@ from dmtl_jax.models import build_model
 from dmtl_jax.runs import workdir
 from dmtl_jax.tasks import make_task
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 def test_defaults():

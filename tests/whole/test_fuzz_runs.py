@@ -24,9 +24,9 @@ from dmtl_jax.jobs import report
 from dmtl_jax.runs import checkpoints, pretrained, workdir
 from tests import fuzzing
 from tests.conftest import TASKS
-from tests.test_fuzz import encoded, IMAGES, pattern, run, Silent
+from tests.whole.test_fuzz import encoded, IMAGES, pattern, run, Silent
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 # --- Archives --------------------------------------------------------------------------------

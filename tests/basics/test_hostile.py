@@ -22,8 +22,9 @@ from dmtl_jax.datasets.pascal import labels as pascal
 from dmtl_jax.jobs import convert
 from dmtl_jax.runs import workdir
 from dmtl_jax.tasks import make_task
-from tests import fuzzing, test_torch_file
-from tests.test_fuzz import encoded, LABELS, load_mapping, open_folder, pattern, TASKS, write_folder
+from tests import fuzzing
+from tests.basics import test_torch_file
+from tests.whole.test_fuzz import encoded, LABELS, load_mapping, open_folder, pattern, TASKS, write_folder
 
 
 class Payload:
