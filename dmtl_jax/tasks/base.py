@@ -25,6 +25,7 @@ import numpy as np
 
 from dmtl_jax.basics.errors import shown
 from dmtl_jax.draw import colors, legends
+from dmtl_jax.metrics.absolute import AbsoluteError
 
 IGNORE = 255
 FAR = 0.1  # see `Task.consistency`
@@ -63,9 +64,9 @@ class Task:
 
   kind: ClassVar[str]
   title: ClassVar[str]
-  metric: ClassVar[str]
+  metric: ClassVar[str] = 'MAE'
   quick_metric: ClassVar[str] = ''
-  lower: ClassVar[frozenset[str]] = frozenset()
+  lower: ClassVar[frozenset[str]] = frozenset({'MAE'})
   digits: ClassVar[int] = 2
   label_channels: ClassVar[int] = 1
   label_dtype: ClassVar[type] = np.float32
@@ -210,7 +211,7 @@ class Task:
       tolerance: of boundaries, as a share of the image's diagonal.
       quick: for a periodic evaluation.
     """
-    raise NotImplementedError(f'{type(self).__name__}.scorer')
+    return AbsoluteError(self)
 
   def blank_prediction(self) -> np.ndarray:
     """A prediction of one pixel, [1, 1] or [1, 1, 3], for metrics of nothing."""
