@@ -11,7 +11,7 @@ import re
 
 from ml_collections import ConfigDict
 
-from dmtl_jax.basics.errors import shown, UserError
+from dmtl_jax.basics.errors import printable, UserError
 from dmtl_jax.configs import common
 
 COUNT = (0, 10**9)
@@ -90,7 +90,7 @@ def check_fields(paths: Iterable[str], values: dict):
     if path not in known and section not in NUMBERS:
       others = [*known, *(f'{near}.{key}' for near in difflib.get_close_matches(section, NUMBERS, 1, 0.8))]
       closest = max(others, key=functools.partial(_likeness, path))
-      raise UserError(f'--config.{shown(path, 80)}: no such field; did you mean --config.{closest}?')
+      raise UserError(f'--config.{printable(path, 80)}: no such field; did you mean --config.{closest}?')
 
 
 def _likeness(path: str, other: str) -> float:
@@ -110,7 +110,7 @@ def _check_section(values: dict, defaults: dict, where: str, prefix: str):
   for key, value in values.items():
     field = f'{prefix}{key}'
     if not isinstance(key, str) or not re.fullmatch('[A-Za-z][A-Za-z0-9_]{0,63}', key) or hasattr(ConfigDict, key):
-      raise UserError(f"{where}: '{shown(str(field), 80)}' is no name of a field; remove it")
+      raise UserError(f"{where}: '{printable(str(field), 80)}' is no name of a field; remove it")
     if field in NUMBERS:
       _need(isinstance(value, dict) and all(map(_is_number, value.values())), where, field, 'a number for each name')
     elif isinstance(defaults.get(key), dict):
@@ -146,7 +146,7 @@ def _check_field(value, default, where: str, field: str):
 
 def _check_choice(value: str, choices: tuple[str, ...], where: str, field: str):
   near = difflib.get_close_matches(value, choices, 1, 0)[0]
-  _need(value in choices, where, field, f"one of {', '.join(choices)}, not '{shown(value, 80)}' (is {near} meant?)")
+  _need(value in choices, where, field, f"one of {', '.join(choices)}, not '{printable(value, 80)}' (is {near} meant?)")
 
 
 def _is_number(value) -> bool:

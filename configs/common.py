@@ -21,7 +21,7 @@ import importlib.util
 
 from ml_collections import ConfigDict
 
-from dmtl_jax.basics.errors import shown
+from dmtl_jax.basics.errors import printable
 from dmtl_jax.models import find, METHODS
 
 ARGUMENTS = dict(method='prediction', labels='one', backbone='resnet18', steps=2, condition='', preset='paper')
@@ -38,14 +38,14 @@ def parse(arg: str | None) -> dict:
   for part in filter(None, (arg or '').split(',')):
     key, equals, value = part.partition('=')
     if not equals or key not in ARGUMENTS:
-      raise ValueError(f"config string: '{shown(part)}' is not KEY=VALUE with a KEY of {', '.join(ARGUMENTS)}")
+      raise ValueError(f"config string: '{printable(part)}' is not KEY=VALUE with a KEY of {', '.join(ARGUMENTS)}")
     try:
       values[key] = type(ARGUMENTS[key])(value)
     except ValueError:
-      raise ValueError(f"config string: {key} takes a whole number, got '{shown(value)}'") from None
+      raise ValueError(f"config string: {key} takes a whole number, got '{printable(value)}'") from None
   for key, choices in CHOICES.items():
     if values[key] not in choices:
-      raise ValueError(f"config string: {key} is {' or '.join(filter(None, choices))}, got '{shown(values[key])}'")
+      raise ValueError(f"config string: {key} is {' or '.join(filter(None, choices))}, got '{printable(values[key])}'")
   return values
 
 

@@ -18,7 +18,7 @@ import sys
 from absl import flags, logging
 from ml_collections import config_flags
 
-from dmtl_jax.basics.errors import shown, UserError
+from dmtl_jax.basics.errors import printable, UserError
 from dmtl_jax.configs import check
 
 MODES = ('train', 'evaluate', 'predict', 'summary', 'prepare', 'report')
@@ -69,7 +69,7 @@ def main(argv: list[str]) -> int:
     _parse(argv)
     return _run() or 0
   except UserError as error:
-    lines = [shown(line, 10_000) for line in str(error).split('\n')]  # a file's words must not move the cursor
+    lines = [printable(line, 10_000) for line in str(error).split('\n')]  # a file's words must not move the cursor
     print('Error:', '\n'.join(lines), file=sys.stderr)
     return 1
 
@@ -85,12 +85,12 @@ def _parse(argv: list[str]):
     rest = flags.FLAGS(argv)
     getattr(_CONFIG.value, 'seed', None)  # a file that cannot be read only fails when a field is asked for
   except _UNREADABLE as error:
-    raise UserError(shown(_sentence(error), 400)) from error
+    raise UserError(printable(_sentence(error), 400)) from error
   if _CONFIG.value is not None:
     check.check(_CONFIG.value.to_dict(), '--config')
     _CONFIG.value.lock()
   if len(rest) > 1:
-    raise UserError(f"'{shown(rest[1])}': not a flag; see --help")
+    raise UserError(f"'{printable(rest[1])}': not a flag; see --help")
 
 
 def _check_fields(argv: list[str]):
@@ -173,9 +173,9 @@ def _join(spec: str):
       address, count, number = spec.split(',')
       jax.distributed.initialize(address, int(count), int(number), cluster_detection_method='deactivate')
   except (ValueError, RuntimeError) as error:
-    reason = shown(str(error).rstrip('.'), 200)
+    reason = printable(str(error).rstrip('.'), 200)
     raise UserError(
-      f'--distributed={shown(spec)}: {reason}; use auto under srun, mpirun, on a TPU pod or GKE, '
+      f'--distributed={printable(spec)}: {reason}; use auto under srun, mpirun, on a TPU pod or GKE, '
       f'and elsewhere ADDRESS:PORT,PROCESSES,NUMBER'
     ) from error
   progress.silent = jax.process_index() > 0

@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 
 from dmtl_jax.basics import files
-from dmtl_jax.basics.errors import is_plain, shown, UserError
+from dmtl_jax.basics.errors import is_plain, printable, UserError
 from dmtl_jax.datasets.folder import scan
 from dmtl_jax.tasks import IGNORE, KINDS, LONGEST, make_task, Task
 
@@ -91,7 +91,7 @@ def open_folder(path: str, split: str) -> FolderSource:
   if not path:
     raise UserError('config.data.path is empty; give the folder of your images, --config.data.path=PATH')
   if not is_plain(path):
-    raise UserError(f"config.data.path: '{shown(path)}' has control characters or is not UTF-8; rename the folder")
+    raise UserError(f"config.data.path: '{printable(path)}' has control characters or is not UTF-8; rename the folder")
   root = pathlib.Path(path)
   tasks, encodings = read_description(root / 'dataset.json')
   images = _by_stem(root / split / 'images', IMAGE_SUFFIXES)
@@ -123,7 +123,7 @@ def read_description(path: pathlib.Path) -> tuple[tuple[Task, ...], dict[str, En
   if not isinstance(entries, dict) or not entries:
     raise UserError(f'{path}: "tasks" must map at least one task name to its description, e.g. {EXAMPLE}')
   described = {
-    name: _read_entry(f'{path}: "tasks"."{shown(name, LONGEST)}"', name, entry) for name, entry in entries.items()
+    name: _read_entry(f'{path}: "tasks"."{printable(name, LONGEST)}"', name, entry) for name, entry in entries.items()
   }
   return tuple(task for task, _ in described.values()), {name: e for name, (_, e) in described.items()}
 
@@ -133,7 +133,7 @@ def _read_entry(where: str, name: str, entry) -> tuple[Task, Encoding]:
     raise UserError(f'{where} must be an object like {{}}')
   unknown = entry.keys() - FIELDS
   if unknown:
-    raise UserError(f'{where}: unknown field "{shown(min(unknown), 40)}"; known are {", ".join(sorted(FIELDS))}')
+    raise UserError(f'{where}: unknown field "{printable(min(unknown), 40)}"; known are {", ".join(sorted(FIELDS))}')
   classes = entry.get('classes', [])
   if not isinstance(classes, list) or not all(isinstance(c, str) and is_plain(c) for c in classes):
     raise UserError(f'{where}."classes" must be a list of names')
@@ -159,7 +159,7 @@ def _by_stem(folder: pathlib.Path, suffixes: tuple[str, ...]) -> dict[str, pathl
   files = {}
   for path in _visible(folder):
     if not is_plain(path.name):
-      raise UserError(f"{folder}: '{shown(path.name)}' has control characters or is not UTF-8; rename the file")
+      raise UserError(f"{folder}: '{printable(path.name)}' has control characters or is not UTF-8; rename the file")
     if not path.is_file():
       raise UserError(f'{path}: is not a file, or a link to none; replace or remove it')
     # Passed over, a label in another format would silently mean "not labelled".
@@ -184,7 +184,7 @@ def _label_files(folder: pathlib.Path, tasks, images) -> dict[str, dict[str, pat
   present = [path.name for path in _visible(folder)] if folder.is_dir() else []
   for name in present:
     if name not in names:
-      raise UserError(f'{folder}/{shown(name)}: dataset.json has no such task; add it there or remove this')
+      raise UserError(f'{folder}/{printable(name)}: dataset.json has no such task; add it there or remove this')
   found = {name: _by_stem(folder / name, LABEL_SUFFIXES) if name in present else {} for name in names}
   orphans = [path for files in found.values() for stem, path in files.items() if stem not in images]
   if orphans:

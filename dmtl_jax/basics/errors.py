@@ -13,7 +13,7 @@ class UserError(ValueError):
   """
 
 
-def shown(text: str, most: int = 200) -> str:
+def printable(text: str, most: int = 200) -> str:
   """Text out of a file, fit for a message: one line, nothing that moves a terminal's cursor, not too long."""
   escaped = ''.join(c if is_plain(c) else ascii(c)[1:-1] for c in text[:most])
   return escaped if len(text) <= most else f'{escaped}...'

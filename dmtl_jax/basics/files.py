@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from dmtl_jax.basics.errors import is_plain, shown, UserError
+from dmtl_jax.basics.errors import is_plain, printable, UserError
 
 IMAGE_FORMATS = ('JPEG', 'PNG', 'BMP', 'TIFF', 'WEBP')
 # A PNG of one bit a pixel holds 8 pixels a byte, which deflate makes at most 1032 times smaller.
@@ -90,4 +90,4 @@ def reason(error: Exception) -> str:
   """An error's words in one short line."""
   if isinstance(error, UnidentifiedImageError):
     return 'unknown format'  # Pillow would repeat the path
-  return shown(str(error).rstrip('.') or type(error).__name__)
+  return printable(str(error).rstrip('.') or type(error).__name__)

@@ -23,7 +23,7 @@ import numpy as np
 
 from dmtl_jax.basics import files, torch_file
 from dmtl_jax.basics.atomic import write_atomic
-from dmtl_jax.basics.errors import shown, UserError
+from dmtl_jax.basics.errors import printable, UserError
 
 OFFICIAL_PASCAL = ('semseg', 'parsing', 'saliency', 'normals', 'boundary')
 OFFICIAL_MTPSL = {2: ('semseg', 'depth'), 3: ('semseg', 'depth', 'normals')}
@@ -51,7 +51,7 @@ def apply_labels(source, setting: str, seed: int = 0):
   elif os.path.isfile(setting):
     mask = source.label_mask & load_mapping(pathlib.Path(setting), source.ids, source.tasks)
   else:
-    raise UserError(f"config.data.labels: '{shown(setting)}' is neither full, one, random nor a file")
+    raise UserError(f"config.data.labels: '{printable(setting)}' is neither full, one, random nor a file")
   return dataclasses.replace(source, label_mask=mask)
 
 
@@ -111,13 +111,13 @@ def load_mapping(path: pathlib.Path, ids, tasks) -> np.ndarray:
   position = {i: n for n, i in enumerate(ids)}
   unknown = [i for i in rows if i not in position]
   if unknown:
-    raise UserError(f"{path}: {len(unknown)} images are not in the data set, e.g. '{shown(unknown[0])}'")
+    raise UserError(f"{path}: {len(unknown)} images are not in the data set, e.g. '{printable(unknown[0])}'")
   for i, wanted in rows.items():
     for name in wanted:
       if name in names:
         mask[position[i], names.index(name)] = True
       elif name not in OFFICIAL_PASCAL + OFFICIAL_MTPSL[3]:
-        raise UserError(f"{path}: image '{i}' names task '{shown(name)}'; the data set has {', '.join(names)}")
+        raise UserError(f"{path}: image '{i}' names task '{printable(name)}'; the data set has {', '.join(names)}")
   return mask
 
 

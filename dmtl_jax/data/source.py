@@ -23,7 +23,7 @@ from typing import Protocol
 import numpy as np
 
 from dmtl_jax import datasets
-from dmtl_jax.basics.errors import closest, shown, UserError
+from dmtl_jax.basics.errors import closest, printable, UserError
 from dmtl_jax.tasks import Task
 
 
@@ -53,7 +53,7 @@ def package(name: str):
   known = names()
   if name not in known:
     raise UserError(
-      f"config.data.name: '{shown(name)}' is none of {', '.join(known)}; did you mean {closest(name, known)}?"
+      f"config.data.name: '{printable(name)}' is none of {', '.join(known)}; did you mean {closest(name, known)}?"
     )
   return importlib.import_module(f'{datasets.__name__}.{name}')
 
@@ -97,5 +97,5 @@ def _columns(tasks: Sequence[Task], names: Sequence[str]) -> list[int]:
   """
   known = [task.name for task in tasks]
   if len(set(names)) != len(names) or not set(names) <= set(known):
-    raise UserError(f"config.data.tasks: '{shown(','.join(names))}' are not different ones of {', '.join(known)}")
+    raise UserError(f"config.data.tasks: '{printable(','.join(names))}' are not different ones of {', '.join(known)}")
   return [known.index(name) for name in names or known]

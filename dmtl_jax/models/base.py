@@ -12,7 +12,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from dmtl_jax.basics.errors import shown, UserError
+from dmtl_jax.basics.errors import printable, UserError
 from dmtl_jax.models import losses
 from dmtl_jax.models.parts.decoder import Decoders
 from dmtl_jax.models.parts.encoder import Backbone
@@ -165,7 +165,7 @@ def find(name: str) -> Method:
     return METHODS[name]
   close = difflib.get_close_matches(name, METHODS, 1)
   hint = f', did you mean {close[0]}?' if close else ''
-  raise UserError(f"config.method: unknown method '{shown(name, 64)}'{hint}; use one of {', '.join(METHODS)}")
+  raise UserError(f"config.method: unknown method '{printable(name, 64)}'{hint}; use one of {', '.join(METHODS)}")
 
 
 def build_model(config, tasks: tuple[Task, ...]) -> Network:

@@ -18,7 +18,7 @@ import safetensors
 import safetensors.numpy
 
 from dmtl_jax.basics import download, torch_file
-from dmtl_jax.basics.errors import shown, UserError
+from dmtl_jax.basics.errors import printable, UserError
 from dmtl_jax.models.parts.task_layers import Slots
 from dmtl_jax.runs import checkpoints as checkpoints_lib
 from dmtl_jax.tasks import Task
@@ -109,7 +109,7 @@ def resolve(source: str) -> pathlib.Path:
   """
   if source not in HUB:
     if not os.path.isfile(source):
-      raise UserError(f"'{shown(source)}': no such file, and not one of {', '.join(HUB)}")
+      raise UserError(f"'{printable(source)}': no such file, and not one of {', '.join(HUB)}")
     return pathlib.Path(source)
   revision, sha256 = HUB[source]
   try:
@@ -134,7 +134,9 @@ def read_state(path: pathlib.Path) -> dict:
       state = safetensors.numpy.load_file(path)
     except (safetensors.SafetensorError, OSError, ValueError, TypeError, KeyError) as error:
       # Of types that numpy has not, KeyError or TypeError.
-      raise UserError(f'{path}: damaged or not a safetensors file ({shown(str(error))}); download it again') from error
+      raise UserError(
+        f'{path}: damaged or not a safetensors file ({printable(str(error))}); download it again'
+      ) from error
   else:
     state = torch_file.load(path)
     state = state.get('model', state) if isinstance(state, dict) else state

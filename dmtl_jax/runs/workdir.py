@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from dmtl_jax.basics import sharding
 from dmtl_jax.basics.atomic import write_json
-from dmtl_jax.basics.errors import is_plain, shown, UserError
+from dmtl_jax.basics.errors import is_plain, printable, UserError
 from dmtl_jax.configs import check, common
 from dmtl_jax.tasks import make_task, Task
 
@@ -166,7 +166,7 @@ def _of_a_run(path: pathlib.Path, what: str):
   except FileNotFoundError:
     raise UserError(f'{path}: no such file; --workdir must name the folder of a trained run') from None
   except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-    raise UserError(f'{path}: not the {what} of a run ({shown(str(error))}); restore it or train again') from error
+    raise UserError(f'{path}: not the {what} of a run ({printable(str(error))}); restore it or train again') from error
 
 
 def _text(value) -> str:

@@ -3,7 +3,7 @@
 import importlib
 import pkgutil
 
-from dmtl_jax.basics.errors import shown
+from dmtl_jax.basics.errors import printable
 from dmtl_jax.tasks.base import IGNORE, KINDS, LONGEST, Task
 
 __all__ = ['IGNORE', 'KINDS', 'LONGEST', 'Task', 'make_task']
@@ -20,5 +20,7 @@ def make_task(name: str, kind: str, classes: tuple[str, ...] = ()) -> Task:
   """
   if kind not in KINDS:
     known = ', '.join(KINDS)
-    raise ValueError(f"task '{shown(name, LONGEST)}': unknown kind '{shown(kind, LONGEST)}'; use one of {known}")
+    raise ValueError(
+      f"task '{printable(name, LONGEST)}': unknown kind '{printable(kind, LONGEST)}'; use one of {known}"
+    )
   return KINDS[kind](name, tuple(classes))

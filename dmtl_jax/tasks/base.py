@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dmtl_jax.basics.errors import shown
+from dmtl_jax.basics.errors import printable
 from dmtl_jax.draw import colors, legends
 from dmtl_jax.metrics.absolute import AbsoluteError
 
@@ -82,7 +82,7 @@ class Task:
 
   def __post_init__(self):
     if not self.name.isidentifier() or len(self.name) > LONGEST:
-      raise ValueError(f"task '{shown(self.name, LONGEST)}': a name is letters, digits and _, at most {LONGEST}")
+      raise ValueError(f"task '{printable(self.name, LONGEST)}': a name is letters, digits and _, at most {LONGEST}")
     if self.raw_channels is None and not 2 <= len(self.classes) <= IGNORE:
       raise ValueError(f"task '{self.name}': {self.kind} needs 2 to {IGNORE} class names, got {len(self.classes)}")
     if self.raw_channels is not None and self.classes:

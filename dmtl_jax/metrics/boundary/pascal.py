@@ -14,7 +14,7 @@ import pathlib
 
 import numpy as np
 
-from dmtl_jax.basics.errors import shown, UserError
+from dmtl_jax.basics.errors import printable, UserError
 from dmtl_jax.metrics import matching
 from dmtl_jax.metrics.base import Metric, ratio, State
 from dmtl_jax.metrics.boundary import _BoundaryMetric, Boundary, TOLERANCE
@@ -294,7 +294,7 @@ def read_list(path: pathlib.Path) -> frozenset[str]:
   try:
     words = path.read_text(encoding='ascii').split()
   except (OSError, ValueError) as error:
-    raise UserError(f'{path}: not a readable list of ids ({shown(str(error))}); replace it') from error
+    raise UserError(f'{path}: not a readable list of ids ({printable(str(error))}); replace it') from error
   if not len(words) == len(set(words)) == LISTED:
     raise UserError(f'{path}: holds {len(set(words))} ids in {len(words)} words, expected {LISTED}; replace it')
   return frozenset(words)
