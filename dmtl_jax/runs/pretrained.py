@@ -239,7 +239,7 @@ def fill(views: Views, state: dict, source: str):
   }
   if any(problems.values()):
     told = [
-      f'{len(names)} {what}: {", ".join(map(shown, names[:10]))}{", ..." if len(names) > 10 else ""}'
+      f'{len(names)} {what}: {", ".join(map(printable, names[:10]))}{", ..." if len(names) > 10 else ""}'
       for what, names in problems.items()
       if names
     ]
