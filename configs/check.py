@@ -45,6 +45,7 @@ RANGES = {
   'eval.workers': (0, 1024),
   'eval.boundary_tolerance': (0, 1),
   'optim.lr': (0, 1e6),
+  'optim.denoiser_fan_in': COUNT,
   'optim.l2': (0, 1e6),
   'optim.clip': (0, 1e12),
   'optim.warmup': COUNT,

@@ -65,7 +65,7 @@ def base(arg: str | None) -> ConfigDict:
     posterior=False,
     add_noise=True,
     step_offset=0,
-    initial_weights='paper',  # or released: as the authors' code draws the denoiser's
+    initial_weights='paper',  # of the denoiser; released: as the authors' code; identity: it returns what it is given
   )
   if a['preset'] == 'released':
     model |= dict(heads=4, stop_condition=True, posterior=True, step_offset=1, initial_weights='released')
@@ -120,6 +120,7 @@ def base(arg: str | None) -> ConfigDict:
         name='adam',  # adamw, sgd (momentum 0.9)
         lr=2e-5,
         part_lr=dict(),  # {part of the network (`Network.part`): another rate than lr}
+        denoiser_fan_in=0,  # above it, a kernel of the denoiser learns at a rate as much lower; 0: at lr
         schedule='poly',  # cosine, constant
         l2=1e-6,  # weight decay: a part of the gradient (torch's), of adamw a part of the update
         clip=10.0,  # norm of the whole gradient
@@ -147,7 +148,11 @@ def upgraded(values: dict) -> dict:
   network, method = model.pop('method', None), values.get('method')
   if isinstance(network, str) and method not in ('no_diffusion', 'no_condition'):
     method = network
-  scores = dict(values.get('eval', {}))
-  if scores.get('protocol') == 'pascal' and values.get('data', {}).get('name') != 'pascal':
+  model, optim = dict(initial_weights='paper') | model, dict(denoiser_fan_in=0) | dict(values.get('optim', {}))
+  data, scores = dict(values.get('data', {})), dict(values.get('eval', {}))
+  if data.get('name') == 'scenes':
+    data.setdefault('simple', False)
+  if scores.get('protocol') == 'pascal' and data.get('name') != 'pascal':
     scores['protocol'] = 'plain'  # what `pascal` meant elsewhere before it had definitions of its own
-  return values | {'model': model, 'eval': scores} | ({} if method is None else {'method': method})
+  values = values | dict(model=model, optim=optim, data=data, eval=scores)
+  return values | ({} if method is None else {'method': method})

@@ -1,5 +1,7 @@
 """`scenes`, the embedded data set: rendered rooms with six tasks. No download, CPU is enough.
 
+Simple scenes by default, which a small network learns in minutes; the hard ones are --config.data.simple=False.
+
   python main.py --config=configs/scenes.py --workdir=runs/scenes
   python main.py --config=configs/scenes.py:method=feature,labels=random --workdir=runs/feature
 
@@ -17,12 +19,16 @@ def get_config(arg=None):
   config.data.augment = 'light'
   config.data.train_count = 1000
   config.data.val_count = 200
+  config.data.simple = True
   config.model.width = 32
   config.model.channels = 64
-  config.train.batch = 8
-  config.train.epochs = 6
-  config.train.eval_every = 375
-  config.optim.lr = 2e-3
+  if config.model.initial_weights == 'paper':
+    config.model.initial_weights = 'identity'
+  config.train.batch = 4
+  config.train.epochs = 8
+  config.train.eval_every = 1000
+  config.optim.lr = 1e-3
+  config.optim.denoiser_fan_in = 32
   config.optim.schedule = 'cosine'
   config.optim.warmup = 50
   config.loss_weights = dict(semseg=2.0, parsing=2.0, saliency=5.0, normals=3.0, boundary=25.0, depth=1.0)

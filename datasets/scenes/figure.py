@@ -14,6 +14,7 @@ HEAD, TORSO, UPPER_ARM, LOWER_ARM, UPPER_LEG, LOWER_LEG = range(1, 7)
 PARTS = ('head', 'torso', 'upper arm', 'lower arm', 'upper leg', 'lower leg')
 DOWN = np.array([0, 0, -1.0])
 POSES = ('stand', 'stand', 'walk', 'walk', 'reach', 'wave', 'wide', 'bend', 'crouch', 'sit', 'sit')
+UPRIGHT = ('stand', 'walk', 'reach', 'wave', 'wide')
 
 
 def draw_pose(rng: np.random.Generator, kind: str) -> dict:
@@ -125,9 +126,9 @@ def _clothes(rng, palette):
     hair=palette.plain(palette.like(palette.choose(colors.HAIR), 0.2), 0.2),
     shirt=shirt,
     trousers=trousers,
-    sleeve=shirt if rng.random() < 0.85 else skin,
-    forearm=shirt if rng.random() < 0.45 else skin,
-    shin=trousers if rng.random() < 0.75 else skin,
+    sleeve=shirt if rng.random() < palette.COVERED['sleeve'] else skin,
+    forearm=shirt if rng.random() < palette.COVERED['forearm'] else skin,
+    shin=trousers if rng.random() < palette.COVERED['shin'] else skin,
     shoe=palette.plain(palette.color((0, 0.5), (0.05, 0.5)), 0.3),
     eye=palette.plain(np.full(3, 0.02), 0.5),
   )

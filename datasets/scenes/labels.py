@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 
 from dmtl_jax.datasets.scenes import render
-from dmtl_jax.datasets.scenes.classes import PERSON, PICTURE, WINDOW
+from dmtl_jax.datasets.scenes.classes import PERSON, PICTURE, SIMPLE, WINDOW
 from dmtl_jax.datasets.scenes.scene import draw, FACE_LABELS, Scene
 from dmtl_jax.metrics.thinning import thin
 from dmtl_jax.tasks import IGNORE
@@ -18,7 +18,7 @@ NORMAL_STEPS = 32767  # of a stored normal's component
 DEPTH_STEPS = 5000  # of a stored metre
 
 
-def example(seed: int, split: str, index: int, size: tuple[int, int]) -> dict:
+def example(seed: int, split: str, index: int, size: tuple[int, int], simple: bool = False) -> dict:
   """One image of the data set. The same scene is drawn for any size.
 
   Args:
@@ -26,15 +26,19 @@ def example(seed: int, split: str, index: int, size: tuple[int, int]) -> dict:
     split: 'train' or 'val'.
     index: position in the split.
     size: (H, W).
+    simple: see `scene.draw`; has the classes `SIMPLE_CLASSES`.
 
   Returns:
     {'image': uint8 [H,W,3] RGB, 'labels': {task: [H,W,K]}}, encoded as `dmtl_jax.tasks` says. Normals
     are in camera coordinates (x right, y up, z towards the camera), depth is z-depth in metres.
   """
   scene_seed, film_seed = np.random.SeedSequence([seed, SPLITS.index(split), index]).spawn(2)
-  scene = draw(np.random.default_rng(scene_seed))
+  scene = draw(np.random.default_rng(scene_seed), simple)
   image = render.develop(render.picture(scene, *size), np.random.default_rng(film_seed))
-  return dict(image=image, labels=labels(scene, size))
+  maps = labels(scene, size)
+  if simple:
+    maps['semseg'] = np.array(SIMPLE, np.uint8)[maps['semseg']]
+  return dict(image=image, labels=maps)
 
 
 def labels(scene: Scene, size: tuple[int, int]) -> dict[str, np.ndarray]:
@@ -85,11 +89,11 @@ def boundary(regions: np.ndarray) -> np.ndarray:
   return thin(mask).astype(np.uint8)
 
 
-def encode(settings: tuple[int, int, int], id: str) -> dict:
+def encode(settings: tuple[int, int, int, bool], id: str) -> dict:
   """What is stored of an image: its id and PNG files, by task.
 
   Args:
-    settings: seed, H, W.
+    settings: seed, H, W, simple.
     id: 'SPLIT_INDEX'.
 
   Returns:
@@ -97,7 +101,8 @@ def encode(settings: tuple[int, int, int], id: str) -> dict:
     NORMAL_STEPS (xyz + 1)), depth (16-bit grey: DEPTH_STEPS a metre), as bytes.
   """
   split, index = id.split('_')
-  item = example(settings[0], split, int(index), settings[1:])
+  seed, height, width, simple = settings
+  item = example(seed, split, int(index), (height, width), simple)
   maps = item['labels'] | {
     'normals': np.rint((item['labels']['normals'] + 1) * NORMAL_STEPS).astype(np.uint16),
     'depth': np.rint(item['labels']['depth'] * DEPTH_STEPS).clip(1, 65535).astype(np.uint16),

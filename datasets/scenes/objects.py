@@ -251,3 +251,4 @@ def _drum(rng, palette, size):
 
 FLOOR_THINGS = (cabinet, cabinet, cabinet, table, table, chair, chair, chair, lamp, plant, plant, toy, toy)
 TABLE_THINGS = (table_lamp, small_plant, small_toy, small_toy)
+LARGE_THINGS = (cabinet, table, chair, plant, toy)

@@ -33,7 +33,15 @@ def linear(srgb) -> np.ndarray:
 
 
 class Palette:
-  """Draws materials; now and then in the room's own colours, so that colour alone tells little."""
+  """Draws materials; now and then in the room's own colours, so that colour alone tells little.
+
+  Attributes:
+    WALLS: saturation and value of walls, from and to.
+    COVERED: how often the clothes of a figure cover a limb.
+  """
+
+  WALLS = (0.03, 0.4), (0.5, 0.95)
+  COVERED = dict(sleeve=0.85, forearm=0.45, shin=0.75)
 
   def __init__(self, rng: np.random.Generator):
     self.rng = rng
@@ -92,3 +100,16 @@ class Palette:
     colors = np.stack([self.color(), self.color(), self.color()]) if colors is None else colors
     offset = tuple(4.0 * self.rng.integers(1, 60, 2))
     return Material(texture, colors, (1 / half[0], 1 / half[1]), offset, gloss, glow)
+
+
+class PlainPalette(Palette):
+  """As `Palette`, but things are of one colour, which tells more: pale walls, brown wood, bright cloth, bare limbs."""
+
+  WALLS = (0.0, 0.12), (0.75, 0.95)
+  COVERED = dict(sleeve=1.0, forearm=0.0, shin=0.0)
+
+  def material(self, textures, base=None, gloss=None, scale=1.0, motley=0.6) -> Material:
+    if base is None:
+      wooden = 'wood' in textures
+      base = self.like(self.choose(WOODS)) if wooden else self.color((0.6, 0.95), (0.45, 0.95))
+    return self.plain(base, super().material(textures, base, gloss, scale, motley).gloss)

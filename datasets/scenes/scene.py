@@ -7,18 +7,11 @@ import numpy as np
 
 from dmtl_jax.datasets.scenes import objects
 from dmtl_jax.datasets.scenes import palette as colors
-from dmtl_jax.datasets.scenes.classes import (
-  CEILING,
-  FLOOR,
-  PERSON,
-  PICTURE,
-  WALL,
-  WINDOW,
-)
-from dmtl_jax.datasets.scenes.figure import figure, POSES
+from dmtl_jax.datasets.scenes.classes import CEILING, FLOOR, PERSON, PICTURE, WALL, WINDOW
+from dmtl_jax.datasets.scenes.figure import figure, POSES, UPRIGHT
 from dmtl_jax.datasets.scenes.geometry import rotation, Solid
 from dmtl_jax.datasets.scenes.objects import Thing
-from dmtl_jax.datasets.scenes.palette import Palette
+from dmtl_jax.datasets.scenes.palette import Palette, PlainPalette
 from dmtl_jax.datasets.scenes.shapes import box
 from dmtl_jax.datasets.scenes.textures import Material
 
@@ -86,15 +79,15 @@ class Scene:
     return [solid for solids in self.instances for solid in solids]
 
 
-def draw(rng: np.random.Generator) -> Scene:
-  """A random scene."""
-  palette = Palette(rng)
+def draw(rng: np.random.Generator, simple: bool = False) -> Scene:
+  """A random scene; a simple one has one figure, near and upright, few things, and plain colours (`PlainPalette`)."""
+  palette = PlainPalette(rng) if simple else Palette(rng)
   size = np.array([rng.uniform(3.6, 7), rng.uniform(4, 8), rng.uniform(2.3, 3.2)])
   faces = _faces(rng, palette)
   camera = draw_camera(rng, size)
   placer = _Placer(rng, camera, size)
-  figures = _figures(rng, palette, placer)
-  things = _furniture(rng, palette, placer)
+  figures = _near_figure(rng, palette, placer) if simple else _figures(rng, palette, placer)
+  things = _furniture(rng, palette, placer, simple)
   hangings = _hangings(rng, palette, size)
   instances = [_fittings(rng, palette, size, faces), *hangings, *figures, *things]
   return Scene(size, faces, instances, camera, draw_light(rng, size))
@@ -128,7 +121,7 @@ def draw_light(rng, size) -> Light:
 
 
 def _faces(rng, palette):
-  wall = palette.material(colors.WALLS, palette.color((0.03, 0.4), (0.5, 0.95)), gloss=0.0, motley=0.1)
+  wall = palette.material(colors.WALLS, palette.color(*palette.WALLS), gloss=0.0, motley=0.1)
   accent = palette.material(colors.WALLS, palette.color((0.05, 0.55), (0.35, 0.95)), gloss=0.0, motley=0.1)
   floor = palette.material(colors.FLOORS, palette.ground(), gloss=rng.choice([0.0, 0.1, 0.3]), motley=0.2)
   ceiling = palette.plain(palette.color((0, 0.1), (0.8, 0.97)), 0.0)
@@ -226,19 +219,29 @@ def _figures(rng, palette, placer):
   return result
 
 
-def _furniture(rng, palette, placer):
+def _near_figure(rng, palette, placer):
+  """One figure near the middle of the view, that more or less faces the camera."""
+  solids, _ = figure(rng, palette, rng.uniform(1.5, 1.9), palette.choose(UPRIGHT), PERSON)
+  place = placer.find((0.32, 0.32), nearest=1.5, farthest=2.6, spread=0.5)
+  if place is None:
+    return []
+  position, toward = place
+  return [Thing(solids, (0.3, 0.3)).placed(position, toward + rng.normal(0, 0.6) + np.pi).solids]
+
+
+def _furniture(rng, palette, placer, simple):
   result = []
-  for _ in range(rng.integers(5, 10)):
-    thing = palette.choose(objects.FLOOR_THINGS)(rng, palette)
+  for _ in range(rng.integers(3, 6) if simple else rng.integers(5, 10)):
+    thing = palette.choose(objects.LARGE_THINGS if simple else objects.FLOOR_THINGS)(rng, palette)
     against = thing.solids[0].label == objects.CABINET and rng.random() < 0.8
-    place = placer.find(thing.half, against=against)
+    place = placer.find(thing.half, farthest=4.5 if simple else 9.0, against=against)
     if place is None:
       continue
     position, turn = place
     if not against:
       turn += rng.normal(0, 0.7) if rng.random() < 0.6 else rng.uniform(-np.pi, np.pi)
     result.append(thing.placed(position, turn).solids)
-    if thing.top and rng.random() < 0.8:
+    if thing.top and not simple and rng.random() < 0.8:
       result.extend(_on_top(rng, palette, thing, position, turn))
   return result
 
@@ -260,12 +263,12 @@ class _Placer:
     self.rng, self.camera, self.size = rng, camera, size
     self.taken = []  # (x, y, radius)
 
-  def find(self, half, nearest=1.2, farthest=9.0, against=False):
-    """(position [3], turn that faces the camera or the room) or None; `against` a wall."""
+  def find(self, half, nearest=1.2, farthest=9.0, against=False, spread=1.0):
+    """(position [3], turn that faces the camera or the room) or None; `against` a wall, in a share of the view."""
     radius = 0.85 * np.hypot(*half)
     forward = -self.camera.axes[2, :2] / np.linalg.norm(self.camera.axes[2, :2])
     for _ in range(25):
-      angle = np.arctan(self.camera.tangent) * self.rng.uniform(-1, 1)
+      angle = spread * np.arctan(self.camera.tangent) * self.rng.uniform(-1, 1)
       c, s = np.cos(angle), np.sin(angle)
       direction = np.array([c * forward[0] - s * forward[1], s * forward[0] + c * forward[1]])
       distance = self.rng.uniform(nearest + radius, min(farthest, self.size[1] + 1))

@@ -22,6 +22,7 @@ class ScenesConfig(tfds.core.BuilderConfig):
     height, width: of the images, at least 16.
     train_count, val_count: number of images of the splits, at least 1.
     seed: images of another seed are other images, not negative.
+    simple: scenes of one near figure and few things, without textures.
 
   Raises:
     UserError: a value out of range.
@@ -33,6 +34,7 @@ class ScenesConfig(tfds.core.BuilderConfig):
   train_count: int = 1000
   val_count: int = 200
   seed: int = 0
+  simple: bool = False
 
   def __post_init__(self):
     if min(self.height, self.width) < 16:
@@ -43,6 +45,7 @@ class ScenesConfig(tfds.core.BuilderConfig):
     if self.seed < 0:
       raise UserError(f'config.data.seed: must not be negative, got {self.seed}')
     self.name = f'{self.height}x{self.width}_{self.train_count}_{self.val_count}_seed{self.seed}'
+    self.name += '_simple' * self.simple
 
 
 class Builder(tfds.core.GeneratorBasedBuilder):
@@ -83,7 +86,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
   def _generate_examples(self, splits, split):
     config = self.builder_config
-    settings = (config.seed, config.height, config.width)
+    settings = (config.seed, config.height, config.width, config.simple)
     for position, example in raw.examples(labels.encode, settings, splits, split, self.processes):
       yield position, example | {name: io.BytesIO(example[name]) for name in FILES}
 

@@ -86,7 +86,8 @@ def data_tasks(data_config) -> tuple[Task, ...]:
   module = package(data_config.name)
   if not hasattr(module, 'TASKS'):
     return open_source(data_config, 'train').tasks
-  return tuple(module.TASKS[t] for t in _columns(module.TASKS, data_config.get('tasks', ())))
+  tasks = module.tasks(data_config) if hasattr(module, 'tasks') else module.TASKS
+  return tuple(tasks[t] for t in _columns(tasks, data_config.get('tasks', ())))
 
 
 def _columns(tasks: Sequence[Task], names: Sequence[str]) -> list[int]:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.models import released
 from dmtl_jax.models.base import Network, register
+from dmtl_jax.models.parts import identity
 from dmtl_jax.models.parts.conditioning import Conditioning
 from dmtl_jax.models.parts.denoiser import Denoiser
 from dmtl_jax.models.parts.diffusion import Schedule, stride8
@@ -33,7 +34,8 @@ class DiffusionMTL(Network):
       passing the denoiser's output on (paper).
     add_noise: False for the ablation without diffusion.
     step_offset: the step index fed to the embedding is s - step_offset.
-    initial_weights: of denoiser, condition and last heads: 'paper', or 'released' (see released.py).
+    initial_weights: of denoiser, condition and last heads: 'paper', 'released' (see released.py) or 'identity'
+      (see parts/identity.py); weights alone, the network is the same.
     steps: S; `__call__` can override it for inference.
   """
 
@@ -103,13 +105,24 @@ class DiffusionMTL(Network):
   def check(self):
     if self.condition not in CONDITIONS:
       raise UserError(f"config.model.condition: '{self.condition}' is not one of {', '.join(CONDITIONS)}")
-    if self.initial_weights not in ('paper', 'released'):
-      raise UserError(f"config.model.initial_weights: '{self.initial_weights}' is not paper or released")
+    if self.initial_weights not in ('paper', 'released', 'identity'):
+      raise UserError(f"config.model.initial_weights: '{self.initial_weights}' is not paper, released or identity")
+    needed = identity.width(tuple(task.channels for task in self.tasks))
+    if self.initial_weights == 'identity' and self.predictions and self.channels < needed:
+      raise UserError(
+        f'config.model.channels: to start as the identity it must be at least {needed} for these tasks; '
+        'set it, or --config.model.initial_weights=paper'
+      )
 
   def started(self, params, key):
     if self.initial_weights == 'paper':
       return params
     channels = tuple(task.channels for task in self.tasks)
+    if self.initial_weights == 'identity':
+      decays = self.add_noise and not self.posterior
+      gain = float(Schedule(self.steps).alpha_bar[-1] ** (-0.5 / self.steps)) if decays else 1.0
+      names = tuple(task.name for task in self.tasks)
+      return identity.start(params, names, channels, self.predictions, self.condition != 'none', gain)
     return params | {part: released.draw(params[part], part, channels, key) for part in DENOISING if part in params}
 
   def part(self, path):

@@ -31,6 +31,23 @@ def test_the_condition_is_the_methods_own_unless_given(arg, condition):
   assert common.base(arg).model.condition == condition
 
 
+def test_the_paper_starts_at_random_with_one_rate_and_the_small_configs_do_not():
+  for name in ('pascal', 'nyud', 'cityscapes'):
+    config = importlib.import_module(f'dmtl_jax.configs.{name}').get_config()
+    assert (config.model.initial_weights, config.optim.denoiser_fan_in) == ('paper', 0)
+  for name in ('scenes', 'folder'):
+    get_config = importlib.import_module(f'dmtl_jax.configs.{name}').get_config
+    assert get_config().model.initial_weights == 'identity' and get_config().optim.denoiser_fan_in
+    assert get_config('preset=released').model.initial_weights == 'released'
+
+
+def test_an_older_run_is_read_as_it_was_trained():
+  old = common.upgraded({'data': {'name': 'scenes'}, 'eval': {'protocol': 'pascal'}, 'method': 'prediction'})
+  assert (old['model']['initial_weights'], old['optim']['denoiser_fan_in']) == ('paper', 0)
+  assert not old['data']['simple'] and old['eval']['protocol'] == 'plain'
+  assert common.upgraded({'data': {'name': 'pascal'}, 'eval': {'protocol': 'pascal'}})['eval']['protocol'] == 'pascal'
+
+
 def test_released_preset_switches_every_point_of_the_table():
   model = common.base('method=feature,preset=released').model
   assert model.condition == 'concat' and model.stop_condition and model.posterior

@@ -269,14 +269,29 @@ def test_a_body_between_lamp_and_floor_casts_its_shadow_there():
 
 def test_images_depend_on_seed_split_and_index_alone():
   ids = [f'train_{index:05d}' for index in range(18)]
-  splits, settings = {'train': ids}, (4, 16, 24)
+  splits, settings = {'train': ids}, (4, 16, 24, False)
   one, two = ([e for _, e in raw.examples(labels.encode, settings, splits, 'train', n)] for n in (1, 2))
   assert one == two and len(one) == 18
   assert len({e['image'] for e in one}) == 18
   others = [
-    labels.encode(settings, id)['image'] for settings, id in (((4, 16, 24), 'val_00000'), ((5, 16, 24), 'train_00000'))
+    labels.encode(settings, id)['image']
+    for settings, id in (
+      ((4, 16, 24, False), 'val_00000'),
+      ((5, 16, 24, False), 'train_00000'),
+      ((4, 16, 24, True), 'train_00000'),
+    )
   ]
-  assert len({one[0]['image'], *others}) == 3
+  assert len({one[0]['image'], *others}) == 4
+
+
+def test_simple_scenes_show_a_figure_near_and_whole_colours():
+  figures, textures_seen = [], set()
+  for index in range(12):
+    scene = draw(np.random.default_rng(index), simple=True)
+    figures.append((labels.labels(scene, (24, 32))['semseg'] == PERSON).mean())
+    textures_seen |= {solid.material.texture for solid in scene.solids} | {face.texture for face in scene.faces}
+  assert np.mean(figures) > 0.06 and np.mean(np.array(figures) > 0) > 0.9
+  assert textures_seen <= {'plain', 'window', 'doors', 'landscape', 'portrait', 'abstract'}
 
 
 def data(tmp_path, **settings):
@@ -313,9 +328,9 @@ def test_default_settings_and_other_ones_have_their_own_folders(tmp_path, monkey
   monkeypatch.setattr(stored, 'build', lambda builder: None)
   default = scenes.builder(ConfigDict(dict(dir=str(tmp_path), size=(96, 128))))
   assert default.data_path == Builder(data_dir=str(tmp_path)).data_path
-  others = ({}, dict(seed=1), dict(size=(64, 64)))
+  others = ({}, dict(seed=1), dict(size=(64, 64)), dict(simple=True))
   folders = {scenes.builder(data(tmp_path, **other)).data_path for other in others}
-  assert len(folders | {default.data_path}) == 4
+  assert len(folders | {default.data_path}) == 5
 
 
 WRONG = [(dict(size=(8, 64)), 'size'), (dict(val_count=0), 'val_count'), (dict(seed=-1), 'seed')]

@@ -63,3 +63,21 @@ def test_an_unknown_part_is_named():
     model, config = network(method, part_lr=dict(film=1e-3))
     with pytest.raises(UserError, match=message):
       update(by_part.rates(config.optim, model)[0], params)
+
+
+def test_kernels_of_the_denoiser_learn_at_rates_by_their_fan_in():
+  shapes = dict(dense=(40, 3), conv=(3, 3, 5, 2), stacked=(6, 3, 3, 5, 2), narrow=(8, 3))
+  factors = dict(dense=20 / 40, conv=20 / 45, stacked=20 / 45, narrow=1.0)
+  rng = np.random.default_rng(0)
+  layer = lambda shape: {'kernel': rng.random(shape, np.float32), 'bias': rng.random(shape[-1], np.float32)}
+  parts = ('backbone', 'denoiser', 'conditioning', 'head')
+  grads = {part: {name: layer(shape) for name, shape in shapes.items()} for part in parts}
+  expected, found = (
+    update(optax.chain(optax.identity(), *by_part.rates(config.optim, model)), grads)
+    for model, config in (network('feature'), network('feature', denoiser_fan_in=20))
+  )
+  for part in parts:
+    for name, factor in factors.items():
+      factor = 1.0 if part == 'backbone' else factor
+      np.testing.assert_allclose(found[part][name]['kernel'], factor * expected[part][name]['kernel'], rtol=1e-6)
+      np.testing.assert_array_equal(found[part][name]['bias'], expected[part][name]['bias'])

@@ -1,0 +1,88 @@
+"""The identity as the denoiser's start: X_0 is X_init and noise, with the same network, and all of it learns."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dmtl_jax.basics.errors import UserError
+from dmtl_jax.models import build_model, losses
+from dmtl_jax.models.inputs import init_variables, model_inputs
+from dmtl_jax.models.parts.diffusion import Schedule
+from tests.conftest import random_labels, SIZE, TASKS, tiny_config
+
+KEY = jax.random.key(3)
+
+
+def built(arg: str, start: str = 'identity'):
+  config = tiny_config(arg)
+  config.model.initial_weights = start
+  model = build_model(config, TASKS)
+  return model, jax.jit(lambda: init_variables(model, KEY, SIZE))()
+
+
+@pytest.fixture(scope='module')
+def images():
+  return np.random.default_rng(0).standard_normal((2, *SIZE, 3)).astype(np.float32)
+
+
+@pytest.mark.parametrize('more', ['', ',condition=concat', ',steps=3', ',preset=released'])
+def test_prediction_returns_the_initial_maps_without_noise_and_the_noisy_ones_with_it(more, images):
+  model, variables = built(f'method=prediction{more}')
+  inputs = model_inputs(model, images, KEY, len(TASKS))
+  apply = jax.jit(lambda noise: model.apply(variables, images, **(inputs | {'noise': noise})))
+  noisy, quiet = apply(inputs['noise']), apply(jnp.zeros_like(inputs['noise']))
+  scale = 1 if 'released' in more else np.sqrt(Schedule(model.steps).alpha_bar[-1])
+  for task in TASKS:
+    size = np.abs(quiet.initial[task.name]).max()
+    if 'released' not in more:  # draws from the posterior between its steps
+      np.testing.assert_allclose(quiet.final[task.name], quiet.initial[task.name], atol=1e-5 * size)
+      np.testing.assert_allclose(noisy.final[task.name], noisy.steps[task.name][0] / scale, atol=1e-5 * size)
+    else:
+      np.testing.assert_allclose(quiet.steps[task.name][1], quiet.steps[task.name][0], atol=1e-2 * size)
+
+
+def test_feature_returns_the_initial_heads_maps(images):
+  model, variables = built('method=feature')
+  inputs = model_inputs(model, images, KEY, len(TASKS))
+  inputs['noise'] = jnp.zeros_like(inputs['noise'])  # a ReLU would cut it
+  output = jax.jit(lambda: model.apply(variables, images, **inputs))()
+  for task in TASKS:
+    np.testing.assert_allclose(output.final[task.name], output.initial[task.name], atol=1e-4)
+
+
+@pytest.mark.parametrize('method', ['prediction', 'feature', 'no_condition'])
+def test_the_network_is_the_same_and_the_rest_untouched(method):
+  (_, ours), (_, random) = (built(f'method={method}', start) for start in ('identity', 'paper'))
+  assert jax.tree.structure(ours) == jax.tree.structure(random)
+  jax.tree.map(lambda a, b: (a.shape, a.dtype) == (b.shape, b.dtype) or pytest.fail(), ours, random)
+  jax.tree.map(np.testing.assert_array_equal, ours['params']['backbone'], random['params']['backbone'])
+  jax.tree.map(np.testing.assert_array_equal, ours['params']['decoders'], random['params']['decoders'])
+
+
+@pytest.mark.parametrize('method', ['prediction', 'feature'])
+def test_everything_learns_from_the_second_step_on(method, images):
+  """In the first one, what writes nothing yet hides what lies before it, as in every residual network begun at 0."""
+  model, variables = built(f'method={method}')
+  inputs = model_inputs(model, images, KEY, len(TASKS))
+  labels, mask = random_labels(np.random.default_rng(1), 2), jnp.ones((2, len(TASKS)), bool)
+
+  @jax.jit
+  def gradient(params):
+    def loss(params):
+      apply = {'params': params, 'batch_stats': variables['batch_stats']}
+      output, _ = model.apply(apply, images, train=True, mutable=['batch_stats'], **inputs)
+      return losses.total_loss(TASKS, output, labels, mask, jnp.ones(len(TASKS)))[0]
+
+    return jax.grad(loss)(params)
+
+  params = jax.tree.map(lambda p, g: p - 1e-3 * jnp.sign(g), variables['params'], gradient(variables['params']))
+  for path, grad in jax.tree_util.tree_leaves_with_path(gradient(params)):
+    assert np.abs(grad).max() > 0, jax.tree_util.keystr(path)
+
+
+def test_a_network_too_narrow_says_so():
+  config = tiny_config('method=prediction')
+  config.model.initial_weights, config.model.channels = 'identity', 13
+  with pytest.raises(UserError, match='at least 14'):
+    build_model(config, TASKS)
