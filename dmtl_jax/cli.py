@@ -2,7 +2,7 @@
 
   train      python main.py --config=configs/scenes.py:method=prediction,labels=one --workdir=runs/scenes
              (run it again on the same workdir and it goes on where it stopped)
-  evaluate   python main.py --mode=evaluate --workdir=runs/scenes [--step=best|latest|N]
+  evaluate   python main.py --mode=evaluate --workdir=runs/scenes [--step=best|latest|N] [--config.eval.steps=4]
   predict    python main.py --mode=predict --workdir=runs/scenes --images=photos --out=maps [--samples=8]
   summary    python main.py --mode=summary --config=configs/pascal.py:method=feature [--json] [--memory]
   prepare    python main.py --mode=prepare --config=configs/nyud.py --config.data.raw=PATH
@@ -12,6 +12,7 @@ Config strings: configs/NAME.py:method=...,labels=...,backbone=...,steps=...,pre
 (configs/common.py lists the values). Any other field is a flag: --config.optim.lr=1e-4.
 """
 
+import pathlib
 import re
 import sys
 
@@ -54,7 +55,6 @@ _WORKDIRS = flags.DEFINE_string('workdirs', None, 'report: workdirs to compare, 
 # What absl, ml_collections and Python's parser (of tuples, and of the config file) raise for what they cannot read.
 _UNREADABLE = (
     flags.Error, AttributeError, LookupError, TypeError, ValueError, OSError, ImportError, SyntaxError, RecursionError,
-    MemoryError,
 )  # fmt: skip
 
 
@@ -81,6 +81,7 @@ def _parse(argv: list[str]):
     UserError: whatever is wrong with them.
   """
   try:
+    argv = _with_stored_config(argv)
     _check_fields(argv)
     rest = flags.FLAGS(argv)
     getattr(_CONFIG.value, 'seed', None)  # a file that cannot be read only fails when a field is asked for
@@ -91,6 +92,15 @@ def _parse(argv: list[str]):
     _CONFIG.value.lock()
   if len(rest) > 1:
     raise UserError(f"'{printable(rest[1])}': not a flag; see --help")
+
+
+def _with_stored_config(argv: list[str]) -> list[str]:
+  """Flags `--config.FIELD` without a `--config` change the config that the workdir's run was trained with."""
+  names = [arg.partition('=')[0].lstrip('-') for arg in argv]
+  workdir = next((arg.partition('=')[2] for arg, name in zip(argv, names) if name == 'workdir'), '')
+  if 'config' in names or not workdir or not any(name.startswith('config.') for name in names):
+    return argv
+  return [argv[0], f'--config={pathlib.Path(__file__).parent / "runs/stored.py"}:{workdir}', *argv[1:]]
 
 
 def _check_fields(argv: list[str]):

@@ -114,6 +114,7 @@ def test_every_config_builds_a_model(name):
     (['--config=configs/folder.py', '--workdir={tmp}'], 'config.data.path is empty'),
     (['--mode=evaluate', '--workdir={tmp}/none'], 'config.json: no such file'),
     (['--config=configs/folder.py:metod=1', '--workdir={tmp}'], 'is not KEY=VALUE'),
+    (['--mode=evaluate', '--workdir={tmp}', '--config.eval.steps=3'], 'must name the folder of a trained run'),
     (
       ['--config=configs/folder.py', '--config.optm.lr=1'],
       'config.optm.lr: no such field; did you mean --config.optim.lr',
