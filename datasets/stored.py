@@ -56,8 +56,24 @@ class TfdsSource:
       'index': index,
     } | guide
 
+  def only(self, positions: Sequence[int]) -> 'TfdsSource':
+    """The source of some of its images."""
+    chosen = dict(ids=[self.ids[i] for i in positions], label_mask=self.label_mask[list(positions)])
+    return dataclasses.replace(self, **chosen, examples=_Chosen(self.examples, tuple(positions)))
+
   def truth(self, index: int) -> dict[str, np.ndarray | None]:
     return self.read_truth(self.examples[index]) if self.read_truth else {}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Chosen:
+  """Some of the examples of a data source."""
+
+  examples: Any
+  positions: tuple[int, ...]
+
+  def __getitem__(self, index: int):
+    return self.examples[self.positions[index]]
 
 
 def open_split(builder, split: str, tasks: Sequence[Task], decode, read_truth=None) -> TfdsSource:

@@ -114,6 +114,12 @@ def encode(root: Path, id: str) -> dict:
   return dict(id=id, image=image.read_bytes()) | {name: png(fit(label, size)) for name, label in maps.items()}
 
 
+def shows_people(example: dict) -> bool:
+  """Whether an example of `encode` has a body part."""
+  label = cv2.imdecode(np.frombuffer(example['parsing'], np.uint8), cv2.IMREAD_GRAYSCALE)
+  return bool((label != IGNORE).any())
+
+
 def segmentation(path: Path) -> np.ndarray:
   """Class ids [H,W] uint8, 255 where unlabelled, of a palette or grey PNG."""
   label = read_image(path, 2)

@@ -14,7 +14,10 @@ FILES = ('image', 'semseg', 'parsing', 'saliency', 'normals', 'boundary', 'bound
 
 
 class Builder(raw.RawBuilder):
-  """Splits `train` (4998 images) and `val` (5105), in the order of ImageSets/Context."""
+  """Splits `train` (4998 images) and `val` (5105), in the order of ImageSets/Context.
+
+  `info.metadata` has 'ids' and 'people', {split: positions of images with a body part}.
+  """
 
   VERSION = tfds.core.Version('1.1.0')
   RELEASE_NOTES = {'1.0.0': 'First release.', '1.1.0': 'With the boundaries that the benchmark scores against.'}
@@ -49,11 +52,13 @@ class Builder(raw.RawBuilder):
     raw.require(root, [f'ImageSets/Context/{split}.txt' for split in self.IMAGES])
     splits = {split: labels.read_ids(root / f'ImageSets/Context/{split}.txt') for split in self.IMAGES}
     raw.require(root, [file for ids in splits.values() for id in ids for file in labels.files(root, id)])
-    self.info.metadata['ids'] = splits
+    self.info.metadata.update(ids=splits, people={split: [] for split in splits})
     return {split: self._generate_examples(root, splits, split) for split in splits}
 
   def _generate_examples(self, root, splits, split):
     for position, example in raw.examples(labels.encode, root, splits, split, self.processes):
+      if labels.shows_people(example):
+        self.info.metadata['people'][split].append(position)
       yield position, example | {name: io.BytesIO(example[name]) for name in FILES}
 
   def as_data_source(self, split=None, *, decoders=None, **options):

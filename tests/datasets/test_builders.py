@@ -20,6 +20,7 @@ import scipy.io
 import tensorflow_datasets as tfds
 
 from dmtl_jax.basics.errors import UserError
+from dmtl_jax.data import source as source_lib
 from dmtl_jax.datasets import cityscapes, mtan, nyud, raw, stored
 from dmtl_jax.datasets import pascal as pascal_data
 from dmtl_jax.datasets.pascal import labels
@@ -111,6 +112,23 @@ def test_the_24_parts_of_a_person_are_grouped_as_the_benchmark_does():
   assert len(labels.PART_IDS) == 24
   names = pascal_data.TASKS[1].classes
   assert names == ('background', 'head', 'torso', 'upper arm', 'lower arm', 'upper leg', 'lower leg')
+
+
+def test_parsing_alone_trains_on_images_with_people(pascal):
+  c, _, decoded = pascal
+  whole = {split: list(source_lib.open_source(c.data, split).ids) for split in ('train', 'val')}
+  people = [id for id in whole['train'] if (decoded[id]['labels']['parsing'] != 255).any()]
+  for tasks, split, expected in (
+    (('parsing',), 'train', people),
+    (('parsing',), 'val', whole['val']),
+    (('semseg', 'parsing'), 'train', whole['train']),
+  ):
+    c.data.tasks = tasks
+    source = source_lib.open_source(c.data, split)
+    assert list(source.ids) == expected and len(source.label_mask) == len(source) == len(expected)
+    first = source[0]['labels']['parsing']
+    np.testing.assert_array_equal(first, decoded[expected[0]]['labels']['parsing'])
+  assert people and people != whole['train']
 
 
 def test_pascal_normals(pascal):
