@@ -113,7 +113,7 @@ def test_an_image_is_padded_around_as_in_evaluation(predictor, monkeypatch, size
   image = photo(*size)
   ready = transforms.eval_transform(config, TASKS)({'image': image, 'labels': {}, 'index': 0})
   step = jax.jit(steps.make_predict_step(build_model(config, TASKS), config, TASKS))
-  want = step(predictor._variables, ready['image'][None], np.zeros(1, np.int32))['final']['depth'][0]
+  want = step(predictor.variables, ready['image'][None], np.zeros(1, np.int32))['final']['depth'][0]
   top, left, height, width = ready['region']
   want = np.asarray(want)[top : top + height, left : left + width]
   got = predictor.raw(image, 1, 1).predictions('final', (height, width))['depth']
