@@ -3,7 +3,7 @@
   python main.py --mode=prepare --config=configs/cityscapes.py --config.data.raw=PATH
   python main.py --config=configs/cityscapes.py:method=feature,labels=one --workdir=runs/cityscapes
 
-The paper (ResNet-18, one label an image): Feature Diffusion reaches mIoU 75.67, absErr 0.0130,
+The paper (ResNet-18, one label per image): Feature Diffusion reaches mIoU 75.67, absErr 0.0130,
 Delta_m -2.13; Prediction Diffusion 74.90, 0.0131, -2.79.
 """
 

@@ -8,7 +8,7 @@ A config string is `configs/NAME.py:key=value,key=value`. Keys:
   labels     one (default) | random | full | PATH of a mapping (CSV, JSON or the official .pth)
   backbone   resnet18 (default) | resnet50
   steps      S, diffusion steps (default 2)
-  condition  what Multi-Task Conditioning is made of: predictions (default; one convolution a task, then
+  condition  what Multi-Task Conditioning is made of: predictions (default; one convolution per task, then
              fused) | concat (default of feature; one convolution over all predictions, as the paper's
              table of parameters counts) | features (initial features, as the paper's text says)
   preset     paper (default) | released (what the authors' code does, docs/paper.md)

@@ -3,7 +3,7 @@
   python main.py --mode=prepare --config=configs/nyud.py --config.data.raw=PATH
   python main.py --config=configs/nyud.py:method=feature,labels=one --workdir=runs/nyud
 
-The paper (ResNet-18, one label an image): Feature Diffusion reaches mIoU 44.47, absErr 0.5059,
+The paper (ResNet-18, one label per image): Feature Diffusion reaches mIoU 44.47, absErr 0.5059,
 mErr 25.84, Delta_m -2.27; Prediction Diffusion 44.97, 0.5137, 26.17, -2.86.
 """
 

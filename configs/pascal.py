@@ -3,7 +3,7 @@
   python main.py --mode=prepare --config=configs/pascal.py --config.data.raw=PASCAL_MT.tgz
   python main.py --config=configs/pascal.py:method=feature,labels=one --workdir=runs/pascal
 
-The paper (ResNet-18, one label an image): Feature Diffusion reaches mIoU 57.78 (semseg) and 58.98
+The paper (ResNet-18, one label per image): Feature Diffusion reaches mIoU 57.78 (semseg) and 58.98
 (parsing), maxF 77.82, mErr 16.11, odsF 64.50, Delta_m +3.65; Prediction Diffusion 59.43, 56.79,
 77.57, 16.20, 64.00, +3.23. It trained in 5.7 GB (Prediction) or 7.8 GB (Feature) of GPU memory.
 """

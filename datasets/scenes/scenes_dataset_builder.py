@@ -53,7 +53,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
   VERSION = tfds.core.Version('1.0.0')
   RELEASE_NOTES = {'1.0.0': 'First release.'}
-  BUILDER_CONFIGS = [ScenesConfig()]
+  BUILDER_CONFIGS = [ScenesConfig(), ScenesConfig(simple=True)]  # others are custom, of which TFDS warns
 
   processes = 0  # that render; 0: one a core
 

@@ -55,7 +55,7 @@ def drawn(seed: int, size: int = 512) -> tuple[np.ndarray, np.ndarray]:
 
 
 def main(arguments=None) -> int:
-  """Prints a line an image and the means; returns 1 where the counts differ, which they must not."""
+  """Prints a line per image and the means; returns 1 where the counts differ, which they must not."""
   parser = argparse.ArgumentParser(
     'python -m dmtl_jax.benchmarks.boundary', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )

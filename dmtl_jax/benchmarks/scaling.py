@@ -3,7 +3,7 @@
   python -m dmtl_jax.benchmarks.scaling [--config=configs/pascal.py:method=prediction] [--repeats=10]
       [--json=FILE] [--plot=docs/scaling.svg]
 
-Varies one number at a time around a small base (128x128, batch 4, five tasks, S = 2, one label an image, a
+Varies one number at a time around a small base (128x128, batch 4, five tasks, S = 2, one label per image, a
 narrow network), so that it runs on a CPU in minutes; most of them compile. The plot wants matplotlib.
 """
 
@@ -46,7 +46,7 @@ SWEEPS = {
 TITLES = {
   'batch': 'batch',
   'size': 'image pixels (thousands)',
-  'tasks': 'tasks T, one label an image',
+  'tasks': 'tasks T, one label per image',
   'steps': 'denoising steps S',
   'labels': 'labelled pairs (batch 4, T = 5)',
 }

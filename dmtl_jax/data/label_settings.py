@@ -2,7 +2,7 @@
 
   full      all there are
   one       exactly one task an image, the tasks as even as the labels allow
-  random    a random non-empty subset an image
+  random    a random non-empty subset per image
   PATH      a mapping: CSV (header image,tasks with tasks separated by ';', or image,TASK,TASK,...
             with 1 or 0), JSON ({image: [tasks]}) or an official .pth of MTPSL or DiffusionMTL
 

@@ -4,7 +4,7 @@ An example is {'image': uint8 [H, W, 3] RGB, 'labels': {task: [H, W, K]} (see ta
 ones only), 'index': int}. Sources are frozen dataclasses, picklable, and know nothing of jax:
 
   tasks: tuple[Task, ...]
-  ids: sequence of str, one an image
+  ids: sequence of str, one per image
   label_mask: [N, T] bool, which labels exist and may be seen
   official: {label setting: file of the benchmark's mapping for it} (see label_settings.py)
   guide: a task whose label, if there is one, an example has as 'crop_guide' [H, W, K], be it visible or not:

@@ -46,7 +46,7 @@ def panel(
   uncertain: dict | None = None,
   every_class: bool = False,
 ) -> np.ndarray:
-  """A grid of tiles: a column a task, a row a stage (the paper's Figures 5, 7 and 9), legends below.
+  """A grid of tiles: a column per task, a row per stage (the paper's Figures 5, 7 and 9), legends below.
 
   Args:
     image: uint8 [H, W, 3]. It stands left of the first row; left of the others stand its

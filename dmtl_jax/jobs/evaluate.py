@@ -18,7 +18,7 @@ VERSION = 2  # of metrics.json; 1: without these fields, boundaries by the Berke
 
 
 def as_text(scores: dict, tasks) -> str:
-  """Initial and final scores side by side, a line a task (the paper's Figure 8); '-' where there is none."""
+  """Initial and final scores side by side, a line per task (the paper's Figure 8); '-' where there is none."""
   number = lambda value, how: '-' if value is None or math.isnan(value) else format(value, how)
   lines = [f'{"task":<12}{"metric":<10}{"initial":>10}{"final":>10}{"change":>10}']
   final = headline(scores['final'], tasks)

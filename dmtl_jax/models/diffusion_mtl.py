@@ -26,7 +26,7 @@ class DiffusionMTL(Network):
 
   Attributes:
     predictions: diffuse raw predictions (Prediction Diffusion), else features.
-    condition: what F_cond is made of: 'predictions' (a convolution a task, then fused),
+    condition: what F_cond is made of: 'predictions' (a convolution per task, then fused),
       'features' (the same on initial features), 'concat' (one convolution over the
       concatenated predictions) or 'none'.
     stop_condition: stops the gradient through the condition (released code).

@@ -5,7 +5,7 @@ e = C + C/8, attention over the tokens of all tasks, attention messages between 
 gathered at twice the last stage's resolution). The DiffusionMTL paper does not say how it put InvPT on
 ResNet-18. Here F_backbone (the encoder that its other methods share), resized to stride 16, feeds
 the preliminary decoders; stages 2 and 3 add the encoder's maps of stride 8 and 4. Preliminary decoders
-have four residual blocks a task: with the two convolutions published for ViT, parameters
+have four residual blocks per task: with the two convolutions published for ViT, parameters
 would fall 45% short of the paper's 141 M. At ResNet-18, 512x512 and PASCAL's tasks this makes
 147 M parameters (5% more than the paper's) and 1268 GMAC (7% more than 1182), of which the last
 3x3 convolution at stride 2 takes 978.

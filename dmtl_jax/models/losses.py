@@ -1,6 +1,6 @@
 """Losses of each task and their combination over partial labels (docs/paper.md, Losses).
 
-Every function takes raw maps at label size and returns one value an image; pixels without
+Every function takes raw maps at label size and returns one value per image; pixels without
 a label, and images without a labelled pixel, contribute exactly 0 to value and gradient.
 """
 

@@ -28,7 +28,7 @@ from dmtl_jax.tasks import Task
 
 
 class InitialPredictions(nn.Module):
-  """At one scale, two residual blocks and a 1x1 head a task."""
+  """At one scale, two residual blocks and a 1x1 head per task."""
 
   tasks: tuple[Task, ...]
   channels: int

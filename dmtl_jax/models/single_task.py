@@ -9,7 +9,7 @@ from dmtl_jax.models.parts.output import Output
 
 
 class SingleTask(MTLBaseline):
-  """One separate MTL baseline a task, trained side by side; nothing is shared."""
+  """One separate MTL baseline per task, trained side by side; nothing is shared."""
 
   clips_parts = True
 

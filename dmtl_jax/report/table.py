@@ -1,4 +1,4 @@
-"""The table of a report's section, as the paper prints its own: a row a method, a column a task, then costs."""
+"""The table of a report's section, as the paper prints its own: a row per method, a column per task, then costs."""
 
 from collections.abc import Sequence
 import dataclasses

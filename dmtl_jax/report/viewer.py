@@ -119,7 +119,7 @@ def _choice(name: str, legend: str, labels: Sequence[str], style: str = 'pills')
 
 
 def _shot(section, task: Task, id: str, drawn: dict, album: Album) -> str:
-  """Input and ground truth of one image, then a row a method; '' where no method has the task."""
+  """Input and ground truth of one image, then a row per method; '' where no method has the task."""
   rows, top = [], ''
   stages = _stages(drawn, id, task)
   for entry in section.entries:

@@ -1,4 +1,4 @@
-"""Tasks, one file a kind: labels, activation, loss, metric, geometry, colours. `base.Task` says what a kind has."""
+"""Tasks, one file per kind: labels, activation, loss, metric, geometry, colours. `base.Task` says what a kind has."""
 
 import importlib
 import pkgutil

@@ -49,7 +49,7 @@ class Task:
     lower: names of those of its metrics of which lower is better.
     digits: decimals of its scores in tables.
     label_channels, label_dtype, unlabelled: K, dtype and value of an unlabelled pixel of a label.
-    raw_channels: C_t of the raw output map; None: one a class.
+    raw_channels: C_t of the raw output map; None: one per class.
     guides_crops: whether one of its classes may not fill a random crop (the PASCAL recipe).
     relative_to_view: whether a value depends on how large the scene is seen, so that tiles do not agree on it.
     framed: whether its pictures are white like a page, and need a frame there.

@@ -11,7 +11,7 @@ class Conditioning(nn.Module):
   """T initial maps [B, h, w, C_t or C] to F_cond's tokens [B, h/4 * w/4, channels].
 
   Attributes:
-    per_task: True (the paper): a 3x3 convolution a task, then one over their concatenation.
+    per_task: True (the paper): a 3x3 convolution per task, then one over their concatenation.
       False (the released Feature Diffusion): one 3x3 convolution over the concatenated maps.
   """
 

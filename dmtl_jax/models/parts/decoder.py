@@ -9,10 +9,10 @@ from dmtl_jax.tasks import Task
 
 
 class Decoders(nn.Module):
-  """One decoder and one head a task.
+  """One decoder and one head per task.
 
   Attributes:
-    blocks: residual blocks a task; 2 before the diffusion, 6 in the MTL baseline.
+    blocks: residual blocks per task; 2 before the diffusion, 6 in the MTL baseline.
     remat: recompute each block's activations for the gradient instead of keeping them.
   """
 

@@ -18,7 +18,7 @@ class DensePairs:
   """All pairs of `batch` images and `tasks` tasks.
 
   Attributes:
-    task: None, by which layers with weights a task know that each task's maps lie side by side.
+    task: None, by which layers with weights per task know that each task's maps lie side by side.
   """
 
   batch: int = struct.field(pytree_node=False)
@@ -110,7 +110,7 @@ class SparsePairs:
     return [full[:, t] for t in range(self.tasks)]
 
   def in_chunks(self, run, *arrays):
-    """As `DensePairs.in_chunks`, but in chunks of one pair an image, without those that hold no valid pair.
+    """As `DensePairs.in_chunks`, but in chunks of one pair per image, without those that hold no valid pair.
 
     The static count is that of the image with the most labels; where images differ, most of the last
     chunks are empty, and their work is skipped: what run gives is 0 there.

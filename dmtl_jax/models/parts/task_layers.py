@@ -1,4 +1,4 @@
-"""Layers with one set of weights a task, applied to maps of (image, task) pairs.
+"""Layers with one set of weights per task, applied to maps of (image, task) pairs.
 
 `task` is the task index [N] of every map, or None for the dense layout of
 `pairs.py` (N = T * B, task by task), where each task's maps are one ordinary convolution.
