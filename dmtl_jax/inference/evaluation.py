@@ -30,6 +30,9 @@ class Evaluator:
     mesh: of any number of devices; config.eval.batch is rounded up to a multiple of it.
     fast: boundary by a fixed tolerance instead of the full protocol (periodic evaluation).
     limit: evaluate the first `limit` images only; 0: all.
+
+  Raises:
+    UserError: config.eval.single_task lacks a task.
   """
 
   def __init__(self, model, config, source, mesh, fast: bool = False, limit: int = 0):
@@ -40,6 +43,8 @@ class Evaluator:
     protocol, tolerance = config.eval.protocol, config.eval.boundary_tolerance
     self.metrics = {task.name: task.scorer(protocol, tolerance, fast) for task in self.tasks}
     self._by_truth = protocol == 'pascal' and not fast
+    if config.eval.single_task:  # a mistake shows now, not after the work
+      delta_m({task.name: 1.0 for task in self.tasks}, dict(config.eval.single_task), self.tasks)
     self._warm = False
     self._predict = compiled_predict_step(model, self.config, self.tasks, mesh)
     self._predict_stages = jax.jit(make_predict_step(model, self.config, self.tasks, with_steps=True))

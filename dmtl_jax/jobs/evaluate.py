@@ -7,7 +7,6 @@ import pathlib
 import jax
 
 from dmtl_jax.basics import atomic, sharding
-from dmtl_jax.basics.errors import UserError
 from dmtl_jax.basics.progress import say
 from dmtl_jax.data import source as source_lib
 from dmtl_jax.inference import gallery
@@ -45,7 +44,6 @@ def run(config, workdir: str, which: str = '', predictions: bool = False) -> dic
     What metrics.json holds.
   """
   source, which = source_lib.open_source(config.data, 'val'), which or config.eval.weights
-  _check_single(config.eval.single_task, source.tasks)
   model, variables, step = load(workdir, which, config, source.tasks)
   say(f'evaluating step {step} ({which}) of {workdir} on {len(source)} images, protocol {config.eval.protocol}')
   evaluator, path = Evaluator(model, config, source, sharding.make_mesh()), pathlib.Path(workdir)
@@ -68,11 +66,3 @@ def run(config, workdir: str, which: str = '', predictions: bool = False) -> dic
       gallery.save_panels(path / 'panels', source.tasks, chosen, functools.partial(evaluator.stages, variables))
     say(as_text(scores, source.tasks))
   return result
-
-
-def _check_single(single, tasks):
-  """Raises UserError where config.eval.single_task has not one score of each task; a mistake shows before the work."""
-  names = {task.name for task in tasks}
-  if single and set(single) != names:
-    odd = ', '.join(sorted(set(single) ^ names))
-    raise UserError(f'config.eval.single_task: give one score of each task and of no other; look at {odd}')
