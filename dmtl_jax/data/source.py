@@ -1,6 +1,6 @@
 """Sources: random access to images and those of their labels that may be seen.
 
-An example is {'image': uint8 [H, W, 3] RGB, 'labels': {task: [H, W, K]} (see tasks.py; visible
+An example is {'image': uint8 [H, W, 3] RGB, 'labels': {task: [H, W, K]} (see tasks/base.py; visible
 ones only), 'index': int}. Sources are frozen dataclasses, picklable, and know nothing of jax:
 
   tasks: tuple[Task, ...]

@@ -68,7 +68,7 @@ def choose(best: dict, step: int, scores: dict, config, tasks) -> dict:
   without these scores, the one better at more tasks.
 
   Args:
-    scores: of `evaluate.Evaluator.run`.
+    scores: of `evaluation.Evaluator.run`.
 
   Returns:
     {'step', 'scores': {task: headline score}, 'delta_m', 'value': what was compared, higher is better, or None}.

@@ -8,7 +8,7 @@ import jax
 
 @struct.dataclass
 class Output:
-  """What every model returns: raw maps at stride 8, before `tasks.activate`.
+  """What every model returns: raw maps at stride 8, before `Task.activate`.
 
   Attributes:
     final: {task: [B, h, w, C_t]}; 0 for a pair that was not denoised.
