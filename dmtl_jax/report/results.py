@@ -15,7 +15,7 @@ from dmtl_jax.basics import files
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.models import METHODS, Network
 from dmtl_jax.models.base import Method
-from dmtl_jax.report import shapes
+from dmtl_jax.report import scoring, shapes
 from dmtl_jax.runs import workdir as workdir_lib
 from dmtl_jax.tasks import Task
 
@@ -210,15 +210,20 @@ def _entries(runs: Sequence[Run]) -> list[Entry]:
 
 
 def _fields(run: Run) -> dict:
-  """{field: value} of a run's config, without those that are set aside."""
-  return {k: v for k, v in workdir_lib.flatten(run.config).items() if k not in ASIDE and 'single_task' not in k}
+  """{field: value} of a run's config, without those that are set aside, and of how it was scored."""
+  fields = workdir_lib.flatten(run.config).items()
+  return {k: v for k, v in fields if k not in ASIDE and 'single_task' not in k} | scoring.scoring(run)
 
 
 def unequal(section: Section) -> str:
-  """A sentence on what the methods of a section were not given alike, their own fields apart; '' if nothing."""
+  """A sentence on what the methods of a section were not given alike, their own fields apart; '' if nothing.
+
+  How they were scored is told by `scoring.told`.
+  """
   fields = {entry.name: _fields(entry.runs[0]) for entry in section.entries}
+  apart = (*METHODS_OWN, *scoring.FIELDS)
   parts = []
-  for field in sorted({k for config in fields.values() for k in config if not k.startswith(METHODS_OWN)}):
+  for field in sorted({k for config in fields.values() for k in config if not k.startswith(apart)}):
     by_value = {}
     for name, config in fields.items():
       by_value.setdefault(str(config.get(field)), []).append(name)

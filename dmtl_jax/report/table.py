@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.metrics.delta_m import delta_m
 from dmtl_jax.models import counting
+from dmtl_jax.report import scoring
 from dmtl_jax.report.results import unequal
 from dmtl_jax.tasks import Task
 
@@ -191,7 +192,7 @@ def markdown(section, table: Table) -> str:
     lines.append([entry.name.replace('|', '\\|'), *texts, *runs(str(len(entry.runs)))])
   notes = runs('Mean ± standard deviation over runs that differ in their seeds alone.')
   notes += [f'Δm is against {table.reference}.'] if table.reference else []
-  notes += [note] if (note := unequal(section)) else []
+  notes += [note for note in (scoring.told(section), unequal(section), scoring.warning(section)) if note]
   body = '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines)
   return f'## {section.title}\n\n{body}\n' + (f'\n{" ".join(notes)}\n' if notes else '')
 
