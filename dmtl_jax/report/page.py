@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pathlib
 import statistics
 
-from dmtl_jax.report import charts, scoring, viewer
+from dmtl_jax.report import charts, scoring, steps, viewer
 from dmtl_jax.report.details import details
 from dmtl_jax.report.markup import card, entry_name, escape, html_table, swatch, verdict
 from dmtl_jax.report.results import unequal
@@ -51,6 +51,7 @@ def _section(section, table, name: str, album, left: int) -> str:
     ('', _verdict(section, table)),
     ('Scores and costs', _scores(section, table)),
     ('What denoising changes', _denoising(section)),
+    ('How many denoising steps', steps.cards(section)),
     ('Image by image', by_image and _note(' '.join(methods)) + by_image),
     ('Best and worst images', extremes and _note(single) + extremes),
     ('Learning curves', _curves(section)),
