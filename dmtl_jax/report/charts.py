@@ -25,8 +25,7 @@ def plot_steps(curves: Sequence[Curve], levels: Sequence[tuple[str, str, float]]
     levels: (name, colour, value) of dashed lines.
   """
   values = [v for *_, vs in curves for v in vs] + [level for *_, level in levels]
-  first, *rest = sorted({s for _, _, steps, _ in curves for s in steps})
-  marks = {first: f'S = {first}'} | {s: str(s) for s in rest}
+  marks = {s: str(s) for s in sorted({s for _, _, steps, _ in curves for s in steps})}
   return _svg(curves, levels, _ticks(min(values), max(values)), marks, 'S = ', label)
 
 
@@ -43,9 +42,12 @@ def _svg(
     f'<line class="grid" {across(t)}/><text x="{left - 6}" y="{y(t) + 4:.1f}" text-anchor="end">{t:.6g}</text>'
     for t in ticks
   ]
+  before = 0.0
   for step, text in marks.items():
     anchor = {first: 'start', last: 'end'}.get(step, 'middle')
-    parts.append(f'<text x="{x(step):.1f}" y="{height - 6}" text-anchor="{anchor}">{text}</text>')
+    if step in (first, last) or before + 14 < x(step) < x(last) - 14:  # else they overlap
+      parts.append(f'<text x="{x(step):.1f}" y="{height - 6}" text-anchor="{anchor}">{text}</text>')
+      before = x(step)
   for name, color, level in levels:
     title = f'<title>{escape(name)}, initial: {level:.4g}</title>'
     parts.append(f'<g stroke="{color}" stroke-dasharray="5 4">{title}<line {across(level)}/></g>')

@@ -15,16 +15,14 @@ def told(section) -> str:
   """A sentence on protocol, checkpoint and version of the scores; '' where there are none."""
   names = {}
   for entry in section.entries:
-    if entry.scored:
-      names.setdefault(_words(entry), []).append(entry.name)
-  if len(names) < 2:
-    return ''.join(f'Scored under {words}.' for words in names)
-  return f'Scored under {"; ".join(words + ": " + ", ".join(by) for words, by in names.items())}.'
-
-
-def _words(entry) -> str:
-  protocol, weights, version = scoring(entry.runs[0]).values()
-  return f'protocol {protocol}, weights {weights}, version {version}' if version >= VERSION else 'older definitions'
+    protocol, weights, version = scoring(entry.runs[0]).values()
+    if entry.scored:  # of older definitions, metrics.json does not say which
+      words = (
+        f'protocol {protocol}, weights {weights}, version {version}' if version >= VERSION else 'older definitions'
+      )
+      names.setdefault(words, []).append(entry.name)
+  parts = [words + (f' ({", ".join(by)})' if len(names) > 1 else '') for words, by in names.items()]
+  return f'Scored under {"; ".join(parts)}.' if parts else ''
 
 
 def warning(section) -> str:

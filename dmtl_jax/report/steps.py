@@ -87,10 +87,12 @@ def cards(section) -> str:
   """A chart a task and one of multiply-adds; '' where no method has several S."""
   drawn = lines(section)
   tables = [(line, rows(line, section)) for line in drawn]
-  titles = [f'{t.name}: {t.metric}, {"higher" if t.higher_is_better else "lower"} is better' for t in section.tasks]
-  charts_ = ''.join(_card(title, tables, i) for i, title in enumerate([*titles, 'compute: GMAC an image']))
+  titles = [
+    f'{t.name}: {t.metric} by S, {"higher" if t.higher_is_better else "lower"} is better' for t in section.tasks
+  ]
+  charts_ = ''.join(_card(title, tables, i) for i, title in enumerate([*titles, 'compute: GMAC by S']))
   keys = ''.join(f'<span>{entry_name(line)}</span>' for line in drawn)
-  note = 'Scores of the denoised maps; dashed: of the initial ones. Point at a dot for its numbers.'
+  note = 'Scores of the denoised maps by the number S of denoising steps; dashed: of the initial maps.'
   note = f'<p class="note">{escape(note + _warning(drawn))}</p>'
   return f'<p class="keys">{keys}</p><div class="cards plots">{charts_}</div>{note}' if drawn else ''
 

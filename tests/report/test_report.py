@@ -102,7 +102,7 @@ def test_how_scores_were_made_is_told_and_what_does_not_compare(tmp_path):
   page, text, rows = make(tmp_path, *runs, old, pascal)
   for told in (page, text):
     assert 'MTL Baseline was scored under older definitions: run --mode=evaluate again.' in told
-    assert 'protocol pascal, weights latest, version 2: DiffusionMTL (Prediction), protocol=pascal, ' in told
+    assert 'protocol pascal, weights latest, version 2 (DiffusionMTL (Prediction), protocol=pascal, ' in told
     assert 'not comparable' in told and 'Mind that' not in told
   assert len(rows) == 4
   page, text, rows = make(tmp_path, runs[0], write_run(tmp_path / 'late', seed=1, final=None))
