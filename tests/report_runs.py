@@ -20,11 +20,18 @@ SEMSEG, NORMALS, DEPTH = (
   make_task('depth', 'depth'),
 )
 TASKS = (SEMSEG, NORMALS, DEPTH)
+BY = {'version': 2, 'protocol': 'plain', 'weights': 'best'}
 STAGES = ('label', 'initial', 'step0', 'step1', 'final')
 
 
-def write_run(path, arg='method=prediction', final=(50, 20, 1), initial=None, tasks=TASKS, seed=0, cost=True, **fields):
-  """A workdir as training and evaluation leave it, without pictures; scores are in the order of the tasks."""
+def write_run(
+  path, arg='method=prediction', final=(50, 20, 1), initial=None, tasks=TASKS, seed=0, cost=True, by=BY, **fields
+):
+  """A workdir as training and evaluation leave it, without pictures; scores are in the order of the tasks.
+
+  Args:
+    by: what metrics.json says of how it was scored.
+  """
   config = common.base(arg)
   config.seed, config.data.name, config.data.size = seed, 'rooms', (32, 32)
   for name, value in fields.items():
@@ -33,9 +40,10 @@ def write_run(path, arg='method=prediction', final=(50, 20, 1), initial=None, ta
   atomic.write_json(path / 'config.json', workdir_lib.to_json(config))
   workdir_lib.write_tasks(path, tasks)
   table = lambda values: {task.name: {task.metric: value} for task, value in zip(tasks, values)}
+  table = lambda values: {task.name: {task.metric: value} for task, value in zip(tasks, values)}
   if final is not None:
     stages = {'final': table(final)} | ({'initial': table(initial)} if initial else {})
-    atomic.write_json(path / 'metrics.json', {'step': 7, **stages, 'seconds_per_image': 0.25})
+    atomic.write_json(path / 'metrics.json', {**by, 'step': 7, **stages, 'seconds_per_image': 0.25})
   if cost:
     atomic.write_json(path / 'cost.json', {'parameters': 2_500_000, 'gmac': 3.5, 'train_memory_bytes': None})
   return path

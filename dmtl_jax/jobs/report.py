@@ -4,6 +4,7 @@ import pathlib
 
 from dmtl_jax.basics import atomic, progress
 from dmtl_jax.basics.errors import UserError
+from dmtl_jax.report import steps
 from dmtl_jax.report.page import page
 from dmtl_jax.report.results import read_run, sections
 from dmtl_jax.report.table import make_table, markdown, numbers
@@ -23,9 +24,9 @@ def write_report(workdirs: list[str], out: str) -> pathlib.Path:
     raise UserError('--workdirs names no run; give one or more, separated by commas')
   parts = [(section, make_table(section)) for section in sections(runs)]
   folder = pathlib.Path(out)
-  text = '\n'.join(markdown(section, table) for section, table in parts)
+  text = '\n'.join(markdown(section, table) + steps.markdown(section) for section, table in parts)
   atomic.write_atomic(folder / 'report.md', text)
-  atomic.write_csv(folder / 'report.csv', numbers(parts))
+  atomic.write_csv(folder / 'report.csv', [*numbers(parts), *steps.numbers(parts)])
   path = folder / 'report.html'
   atomic.write_atomic(path, page(parts))
   progress.say(text)

@@ -11,29 +11,51 @@ POINTS = 60  # of a curve, at most
 Curve = tuple[str, str, Sequence[int], Sequence[float]]  # name, colour, steps, values
 
 
-def plot(curves: Sequence[Curve], label: str, width: int = 360, height: int = 190) -> str:
+def plot(curves: Sequence[Curve], label: str) -> str:
   """A line plot; points tell their values when pointed at, and a start far off the rest is cut off."""
   curves = [(name, color, *_thinned(steps, values)) for name, color, steps, values in curves]
-  ticks = _ticks(*_range(curves))
-  low, high = ticks[0], ticks[-1]
   last = max(max(steps) for _, _, steps, _ in curves) or 1
+  return _svg(curves, (), _ticks(*_range(curves)), {0: 'step 0', last: f'{last:,}'}, 'step ', label)
+
+
+def plot_steps(curves: Sequence[Curve], levels: Sequence[tuple[str, str, float]], label: str) -> str:
+  """A line plot against numbers of denoising steps S, nothing cut off.
+
+  Args:
+    levels: (name, colour, value) of dashed lines.
+  """
+  values = [v for *_, vs in curves for v in vs] + [level for *_, level in levels]
+  marks = {s: str(s) for s in sorted({s for _, _, steps, _ in curves for s in steps})}
+  return _svg(curves, levels, _ticks(min(values), max(values)), marks, 'S = ', label)
+
+
+def _svg(
+  curves, levels, ticks, marks: dict[int, str], unit: str, label: str, width: int = 360, height: int = 190
+) -> str:
+  """Curves and dashed levels between the first and last of the ticks (values) and of the marks (steps)."""
+  low, high, first, last = ticks[0], ticks[-1], min(marks), max(marks)
   left, right, top, bottom = 46, 12, 10, 24
-  x = lambda step: left + (width - left - right) * step / last
+  x = lambda step: left + (width - left - right) * (step - first) / (last - first or 1)
   y = lambda value: top + (height - top - bottom) * (1 - (min(max(value, low), high) - low) / (high - low))
+  across = lambda value: f'x1="{left}" x2="{width - right}" y1="{y(value):.1f}" y2="{y(value):.1f}"'
   parts = [
-    f'<line class="grid" x1="{left}" x2="{width - right}" y1="{y(t):.1f}" y2="{y(t):.1f}"/>'
-    f'<text x="{left - 6}" y="{y(t) + 4:.1f}" text-anchor="end">{t:.6g}</text>'
+    f'<line class="grid" {across(t)}/><text x="{left - 6}" y="{y(t) + 4:.1f}" text-anchor="end">{t:.6g}</text>'
     for t in ticks
   ]
-  parts.append(
-    f'<text x="{left}" y="{height - 6}">step 0</text>'
-    f'<text x="{width - right}" y="{height - 6}" text-anchor="end">{last:,}</text>'
-  )
+  before = 0.0
+  for step, text in marks.items():
+    anchor = {first: 'start', last: 'end'}.get(step, 'middle')
+    if step in (first, last) or before + 14 < x(step) < x(last) - 14:  # else they overlap
+      parts.append(f'<text x="{x(step):.1f}" y="{height - 6}" text-anchor="{anchor}">{text}</text>')
+      before = x(step)
+  for name, color, level in levels:
+    title = f'<title>{escape(name)}, initial: {level:.4g}</title>'
+    parts.append(f'<g stroke="{color}" stroke-dasharray="5 4">{title}<line {across(level)}/></g>')
   for name, color, steps, values in curves:
     points = ' '.join(f'{x(s):.1f},{y(v):.1f}' for s, v in zip(steps, values))
     size = 'r="3"' if len(steps) < 12 else 'r="6" fill-opacity="0"'
     dots = ''.join(
-      f'<circle cx="{x(s):.1f}" cy="{y(v):.1f}" {size}><title>{escape(name)}, step {s:,}: {v:.4g}</title></circle>'
+      f'<circle cx="{x(s):.1f}" cy="{y(v):.1f}" {size}><title>{escape(name)}, {unit}{s:,}: {v:.4g}</title></circle>'
       for s, v in zip(steps, values)
     )
     parts.append(f'<g stroke="{color}" fill="{color}"><polyline points="{points}"/>{dots}</g>')

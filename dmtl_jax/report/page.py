@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pathlib
 import statistics
 
-from dmtl_jax.report import charts, viewer
+from dmtl_jax.report import charts, scoring, steps, viewer
 from dmtl_jax.report.details import details
 from dmtl_jax.report.markup import card, entry_name, escape, html_table, swatch, verdict
 from dmtl_jax.report.results import unequal
@@ -51,6 +51,7 @@ def _section(section, table, name: str, album, left: int) -> str:
     ('', _verdict(section, table)),
     ('Scores and costs', _scores(section, table)),
     ('What denoising changes', _denoising(section)),
+    ('How many denoising steps', steps.cards(section)),
     ('Image by image', by_image and _note(' '.join(methods)) + by_image),
     ('Best and worst images', extremes and _note(single) + extremes),
     ('Learning curves', _curves(section)),
@@ -130,7 +131,7 @@ def _caution(section) -> str:
   if len(scored) > 1 and single:
     who = 'Every method' if len(single) == len(scored) else _names(single)
     parts.append(f'{who} ran with one seed: small differences may be chance.')
-  return ' '.join([*parts, escape(unequal(section))]).strip()
+  return ' '.join([*parts, *map(escape, filter(None, (unequal(section), scoring.warning(section))))])
 
 
 def _names(names: Sequence[str]) -> str:
@@ -165,7 +166,7 @@ def _scores(section, table) -> str:
   for entry, cells in zip(section.entries, table.rows):
     texts = [f'<b>{_spread(cell)}</b>' if cell.best else _spread(cell) for cell in cells]
     rows.append([entry_name(entry), *texts, *runs(str(len(entry.runs)))])
-  notes = ['Scores of the final maps; the best of a column is bold.']
+  notes = ['Scores of the final maps; the best of a column is bold.', scoring.told(section)]
   notes += runs('± is the standard deviation over runs that differ in their seeds alone.')
   notes += [f'Δm is the mean gain over tasks against {table.reference}.'] if table.reference else []
   missing = [entry.name for entry in section.entries if not entry.scored]

@@ -10,12 +10,13 @@ import dataclasses
 import json
 import math
 import pathlib
+import re
 
-from dmtl_jax.basics import files
+from dmtl_jax.basics import files, progress
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.models import METHODS, Network
 from dmtl_jax.models.base import Method
-from dmtl_jax.report import shapes
+from dmtl_jax.report import scoring, shapes
 from dmtl_jax.runs import workdir as workdir_lib
 from dmtl_jax.tasks import Task
 
@@ -35,6 +36,7 @@ class Run:
 
   Attributes:
     metrics: of metrics.json; {} where the run was not evaluated.
+    others: {S: of metrics_S.json}, evaluations with other numbers of denoising steps.
     curves: {name: (steps, values)} of everything logged.
     images: what panels/index.json lists, see gallery.py.
     cost: of cost.json; {} where it was not measured.
@@ -47,6 +49,14 @@ class Run:
   curves: dict[str, tuple[list[int], list[float]]]
   images: list[dict]
   cost: dict
+  others: dict[int, dict] = dataclasses.field(default_factory=dict)
+
+  def at(self, steps: int) -> 'Run':
+    """The run as scored, and with what it costs, with this number of denoising steps."""
+    measured = self.config['eval']['steps'] or self.steps
+    config = self.config | {'eval': self.config['eval'] | {'steps': steps}}
+    metrics = self.metrics if steps == self.steps else self.others[steps]
+    return dataclasses.replace(self, config=config, metrics=metrics, cost=self.cost if steps == measured else {})
 
   def stored(self, stage: str, task: Task) -> dict[str, float | None]:
     """{metric: value} of a stage, 'initial' or 'final', or {class: IoU} 'per_class'; {} where there is nothing."""
@@ -56,6 +66,11 @@ class Run:
     """Headline score of a stage; nan where there is none."""
     value = self.stored(stage, task).get(task.metric)
     return math.nan if value is None else float(value)
+
+  @property
+  def steps(self) -> int:
+    """Number of denoising steps that it was trained with."""
+    return self.config['model']['steps']
 
   @property
   def size(self) -> list[int]:
@@ -135,7 +150,20 @@ def read_run(path: pathlib.Path) -> Run:
     curves=read_curves(path / 'log.jsonl'),
     images=_read_json(path / 'panels' / 'index.json', shapes.INDEX).get('images') or [],
     cost=_read_json(path / 'cost.json', shapes.COST),
+    others=_read_others(path),
   )
+
+
+def _read_others(path: pathlib.Path) -> dict[int, dict]:
+  """{S: content} of a workdir's metrics_S.json; damaged ones are told, and left out."""
+  found = {}
+  for file in sorted(path.glob('metrics_*.json')):
+    if name := re.fullmatch(r'metrics_([1-9]\d{0,3})\.json', file.name):
+      try:
+        found[int(name[1])] = _read_json(file, shapes.METRICS)
+      except UserError as error:
+        progress.say(f'left out: {error}')
+  return found
 
 
 def _read_json(path: pathlib.Path, shape: dict) -> dict:
@@ -210,15 +238,26 @@ def _entries(runs: Sequence[Run]) -> list[Entry]:
 
 
 def _fields(run: Run) -> dict:
-  """{field: value} of a run's config, without those that are set aside."""
-  return {k: v for k, v in workdir_lib.flatten(run.config).items() if k not in ASIDE and 'single_task' not in k}
+  """{field: value} of a run's config, without those that are set aside, and of how it was scored."""
+  fields = workdir_lib.flatten(run.config).items()
+  return {k: v for k, v in fields if k not in ASIDE and 'single_task' not in k} | scoring.scoring(run)
+
+
+def family(entry: Entry) -> tuple[str, str]:
+  """What entries share that differ in their number of denoising steps alone: a name, and all other fields."""
+  fields = {k: v for k, v in _fields(entry.runs[0]).items() if k != 'model.steps'}
+  return re.sub(rf', steps={entry.runs[0].steps}(?=,|$)', '', entry.name, count=1), json.dumps(fields, sort_keys=True)
 
 
 def unequal(section: Section) -> str:
-  """A sentence on what the methods of a section were not given alike, their own fields apart; '' if nothing."""
+  """A sentence on what the methods of a section were not given alike, their own fields apart; '' if nothing.
+
+  How they were scored is told by `scoring.told`.
+  """
   fields = {entry.name: _fields(entry.runs[0]) for entry in section.entries}
+  apart = (*METHODS_OWN, *scoring.FIELDS)
   parts = []
-  for field in sorted({k for config in fields.values() for k in config if not k.startswith(METHODS_OWN)}):
+  for field in sorted({k for config in fields.values() for k in config if not k.startswith(apart)}):
     by_value = {}
     for name, config in fields.items():
       by_value.setdefault(str(config.get(field)), []).append(name)

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 import dataclasses
+import functools
+import json
 import math
 import statistics
 
@@ -10,6 +12,7 @@ from ml_collections import ConfigDict
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.metrics.delta_m import delta_m
 from dmtl_jax.models import counting
+from dmtl_jax.report import scoring
 from dmtl_jax.report.results import unequal
 from dmtl_jax.tasks import Task
 
@@ -171,9 +174,15 @@ def cost(entry) -> dict[str, list[float]]:
 
 def _count(entry) -> dict:
   """`counting.summarize` of an entry's network; {} for a config that this version of the code cannot build."""
-  config = ConfigDict(entry.config)
+  steps = entry.config['eval']['steps'] or entry.runs[0].steps
+  alike = {part: entry.config[part] | {'steps': steps} for part in ('model', 'eval')}
+  return _counted(json.dumps(entry.config | alike, sort_keys=True), entry.runs[0].tasks, tuple(entry.runs[0].size))
+
+
+@functools.cache  # it takes seconds
+def _counted(config: str, tasks: tuple[Task, ...], size: tuple[int, int]) -> dict:
   try:
-    return counting.summarize(config, entry.runs[0].tasks, tuple(config.data.size))
+    return counting.summarize(ConfigDict(json.loads(config)), tasks, size)
   except (UserError, AttributeError, KeyError, TypeError, ValueError):
     return {}
 
@@ -191,7 +200,7 @@ def markdown(section, table: Table) -> str:
     lines.append([entry.name.replace('|', '\\|'), *texts, *runs(str(len(entry.runs)))])
   notes = runs('Mean ± standard deviation over runs that differ in their seeds alone.')
   notes += [f'Δm is against {table.reference}.'] if table.reference else []
-  notes += [note] if (note := unequal(section)) else []
+  notes += [note for note in (scoring.told(section), unequal(section), scoring.warning(section)) if note]
   body = '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines)
   return f'## {section.title}\n\n{body}\n' + (f'\n{" ".join(notes)}\n' if notes else '')
 
@@ -202,11 +211,15 @@ def numbers(parts: Sequence[tuple]) -> list[dict]:
   for section, table in parts:
     for entry, cells in zip(section.entries, table.rows):
       row = {'data': section.data, 'labels': section.labels, 'method': entry.name, 'runs': len(entry.runs)}
-      for cell in cells:
-        name = f'{cell.column.title} {cell.column.unit}'
-        row |= {
-          name: cell.mean if cell.values else '',
-          f'{name} spread': '' if math.isnan(cell.spread) else cell.spread,
-        }
-      rows.append(row)
+      rows.append(row | unrounded(cells))
   return rows
+
+
+def unrounded(cells: Sequence[Cell]) -> dict:
+  """Columns of a CSV's row."""
+  row = {}
+  for cell in cells:
+    name = f'{cell.column.title} {cell.column.unit}'
+    row[name] = cell.mean if cell.values else ''
+    row[f'{name} spread'] = '' if math.isnan(cell.spread) else cell.spread
+  return row

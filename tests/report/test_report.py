@@ -7,11 +7,12 @@ import statistics
 import jax
 import numpy as np
 import pytest
-from report_runs import DEPTH, make, SEMSEG, TASKS, write_log, write_run
+from report_runs import BY, DEPTH, make, SEMSEG, TASKS, write_log, write_run
 
 from dmtl_jax.basics.errors import UserError
-from dmtl_jax.jobs import report
+from dmtl_jax.jobs import evaluate, report
 from dmtl_jax.models import build_model, inputs
+from dmtl_jax.report import scoring
 from dmtl_jax.runs import workdir as workdir_lib
 
 # --- Tables ----------------------------------------------------------------------------------
@@ -65,7 +66,7 @@ def test_what_differs_between_runs_of_a_method_is_named(tmp_path):
     write_run(tmp_path / '4', train__log_every=99),
   ]
   _, _, rows = make(tmp_path, *runs)
-  assert [(row['method'], row['runs']) for row in rows] == [
+  assert [(row['method'], row['runs']) for row in rows if not row['S']] == [
     ('DiffusionMTL (Prediction), steps=1', '1'),
     ('DiffusionMTL (Prediction), steps=3', '1'),
     ('DiffusionMTL (Prediction), steps=2', '1'),
@@ -88,6 +89,24 @@ def test_methods_that_were_not_treated_alike_are_told(tmp_path):
   page, text, _ = make(tmp_path, *fair, write_run(tmp_path / 'c', 'method=mtl_baseline', train__steps=500))
   told = 'differ in train.steps (500: MTL Baseline; 0: DiffusionMTL (Prediction), DiffusionMTL (Feature)).'
   assert told in text and told in page
+
+
+def test_how_scores_were_made_is_told_and_what_does_not_compare(tmp_path):
+  runs = [write_run(tmp_path / 'a'), write_run(tmp_path / 'b', 'method=feature', seed=3)]
+  page, text, _ = make(tmp_path, *runs)
+  for told in (page, text):
+    assert 'Scored under protocol plain, weights best, version 2.' in told
+    assert 'older definitions' not in told and 'not comparable' not in told
+  old = write_run(tmp_path / 'old', 'method=mtl_baseline', by={})
+  pascal = write_run(tmp_path / 'c', by=BY | {'protocol': 'pascal', 'weights': 'latest'}, seed=1)  # no seed of a
+  page, text, rows = make(tmp_path, *runs, old, pascal)
+  for told in (page, text):
+    assert 'MTL Baseline was scored under older definitions: run --mode=evaluate again.' in told
+    assert 'protocol pascal, weights latest, version 2 (DiffusionMTL (Prediction), protocol=pascal, ' in told
+    assert 'not comparable' in told and 'Mind that' not in told
+  assert len(rows) == 4
+  page, text, rows = make(tmp_path, runs[0], write_run(tmp_path / 'late', seed=1, final=None))
+  assert [row['runs'] for row in rows] == ['2'] and scoring.VERSION == evaluate.VERSION
 
 
 def test_a_backbone_is_compared_to_its_own_single_task_run(tmp_path):
@@ -165,6 +184,7 @@ def test_one_bare_run_is_a_report(tmp_path):
   [
     (lambda run: (run / 'metrics.json').write_text('{"final": '), r'metrics\.json: not JSON'),
     (lambda run: (run / 'panels').mkdir() or (run / 'panels/index.json').write_text('x'), r'index\.json: not JSON'),
+    (lambda run: (run / 'metrics.json').write_text('{"protocol": 3}'), r'metrics\.json: not what evaluation writes'),
     (lambda run: shutil.rmtree(run), r'config\.json: no such file'),
   ],
 )
