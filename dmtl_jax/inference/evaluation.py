@@ -21,6 +21,8 @@ from dmtl_jax.inference.steps import compiled_predict_step, make_predict_step
 from dmtl_jax.metrics.base import merge
 from dmtl_jax.metrics.delta_m import delta_m
 
+VERSION = 2  # of what scores mean; 1: boundaries by the Berkeley protocol everywhere, depth as it came
+
 
 class Evaluator:
   """Scores a model on one split; compile once, call for any weights.

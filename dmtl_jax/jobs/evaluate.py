@@ -10,10 +10,8 @@ from dmtl_jax.basics import atomic, sharding
 from dmtl_jax.basics.progress import say
 from dmtl_jax.data import source as source_lib
 from dmtl_jax.inference import gallery
-from dmtl_jax.inference.evaluation import delta_to_single, Evaluator, headline
+from dmtl_jax.inference.evaluation import delta_to_single, Evaluator, headline, VERSION
 from dmtl_jax.runs.checkpoints import load
-
-VERSION = 2  # of metrics.json; 1: without these fields, boundaries by the Berkeley protocol everywhere
 
 
 def as_text(scores: dict, tasks) -> str:

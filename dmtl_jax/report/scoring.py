@@ -1,6 +1,7 @@
 """By which definitions scores were made, and whether those of a section compare."""
 
-VERSION = 2  # of metrics.json as `--mode=evaluate` writes it today
+from dmtl_jax.inference.evaluation import VERSION
+
 FIELDS = ('eval.protocol', 'eval.weights', 'metrics.version')
 
 
