@@ -26,9 +26,10 @@ from dmtl_jax.training import setup
 from dmtl_jax.training.step import TrainStep
 
 STEPS = 6
+pytestmark = pytest.mark.usefixtures('short_encoder')
 
 
-@pytest.fixture(scope='session')
+@pytest.fixture(scope='module')
 def data(tmp_path_factory):
   root = tmp_path_factory.mktemp('toy')
   os.environ['XDG_CACHE_HOME'] = str(tmp_path_factory.mktemp('cache'))
@@ -47,8 +48,8 @@ def config_for(data, arg='labels=full'):
   return config
 
 
-@pytest.fixture(scope='session')
-def trained(data, tmp_path_factory):
+@pytest.fixture(scope='module')
+def trained(data, tmp_path_factory, short_encoder):
   workdir = tmp_path_factory.mktemp('run')
   result = train.run(config_for(data), str(workdir))
   return workdir, result
