@@ -22,7 +22,7 @@ from dmtl_jax.tasks import Task
 
 METHODS_OWN = ('method', 'model.', 'optim.part_lr')  # fields that belong to a method
 MORE_COLORS = ('#b5651d', '#6a5acd', '#2e8b8b', '#c71585', '#808000', '#4682b4', '#cd5c5c', '#708090')
-LABELS = {'one': 'one labelled task an image', 'random': 'random labelled tasks', 'full': 'all tasks labelled'}
+LABELS = {'one': 'one labelled task per image', 'random': 'random labelled tasks', 'full': 'all tasks labelled'}
 # What may differ between two seeds of one experiment, or changes nothing that is scored.
 ASIDE = (
   *('seed', 'data.label_seed', 'data.dir', 'data.raw', 'train.eval_every', 'train.save_every', 'train.eval_images'),

@@ -142,9 +142,9 @@ def test_data_sets_and_label_settings_have_their_own_tables(tmp_path):
   ]
   page, text, rows = make(tmp_path, *runs)
   assert re.findall('^## (.*)', text, re.M) == [
-    'rooms, one labelled task an image',
+    'rooms, one labelled task per image',
     'rooms, random labelled tasks',
-    'streets, one labelled task an image',
+    'streets, one labelled task per image',
   ]
   assert rows[2]['depth absErr'] == '' and page.count('<article class="part"') == 3
   assert 'depth' not in text.split('## streets')[1]
