@@ -148,11 +148,14 @@ def upgraded(values: dict) -> dict:
   network, method = model.pop('method', None), values.get('method')
   if isinstance(network, str) and method not in ('no_diffusion', 'no_condition'):
     method = network
-  model, optim = dict(initial_weights='paper') | model, dict(denoiser_fan_in=0) | dict(values.get('optim', {}))
+  model, optim = (
+    dict(initial_weights='paper') | model,
+    dict(denoiser_fan_in=0, part_lr={}) | dict(values.get('optim', {})),
+  )
   data, scores = dict(values.get('data', {})), dict(values.get('eval', {}))
   if data.get('name') == 'scenes':
     data.setdefault('simple', False)
-  if scores.get('protocol') == 'pascal' and data.get('name') != 'pascal':
+  if 'geometry' not in scores and data.get('name') != 'pascal' and scores.get('protocol') == 'pascal':
     scores['protocol'] = 'plain'  # what `pascal` meant elsewhere before it had definitions of its own
   values = values | dict(model=model, optim=optim, data=data, eval=scores)
   return values | ({} if method is None else {'method': method})

@@ -43,9 +43,11 @@ def test_the_paper_starts_at_random_with_one_rate_and_the_small_configs_do_not()
 
 def test_an_older_run_is_read_as_it_was_trained():
   old = common.upgraded({'data': {'name': 'scenes'}, 'eval': {'protocol': 'pascal'}, 'method': 'prediction'})
-  assert (old['model']['initial_weights'], old['optim']['denoiser_fan_in']) == ('paper', 0)
+  assert (old['model']['initial_weights'], old['optim']) == ('paper', {'denoiser_fan_in': 0, 'part_lr': {}})
   assert not old['data']['simple'] and old['eval']['protocol'] == 'plain'
-  assert common.upgraded({'data': {'name': 'pascal'}, 'eval': {'protocol': 'pascal'}})['eval']['protocol'] == 'pascal'
+  asked = {'protocol': 'pascal', 'geometry': 'fit'}  # by a run of today
+  for name, scores in (('pascal', {'protocol': 'pascal'}), ('folder', asked)):
+    assert common.upgraded({'data': {'name': name}, 'eval': scores})['eval']['protocol'] == 'pascal'
 
 
 def test_released_preset_switches_every_point_of_the_table():
