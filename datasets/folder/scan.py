@@ -97,6 +97,6 @@ def _check_one(source, index: int) -> tuple[list[str], dict[str, set]]:
     if label.shape[:2] != size:
       sizes = [f'{width}x{height}' for height, width in (label.shape[:2], size)]
       problems.append(f'{label_path}: {sizes[0]}, but its image {path.name} is {sizes[1]}; make them equal')
-    if task.unlabelled and task.channels <= 2 and not task.classes:  # yes or no
+    if task.binary:
       seen[task.name] = set(np.unique(label).tolist())
   return problems, seen

@@ -52,6 +52,7 @@ class Task:
     raw_channels: C_t of the raw output map; None: one per class.
     guides_crops: whether one of its classes may not fill a random crop (the PASCAL recipe).
     relative_to_view: whether a value depends on how large the scene is seen, so that tiles do not agree on it.
+    binary: whether its labels are 0 and 1, so that a mask of 0 and 255 is a mistake.
     framed: whether its pictures are white like a page, and need a frame there.
     spread_unit: of `spread`, as it stands behind a number.
 
@@ -74,6 +75,7 @@ class Task:
   raw_channels: ClassVar[int | None] = 1
   guides_crops: ClassVar[bool] = False
   relative_to_view: ClassVar[bool] = False
+  binary: ClassVar[bool] = False
   framed: ClassVar[bool] = False
   spread_unit: ClassVar[str] = ' std'
 

@@ -18,6 +18,7 @@ class Saliency(Semseg):
   metric = 'maxF'
   raw_channels = 2
   guides_crops = False
+  binary = True
   spread_unit = ' std'  # of the probability, at most 0.5
   most = 0.6  # of orange, where it is laid over an image
   ends = np.array([(0, 0, 0), colors.PAPER])  # colours of probability 0 and 1
