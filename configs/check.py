@@ -19,6 +19,7 @@ COUNT = (0, 10**9)
 RANGES = {
   'seed': (0, 2**32 - 1),
   'data.label_seed': (0, 2**63),
+  'data.held_back': (0, 0.9),
   'data.workers': (0, 1024),
   'data.threads': (0, 1024),
   'data.prefetch': (0, 1024),

@@ -83,6 +83,7 @@ def base(arg: str | None) -> ConfigDict:
         tasks=(),  # names of the tasks to learn, in this order; (): all
         labels=a['labels'],
         label_seed=0,
+        held_back=0.0,  # share of the training images to score instead of validation, and not to train on
         size=(512, 512),
         augment='none',
         workers=0,  # processes that load images; 0: threads of this one

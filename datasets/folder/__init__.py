@@ -62,6 +62,13 @@ class FolderSource:
       example['crop_guide'] = labels[self.guide.name] if self.guide in visible else self.label(index, self.guide)
     return example
 
+  def only(self, positions: Sequence[int]) -> 'FolderSource':
+    pick = lambda values: [values[i] for i in positions]
+    mask = self.label_mask[list(positions)]
+    return dataclasses.replace(
+      self, ids=pick(self.ids), label_mask=mask, images=pick(self.images), labels=pick(self.labels)
+    )
+
   def truth(self, index: int) -> dict:
     del index
     return {}

@@ -40,6 +40,9 @@ class Source(Protocol):
 
   def __getitem__(self, index: int) -> dict: ...
 
+  def only(self, positions: Sequence[int]) -> 'Source':
+    """The source of some of its images."""
+
   def truth(self, index: int) -> dict[str, np.ndarray | None]:
     """What a benchmark scores an image against instead of its labels: {task: map [H, W]; None: it does not}."""
 
@@ -66,15 +69,22 @@ def names() -> list[str]:
 def open_source(data_config, split: str) -> Source:
   """The split 'train' or 'val' of config.data, with every label it has of config.data.tasks (default: all).
 
+  With config.data.held_back both are of the training images, the same in every run: 'val' is that share of them.
+
   Raises:
     UserError: what is missing or broken in the data, and what to do.
   """
-  source = package(data_config.name).open_split(data_config, split)
+  share = data_config.get('held_back', 0)
+  source = package(data_config.name).open_split(data_config, 'train' if share else split)
   if split == 'train' and data_config.get('augment') == 'pascal':
     source = dataclasses.replace(source, guide=next((task for task in source.tasks if task.guides_crops), None))
   columns = _columns(source.tasks, data_config.get('tasks', ()))
   tasks = tuple(source.tasks[t] for t in columns)
-  return dataclasses.replace(source, tasks=tasks, label_mask=source.label_mask[:, columns])
+  source = dataclasses.replace(source, tasks=tasks, label_mask=source.label_mask[:, columns])
+  if not share:
+    return source
+  back, rest = np.split(np.random.default_rng(0).permutation(len(source)), [round(share * len(source))])
+  return source.only(sorted(map(int, back if split == 'val' else rest)))
 
 
 def data_tasks(data_config) -> tuple[Task, ...]:

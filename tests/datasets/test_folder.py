@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 import numpy as np
 from PIL import Image
 import pytest
+import toy
 
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.data import source as source_lib
@@ -278,6 +279,20 @@ def test_open_source_chooses_tasks(root):
     source_lib.open_source(config, 'train')
   with pytest.raises(UserError, match="config.data.name: 'camvid'"):
     source_lib.open_source(ConfigDict({'name': 'camvid'}), 'train')
+
+
+def test_a_share_of_the_training_images_is_held_back(tmp_path):
+  config = ConfigDict({'name': 'folder', 'path': str(tmp_path), 'held_back': 0.25})
+  toy.write(tmp_path, train=8)
+  whole = folder.open_folder(config.path, 'train')
+  rest, back = (source_lib.open_source(config, split) for split in ('train', 'val'))
+  assert (len(rest), len(back)) == (6, 2)
+  assert {*rest.ids} | {*back.ids} == {*whole.ids}
+  for part in (rest, back):
+    for i, name in enumerate(part.ids):
+      expected, example = whole[whole.ids.index(name)], part[i]
+      np.testing.assert_array_equal(example['image'], expected['image'])
+      assert example['labels'].keys() == expected['labels'].keys() and example['index'] == i
 
 
 def test_camvid():
