@@ -5,4 +5,4 @@ import sys
 from dmtl_jax import cli
 
 if __name__ == '__main__':
-  sys.exit(cli.main(sys.argv))
+  sys.exit(cli.main())

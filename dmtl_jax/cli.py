@@ -8,7 +8,7 @@
   prepare    python main.py --mode=prepare --config=configs/nyud.py --config.data.raw=PATH
   report     python main.py --mode=report --workdirs=runs/a,runs/b --out=runs/report
 
-Config strings: configs/NAME.py:method=...,labels=...,backbone=...,steps=...,preset=...
+Config strings: configs/NAME.py:method=...,labels=...,backbone=...,steps=...,preset=...; of ours NAME is enough
 (configs/common.py lists the values). Any other field is a flag: --config.optim.lr=1e-4.
 """
 
@@ -19,6 +19,7 @@ import sys
 from absl import flags, logging
 from ml_collections import config_flags
 
+from dmtl_jax import configs
 from dmtl_jax.basics.errors import printable, UserError
 from dmtl_jax.configs import check
 
@@ -58,7 +59,7 @@ _UNREADABLE = (
 )  # fmt: skip
 
 
-def main(argv: list[str]) -> int:
+def main(argv: list[str] = sys.argv) -> int:
   """Runs one job; returns the exit status: 0, or 1 after an error told in one sentence."""
   if any(arg in ('-h', '--help', '-help') for arg in argv[1:]):
     print(__doc__.strip(), '\n\nflags:')
@@ -81,7 +82,7 @@ def _parse(argv: list[str]):
     UserError: whatever is wrong with them.
   """
   try:
-    argv = _with_stored_config(argv)
+    argv = _with_stored_config(_with_found_config(argv))
     _check_fields(argv)
     rest = flags.FLAGS(argv)
     getattr(_CONFIG.value, 'seed', None)  # a file that cannot be read only fails when a field is asked for
@@ -92,6 +93,16 @@ def _parse(argv: list[str]):
     _CONFIG.value.lock()
   if len(rest) > 1:
     raise UserError(f"'{printable(rest[1])}': not a flag; see --help")
+
+
+def _with_found_config(argv: list[str]) -> list[str]:
+  """`--config NAME` as `--config=FILE`; see `configs.find`."""
+  found, rest = argv[:1], iter(argv[1:])
+  for arg in rest:
+    arg += f'={next(rest, "")}' if arg in ('-config', '--config') else ''
+    flag, _, value = arg.partition('=')
+    found.append(f'{flag}={configs.find(value)}' if flag in ('-config', '--config') else arg)
+  return found
 
 
 def _with_stored_config(argv: list[str]) -> list[str]:
@@ -106,12 +117,12 @@ def _with_stored_config(argv: list[str]) -> list[str]:
 def _check_fields(argv: list[str]):
   """Names a field that the config file has not, before ml_collections makes it or speaks of its section."""
   paths, file = [], ''
-  for arg, following in zip(argv, [*argv[1:], '']):
+  for arg in argv:
     match = re.match(r'--?(?:no)?config(?:\.([^=]*))?(?:=(.*)|$)', arg, re.DOTALL)
     if match and match[1] is not None:
       paths.append(match[1])
     elif match:
-      file = match[2] or following
+      file = match[2]
   if paths and file:
     check.check_fields(paths, flags.FLAGS['config'].parser.parse(file).to_dict())
 

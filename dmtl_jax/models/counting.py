@@ -5,11 +5,12 @@ jaxpr of one forward pass in inference (one image, all tasks, every denoising st
 matrix products count, a scan's body as often as it runs; resizing, norms and activations do not.
 """
 
+from collections.abc import Iterator
 import math
 import re
 
 import jax
-from jax.extend.core import jaxprs_in_params
+from jax.extend.core import ClosedJaxpr, Jaxpr
 from jax.interpreters import partial_eval
 import jax.numpy as jnp
 
@@ -108,6 +109,14 @@ def multiply_adds(jaxpr, scope: str, as_defined: bool = False):
       yield inner, math.prod(x.shape[:3]) * kernel.size
     elif eqn.params.get('name') != '_resize':  # jax.image.resize, a matrix product in disguise
       times = eqn.params['length'] if eqn.primitive.name == 'scan' else 1
-      for body in jaxprs_in_params(eqn.params):
+      for body in _bodies(eqn.params):
         for where, macs in multiply_adds(body, inner, as_defined):
           yield where, macs * times
+
+
+def _bodies(params: dict) -> Iterator[Jaxpr]:
+  """The jaxprs among an equation's parameters: `jax.extend.core.jaxprs_in_params`, which jax 0.7 has not."""
+  for value in params.values():
+    for body in value if isinstance(value, tuple) else (value,):
+      if isinstance(body, (Jaxpr, ClosedJaxpr)):
+        yield getattr(body, 'jaxpr', body)

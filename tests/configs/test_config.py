@@ -2,12 +2,14 @@
 
 import importlib
 import json
+import os
 import pathlib
 import subprocess
 import sys
 
 import pytest
 
+from dmtl_jax import configs
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.configs import check, common
 from dmtl_jax.models import build_model
@@ -133,7 +135,7 @@ def test_every_config_builds_a_model(name):
       ['--config=configs/folder.py', '--config.train.batch=0', '--workdir={tmp}'],
       'train.batch must be a whole number from 1',
     ),
-    (['--config=configs/nope.py', '--workdir={tmp}'], "No such file or directory: 'configs/nope.py'"),
+    (['--config=configs/scene.py', '--workdir={tmp}'], 'configs/scene.py: no such file; did you mean scenes, of'),
     (['--mode=predict', '--workdir={tmp}'], '--images'),
   ],
 )
@@ -142,6 +144,15 @@ def test_errors_are_one_sentence(arguments, message, tmp_path):
   done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
   assert done.returncode == 1
   assert message in done.stderr and 'Traceback' not in done.stderr, done.stderr
+
+
+def test_a_config_goes_by_its_name_where_there_is_no_such_file(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  for text in ('scenes', 'configs/scenes', 'configs/scenes.py', 'configs/scenes.py:steps=3'):
+    path, _, arguments = configs.find(text).partition(':')
+    assert os.path.samefile(path, ROOT / 'configs/scenes.py') and arguments == text.partition(':')[2]
+  (tmp_path / 'scenes.py').touch()
+  assert configs.find('scenes:method=feature') == 'scenes.py:method=feature'
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ FLOORS = (
   ('report', 'training'),
   ('jobs',),
   ('benchmarks', 'cli'),
+  ('__main__',),
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
@@ -46,7 +47,7 @@ def room(module: str) -> str:
 
 def test_every_room_has_a_floor_and_says_what_it_is_for():
   rooms = [p for p in ROOT.iterdir() if p.is_dir() and p.name != '__pycache__']
-  assert {p.name for p in rooms} | {'cli'} == set(FLOOR)
+  assert {p.name for p in rooms} | {'cli', '__main__'} == set(FLOOR)
   for path in rooms:
     assert ast.get_docstring(ast.parse((path / '__init__.py').read_text())), path
 
