@@ -4,7 +4,7 @@ import pathlib
 
 from dmtl_jax.basics import atomic, progress
 from dmtl_jax.basics.errors import UserError
-from dmtl_jax.report import steps
+from dmtl_jax.report import gains, steps
 from dmtl_jax.report.page import page
 from dmtl_jax.report.results import read_run, sections
 from dmtl_jax.report.table import make_table, markdown, numbers
@@ -24,7 +24,7 @@ def write_report(workdirs: list[str], out: str) -> pathlib.Path:
     raise UserError('--workdirs names no run; give one or more, separated by commas')
   parts = [(section, make_table(section)) for section in sections(runs)]
   folder = pathlib.Path(out)
-  text = '\n'.join(markdown(section, table) + steps.markdown(section) for section, table in parts)
+  text = '\n'.join(to_markdown(section, table) for section, table in parts)
   atomic.write_atomic(folder / 'report.md', text)
   atomic.write_csv(folder / 'report.csv', [*numbers(parts), *steps.numbers(parts)])
   path = folder / 'report.html'
@@ -35,3 +35,8 @@ def write_report(workdirs: list[str], out: str) -> pathlib.Path:
       progress.say(f'{run.path} has no scores; run --mode=evaluate --workdir={run.path}')
   progress.say(f'report: {path}')
   return path
+
+
+def to_markdown(section, table) -> str:
+  """All of a section as text: scores, what denoising changed, and scores by the number of steps."""
+  return markdown(section, table) + gains.markdown(section) + steps.markdown(section)

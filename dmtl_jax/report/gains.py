@@ -1,0 +1,47 @@
+"""What denoising changes: initial against denoised scores, task by task."""
+
+import math
+import statistics
+
+from dmtl_jax.report.results import Entry
+from dmtl_jax.tasks import Task
+
+
+def gain(entry: Entry, task: Task) -> tuple[float, float, float] | None:
+  """(initial, denoised, standard error of their difference over the runs; nan of one), means over an entry's runs.
+
+  None where no run has both.
+  """
+  pairs = [(run.score('initial', task), run.score('final', task)) for run in entry.runs]
+  pairs = [pair for pair in pairs if not math.isnan(sum(pair))]
+  if not pairs:
+    return None
+  differences = [final - initial for initial, final in pairs]
+  error = statistics.stdev(differences) / len(pairs) ** 0.5 if len(pairs) > 1 else math.nan
+  return *(statistics.fmean(values) for values in zip(*pairs)), error
+
+
+def markdown(section) -> str:
+  """A table with a row a method that has initial maps; '' where none has."""
+  body = []
+  for entry in section.entries:
+    cells = [_cell(task, gain(entry, task)) for task in section.tasks]
+    if any(cells):
+      body.append(f'| {entry.name.replace("|", chr(92) + "|")} | {" | ".join(cell or "–" for cell in cells)} |')
+  heads = [f'{task.name} {task.metric} {"↑" if task.higher_is_better else "↓"}' for task in section.tasks]
+  head = f'| method | {" | ".join(heads)} |\n| --- |{" ---: |" * len(heads)}'
+  note = (
+    'Initial → denoised, bold where denoising helped; in parentheses the gain, ± its standard error over the seeds.'
+  )
+  return '\n'.join(['', '### Initial against denoised', '', head, *body, '', note, '']) if body else ''
+
+
+def _cell(task: Task, found) -> str:
+  if found is None:
+    return ''
+  initial, final, error = found
+  sign = 1 if task.higher_is_better else -1
+  number = lambda value, plus='': f'{value:{plus}.{task.digits}f}'
+  told = f'{number(initial)} → {number(final)}'
+  told = f'**{told}**' if sign * (final - initial) > 0 else told
+  return f'{told} ({number(sign * (final - initial), "+")}' + (')' if math.isnan(error) else f' ± {number(error)})')

@@ -1,0 +1,110 @@
+"""Studies: what is run, with which learning rates, in which order, and the page about it."""
+
+import dataclasses
+import os
+import subprocess
+import sys
+
+import pytest
+import report_runs
+
+from dmtl_jax import configs
+from dmtl_jax.basics.errors import UserError
+from dmtl_jax.benchmarks import study, study_page
+from dmtl_jax.benchmarks.suites import Suite, SUITES
+
+TOY = Suite(
+  'scenes', {'one': ('mtl_baseline', 'prediction')}, {'train.batch': 2}, (0, 1), rates=(1e-3, 2e-3), rate_steps=3
+)
+SCORES = {'mtl_baseline': (50, 20, 1.0), 'prediction': (60, 18, 0.9)}
+BETTER = {'mtl_baseline': '0.001', 'prediction': '0.002'}  # the rate that scores higher
+
+
+@pytest.fixture
+def runner(monkeypatch):
+  """Stands in for the processes: writes scored workdirs, and keeps the commands."""
+  made = []
+
+  def start(command, env, stdout, stderr):
+    config = next(arg.partition('=')[2] for arg in command if arg.startswith('--config='))
+    workdir = command[-1].partition('=')[2]
+    flags = dict(arg[len('--config.') :].split('=', 1) for arg in command if arg.startswith('--config.'))
+    method = config.split('method=')[1].split(',')[0]
+    made.append((os.path.basename(workdir), flags))
+    if flags.get('init_from') == 'broken':
+      return subprocess.CompletedProcess(command, 1)
+    seed, good = int(flags.get('seed', 0)), flags.get('optim.lr') == BETTER[method]
+    scores = [x + seed for x in SCORES[method]]
+    scores[0] += good
+    first = [55 + 3 * seed, 19, 1.0] if method == 'prediction' else None
+    report_runs.write_run(study.pathlib.Path(workdir), f'method={method},labels=one', scores, first, seed=seed)
+    return subprocess.CompletedProcess(command, 0)
+
+  monkeypatch.setattr(study.subprocess, 'run', start)
+  return made
+
+
+def test_a_study_chooses_rates_runs_reports_and_goes_on(tmp_path, runner, monkeypatch):
+  monkeypatch.setitem(SUITES, 'toy', TOY)
+  study.study(TOY, tmp_path / 'toy', study.Places(2), ['--config.model.width=8'])
+  trials, runs = runner[:4], runner[4:]
+  assert {name for name, _ in trials} == {f'{m}-{r}' for m in SCORES for r in ('0.001', '0.002')}
+  assert all(flags['data.held_back'] == '0.2' and flags['train.steps'] == '3' for _, flags in trials)
+  assert sorted(name for name, _ in runs) == [f'{m}-one-{seed}' for m in SCORES for seed in (0, 1)]
+  for name, flags in runs:
+    method, _, seed = name.split('-')
+    assert flags == {
+      'train.batch': '2', 'seed': seed, 'data.label_seed': seed, 'optim.lr': BETTER[method], 'model.width': '8'
+    }  # fmt: skip
+  assert 'DiffusionMTL (Prediction)' in (tmp_path / 'toy' / 'report' / 'report.md').read_text()
+
+  runner.clear()
+  (tmp_path / 'toy' / 'prediction-one-1' / 'metrics.json').unlink()
+  study.study(TOY, tmp_path / 'toy', study.Places(1), [])
+  assert [name for name, _ in runner] == ['prediction-one-1']
+
+  study_page.write(tmp_path, str(tmp_path / 'page.md'))
+  page = (tmp_path / 'page.md').read_text()
+  assert '4 of 4 runs' in page and '0.001 (mtl_baseline), 0.002 (prediction)' in page
+  # 61 and 62 after 55 and 58: gains of 6 and 4, whose mean has a standard error of 1.
+  assert '**56.50 → 61.50** (+5.00 ± 1.00)' in page
+  assert '19.00 → 18.50' in page and '(+0.50 ± 0.50)' in page
+
+
+def test_runs_that_fail_are_named_after_the_others_are_done(tmp_path, runner):
+  with pytest.raises(UserError, match=r'prediction-0.001.*failed.*says why'):
+    study.study(TOY, tmp_path, study.Places(1), ['--config.init_from=broken'])
+  assert len(runner) == 4
+
+
+def test_a_suite_asks_for_the_files_it_needs(tmp_path):
+  with pytest.raises(UserError, match=r'--config.data.path=PATH'):
+    study.study(SUITES['camvid'], tmp_path, study.Places(1), [])
+
+
+def test_a_run_is_the_command_of_any_training(tmp_path):
+  run = dataclasses.replace(next(TOY.trials())[2], config='configs/scenes.py:method=predicton')
+  places = study.Places(1)
+  places._own.variables = {}
+  assert study.make(run, tmp_path, places, []) == 1
+  assert 'prediction' in (tmp_path / f'{run.name}.txt').read_text()
+
+
+@pytest.mark.parametrize('name', SUITES)
+def test_the_runs_of_a_suite_are_configs(name):
+  """Every config string and every field exists, and no two runs share a folder."""
+  suite = SUITES[name]
+  runs = [run for *_, run in suite.trials()] + suite.runs({})
+  assert len({run.name for run in runs}) == len(runs)
+  for run in runs[:: max(len(runs) // 8, 1)]:
+    module = __import__(f'{configs.__name__}.{suite.data}', fromlist=['_']).get_config
+    config = module(run.config.partition(':')[2])
+    for field in run.flags:
+      assert (
+        config.get_ref(field) is not None if '.' not in field else field.split('.')[1] in config[field.split('.')[0]]
+      )
+
+
+def test_help():
+  told = subprocess.run([sys.executable, '-m', 'dmtl_jax.benchmarks.study', '--help'], capture_output=True, text=True)
+  assert 'scenes-small' in told.stdout
