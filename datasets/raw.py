@@ -32,6 +32,7 @@ class RawBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
   Attributes:
     MARKER: a file or folder that only the root of the raw data has.
     IMAGES: {split: number of images of the benchmark}.
+    USUAL: height and width of most of its images.
     OFFICIAL: {label setting: file of the benchmark's mapping for it, of those in checksums.tsv}.
     processes: that encode; 0: one a core.
     size: (H, W) of config.data.size; None: any. Not all raw images must have it.
@@ -40,6 +41,7 @@ class RawBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
   MANUAL_DOWNLOAD_INSTRUCTIONS = 'README.md tells where to get the raw data.'
   MARKER: str
   IMAGES: dict[str, int]
+  USUAL: tuple[int, int]
   OFFICIAL: ClassVar[dict[str, str]] = {}
 
   processes = 0

@@ -13,4 +13,5 @@ class Builder(mtan.MtanBuilder):
   FOLDERS = ('image', 'label_7', 'depth')
   CLASSES = tuple('flat,construction,object,nature,sky,human,vehicle'.split(','))
   IMAGES = {'train': 2975, 'val': 500}
+  USUAL = (128, 256)
   OFFICIAL = {'one': 'onelabel.pth', 'random': 'onelabel.pth'}  # with two tasks MTPSL has no other

@@ -13,4 +13,5 @@ class Builder(mtan.MtanBuilder):
   FOLDERS = ('image', 'label', 'depth', 'normal')
   CLASSES = tuple('bed,books,ceiling,chair,floor,furniture,objects,picture,sofa,table,tv,wall,window'.split(','))
   IMAGES = {'train': 795, 'val': 654}
+  USUAL = (288, 384)
   OFFICIAL = {'one': 'onelabel.pth', 'random': 'randomlabels.pth'}

@@ -23,6 +23,7 @@ class Builder(raw.RawBuilder):
   RELEASE_NOTES = {'1.0.0': 'First release.', '1.1.0': 'With the boundaries that the benchmark scores against.'}
   MARKER = 'ImageSets/Context/train.txt'
   IMAGES = {'train': 4998, 'val': 5105}
+  USUAL = (375, 500)
   OFFICIAL = {'one': 'onelabel.pth', 'random': 'randomlabels.pth'}
 
   def _info(self) -> tfds.core.DatasetInfo:

@@ -17,6 +17,7 @@ import time
 import cv2
 from ml_collections import ConfigDict
 import numpy as np
+import tensorflow_datasets as tfds
 
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.benchmarks import common
@@ -24,7 +25,6 @@ from dmtl_jax.data import label_settings, pipeline, transforms
 from dmtl_jax.data import source as source_lib
 from dmtl_jax.datasets import mtan, stored
 
-SIZES = {'pascal': (375, 500), 'nyud': (288, 384), 'cityscapes': (128, 256)}  # of the raw images
 SYNTHETIC = 48  # images that stand in for a data set
 
 
@@ -87,18 +87,17 @@ def open_training(config, folder: str):
   try:
     source, synthetic = source_lib.open_source(config.data, 'train'), False
   except UserError:
-    if config.data.name not in SIZES:
+    if not hasattr(getattr(source_lib.package(config.data.name), 'Builder', None), 'USUAL'):
       raise
     source, synthetic = synthetic_source(config.data.name, folder), True
   return label_settings.apply_labels(source, config.data.labels, config.data.label_seed), synthetic
 
 
 def synthetic_source(name: str, folder: str, count: int = SYNTHETIC) -> source_lib.Source:
-  """Synthetic images in the stored format of the benchmark `name`, at their true size."""
+  """Synthetic images in the stored format of a data set that is made of raw files, at their usual size."""
   package = source_lib.package(name)
   builder = package.Builder(data_dir=folder, file_format='array_record')
-  store = _stored_pascal if name == 'pascal' else _stored_mtan
-  examples = ((i, store(package.TASKS, SIZES[name], i)) for i in range(count))
+  examples = ((i, _example(builder, package.TASKS, i)) for i in range(count))
   builder._split_generators = lambda dl_manager: {'train': examples}  # instead of those of raw data
   builder.info.metadata['ids'] = {'train': [f'{i:04d}' for i in range(count)]}
   stored.build(builder)
@@ -106,45 +105,32 @@ def synthetic_source(name: str, folder: str, count: int = SYNTHETIC) -> source_l
   return dataclasses.replace(source, official={})  # which name other images
 
 
+def _example(builder, tasks, i: int) -> dict:
+  """What the builder would store of an image: maps that compress about as real ones do."""
+  rng, classes = np.random.default_rng(i), {task.name: task.channels for task in tasks}
+  example = {'id': str(i)}
+  for name, feature in builder.info.features.items():
+    if name == 'id':
+      continue
+    smooth = _smooth(rng, builder.USUAL, feature.shape[-1], 8)
+    if name == 'image':
+      fine = _smooth(rng, builder.USUAL, 3, 40)
+      values = (0.4 * smooth + 0.4 * fine + 0.1 + rng.normal(0, 0.04, smooth.shape)).clip(0, 1) * 255
+    elif feature.np_dtype == np.uint8:  # classes, or normals in a picture
+      values = smooth**2 * classes.get(name, 2) if feature.shape[-1] == 1 else smooth * 255
+    else:  # depths, or normals as vectors
+      values = 1 + smooth if feature.shape[-1] == 1 else mtan.unit(2 * smooth - 1) * mtan.STEPS
+    example[name] = values.astype(feature.np_dtype)
+    if isinstance(feature, tfds.features.Image):
+      file = cv2.imencode(f'.{feature.encoding_format}', example[name], [cv2.IMWRITE_JPEG_QUALITY, 90])[1]
+      example[name] = io.BytesIO(file.tobytes())
+  return example
+
+
 def _smooth(rng, size, channels: int, cells: int) -> np.ndarray:
-  """Random colours [H, W, channels] float32 in 0-1 that change over about 1 / cells of the picture."""
+  """Random numbers [H, W, channels] float32 from 0 to below 1 that change over about 1 / cells of the picture."""
   coarse = rng.random((cells, cells, channels), dtype=np.float32)
   return cv2.resize(coarse, size[::-1], interpolation=cv2.INTER_LINEAR).reshape(*size, channels)
-
-
-def _photograph(rng, size) -> np.ndarray:
-  """uint8 [H, W, 3]: patches, shading and grain that compress about as photographs do."""
-  grain = rng.normal(0, 0.04, (*size, 3))
-  mixed = 0.4 * _smooth(rng, size, 3, 5) + 0.4 * _smooth(rng, size, 3, 40) + 0.1 + grain
-  return (mixed.clip(0, 1) * 255).astype(np.uint8)
-
-
-def _class_map(rng, size, classes: int) -> np.ndarray:
-  """uint8 [H, W, 1]: regions of classes; most pixels are of a few."""
-  level = _smooth(rng, size, 1, 6)
-  return (level**2 * classes).clip(0, classes - 1).astype(np.uint8)
-
-
-def _stored_pascal(tasks, size, i: int) -> dict:
-  rng = np.random.default_rng(i)
-  encode = lambda suffix, array, *options: io.BytesIO(cv2.imencode(suffix, array, *options)[1].tobytes())
-  jpeg = encode('.jpg', _photograph(rng, size), [cv2.IMWRITE_JPEG_QUALITY, 90])
-  maps = [task for task in tasks if task.name != 'normals']
-  labels = {task.name: encode('.png', _class_map(rng, size, task.channels)) for task in maps}
-  normals = (_smooth(rng, size, 3, 12) * 255).astype(np.uint8)
-  truth = encode('.png', _class_map(rng, size, 2))
-  return {'id': str(i), 'image': jpeg, 'normals': encode('.png', normals), 'boundary_truth': truth, **labels}
-
-
-def _stored_mtan(tasks, size, i: int) -> dict:
-  rng = np.random.default_rng(i)
-  stored = {'id': str(i), 'image': _photograph(rng, size), 'depth': 1 + _smooth(rng, size, 1, 8)}
-  for task in tasks:
-    if task.name == 'semseg':
-      stored[task.name] = _class_map(rng, size, task.channels)
-    elif task.name == 'normals':
-      stored[task.name] = np.rint(mtan.unit(_smooth(rng, size, 3, 8) * 2 - 1) * mtan.STEPS).astype(np.int16)
-  return stored
 
 
 def as_text(result: dict) -> str:

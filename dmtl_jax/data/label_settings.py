@@ -13,7 +13,6 @@ for both). Else labels are drawn: by the seed and the image's id alone, not by o
 import csv
 import dataclasses
 import hashlib
-import io
 import json
 import os
 import pathlib
@@ -86,16 +85,9 @@ def draw_random(ids, exists: np.ndarray, seed: int) -> np.ndarray:
 
 
 def save_mapping(path: pathlib.Path, ids, tasks, mask: np.ndarray):
-  """Writes {image: [tasks]} as JSON, or as CSV where the path ends so."""
+  """Writes {image: [tasks]} as JSON."""
   rows = {i: [task.name for t, task in enumerate(tasks) if mask[n, t]] for n, i in enumerate(ids)}
-  if path.suffix != '.csv':
-    write_atomic(path, json.dumps(rows, indent=0))
-    return
-  text = io.StringIO()
-  writer = csv.writer(text)
-  writer.writerow(['image', 'tasks'])
-  writer.writerows([i, ';'.join(names)] for i, names in rows.items())
-  write_atomic(path, text.getvalue())
+  write_atomic(path, json.dumps(rows, indent=0))
 
 
 def load_mapping(path: pathlib.Path, ids, tasks) -> np.ndarray:

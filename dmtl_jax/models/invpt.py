@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from dmtl_jax.models.base import Network, register
 from dmtl_jax.models.parts.denoiser import Mlp
-from dmtl_jax.models.parts.layers import batch_norm, conv, Dense, Dtype, resize
+from dmtl_jax.models.parts.layers import batch_norm, Conv, Dense, Dtype, resize
 from dmtl_jax.models.parts.output import Output
 from dmtl_jax.tasks import Task
 
@@ -35,7 +35,7 @@ class UpEmbed(nn.Module):
   def __call__(self, x, train: bool):
     x = resize(x, (2 * x.shape[1], 2 * x.shape[2]))
     for i in range(2):
-      x = conv(self.channels, 3, dilation=2, bias=False, dtype=self.dtype, name=f'conv{i}')(x)
+      x = Conv(self.channels, 3, dilation=2, use_bias=False, dtype=self.dtype, name=f'conv{i}')(x)
       x = nn.relu(batch_norm(train, dtype=self.dtype, name=f'bn{i}')(x))
     return x
 
@@ -80,7 +80,7 @@ class MessageAttention(nn.Module):
 
   def _strided(self, x, name, train):
     channels = x.shape[-1]
-    x = conv(channels, 3, stride=2, groups=channels, bias=False, dtype=self.dtype, name=f'{name}_q_conv')(x)
+    x = Conv(channels, 3, stride=2, groups=channels, use_bias=False, dtype=self.dtype, name=f'{name}_q_conv')(x)
     return batch_norm(train, dtype=self.dtype, name=f'{name}_q_bn')(x)
 
 
@@ -101,7 +101,7 @@ class Stage(nn.Module):
     """
     if skip is not None:
       maps = [UpEmbed(self.channels, self.dtype, name=f'{n}_up')(x, train) for n, x in zip(self.names, maps)]
-      skip = conv(self.channels, 3, dtype=self.dtype, name='skip')(skip)
+      skip = Conv(self.channels, 3, dtype=self.dtype, name='skip')(skip)
       maps = [x + resize(skip, x.shape[1:3]) for x in maps]
     x = jnp.stack(maps, axis=1)
     norm = lambda name: nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name=name)
@@ -128,7 +128,7 @@ class InvPT(Network):
     maps, message, gathered = [], None, [0] * len(self.tasks)
     for task in self.tasks:
       joined = jnp.concatenate([features[task.name], initial[task.name]], axis=-1)
-      maps.append(conv(width, 1, dtype=self.dtype, name=f'{task.name}_mix')(joined))
+      maps.append(Conv(width, 1, dtype=self.dtype, name=f'{task.name}_mix')(joined))
     names = tuple(task.name for task in self.tasks)
     size = tuple(2**STAGES * n for n in fused.shape[1:3])
     for i in range(STAGES):
@@ -146,13 +146,13 @@ class InvPT(Network):
     maps = jnp.split(joined, len(maps), axis=-1)
     if i == 0:
       return maps
-    widen = lambda task: conv(width, 1, dtype=self.dtype, name=f'{task.name}_widen{i}')
+    widen = lambda task: Conv(width, 1, dtype=self.dtype, name=f'{task.name}_widen{i}')
     return [widen(task)(x) for task, x in zip(self.tasks, maps)]
 
   def _head(self, task: Task, x, train: bool):
-    x = conv(x.shape[-1], 3, dtype=self.dtype, name=f'{task.name}_final_conv')(x)
+    x = Conv(x.shape[-1], 3, dtype=self.dtype, name=f'{task.name}_final_conv')(x)
     x = nn.relu(batch_norm(train, dtype=self.dtype, name=f'{task.name}_final_bn')(x))
-    return conv(task.channels, 1, dtype=self.dtype, name=f'{task.name}_final_head')(x)
+    return Conv(task.channels, 1, dtype=self.dtype, name=f'{task.name}_final_head')(x)
 
 
 register(

@@ -14,39 +14,10 @@ import jax.numpy as jnp
 
 from dmtl_jax.models import losses
 from dmtl_jax.models.base import Forward, Network, register
-from dmtl_jax.models.parts.encoder import BasicBlock
-from dmtl_jax.models.parts.layers import (
-  batch_norm,
-  conv,
-  Dense,
-  Dtype,
-  remat_if,
-  resize,
-)
+from dmtl_jax.models.parts.decoder import Decoders
+from dmtl_jax.models.parts.encoder import Residual
+from dmtl_jax.models.parts.layers import batch_norm, Conv, Dense, Dtype, remat_if, resize
 from dmtl_jax.models.parts.output import Output
-from dmtl_jax.tasks import Task
-
-
-class InitialPredictions(nn.Module):
-  """At one scale, two residual blocks and a 1x1 head per task."""
-
-  tasks: tuple[Task, ...]
-  channels: int
-  dtype: Dtype = jnp.float32
-  remat: bool = False
-
-  @nn.compact
-  def __call__(self, maps: dict[str, jax.Array], train: bool) -> tuple[dict, dict]:
-    """{task: [B, h, w, any]} to {task: features [B, h, w, channels]} and {task: [B, h, w, C_t]}."""
-    block = remat_if(self.remat, BasicBlock)
-    features, predictions = {}, {}
-    for task in self.tasks:
-      x = maps[task.name]
-      for i in range(2):
-        x = block(self.channels, dtype=self.dtype, name=f'{task.name}_block{i}')(x, train)
-      features[task.name] = x
-      predictions[task.name] = conv(task.channels, 1, dtype=self.dtype, name=f'{task.name}_head')(x)
-    return features, predictions
 
 
 class FeaturePropagation(nn.Module):
@@ -58,13 +29,13 @@ class FeaturePropagation(nn.Module):
   @nn.compact
   def __call__(self, features: dict[str, jax.Array], train: bool) -> dict[str, jax.Array]:
     """{task: [B, h, w, C]} to the same shapes."""
-    block = remat_if(self.remat, BasicBlock)
+    block = remat_if(self.remat, Residual)
     stacked = jnp.stack(list(features.values()), axis=-2)
     tasks, channels = stacked.shape[-2:]
     shared = joined = stacked.reshape(*stacked.shape[:-2], tasks * channels)
     for i in range(2):
       shared = block(tasks * channels // 4, dtype=self.dtype, name=f'mix{i}')(shared, train)
-    shared = conv(tasks * channels, 1, dtype=self.dtype, name='expand')(shared)
+    shared = Conv(tasks * channels, 1, dtype=self.dtype, name='expand')(shared)
     attention = nn.softmax(shared.reshape(stacked.shape), axis=-2)
     attended = (attention * stacked).reshape(joined.shape)
     reduced = block(channels, dtype=self.dtype, name='reduce')(attended, train)
@@ -104,7 +75,7 @@ class Distillation(nn.Module):
     """What a task tells each of `count` others; their 3x3 convolutions are one."""
     if not count:
       return []
-    both = conv(2 * count * x.shape[-1], 3, bias=False, dtype=self.dtype, name=f'{source}_messages')(x)
+    both = Conv(2 * count * x.shape[-1], 3, use_bias=False, dtype=self.dtype, name=f'{source}_messages')(x)
     content, attention = jnp.split(both, 2, axis=-1)
     return jnp.split(content * nn.sigmoid(attention), count, axis=-1)
 
@@ -120,9 +91,9 @@ class Aggregation(nn.Module):
   def __call__(self, maps: list[jax.Array], train: bool) -> jax.Array:
     """Maps [B, h_i, w_i, C_i] to [B, h_0, w_0, outputs]."""
     x = jnp.concatenate([resize(m, maps[0].shape[1:3]) for m in maps], axis=-1)
-    x = conv(self.channels, 3, dtype=self.dtype, name='fuse')(x)
+    x = Conv(self.channels, 3, dtype=self.dtype, name='fuse')(x)
     x = nn.relu(batch_norm(train, dtype=self.dtype, name='bn')(x))
-    return conv(self.outputs, 1, dtype=self.dtype, name='head')(x)
+    return Conv(self.outputs, 1, dtype=self.dtype, name='head')(x)
 
 
 class MTINet(Network):
@@ -138,7 +109,7 @@ class MTINet(Network):
     features, predictions, propagated = [], [], None
     for i in reversed(range(len(stages))):
       x = {task.name: self._with_coarser(stages[i], propagated, task.name) for task in self.tasks}
-      initial = InitialPredictions(self.tasks, stages[i].shape[-1], self.dtype, self.remat, name=f'initial{i}')
+      initial = Decoders(self.tasks, stages[i].shape[-1], 2, self.dtype, self.remat, name=f'initial{i}')
       scale_features, scale_predictions = initial(x, train)
       features.insert(0, Distillation(self.dtype, name=f'distillation{i}')(scale_features))
       predictions.insert(0, scale_predictions)

@@ -17,7 +17,7 @@ from dmtl_jax.basics.errors import UserError
 from dmtl_jax.models.base import Forward, register
 from dmtl_jax.models.mtl_baseline import MTLBaseline
 from dmtl_jax.models.parts import views
-from dmtl_jax.models.parts.layers import conv, Dtype, resize
+from dmtl_jax.models.parts.layers import Conv, Dtype, resize
 from dmtl_jax.models.parts.output import Output
 from dmtl_jax.models.parts.task_layers import SlotEmbed
 from dmtl_jax.tasks.normals import normalize
@@ -59,7 +59,7 @@ class MappingNetwork(nn.Module):
     x = nn.relu(nn.InstanceNorm(dtype=self.dtype, name='embed_norm')(x))
     for i, (width, convs) in enumerate(zip(widths, STAGE_CONVS)):
       for j in range(convs):
-        x = conv(width, 3, dtype=self.dtype, name=f'conv{i}_{j}')(x)
+        x = Conv(width, 3, dtype=self.dtype, name=f'conv{i}_{j}')(x)
         x = nn.relu(FiLM(tasks * (tasks - 1), self.dtype, name=f'film{i}_{j}')(x, pair))
       x = nn.max_pool(x, (2, 2), (2, 2), 'SAME')
     return x

@@ -6,7 +6,7 @@ The names below say how PyTorch calls each array of our networks. An array is sh
 its PyTorch name as a view in PyTorch's layout; a checkpoint is converted by filling the views.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 import os
 import pathlib
 import re
@@ -186,18 +186,31 @@ def torchvision_views(variables: dict) -> Views:
 def released_views(variables: dict, tasks: tuple[Task, ...]) -> Views:
   """All arrays of Feature Diffusion under the released code's names."""
   names = {task.name: RELEASED_TASKS[task.kind] for task in tasks}
+  return views_by_task(variables, tasks, RELEASED_MODULES + TORCHVISION_MODULES, names)
+
+
+def views_by_task(variables: dict, tasks: tuple[Task, ...], modules: Sequence[tuple], names: dict[str, str]) -> Views:
+  """All arrays of DiffusionMTL under the names of a PyTorch network that has modules for each task.
+
+  Args:
+    modules: our module -> its own, see `RELEASED_MODULES`.
+    names: {task: its name there}.
+  """
   slots = Slots(tuple(task.channels for task in tasks))
   views = {}
   for module, kind, array in _arrays(variables):
-    name = f'{_renamed(module, RELEASED_MODULES + TORCHVISION_MODULES)}.{ARRAYS[kind]}'
+    name = f'{_renamed(module, modules)}.{ARRAYS[kind]}'
     name = re.sub('<(.+)>', lambda match: names[match[1]], name)
     if '*' not in name:
       views[name] = [_in_torch_layout(array)]
       continue
     for t, task in enumerate(tasks):
-      # Stacked by task, but for the heads' 1x1 convolutions [C, sum of C_t], which lie side by side.
-      part = array[t] if module != 'head' else array[..., slots.of(t)]
-      part = part[None, None] if module == 'head' and kind == 'kernel' else part
+      if module in ('head', 'denoiser/predict'):  # 1x1 convolutions [C, sum of C_t] lie side by side
+        part = array[None, None, :, slots.of(t)] if kind == 'kernel' else array[slots.of(t)]
+      elif module == 'denoiser/embed' and array.ndim == 4:  # so do those [3, 3, sum of C_t, C] of predictions
+        part = array[:, :, slots.of(t)]
+      else:
+        part = array[t]
       views[name.replace('*', names[task.name])] = [_in_torch_layout(part)]
   return views
 

@@ -6,13 +6,14 @@ import pytest
 from dmtl_jax.benchmarks import input as input_benchmark
 from dmtl_jax.configs import common
 from dmtl_jax.data import label_settings
+from dmtl_jax.data import source as source_lib
 
 
-@pytest.mark.parametrize('name', input_benchmark.SIZES)
+@pytest.mark.parametrize('name', ['pascal', 'nyud', 'cityscapes'])
 def test_stand_in_has_the_form_of_the_data_set(tmp_path, name):
   source = input_benchmark.synthetic_source(name, str(tmp_path), 2)
   example = source[1]
-  size = input_benchmark.SIZES[name]
+  size = source_lib.package(name).Builder.USUAL
   assert example['image'].shape == (*size, 3) and example['image'].dtype == np.uint8
   for task in source.tasks:
     label = example['labels'][task.name]

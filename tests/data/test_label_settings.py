@@ -101,12 +101,11 @@ def test_draws_are_the_same_everywhere():
     assert [int(x) for x in row] == [int(x) for x in f'{number:04b}'[::-1]]
 
 
-@pytest.mark.parametrize('name', ['m.json', 'm.csv'])
-def test_mapping_survives_saving(tmp_path, name):
+def test_mapping_survives_saving(tmp_path):
   source, mask = fake(), partly()
-  save_mapping(tmp_path / name, source.ids, TASKS, mask)
-  np.testing.assert_array_equal(load_mapping(tmp_path / name, source.ids, TASKS), mask)
-  assert [p.name for p in tmp_path.iterdir()] == [name]
+  save_mapping(tmp_path / 'm.json', source.ids, TASKS, mask)
+  np.testing.assert_array_equal(load_mapping(tmp_path / 'm.json', source.ids, TASKS), mask)
+  assert [p.name for p in tmp_path.iterdir()] == ['m.json']
 
 
 def test_mapping_hides_but_cannot_make_labels(tmp_path):

@@ -8,7 +8,7 @@ import pytest
 import scipy.special
 
 from dmtl_jax.models.parts.denoiser import CrossAttentionBlock
-from dmtl_jax.models.parts.layers import conv, Dense, ReducedConv, resize
+from dmtl_jax.models.parts.layers import Conv, Dense, ReducedConv, resize
 from dmtl_jax.models.parts.task_layers import SlotEmbed, SlotHead, TaskConv
 
 
@@ -51,7 +51,7 @@ def conv_by_hand(x, kernel, stride=1):
 
 def test_strided_convolution_pads_both_sides():
   x = np.random.default_rng(0).standard_normal((8, 10, 3)).astype(np.float32)
-  layer = conv(4, 3, stride=2, bias=False, dtype=jnp.float32)
+  layer = Conv(4, 3, stride=2, use_bias=False)
   params = layer.init(jax.random.key(0), x[None])
   expected = conv_by_hand(x, np.asarray(params['params']['kernel']), stride=2)
   np.testing.assert_allclose(layer.apply(params, x[None])[0], expected, atol=1e-5)
@@ -150,7 +150,7 @@ def test_reduced_convolution_is_a_convolution_and_a_resize(size):
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), *gradients)
 
 
-@pytest.mark.parametrize('layer', [conv(8, 3, dtype=jnp.bfloat16), Dense(8, dtype=jnp.bfloat16)])
+@pytest.mark.parametrize('layer', [Conv(8, 3, dtype=jnp.bfloat16), Dense(8, dtype=jnp.bfloat16)])
 def test_the_gradient_of_a_bias_is_summed_in_float32(layer):
   """A long sum of one sign stops growing in bfloat16, at a third of this one."""
   x = jnp.ones((4, 64, 64, 2))

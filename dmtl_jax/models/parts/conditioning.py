@@ -4,7 +4,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from dmtl_jax.models.parts.layers import conv, Dtype, ReducedConv
+from dmtl_jax.models.parts.layers import Conv, Dtype, ReducedConv
 
 
 class Conditioning(nn.Module):
@@ -22,6 +22,6 @@ class Conditioning(nn.Module):
   @nn.compact
   def __call__(self, maps: dict[str, jax.Array]) -> jax.Array:
     if self.per_task:
-      maps = {name: conv(self.channels, 3, dtype=self.dtype, name=f'{name}_embed')(x) for name, x in maps.items()}
+      maps = {name: Conv(self.channels, 3, dtype=self.dtype, name=f'{name}_embed')(x) for name, x in maps.items()}
     fused = ReducedConv(self.channels, self.dtype, name='fuse')(jnp.concatenate(list(maps.values()), axis=-1))
     return fused.reshape(fused.shape[0], -1, self.channels)

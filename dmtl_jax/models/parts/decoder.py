@@ -4,7 +4,8 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from dmtl_jax.models.parts.layers import conv, Dtype, remat_if, ResidualBlock
+from dmtl_jax.models.parts.encoder import Residual
+from dmtl_jax.models.parts.layers import Conv, Dtype, remat_if
 from dmtl_jax.tasks import Task
 
 
@@ -23,14 +24,14 @@ class Decoders(nn.Module):
   remat: bool = False
 
   @nn.compact
-  def __call__(self, features: jax.Array, train: bool) -> tuple[dict, dict]:
-    """F_backbone [B, h, w, C] to {task: F_init [B, h, w, C]} and {task: P_init [B, h, w, C_t]}."""
-    block = remat_if(self.remat, ResidualBlock)
+  def __call__(self, features: jax.Array | dict[str, jax.Array], train: bool) -> tuple[dict, dict]:
+    """F_backbone [B, h, w, any], or one a task, to {task: F_init [B, h, w, C]} and {task: P_init [.., C_t]}."""
+    block = remat_if(self.remat, Residual)
     task_features, predictions = {}, {}
     for task in self.tasks:
-      x = features
+      x = features[task.name] if isinstance(features, dict) else features
       for i in range(self.blocks):
-        x = block(self.channels, self.dtype, name=f'{task.name}_block{i}')(x, train)
+        x = block(self.channels, dtype=self.dtype, name=f'{task.name}_block{i}')(x, train)
       task_features[task.name] = x
-      predictions[task.name] = conv(task.channels, 1, dtype=self.dtype, name=f'{task.name}_head')(x)
+      predictions[task.name] = Conv(task.channels, 1, dtype=self.dtype, name=f'{task.name}_head')(x)
     return task_features, predictions

@@ -4,53 +4,37 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from dmtl_jax.models.parts.layers import batch_norm, conv, Dtype, remat_if, resize
+from dmtl_jax.models.parts.layers import batch_norm, Conv, Dtype, remat_if, resize
 
 STAGES = {'resnet18': (2, 2, 2, 2), 'resnet50': (3, 4, 6, 3)}
 
 
-class BasicBlock(nn.Module):
-  """Two 3x3 convolutions with a shortcut (ResNet-18)."""
+class Residual(nn.Module):
+  """A ResNet's block: two 3x3 convolutions (ResNet-18), or 1x1, 3x3 and 1x1 (bottleneck, ResNet-50); and a shortcut.
+
+  Attributes:
+    channels: of its maps; what a bottleneck returns has four times as many.
+    stride: of the first 3x3 convolution, as torchvision's V1.5 has it.
+  """
 
   channels: int
   stride: int = 1
+  bottleneck: bool = False
   dtype: Dtype = jnp.float32
-  expansion = 1
 
   @nn.compact
   def __call__(self, x, train: bool):
-    y = conv(self.channels, 3, stride=self.stride, bias=False, dtype=self.dtype, name='conv1')(x)
-    y = nn.relu(batch_norm(train, dtype=self.dtype, name='bn1')(y))
-    y = conv(self.channels, 3, bias=False, dtype=self.dtype, name='conv2')(y)
-    y = batch_norm(train, dtype=self.dtype, name='bn2')(y)
-    return nn.relu(_shortcut(x, y.shape[-1], self.stride, train, self.dtype) + y)
-
-
-class Bottleneck(nn.Module):
-  """1x1, 3x3 (strided, as torchvision's V1.5), 1x1 convolutions with a shortcut (ResNet-50)."""
-
-  channels: int
-  stride: int = 1
-  dtype: Dtype = jnp.float32
-  expansion = 4
-
-  @nn.compact
-  def __call__(self, x, train: bool):
-    y = conv(self.channels, 1, bias=False, dtype=self.dtype, name='conv1')(x)
-    y = nn.relu(batch_norm(train, dtype=self.dtype, name='bn1')(y))
-    y = conv(self.channels, 3, stride=self.stride, bias=False, dtype=self.dtype, name='conv2')(y)
-    y = nn.relu(batch_norm(train, dtype=self.dtype, name='bn2')(y))
-    y = conv(self.expansion * self.channels, 1, bias=False, dtype=self.dtype, name='conv3')(y)
-    y = batch_norm(train, dtype=self.dtype, name='bn3')(y)
-    return nn.relu(_shortcut(x, y.shape[-1], self.stride, train, self.dtype) + y)
-
-
-def _shortcut(x, channels: int, stride: int, train: bool, dtype: Dtype):
-  """Identity, or a strided 1x1 projection where the block changes the shape."""
-  if stride == 1 and x.shape[-1] == channels:
-    return x
-  x = conv(channels, 1, stride=stride, bias=False, dtype=dtype, name='downsample_conv')(x)
-  return batch_norm(train, dtype=dtype, name='downsample_bn')(x)
+    plain = [(self.channels, 3, self.stride), (self.channels, 3, 1)]
+    bottleneck = [(self.channels, 1, 1), plain[0], (4 * self.channels, 1, 1)]
+    y = x
+    for i, (channels, size, stride) in enumerate(bottleneck if self.bottleneck else plain, 1):
+      y = nn.relu(y) if i > 1 else y
+      y = Conv(channels, size, stride, use_bias=False, dtype=self.dtype, name=f'conv{i}')(y)
+      y = batch_norm(train, dtype=self.dtype, name=f'bn{i}')(y)
+    if self.stride != 1 or x.shape[-1] != y.shape[-1]:
+      x = Conv(y.shape[-1], 1, self.stride, use_bias=False, dtype=self.dtype, name='downsample_conv')(x)
+      x = batch_norm(train, dtype=self.dtype, name='downsample_bn')(x)
+    return nn.relu(x + y)
 
 
 class ResNet(nn.Module):
@@ -70,15 +54,15 @@ class ResNet(nn.Module):
   @nn.compact
   def __call__(self, images: jax.Array, train: bool) -> list[jax.Array]:
     """Normalised images [B, H, W, 3] to the four stage maps at strides 4, 8, 16 and 32."""
-    block = remat_if(self.remat, BasicBlock if self.depth == 'resnet18' else Bottleneck)
-    x = conv(self.width, 7, stride=2, bias=False, dtype=self.dtype, name='conv1')(images.astype(self.dtype))
+    block, bottleneck = remat_if(self.remat, Residual), self.depth == 'resnet50'
+    x = Conv(self.width, 7, stride=2, use_bias=False, dtype=self.dtype, name='conv1')(images.astype(self.dtype))
     x = nn.relu(batch_norm(train, dtype=self.dtype, name='bn1')(x))
     x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=[(1, 1), (1, 1)])
     stages = []
     for i, blocks in enumerate(STAGES[self.depth]):
       for j in range(blocks):
         stride = 2 if i > 0 and j == 0 else 1
-        x = block(self.width * 2**i, stride, self.dtype, name=f'layer{i + 1}_{j}')(x, train)
+        x = block(self.width * 2**i, stride, bottleneck, self.dtype, name=f'layer{i + 1}_{j}')(x, train)
       stages.append(x)
     return stages
 
@@ -94,7 +78,7 @@ class Backbone(nn.Module):
 
   def setup(self):
     self.encoder = ResNet(self.depth, self.width, self.dtype, self.remat)
-    self.reduce = conv(self.channels, 3, dtype=self.dtype)
+    self.reduce = Conv(self.channels, 3, dtype=self.dtype)
 
   def __call__(self, images: jax.Array, train: bool) -> jax.Array:
     return self.fuse(self.stages(images, train))

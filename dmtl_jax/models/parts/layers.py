@@ -1,4 +1,4 @@
-"""Layers shared by the networks: convolutions with torch's padding, resizing, residual block."""
+"""Layers shared by the networks: convolutions with torch's padding, linear layers, resizing."""
 
 from typing import Any
 
@@ -30,15 +30,15 @@ def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 class Conv(nn.Module):
-  """See `conv`."""
+  """k x k convolution padded by dilation * (k // 2) on all sides, also where strided (as torch pads)."""
 
   features: int
   size: int
-  stride: int
-  dilation: int
-  groups: int
-  use_bias: bool
-  dtype: Dtype
+  stride: int = 1
+  dilation: int = 1
+  groups: int = 1
+  use_bias: bool = True
+  dtype: Dtype = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -58,21 +58,6 @@ class Conv(nn.Module):
         feature_group_count=self.groups,
       )
     return add_bias(x, self.param('bias', nn.initializers.zeros, (self.features,))) if self.use_bias else x
-
-
-def conv(
-  features: int,
-  kernel: int,
-  *,
-  stride: int = 1,
-  dilation: int = 1,
-  groups: int = 1,
-  bias: bool = True,
-  dtype: Dtype,
-  name: str | None = None,
-) -> Conv:
-  """k x k convolution padded by dilation * (k // 2) on all sides, also where strided (as torch pads)."""
-  return Conv(features, kernel, stride, dilation, groups, bias, dtype, name=name)
 
 
 class Dense(nn.Module):
@@ -137,21 +122,6 @@ def reduced_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
   blocks = x.reshape(batch, height // REDUCTION, REDUCTION, width // REDUCTION, REDUCTION, channels)
   rows = jnp.swapaxes(blocks, 2, 3).reshape(batch, height // REDUCTION, width // REDUCTION, -1)
   return rows @ mean.reshape(-1, mean.shape[-1])
-
-
-class ResidualBlock(nn.Module):
-  """Basic residual block at constant width (docs/paper.md, Model 2): [B, h, w, C] to the same shape."""
-
-  channels: int
-  dtype: Dtype = jnp.float32
-
-  @nn.compact
-  def __call__(self, x, train: bool):
-    y = conv(self.channels, 3, bias=False, dtype=self.dtype, name='conv1')(x)
-    y = nn.relu(batch_norm(train, dtype=self.dtype, name='bn1')(y))
-    y = conv(self.channels, 3, bias=False, dtype=self.dtype, name='conv2')(y)
-    y = batch_norm(train, dtype=self.dtype, name='bn2')(y)
-    return nn.relu(x + y)
 
 
 def remat_if(remat: bool, block: type[nn.Module]) -> type[nn.Module]:
