@@ -132,6 +132,26 @@ def base(arg: str | None) -> ConfigDict:
   )
 
 
+def benchmark(arg: str | None, name: str) -> ConfigDict:
+  """As `base`, for a data set that --mode=prepare makes of raw files, trained from an ImageNet encoder."""
+  config = base(arg)
+  config.init_from = f'timm/{config.model.backbone}.tv_in1k'
+  config.data.update(name=name, dir='runs/data', raw='', raw_sha256='', workers=4)
+  return config
+
+
+def small(arg: str | None, name: str) -> ConfigDict:
+  """As `base`, for a network that a CPU trains, and labels of any of the six kinds."""
+  config = base(arg)
+  config.data.name, config.data.augment = name, 'light'
+  config.model.width, config.model.channels = 32, 64
+  if config.model.initial_weights == 'paper':
+    config.model.initial_weights = 'identity'
+  config.optim.update(denoiser_fan_in=32, schedule='cosine', warmup=50)
+  config.loss_weights = dict(semseg=2.0, parsing=2.0, saliency=5.0, normals=3.0, boundary=25.0, depth=1.0)
+  return config
+
+
 def defaults(values: dict) -> dict:
   """What a field is that a stored config has not: as in the config of its data set and method, as far as known."""
   data, method = values.get('data'), values.get('method')

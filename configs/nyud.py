@@ -11,15 +11,9 @@ from dmtl_jax.configs import common
 
 
 def get_config(arg=None):
-  config = common.base(arg)
-  config.init_from = f'timm/{config.model.backbone}.tv_in1k'
-  config.data.name = 'nyud'
-  config.data.dir = 'runs/data'
-  config.data.raw = ''
-  config.data.raw_sha256 = ''
+  config = common.benchmark(arg, 'nyud')
   config.data.size = (288, 384)
   config.data.augment = 'mtan'
-  config.data.workers = 4
   config.train.batch = 4
   config.train.epochs = 200
   config.eval.protocol = 'mtpsl'

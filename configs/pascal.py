@@ -12,15 +12,9 @@ from dmtl_jax.configs import common
 
 
 def get_config(arg=None):
-  config = common.base(arg)
-  config.init_from = f'timm/{config.model.backbone}.tv_in1k'
-  config.data.name = 'pascal'
-  config.data.dir = 'runs/data'
-  config.data.raw = ''
-  config.data.raw_sha256 = ''
+  config = common.benchmark(arg, 'pascal')
   config.data.size = (512, 512)
   config.data.augment = 'pascal'
-  config.data.workers = 4
   config.train.batch = 6
   config.train.epochs = 100
   config.eval.protocol = 'pascal'

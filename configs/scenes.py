@@ -12,25 +12,15 @@ from dmtl_jax.configs import common
 
 
 def get_config(arg=None):
-  config = common.base(arg)
-  config.data.name = 'scenes'
+  config = common.small(arg, 'scenes')
   config.data.dir = 'runs/data'
   config.data.size = (96, 128)
-  config.data.augment = 'light'
   config.data.train_count = 1000
   config.data.val_count = 200
   config.data.simple = True
-  config.model.width = 32
-  config.model.channels = 64
-  if config.model.initial_weights == 'paper':
-    config.model.initial_weights = 'identity'
   config.train.batch = 4
   config.train.epochs = 8
   config.train.eval_every = 1000
   config.eval.workers = 2  # the boundary protocol takes half a second per image
   config.optim.lr = 1e-3
-  config.optim.denoiser_fan_in = 32
-  config.optim.schedule = 'cosine'
-  config.optim.warmup = 50
-  config.loss_weights = dict(semseg=2.0, parsing=2.0, saliency=5.0, normals=3.0, boundary=25.0, depth=1.0)
   return config

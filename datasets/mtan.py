@@ -21,7 +21,7 @@ import tensorflow_datasets as tfds
 
 from dmtl_jax.basics import files
 from dmtl_jax.basics.errors import UserError
-from dmtl_jax.datasets import raw
+from dmtl_jax.datasets import raw, stored
 from dmtl_jax.tasks import IGNORE, Task
 
 SPLITS = ('train', 'val')
@@ -178,6 +178,15 @@ class MtanBuilder(raw.RawBuilder, skip_registration=True):
       for folder, count in example.pop('invalid').items():
         invalid[f'{split}/{folder}'] = invalid.get(f'{split}/{folder}', 0) + count
       yield position, example
+
+
+def open_split(builder: type[MtanBuilder], tasks: Sequence[Task], data_config, split: str) -> stored.TfdsSource:
+  """The prepared split 'train' or 'val' of a data set.
+
+  Raises:
+    UserError: it is not prepared.
+  """
+  return stored.open_split(stored.prepared(builder, data_config), split, tasks, decode)
 
 
 def decode(example: dict, tasks: Sequence[Task]) -> dict:

@@ -26,7 +26,27 @@ NAMED = 5  # problems an error names; of the rest it gives the number
 IMAGES_A_PROCESS = 16  # fewer are not worth a process's start
 
 
-class RawBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class FileBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+  """A builder whose images are encoded by several processes, and whose image files stay files.
+
+  Attributes:
+    processes: that encode; 0: one a core.
+  """
+
+  processes = 0
+
+  @property
+  def files(self) -> list[str]:
+    """Names of the features that are stored as image files."""
+    return [name for name, feature in self.info.features.items() if isinstance(feature, tfds.features.Image)]
+
+  def as_data_source(self, split=None, *, decoders=None, **options):
+    """As TFDS's, but image files stay bytes, for the data set's `decode`, unless `decoders` is given."""
+    decoders = decoders or {name: tfds.decode.SkipDecoding() for name in self.files}
+    return super().as_data_source(split, decoders=decoders, **options)
+
+
+class RawBuilder(FileBuilder, skip_registration=True):
   """A builder that `--mode=prepare` runs on a benchmark's raw files.
 
   Attributes:
@@ -34,7 +54,6 @@ class RawBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     IMAGES: {split: number of images of the benchmark}.
     USUAL: height and width of most of its images.
     OFFICIAL: {label setting: file of the benchmark's mapping for it, of those in checksums.tsv}.
-    processes: that encode; 0: one a core.
     size: (H, W) of config.data.size; None: any. Not all raw images must have it.
   """
 
@@ -44,7 +63,6 @@ class RawBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
   USUAL: tuple[int, int]
   OFFICIAL: ClassVar[dict[str, str]] = {}
 
-  processes = 0
   size = None
 
 

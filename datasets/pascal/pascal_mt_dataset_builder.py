@@ -9,9 +9,6 @@ import tensorflow_datasets as tfds
 from dmtl_jax.datasets import raw
 from dmtl_jax.datasets.pascal import labels
 
-# Features stored as image files.
-FILES = ('image', 'semseg', 'parsing', 'saliency', 'normals', 'boundary', 'boundary_truth')
-
 
 class Builder(raw.RawBuilder):
   """Splits `train` (4998 images) and `val` (5105), in the order of ImageSets/Context.
@@ -60,10 +57,4 @@ class Builder(raw.RawBuilder):
     for position, example in raw.examples(labels.encode, root, splits, split, self.processes):
       if labels.shows_people(example):
         self.info.metadata['people'][split].append(position)
-      yield position, example | {name: io.BytesIO(example[name]) for name in FILES}
-
-  def as_data_source(self, split=None, *, decoders=None, **options):
-    """As TFDS's, but image files stay bytes, for `datasets.pascal.decode`, unless `decoders` is given."""
-    return super().as_data_source(
-      split, decoders=decoders or {name: tfds.decode.SkipDecoding() for name in FILES}, **options
-    )
+      yield position, example | {name: io.BytesIO(example[name]) for name in self.files}

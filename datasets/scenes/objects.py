@@ -4,6 +4,7 @@ Every maker takes (rng, palette) and returns a `Thing`.
 """
 
 import dataclasses
+import functools
 
 import numpy as np
 
@@ -141,17 +142,9 @@ def stool(palette, height: float) -> Thing:
   return Thing(solids, (0.22, 0.22))
 
 
-def lamp(rng, palette) -> Thing:
-  """A floor lamp with a glowing shade."""
-  return _lamp(rng, palette, rng.uniform(1.1, 1.65), rng.uniform(0.14, 0.22))
-
-
-def table_lamp(rng, palette) -> Thing:
-  """A lamp for a table."""
-  return _lamp(rng, palette, rng.uniform(0.32, 0.5), rng.uniform(0.09, 0.14))
-
-
-def _lamp(rng, palette, height, radius):
+def lamp(rng, palette, heights=(1.1, 1.65), radii=(0.14, 0.22)) -> Thing:
+  """A lamp on a foot, mostly glowing; of the floor unless the ranges of its measures say otherwise."""
+  height, radius = rng.uniform(*heights), rng.uniform(*radii)
   metal = palette.plain(palette.color((0, 0.4), (0.1, 0.8)), 0.5)
   shade = palette.plain(palette.color((0.05, 0.5), (0.7, 0.95)), 0.0, glow=rng.choice([0.0, 0.7, 1.1]))
   tall, bottom = radius * rng.uniform(1.1, 1.6), height - radius * 1.3
@@ -165,9 +158,9 @@ def _lamp(rng, palette, height, radius):
   return Thing(solids, (radius, radius))
 
 
-def plant(rng, palette, size=None) -> Thing:
+def plant(rng, palette, sizes=(0.7, 1.4)) -> Thing:
   """A pot with leaves on stems, or a little tree of stacked cones."""
-  size = rng.uniform(0.7, 1.4) if size is None else size
+  size = rng.uniform(*sizes)
   pot = palette.material(('plain', 'stripes', 'zigzag', 'marble', 'bands'))
   radius, rim = size * rng.uniform(0.13, 0.18), size * rng.uniform(0.22, 0.32)
   solids = [
@@ -192,19 +185,9 @@ def plant(rng, palette, size=None) -> Thing:
   return Thing(solids, (size * 0.25, size * 0.25))
 
 
-def small_plant(rng, palette) -> Thing:
-  """A plant for a table."""
-  return plant(rng, palette, rng.uniform(0.28, 0.45))
-
-
-def toy(rng, palette) -> Thing:
+def toy(rng, palette, sizes=(0.16, 0.32)) -> Thing:
   """Balls, blocks, cones and towers of rings."""
-  return rng.choice([_ball, _cone, _tower, _blocks, _drum])(rng, palette, rng.uniform(0.16, 0.32))
-
-
-def small_toy(rng, palette) -> Thing:
-  """A toy for a table."""
-  return rng.choice([_ball, _cone, _tower, _blocks, _drum])(rng, palette, rng.uniform(0.08, 0.13))
+  return rng.choice([_ball, _cone, _tower, _blocks, _drum])(rng, palette, rng.uniform(*sizes))
 
 
 def _ball(rng, palette, size):
@@ -250,5 +233,9 @@ def _drum(rng, palette, size):
 
 
 FLOOR_THINGS = (cabinet, cabinet, cabinet, table, table, chair, chair, chair, lamp, plant, plant, toy, toy)
-TABLE_THINGS = (table_lamp, small_plant, small_toy, small_toy)
+TABLE_THINGS = (
+  functools.partial(lamp, heights=(0.32, 0.5), radii=(0.09, 0.14)),
+  functools.partial(plant, sizes=(0.28, 0.45)),
+  *[functools.partial(toy, sizes=(0.08, 0.13))] * 2,
+)
 LARGE_THINGS = (cabinet, table, chair, plant, toy)

@@ -11,8 +11,6 @@ from dmtl_jax.basics.errors import UserError
 from dmtl_jax.datasets import raw
 from dmtl_jax.datasets.scenes import labels
 
-FILES = ('image', 'semseg', 'parsing', 'saliency', 'normals', 'boundary', 'depth')  # features stored as PNG
-
 
 @dataclasses.dataclass(eq=False)
 class ScenesConfig(tfds.core.BuilderConfig):
@@ -48,14 +46,12 @@ class ScenesConfig(tfds.core.BuilderConfig):
     self.name += '_simple' * self.simple
 
 
-class Builder(tfds.core.GeneratorBasedBuilder):
+class Builder(raw.FileBuilder):
   """Splits `train` and `val`, image i of a split rendered from (seed, split, i)."""
 
   VERSION = tfds.core.Version('1.0.0')
   RELEASE_NOTES = {'1.0.0': 'First release.'}
   BUILDER_CONFIGS = [ScenesConfig(), ScenesConfig(simple=True)]  # others are custom, of which TFDS warns
-
-  processes = 0  # that render; 0: one a core
 
   def _info(self) -> tfds.core.DatasetInfo:
     size = (self.builder_config.height, self.builder_config.width)
@@ -88,10 +84,4 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     config = self.builder_config
     settings = (config.seed, config.height, config.width, config.simple)
     for position, example in raw.examples(labels.encode, settings, splits, split, self.processes):
-      yield position, example | {name: io.BytesIO(example[name]) for name in FILES}
-
-  def as_data_source(self, split=None, *, decoders=None, **options):
-    """As TFDS's, but PNG files stay bytes, for `datasets.scenes.decode`, unless `decoders` is given."""
-    return super().as_data_source(
-      split, decoders=decoders or {name: tfds.decode.SkipDecoding() for name in FILES}, **options
-    )
+      yield position, example | {name: io.BytesIO(example[name]) for name in self.files}

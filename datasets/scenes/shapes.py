@@ -5,9 +5,9 @@ import numpy as np
 from dmtl_jax.datasets.scenes.geometry import Solid
 
 
-def box(center, half, material, label, part=0) -> Solid:
+def box(center, half, material, label) -> Solid:
   """A box with edges along the axes; half sizes in metres."""
-  return Solid('box', np.column_stack([np.diag(np.asarray(half, float)), center]), material, label, part)
+  return Solid('box', np.column_stack([np.diag(np.asarray(half, float)), center]), material, label)
 
 
 def ellipsoid(center, radii, material, label, part=0, turned=None) -> Solid:
@@ -35,9 +35,9 @@ def limb(start, end, radii, material, label, part=0, flat=1.0, side=(1.0, 0.0, 0
   return Solid('frustum', pose, material, label, part, radii[1] / widest)
 
 
-def upright(height, radii, material, label, base=0.0, at=(0.0, 0.0)) -> Solid:
+def upright(height, radii, material, label, base=0.0) -> Solid:
   """A standing frustum of (bottom, top) radii."""
-  return limb((*at, base), (*at, base + height), radii, material, label)
+  return limb((0, 0, base), (0, 0, base + height), radii, material, label)
 
 
 def ring(center, radius, tube, material, label) -> Solid:
