@@ -14,13 +14,12 @@ Config strings: configs/NAME.py:method=...,labels=...,backbone=...,steps=...,pre
 
 import pathlib
 import re
-import sys
 
 from absl import flags, logging
 from ml_collections import config_flags
 
 from dmtl_jax import configs
-from dmtl_jax.basics.errors import printable, UserError
+from dmtl_jax.basics.errors import printable, tell, UserError
 from dmtl_jax.configs import check
 
 MODES = ('train', 'evaluate', 'predict', 'summary', 'prepare', 'report')
@@ -68,10 +67,12 @@ def main(argv: list[str] = sys.argv) -> int:
   logging.set_verbosity(logging.WARNING)
   try:
     _parse(argv)
-    return _run() or 0
+    from dmtl_jax.basics import compilation  # with JAX: not for a mistake in the flags
+
+    compilation.use_cache()
+    return (_together(_DISTRIBUTED.value) if _DISTRIBUTED.value else _run()) or 0
   except UserError as error:
-    lines = [printable(line, 10_000) for line in str(error).split('\n')]  # a file's words must not move the cursor
-    print('Error:', '\n'.join(lines), file=sys.stderr)
+    tell(error)
     return 1
 
 
@@ -137,12 +138,7 @@ def _sentence(error: Exception) -> str:
 
 def _run():
   """Imports only what the job needs: a summary or a report starts without the data libraries."""
-  from dmtl_jax.basics import compilation
-
   mode = _MODE.value
-  if _DISTRIBUTED.value:
-    _join(_DISTRIBUTED.value)
-  compilation.use_cache()
   if mode == 'train' and _REPLAY.value:
     from dmtl_jax.jobs import replay
 
@@ -175,15 +171,15 @@ def _run():
     report.write_report(_needed(_WORKDIRS).split(','), _needed(_OUT))
 
 
-def _join(spec: str):
-  """Joins the other processes, before any other use of JAX. The first speaks for all; each tells its errors.
+def _together(spec: str):
+  """Joins the other processes, before any other use of JAX, and runs. The first speaks for all; each tells its errors.
 
   Raises:
     UserError: a job that one process does alone, or no cluster that JAX knows.
   """
   import jax
 
-  from dmtl_jax.basics import progress
+  from dmtl_jax.basics import partners, progress
 
   if _MODE.value not in ('train', 'evaluate') or _REPLAY.value:
     raise UserError(f'--distributed: --mode={_MODE.value} is the work of one process; leave it out')
@@ -200,6 +196,7 @@ def _join(spec: str):
       f'and elsewhere ADDRESS:PORT,PROCESSES,NUMBER'
     ) from error
   progress.silent = jax.process_index() > 0
+  return partners.together(_run)
 
 
 def _needed(flag) -> str:

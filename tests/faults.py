@@ -1,10 +1,13 @@
 """Kills a small run again and again, goes on by the same command, and compares it with one never killed.
 
-  python tests/faults.py --kills=40 [--seed=0] [--only=time|event]
+  python tests/faults.py --kills=40 [--seed=0] [--only=time|event|term] [--processes=2] [--longest=5]
 
 A life ends by SIGKILL after a random time, or at a random one of Python's file operations in the workdir
-(audit events: open, mkdir, rename, remove, ...), in whichever thread it happens. Compared bit for bit:
-parameters, optimiser state and all else in every checkpoint left, metrics.json but
+(audit events: open, mkdir, rename, remove, ...), in whichever thread it happens. Of several processes that train
+together one is killed, which the others must notice and tell within NOTICED seconds, or all; or one gets a
+SIGTERM, after which all save and leave (not among the kills). A run has up to `longest` such lives.
+
+Compared bit for bit: parameters, optimiser state and all else in every checkpoint left, metrics.json but
 for times, per_image.csv, log.jsonl, what TensorBoard shows, panels, and the names of all files.
 
 Each life is a fork of a process that has imported everything and not yet started JAX; the network is a
@@ -17,10 +20,12 @@ import pathlib
 import random
 import shutil
 import signal
+import socket
 import struct
 import sys
 import tempfile
 import time
+import traceback
 import warnings
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -34,15 +39,17 @@ COMMAND = [
   '--config=configs/folder.py:method=mtl_baseline,labels=one',
   *(f'--config.{k}={v}' for k, v in FIELDS.items()),
 ]
+NOTICED = 10  # seconds, on a busy machine
 EVENTS = ('open', 'os.mkdir', 'os.rename', 'os.remove', 'os.rmdir', 'os.truncate', 'os.chmod', 'shutil.rmtree')
 
 
-def start(data, workdir, kill_at: int = 0, count_to: pathlib.Path | None = None) -> int:
-  """Forks a life of the run; returns its pid.
+def start(data, workdir, kill_at: int = 0, count_to: pathlib.Path | None = None, join: str = '') -> int:
+  """Forks a life of the run, or one process of it; returns its pid.
 
   Args:
     kill_at: the file operation at which it kills itself; 0: none.
     count_to: a file for the number of file operations of the life.
+    join: --distributed, for one of several processes.
   """
   warnings.simplefilter('ignore')  # JAX fears for its threads; it has none yet
   pid = os.fork()
@@ -54,7 +61,7 @@ def start(data, workdir, kill_at: int = 0, count_to: pathlib.Path | None = None)
     os.dup2(log, 1)
     os.dup2(log, 2)
     seen = _watch(str(workdir), kill_at)
-    status = _main(data, workdir)
+    status = _main(data, workdir, *([f'--distributed={join}'] if join else []))
     if count_to:
       count_to.write_text(str(len(seen)))
   finally:
@@ -76,14 +83,15 @@ def _watch(workdir: str, kill_at: int) -> list[str]:
   return seen
 
 
-def _main(data, workdir) -> int:
+def _main(data, workdir, *flags: str) -> int:
   from dmtl_jax import cli
   from dmtl_jax.runs import checkpoints
   from dmtl_jax.training import setup
 
   setup.build_model = checkpoints.build_model = toy_model
   os.chdir(ROOT)
-  sys.argv = ['main.py', *COMMAND, f'--config.data.path={data}', f'--workdir={workdir}']  # ml_collections looks here
+  flags = (*COMMAND, f'--config.data.path={data}', f'--workdir={workdir}', *flags)
+  sys.argv = ['main.py', *flags]  # ml_collections looks here
   return cli.main(sys.argv)
 
 
@@ -119,10 +127,30 @@ def at_batch(monkeypatch, number: int, function, *args):
   monkeypatch.setattr(setup.Training, 'on_devices', counted)
 
 
-def wait(pid: int) -> int | str:
-  """Exit status of a life, or 'killed'."""
-  status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-  return 'killed' if status == -signal.SIGKILL else status
+def start_all(data, workdir, processes: int, kill_at: dict[int, int], count_to: list[pathlib.Path] | None = None):
+  """`start` of each process of a run, with its own `kill_at` and `count_to`."""
+  with socket.socket() as free:
+    free.bind(('localhost', 0))
+    port = free.getsockname()[1]
+  joins = [f'localhost:{port},{processes},{n}' if processes > 1 else '' for n in range(processes)]
+  return [
+    start(data, workdir, kill_at.get(n, 0), count_to[n] if count_to else None, join) for n, join in enumerate(joins)
+  ]
+
+
+def wait(pids: list[int]) -> list[int | str]:
+  """Exit status of each process of a life, or 'killed'; after a kill all must end within NOTICED seconds."""
+  results = {}
+  while len(results) < len(pids):
+    for pid in set(pids) - results.keys():
+      done, status = os.waitpid(pid, os.WNOHANG)
+      if done:
+        results[pid] = os.waitstatus_to_exitcode(status)
+    if -signal.SIGKILL not in results.values():
+      killed = time.monotonic()
+    assert time.monotonic() - killed < NOTICED, f'{results}: the others of {pids} did not notice'
+    time.sleep(0.01)
+  return ['killed' if results[pid] == -signal.SIGKILL else results[pid] for pid in pids]
 
 
 def in_fork(function, *args):
@@ -133,6 +161,8 @@ def in_fork(function, *args):
     try:
       with os.fdopen(write, 'w') as f:
         json.dump(function(*args), f)
+    except BaseException:
+      traceback.print_exc()
     finally:
       os._exit(0)
   os.close(write)
@@ -165,9 +195,12 @@ def checkpoint(path: pathlib.Path) -> dict:
   import numpy as np
   import orbax.checkpoint as ocp
 
-  arrays = {}
+  arrays, reader = {}, ocp.StandardCheckpointer()
+  here = jax.sharding.SingleDeviceSharding(jax.devices()[0])  # not the devices of the processes that wrote it
+  placed = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here)
   for item in ('variables', 'optimizer'):
-    tree = ocp.StandardCheckpointer().restore(path.resolve() / item)
+    stored = path.resolve() / item
+    tree = reader.restore(stored, jax.tree.map(placed, reader.metadata(stored).item_metadata.tree))
     for key, x in jax.tree_util.tree_leaves_with_path(tree):
       arrays[item + jax.tree_util.keystr(key)] = np.asarray(x).tobytes().hex()
   meta = json.loads((path / 'meta' / 'metadata').read_text())
@@ -212,42 +245,66 @@ def differences(a, b, where='') -> list[str]:
 class Trial:
   """A folder with data, and the run that was never killed."""
 
-  def __init__(self, folder: pathlib.Path, timed: bool):
+  def __init__(self, folder: pathlib.Path, timed: bool, processes: int = 1):
     import toy
 
-    self.folder, self.data, reference = folder, folder / 'data', folder / 'reference'
+    self.folder, self.data, self.processes = folder, folder / 'data', processes
     toy.write(self.data, size=(16, 24))
+    reference, counted = folder / 'reference', [folder / f'events{n}' for n in range(processes)]
     for _ in range(1 + timed):  # the first one compiles
       shutil.rmtree(reference, ignore_errors=True)
-      began, counted = time.monotonic(), folder / 'events'
-      assert wait(start(self.data, reference, count_to=counted)) == 0, (folder / 'reference.out').read_text()
-    self.seconds, self.events = time.monotonic() - began, int(counted.read_text())
+      began = time.monotonic()
+      results = wait(start_all(self.data, reference, processes, {}, counted))
+      assert not any(results), (folder / 'reference.out').read_text()
+    self.seconds, self.events = time.monotonic() - began, [int(path.read_text()) for path in counted]
     self.expected = in_fork(content, reference)
     self.runs = 0
 
-  def run(self, lives: list[tuple[str, float]]) -> int:
-    """One run to its end through lives that end by ('time', seconds) or ('event', number); returns the kills.
+  def run(self, lives: list[tuple[str, float, tuple[int, ...]]]) -> int:
+    """One run to its end through lives; returns the kills.
+
+    Args:
+      lives: (what, when, the processes it befalls); what: 'time' or 'event', a kill, or 'term', the signal; when:
+        the share of a life's seconds, or of a process's file operations, that it lasts, from 0 to 1.
 
     Raises:
       AssertionError: it failed, or differs from the run that was never killed.
     """
     self.runs += 1
-    workdir = self.folder / f'run{self.runs}'
-    kills = 0
-    for kind, value in [*lives, ('event', 0)]:
-      pid = start(self.data, workdir, int(value) if kind == 'event' else 0)
-      if kind == 'time':
-        time.sleep(value)
-        os.kill(pid, signal.SIGKILL)
-      result = wait(pid)
-      output = pathlib.Path(f'{workdir}.out').read_text()
-      assert result in (0, 'killed'), f'{lives}: {result}\n{output}'
-      kills += result == 'killed'
-    assert result == 0, output
-    different = differences(self.expected, in_fork(content, workdir))
-    assert not different, f'{lives}:\n' + '\n'.join(different[:20]) + output
+    workdir, kills = self.folder / f'run{self.runs}', 0
+    output = pathlib.Path(f'{workdir}.out')
+    for kind, share, whom in [*lives, ('event', 0, ())]:
+      output.unlink(missing_ok=True)
+      kill_at = {n: 1 + int(share * self.events[n]) for n in whom if kind == 'event'}
+      pids = start_all(self.data, workdir, self.processes, kill_at)
+      if kind != 'event':
+        number = signal.SIGTERM if kind == 'term' else signal.SIGKILL
+        self._signal([pids[n] for n in whom], share * self.seconds, number, output)
+      results, printed = wait(pids), output.read_text()
+      kills += (killed := results.count('killed'))
+      told = printed.count('ended before the work was done, so this one ends too; run the same command again')
+      assert set(results) <= ({'killed', 1} if killed else {0}), f'{lives}: {results}\n{printed}'
+      assert told == results.count(1) and 'Traceback' not in printed, f'{lives}: {results}\n{printed}'
+    found, expected = in_fork(content, workdir), self.expected
+    if any(kind == 'term' for kind, *_ in lives):  # which saves at a step of its own
+      found, expected = last(found), last(expected)
+    different = differences(expected, found)
+    assert not different, f'{lives}:\n' + '\n'.join(different[:20]) + printed
     shutil.rmtree(workdir)
     return kills
+
+  def _signal(self, pids: list[int], seconds: float, number: int, output: pathlib.Path):
+    """Sends a signal after so many seconds of this life, but not before its processes have joined."""
+    time.sleep(seconds)
+    while self.processes > 1 and '[Gloo]' not in (output.read_text() if output.exists() else ''):
+      time.sleep(0.05)
+    for pid in pids:
+      os.kill(pid, number)
+
+
+def last(run: dict) -> dict:
+  """What `content` gives, with the last checkpoint alone."""
+  return run | {'checkpoints': run['checkpoints'][run['entries'][-1]], 'entries': []}
 
 
 def imports():
@@ -257,23 +314,30 @@ def imports():
   os.environ.setdefault('XLA_FLAGS', '--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true')
   os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.1')
   os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', os.path.join(tempfile.gettempdir(), 'dmtl_jax_test_cache'))
+  from absl import logging
+
+  logging.set_verbosity(logging.ERROR)
   from dmtl_jax import cli  # noqa: F401
+  from dmtl_jax.basics import partners  # noqa: F401
   from dmtl_jax.configs import folder  # noqa: F401
   from dmtl_jax.inference import evaluation  # noqa: F401
   from dmtl_jax.jobs import train  # noqa: F401
 
 
-def main(kills: int = 40, seed: int = 0, only: str = ''):
+def main(kills: int = 40, seed: int = 0, only: str = '', processes: int = 1, longest: int = 5):
   imports()
   rng = random.Random(seed)
   with tempfile.TemporaryDirectory() as folder:
-    trial = Trial(pathlib.Path(folder), timed=only != 'event')
-    print(f'a life takes {trial.seconds:.1f} s and {trial.events} file operations', flush=True)
+    trial = Trial(pathlib.Path(folder), only != 'event', processes)
+    print(f'a life takes {trial.seconds:.1f} s and {" and ".join(map(str, trial.events))} file operations', flush=True)
+    victims = [(n,) for n in range(processes)] + ([tuple(range(processes))] if processes > 1 else [])
     done = 0
     while done < kills:
-      kinds = [only or rng.choice(('time', 'event')) for _ in range(rng.randint(1, min(5, kills - done)))]
-      scale = {'time': trial.seconds, 'event': trial.events}
-      lives = [(kind, rng.uniform(0.02, 1) * scale[kind] + (kind == 'event')) for kind in kinds]
+      lives = []
+      for _ in range(rng.randint(1, min(longest, kills - done))):
+        kind = only or rng.choice(('time', 'event', 'event') + ('term',) * (processes > 1))
+        whom = rng.choice(victims[:processes] if kind == 'term' else victims)
+        lives.append((kind, rng.random(), whom))
       done += trial.run(lives)
       print(f'{done} kills in {trial.runs} runs, all ended with the same bits', flush=True)
 

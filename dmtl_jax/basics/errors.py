@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable
 import difflib
+import sys
+import traceback
 import unicodedata
 
 
@@ -11,6 +13,15 @@ class UserError(ValueError):
   The command line prints the sentence alone and exits with status 1; every other
   exception is a defect of the program and keeps its traceback.
   """
+
+
+def tell(error: BaseException):
+  """Prints a UserError's sentence, of any other error its traceback."""
+  if isinstance(error, UserError):
+    lines = [printable(line, 10_000) for line in str(error).split('\n')]  # a file's words must not move the cursor
+    print('Error:', '\n'.join(lines), file=sys.stderr)
+  else:
+    traceback.print_exception(error)
 
 
 def printable(text: str, most: int = 200) -> str:

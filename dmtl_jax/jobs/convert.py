@@ -15,7 +15,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from dmtl_jax.basics import atomic
-from dmtl_jax.basics.errors import UserError
+from dmtl_jax.basics.errors import tell, UserError
 from dmtl_jax.data import source as source_lib
 from dmtl_jax.models import build_model
 from dmtl_jax.models.inputs import init_variables
@@ -75,7 +75,7 @@ def main(argv: list[str] | None = None) -> int:
       raise UserError(f'--config={args.config}: {error}') from error
     convert(args.source, args.workdir, config, source_lib.data_tasks(config.data))
   except UserError as error:
-    print(f'Error: {error}', file=sys.stderr)
+    tell(error)
     return 1
   print(f'{args.workdir}: ready; python main.py --mode=evaluate --workdir={args.workdir}')
   return 0

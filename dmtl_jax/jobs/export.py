@@ -21,7 +21,7 @@ import jax.export
 import jax.numpy as jnp
 
 from dmtl_jax.basics.atomic import replacing
-from dmtl_jax.basics.errors import UserError
+from dmtl_jax.basics.errors import tell, UserError
 from dmtl_jax.data import transforms
 from dmtl_jax.inference import prediction
 from dmtl_jax.inference.steps import make_predict_step
@@ -77,7 +77,7 @@ def main(argv: list[str] | None = None) -> int:
   try:
     exported = write(args.workdir, args.out, args.step)
   except UserError as error:
-    print(f'Error: {error}', file=sys.stderr)
+    tell(error)
     return 1
   (images,) = exported.in_avals
   maps = jax.tree.unflatten(exported.out_tree, exported.out_avals)
