@@ -14,6 +14,7 @@ Config strings: configs/NAME.py:method=...,labels=...,backbone=...,steps=...,pre
 
 import pathlib
 import re
+import sys
 
 from absl import flags, logging
 from ml_collections import config_flags
