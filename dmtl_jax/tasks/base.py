@@ -203,7 +203,15 @@ class Task:
     """How far the activated predictions of raw maps [K, ..., C_t] differ: [..., 1] float32 >= 0, in `spread_unit`."""
     return draws.astype(jnp.float32).std(0).mean(-1, keepdims=True)
 
+  def doubt(self, logits: jax.Array) -> jax.Array | None:
+    """How unsure a raw map [..., C_t] says it is itself: [...] float32; None of kinds that say nothing of it."""
+    del logits
+
   # --- Scores --------------------------------------------------------------------------------
+
+  def mistake(self, prediction: np.ndarray, label: np.ndarray) -> np.ndarray:
+    """How wrong each pixel of a prediction (see `activate`) is against a label [H, W, K]: [H, W] float32."""
+    return np.abs(prediction.reshape(label.shape) - label.astype(np.float32)).mean(-1)
 
   def scorer(self, protocol: str = 'plain', tolerance: float = 0.0075, quick: bool = False):
     """The `metrics.Metric` of the task.

@@ -68,6 +68,10 @@ class Normals(Task):
     angle = jnp.arctan2(sine, (vectors * center).sum(-1, keepdims=True))
     return jnp.degrees(jnp.sqrt((angle**2).mean(0)))
 
+  def mistake(self, prediction, label):
+    """Degrees."""
+    return np.degrees(np.arccos(np.clip((prediction * label).sum(-1), -1, 1)))
+
   def scorer(self, protocol='plain', tolerance=0.0075, quick=False):
     return NormalsMetric(self)
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from dmtl_jax.draw import colors, legends
 from dmtl_jax.metrics.saliency import Saliency as SaliencyMetric
-from dmtl_jax.tasks.base import IGNORE
+from dmtl_jax.tasks.base import IGNORE, Task
 from dmtl_jax.tasks.semseg import Semseg
 
 
@@ -35,6 +35,12 @@ class Saliency(Semseg):
 
   def spread(self, draws):
     return self.activate(draws).std(0)[..., None]
+
+  def doubt(self, logits):
+    return 0.5 - jnp.abs(self.activate(logits) - 0.5)
+
+  def mistake(self, prediction, label):
+    return Task.mistake(self, prediction, label)
 
   def scorer(self, protocol='plain', tolerance=0.0075, quick=False):
     return SaliencyMetric(self, protocol)

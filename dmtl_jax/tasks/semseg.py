@@ -70,6 +70,12 @@ class Semseg(Task):
     log = jax.nn.log_softmax(self.mean(draws))
     return -(jnp.exp(log) * log).sum(-1, keepdims=True) / np.log(log.shape[-1])
 
+  def doubt(self, logits):
+    return self.spread(logits[None])[..., 0]
+
+  def mistake(self, prediction, label):
+    return (prediction != label[..., 0]).astype(np.float32)
+
   def scorer(self, protocol='plain', tolerance=0.0075, quick=False):
     return Segmentation(self, protocol)
 

@@ -1,0 +1,99 @@
+"""Is the uncertainty of several noise draws worth something? How the error falls as only the surest pixels are kept.
+
+  python -m dmtl_jax.benchmarks.uncertainty --workdir=runs/demo [--samples=8] [--images=100] [--json=FILE]
+
+For every task, on validation images: mean error of the surest 100, 80, 50 and 20% of the labelled pixels, where sure is
+what the draws agree on, what the prediction itself says (entropy of the classes, distance of a probability from a
+half), and the truth ('best': the least wrong first). Pixels in random order would keep the error of 100%. Errors are
+those of `Task.mistake`: shares of wrong pixels, mean absolute errors, degrees.
+"""
+
+import pathlib
+import sys
+
+from absl import app, flags
+import jax.numpy as jnp
+import numpy as np
+
+from dmtl_jax.basics.atomic import write_json
+from dmtl_jax.basics.errors import UserError
+from dmtl_jax.basics.progress import Progress
+from dmtl_jax.data import source as source_lib
+from dmtl_jax.inference import images as images_lib
+from dmtl_jax.inference.prediction import load, Predictor
+from dmtl_jax.tasks import Task
+
+KEPT = (1.0, 0.8, 0.5, 0.2)
+PIXELS = 2000  # of an image, drawn
+
+flags.DEFINE_string('workdir', None, 'Folder of a run.', required=True)
+flags.DEFINE_integer('samples', 8, 'Noise draws.', lower_bound=2)
+flags.DEFINE_integer('images', 100, 'Validation images, the first ones.', lower_bound=1)
+flags.DEFINE_string('json', None, 'File to write the result to.')
+
+
+def risks(error: np.ndarray, doubt: np.ndarray) -> dict[float, float]:
+  """{share of pixels kept: their mean error}, the pixels of least doubt first; both [N]."""
+  ordered = error[np.argsort(doubt, kind='stable')]
+  return {kept: float(ordered[: max(round(kept * len(ordered)), 1)].mean()) for kept in KEPT}
+
+
+def measure(predictor: Predictor, source, samples: int, images: int) -> dict:
+  """{task: {'samples', 'prediction' (where it says how sure it is), 'best': risks}} of the mean of the draws."""
+  found, rng = {}, np.random.default_rng(0)
+  with Progress('predicting', min(images, len(source)), 'img') as progress:
+    for index in range(progress.total):
+      example = source[index]
+      raw = predictor.raw(example['image'], samples, 1)
+      for task in source.tasks:
+        label = example['labels'].get(task.name)
+        if label is not None and task.valid(label).any():
+          picked = rng.permutation(np.flatnonzero(task.valid(label)))[:PIXELS]
+          found.setdefault(task, []).append([values.reshape(-1)[picked] for values in _maps(task, raw, label)])
+      progress.update()
+  return {task.name: _told(np.concatenate(parts, axis=1)) for task, parts in found.items()}
+
+
+def _maps(task: Task, raw, label: np.ndarray) -> list[np.ndarray]:
+  """Maps [H, W] of mistakes, of the draws' spread and, where the task has it, of the prediction's own doubt."""
+  size = label.shape[:2]
+  maps = [task.mistake(raw.predictions('final', size)[task.name], label)]
+  maps.append(raw.predictions('uncertainty', size)[task.name])
+  doubt = task.doubt(jnp.asarray(raw.maps['final', task.name]))
+  if doubt is not None:
+    maps.append(images_lib.enlarge(np.asarray(doubt)[..., None], raw.extent, size, slice(None), raw.origin)[..., 0])
+  return maps
+
+
+def _told(rows: np.ndarray) -> dict:
+  error, spread, *own = rows
+  told = {'samples': risks(error, spread)} | ({'prediction': risks(error, own[0])} if own else {})
+  return told | {'best': risks(error, error)}
+
+
+def as_text(result: dict) -> str:
+  """A Markdown table."""
+  lines = ['| task | sure by | ' + ' | '.join(f'{kept:.0%}' for kept in KEPT) + ' |', '|---|---|' + '---:|' * len(KEPT)]
+  for task, by in result.items():
+    for name, found in by.items():
+      lines.append(f'| {task} | {name} | ' + ' | '.join(f'{found[kept]:.4g}' for kept in KEPT) + ' |')
+  return '\n'.join(lines)
+
+
+def main(argv):
+  del argv
+  options = flags.FLAGS
+  try:
+    predictor = load(options.workdir)
+    source = source_lib.open_source(predictor.config.data, 'val')
+    result = measure(predictor, source, options.samples, options.images)
+  except UserError as error:
+    sys.exit(f'Error: {error}')
+  print(as_text(result))
+  if options.json:
+    write_json(pathlib.Path(options.json), result)
+
+
+if __name__ == '__main__':
+  sys.modules['__main__'].__doc__ = __doc__
+  app.run(main)
