@@ -1,11 +1,12 @@
 # make demo   train DiffusionMTL on rendered scenes, evaluate it, write pictures and a report
 # make test   check the format, then run the test suite
-# Both make a .venv and install what they need; PYTHON chooses the interpreter (3.11 or newer).
+# make docs   the documentation as pages, docs/_build/index.html
+# They make a .venv and install what they need; PYTHON chooses the interpreter (3.11 or newer).
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test clean
+.PHONY: demo test docs clean
 
 # Large pages for malloc (glibc 2.35): a step on a CPU takes and returns 100 MB, a quarter of its time were page faults.
 demo: export GLIBC_TUNABLES := glibc.malloc.hugetlb=1
@@ -18,6 +19,9 @@ test: .venv/installed-dev
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
+docs: .venv/installed-docs
+	$(BIN)/sphinx-build -q -W --keep-going docs docs/_build
+
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --editable .
@@ -27,5 +31,9 @@ test: .venv/installed-dev
 	$(BIN)/pip install --quiet --editable '.[dev]'
 	touch $@
 
+.venv/installed-docs: .venv/installed pyproject.toml
+	$(BIN)/pip install --quiet --editable '.[docs]'
+	touch $@
+
 clean:
-	rm -rf .venv runs
+	rm -rf .venv runs docs/_build

@@ -20,6 +20,6 @@ def get_config(arg=None):
   config.eval.weights = 'best'  # MTPSL reports its best epoch by evaluation
   config.optim.lr = 1e-4
   if config.method == 'xtc':  # MTPSL's code
-    config.model.cross_task_weight = 1.0
+    config.model.cross_task_weight = 1.0  # of XTC's consistency
     config.optim.part_lr = dict(film=1e-5)
   return config

@@ -54,17 +54,17 @@ def base(arg: str | None) -> ConfigDict:
   a = parse(arg)
   method = find(a['method'])
   model = dict(
-    backbone=a['backbone'],
+    backbone=a['backbone'],  # of the encoder: resnet18, resnet50
     width=64,  # stem channels of the encoder; 64 is the published ResNet
-    channels=512,  # C
-    steps=a['steps'],
-    depth=4,
-    heads=1,
-    condition='predictions',
-    stop_condition=False,
-    posterior=False,
-    add_noise=True,
-    step_offset=0,
+    channels=512,  # C, of the maps inside the network
+    steps=a['steps'],  # S, denoising steps
+    depth=4,  # attention blocks of the denoiser
+    heads=1,  # of the attention
+    condition='predictions',  # what it is made of: predictions, concat, features, none
+    stop_condition=False,  # no gradient through the condition
+    posterior=False,  # between steps draw from the DDPM posterior, instead of passing the map on
+    add_noise=True,  # False: the ablation without diffusion
+    step_offset=0,  # the step that is embedded is s - step_offset
     initial_weights='paper',  # of the denoiser; released: as the authors' code; identity: it returns what it is given
   )
   if a['preset'] == 'released':
@@ -73,31 +73,31 @@ def base(arg: str | None) -> ConfigDict:
   model |= {name: value for name, value in method.fixed.items() if name in model}
   return ConfigDict(
     dict(
-      method=method.name,
-      seed=0,
+      method=method.name,  # which network with which loss, as in the config string
+      seed=0,  # of weights, noise and the order of images
       dtype='float32',  # of activations: float32 or bfloat16; parameters are float32
       init_from='',  # encoder or whole weights to start from
       model=model,
       data=dict(
-        name='',
+        name='',  # folder in datasets/
         tasks=(),  # names of the tasks to learn, in this order; (): all
-        labels=a['labels'],
-        label_seed=0,
+        labels=a['labels'],  # which may be seen: one, random, full, or a file that maps images to tasks
+        label_seed=0,  # of labels that are drawn, where the benchmark has no mapping
         held_back=0.0,  # share of the training images to score instead of validation, and not to train on
-        size=(512, 512),
-        augment='none',
+        size=(512, 512),  # height and width that the network sees
+        augment='none',  # pascal, mtan (crop and resize back), light (scale, crop, colours), none
         workers=0,  # processes that load images; 0: threads of this one
-        threads=2,
+        threads=2,  # that load images, of each worker
         prefetch=4,  # batches
       ),
       train=dict(
-        batch=8,
+        batch=8,  # images of a step, on all devices together
         accumulate=1,  # micro-batches that a batch is cut into, one after the other
         fsdp=1,  # devices that share one copy of parameters and optimiser state
         steps=0,  # 0: from epochs
-        epochs=100,
+        epochs=100,  # passes over the training images
         remat=False,  # recompute activations for the gradient instead of keeping them
-        log_every=20,
+        log_every=20,  # steps
         eval_every=0,  # steps; 0: ten times a run
         save_every=0,  # steps; 0: at evaluations
         eval_images=0,  # images of a periodic evaluation; 0: all
@@ -107,7 +107,7 @@ def base(arg: str | None) -> ConfigDict:
         nan_policy='stop',  # or skip: steps whose loss or gradient is not finite
       ),
       eval=dict(
-        batch=8,
+        batch=8,  # images, on all devices together
         steps=0,  # S at inference; 0: as in training
         panels=6,  # pictures to write
         protocol='plain',  # how scores are defined: as usual, or as the code of a benchmark does: pascal, mtpsl
@@ -119,7 +119,7 @@ def base(arg: str | None) -> ConfigDict:
       ),
       optim=dict(
         name='adam',  # adamw, sgd (momentum 0.9)
-        lr=2e-5,
+        lr=2e-5,  # learning rate at its highest
         part_lr=dict(),  # {part of the network (`Network.part`): another rate than lr}
         denoiser_fan_in=0,  # above it, a kernel of the denoiser learns at a rate as much lower; 0: at lr
         schedule='poly',  # cosine, constant
@@ -127,7 +127,7 @@ def base(arg: str | None) -> ConfigDict:
         clip=10.0,  # norm of the whole gradient
         warmup=0,  # steps
       ),
-      loss_weights=dict(),
+      loss_weights=dict(),  # {task: weight of its loss}; 1 where not given
     )
   )
 
@@ -136,7 +136,13 @@ def benchmark(arg: str | None, name: str) -> ConfigDict:
   """As `base`, for a data set that --mode=prepare makes of raw files, trained from an ImageNet encoder."""
   config = base(arg)
   config.init_from = f'timm/{config.model.backbone}.tv_in1k'
-  config.data.update(name=name, dir='runs/data', raw='', raw_sha256='', workers=4)
+  config.data.update(
+    name=name,
+    dir='runs/data',  # where prepared data sets are kept
+    raw='',  # prepare: folder, archive or https address of the raw data
+    raw_sha256='',  # prepare: of a download; unknown: taken as it comes
+    workers=4,
+  )
   return config
 
 

@@ -1,4 +1,4 @@
-"""Your own images, each labelled for some of the tasks, in a folder (see README, Your own data).
+"""Your own images, each labelled for some of the tasks, in a folder (see docs/your_own_data.md).
 
   python main.py --config=configs/folder.py:method=prediction --config.data.path=PATH --workdir=runs/mine
 
@@ -13,7 +13,7 @@ def get_config(arg=None):
   config = common.small(arg, 'folder')
   if 'labels=' not in (arg or ''):
     config.data.labels = 'full'
-  config.data.path = ''
+  config.data.path = ''  # your folder
   config.data.size = (192, 256)
   config.train.batch = 8
   config.train.epochs = 20

@@ -13,11 +13,11 @@ from dmtl_jax.configs import common
 
 def get_config(arg=None):
   config = common.small(arg, 'scenes')
-  config.data.dir = 'runs/data'
+  config.data.dir = 'runs/data'  # where the rendered images are kept
   config.data.size = (96, 128)
-  config.data.train_count = 1000
-  config.data.val_count = 200
-  config.data.simple = True
+  config.data.train_count = 1000  # training images to render
+  config.data.val_count = 200  # validation images to render
+  config.data.simple = True  # one near figure, few things, six classes; False: twelve classes, hidden and cut
   config.train.batch = 4
   config.train.epochs = 8
   config.train.eval_every = 1000

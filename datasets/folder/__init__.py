@@ -162,7 +162,7 @@ def _read_entry(where: str, name: str, entry) -> tuple[Task, Encoding]:
 def _by_stem(folder: pathlib.Path, suffixes: tuple[str, ...]) -> dict[str, pathlib.Path]:
   """Files of a folder by name without suffix; hidden files do not count."""
   if not folder.is_dir():
-    raise UserError(f'{folder}: no such folder; see README, Your own data')
+    raise UserError(f'{folder}: no such folder; see docs/your_own_data.md')
   files = {}
   for path in _visible(folder):
     if not is_plain(path.name):

@@ -1,7 +1,7 @@
 """Cost of a train step against batch, image size, tasks T, steps S and labelled pairs: measured and plotted.
 
   python -m dmtl_jax.benchmarks.scaling [--config=configs/pascal.py:method=prediction] [--repeats=10]
-      [--json=FILE] [--plot=docs/scaling.svg]
+      [--json=FILE] [--plot=docs/scaling.png]
 
 Varies one number at a time around a small base (128x128, batch 4, five tasks, S = 2, one label per image, a
 narrow network), so that it runs on a CPU in minutes; most of them compile. The plot wants matplotlib.
@@ -15,7 +15,7 @@ import numpy as np
 from dmtl_jax.benchmarks import common, synthetic, timing, train_step, work
 from dmtl_jax.data.source import data_tasks
 
-flags.DEFINE_string('plot', None, 'File to draw to, .svg or .png.')
+flags.DEFINE_string('plot', None, 'File to draw to, a .png.')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,7 +133,7 @@ def plot(result: dict, path: str):
     axis.spines[['top', 'right']].set_visible(False)
   axes[0].set_ylabel('cost, 1 at the base')
   axes[0].legend(frameon=False, fontsize='small')
-  figure.savefig(path, metadata={'Date': None} if path.endswith('.svg') else None)
+  figure.savefig(path, dpi=80)
   plt.close(figure)
 
 

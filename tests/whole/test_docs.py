@@ -1,0 +1,103 @@
+"""The documentation against the code: links, names, quoted messages, described fields, stored notebooks."""
+
+import ast
+import json
+import pathlib
+import re
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path.append(str(ROOT / 'docs'))
+import fields  # noqa: E402 (beside the pages, not in the package)
+
+PAGES = [ROOT / 'README.md', *sorted(ROOT.glob('docs/*.md')), *sorted(ROOT.glob('datasets/*/README.md'))]
+NOTEBOOKS = sorted(ROOT.glob('colabs/*.ipynb'))
+
+
+def prose(text: str) -> str:
+  """Markdown without its blocks of code."""
+  return re.sub(r'^```.*?^```', '', text, flags=re.DOTALL | re.MULTILINE)
+
+
+def anchors(page: pathlib.Path) -> set[str]:
+  """As GitHub and MyST make them of headings."""
+  headings = re.findall(r'^#+ (.*)', prose(page.read_text()), re.MULTILINE)
+  return {re.sub(r'[^\w -]', '', heading.lower()).replace(' ', '-') for heading in headings}
+
+
+def linked(page: pathlib.Path, text: str) -> list[str]:
+  """The links of a text that lead nowhere; those to other machines are not tried."""
+  broken = []
+  for target in re.findall(r'\]\(([^)\s]+)\)', prose(text)):
+    path, _, anchor = target.partition('#')
+    found = (page.parent / path).resolve() if path else page
+    if '://' not in target and not (found.exists() and (not anchor or anchor in anchors(found))):
+      broken.append(target)
+  return broken
+
+
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page):
+  assert not linked(page, page.read_text())
+
+
+def test_a_link_that_leads_nowhere_is_found():
+  page = ROOT / 'docs' / 'index.md'
+  assert linked(page, '[a](usage.md) [b](nowhere.md) [c](usage.md#scores) [d](usage.md#nowhere)') == [
+    'nowhere.md',
+    'usage.md#nowhere',
+  ]
+
+
+def test_every_field_is_described():
+  known = set().union(*fields.fields_of_all())
+  assert known - set(fields.descriptions()) == set()
+  assert 'train.batch' in known and 'data.raw_sha256' in known and 'model.cross_task_weight' in known
+
+
+def test_the_names_in_the_method_table_are_in_their_files():
+  rows = re.findall(r'`([\w/]+\.py)` ((?:`\w+`(?:, )?)+)', (ROOT / 'docs/method.md').read_text())
+  assert len(rows) > 25
+  for file, names in rows:
+    tree = ast.parse((ROOT / 'dmtl_jax' / file).read_text())
+    known = {node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef | ast.FunctionDef)}
+    assert set(re.findall(r'\w+', names)) <= known, file
+
+
+def messages() -> list[tuple[re.Pattern, int]]:
+  """The first line of every text in the code, with anything where it has a value; how many characters are its own."""
+  found = []
+  for path in (path for room in ('dmtl_jax', 'configs', 'datasets') for path in (ROOT / room).rglob('*.py')):
+    for node in ast.walk(ast.parse(path.read_text())):
+      if isinstance(node, ast.JoinedStr):
+        own = [part.value if isinstance(part, ast.Constant) else None for part in node.values]
+        pattern = ''.join('.+' if part is None else re.escape(part) for part in own)
+        found.append((re.compile(pattern.partition('\\\n')[0]), sum(len(part or '') for part in own)))
+      elif isinstance(node, ast.Call | ast.Raise):
+        texts = [child.value for child in ast.iter_child_nodes(node) if isinstance(child, ast.Constant)]
+        found += [(re.compile(re.escape(text)), len(text)) for text in texts if isinstance(text, str)]
+  return found
+
+
+def told(quote: str, known) -> bool:
+  """Whether the code says this: a text of it is in the quote and more than a third of it."""
+  return any(3 * length > len(quote) and pattern.search(quote) for pattern, length in known)
+
+
+def test_the_quoted_messages_are_the_code_s():
+  quotes, known = re.findall(r'^> (.*)', (ROOT / 'docs/troubleshooting.md').read_text(), re.MULTILINE), messages()
+  assert len(quotes) > 12
+  assert [quote for quote in quotes if not told(quote, known)] == []
+  assert not told('runs/x: this run was begun with some other config; choose another --workdir', known)
+
+
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_are_small_and_show_no_error(path):
+  text = path.read_text()
+  cells = [cell for cell in json.loads(text)['cells'] if cell['cell_type'] == 'code']
+  assert len(text) < 1_000_000
+  assert f'colabs/{path.name}' in text, 'its badge'
+  assert not [output for cell in cells for output in cell['outputs'] if output['output_type'] == 'error']
+  assert max(len(cell['source']) for cell in cells) < 45, 'the library does the work'

@@ -1,0 +1,50 @@
+"""The notebooks run top to bottom: in this process, with few steps of a tiny network, one after the other on the same run."""
+
+import json
+import pathlib
+
+import pytest
+
+from dmtl_jax.configs import folder, scenes
+from tests.conftest import SIZE
+
+COLABS = pathlib.Path(__file__).resolve().parents[2] / 'colabs'
+# Of the cell that is tagged `parameters`; in float32 one compiled step serves two notebooks.
+SETTINGS = {'RUN': 'runs/quickstart', 'STEPS': 2, 'IMAGES': 8, 'BATCH': 4, 'DTYPE': 'float32'}
+RUNS = {'train_on_tpu': 'runs/tpu', 'your_own_images': 'runs/mine'}
+
+
+@pytest.fixture(scope='module')
+def place(tmp_path_factory, short_encoder):
+  """A folder that the notebooks run in, with tiny configs."""
+
+  def tiny(get_config):
+    def smaller(arg=None):
+      config = get_config(arg)
+      config.model.update(width=8, channels=24, depth=1)
+      config.data.update(size=SIZE, tasks=('semseg', 'depth'), train_count=8, val_count=4)
+      config.eval.workers = 0
+      return config
+
+    return smaller
+
+  with pytest.MonkeyPatch.context() as patch:
+    for module in (scenes, folder):
+      patch.setattr(module, 'get_config', tiny(module.get_config))
+    patch.chdir(tmp_path_factory.mktemp('colabs'))
+    yield
+
+
+@pytest.mark.parametrize(
+  'name', ['quickstart', 'evaluate_a_checkpoint', 'inside_the_denoiser', 'train_on_tpu', 'your_own_images']
+)
+def test_a_notebook_runs(place, name):
+  shown, known = [], {'__name__': '__main__', 'display': lambda value: shown.append(value)}
+  for number, cell in enumerate(json.loads((COLABS / f'{name}.ipynb').read_text())['cells']):
+    if cell['cell_type'] == 'code':
+      exec(compile(''.join(cell['source']), f'{name}.ipynb, cell {number}', 'exec'), known)
+      if 'parameters' in cell['metadata'].get('tags', ()):
+        known |= {key: value for key, value in SETTINGS.items() if key in known} | {
+          'RUN': RUNS.get(name, SETTINGS['RUN'])
+        }
+  assert pathlib.Path(known['RUN'], 'metrics.json').is_file()
