@@ -2,11 +2,10 @@
 
 import sys
 
-from PIL import Image
-
 import dmtl_jax
 from dmtl_jax.data import source
 from dmtl_jax.draw import panels
+from dmtl_jax.draw.png import small
 
 
 def main(run: str, number: str, out: str):
@@ -16,8 +15,8 @@ def main(run: str, number: str, out: str):
   raw = predictor.raw(image)
   stages = {'Initial': 'initial', 'Denoised': 'final'}
   rows = [(title, raw.predictions(stage, image.shape[:2])) for title, stage in stages.items()]
-  picture = Image.fromarray(panels.panel(image, predictor.tasks, [*rows, ('Truth', example['labels'])]))
-  picture.resize((picture.width * 2 // 3, picture.height * 2 // 3)).quantize(128).save(out, optimize=True)
+  picture = panels.panel(image, predictor.tasks, [*rows, ('Truth', example['labels'])])
+  small(picture, 1240).save(out, optimize=True)
 
 
 if __name__ == '__main__':

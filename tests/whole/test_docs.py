@@ -72,12 +72,13 @@ def messages() -> list[tuple[re.Pattern, int]]:
   for path in (path for room in ('dmtl_jax', 'configs', 'datasets') for path in (ROOT / room).rglob('*.py')):
     for node in ast.walk(ast.parse(path.read_text())):
       if isinstance(node, ast.JoinedStr):
-        own = [part.value if isinstance(part, ast.Constant) else None for part in node.values]
-        pattern = ''.join('.+' if part is None else re.escape(part) for part in own)
-        found.append((re.compile(pattern.partition('\\\n')[0]), sum(len(part or '') for part in own)))
-      elif isinstance(node, ast.Call | ast.Raise):
-        texts = [child.value for child in ast.iter_child_nodes(node) if isinstance(child, ast.Constant)]
-        found += [(re.compile(re.escape(text)), len(text)) for text in texts if isinstance(text, str)]
+        text = ''.join(part.value if isinstance(part, ast.Constant) else '\0' for part in node.values)
+      elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+        text = node.value
+      else:
+        continue
+      own = text.partition('\n')[0].split('\0')
+      found.append((re.compile('.+'.join(map(re.escape, own))), sum(map(len, own))))
   return found
 
 
