@@ -51,6 +51,11 @@ def test_a_link_that_leads_nowhere_is_found():
   ]
 
 
+def test_every_page_is_in_the_index():
+  index = (ROOT / 'docs/index.md').read_text().splitlines()
+  assert {page.stem for page in ROOT.glob('docs/*.md')} - {'index'} <= set(index)
+
+
 def test_every_field_is_described():
   known = set().union(*fields.fields_of_all())
   assert known - set(fields.descriptions()) == set()
