@@ -18,6 +18,7 @@ COUNT = (0, 10**9)
 # Field: least and greatest value.
 RANGES = {
   'seed': (0, 2**32 - 1),
+  'initial_loss': (0, 1e6),
   'data.label_seed': (0, 2**63),
   'data.held_back': (0, 0.9),
   'data.workers': (0, 1024),

@@ -128,6 +128,7 @@ def base(arg: str | None) -> ConfigDict:
         warmup=0,  # steps
       ),
       loss_weights=dict(),  # {task: weight of its loss}; 1 where not given
+      initial_loss=method.initial_loss,  # weight of the losses on initial maps; on denoised ones 1
     )
   )
 
@@ -153,6 +154,8 @@ def small(arg: str | None, name: str) -> ConfigDict:
   config.model.width, config.model.channels = 32, 64
   if config.model.initial_weights == 'paper':
     config.model.initial_weights = 'identity'
+    if METHODS[config.method].network.diffuses:
+      config.initial_loss = 0.25  # the initial maps learn through the denoised ones too
   config.optim.update(denoiser_fan_in=32, schedule='cosine', warmup=50)
   config.loss_weights = dict(semseg=2.0, parsing=2.0, saliency=5.0, normals=3.0, boundary=25.0, depth=1.0)
   return config
@@ -185,4 +188,6 @@ def upgraded(values: dict) -> dict:
   if 'geometry' not in scores and data.get('name') != 'pascal' and scores.get('protocol') == 'pascal':
     scores['protocol'] = 'plain'  # what `pascal` meant elsewhere before it had definitions of its own
   values = values | dict(model=model, optim=optim, data=data, eval=scores)
+  if isinstance(method, str) and method in METHODS:
+    values.setdefault('initial_loss', METHODS[method].initial_loss)
   return values | ({} if method is None else {'method': method})

@@ -19,7 +19,7 @@ except ImportError as error:
 from dmtl_jax.benchmarks import torch_net
 from dmtl_jax.benchmarks.timing import device, say
 from dmtl_jax.models import build_model
-from dmtl_jax.models.losses import INITIAL_WEIGHT
+from dmtl_jax.models.losses import INITIAL_LOSS
 from dmtl_jax.tasks import IGNORE, Task
 from dmtl_jax.tasks.boundary import POSITIVE
 
@@ -113,7 +113,7 @@ def total_loss(tasks, weights: dict[str, float], initial, final, labels, labelle
   for (name, b), x in final.items():
     task, label = by_name[name], labels[name][b : b + 1]
     loss = 0.0
-    for maps, weight in ((x, 1.0), (initial[name][b : b + 1], INITIAL_WEIGHT)):
+    for maps, weight in ((x, 1.0), (initial[name][b : b + 1], INITIAL_LOSS)):
       loss = loss + weight * loss_of(task, torch_net.resize(maps.float(), label.shape[2:]), label)
     total = total + weights.get(name, 1.0) * len(tasks) / len(labelled[b]) * loss
   return total / len(labelled)

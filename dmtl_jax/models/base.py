@@ -123,7 +123,7 @@ class Method:
     cost: what the paper says of its parameters and multiply-adds, after *the paper says*.
     note: what to know of its pictures.
     loss: its own loss (a scalar float32), added to the tasks'.
-    initial_weight: of the tasks' losses on its initial maps.
+    initial_loss: weight of the tasks' losses on its initial maps, the default of config.initial_loss.
     defaults: of config.model, where they differ from others'.
     fixed: fields of the network that make the method, whatever config.model says.
     reference: whether Delta_m compares with its scores.
@@ -137,7 +137,7 @@ class Method:
   cost: str = ''
   note: str = ''
   loss: Callable[[Forward], jax.Array] | None = None
-  initial_weight: float = losses.INITIAL_WEIGHT
+  initial_loss: float = losses.INITIAL_LOSS
   defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   reference: bool = False
@@ -145,7 +145,7 @@ class Method:
   def total_loss(self, run: Forward) -> tuple[jax.Array, dict[str, jax.Array]]:
     """All that is minimised, and the tasks' losses in parts, see `losses.total_loss`."""
     labels, mask = run.batch['labels'], run.batch['label_mask']
-    loss, parts = losses.total_loss(run.tasks, run.output, labels, mask, run.weights, self.initial_weight)
+    loss, parts = losses.total_loss(run.tasks, run.output, labels, mask, run.weights, run.config.initial_loss)
     return loss + self.loss(run) if self.loss else loss, parts
 
 

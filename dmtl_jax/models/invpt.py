@@ -156,6 +156,6 @@ class InvPT(Network):
 
 
 register(
-  'invpt', InvPT, 'InvPT', row=6, color='#8f9a2e', initial_weight=1.0,
+  'invpt', InvPT, 'InvPT', row=6, color='#8f9a2e', initial_loss=1.0,
   cost='141 M, 1182 GMAC; it does not say how it put InvPT on ResNet-18 (models/invpt.py)',
 )  # fmt: skip

@@ -10,9 +10,7 @@ import jax.numpy as jnp
 from dmtl_jax.models.parts.layers import resize
 from dmtl_jax.tasks import Task
 
-INITIAL_WEIGHT = (
-  0.5  # of the loss on initial maps where a method has no other (released code; the paper states both terms)
-)
+INITIAL_LOSS = 0.5  # weight of the losses on initial maps (released code; the paper states both terms)
 
 
 def task_loss(task: Task, logits: jax.Array, label: jax.Array) -> jax.Array:
@@ -57,13 +55,13 @@ def total_loss(
   labels: dict,
   label_mask: jax.Array,
   weights: jax.Array,
-  initial_weight: float = INITIAL_WEIGHT,
+  initial_loss: float = INITIAL_LOSS,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """The tasks' losses and their parts.
 
   Args:
     output: `models.Output`.
-    initial_weight: of the losses on its initial maps.
+    initial_loss: weight of the losses on its initial maps.
 
   Returns:
     Scalar loss, and {'final': [B, T], 'initial': [B, T]} unweighted losses
@@ -73,5 +71,5 @@ def total_loss(
   combined = parts['final']
   if output.initial:
     parts['initial'] = map_losses(tasks, output.initial, labels, label_mask)
-    combined = combined + initial_weight * parts['initial']
+    combined = combined + initial_loss * parts['initial']
   return combine(combined, label_mask, weights), parts

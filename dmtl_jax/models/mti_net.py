@@ -136,6 +136,6 @@ def deep_supervision(run: Forward) -> jax.Array:
 
 
 register(
-  'mti_net', MTINet, 'MTI-Net', row=5, color='#35a7c9', loss=deep_supervision, initial_weight=1.0,
+  'mti_net', MTINet, 'MTI-Net', row=5, color='#35a7c9', loss=deep_supervision, initial_loss=1.0,
   cost='281 M, 589 GMAC; it does not say how it put MTI-Net on ResNet-18 (models/mti_net.py)',
 )  # fmt: skip

@@ -36,17 +36,19 @@ def test_the_condition_is_the_methods_own_unless_given(arg, condition):
 def test_the_paper_starts_at_random_with_one_rate_and_the_small_configs_do_not():
   for name in ('pascal', 'nyud', 'cityscapes'):
     config = importlib.import_module(f'dmtl_jax.configs.{name}').get_config()
-    assert (config.model.initial_weights, config.optim.denoiser_fan_in) == ('paper', 0)
+    assert (config.model.initial_weights, config.optim.denoiser_fan_in, config.initial_loss) == ('paper', 0, 0.5)
   for name in ('scenes', 'folder'):
     get_config = importlib.import_module(f'dmtl_jax.configs.{name}').get_config
     assert get_config().model.initial_weights == 'identity' and get_config().optim.denoiser_fan_in
-    assert get_config('preset=released').model.initial_weights == 'released'
+    assert get_config().initial_loss == 0.25 and get_config('method=mti_net').initial_loss == 1
+    released = get_config('preset=released')
+    assert (released.model.initial_weights, released.initial_loss) == ('released', 0.5)
 
 
 def test_an_older_run_is_read_as_it_was_trained():
   old = common.upgraded({'data': {'name': 'scenes'}, 'eval': {'protocol': 'pascal'}, 'method': 'prediction'})
   assert (old['model']['initial_weights'], old['optim']) == ('paper', {'denoiser_fan_in': 0, 'part_lr': {}})
-  assert not old['data']['simple'] and old['eval']['protocol'] == 'plain'
+  assert old['initial_loss'] == 0.5 and not old['data']['simple'] and old['eval']['protocol'] == 'plain'
   asked = {'protocol': 'pascal', 'geometry': 'fit'}  # by a run of today
   for name, scores in (('pascal', {'protocol': 'pascal'}), ('folder', asked)):
     assert common.upgraded({'data': {'name': name}, 'eval': scores})['eval']['protocol'] == 'pascal'

@@ -220,15 +220,20 @@ def test_parts_of_a_network(method, parts):
 # --- weights of the losses on initial maps ---
 
 
-@pytest.mark.parametrize('method, times', [('prediction', 1.5), ('invpt', 2), ('mti_net', 5)])
-def test_initial_maps_weigh_as_published(method, times):
+@pytest.mark.parametrize(
+  'method, times', [('prediction', 1.5), ('invpt', 2), ('mti_net', 5), ('prediction/0.25', 1.25)]
+)
+def test_initial_maps_weigh_as_published_or_as_the_config_says(method, times):
   """Logits of 0 cost ln 4 in 4 classes: the final map's, and half or all of each initial map's."""
   maps = lambda n: {'semseg': np.zeros((2, n, n, 4), np.float32)}
+  method, _, given = method.partition('/')
+  config = common.base(f'method={method}')
+  config.initial_loss = float(given or config.initial_loss)
   extra = {'scales': [maps(4), maps(2), maps(1)]} if method == 'mti_net' else {}
   labels = {'semseg': np.zeros((2, 32, 32, 1), np.uint8)}
   batch = {'labels': labels, 'label_mask': np.array([[True], [False]])}
   output = Output(maps(8), initial=maps(8), extra=extra)
-  loss, parts = find(method).total_loss(Forward(None, batch, output, (SEMSEG,), np.array([2.0]), KEY, None))
+  loss, parts = find(method).total_loss(Forward(None, batch, output, (SEMSEG,), np.array([2.0]), KEY, config))
   assert loss == pytest.approx(times * 2 * np.log(4) / 2, rel=1e-4)
   assert set(parts) == {'final', 'initial'}
 
