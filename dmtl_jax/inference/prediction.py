@@ -10,11 +10,13 @@ from collections.abc import Sequence
 import dataclasses
 import functools
 import os
+import pathlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dmtl_jax import datasets
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.data import transforms
 from dmtl_jax.inference import images
@@ -209,12 +211,14 @@ def load(workdir: str | os.PathLike, which: str = 'best') -> Predictor:
   """The predictor of a trained run.
 
   Args:
-    workdir: the run's folder.
+    workdir: the run's folder; or the name of a data set that comes with a small trained network: 'scenes'.
     which: checkpoint: 'best', 'latest' or a step.
 
   Raises:
     UserError: no run or checkpoint there.
   """
+  shipped = pathlib.Path(datasets.__path__[0]) / workdir / 'trained'
+  workdir = shipped if shipped.exists() and not os.path.exists(workdir) else workdir
   config, tasks = workdir_lib.read_config(workdir), workdir_lib.read_tasks(workdir)
   _, variables, _ = checkpoints.load(workdir, str(which), config, tasks)
   return Predictor(config, tasks, variables)

@@ -1,6 +1,7 @@
-"""The authors' PyTorch checkpoint as a run of ours.
+"""The authors' PyTorch checkpoint as a run of ours; or a run of ours, small enough to give away.
 
 python -m dmtl_jax.jobs.convert CHECKPOINT.pth.tar WORKDIR
+python -m dmtl_jax.jobs.convert RUN WORKDIR                   # its best weights alone, as precise as bfloat16
 python main.py --mode=evaluate --workdir=WORKDIR
 """
 
@@ -31,9 +32,8 @@ def convert(source: str, workdir: str, config, tasks: tuple[Task, ...]):
   Raises:
     UserError: the checkpoint does not fit the config, or the workdir already holds one.
   """
-  folder = pathlib.Path(workdir).resolve() / 'checkpoints'
-  if folder.exists():
-    raise UserError(f'{folder}: already there; choose a new folder')
+  folder = pathlib.Path(workdir).resolve()
+  _check_new(folder)
   state = read_state(resolve(source))
   if not is_released(state):
     raise UserError(f'{source}: an encoder alone, no whole model; train with --config.init_from={source}')
@@ -43,7 +43,25 @@ def convert(source: str, workdir: str, config, tasks: tuple[Task, ...]):
   variables = load_released(state, empty, tasks, source)
 
   config.init_from = source
-  write_run(folder.parent, config, tasks, variables)
+  write_run(folder, config, tasks, variables)
+
+
+def lighten(source: pathlib.Path, workdir: pathlib.Path):
+  """Makes a run of the best weights of another: without the optimiser's state, and rounded, which halves the file.
+
+  Raises:
+    UserError: no run there, or the workdir already holds one.
+  """
+  _check_new(workdir)
+  config, tasks = workdir_lib.read_config(source), workdir_lib.read_tasks(source)
+  _, variables, step = checkpoints_lib.load(source, 'best', config, tasks)
+  rounded = jax.tree.map(lambda x: np.asarray(x).astype(jax.numpy.bfloat16).astype(np.float32), variables)
+  write_run(workdir, config, tasks, rounded, step)
+
+
+def _check_new(workdir: pathlib.Path):
+  if (workdir / 'checkpoints').exists():
+    raise UserError(f'{workdir}/checkpoints: already there; choose a new folder')
 
 
 def write_run(workdir: pathlib.Path, config, tasks: tuple[Task, ...], variables: dict, step: int = 0) -> pathlib.Path:
@@ -61,24 +79,33 @@ def write_run(workdir: pathlib.Path, config, tasks: tuple[Task, ...], variables:
 def main(argv: list[str] | None = None) -> int:
   """The command above; returns the exit status."""
   parser = argparse.ArgumentParser(prog='python -m dmtl_jax.jobs.convert', description=__doc__.split('\n\n')[0])
-  parser.add_argument('source', metavar='SRC', help='released checkpoint (.pth.tar, .pth, .safetensors)')
+  parser.add_argument(
+    'source', metavar='SRC', help='released checkpoint (.pth.tar, .pth, .safetensors), or the folder of a run'
+  )
   parser.add_argument('workdir', metavar='DST', help='folder to make, for main.py --workdir')
   parser.add_argument('--config', default=RELEASED_CONFIG, help='config of the model (default: %(default)s)')
   args = parser.parse_args(argv)
-  path, _, arg = args.config.partition(':')
   try:
-    if not os.path.isfile(path):
-      raise UserError(f'--config={path}: no such file; run from the project folder, or give its path')
-    try:
-      config = runpy.run_path(path)['get_config'](arg)
-    except (KeyError, ValueError) as error:  # no get_config, or a config string that it refuses
-      raise UserError(f'--config={args.config}: {error}') from error
-    convert(args.source, args.workdir, config, source_lib.data_tasks(config.data))
+    if os.path.isdir(args.source):
+      lighten(pathlib.Path(args.source), pathlib.Path(args.workdir).resolve())
+    else:
+      config = _read_config(args.config)
+      convert(args.source, args.workdir, config, source_lib.data_tasks(config.data))
   except UserError as error:
     tell(error)
     return 1
   print(f'{args.workdir}: ready; python main.py --mode=evaluate --workdir={args.workdir}')
   return 0
+
+
+def _read_config(given: str):
+  path, _, arg = given.partition(':')
+  if not os.path.isfile(path):
+    raise UserError(f'--config={path}: no such file; run from the project folder, or give its path')
+  try:
+    return runpy.run_path(path)['get_config'](arg)
+  except (KeyError, ValueError) as error:  # no get_config, or a config string that it refuses
+    raise UserError(f'--config={given}: {error}') from error
 
 
 if __name__ == '__main__':

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from dmtl_jax import datasets
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.configs import common
 from dmtl_jax.inference import prediction
@@ -293,3 +294,17 @@ def test_command_makes_a_run_that_restores(tmp_path, feature, state, capsys):
   assert convert.main([str(tmp_path / 'encoder.safetensors'), str(tmp_path / 'new'), *command[2:]]) == 1
   assert 'no whole model' in capsys.readouterr().err
   assert not (tmp_path / 'new').exists()
+
+
+def test_a_run_is_made_light_to_give_away(tmp_path, tiny_run):
+  """The best weights as bfloat16 has them (8 bits of mantissa), readable as any run; and by the name of a data set."""
+  assert convert.main([str(tiny_run), str(tmp_path / 'scenes' / 'trained')]) == 0
+  heavy, light = (prediction.load(path).variables for path in (tiny_run, tmp_path / 'scenes' / 'trained'))
+  size = lambda path: sum(file.stat().st_size for file in (path / 'checkpoints').rglob('*'))
+  assert size(tmp_path / 'scenes' / 'trained') < 0.7 * size(tiny_run)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2**-8), heavy, light)
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(datasets, '__path__', [str(tmp_path)])
+    named = prediction.load('scenes').variables
+  jax.tree.map(np.testing.assert_array_equal, named, light)
+  assert convert.main([str(tiny_run), str(tmp_path / 'scenes' / 'trained')]) == 1
