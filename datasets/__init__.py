@@ -2,7 +2,7 @@
 
 A package has
 
-  open_split(data_config, split)  `dmtl_jax.data.source.Source` of 'train' or 'val', with every label there is
+  open_split(data_config, split)  `source.Source` of 'train' or 'val', with every label there is
   TASKS    its tasks; left out where only the data tell. tasks(data_config): where the config has a say
   Builder  where --mode=prepare makes it of raw files: a `raw.RawBuilder` (scenes' own Builder is none)
 

@@ -22,6 +22,7 @@ import tensorflow_datasets as tfds
 from dmtl_jax.basics import files
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.datasets import raw, stored
+from dmtl_jax.datasets.source import Source
 from dmtl_jax.tasks import IGNORE, Task
 
 SPLITS = ('train', 'val')
@@ -180,7 +181,7 @@ class MtanBuilder(raw.RawBuilder, skip_registration=True):
       yield position, example
 
 
-def open_split(builder: type[MtanBuilder], tasks: Sequence[Task], data_config, split: str) -> stored.TfdsSource:
+def open_split(builder: type[MtanBuilder], tasks: Sequence[Task], data_config, split: str) -> Source:
   """The prepared split 'train' or 'val' of a data set.
 
   Raises:

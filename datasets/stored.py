@@ -2,13 +2,12 @@
 
 from collections.abc import Callable, Iterator, Sequence
 import contextlib
-import dataclasses
 import fcntl
+import functools
 import io
 from pathlib import Path
 import shutil
 import sys
-from typing import Any
 
 from absl import logging
 import numpy as np
@@ -17,71 +16,21 @@ from tensorflow_datasets.core import shuffle
 
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.basics.files import is_id
+from dmtl_jax.datasets.source import Source
 from dmtl_jax.tasks import Task
 
 OFFICIAL = 'label_mappings'  # folder in the prepared data, of the benchmark's files that checksums.tsv lists
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class TfdsSource:
-  """A split of a stored data set; see `dmtl_jax.data.source`.
-
-  Attributes:
-    examples: the TFDS data source.
-    decode: (stored example, tasks) -> {'image', 'labels'}.
-    read_truth: stored example -> what `truth` gives; None: {}.
-  """
-
-  tasks: tuple[Task, ...]
-  ids: Sequence[str]
-  label_mask: np.ndarray
-  examples: Any
-  decode: Callable[[dict, Sequence[Task]], dict]
-  official: dict[str, Path] = dataclasses.field(default_factory=dict)
-  read_truth: Callable[[dict], dict] | None = None
-  guide: Task | None = None
-
-  def __len__(self) -> int:
-    return len(self.ids)
-
-  def __getitem__(self, index: int) -> dict:
-    visible = [task for t, task in enumerate(self.tasks) if self.label_mask[index, t]]
-    hidden = [self.guide] if self.guide and self.guide not in visible else []
-    example = self.decode(self.examples[index], visible + hidden)
-    labels = example['labels']
-    guide = {'crop_guide': labels[self.guide.name]} if self.guide else {}
-    return {
-      'image': example['image'],
-      'labels': {task.name: labels[task.name] for task in visible},
-      'index': index,
-    } | guide
-
-  def only(self, positions: Sequence[int]) -> 'TfdsSource':
-    """The source of some of its images."""
-    chosen = dict(ids=[self.ids[i] for i in positions], label_mask=self.label_mask[list(positions)])
-    return dataclasses.replace(self, **chosen, examples=_Chosen(self.examples, tuple(positions)))
-
-  def truth(self, index: int) -> dict[str, np.ndarray | None]:
-    return self.read_truth(self.examples[index]) if self.read_truth else {}
-
-
-@dataclasses.dataclass(frozen=True)
-class _Chosen:
-  """Some of the examples of a data source."""
-
-  examples: Any
-  positions: tuple[int, ...]
-
-  def __getitem__(self, index: int):
-    return self.examples[self.positions[index]]
-
-
-def open_split(builder, split: str, tasks: Sequence[Task], decode, read_truth=None) -> TfdsSource:
+def open_split(
+  builder, split: str, tasks: Sequence[Task], decode: Callable, read_truth: Callable | None = None
+) -> Source:
   """The split of a data set that is built, with every label.
 
   Args:
     builder: `info.metadata['ids']` is {split: ids}; `OFFICIAL`, if it has one, {label setting: file}.
-    tasks, decode, read_truth: see `TfdsSource`.
+    decode: (stored example, tasks) -> {'image', 'labels'}.
+    read_truth: stored example -> what `Source.truth` gives; None: {}.
 
   Raises:
     UserError: an id that could not name files.
@@ -91,7 +40,13 @@ def open_split(builder, split: str, tasks: Sequence[Task], decode, read_truth=No
     raise UserError(f'{builder.data_path}: its ids of images are no names of files; prepare it again')
   mask = np.ones((len(ids), len(tasks)), bool)
   official = {setting: official_file(builder, file) for setting, file in getattr(builder, 'OFFICIAL', {}).items()}
-  return TfdsSource(tuple(tasks), ids, mask, builder.as_data_source(split), decode, official, read_truth)
+  examples = builder.as_data_source(split)
+  truth = read_truth and functools.partial(_read, examples, read_truth)
+  return Source(tuple(tasks), ids, mask, functools.partial(_read, examples, decode), truth, official)
+
+
+def _read(examples, decode: Callable, index: int, *tasks):
+  return decode(examples[index], *tasks)
 
 
 def official_file(builder, name: str) -> Path:

@@ -10,7 +10,7 @@ import numpy as np
 from dmtl_jax.basics import sharding
 from dmtl_jax.configs import common
 from dmtl_jax.inference import evaluation
-from dmtl_jax.models.parts.output import Output
+from dmtl_jax.models import Output
 from dmtl_jax.tasks import make_task, Task
 
 TASKS = (

@@ -21,6 +21,7 @@ import numpy as np
 from dmtl_jax.basics import files
 from dmtl_jax.basics.errors import is_plain, printable, UserError
 from dmtl_jax.datasets.folder import scan
+from dmtl_jax.datasets.source import Source
 from dmtl_jax.tasks import IGNORE, KINDS, LONGEST, make_task, Task
 
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
@@ -39,39 +40,23 @@ class Encoding:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class FolderSource:
-  """One split; see `dmtl_jax.data.source`."""
+class Files:
+  """The files of a split: reads what a `Source` asks for.
+
+  Attributes:
+    images: a path each.
+    labels: {task: path} of each, of the labels that exist.
+    encodings: by task.
+  """
 
   tasks: tuple[Task, ...]
-  ids: Sequence[str]
-  label_mask: np.ndarray
   images: Sequence[pathlib.Path]
   labels: Sequence[dict[str, pathlib.Path]]
   encodings: dict[str, Encoding]
-  official: dict[str, pathlib.Path] = dataclasses.field(default_factory=dict)
-  guide: Task | None = None
 
-  def __len__(self) -> int:
-    return len(self.ids)
-
-  def __getitem__(self, index: int) -> dict:
-    visible = [task for t, task in enumerate(self.tasks) if self.label_mask[index, t]]
-    labels = {task.name: self.label(index, task) for task in visible}
-    example = {'image': self.image(index), 'labels': labels, 'index': index}
-    if self.guide and self.guide.name in self.labels[index]:
-      example['crop_guide'] = labels[self.guide.name] if self.guide in visible else self.label(index, self.guide)
-    return example
-
-  def only(self, positions: Sequence[int]) -> 'FolderSource':
-    pick = lambda values: [values[i] for i in positions]
-    mask = self.label_mask[list(positions)]
-    return dataclasses.replace(
-      self, ids=pick(self.ids), label_mask=mask, images=pick(self.images), labels=pick(self.labels)
-    )
-
-  def truth(self, index: int) -> dict:
-    del index
-    return {}
+  def __call__(self, index: int, tasks: Sequence[Task]) -> dict:
+    there = [task for task in tasks if task.name in self.labels[index]]
+    return {'image': self.image(index), 'labels': {task.name: self.label(index, task) for task in there}}
 
   def image(self, index: int) -> np.ndarray:
     return read_image(self.images[index])
@@ -84,12 +69,12 @@ class FolderSource:
       raise UserError(f'{path}: {error}') from error
 
 
-def open_split(data_config, split: str) -> FolderSource:
+def open_split(data_config, split: str) -> Source:
   """The split 'train' or 'val' of the folder config.data.path; see `open_folder`."""
   return open_folder(data_config.path, split)
 
 
-def open_folder(path: str, split: str) -> FolderSource:
+def open_folder(path: str, split: str) -> Source:
   """Opens PATH/SPLIT and checks every file in it (once: the result is cached).
 
   Raises:
@@ -108,13 +93,13 @@ def open_folder(path: str, split: str) -> FolderSource:
   ids = sorted(images)
   labels = [{task.name: found[task.name][i] for task in tasks if i in found[task.name]} for i in ids]
   mask = np.array([[task.name in files for task in tasks] for files in labels])
-  source = FolderSource(tasks, ids, mask, [images[i] for i in ids], labels, encodings)
   bare = [ids[i] for i in np.flatnonzero(~mask.any(1))]
   if bare and (split == 'train' or len(bare) == len(ids)):
     fix = f'remove the image or add {root / split}/labels/TASK/NAME.png'
     raise UserError(f'{root / split}: {scan.some(bare)} without a label for any task; {fix}')
-  scan.check(source, root / split)
-  return source
+  found = Files(tasks, [images[i] for i in ids], labels, encodings)
+  scan.check(found, root / split)
+  return Source(tasks, ids, mask, found)
 
 
 def read_description(path: pathlib.Path) -> tuple[tuple[Task, ...], dict[str, Encoding]]:

@@ -24,7 +24,7 @@ def some(names, most: int = 3) -> str:
 
 
 def check(source, root: pathlib.Path):
-  """Reads every image and label of a FolderSource.
+  """Reads every image and label of a split, `folder.Files`.
 
   Raises:
     UserError: names the first few files that are broken, and what is wrong with each.
@@ -57,8 +57,8 @@ def _cache_file(source, root: pathlib.Path) -> pathlib.Path:
 def _scan(source, root: pathlib.Path) -> list[str]:
   """One sentence a broken file."""
   problems, values = [], {}
-  with Progress(f'checking {root}', len(source), 'img') as progress, ThreadPoolExecutor() as pool:
-    for found, seen in pool.map(lambda i: _check_one(source, i), range(len(source))):
+  with Progress(f'checking {root}', len(source.images), 'img') as progress, ThreadPoolExecutor() as pool:
+    for found, seen in pool.map(lambda i: _check_one(source, i), range(len(source.images))):
       problems += found
       for name, ids in seen.items():
         values.setdefault(name, set()).update(ids)

@@ -14,6 +14,7 @@ from dmtl_jax.basics.errors import UserError
 from dmtl_jax.datasets import stored
 from dmtl_jax.datasets.pascal import labels
 from dmtl_jax.datasets.pascal.pascal_mt_dataset_builder import Builder
+from dmtl_jax.datasets.source import Source
 from dmtl_jax.metrics.boundary import pascal as protocol
 from dmtl_jax.tasks import make_task, Task
 
@@ -27,7 +28,7 @@ TASKS = (
 )
 
 
-def open_split(data_config, split: str) -> stored.TfdsSource:
+def open_split(data_config, split: str) -> Source:
   """The prepared split 'train' or 'val'; to train on parsing alone, as the benchmark's code, the images with people.
 
   Raises:

@@ -8,6 +8,7 @@ from dmtl_jax.datasets.scenes import labels
 from dmtl_jax.datasets.scenes.classes import CLASSES, SIMPLE_CLASSES
 from dmtl_jax.datasets.scenes.figure import PARTS
 from dmtl_jax.datasets.scenes.scenes_dataset_builder import Builder, ScenesConfig
+from dmtl_jax.datasets.source import Source
 from dmtl_jax.tasks import make_task, Task
 
 TASKS = (
@@ -25,7 +26,7 @@ def tasks(data_config) -> tuple[Task, ...]:
   return (make_task('semseg', 'semseg', SIMPLE_CLASSES), *TASKS[1:]) if data_config.get('simple') else TASKS
 
 
-def open_split(data_config, split: str) -> stored.TfdsSource:
+def open_split(data_config, split: str) -> Source:
   """The split 'train' or 'val', rendered now if it is not there.
 
   Args:

@@ -7,8 +7,7 @@ joint's frame; positive flexion swings it forward.
 import numpy as np
 
 from dmtl_jax.datasets.scenes import palette as colors
-from dmtl_jax.datasets.scenes.geometry import rotation, Solid
-from dmtl_jax.datasets.scenes.shapes import ellipsoid, limb
+from dmtl_jax.datasets.scenes.geometry import ellipsoid, limb, rotation, Solid
 
 HEAD, TORSO, UPPER_ARM, LOWER_ARM, UPPER_LEG, LOWER_LEG = range(1, 7)
 PARTS = ('head', 'torso', 'upper arm', 'lower arm', 'upper leg', 'lower leg')

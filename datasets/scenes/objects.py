@@ -10,8 +10,7 @@ import numpy as np
 
 from dmtl_jax.datasets.scenes import palette as colors
 from dmtl_jax.datasets.scenes.classes import CABINET, CHAIR, LAMP, PLANT, TABLE, TOY
-from dmtl_jax.datasets.scenes.geometry import rotation, Solid
-from dmtl_jax.datasets.scenes.shapes import box, ellipsoid, limb, ring, upright
+from dmtl_jax.datasets.scenes.geometry import box, ellipsoid, limb, ring, rotation, Solid, upright
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,10 +9,9 @@ from dmtl_jax.datasets.scenes import objects
 from dmtl_jax.datasets.scenes import palette as colors
 from dmtl_jax.datasets.scenes.classes import CEILING, FLOOR, PERSON, PICTURE, WALL, WINDOW
 from dmtl_jax.datasets.scenes.figure import figure, POSES, UPRIGHT
-from dmtl_jax.datasets.scenes.geometry import rotation, Solid
+from dmtl_jax.datasets.scenes.geometry import box, rotation, Solid
 from dmtl_jax.datasets.scenes.objects import Thing
 from dmtl_jax.datasets.scenes.palette import Palette, PlainPalette
-from dmtl_jax.datasets.scenes.shapes import box
 from dmtl_jax.datasets.scenes.textures import Material
 
 FACE_LABELS = (WALL, WALL, WALL, WALL, FLOOR, CEILING)  # of the room: low and high x, y, z

@@ -1,50 +1,16 @@
-"""Sources: random access to images and those of their labels that may be seen.
-
-An example is {'image': uint8 [H, W, 3] RGB, 'labels': {task: [H, W, K]} (see tasks/base.py; visible
-ones only), 'index': int}. Sources are frozen dataclasses, picklable, and know nothing of jax:
-
-  tasks: tuple[Task, ...]
-  ids: sequence of str, one per image
-  label_mask: [N, T] bool, which labels exist and may be seen
-  official: {label setting: file of the benchmark's mapping for it} (see label_settings.py)
-  guide: a task whose label, if there is one, an example has as 'crop_guide' [H, W, K], be it visible or not:
-    where to crop may depend on it (the PASCAL recipe), what is learned may not
-
-`dataclasses.replace(source, label_mask=...)` hides labels: they are then never even read.
-"""
+"""Opens data sets by their names, and knows their tasks."""
 
 from collections.abc import Sequence
 import dataclasses
 import importlib
-import pathlib
 import pkgutil
-from typing import Protocol
 
 import numpy as np
 
 from dmtl_jax import datasets
 from dmtl_jax.basics.errors import closest, printable, UserError
+from dmtl_jax.datasets.source import Source
 from dmtl_jax.tasks import Task
-
-
-class Source(Protocol):
-  """See module."""
-
-  tasks: tuple[Task, ...]
-  ids: Sequence[str]
-  label_mask: np.ndarray
-  official: dict[str, pathlib.Path]
-  guide: Task | None
-
-  def __len__(self) -> int: ...
-
-  def __getitem__(self, index: int) -> dict: ...
-
-  def only(self, positions: Sequence[int]) -> 'Source':
-    """The source of some of its images."""
-
-  def truth(self, index: int) -> dict[str, np.ndarray | None]:
-    """What a benchmark scores an image against instead of its labels: {task: map [H, W]; None: it does not}."""
 
 
 def package(name: str):

@@ -1,4 +1,4 @@
-"""Comparing runs over several tasks: Delta_m and mean rank (docs/paper.md, Metrics)."""
+"""Comparing runs over several tasks: Delta_m (docs/paper.md, Metrics)."""
 
 from collections.abc import Sequence
 
@@ -22,14 +22,3 @@ def delta_m(scores: dict[str, float], single: dict[str, float], tasks: Sequence)
     raise UserError(f'Delta_m needs a single-task score other than 0 for {", ".join(missing)}')
   gains = [(1 if t.higher_is_better else -1) * (scores[t.name] - single[t.name]) / single[t.name] for t in tasks]
   return 100 * float(np.mean(gains))
-
-
-def mean_rank(runs: Sequence[dict[str, float]], tasks: Sequence) -> list[float]:
-  """Rank of each run (1 is best, ties share their mean) averaged over tasks."""
-  ranks = np.zeros(len(runs))
-  for task in tasks:
-    values = np.array([run[task.name] for run in runs]) * (-1 if task.higher_is_better else 1)
-    better = (values[None] < values[:, None]).sum(1)
-    equal = (values[None] == values[:, None]).sum(1)
-    ranks += 1 + better + (equal - 1) / 2
-  return list(map(float, ranks / len(tasks)))

@@ -3,8 +3,7 @@
 import importlib
 import pkgutil
 
-from dmtl_jax.models.base import build_model, find, Forward, METHODS, Network, register
-from dmtl_jax.models.parts.output import Output
+from dmtl_jax.models.base import build_model, find, Forward, METHODS, Network, Output, register
 
 __all__ = ['METHODS', 'Forward', 'Network', 'Output', 'build_model', 'find', 'register']
 

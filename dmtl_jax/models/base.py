@@ -9,6 +9,7 @@ import difflib
 from typing import Any, ClassVar
 
 from flax import linen as nn
+from flax import struct
 import jax
 import jax.numpy as jnp
 
@@ -21,6 +22,24 @@ from dmtl_jax.models.parts.pairs import Pairs
 from dmtl_jax.tasks import Task
 
 METHODS: dict[str, 'Method'] = {}  # by name; filled as the methods' files are imported
+
+
+@struct.dataclass
+class Output:
+  """What every model returns: raw maps at stride 8, before `Task.activate`.
+
+  Attributes:
+    final: {task: [B, h, w, C_t]}; 0 for a pair that was not denoised.
+    initial: {task: [B, h, w, C_t]} before the diffusion; empty for methods without.
+    steps: {task: [S + 1, B, h, w, C_t]} for figures: the decayed map X_S, then the map after
+      each step (features are passed through the head); empty for methods without.
+    extra: what a method's own loss needs (see its module).
+  """
+
+  final: dict[str, jax.Array]
+  initial: dict[str, jax.Array] = struct.field(default_factory=dict)
+  steps: dict[str, jax.Array] = struct.field(default_factory=dict)
+  extra: dict[str, Any] = struct.field(default_factory=dict)
 
 
 class Network(nn.Module):
@@ -95,7 +114,7 @@ class Forward:
     apply: (images or other inputs, **kwargs) -> (result, updated variables); `model.apply` with
       this step's variables, train=True and mutable batch statistics, whose update is not kept.
     batch: image [B, H, W, 3], labels {task: [B, H, W, K]}, label_mask [B, T] bool.
-    output: the network's Output for batch['image'].
+    output: the network's for batch['image'].
     weights: [T] task weights.
     key: the step's key.
     config: of the run.
@@ -103,7 +122,7 @@ class Forward:
 
   apply: Callable
   batch: dict
-  output: Any
+  output: Output
   tasks: tuple[Task, ...]
   weights: jax.Array
   key: jax.Array

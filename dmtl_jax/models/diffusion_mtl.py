@@ -8,12 +8,10 @@ import jax.numpy as jnp
 
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.models import released
-from dmtl_jax.models.base import Network, register
+from dmtl_jax.models.base import Network, Output, register
 from dmtl_jax.models.parts import identity
-from dmtl_jax.models.parts.conditioning import Conditioning
-from dmtl_jax.models.parts.denoiser import Denoiser
+from dmtl_jax.models.parts.denoiser import Conditioning, Denoiser
 from dmtl_jax.models.parts.diffusion import Schedule, stride8
-from dmtl_jax.models.parts.output import Output
 from dmtl_jax.models.parts.pairs import DensePairs, Pairs
 from dmtl_jax.models.parts.task_layers import SlotHead, Slots
 

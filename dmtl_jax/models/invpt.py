@@ -15,10 +15,9 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from dmtl_jax.models.base import Network, register
+from dmtl_jax.models.base import Network, Output, register
 from dmtl_jax.models.parts.denoiser import Mlp
 from dmtl_jax.models.parts.layers import batch_norm, Conv, Dense, Dtype, resize
-from dmtl_jax.models.parts.output import Output
 from dmtl_jax.tasks import Task
 
 STAGES = 3

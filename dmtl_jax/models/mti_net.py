@@ -13,11 +13,10 @@ import jax
 import jax.numpy as jnp
 
 from dmtl_jax.models import losses
-from dmtl_jax.models.base import Forward, Network, register
+from dmtl_jax.models.base import Forward, Network, Output, register
 from dmtl_jax.models.parts.decoder import Decoders
 from dmtl_jax.models.parts.encoder import Residual
 from dmtl_jax.models.parts.layers import batch_norm, Conv, Dense, Dtype, remat_if, resize
-from dmtl_jax.models.parts.output import Output
 
 
 class FeaturePropagation(nn.Module):

@@ -3,8 +3,7 @@
 from flax import linen as nn
 import jax
 
-from dmtl_jax.models.base import Network, register
-from dmtl_jax.models.parts.output import Output
+from dmtl_jax.models.base import Network, Output, register
 
 
 class MTLBaseline(Network):

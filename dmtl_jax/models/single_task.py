@@ -3,9 +3,8 @@
 from flax import linen as nn
 import jax
 
-from dmtl_jax.models.base import register
+from dmtl_jax.models.base import Output, register
 from dmtl_jax.models.mtl_baseline import MTLBaseline
-from dmtl_jax.models.parts.output import Output
 
 
 class SingleTask(MTLBaseline):

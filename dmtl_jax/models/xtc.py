@@ -14,11 +14,10 @@ import jax
 import jax.numpy as jnp
 
 from dmtl_jax.basics.errors import UserError
-from dmtl_jax.models.base import Forward, register
+from dmtl_jax.models.base import Forward, Output, register
 from dmtl_jax.models.mtl_baseline import MTLBaseline
 from dmtl_jax.models.parts import views
 from dmtl_jax.models.parts.layers import Conv, Dtype, resize
-from dmtl_jax.models.parts.output import Output
 from dmtl_jax.models.parts.task_layers import SlotEmbed
 from dmtl_jax.tasks.normals import normalize
 

@@ -262,7 +262,7 @@ def test_a_crop_may_be_guided_by_a_label_that_is_hidden(root):
   config = ConfigDict({'name': 'folder', 'path': str(root), 'augment': 'pascal'})
   source = source_lib.open_source(config, 'train')
   hidden = dataclasses.replace(source, label_mask=np.zeros_like(source.label_mask))
-  for i, labels in enumerate(source.labels):
+  for i, labels in enumerate(source.read.labels):
     assert ('crop_guide' in hidden[i]) == ('semseg' in labels) and not hidden[i]['labels']
     if 'semseg' in labels:
       np.testing.assert_array_equal(hidden[i]['crop_guide'], source[i]['labels']['semseg'])

@@ -9,7 +9,7 @@ import pytest
 
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.datasets import raw, scenes, stored
-from dmtl_jax.datasets.scenes import geometry, labels, objects, render, shapes, textures
+from dmtl_jax.datasets.scenes import geometry, labels, objects, render, textures
 from dmtl_jax.datasets.scenes.classes import CLASSES, FLOOR, PERSON, PICTURE, TOY, WALL
 from dmtl_jax.datasets.scenes.figure import figure, PARTS, POSES
 from dmtl_jax.datasets.scenes.palette import Palette
@@ -101,7 +101,7 @@ def test_the_floor_faces_up_and_its_depth_follows_from_the_height_of_the_eye():
 def test_depth_normals_and_outline_of_a_sphere_by_closed_form():
   center, radius, size = np.array([0.3, 0.2, -3.0]), 0.6, (120, 160)  # camera coordinates
   at = EYE + AXES.T @ center
-  maps = labels.labels(room([shapes.ellipsoid(at, radius, GREY, TOY)]), size)
+  maps = labels.labels(room([geometry.ellipsoid(at, radius, GREY, TOY)]), size)
   x, y = np.meshgrid((np.arange(160) - 79.5) / 160, (59.5 - np.arange(120)) / 160)  # tangent 0.5: width 1
   ray = np.stack([x, y, -np.ones(size)], -1)
   b, a = ray @ center, (ray**2).sum(-1)
@@ -252,7 +252,7 @@ def test_textures_are_colours():
 
 
 def test_a_body_between_lamp_and_floor_casts_its_shadow_there():
-  ball = shapes.ellipsoid((2, 3, 1.6), 0.3, GREY, TOY)
+  ball = geometry.ellipsoid((2, 3, 1.6), 0.3, GREY, TOY)
   size, scene = (96, 128), room([ball], tangent=1.0)
   lit, shadowed = render.picture(room(tangent=1.0), *size), render.picture(scene, *size)
   hits = render.trace(scene, *size)

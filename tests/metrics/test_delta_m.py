@@ -3,7 +3,7 @@
 import pytest
 
 from dmtl_jax.basics.errors import UserError
-from dmtl_jax.metrics.delta_m import delta_m, mean_rank
+from dmtl_jax.metrics.delta_m import delta_m
 from dmtl_jax.tasks import make_task
 
 PASCAL = [
@@ -114,8 +114,3 @@ def test_delta_m_by_hand():
 def test_delta_m_without_a_single_task_score():
   with pytest.raises(UserError, match='depth'):
     delta_m({'semseg': 1.0, 'depth': 1.0}, {'semseg': 1.0}, CITYSCAPES)
-
-
-def test_mean_rank_by_hand():
-  runs = [{'semseg': 50.0, 'depth': 0.4}, {'semseg': 60.0, 'depth': 0.6}, {'semseg': 60.0, 'depth': 0.3}]
-  assert mean_rank(runs, CITYSCAPES) == [(3 + 2) / 2, (1.5 + 3) / 2, (1.5 + 1) / 2]

@@ -14,8 +14,7 @@ from dmtl_jax.models import losses
 from dmtl_jax.models.inputs import init_variables, model_inputs
 from dmtl_jax.models.parts import encoder
 from dmtl_jax.models.parts import pairs as pairs_lib
-from dmtl_jax.models.parts.conditioning import Conditioning
-from dmtl_jax.models.parts.denoiser import Denoiser
+from dmtl_jax.models.parts.denoiser import Conditioning, Denoiser
 from dmtl_jax.models.parts.diffusion import Schedule, stride8
 from dmtl_jax.models.parts.task_layers import Slots
 

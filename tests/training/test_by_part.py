@@ -9,7 +9,7 @@ import pytest
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.models import build_model
 from dmtl_jax.tasks import make_task
-from dmtl_jax.training import by_part, optimizer
+from dmtl_jax.training import optimizer
 
 TWO = (make_task('depth', 'depth'), make_task('normals', 'normals'))
 
@@ -24,7 +24,7 @@ def test_each_single_task_network_is_clipped_by_itself():
   """One gradient of length 50 and one of length 2, against a clip of 10: 10 and 2; together all are one factor."""
   grads = {'depth': {'a': np.float32([30, 0]), 'b': np.float32([40])}, 'normals': {'a': np.float32([0, 2])}}
   lengths = lambda method: {
-    name: float(optax.tree.norm(x)) for name, x in update(by_part.clip(10.0, network(method)[0]), grads).items()
+    name: float(optax.tree.norm(x)) for name, x in update(optimizer.clip(10.0, network(method)[0]), grads).items()
   }
   assert lengths('single_task') == pytest.approx({'depth': 10, 'normals': 2}, rel=1e-5)
   factor = 10 / (50**2 + 2**2) ** 0.5
@@ -62,7 +62,7 @@ def test_an_unknown_part_is_named():
   ):
     model, config = network(method, part_lr=dict(film=1e-3))
     with pytest.raises(UserError, match=message):
-      update(by_part.rates(config.optim, model)[0], params)
+      update(optimizer.rates(config.optim, model)[0], params)
 
 
 def test_kernels_of_the_denoiser_learn_at_rates_by_their_fan_in():
@@ -73,7 +73,7 @@ def test_kernels_of_the_denoiser_learn_at_rates_by_their_fan_in():
   parts = ('backbone', 'denoiser', 'conditioning', 'head')
   grads = {part: {name: layer(shape) for name, shape in shapes.items()} for part in parts}
   expected, found = (
-    update(optax.chain(optax.identity(), *by_part.rates(config.optim, model)), grads)
+    update(optax.chain(optax.identity(), *optimizer.rates(config.optim, model)), grads)
     for model, config in (network('feature'), network('feature', denoiser_fan_in=20))
   )
   for part in parts:

@@ -1,0 +1,61 @@
+"""A split of a data set: random access to images and those of their labels that may be seen."""
+
+from collections.abc import Callable, Sequence
+import dataclasses
+import functools
+from pathlib import Path
+
+import numpy as np
+
+from dmtl_jax.tasks import Task
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Source:
+  """One split. It is picklable, and knows nothing of jax.
+
+  An example is {'image': uint8 [H, W, 3] RGB, 'labels': {task: [H, W, K]} (see tasks/base.py; visible
+  ones only), 'index': int}. `dataclasses.replace(source, label_mask=...)` hides labels: they are never even read.
+
+  Attributes:
+    ids: of the images.
+    label_mask: [N, T] bool, which labels exist and may be seen.
+    read: (index, tasks) -> {'image', 'labels'}, of these tasks the labels that exist.
+    read_truth: index -> what `truth` gives; None: {}.
+    official: {label setting: file of the benchmark's mapping for it} (see label_settings.py).
+    guide: a task whose label, if there is one, an example has as 'crop_guide' [H, W, K], be it visible or not:
+      where to crop may depend on it (the PASCAL recipe), what is learned may not.
+  """
+
+  tasks: tuple[Task, ...]
+  ids: Sequence[str]
+  label_mask: np.ndarray
+  read: Callable[[int, Sequence[Task]], dict]
+  read_truth: Callable[[int], dict] | None = None
+  official: dict[str, Path] = dataclasses.field(default_factory=dict)
+  guide: Task | None = None
+
+  def __len__(self) -> int:
+    return len(self.ids)
+
+  def __getitem__(self, index: int) -> dict:
+    visible = [task for t, task in enumerate(self.tasks) if self.label_mask[index, t]]
+    hidden = [self.guide] if self.guide and self.guide not in visible else []
+    found = self.read(index, visible + hidden)
+    labels = found['labels']
+    example = {'image': found['image'], 'labels': {task.name: labels[task.name] for task in visible}, 'index': index}
+    return example | ({'crop_guide': labels[self.guide.name]} if self.guide and self.guide.name in labels else {})
+
+  def only(self, positions: Sequence[int]) -> 'Source':
+    """The source of some of its images."""
+    at = lambda read: read and functools.partial(_read_at, read, tuple(positions))
+    chosen = dict(ids=[self.ids[i] for i in positions], label_mask=self.label_mask[list(positions)])
+    return dataclasses.replace(self, **chosen, read=at(self.read), read_truth=at(self.read_truth))
+
+  def truth(self, index: int) -> dict[str, np.ndarray | None]:
+    """What a benchmark scores an image against instead of its labels: {task: map [H, W]; None: it does not}."""
+    return self.read_truth(index) if self.read_truth else {}
+
+
+def _read_at(read, positions: tuple[int, ...], index: int, *tasks):
+  return read(positions[index], *tasks)
