@@ -15,7 +15,6 @@ from dmtl_jax.datasets import stored
 from dmtl_jax.datasets.pascal import labels
 from dmtl_jax.datasets.pascal.pascal_mt_dataset_builder import Builder
 from dmtl_jax.datasets.source import Source
-from dmtl_jax.metrics.boundary import pascal as protocol
 from dmtl_jax.tasks import make_task, Task
 
 LISTED = 'boundary_ids.txt'  # in checksums.tsv
@@ -57,12 +56,12 @@ def truth(example: dict, listed: Path) -> dict[str, np.ndarray | None]:
   """
   if not listed.is_file():
     raise UserError(f'{listed}: the list of images whose boundaries count is missing; run --mode=prepare to fetch it')
-  if example['id'].decode() not in _read_list(listed):
+  if example['id'].decode() not in _read_scored(listed):
     return {'boundary': None}
   return {'boundary': cv2.imdecode(np.frombuffer(example['boundary_truth'], np.uint8), cv2.IMREAD_GRAYSCALE) > 0}
 
 
-_read_list = functools.lru_cache(maxsize=1)(protocol.read_list)
+_read_scored = functools.lru_cache(maxsize=1)(labels.read_scored)
 
 
 def decode(example: dict, tasks: Sequence[Task] = TASKS) -> dict:

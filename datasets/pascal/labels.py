@@ -77,6 +77,18 @@ def read_ids(path: Path) -> list[str]:
   return ids
 
 
+def read_scored(path: Path) -> frozenset[str]:
+  """The ids of the images whose boundaries are scored, from the evaluator's test_new.txt.
+
+  Raises:
+    UserError: as `read_ids`, or of another number of ids.
+  """
+  ids = read_ids(path)
+  if len(ids) != protocol.LISTED:
+    raise UserError(f'{path}: holds {len(ids)} ids, expected {protocol.LISTED}; replace it')
+  return frozenset(ids)
+
+
 def files(root: Path, id: str) -> list[str]:
   """The raw files of an image, relative to root; VOC12's segmentation comes before pascal-context's."""
   voc, context = f'semseg/VOC12/{id}.png', f'semseg/pascal-context/{id}.png'

@@ -101,15 +101,10 @@ def figure(rng, palette, height: float, kind: str, label: int) -> tuple[list[Sol
   nod, turn = np.radians(pose['nod'])
   body.head(height, shoulders, chest @ rotation(2, turn) @ rotation(0, nod))
   for i, side in enumerate((1, -1)):
-    body.arm(
-      height,
-      shoulders + chest @ np.array([side * 0.112 * height, 0, -0.022 * height]),
-      chest,
-      side,
-      pose['shoulder'][i],
-      pose['elbow'][i],
-    )
-    body.leg(height, hips + np.array([side * 0.052 * height, 0, -0.03 * height]), side, pose['hip'][i], pose['knee'][i])
+    shoulder = shoulders + chest @ np.array([side * 0.112 * height, 0, -0.022 * height])
+    body.arm(height, shoulder, chest, side, pose['shoulder'][i], pose['elbow'][i])
+    hip = hips + np.array([side * 0.052 * height, 0, -0.03 * height])
+    body.leg(height, hip, side, pose['hip'][i], pose['knee'][i])
   lowest = min(solid.corners[:, 2].min() for solid in body.solids if solid.part == LOWER_LEG)
   lift = np.array([0, 0, -lowest])
   seat = float(-lowest - 0.095 * height) if kind == 'sit' else 0.0

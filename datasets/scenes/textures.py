@@ -217,28 +217,7 @@ def _window(u, v):
   return (trees & ~bar).astype(np.float32), bar.astype(np.float32), shade
 
 
-TEXTURES = {
-  'plain': _plain,
-  'checks': _checks,
-  'stripes': _stripes,
-  'bands': _bands,
-  'plaid': _plaid,
-  'dots': _dots,
-  'tiles': _tiles,
-  'checkered tiles': _checkered_tiles,
-  'bricks': _bricks,
-  'planks': _planks,
-  'wood': _wood,
-  'marble': _marble,
-  'mottled': _mottled,
-  'camouflage': _camouflage,
-  'carpet': _carpet,
-  'wallpaper': _wallpaper,
-  'zigzag': _zigzag,
-  'books': _books,
-  'doors': _doors,
-  'landscape': _landscape,
-  'portrait': _portrait,
-  'abstract': _abstract,
-  'window': _window,
-}
+TEXTURES = {function.__name__[1:].replace('_', ' '): function for function in (
+    _plain, _checks, _stripes, _bands, _plaid, _dots, _tiles, _checkered_tiles, _bricks, _planks, _wood, _marble,
+    _mottled, _camouflage, _carpet, _wallpaper, _zigzag, _books, _doors, _landscape, _portrait, _abstract, _window,
+)}  # fmt: skip

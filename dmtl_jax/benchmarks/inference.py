@@ -17,7 +17,7 @@ from dmtl_jax.benchmarks import common, synthetic, work
 from dmtl_jax.data.source import data_tasks
 from dmtl_jax.inference.steps import compiled_predict_step
 from dmtl_jax.models import build_model
-from dmtl_jax.models.inputs import init_variables
+from dmtl_jax.models.inputs import variable_shapes
 
 
 def benchmark(config, flags) -> dict:
@@ -26,14 +26,14 @@ def benchmark(config, flags) -> dict:
   mesh = sharding.make_mesh()
   sharding.check_batch('config.eval.batch', count, mesh)
   model = build_model(config, tasks)
-  variables = synthetic.variables(jax.eval_shape(lambda key: init_variables(model, key, size), jax.random.key(0)))
+  variables = synthetic.variables(variable_shapes(model, size))
   images = synthetic.images(count, size, np.random.default_rng(0))
   index = np.arange(count, dtype=np.int32)
   split = sharding.by_image(mesh)
   step = compiled_predict_step(model, config, tasks, mesh)
   flops = {
     'needed': work.needed(config, tasks, count, training=False),
-    'executed': work.executed(step, variables, images, index),
+    'executed': sum(flops for _, flops in work.by_scope(step, variables, images, index)),
   }
   args = tuple(jax.device_put((variables, images, index), (sharding.replicated(mesh), split, split)))
   return common.measure(

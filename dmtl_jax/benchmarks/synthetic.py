@@ -10,16 +10,16 @@ from dmtl_jax.tasks import Task
 IMAGES = 1000  # of the training set that the label setting is drawn for
 
 
-def train_state(shapes: TrainState, seed: int = 0) -> TrainState:
+def train_state(shapes: TrainState) -> TrainState:
   """A state to start training from, drawn in numpy: compiling the initialiser takes longer than a benchmark."""
   empty = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
-  filled = variables(shapes.variables, seed)
+  filled = variables(shapes.variables)
   return empty.replace(params=filled['params'], batch_stats=filled['batch_stats'])
 
 
-def variables(shapes: dict, seed: int = 0) -> dict:
+def variables(shapes: dict) -> dict:
   """Variables of `shapes`: kernels uniform with variance 1 / fan-in, norms at their start, biases 0."""
-  rng = np.random.default_rng(seed)
+  rng = np.random.default_rng(0)
 
   def draw(path, x):
     name = path[-1].key
@@ -33,14 +33,14 @@ def variables(shapes: dict, seed: int = 0) -> dict:
   return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
-def label_mask(tasks: tuple[Task, ...], setting: str, seed: int = 0) -> np.ndarray:
+def label_mask(tasks: tuple[Task, ...], setting: str) -> np.ndarray:
   """Labels [IMAGES, T] bool of a training set under a setting; a mapping file needs its data set: 'one' stands in."""
   exists = np.ones((IMAGES, len(tasks)), bool)
   ids = [str(i) for i in range(IMAGES)]
   if setting == 'full':
     return exists
   draw = label_settings.draw_random if setting == 'random' else label_settings.draw_one
-  return draw(ids, exists, seed)
+  return draw(ids, exists, 0)
 
 
 def labels(task: Task, count: int, size: tuple[int, int], rng) -> np.ndarray:
@@ -55,9 +55,9 @@ def labels(task: Task, count: int, size: tuple[int, int], rng) -> np.ndarray:
   return np.where(hole, task.unlabelled, values).astype(task.label_dtype)
 
 
-def train_batch(config, tasks: tuple[Task, ...], mask: np.ndarray, seed: int = 0) -> dict:
+def train_batch(config, tasks: tuple[Task, ...], mask: np.ndarray) -> dict:
   """A batch of config.train.batch images: the first rows of `mask`; hidden labels are blank, as from the pipeline."""
-  rng, count, size = np.random.default_rng(seed), config.train.batch, tuple(config.data.size)
+  rng, count, size = np.random.default_rng(0), config.train.batch, tuple(config.data.size)
   shown = mask[:count]
   every = {}
   for t, task in enumerate(tasks):

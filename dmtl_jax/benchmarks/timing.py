@@ -98,7 +98,7 @@ def _cache(folder: str):
     compilation_cache.reset_cache()
 
 
-def matrix_peak(dtype: str, repeats: int = 3) -> float:
+def matrix_peak(dtype: str) -> float:
   """FLOP/s of the fastest of a few large square matrix products on one device.
 
   In float32 at JAX's default precision, which is TF32 on NVIDIA GPUs: what the network gets too.
@@ -110,7 +110,7 @@ def matrix_peak(dtype: str, repeats: int = 3) -> float:
     a, b = (jax.random.normal(jax.random.key(i), (size, size), dtype) / size**0.5 for i in (0, 1))
     chain = jax.jit(lambda a, b: jax.lax.fori_loop(0, count, lambda _, x: (x @ b).astype(a.dtype), a))
     run = {'matmul': lambda n: [jax.block_until_ready(chain(a, b)) for _ in range(n)]}  # noqa: B023
-    seconds = measure(run, repeats, warmup=1)['matmul'].min()
+    seconds = measure(run, 3, warmup=1)['matmul'].min()
     best = max(best, 2 * count * size**3 / seconds)
   return best
 

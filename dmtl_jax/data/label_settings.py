@@ -158,18 +158,14 @@ def _read_torch(path, ids) -> dict[str, list[str]]:
     table = _numbers(path, content['labels_weights'], len(ids))
     if table.ndim != 2 or table.shape[1] not in OFFICIAL_MTPSL or len(table) != len(ids):
       raise UserError(f'{path}: labels_weights has shape {table.shape}; the data set has {len(ids)} images')
-    columns = OFFICIAL_MTPSL[table.shape[1]]
-    return {i: [c for c, flag in zip(columns, row) if flag > 0] for i, row in zip(ids, table)}
-  columns = OFFICIAL_PASCAL
-  if not isinstance(content, dict) or not content or not all(isinstance(i, str) for i in content):
-    raise UserError(f'{path}: neither a mapping of image ids to {len(columns)} flags nor labels_weights')
-  rows = {}
-  for i, values in content.items():
-    flags = _numbers(path, values, len(columns)).ravel()
-    if flags.size != len(columns):
+    columns, rows = OFFICIAL_MTPSL[table.shape[1]], dict(zip(ids, table))
+  else:
+    columns, rows = OFFICIAL_PASCAL, {}
+    if isinstance(content, dict) and all(isinstance(i, str) for i in content):
+      rows = {i: _numbers(path, values, len(OFFICIAL_PASCAL)).ravel() for i, values in content.items()}
+    if not rows or any(flags.size != len(columns) for flags in rows.values()):
       raise UserError(f'{path}: neither a mapping of image ids to {len(columns)} flags nor labels_weights')
-    rows[i] = [c for c, flag in zip(columns, flags) if flag]
-  return rows
+  return {i: [c for c, flag in zip(columns, flags) if flag > 0] for i, flags in rows.items()}
 
 
 def _numbers(path, values, count: int) -> np.ndarray:

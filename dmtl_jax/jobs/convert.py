@@ -19,7 +19,7 @@ from dmtl_jax.basics import atomic
 from dmtl_jax.basics.errors import tell, UserError
 from dmtl_jax.data import source as source_lib
 from dmtl_jax.models import build_model
-from dmtl_jax.models.inputs import init_variables
+from dmtl_jax.models.inputs import variable_shapes
 from dmtl_jax.runs import checkpoints as checkpoints_lib
 from dmtl_jax.runs import workdir as workdir_lib
 from dmtl_jax.runs.pretrained import is_released, load_released, read_state, RELEASED_CONFIG, resolve
@@ -38,8 +38,7 @@ def convert(source: str, workdir: str, config, tasks: tuple[Task, ...]):
   if not is_released(state):
     raise UserError(f'{source}: an encoder alone, no whole model; train with --config.init_from={source}')
   model = build_model(config, tasks)
-  shapes = jax.eval_shape(lambda key: init_variables(model, key, tuple(config.data.size)), jax.random.key(0))
-  empty = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+  empty = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), variable_shapes(model, tuple(config.data.size)))
   variables = load_released(state, empty, tasks, source)
 
   config.init_from = source

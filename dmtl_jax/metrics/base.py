@@ -33,10 +33,11 @@ class Metric(abc.ABC):
 
   Args:
     task: a `tasks.Task`, of which a metric uses `name`, `classes`, `valid` and what is blank.
+    protocol: config.eval.protocol, whose definitions count where they differ.
   """
 
-  def __init__(self, task):
-    self.task = task
+  def __init__(self, task, protocol: str = 'plain'):
+    self.task, self.protocol = task, protocol
 
   @abc.abstractmethod
   def image(self, prediction: np.ndarray, label: np.ndarray) -> State:

@@ -33,7 +33,7 @@ class Saliency(Metric):
   """
 
   def __init__(self, task, protocol: str = 'plain'):
-    super().__init__(task)
+    super().__init__(task, protocol)
     self.names = ('maxF_plain', 'maxF') if protocol == 'pascal' else ('maxF', 'maxF_released')
 
   def image(self, prediction, label) -> State:

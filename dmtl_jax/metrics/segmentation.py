@@ -31,10 +31,9 @@ class Segmentation(Metric):
   """
 
   def __init__(self, task, protocol: str = 'plain'):
-    super().__init__(task)
+    super().__init__(task, protocol)
     if protocol not in PROTOCOLS:
       raise ValueError(f"unknown protocol '{protocol}'; use one of {', '.join(PROTOCOLS)}")
-    self.protocol = protocol
 
   def image(self, prediction, label) -> State:
     valid = self.valid(prediction, label)

@@ -15,7 +15,7 @@ from jax.interpreters import partial_eval
 import jax.numpy as jnp
 
 from dmtl_jax.models.base import build_model
-from dmtl_jax.models.inputs import init_variables, model_inputs
+from dmtl_jax.models.inputs import model_inputs, variable_shapes
 from dmtl_jax.models.parts.layers import reduced_conv
 from dmtl_jax.models.parts.winograd import winograd_conv
 from dmtl_jax.tasks import Task
@@ -35,7 +35,7 @@ def summarize(config, tasks: tuple[Task, ...], size: tuple[int, int]) -> dict:
     sums what tasks, layers and blocks have of it: 'backbone/encoder', 'decoders/block', ...
   """
   model = build_model(config, tasks)
-  variables = jax.eval_shape(lambda key: init_variables(model, key, size), jax.random.key(0))
+  variables = variable_shapes(model, size)
   steps = config.eval.steps or config.model.steps if model.diffuses else 0
   names = [task.name for task in tasks]
   parts = {}

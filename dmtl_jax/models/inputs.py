@@ -15,6 +15,11 @@ def init_variables(model: Network, key: jax.Array, size: tuple[int, int]) -> dic
   return variables | {'params': model.started(variables['params'], key)}
 
 
+def variable_shapes(model: Network, size: tuple[int, int]) -> dict:
+  """Shapes and dtypes of the network's variables; nothing is computed."""
+  return jax.eval_shape(lambda: init_variables(model, jax.random.key(0), size))
+
+
 def model_inputs(model: Network, images, key, tasks: int, pairs: Pairs | None = None, index=None, steps=None) -> dict:
   """Keyword inputs of `model.apply`: pairs and their noise, for networks that diffuse; else nothing.
 

@@ -29,7 +29,7 @@ from dmtl_jax.basics import sharding
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.basics.progress import say
 from dmtl_jax.models import build_model
-from dmtl_jax.models.inputs import init_variables
+from dmtl_jax.models.inputs import variable_shapes
 from dmtl_jax.runs.state import TrainState
 
 FORMAT = 2  # 1: without 'crc32', 'window' and 'data' in meta
@@ -363,6 +363,6 @@ def load(workdir: str | os.PathLike, which: str, config, tasks) -> tuple[Any, di
   """
   checkpoints, model = Checkpoints(workdir, read_only=True), build_model(config, tasks)
   step, everywhere = checkpoints.choose(which), sharding.replicated(sharding.make_mesh())
-  shapes = jax.eval_shape(lambda: init_variables(model, jax.random.key(0), tuple(config.data.size)))
+  shapes = variable_shapes(model, tuple(config.data.size))
   wanted = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), shapes)
   return model, checkpoints.restore_variables(step, wanted), step

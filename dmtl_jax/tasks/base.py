@@ -26,6 +26,7 @@ import numpy as np
 from dmtl_jax.basics.errors import printable
 from dmtl_jax.draw import colors, legends
 from dmtl_jax.metrics.absolute import AbsoluteError
+from dmtl_jax.metrics.base import Metric
 
 IGNORE = 255
 FAR = 0.1  # see `Task.consistency`
@@ -45,6 +46,7 @@ class Task:
   What a kind says of itself:
     kind, title: its name in files and configs, and for people.
     metric: headline metric, as named in metrics.json.
+    scored_by: what computes it, (task, protocol) -> `Metric`.
     quick_metric: what stands in for it in the periodic evaluation of a run; '' where nothing has to.
     lower: names of those of its metrics of which lower is better.
     digits: decimals of its scores in tables.
@@ -66,6 +68,7 @@ class Task:
   kind: ClassVar[str]
   title: ClassVar[str]
   metric: ClassVar[str] = 'MAE'
+  scored_by: ClassVar[type[Metric]] = AbsoluteError
   quick_metric: ClassVar[str] = ''
   lower: ClassVar[frozenset[str]] = frozenset({'MAE'})
   digits: ClassVar[int] = 2
@@ -221,7 +224,7 @@ class Task:
       tolerance: of boundaries, as a share of the image's diagonal.
       quick: for a periodic evaluation.
     """
-    return AbsoluteError(self)
+    return self.scored_by(self, protocol)
 
   def blank_prediction(self) -> np.ndarray:
     """A prediction of one pixel, [1, 1] or [1, 1, 3], for metrics of nothing."""

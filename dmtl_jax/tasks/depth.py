@@ -15,6 +15,7 @@ class Depth(Task):
   kind = 'depth'
   title = 'Depth'
   metric = 'absErr'
+  scored_by = DepthMetric
   lower = frozenset(('absErr', 'relErr', 'sqRel', 'RMSE', 'logRMSE'))
   digits = 4
   relative_to_view = True
@@ -34,9 +35,6 @@ class Depth(Task):
 
   def encode_prediction(self, logits, key):
     return _relative(logits)
-
-  def scorer(self, protocol='plain', tolerance=0.0075, quick=False):
-    return DepthMetric(self)
 
   def limits(self, values):
     """Nearest and farthest depth of a map, without the outermost 1%; (0, 1) where it has none."""

@@ -15,6 +15,7 @@ class Normals(Task):
   kind = 'normals'
   title = 'Normals'
   metric = 'mErr'
+  scored_by = NormalsMetric
   lower = frozenset(('mErr', 'median', 'RMSE'))
   label_channels = 3
   raw_channels = 3
@@ -71,9 +72,6 @@ class Normals(Task):
   def mistake(self, prediction, label):
     """Degrees."""
     return np.degrees(np.arccos(np.clip((prediction * label).sum(-1), -1, 1)))
-
-  def scorer(self, protocol='plain', tolerance=0.0075, quick=False):
-    return NormalsMetric(self)
 
   def picture(self, values, limits=None):
     """(xyz + 1) / 2."""

@@ -16,6 +16,7 @@ class Saliency(Semseg):
   kind = 'saliency'
   title = 'Saliency'
   metric = 'maxF'
+  scored_by = SaliencyMetric
   raw_channels = 2
   guides_crops = False
   binary = True
@@ -41,9 +42,6 @@ class Saliency(Semseg):
 
   def mistake(self, prediction, label):
     return Task.mistake(self, prediction, label)
-
-  def scorer(self, protocol='plain', tolerance=0.0075, quick=False):
-    return SaliencyMetric(self, protocol)
 
   def picture(self, values, limits=None):
     plane = values.reshape(values.shape[:2])

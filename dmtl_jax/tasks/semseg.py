@@ -17,6 +17,7 @@ class Semseg(Task):
   kind = 'semseg'
   title = 'Segmentation'
   metric = 'mIoU'
+  scored_by = Segmentation
   label_dtype = np.uint8
   unlabelled = IGNORE
   raw_channels = None
@@ -75,9 +76,6 @@ class Semseg(Task):
 
   def mistake(self, prediction, label):
     return (prediction != label[..., 0]).astype(np.float32)
-
-  def scorer(self, protocol='plain', tolerance=0.0075, quick=False):
-    return Segmentation(self, protocol)
 
   def picture(self, values, limits=None):
     plane = values.reshape(values.shape[:2])

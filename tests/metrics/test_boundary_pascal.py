@@ -14,6 +14,7 @@ from scipy.sparse import coo_matrix, csr_matrix
 from scipy.sparse.csgraph import maximum_bipartite_matching, min_weight_full_bipartite_matching
 
 from dmtl_jax.basics.errors import UserError
+from dmtl_jax.datasets.pascal import labels
 from dmtl_jax.metrics.base import merge
 from dmtl_jax.metrics.boundary import Boundary, pascal
 from dmtl_jax.metrics.matching import match
@@ -542,20 +543,20 @@ def test_both_protocols_stand_side_by_side():
 def test_the_list_of_scored_images(tmp_path):
   path = tmp_path / 'list.txt'
   path.write_text(''.join(f'2008_{i:06}\n' for i in range(pascal.LISTED)))
-  assert pascal.read_list(path) == {f'2008_{i:06}' for i in range(pascal.LISTED)}
+  assert labels.read_scored(path) == {f'2008_{i:06}' for i in range(pascal.LISTED)}
   for spoilt in ('', path.read_text() + '2008_000000\n', path.read_text()[12:], path.read_text()[:-12] + '2008_000000'):
     path.write_text(spoilt)
-    with pytest.raises(UserError, match='expected 2498'):
-      pascal.read_list(path)
+    with pytest.raises(UserError, match='expected 2498|an id twice'):
+      labels.read_scored(path)
   path.write_bytes(b'\xff\xfe')
   for broken in (path, tmp_path / 'none.txt'):
     with pytest.raises(UserError, match='not a readable list'):
-      pascal.read_list(broken)
+      labels.read_scored(broken)
 
 
 def test_the_list_of_the_evaluator_can_be_read():
   path = shared('edge_protocol/test_new.txt')
   assert hashlib.sha256(path.read_bytes()).hexdigest().startswith('1998ea178a4683c8')
-  ids = pascal.read_list(path)
+  ids = labels.read_scored(path)
   years = [sum(id.startswith(f'{year}_') for id in ids) for year in (2008, 2009, 2010)]
   assert years == [1067, 666, 765]

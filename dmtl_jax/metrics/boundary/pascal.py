@@ -10,11 +10,8 @@ which the README of DiffusionMTL points. It computes in float32, and so does thi
 with it which pixels are ridges, hangs on the last bits where a map is flat.
 """
 
-import pathlib
-
 import numpy as np
 
-from dmtl_jax.basics.errors import printable, UserError
 from dmtl_jax.metrics import matching
 from dmtl_jax.metrics.base import Metric, ratio, State
 from dmtl_jax.metrics.boundary import _BoundaryMetric, Boundary, TOLERANCE
@@ -283,18 +280,3 @@ class PascalAndPlain(Metric):
     plain = {name.removesuffix('_plain'): value for name, value in state.items() if name.endswith('_plain')}
     scores = self.parts['_plain'].compute(plain)
     return self.parts[''].compute(state) | {f'{name}_plain': value for name, value in scores.items()}
-
-
-def read_list(path: pathlib.Path) -> frozenset[str]:
-  """The ids of the images that are scored, from the evaluator's test_new.txt.
-
-  Raises:
-    UserError: it does not hold 2498 different words.
-  """
-  try:
-    words = path.read_text(encoding='ascii').split()
-  except (OSError, ValueError) as error:
-    raise UserError(f'{path}: not a readable list of ids ({printable(str(error))}); replace it') from error
-  if not len(words) == len(set(words)) == LISTED:
-    raise UserError(f'{path}: holds {len(set(words))} ids in {len(words)} words, expected {LISTED}; replace it')
-  return frozenset(words)
