@@ -19,10 +19,9 @@ from typing import ClassVar
 
 import tensorflow_datasets as tfds
 
-from dmtl_jax.basics.errors import UserError
+from dmtl_jax.basics.errors import listed, UserError
 from dmtl_jax.basics.progress import Progress
 
-NAMED = 5  # problems an error names; of the rest it gives the number
 IMAGES_A_PROCESS = 16  # fewer are not worth a process's start
 
 
@@ -92,13 +91,7 @@ def require(root: Path, files: Sequence[str]):
   """
   missing = [file for file in files if not (root / file).is_file()]
   if missing:
-    raise UserError(f'{root}: {len(missing)} of {len(files)} files are missing: {listed(missing)}; add them')
-
-
-def listed(names: Sequence[str]) -> str:
-  """'a, b, c and 12 more'."""
-  more = len(names) - NAMED
-  return ', '.join(names[:NAMED]) + (f' and {more} more' if more > 0 else '')
+    raise UserError(f'{root}: {len(missing)} of {len(files)} files are missing: {listed(missing, 5)}; add them')
 
 
 def examples(encode: Callable, root: Path, splits: dict, split: str, processes: int) -> Iterator:
@@ -129,7 +122,7 @@ def examples(encode: Callable, root: Path, splits: dict, split: str, processes: 
           yield position, result
     if not broken:
       return
-  raise UserError(f'{root}: {len(broken)} images have broken files: {listed(broken)}; mend them')
+  raise UserError(f'{root}: {len(broken)} images have broken files: {listed(broken, 5)}; mend them')
 
 
 def _attempt(encode, root, id):

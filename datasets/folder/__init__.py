@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 
 from dmtl_jax.basics import files
-from dmtl_jax.basics.errors import is_plain, printable, UserError
+from dmtl_jax.basics.errors import is_plain, listed, printable, UserError
 from dmtl_jax.datasets.folder import scan
 from dmtl_jax.datasets.source import Source
 from dmtl_jax.tasks import IGNORE, KINDS, LONGEST, make_task, Task
@@ -96,7 +96,7 @@ def open_folder(path: str, split: str) -> Source:
   bare = [ids[i] for i in np.flatnonzero(~mask.any(1))]
   if bare and (split == 'train' or len(bare) == len(ids)):
     fix = f'remove the image or add {root / split}/labels/TASK/NAME.png'
-    raise UserError(f'{root / split}: {scan.some(bare)} without a label for any task; {fix}')
+    raise UserError(f'{root / split}: {listed(bare)} without a label for any task; {fix}')
   found = Files(tasks, [images[i] for i in ids], labels, encodings)
   scan.check(found, root / split)
   return Source(tasks, ids, mask, found)
@@ -180,7 +180,7 @@ def _label_files(folder: pathlib.Path, tasks, images) -> dict[str, dict[str, pat
   found = {name: _by_stem(folder / name, LABEL_SUFFIXES) if name in present else {} for name in names}
   orphans = [path for files in found.values() for stem, path in files.items() if stem not in images]
   if orphans:
-    raise UserError(f'{scan.some(orphans)}: no image of the same name in {folder.parent / "images"}')
+    raise UserError(f'{listed(orphans)}: no image of the same name in {folder.parent / "images"}')
   return found
 
 

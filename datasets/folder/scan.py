@@ -17,12 +17,6 @@ from dmtl_jax.basics.progress import Progress
 VERSION = 2  # of the checks: a change makes old results void
 
 
-def some(names, most: int = 3) -> str:
-  """'a, b, c and 7 more'."""
-  names = [str(name) for name in names]
-  return ', '.join(names[:most]) + (f' and {len(names) - most} more' if len(names) > most else '')
-
-
 def check(source, root: pathlib.Path):
   """Reads every image and label of a split, `folder.Files`.
 

@@ -1,6 +1,6 @@
 """The error a user can mend."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 import difflib
 import sys
 import traceback
@@ -33,6 +33,12 @@ def printable(text: str, most: int = 200) -> str:
 def is_plain(text: str) -> bool:
   """Whether text is without control characters, line breaks and halves of characters (bytes not in UTF-8)."""
   return not any(unicodedata.category(c) in ('Cc', 'Cs', 'Zl', 'Zp') for c in text)
+
+
+def listed(names: Sequence[object], most: int = 3) -> str:
+  """'a, b, c and 12 more'."""
+  more = f' and {len(names) - most} more' if len(names) > most else ''
+  return ', '.join(map(str, names[:most])) + more
 
 
 def closest(text: str, known: Iterable[str]) -> str:

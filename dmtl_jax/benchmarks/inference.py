@@ -33,7 +33,7 @@ def benchmark(config, flags) -> dict:
   step = compiled_predict_step(model, config, tasks, mesh)
   flops = {
     'needed': work.needed(config, tasks, count, training=False),
-    'executed': sum(flops for _, flops in work.by_scope(step, variables, images, index)),
+    'executed': work.executed(step, variables, images, index),
   }
   args = tuple(jax.device_put((variables, images, index), (sharding.replicated(mesh), split, split)))
   return common.measure(

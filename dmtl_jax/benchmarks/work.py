@@ -29,6 +29,11 @@ def by_scope(function, *args):
     yield scope, 2.0 * count
 
 
+def executed(function, *args) -> float:
+  """FLOPs of a traceable function."""
+  return sum(flops for _, flops in by_scope(function, *args))
+
+
 def needed(config, tasks: tuple[Task, ...], batch: int, pairs: int | None = None, training: bool = True) -> float:
   """FLOPs that `batch` images need.
 
