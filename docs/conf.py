@@ -9,6 +9,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / 'docs')]
 project = 'DiffusionMTL in JAX'
 extensions = ['myst_parser']
 html_theme = 'furo'
+smartquotes = False  # -- begins a flag
 html_title = project
 html_copy_source = False
 html_show_copyright = False

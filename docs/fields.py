@@ -29,15 +29,14 @@ def as_markdown() -> str:
   base, told, lines = flat(common.base(None)), descriptions(), []
   fields = sorted(set(base).union(*fields_of_all()), key=lambda field: (list(TITLES).index(section(field)), field))
   for title in TITLES:
-    lines += [f'\n## {TITLES[title]}\n', '| field | default | elsewhere | |', '|---|---|---|---|']
+    lines += [f'\n## {TITLES[title]}\n', '| field | | default | elsewhere |', '|---|---|---|---|']
     for field in (field for field in fields if section(field) == title):
-      elsewhere = ', '.join(
-        f'{name} {cell(config[field])}'
-        for name, config in configs.items()
-        if field in config and config[field] != base.get(field) and field != 'data.name'
-      )
-      default = cell(base[field]) if field in base else ''
-      lines.append(f'| `{field}` | {default} | {elsewhere} | {told[field]} |')
+      default, others = cell(base[field]) if field in base else '', {}
+      for name, config in configs.items():
+        if field in config and cell(config[field]) != default and field != 'data.name':
+          others.setdefault(cell(config[field]), []).append(name)
+      elsewhere = '; '.join(f'{", ".join(names)}: {value}' for value, names in others.items())
+      lines.append(f'| `{field}` | {told[field]} | {default} | {elsewhere} |')
   return '\n'.join(lines)
 
 
