@@ -44,24 +44,24 @@ def measure(predictor: Predictor, source, samples: int, images: int) -> dict:
   with Progress('predicting', min(images, len(source)), 'img') as progress:
     for index in range(progress.total):
       example = source[index]
-      raw = predictor.raw(example['image'], samples, 1)
+      raw, size = predictor.raw(example['image'], samples, 1), example['image'].shape[:2]
+      stages = {stage: raw.predictions(stage, size) for stage in ('final', 'uncertainty')}
       for task in source.tasks:
         label = example['labels'].get(task.name)
         if label is not None and task.valid(label).any():
           picked = rng.permutation(np.flatnonzero(task.valid(label)))[:PIXELS]
-          found.setdefault(task, []).append([values.reshape(-1)[picked] for values in _maps(task, raw, label)])
+          found.setdefault(task, []).append([values.reshape(-1)[picked] for values in _maps(task, raw, stages, label)])
       progress.update()
   return {task.name: _told(np.concatenate(parts, axis=1)) for task, parts in found.items()}
 
 
-def _maps(task: Task, raw, label: np.ndarray) -> list[np.ndarray]:
+def _maps(task: Task, raw, stages: dict, label: np.ndarray) -> list[np.ndarray]:
   """Maps [H, W] of mistakes, of the draws' spread and, where the task has it, of the prediction's own doubt."""
-  size = label.shape[:2]
-  maps = [task.mistake(raw.predictions('final', size)[task.name], label)]
-  maps.append(raw.predictions('uncertainty', size)[task.name])
+  maps = [task.mistake(stages['final'][task.name], label), stages['uncertainty'][task.name]]
   doubt = task.doubt(jnp.asarray(raw.maps['final', task.name]))
   if doubt is not None:
-    maps.append(images_lib.enlarge(np.asarray(doubt)[..., None], raw.extent, size, slice(None), raw.origin)[..., 0])
+    doubt = np.asarray(doubt)[..., None]
+    maps.append(images_lib.enlarge(doubt, raw.extent, label.shape[:2], slice(None), raw.origin)[..., 0])
   return maps
 
 
