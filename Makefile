@@ -12,7 +12,6 @@ BIN := .venv/bin
 demo: export GLIBC_TUNABLES := glibc.malloc.hugetlb=1
 demo: .venv/installed
 	$(BIN)/python main.py --config=configs/scenes.py:method=prediction,labels=one --workdir=runs/demo
-	$(BIN)/python main.py --mode=report --workdirs=runs/demo --out=runs/demo
 
 test: .venv/installed-dev
 	$(BIN)/ruff check --quiet .

@@ -11,8 +11,10 @@ import re
 
 from ml_collections import ConfigDict
 
-from dmtl_jax.basics.errors import printable, UserError
+from dmtl_jax.basics.errors import closest, printable, UserError
 from dmtl_jax.configs import common
+from dmtl_jax.models.diffusion_mtl import CONDITIONS
+from dmtl_jax.models.parts.encoder import STAGES
 
 COUNT = (0, 10**9)
 # Field: least and greatest value.
@@ -20,6 +22,8 @@ RANGES = {
   'seed': (0, 2**32 - 1),
   'initial_loss': (0, 1e6),
   'data.label_seed': (0, 2**63),
+  'data.train_count': (1, 10**6),
+  'data.val_count': (1, 10**6),
   'data.held_back': (0, 0.9),
   'data.workers': (0, 1024),
   'data.threads': (0, 1024),
@@ -41,6 +45,7 @@ RANGES = {
   'train.save_every': COUNT,
   'train.eval_images': COUNT,
   'train.keep': COUNT,
+  'train.keep_every': COUNT,
   'eval.batch': (1, 1 << 16),
   'eval.steps': (0, 1000),
   'eval.panels': COUNT,
@@ -53,6 +58,10 @@ RANGES = {
   'optim.warmup': COUNT,
 }
 CHOICES = {
+  'data.augment': ('pascal', 'mtan', 'light', 'none'),
+  'model.backbone': tuple(STAGES),
+  'model.condition': CONDITIONS,
+  'model.initial_weights': ('paper', 'released', 'identity'),
   'eval.protocol': ('plain', 'pascal', 'mtpsl'),
   'eval.weights': ('best', 'latest'),
   'eval.geometry': ('fit', 'pad'),
@@ -81,19 +90,34 @@ def check(values: dict, where: str = 'config'):
   _check_section(values, common.defaults(values), where, '')
 
 
-def check_fields(paths: Iterable[str], values: dict):
-  """Checks that a config has the fields that flags `--config.PATH` set; of `NUMBERS`, any task's.
+def check_fields(fields: Iterable[tuple[str, str | None]], values: dict):
+  """Checks that a config has the fields that flags `--config.PATH=TEXT` set, and that a number's text is one.
+
+  Of `NUMBERS`, any task's.
 
   Raises:
-    UserError: names the closest field.
+    UserError: names the closest field, or what it must be.
   """
-  known = list(_paths(values, ''))
-  for path in paths:
+  known = dict(_fields(values, ''))
+  for path, text in fields:
     section, _, key = path.rpartition('.')
     if path not in known and section not in NUMBERS:
       others = [*known, *(f'{near}.{key}' for near in difflib.get_close_matches(section, NUMBERS, 1, 0.8))]
-      closest = max(others, key=functools.partial(_likeness, path))
-      raise UserError(f'--config.{printable(path, 80)}: no such field; did you mean --config.{closest}?')
+      likely = max(others, key=functools.partial(_likeness, path))
+      raise UserError(f'--config.{printable(path, 80)}: no such field; did you mean --config.{likely}?')
+    if text is not None and isinstance(known.get(path), (bool, int, float)):
+      _need(_reads(text, type(known[path])), '--config', path, _number(path, known[path]), text)
+
+
+def _reads(text: str, kind: type) -> bool:
+  """Whether a flag's text is a value of this kind."""
+  if kind is bool:
+    return text.lower() in ('true', 'false', 't', 'f', '1', '0')
+  try:
+    kind(text)
+  except ValueError:
+    return False
+  return True
 
 
 def _likeness(path: str, other: str) -> float:
@@ -101,12 +125,12 @@ def _likeness(path: str, other: str) -> float:
   return sum(difflib.SequenceMatcher(None, *pair).ratio() for pair in pairs)
 
 
-def _paths(values: dict, prefix: str) -> Iterator[str]:
-  """'a', 'a.b', ... of all sections and fields."""
+def _fields(values: dict, prefix: str) -> Iterator[tuple[str, object]]:
+  """('a', value), ('a.b', value), ... of all sections and fields."""
   for key, value in values.items():
-    yield f'{prefix}{key}'
+    yield f'{prefix}{key}', value
     if isinstance(value, dict):
-      yield from _paths(value, f'{prefix}{key}.')
+      yield from _fields(value, f'{prefix}{key}.')
 
 
 def _check_section(values: dict, defaults: dict, where: str, prefix: str):
@@ -115,47 +139,52 @@ def _check_section(values: dict, defaults: dict, where: str, prefix: str):
     if not isinstance(key, str) or not re.fullmatch('[A-Za-z][A-Za-z0-9_]{0,63}', key) or hasattr(ConfigDict, key):
       raise UserError(f"{where}: '{printable(str(field), 80)}' is no name of a field; remove it")
     if field in NUMBERS:
-      _need(isinstance(value, dict) and all(map(_is_number, value.values())), where, field, 'a number for each name')
+      fits = isinstance(value, dict) and all(map(_is_number, value.values()))
+      _need(fits, where, field, 'a number for each name', value)
     elif isinstance(defaults.get(key), dict):
-      _need(isinstance(value, dict), where, field, 'a section of fields')
+      _need(isinstance(value, dict), where, field, 'a section of fields', value)
       _check_section(value, defaults[key], where, f'{field}.')
     elif key in defaults or field in TEXTS:
       _check_field(value, defaults.get(key, ''), where, field)
     else:
       plain = [value, *value] if isinstance(value, (list, tuple)) else [value]
       fits = all(isinstance(v, (str, int, float, type(None), list, tuple)) for v in plain)
-      _need(fits, where, field, 'a number, a text or a list of them')
+      _need(fits, where, field, 'a number, a text or a list of them', value)
 
 
 def _check_field(value, default, where: str, field: str):
   if isinstance(default, bool):
-    _need(isinstance(value, bool), where, field, 'true or false')
+    _need(isinstance(value, bool), where, field, _number(field, default), value)
   elif isinstance(default, (int, float)):
     low, high = RANGES.get(field, (float('-inf'), float('inf')))
-    whole = isinstance(default, int)
-    fits = isinstance(value, int if whole else (int, float)) and _is_number(value) and low <= value <= high
-    _need(fits, where, field, f'a {"whole " if whole else ""}number from {low:g} to {high:g}')
+    fits = isinstance(value, int if isinstance(default, int) else (int, float)) and _is_number(value)
+    _need(fits and low <= value <= high, where, field, _number(field, default), value)
+  elif field in CHOICES:
+    near = f' (is {closest(value, CHOICES[field])} meant?)' if isinstance(value, str) else ''
+    _need(value in CHOICES[field], where, field, f'one of {", ".join(CHOICES[field])}', value, near)
   elif isinstance(default, str):
-    _need(isinstance(value, str) and len(value) < 4096, where, field, 'a text')
-    if field in CHOICES:
-      _check_choice(value, CHOICES[field], where, field)
+    _need(isinstance(value, str) and len(value) < 4096, where, field, 'a text', value)
   elif field == 'data.size':
     fits = isinstance(value, (list, tuple)) and len(value) == 2
     fits = fits and all(isinstance(n, int) and _is_number(n) and SIDE[0] <= n <= SIDE[1] for n in value)
-    _need(fits, where, field, f'height and width, {SIDE[0]} to {SIDE[1]} pixels')
+    _need(fits, where, field, f'height and width, {SIDE[0]} to {SIDE[1]} pixels, as (96,128)', value)
   else:  # data.tasks
-    _need(isinstance(value, (list, tuple)) and all(isinstance(v, str) for v in value), where, field, 'a list of names')
+    fits = isinstance(value, (list, tuple)) and all(isinstance(v, str) for v in value)
+    _need(fits, where, field, "a list of names, as ('depth',)", value)
 
 
-def _check_choice(value: str, choices: tuple[str, ...], where: str, field: str):
-  near = difflib.get_close_matches(value, choices, 1, 0)[0]
-  _need(value in choices, where, field, f"one of {', '.join(choices)}, not '{printable(value, 80)}' (is {near} meant?)")
+def _number(field: str, default) -> str:
+  """What a field whose default is a number or a truth value must be."""
+  if isinstance(default, bool):
+    return 'true or false'
+  low, high = RANGES.get(field, (float('-inf'), float('inf')))
+  return f'a {"whole " if isinstance(default, int) else ""}number from {low:g} to {high:g}'
 
 
 def _is_number(value) -> bool:
   return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < float('inf')
 
 
-def _need(fits: bool, where: str, field: str, what: str):
+def _need(fits: bool, where: str, field: str, what: str, value, more: str = ''):
   if not fits:
-    raise UserError(f'{where}: {field} must be {what}; correct it')
+    raise UserError(f"{where}: {field} must be {what}, not '{printable(str(value), 80)}'{more}")

@@ -21,11 +21,11 @@ import importlib.util
 
 from ml_collections import ConfigDict
 
-from dmtl_jax.basics.errors import printable
+from dmtl_jax.basics.errors import closest, printable
 from dmtl_jax.models import find, METHODS
 
 ARGUMENTS = dict(method='prediction', labels='one', backbone='resnet18', steps=2, condition='', preset='paper')
-CHOICES = dict(condition=('', 'predictions', 'concat', 'features'), preset=('paper', 'released'))
+PRESETS = ('paper', 'released')
 
 
 def parse(arg: str | None) -> dict:
@@ -35,17 +35,19 @@ def parse(arg: str | None) -> dict:
     ValueError: an unknown key, a part without '=', or a value of the wrong type.
   """
   values = dict(ARGUMENTS)
-  for part in filter(None, (arg or '').split(',')):
+  for part in filter(None, map(str.strip, (arg or '').split(','))):
     key, equals, value = part.partition('=')
     if not equals or key not in ARGUMENTS:
-      raise ValueError(f"config string: '{printable(part)}' is not KEY=VALUE with a KEY of {', '.join(ARGUMENTS)}")
+      near = closest(key, ARGUMENTS)
+      raise ValueError(
+        f"config string: '{printable(part)}' is not KEY=VALUE with a KEY of {', '.join(ARGUMENTS)}; is {near} meant?"
+      )
     try:
       values[key] = type(ARGUMENTS[key])(value)
     except ValueError:
       raise ValueError(f"config string: {key} takes a whole number, got '{printable(value)}'") from None
-  for key, choices in CHOICES.items():
-    if values[key] not in choices:
-      raise ValueError(f"config string: {key} is {' or '.join(filter(None, choices))}, got '{printable(values[key])}'")
+  if values['preset'] not in PRESETS:
+    raise ValueError(f"config string: preset is {' or '.join(PRESETS)}, got '{printable(values['preset'])}'")
   return values
 
 

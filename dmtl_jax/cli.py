@@ -1,17 +1,17 @@
 """DiffusionMTL in JAX: dense multi-task learning from images labelled for only some tasks.
 
-  train      python main.py --config=configs/scenes.py:method=prediction,labels=one --workdir=runs/scenes
-             (run it again on the same workdir and it goes on where it stopped)
-  evaluate   python main.py --mode=evaluate --workdir=runs/scenes [--step=best|latest|N] [--config.eval.steps=4]
-  predict    python main.py --mode=predict --workdir=runs/scenes --images=photos --out=maps [--samples=8]
-  summary    python main.py --mode=summary --config=configs/pascal.py:method=feature [--json] [--memory]
-  prepare    python main.py --mode=prepare --config=configs/nyud.py --config.data.raw=PATH
-  report     python main.py --mode=report --workdirs=runs/a,runs/b --out=runs/report
-
-Config strings: configs/NAME.py:method=...,labels=...,backbone=...,steps=...,preset=...; of ours NAME is enough
-(configs/common.py lists the values). Any other field is a flag: --config.optim.lr=1e-4.
+check      python main.py --mode=check --config=configs/folder.py --config.data.path=PATH [--out=PAGE.png]
+           (what the data holds, with a picture of its labels, before anything is trained)
+train      python main.py --config=configs/scenes.py:method=prediction,labels=one --workdir=runs/scenes
+           (run it again on the same workdir and it goes on where it stopped)
+evaluate   python main.py --mode=evaluate --workdir=runs/scenes [--step=best|latest|N] [--config.eval.steps=4]
+predict    python main.py --mode=predict --workdir=runs/scenes --images=PHOTOS --out=maps [--samples=8]
+summary    python main.py --mode=summary --config=configs/pascal.py:method=feature [--json] [--memory]
+prepare    python main.py --mode=prepare --config=configs/nyud.py --config.data.raw=PATH
+report     python main.py --mode=report --workdirs=runs/a,runs/b --out=runs/report
 """
 
+import ast
 import pathlib
 import re
 import sys
@@ -20,15 +20,24 @@ from absl import flags, logging
 from ml_collections import config_flags
 
 from dmtl_jax import configs
-from dmtl_jax.basics.errors import printable, tell, UserError
-from dmtl_jax.configs import check
+from dmtl_jax.basics.errors import closest, printable, tell, UserError
+from dmtl_jax.inference import images
 
-MODES = ('train', 'evaluate', 'predict', 'summary', 'prepare', 'report')
+# Modes, and the flags that each needs.
+MODES = {
+  'check': ('config',),
+  'train': ('config', 'workdir'),
+  'evaluate': ('workdir',),
+  'predict': ('workdir', 'images', 'out'),
+  'summary': ('config',),
+  'prepare': ('config',),
+  'report': ('workdirs', 'out'),
+}
 
 _CONFIG = config_flags.DEFINE_config_file(
   'config', None, 'Config file, configs/NAME.py[:key=value,...].', lock_config=False, accept_new_attributes=True
 )  # new: config.eval.single_task.TASK; check.check_fields refuses others
-_MODE = flags.DEFINE_enum('mode', 'train', MODES, 'What to do.')
+_MODE = flags.DEFINE_string('mode', 'train', f'What to do: {", ".join(MODES)}.')
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run: config, checkpoints, logs, scores, pictures.')
 _FORCE = flags.DEFINE_bool('force', False, 'train: resume although the config changed.')
 _REPLAY = flags.DEFINE_string(
@@ -43,7 +52,7 @@ _PREDICTIONS = flags.DEFINE_bool('predictions', False, 'evaluate: also write the
 _IMAGES = flags.DEFINE_string('images', None, 'predict: file, folder, glob or video; several separated by commas.')
 _SAMPLES = flags.DEFINE_integer('samples', 1, 'predict: noise draws to average, with a map of their uncertainty.')
 _ZOOM = flags.DEFINE_float('zoom', None, 'predict: how much larger than whole an image is seen, in tiles; 1: whole.')
-_OUT = flags.DEFINE_string('out', None, 'predict, report: folder to write to.')
+_OUT = flags.DEFINE_string('out', None, 'predict, report: folder to write to; check: the picture.')
 _DISTRIBUTED = flags.DEFINE_string(
   'distributed',
   None,
@@ -62,7 +71,9 @@ _UNREADABLE = (
 def main(argv: list[str] = sys.argv) -> int:
   """Runs one job; returns the exit status: 0, or 1 after an error told in one sentence."""
   if any(arg in ('-h', '--help', '-help') for arg in argv[1:]):
-    print(__doc__.strip(), '\n\nflags:')
+    common = pathlib.Path(configs.__path__[0], 'common.py')  # read, not imported: that takes JAX, and seconds
+    _, _, keys = ast.get_docstring(ast.parse(common.read_text())).partition('\n\n')
+    print(f'{__doc__}\n{keys}\n\nflags:')
     print(flags.FLAGS.module_help('dmtl_jax.cli'))
     return 0
   logging.set_verbosity(logging.WARNING)
@@ -78,55 +89,84 @@ def main(argv: list[str] = sys.argv) -> int:
 
 
 def _parse(argv: list[str]):
-  """Reads the flags, and with them the config file.
+  """Reads the flags, then the config file: that needs JAX, which takes seconds to import.
 
   Raises:
     UserError: whatever is wrong with them.
   """
+  file, fields, others = _split(argv)
   try:
-    argv = _with_stored_config(_with_found_config(argv))
-    _check_fields(argv)
-    rest = flags.FLAGS(argv)
-    getattr(_CONFIG.value, 'seed', None)  # a file that cannot be read only fails when a field is asked for
+    rest = flags.FLAGS(others)
+    if len(rest) > 1:
+      raise UserError(_misplaced(rest[1]))
+    if file:
+      file = configs.find(file)
+    elif fields and _WORKDIR.value:  # they change the config that the workdir's run was trained with
+      file = f'{pathlib.Path(__file__).parent / "runs/stored.py"}:{_WORKDIR.value}'
+    _check_flags(file)
+    if file:
+      _read_config(argv[0], file, fields)
   except _UNREADABLE as error:
     raise UserError(printable(_sentence(error), 400)) from error
-  if _CONFIG.value is not None:
-    check.check(_CONFIG.value.to_dict(), '--config')
-    _CONFIG.value.lock()
-  if len(rest) > 1:
-    raise UserError(f"'{printable(rest[1])}': not a flag; see --help")
 
 
-def _with_found_config(argv: list[str]) -> list[str]:
-  """`--config NAME` as `--config=FILE`; see `configs.find`."""
-  found, rest = argv[:1], iter(argv[1:])
-  for arg in rest:
-    arg += f'={next(rest, "")}' if arg in ('-config', '--config') else ''
-    flag, _, value = arg.partition('=')
-    found.append(f'{flag}={configs.find(value)}' if flag in ('-config', '--config') else arg)
-  return found
+def _split(argv: list[str]) -> tuple[str | None, list[tuple[str, str | None]], list[str]]:
+  """The value of --config, (FIELD, value) of every flag --config.FIELD, and the other arguments."""
+  file, fields, others, left = None, [], [], list(argv)
+  while left:
+    arg = left.pop(0)
+    match = re.fullmatch(r'--?(no)?config(?:\.([^=]*))?(?:=(.*))?', arg, re.DOTALL)
+    if not match:
+      others.append(arg)
+      continue
+    negated, field, value = match.groups()
+    if negated:
+      value = 'false'
+    elif value is None and left and not left[0].startswith('-'):
+      value = left.pop(0)
+    if field is None:
+      file = value
+    else:
+      fields.append((field, value))
+  return file, fields, others
 
 
-def _with_stored_config(argv: list[str]) -> list[str]:
-  """Flags `--config.FIELD` without a `--config` change the config that the workdir's run was trained with."""
-  names = [arg.partition('=')[0].lstrip('-') for arg in argv]
-  workdir = next((arg.partition('=')[2] for arg, name in zip(argv, names) if name == 'workdir'), '')
-  if 'config' in names or not workdir or not any(name.startswith('config.') for name in names):
-    return argv
-  return [argv[0], f'--config={pathlib.Path(__file__).parent / "runs/stored.py"}:{workdir}', *argv[1:]]
+def _misplaced(word: str) -> str:
+  """What to say of an argument that is no flag."""
+  if word in MODES:
+    return f"'{word}': write --mode={word}"
+  if '=' in word:
+    return f"'{printable(word)}': not a flag; a config string has no spaces, unless it is quoted"
+  return f"'{printable(word)}': not a flag; is --mode={closest(word, MODES)} meant? See --help"
 
 
-def _check_fields(argv: list[str]):
-  """Names a field that the config file has not, before ml_collections makes it or speaks of its section."""
-  paths, file = [], ''
-  for arg in argv:
-    match = re.match(r'--?(?:no)?config(?:\.([^=]*))?(?:=(.*)|$)', arg, re.DOTALL)
-    if match and match[1] is not None:
-      paths.append(match[1])
-    elif match:
-      file = match[2]
-  if paths and file:
-    check.check_fields(paths, flags.FLAGS['config'].parser.parse(file).to_dict())
+def _check_flags(config: str | None):
+  """What can be said of the flags without reading the config."""
+  mode = _MODE.value
+  if mode not in MODES:
+    near = closest(mode, MODES)
+    raise UserError(f"--mode: '{printable(mode)}' is not one of {', '.join(MODES)}; did you mean {near}?")
+  given = {name: flags.FLAGS[name].value for name in ('workdir', 'images', 'out', 'workdirs')} | {'config': config}
+  for name in ('workdir',) if _REPLAY.value else MODES[mode]:
+    if not given[name]:
+      raise UserError(f'--mode={mode} needs --{name}{"=configs/NAME.py" if name == "config" else ""}; see --help')
+  if not re.fullmatch(r'|best|latest|[0-9]+', _STEP.value):
+    raise UserError(f"--step: '{printable(_STEP.value)}' is not best, latest or the number of a checkpoint")
+  if mode == 'predict':
+    images.find_images(_IMAGES.value, _OUT.value)
+
+
+def _read_config(program: str, file: str, fields: list[tuple[str, str | None]]):
+  """Reads the config, once the fields that flags set are known to be there and to be numbers where they must."""
+  from dmtl_jax.configs import check
+  from dmtl_jax.models import find
+
+  check.check_fields(fields, flags.FLAGS['config'].parser.parse(file).to_dict())
+  overrides = [f'--config.{field}' + ('' if value is None else f'={value}') for field, value in fields]
+  flags.FLAGS([program, f'--config={file}', *overrides])
+  check.check(_CONFIG.value.to_dict(), '--config')
+  find(_CONFIG.value.method)
+  _CONFIG.value.lock()
 
 
 def _sentence(error: Exception) -> str:
@@ -143,33 +183,35 @@ def _run():
   if mode == 'train' and _REPLAY.value:
     from dmtl_jax.jobs import replay
 
-    replay.run(_run_config(), _needed(_WORKDIR), _REPLAY.value)
+    replay.run(_run_config(), _WORKDIR.value, _REPLAY.value)
   elif mode == 'train':
     from dmtl_jax.jobs import train
 
-    train.run(_config(), _needed(_WORKDIR), _FORCE.value)
+    train.run(_CONFIG.value, _WORKDIR.value, _FORCE.value)
   elif mode == 'evaluate':
     from dmtl_jax.jobs import evaluate
 
-    evaluate.run(_run_config(), _needed(_WORKDIR), _STEP.value, _PREDICTIONS.value)
+    evaluate.run(_run_config(), _WORKDIR.value, _STEP.value, _PREDICTIONS.value)
   elif mode == 'predict':
     from dmtl_jax.jobs import predict
 
-    return predict.run(
-      _needed(_WORKDIR), _STEP.value or 'best', _needed(_IMAGES), _needed(_OUT), _SAMPLES.value, _ZOOM.value
-    )
+    return predict.run(_WORKDIR.value, _STEP.value or 'best', _IMAGES.value, _OUT.value, _SAMPLES.value, _ZOOM.value)
   elif mode == 'summary':
     from dmtl_jax.jobs import summary
 
-    summary.run(_config(), _JSON.value, _MEMORY.value)
+    summary.run(_CONFIG.value, _JSON.value, _MEMORY.value)
+  elif mode == 'check':
+    from dmtl_jax.jobs import check
+
+    return check.run(_CONFIG.value, _OUT.value)
   elif mode == 'prepare':
     from dmtl_jax.jobs import prepare
 
-    prepare.prepare(_config())
+    prepare.prepare(_CONFIG.value)
   else:
     from dmtl_jax.jobs import report
 
-    report.write_report(_needed(_WORKDIRS).split(','), _needed(_OUT))
+    report.write_report(_WORKDIRS.value.split(','), _OUT.value)
 
 
 def _together(spec: str):
@@ -200,20 +242,8 @@ def _together(spec: str):
   return partners.together(_run)
 
 
-def _needed(flag) -> str:
-  if not flag.value:
-    raise UserError(f'--mode={_MODE.value} needs --{flag.name}; see --help')
-  return flag.value
-
-
-def _config():
-  if _CONFIG.value is None:
-    raise UserError(f'--mode={_MODE.value} needs --config=configs/NAME.py; see --help')
-  return _CONFIG.value
-
-
 def _run_config():
   """The config given, or the one the run was trained with."""
   from dmtl_jax.runs import workdir
 
-  return _CONFIG.value or workdir.read_config(_needed(_WORKDIR))
+  return _CONFIG.value or workdir.read_config(_WORKDIR.value)

@@ -121,3 +121,21 @@ def tiny_run(tmp_path_factory, short_encoder):
   tiny.config.data.size = SIZE
   variables = jax.tree.map(np.float32, random_variables(tiny.model, seed=2))  # of seed 0 all is one class
   return convert.write_run(tmp_path_factory.mktemp('run'), tiny.config, TASKS, variables, 7)
+
+
+@pytest.fixture
+def fresh_flags(monkeypatch):
+  """The command line's flags as before the first parse, each time; and in the end as they were."""
+  from absl import flags
+
+  parsed = flags.FLAGS.is_parsed()
+
+  def reset():
+    for name in [name for name in flags.FLAGS if name.startswith('config.')]:
+      delattr(flags.FLAGS, name)
+    flags.FLAGS.unparse_flags()
+
+  yield reset
+  reset()
+  if parsed:
+    flags.FLAGS.mark_as_parsed()

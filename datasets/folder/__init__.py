@@ -6,8 +6,8 @@
 
 dataset.json, for each task: "kind" (default: the task's name), "classes" (semseg, parsing),
 "ignore" (stored value of unlabelled pixels, default 255; 255 always is), "scale" (depth: unit
-of 16-bit files in metres, default 0.001). Class maps are one-channel PNG (palette or grey).
-Depth: 16-bit PNG or .npy, 0 = unlabelled. Normals: .npy [H, W, 3], or 8/16-bit RGB PNG holding
+of PNG files in metres, default 0.001; of 8-bit ones it must be given). Class maps are one-channel
+PNG (palette or grey). Depth: PNG or .npy, 0 = unlabelled. Normals: .npy [H, W, 3], or 8/16-bit RGB PNG holding
 (xyz + 1) / 2 of the full range, 0 0 0 = unlabelled; x right, y up, z to the camera.
 """
 
@@ -36,7 +36,7 @@ class Encoding:
   """How a task's label files are stored (see module)."""
 
   ignore: int = IGNORE
-  scale: float = 0.001
+  scale: float | None = None  # 0.001
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -69,6 +69,11 @@ class Files:
       raise UserError(f'{path}: {error}') from error
 
 
+def tasks(data_config) -> tuple[Task, ...]:
+  """The tasks of the folder config.data.path, from its dataset.json alone."""
+  return read_description(_root(data_config.path) / 'dataset.json')[0]
+
+
 def open_split(data_config, split: str) -> Source:
   """The split 'train' or 'val' of the folder config.data.path; see `open_folder`."""
   return open_folder(data_config.path, split)
@@ -80,11 +85,7 @@ def open_folder(path: str, split: str) -> Source:
   Raises:
     UserError: one sentence that names the files and what is wrong with them.
   """
-  if not path:
-    raise UserError('config.data.path is empty; give the folder of your images, --config.data.path=PATH')
-  if not is_plain(path):
-    raise UserError(f"config.data.path: '{printable(path)}' has control characters or is not UTF-8; rename the folder")
-  root = pathlib.Path(path)
+  root = _root(path)
   tasks, encodings = read_description(root / 'dataset.json')
   images = _by_stem(root / split / 'images', IMAGE_SUFFIXES)
   if not images:
@@ -100,6 +101,14 @@ def open_folder(path: str, split: str) -> Source:
   found = Files(tasks, [images[i] for i in ids], labels, encodings)
   scan.check(found, root / split)
   return Source(tasks, ids, mask, found)
+
+
+def _root(path: str) -> pathlib.Path:
+  if not path:
+    raise UserError('config.data.path is empty; give the folder of your images, --config.data.path=PATH')
+  if not is_plain(path):
+    raise UserError(f"config.data.path: '{printable(path)}' has control characters or is not UTF-8; rename the folder")
+  return pathlib.Path(path)
 
 
 def read_description(path: pathlib.Path) -> tuple[tuple[Task, ...], dict[str, Encoding]]:
@@ -129,10 +138,10 @@ def _read_entry(where: str, name: str, entry) -> tuple[Task, Encoding]:
   classes = entry.get('classes', [])
   if not isinstance(classes, list) or not all(isinstance(c, str) and is_plain(c) for c in classes):
     raise UserError(f'{where}."classes" must be a list of names')
-  ignore, scale = entry.get('ignore', IGNORE), entry.get('scale', 0.001)
+  ignore, scale = entry.get('ignore', IGNORE), entry.get('scale')
   if type(ignore) is not int or not 0 <= ignore <= 65535:
     raise UserError(f'{where}."ignore" must be a whole number from 0 to 65535')
-  if type(scale) not in (int, float) or not SCALES[0] <= scale <= SCALES[1]:
+  if 'scale' in entry and (type(scale) not in (int, float) or not SCALES[0] <= scale <= SCALES[1]):
     raise UserError(f'{where}."scale" must be a positive number, {SCALES[0]:g} to {SCALES[1]:g} metres')
   kind = entry.get('kind', name)
   if not isinstance(kind, str):
@@ -141,7 +150,7 @@ def _read_entry(where: str, name: str, entry) -> tuple[Task, Encoding]:
     task = make_task(name, kind, tuple(classes))
   except ValueError as error:
     raise UserError(f'{where}: {error}') from error
-  return task, Encoding(ignore, float(scale))
+  return task, Encoding(ignore, None if scale is None else float(scale))
 
 
 def _by_stem(folder: pathlib.Path, suffixes: tuple[str, ...]) -> dict[str, pathlib.Path]:
@@ -205,7 +214,13 @@ def read_label(path: pathlib.Path, task: Task, encoding: Encoding) -> np.ndarray
   Raises:
     ValueError: what is wrong with the file, without its name.
   """
-  return task.from_file(_load(path), encoding.ignore, encoding.scale)
+  values, scale = _load(path), encoding.scale
+  if scale is None and values.dtype == np.uint8 and isinstance(task, KINDS['depth']):
+    raise ValueError(
+      'holds 8-bit numbers, too few for millimetres; store 16 bits, or say in dataset.json how many metres one is, '
+      'as "scale": 0.1'
+    )
+  return task.from_file(values, encoding.ignore, 0.001 if scale is None else scale)
 
 
 def _load(path: pathlib.Path) -> np.ndarray:

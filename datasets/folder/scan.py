@@ -14,7 +14,7 @@ from dmtl_jax.basics.atomic import write_atomic
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.basics.progress import Progress
 
-VERSION = 2  # of the checks: a change makes old results void
+VERSION = 3  # of the checks: a change makes old results void
 
 
 def check(source, root: pathlib.Path):
@@ -33,8 +33,8 @@ def check(source, root: pathlib.Path):
     except OSError as error:  # costs a scan next time, no more
       logging.warning('%s: cannot be written (%s); the data set will be checked again', cache, error.strerror)
   if problems:
-    rest = f' (and {len(problems) - 3} more files)' if len(problems) > 3 else ''
-    raise UserError('; '.join(problems[:3]) + rest)
+    rest = f' (and {len(problems) - 3} more files; --mode=check lists them)' if len(problems) > 3 else ''
+    raise UserError('; '.join(problems[:3]) + rest, problems)
 
 
 def _cache_file(source, root: pathlib.Path) -> pathlib.Path:

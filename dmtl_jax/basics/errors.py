@@ -12,7 +12,14 @@ class UserError(ValueError):
 
   The command line prints the sentence alone and exits with status 1; every other
   exception is a defect of the program and keeps its traceback.
+
+  Attributes:
+    parts: all that was wrong, where the sentence names the first of many things only; else empty.
   """
+
+  def __init__(self, sentence: str, parts: Sequence[str] = ()):
+    super().__init__(sentence)
+    self.parts = parts
 
 
 def tell(error: BaseException):

@@ -22,8 +22,9 @@ import numpy as np
 
 from dmtl_jax.basics import files, torch_file
 from dmtl_jax.basics.atomic import write_atomic
-from dmtl_jax.basics.errors import printable, UserError
+from dmtl_jax.basics.errors import closest, printable, UserError
 
+SETTINGS = ('full', 'one', 'random')
 OFFICIAL_PASCAL = ('semseg', 'parsing', 'saliency', 'normals', 'boundary')
 OFFICIAL_MTPSL = {2: ('semseg', 'depth'), 3: ('semseg', 'depth', 'normals')}
 
@@ -34,6 +35,7 @@ def apply_labels(source, setting: str, seed: int = 0):
   Raises:
     UserError: unknown setting, or a mapping that does not fit the source.
   """
+  check(setting)
   if setting == 'full':
     mask = source.label_mask
   elif setting in source.official:
@@ -47,11 +49,18 @@ def apply_labels(source, setting: str, seed: int = 0):
     mask = draw_one(source.ids, source.label_mask, seed)
   elif setting == 'random':
     mask = draw_random(source.ids, source.label_mask, seed)
-  elif os.path.isfile(setting):
-    mask = source.label_mask & load_mapping(pathlib.Path(setting), source.ids, source.tasks)
   else:
-    raise UserError(f"config.data.labels: '{printable(setting)}' is neither full, one, random nor a file")
+    mask = source.label_mask & load_mapping(pathlib.Path(setting), source.ids, source.tasks)
   return dataclasses.replace(source, label_mask=mask)
+
+
+def check(setting: str):
+  """Raises UserError where config.data.labels is neither a word nor a file."""
+  if setting not in SETTINGS and not os.path.isfile(setting):
+    near = closest(setting, SETTINGS)
+    raise UserError(
+      f"config.data.labels: '{printable(setting)}' is neither {', '.join(SETTINGS)} nor a file; did you mean {near}?"
+    )
 
 
 def _hash(seed: int, name: str) -> int:

@@ -54,14 +54,12 @@ def open_source(data_config, split: str) -> Source:
 
 
 def data_tasks(data_config) -> tuple[Task, ...]:
-  """Tasks of config.data; only a data set whose package does not tell them needs to exist for it.
+  """Tasks of config.data; no more of the data needs to exist than says what they are.
 
   Raises:
-    UserError: no such data set or task, or one that needs to exist does not.
+    UserError: no such data set or task; of a folder, no sound dataset.json.
   """
   module = package(data_config.name)
-  if not hasattr(module, 'TASKS'):
-    return open_source(data_config, 'train').tasks
   tasks = module.tasks(data_config) if hasattr(module, 'tasks') else module.TASKS
   return tuple(tasks[t] for t in _columns(tasks, data_config.get('tasks', ())))
 
@@ -73,6 +71,10 @@ def _columns(tasks: Sequence[Task], names: Sequence[str]) -> list[int]:
     UserError: a name that is not a task of the data set, or twice.
   """
   known = [task.name for task in tasks]
-  if len(set(names)) != len(names) or not set(names) <= set(known):
-    raise UserError(f"config.data.tasks: '{printable(','.join(names))}' are not different ones of {', '.join(known)}")
+  for name in names:
+    if name not in known:
+      near = closest(name, known)
+      raise UserError(f"config.data.tasks: '{printable(name)}' is none of {', '.join(known)}; did you mean {near}?")
+  if len(set(names)) != len(names):
+    raise UserError(f'config.data.tasks: {printable(",".join(names))} names a task twice')
   return [known.index(name) for name in names or known]

@@ -63,9 +63,9 @@ class Scale:
 Key = Swatches | Scale
 
 
-def uncertainty(unit: str, high: float) -> Scale:
-  """The colours of uncertainty, from 0 to `high` of a unit."""
-  return Scale(ramp(SURE), '0', f'{high:.2g}{unit}')
+def uncertainty(unit: str, high: float, beyond: bool) -> Scale:
+  """The colours of uncertainty, from 0 to `high` of a unit; `beyond`: some of it is larger, and looks like `high`."""
+  return Scale(ramp(SURE), '0', ('> ' if beyond else '') + f'{high:.2g}{unit}')
 
 
 def captioned(picture: np.ndarray, key: Callable[..., np.ndarray]) -> np.ndarray:

@@ -11,6 +11,9 @@ from dmtl_jax.draw import legends
 from dmtl_jax.draw.colors import hatch, heat, INK, overlay, PAPER, SOFT
 from dmtl_jax.draw.legends import fitted, font
 
+TRUTH = 'Ground truth'  # title of the row of labels
+DECAYED = 'Decayed: the initial maps with noise added; denoising starts from these.'
+
 
 def annotated(task, image: np.ndarray, values: np.ndarray, limits=None, present=None) -> np.ndarray:
   """A prediction of a task laid over its image, with the legend below.
@@ -26,16 +29,15 @@ def annotated(task, image: np.ndarray, values: np.ndarray, limits=None, present=
 
 def uncertainty(task, values: np.ndarray, high: float) -> np.ndarray:
   """A map of uncertainty [H, W] as a picture, from dark (0) to bright (`high`), with the scale below."""
-  return legends.captioned(_uncertain(values, high), legends.uncertainty(task.spread_unit, high).draw)
+  return legends.captioned(_uncertain(values, high), _uncertainty_key(task, values, high).draw)
 
 
 def _uncertain(values: np.ndarray, high: float) -> np.ndarray:
   return heat(values, (0, high), legends.SURE)
 
 
-def uncertainty_limit(values: np.ndarray) -> float:
-  """Where the colours of a map of uncertainty end: at its largest value, but for 1% of the pixels."""
-  return max(float(np.percentile(values, 99)), 1e-6)
+def _uncertainty_key(task, values: np.ndarray, high: float) -> legends.Scale:
+  return legends.uncertainty(task.spread_unit, high, bool(values.max() > high))
 
 
 def panel(
@@ -45,16 +47,18 @@ def panel(
   limits: dict | None = None,
   uncertain: dict | None = None,
   every_class: bool = False,
+  scores: dict[tuple[str, str], str] | None = None,
 ) -> np.ndarray:
   """A grid of tiles: a column per task, a row per stage (the paper's Figures 5, 7 and 9), legends below.
 
   Args:
-    image: uint8 [H, W, 3]. It stands left of the first row; left of the others stand its
-      overlays with the row's first segmentation, if any.
+    image: uint8 [H, W, 3]. It stands left of the row of the ground truth; left of the others stand its overlays
+      with the row's first segmentation. Without any of these, it stands left of the first row.
     rows: (title, {task name: map as for `Task.picture`, of any size, or None}).
     limits: {task: ends of its colours}, see `Task.limits`; default those of the first row.
     uncertain: {task name: (map of uncertainty [H, W], where its colours end)}: a last row of these.
     every_class: legends name all classes, not only those that some row shows.
+    scores: {(row's title, task name): words in the corner of the tile}.
 
   Returns:
     uint8 [h, w, 3]; tiles are 160 to 320 pixels wide.
@@ -66,25 +70,70 @@ def panel(
   columns = [_inputs(_resized(image, size), tasks, rows)]
   keys = [np.full((1, width, 3), 255, np.uint8)]
   for task in tasks:
-    columns.append([_tile(task, maps.get(task.name), size, limits.get(task.name)) for _, maps in rows])
+    tiles = [_tile(task, maps.get(task.name), size, limits.get(task.name)) for _, maps in rows]
+    columns.append([_marked(tile, (scores or {}).get((title, task.name), '')) for tile, (title, _) in zip(tiles, rows)])
     keys.append(task.legend(width, limits.get(task.name), None if every_class else _present(task, rows)))
   grid = [list(tiles) for tiles in zip(*columns)] + [keys]
   titles = [title for title, _ in rows] + ['']
   if uncertain:
     maps = [uncertain[t.name] for t in tasks]
     grid.append([keys[0], *(_resized(_uncertain(values, high), size) for values, high in maps)])
-    grid.append([keys[0], *(legends.uncertainty(t.spread_unit, high).draw(width) for t, (_, high) in zip(tasks, maps))])
+    grid.append([keys[0], *(_uncertainty_key(t, *of).draw(width) for t, of in zip(tasks, maps))])
     titles += ['Uncertainty', '']
-  return _sheet(['Input', *(task.heading for task in tasks)], titles, grid, width)
+  note = DECAYED if any(title == 'Decayed' for title, _ in rows) else ''
+  return _sheet(['Input', *(task.heading for task in tasks)], titles, grid, width, note)
 
 
-def _sheet(heads: Sequence[str], titles: Sequence[str], grid: Sequence[Sequence[np.ndarray]], width: int) -> np.ndarray:
-  """Pictures in rows and columns with a title above each column and left of each row."""
+def contact_sheet(images: Sequence[tuple[str, np.ndarray, dict]], tasks: Sequence) -> np.ndarray:
+  """A row an image, a column a task: the labels laid over the image, legends below.
+
+  Args:
+    images: (id, uint8 [H, W, 3], {task name: label [H, W, K]}) of each, of any sizes.
+
+  Returns:
+    uint8 [h, w, 3].
+  """
+  size = tile_size(*images[0][1].shape[:2])
+  blank = np.full((1, size[0], 3), 255, np.uint8)
+  grid, keys = [], [blank]
+  limits = {t.name: _joint_limits(t, [labels[t.name] for _, _, labels in images if t.name in labels]) for t in tasks}
+  for _, image, labels in images:
+    drawn = [t.drawn_over(image, labels[t.name], limits[t.name]) if t.name in labels else None for t in tasks]
+    grid.append([_framed(image, size), *(_no_label(size) if one is None else _framed(one, size) for one in drawn)])
+  for t in tasks:
+    shown = [(id, {t.name: labels.get(t.name)}) for id, _, labels in images]
+    keys.append(t.overlay_legend(size[0], limits[t.name], _present(t, shown)))
+  return _sheet(['Image', *(t.heading for t in tasks)], [*(id for id, _, _ in images), ''], [*grid, keys], size[0])
+
+
+def _joint_limits(task, labels: Sequence[np.ndarray]) -> tuple[float, float] | None:
+  """One scale of colours for labels of several images."""
+  return task.limits(np.concatenate([label[task.valid(label)].ravel() for label in labels])) if labels else None
+
+
+def _framed(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+  """A picture as large as fits a tile, on white."""
+  scale = min(size[0] / picture.shape[1], size[1] / picture.shape[0])
+  small = _resized(picture, (max(round(picture.shape[1] * scale), 1), max(round(picture.shape[0] * scale), 1)))
+  tile = np.full((size[1], size[0], 3), 255, np.uint8)
+  top, left = (size[1] - len(small)) // 2, (size[0] - small.shape[1]) // 2
+  tile[top : top + len(small), left : left + small.shape[1]] = small
+  return tile
+
+
+def _sheet(
+  heads: Sequence[str], titles: Sequence[str], grid: Sequence[Sequence[np.ndarray]], width: int, note: str = ''
+) -> np.ndarray:
+  """Pictures in rows and columns with a title above each column and left of each row, and a note below."""
   gap, top, left, margin = 6, 30, 24, 10
   heights = [max(map(len, pictures)) for pictures in grid]
   bottom = top + sum(heights) + gap * (len(grid) - 1)
-  sheet = Image.new('RGB', (left + len(heads) * (width + gap) - gap + margin, bottom + margin), PAPER)
+  whole = left + len(heads) * (width + gap) - gap + margin
+  sheet = Image.new('RGB', (whole, bottom + margin + (20 if note else 0)), PAPER)
   draw = ImageDraw.Draw(sheet)
+  if note:
+    text, letters = fitted(note, whole - left - margin, 13)
+    draw.text((left, bottom + margin), text, SOFT, letters, anchor='lt')
   across = [left + c * (width + gap) for c in range(len(heads))]
   for x, head in zip(across, heads):
     text, letters = fitted(head, width, 16)
@@ -122,9 +171,7 @@ def _present(task, rows) -> list[int] | None:
 
 def _tile(task, values, size: tuple[int, int], limits) -> np.ndarray:
   if values is None or (np.ndim(values) == 3 and not task.valid(np.asarray(values)).any()):
-    sheet = Image.fromarray(hatch(size[1], size[0]))
-    ImageDraw.Draw(sheet).text((size[0] / 2, size[1] / 2), 'no label', SOFT, font(15), anchor='mm')
-    return np.asarray(sheet)
+    return _no_label(size)
   values = np.asarray(values)
   if values.shape[1] < size[0]:  # enlarged before it is coloured, so that hatching stays fine
     labels = task.classes or values.dtype == np.uint8 or values.ndim == 3
@@ -136,19 +183,40 @@ def _tile(task, values, size: tuple[int, int], limits) -> np.ndarray:
   return picture
 
 
+def _no_label(size: tuple[int, int]) -> np.ndarray:
+  sheet = Image.fromarray(hatch(size[1], size[0]))
+  ImageDraw.Draw(sheet).text((size[0] / 2, size[1] / 2), 'no label', SOFT, font(15), anchor='mm')
+  return np.asarray(sheet)
+
+
+def _marked(tile: np.ndarray, words: str) -> np.ndarray:
+  """A tile with words in its lower left corner."""
+  if not words:
+    return tile
+  sheet = Image.fromarray(tile)
+  draw, (text, letters) = ImageDraw.Draw(sheet), fitted(words, tile.shape[1] - 8, 13)
+  draw.rectangle((0, len(tile) - 18, letters.getlength(text) + 7, len(tile)), PAPER)
+  draw.text((4, len(tile) - 9), text, INK, letters, anchor='lm')
+  return np.asarray(sheet)
+
+
 def _resized(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
   shrinks = size[0] < picture.shape[1]
   return cv2.resize(picture, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
 
 
 def _inputs(image: np.ndarray, tasks: Sequence, rows) -> list[np.ndarray]:
-  """The left column: the image, then its overlay with each later row's segmentation, or white."""
+  """The left column: of each row the image with the row's first segmentation, of the ground truth's the image alone."""
   found = next((task for task in tasks if task.classes), None)
-  tiles = [image]
-  for _, maps in rows[1:]:
+  tiles = []
+  for title, maps in rows:
     values = maps.get(found.name) if found else None
-    blank = np.full_like(image, 255)
-    tiles.append(blank if values is None else overlay(image, _tile(found, values, image.shape[1::-1], None)))
+    if title == TRUTH or (found is None and not tiles):
+      tiles.append(image)
+    elif values is None:
+      tiles.append(np.full_like(image, 255))
+    else:
+      tiles.append(overlay(image, _tile(found, values, image.shape[1::-1], None)))
   return tiles
 
 

@@ -115,7 +115,7 @@ def save_panels(folder: pathlib.Path, tasks: Sequence[Task], chosen: dict, examp
           save_png(folder / files[stage], images_lib.shrink(task.picture(values, limits), SIDE))
         entry['tasks'][task.name] = wanted[task.name] | ({'limits': limits} if limits else {}) | {'files': files}
     if any('panel' in of_task['why'] for of_task in wanted.values()):
-      save_png(folder / f'{shown.id}.png', panel(shown, tasks))
+      save_png(folder / f'{shown.id}.png', panel(shown, tasks, wanted))
     images.append(entry)
   write_json(folder / 'index.json', {'images': images})
 
@@ -135,23 +135,36 @@ def stage_names(stages) -> list[str]:
   return [stage for stage in ('initial', *steps[:-1], 'final') if stage in stages]
 
 
-def panel(example: Example, tasks: Sequence[Task]) -> np.ndarray:
-  """The panel of one image with its labels and all stages: uint8 [h, w, 3]."""
-  return panels.panel(example.image, tasks, panel_rows(example.stages, example.labels, tasks))
+def panel(example: Example, tasks: Sequence[Task], wanted: dict | None = None) -> np.ndarray:
+  """The panel of one image with its labels and all stages: uint8 [h, w, 3].
+
+  Args:
+    wanted: {task: {'scores': {stage: of this image}}}, as in `choose`; told in the tiles.
+  """
+  rows, last = panel_rows(example.stages, example.labels, tasks), _last(example.stages)
+  told = {
+    (stage_title(stage, last), task.name): f'{task.metric} {value:.{task.digits}f}'
+    for task in tasks
+    for stage, value in (wanted or {}).get(task.name, {'scores': {}})['scores'].items()
+  }
+  return panels.panel(example.image, tasks, rows, scores=told)
 
 
 def panel_rows(stages: dict, labels: dict, tasks: Sequence[Task]) -> list[tuple[str, dict]]:
   """Rows of one image's panel: (title, {task: map}), from the labels to the last denoising step."""
-  rows = [('Ground truth', {t.name: labels.get(t.name) for t in tasks})] if labels else []
-  names = stage_names(stages)
-  last = sum(name.startswith('step') for name in names)
-  return rows + [(stage_title(name, last), stages[name]) for name in names]
+  rows = [(panels.TRUTH, {t.name: labels.get(t.name) for t in tasks})] if labels else []
+  return rows + [(stage_title(name, _last(stages)), stages[name]) for name in stage_names(stages)]
+
+
+def _last(stages) -> int:
+  """Number of denoising steps."""
+  return sum(name.startswith('step') for name in stage_names(stages))
 
 
 def stage_title(stage: str, last: int) -> str:
   """Of a stage of a method with `last` denoising steps (0: none)."""
   if stage in ('label', 'initial'):
-    return {'label': 'Ground truth', 'initial': 'Initial'}[stage]
+    return {'label': panels.TRUTH, 'initial': 'Initial'}[stage]
   if stage == 'final' and not last:
     return 'Prediction'
   step = last if stage == 'final' else int(stage[4:])

@@ -106,7 +106,7 @@ def draw(raw: Raw, image: np.ndarray, scales: dict, every_class: bool = False) -
     drawn[task.name] = panels.annotated(task, small, values, scales.get(task.name), present)
     if spread:
       key = f'uncertainty/{task.name}'
-      scales.setdefault(key, panels.uncertainty_limit(spread[task.name]))
+      scales.setdefault(key, task.spread_limit(scales[task.name]))
       drawn[key] = panels.uncertainty(task, spread[task.name], scales[key])
   tile = panels.tile_size(*image.shape[:2])[::-1]
   stages = {stage: raw.predictions(stage, tile) for stage in raw.stages if stage != 'uncertainty'}

@@ -1,20 +1,18 @@
 """The job `--mode=report`: compares runs, as Markdown, CSV and one HTML page."""
 
+from collections.abc import Sequence
 import pathlib
 
 from dmtl_jax.basics import atomic, progress
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.report import gains, steps
 from dmtl_jax.report.page import page
-from dmtl_jax.report.results import read_run, sections
+from dmtl_jax.report.results import read_run, Run, sections
 from dmtl_jax.report.table import make_table, markdown, numbers
 
 
 def write_report(workdirs: list[str], out: str) -> pathlib.Path:
-  """Writes OUT/report.md, report.csv and report.html; prints the tables.
-
-  Returns:
-    The path of the page.
+  """The job `--mode=report`: writes the report of some runs (see `write`); prints its path and its tables.
 
   Raises:
     UserError: a workdir that cannot be read.
@@ -22,19 +20,22 @@ def write_report(workdirs: list[str], out: str) -> pathlib.Path:
   runs = [read_run(pathlib.Path(path)) for path in dict.fromkeys(map(str.strip, workdirs)) if path]
   if not runs:
     raise UserError('--workdirs names no run; give one or more, separated by commas')
-  parts = [(section, make_table(section)) for section in sections(runs)]
-  folder = pathlib.Path(out)
-  text = '\n'.join(to_markdown(section, table) for section, table in parts)
-  atomic.write_atomic(folder / 'report.md', text)
-  atomic.write_csv(folder / 'report.csv', [*numbers(parts), *steps.numbers(parts)])
-  path = folder / 'report.html'
-  atomic.write_atomic(path, page(parts))
-  progress.say(text)
+  path = write(runs, pathlib.Path(out))
+  progress.say(f'report: {path}\n\n{path.with_suffix(".md").read_text()}')
   for run in runs:
     if not run.metrics.get('final'):
       progress.say(f'{run.path} has no scores; run --mode=evaluate --workdir={run.path}')
-  progress.say(f'report: {path}')
   return path
+
+
+def write(runs: Sequence[Run], folder: pathlib.Path) -> pathlib.Path:
+  """Writes FOLDER/report.md, report.csv and report.html; returns the path of the page."""
+  parts = [(section, make_table(section)) for section in sections(runs)]
+  text = '\n'.join(to_markdown(section, table) for section, table in parts)
+  atomic.write_atomic(folder / 'report.md', text)
+  atomic.write_csv(folder / 'report.csv', [*numbers(parts), *steps.numbers(parts)])
+  atomic.write_atomic(folder / 'report.html', page(parts))
+  return folder / 'report.html'
 
 
 def to_markdown(section, table) -> str:

@@ -1,7 +1,9 @@
 """Training, top to bottom: data, model, state, resume, steps, evaluation, checkpoints."""
 
 from contextlib import closing, ExitStack
+import importlib.util
 import math
+import os
 import pathlib
 
 import jax
@@ -11,7 +13,8 @@ from dmtl_jax.basics.errors import UserError
 from dmtl_jax.basics.progress import Progress, say
 from dmtl_jax.basics.stopping import Stopped, StopSignal
 from dmtl_jax.data import label_settings
-from dmtl_jax.jobs import evaluate
+from dmtl_jax.jobs import check, evaluate, report
+from dmtl_jax.report import results
 from dmtl_jax.runs import workdir as workdir_lib
 from dmtl_jax.runs.checkpoints import Checkpoints
 from dmtl_jax.runs.log import Log
@@ -32,10 +35,10 @@ def run(config, workdir: str, force: bool = False) -> dict | None:
   """
   with workdir_lib.held(workdir):
     sharding.on_first_host(workdir_lib.check_config, workdir, config, force)
+    setup.check(config, fresh=not any(pathlib.Path(workdir).glob('checkpoints/[0-9]*')))
     training = setup.build(config, *setup.open_data(config))
-    periodic.check(config.train.best_by, training.source.tasks)
     sharding.on_first_host(write_start, workdir, config, training.source)
-    say(workdir_lib.start_text(config, training.source))
+    say('\n'.join(check.first_lines(config, training.source, training.val)))
     with StopSignal() as stop:
       if not train(training, config, workdir, stop):
         return None
@@ -45,7 +48,9 @@ def run(config, workdir: str, force: bool = False) -> dict | None:
       except Stopped:
         say('stopped by SIGTERM in the last evaluation, all is saved; the same command evaluates again')
         return None
-    say(closing_text(workdir))
+    if jax.process_index() == 0:
+      folder = pathlib.Path(workdir)
+      say(closing_text(folder, report.write([results.read_run(folder)], folder)))
     return result
 
 
@@ -126,11 +131,14 @@ def log_values(window: bad_numbers.Window, schedule, config, step: int) -> dict[
   return window.means() | told | {'lr': float(schedule(step - 1 - skipped))}
 
 
-def closing_text(workdir: str) -> str:
-  """Where the results of a run are, and what to try next."""
-  return (
-    f'\nPictures of predictions: {workdir}/panels    scores: {workdir}/metrics.json\n'
-    f'Next:\n'
-    f"  python main.py --mode=predict --workdir={workdir} --images='photos/*.jpg' --out=maps   # your own images\n"
-    f'  tensorboard --logdir={workdir}/tensorboard                                            # learning curves'
-  )
+def closing_text(folder: pathlib.Path, page: pathlib.Path) -> str:
+  """Where the results of a run are, and what can be tried next here."""
+  command = 'python main.py' if os.path.isfile('main.py') else 'dmtl'
+  lines = [f'\nreport: {page}', f'scores: {folder}/metrics.json    pictures: {folder}/panels', 'next:']
+  if any(folder.glob('panels/*/input.jpg')):  # validation images; your own go the same way
+    images = f"--images='{folder}/panels/*/input.jpg'"
+    lines.append(f'  {command} --mode=predict --workdir={folder} {images} --out={folder}/maps')
+  if importlib.util.find_spec('tensorboard'):
+    lines.append(f'  tensorboard --logdir={folder}/tensorboard')
+  lines.append(f'  {command} --mode=report --workdirs={folder},ANOTHER --out=runs/report   # compares runs')
+  return '\n'.join(lines)

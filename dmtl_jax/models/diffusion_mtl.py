@@ -105,6 +105,8 @@ class DiffusionMTL(Network):
       raise UserError(f"config.model.condition: '{self.condition}' is not one of {', '.join(CONDITIONS)}")
     if self.initial_weights not in ('paper', 'released', 'identity'):
       raise UserError(f"config.model.initial_weights: '{self.initial_weights}' is not paper, released or identity")
+    if self.channels % self.heads:
+      raise UserError(f'config.model.heads: {self.channels} channels cannot be shared by {self.heads}; set a divisor')
     needed = identity.width(tuple(task.channels for task in self.tasks))
     if self.initial_weights == 'identity' and self.predictions and self.channels < needed:
       raise UserError(

@@ -11,11 +11,18 @@ POINTS = 60  # of a curve, at most
 Curve = tuple[str, str, Sequence[int], Sequence[float]]  # name, colour, steps, values
 
 
-def plot(curves: Sequence[Curve], label: str) -> str:
-  """A line plot; points tell their values when pointed at, and a start far off the rest is cut off."""
-  curves = [(name, color, *_thinned(steps, values)) for name, color, steps, values in curves]
+def plot(curves: Sequence[Curve], label: str, before: Sequence[Curve] = ()) -> str:
+  """A line plot; points tell their values when pointed at, and a start far off the rest is cut off.
+
+  Args:
+    before: curves of the initial maps, dashed.
+  """
+  curves, before = (
+    [(name, color, *_thinned(steps, values)) for name, color, steps, values in group] for group in (curves, before)
+  )
   last = max(max(steps) for _, _, steps, _ in curves) or 1
-  return _svg(curves, (), _ticks(*_range(curves)), {0: 'step 0', last: f'{last:,}'}, 'step ', label)
+  ticks = _ticks(*_range([*curves, *before]))
+  return _svg(curves, (), ticks, {0: 'step 0', last: f'{last:,}'}, 'step ', label, before)
 
 
 def plot_steps(curves: Sequence[Curve], levels: Sequence[tuple[str, str, float]], label: str) -> str:
@@ -30,9 +37,9 @@ def plot_steps(curves: Sequence[Curve], levels: Sequence[tuple[str, str, float]]
 
 
 def _svg(
-  curves, levels, ticks, marks: dict[int, str], unit: str, label: str, width: int = 360, height: int = 190
+  curves, levels, ticks, marks: dict[int, str], unit: str, label: str, before=(), width: int = 360, height: int = 190
 ) -> str:
-  """Curves and dashed levels between the first and last of the ticks (values) and of the marks (steps)."""
+  """Curves, dashed curves and levels between the first and last of the ticks (values) and of the marks (steps)."""
   low, high, first, last = ticks[0], ticks[-1], min(marks), max(marks)
   left, right, top, bottom = 46, 12, 10, 24
   x = lambda step: left + (width - left - right) * (step - first) / (last - first or 1)
@@ -42,23 +49,24 @@ def _svg(
     f'<line class="grid" {across(t)}/><text x="{left - 6}" y="{y(t) + 4:.1f}" text-anchor="end">{t:.6g}</text>'
     for t in ticks
   ]
-  before = 0.0
+  end = 0.0
   for step, text in marks.items():
     anchor = {first: 'start', last: 'end'}.get(step, 'middle')
-    if step in (first, last) or before + 14 < x(step) < x(last) - 14:  # else they overlap
+    if step in (first, last) or end + 14 < x(step) < x(last) - 14:  # else they overlap
       parts.append(f'<text x="{x(step):.1f}" y="{height - 6}" text-anchor="{anchor}">{text}</text>')
-      before = x(step)
+      end = x(step)
   for name, color, level in levels:
     title = f'<title>{escape(name)}, initial: {level:.4g}</title>'
     parts.append(f'<g stroke="{color}" stroke-dasharray="5 4">{title}<line {across(level)}/></g>')
-  for name, color, steps, values in curves:
+  dashed = [(f'{name}, initial', *rest, ' stroke-dasharray="5 4"') for name, *rest in before]
+  for name, color, steps, values, dash in [*dashed, *((*curve, '') for curve in curves)]:
     points = ' '.join(f'{x(s):.1f},{y(v):.1f}' for s, v in zip(steps, values))
     size = 'r="3"' if len(steps) < 12 else 'r="6" fill-opacity="0"'
     dots = ''.join(
       f'<circle cx="{x(s):.1f}" cy="{y(v):.1f}" {size}><title>{escape(name)}, {unit}{s:,}: {v:.4g}</title></circle>'
       for s, v in zip(steps, values)
     )
-    parts.append(f'<g stroke="{color}" fill="{color}"><polyline points="{points}"/>{dots}</g>')
+    parts.append(f'<g stroke="{color}" fill="{color}"{dash}><polyline points="{points}"/>{dots}</g>')
   return f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(label)}">{"".join(parts)}</svg>'
 
 
@@ -71,6 +79,8 @@ def _thinned(steps, values) -> tuple[list[int], list[float]]:
 
 def _range(curves) -> tuple[float, float]:
   values = sorted(v for *_, vs in curves for v in vs)
+  if len(values) < 20:  # too few to say which is usual
+    return values[0], values[-1]
   usual = values[int(0.95 * (len(values) - 1))]
   high = values[-1] if values[-1] - values[0] < 3 * (usual - values[0]) else usual
   return values[0], high

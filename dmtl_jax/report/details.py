@@ -22,7 +22,11 @@ def details(section) -> str:
     ('IoU by class', ''.join(_classes(section, task) for task in section.tasks if task.classes)),
     ('Where the runs are', html_table('Runs', heads, [list(map(escape, run)) for run in runs], ' class="runs"')),
   ]
-  return ''.join(f'<details><summary>{title}</summary>{text}</details>' for title, text in tables if text)
+  return ''.join(
+    f'<details{" open" if title.startswith("IoU") else ""}><summary>{title}</summary>{text}</details>'
+    for title, text in tables
+    if text
+  )
 
 
 def _metrics(section, task: Task) -> str:

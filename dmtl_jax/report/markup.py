@@ -69,7 +69,7 @@ def legend(task: Task, limits=None) -> str:
   colors = ','.join(_css(key.colors[i]) for i in np.linspace(0, 255, 9).astype(int))
   return (
     f'<div class="scale"><i style="background:linear-gradient(90deg,{colors})"></i>'
-    f'<span>{key.low}</span><span>{key.high}</span></div>'
+    f'<span>{escape(key.low)}</span><span>{escape(key.high)}</span></div>'
   )
 
 

@@ -3,10 +3,10 @@
 import collections
 from collections.abc import Sequence
 import pathlib
-import statistics
 
 from dmtl_jax.report import charts, scoring, steps, viewer
 from dmtl_jax.report.details import details
+from dmtl_jax.report.gains import gain
 from dmtl_jax.report.markup import card, entry_name, escape, html_table, swatch, verdict
 from dmtl_jax.report.results import unequal
 from dmtl_jax.tasks import Task
@@ -43,6 +43,8 @@ def _section(section, table, name: str, album, left: int) -> str:
   by_image = viewer.by_image(section, f'{name}v', album)
   album.left += whole - whole // left
   methods = ['Each row is a method, from its first prediction to its last. Choose a task and an image.']
+  if any(entry.method.network.diffuses for entry in section.entries):
+    methods.append('<em>Decayed</em> is the initial map with noise added: denoising starts from it.')
   methods += dict.fromkeys(entry.method.note for entry in section.entries if entry.method.note)
   single = (
     'By the score of the final map on the single image. Class averages are over the classes that the image shows.'
@@ -50,7 +52,7 @@ def _section(section, table, name: str, album, left: int) -> str:
   blocks = [
     ('', _verdict(section, table)),
     ('Scores and costs', _scores(section, table)),
-    ('What denoising changes', _denoising(section)),
+    ('What denoising changes', len(section.entries) > 1 and _denoising(section)),  # of one, the first cards tell
     ('How many denoising steps', steps.cards(section)),
     ('Image by image', by_image and _note(' '.join(methods)) + by_image),
     ('Best and worst images', extremes and _note(single) + extremes),
@@ -78,7 +80,8 @@ def _verdict(section, table) -> str:
   ]
   if not cards:
     return '<p class="lead">No run here was evaluated yet: run <code>--mode=evaluate</code> on each.</p>'
-  lead, *rest = [text for text in (_winner(section, table, ranks), _denoised(section), _caution(section)) if text]
+  texts = dict.fromkeys((_winner(section, table, ranks), _denoised(section), _caution(section)))
+  lead, *rest = filter(None, texts)
   more = ''.join(f'<p class="more">{text}</p>' for text in rest)
   dots = _note('Each dot is a method; further right is better.') if len(section.entries) > 1 else ''
   columns = f'style="--n:{min(len(cards), 6)}"'
@@ -95,7 +98,7 @@ def _winner(section, table, ranks) -> str:
   """Who is best at how many tasks, and by Delta_m."""
   known = {name: ranking for name, ranking in ranks.items() if len(ranking) > 1}
   if not known:
-    return 'Scores of the final maps on the validation images.'
+    return _denoised(section) or 'Scores of the final maps on the validation images.'
   wins = collections.Counter(entry.name for ranking in known.values() for entry, cell in ranking if cell.best)
   most = max(wins.values(), default=0)
   leaders = [name for name, count in wins.items() if count == most]
@@ -111,16 +114,39 @@ def _winner(section, table, ranks) -> str:
 
 
 def _denoised(section) -> str:
-  """At how many tasks denoising made the maps better, and at how many worse, method by method."""
-  parts = []
+  """Whether denoising made the maps better: of one method a sentence, of several a count each."""
+  told = []
   for entry in section.entries:
-    pairs = [(task, *pair) for task in section.tasks if (pair := _pair(entry, task))]
-    gains = [(after - before) * (1 if task.higher_is_better else -1) for task, before, after in pairs]
-    counts = {'better': sum(gain > 0 for gain in gains), 'worse': sum(gain < 0 for gain in gains)}
-    told = [f'{word} at {count}' for word, count in counts.items() if count] or ['no different']
-    if pairs:
-      parts.append(f'{_names([entry.name])} {", ".join(told)} of {len(pairs)} tasks')
-  return f'Denoised against initial maps: {"; ".join(parts)}.' if parts else ''
+    pairs = [(task, *pair) for task in section.tasks if (pair := gain(entry, task))]
+    better = [
+      task.name for task, before, after, _ in pairs if (after - before) * (1 if task.higher_is_better else -1) > 0
+    ]
+    worse = [task.name for task, before, after, _ in pairs if after != before and task.name not in better]
+    if not pairs:
+      continue
+    if len(section.entries) == 1:
+      return f'{_helped(better, worse, len(pairs))} {_after(entry)}.'
+    counts = {'better': len(better), 'worse': len(worse)}
+    counts = [f'{word} at {count}' for word, count in counts.items() if count] or ['no different']
+    told.append(f'{_names([entry.name])} {", ".join(counts)} of {len(pairs)} tasks')
+  return f'Denoised against initial maps: {"; ".join(told)}.' if told else ''
+
+
+def _helped(better: Sequence[str], worse: Sequence[str], count: int) -> str:
+  """'Denoising helped at 4 of 5 tasks and hurt depth,'."""
+  if not better and not worse:
+    return 'Denoising changed no score,'
+  where = 'all' if len(better) == count else f'{len(better)} of'
+  helped = f'Denoising helped at {where} {count} tasks' if better else f'Denoising helped at none of {count} tasks'
+  return helped + (f' and hurt {_names(worse)},' if worse else ',')
+
+
+def _after(entry) -> str:
+  """'in 2 steps, by a network trained for 2,000 steps'."""
+  steps = entry.config['eval']['steps'] or entry.runs[0].steps
+  trained = sorted({run.metrics['step'] for run in entry.runs if run.metrics.get('step')})
+  told = f'in {steps} step{"s" if steps > 1 else ""}'
+  return told + (f', by a network trained for {" and ".join(f"{n:,}" for n in trained)} steps' if trained else '')
 
 
 def _caution(section) -> str:
@@ -143,14 +169,18 @@ def _winner_card(task: Task, column, ranking) -> str:
   """A task's winner, the runner-up, and where the others are."""
   (entry, cell), others = ranking[0], ranking[1:]
   by = entry_name(entry) if cell.best or not others else 'no difference'
-  rank = second = ''
+  value, rank, second = _spread(cell), '', ''
+  if not others and (pair := gain(entry, task)):
+    before, after, _ = pair
+    value = f'<small>{column.text(before)} →</small> {value}'
+    by = verdict(task, before, after)
   if others:
     rank = charts.strip(task, [(e.name, e.color, c.mean) for e, c in ranking])
   if others and cell.best:
     second = _note(f'then {escape(others[0][0].name)} {column.text(others[0][1].mean)}')
   return card(
     escape(task.name),
-    f'<p class="metric">{column.unit} {column.arrow}</p><p class="value">{_spread(cell)}</p>'
+    f'<p class="metric">{column.unit} {column.arrow}</p><p class="value">{value}</p>'
     f'<p class="by">{by}</p>{rank}{second}',
   )
 
@@ -183,26 +213,20 @@ def _spread(cell) -> str:
 # --- Initial against denoised ----------------------------------------------------------------
 
 
-def _pair(entry, task: Task) -> tuple[float, float] | None:
-  """Mean initial and final score of the runs that have both."""
-  before, after = entry.scores('initial', task), entry.scores('final', task)
-  return (statistics.fmean(before), statistics.fmean(after)) if before and after else None
-
-
 def _denoising(section) -> str:
   """Initial against denoised maps, a card a task (the paper's Figure 8)."""
   cards = []
   for task in section.tasks:
-    pairs = [(entry, *pair) for entry in section.entries if (pair := _pair(entry, task))]
+    pairs = [(entry, *pair) for entry in section.entries if (pair := gain(entry, task))]
     if not pairs:
       continue
-    most = max(max(before, after) for _, before, after in pairs)
+    most = max(max(before, after) for _, before, after, _ in pairs)
     rows = ''.join(
       f'<div class="pair"><p>{entry_name(entry)} {verdict(task, before, after)}</p>'
       + charts.bar(before, most, 'var(--track)', f'{before:.{task.digits}f}')
       + charts.bar(after, most, entry.color, f'{after:.{task.digits}f}')
       + '</div>'
-      for entry, before, after in pairs
+      for entry, before, after, _ in pairs
     )
     direction = 'higher' if task.higher_is_better else 'lower'
     metric = f'<p class="metric">{task.metric}, {direction} is better</p>'
@@ -228,16 +252,21 @@ def _curves(section) -> str:
   plots += [(f'loss/final/{t.name}', f'{t.name}: training loss') for t in section.tasks]
   cards = []
   for key, title in plots:
-    curves = [
-      (entry.name, entry.color, *run.curves[key])
-      for entry in section.entries
-      for run in entry.runs
-      if len(run.curves.get(key, ((),))[0]) > 1
-    ]
-    if curves:
-      cards.append(card(escape(title), charts.plot(curves, title)))
+    if curves := _logged(section, key):
+      before = _logged(section, key.replace('eval/final/', 'eval/initial/')) if key.startswith('eval/') else []
+      cards.append(card(escape(title), charts.plot(curves, title, before)))
   if not cards:
     return ''
   keys = ''.join(f'<span>{entry_name(entry)}</span>' for entry in section.entries)
-  note = 'Losses of methods that sum different terms do not compare; point at a curve for its numbers.'
+  note = 'Dashed: initial maps. Losses that sum different terms do not compare; point at a curve for its numbers.'
   return f'<p class="keys">{keys}</p><div class="cards plots">{"".join(cards)}</div>{_note(note)}'
+
+
+def _logged(section, key: str) -> list[charts.Curve]:
+  """The curves of a scalar that runs logged more than once."""
+  return [
+    (entry.name, entry.color, *run.curves[key])
+    for entry in section.entries
+    for run in entry.runs
+    if len(run.curves.get(key, ((),))[0]) > 1
+  ]

@@ -173,9 +173,3 @@ def _text(value) -> str:
   if not isinstance(value, str) or not is_plain(value):
     raise ValueError('a class without a plain name')
   return value
-
-
-def start_text(config, source) -> str:
-  """The first line of a run: what is learned, from what."""
-  labels = ', '.join(f'{t.name} {int(n)}' for t, n in zip(source.tasks, source.label_mask.sum(0)))
-  return f'{config.method} on {config.data.name}: {len(source)} images, labels ({config.data.labels}): {labels}'

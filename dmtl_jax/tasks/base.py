@@ -57,6 +57,7 @@ class Task:
     binary: whether its labels are 0 and 1, so that a mask of 0 and 255 is a mistake.
     framed: whether its pictures are white like a page, and need a frame there.
     spread_unit: of `spread`, as it stands behind a number.
+    spread_most: where the colours of `spread` end; of every image the same, so that they compare.
 
   Raises:
     ValueError: for another name, or a number of classes the kind cannot have.
@@ -81,6 +82,7 @@ class Task:
   binary: ClassVar[bool] = False
   framed: ClassVar[bool] = False
   spread_unit: ClassVar[str] = ' std'
+  spread_most: ClassVar[float] = 0.5
 
   def __init_subclass__(cls):
     KINDS[cls.kind] = cls
@@ -232,6 +234,11 @@ class Task:
 
   # --- Pictures and files --------------------------------------------------------------------
 
+  def spread_limit(self, limits: tuple[float, float] | None) -> float:
+    """Where the colours of `spread` end, for a map with these `limits`."""
+    del limits
+    return self.spread_most
+
   def limits(self, values: np.ndarray) -> tuple[float, float] | None:
     """Values at the ends of the colours for a map; None where they are the same for every map."""
     del values
@@ -256,6 +263,11 @@ class Task:
   def legend(self, width: int, limits=None, present=None, scale: float = 1) -> np.ndarray:
     """`key` drawn: uint8 [h, width, 3] on white; letters at scale 1 suit a picture of 640 pixels."""
     return self.key(limits, present).draw(width, scale)
+
+  def drawn_over(self, image: np.ndarray, label: np.ndarray, limits=None) -> np.ndarray:
+    """A label [H, W, K] laid over its image; unlabelled pixels show the image alone."""
+    shares = 0.65 * self.valid(label)[..., None]
+    return colors.overlay(image, self.picture(label, limits), shares)
 
   def laid_over(self, image: np.ndarray, values: np.ndarray, limits=None) -> np.ndarray:
     """A prediction laid over its image, both uint8 [H, W, 3]."""

@@ -44,6 +44,10 @@ class Depth(Task):
     low, high = np.percentile(valid, (1, 99))
     return float(low), float(max(high, low * 1.01))
 
+  def spread_limit(self, limits):
+    """A tenth of the farthest depth."""
+    return limits[1] / 10
+
   def picture(self, values, limits=None):
     """From yellow (near) to dark blue (far)."""
     plane = values[..., 0] if values.ndim == 3 else values
@@ -53,7 +57,8 @@ class Depth(Task):
     return colors.hatch_unless(labelled, colors.heat(-np.where(labelled, plane, high), (-high, -low)))
 
   def key(self, limits=None, present=None):
-    low, high = [f'{x:.3g}' for x in limits] if limits else ('near', 'far')
+    # The colours leave out the outermost 1%: what is nearer or farther looks like the ends.
+    low, high = (f'< {limits[0]:.3g}', f'> {limits[1]:.3g} (label units)') if limits else ('near', 'far')
     return legends.Scale(colors.ramp()[::-1], low, high)
 
 

@@ -19,6 +19,7 @@ class Normals(Task):
   lower = frozenset(('mErr', 'median', 'RMSE'))
   label_channels = 3
   raw_channels = 3
+  spread_most = 45.0
   spread_unit = '\u00b0 between draws'  # root mean square angle to the mean direction
 
   def mirrored(self, values):

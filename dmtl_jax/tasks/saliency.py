@@ -20,6 +20,7 @@ class Saliency(Semseg):
   raw_channels = 2
   guides_crops = False
   binary = True
+  spread_most = 0.5
   spread_unit = ' std'  # of the probability, at most 0.5
   most = 0.6  # of orange, where it is laid over an image
   ends = np.array([(0, 0, 0), colors.PAPER])  # colours of probability 0 and 1
@@ -60,6 +61,9 @@ class Saliency(Semseg):
   def laid_over(self, image, values, limits=None):
     """Orange where it is probable."""
     return colors.overlay(image, np.broadcast_to(np.float32(colors.ORANGE), image.shape), self.most * values[..., None])
+
+  def drawn_over(self, image, label, limits=None):
+    return self.laid_over(image, (label[..., 0] == 1).astype(np.float32))
 
   def overlay_legend(self, width, limits=None, present=None, scale=1):
     grey = np.full(3, 235)

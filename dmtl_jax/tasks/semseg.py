@@ -22,6 +22,7 @@ class Semseg(Task):
   unlabelled = IGNORE
   raw_channels = None
   guides_crops = True
+  spread_most = 1.0
   spread_unit = ' entropy'  # of the mean class distribution, 0 (one sure class) to 1 (all alike)
 
   def from_file(self, values, ignore=IGNORE, scale=1.0):

@@ -3,7 +3,7 @@
 import math
 
 from dmtl_jax.basics import sharding
-from dmtl_jax.basics.errors import UserError
+from dmtl_jax.basics.errors import closest, printable, UserError
 from dmtl_jax.basics.stopping import Stopped
 from dmtl_jax.inference import evaluation
 
@@ -53,7 +53,11 @@ def check(best_by: str, tasks):
   """Raises UserError where config.train.best_by is neither 'delta_m' nor a metric of the periodic evaluation."""
   known = {f'{task.name}/{name}' for task in tasks for name in _metrics(task)}
   if best_by != 'delta_m' and best_by not in known:
-    raise UserError(f"config.train.best_by: '{best_by}' is not one of delta_m, {', '.join(sorted(known))}")
+    near = closest(best_by, known)
+    raise UserError(
+      f"config.train.best_by: '{printable(best_by)}' is not delta_m or one of {', '.join(sorted(known))}; "
+      f'did you mean {near}?'
+    )
 
 
 def _metrics(task):

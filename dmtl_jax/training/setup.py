@@ -3,6 +3,7 @@
 from collections.abc import Callable
 import dataclasses
 import functools
+import os
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from dmtl_jax.basics import sharding
+from dmtl_jax.basics.errors import closest, printable, UserError
 from dmtl_jax.basics.progress import say
 from dmtl_jax.data import label_settings, pipeline
 from dmtl_jax.data import source as source_lib
@@ -18,6 +20,8 @@ from dmtl_jax.models.inputs import init_variables
 from dmtl_jax.runs import pretrained
 from dmtl_jax.runs.checkpoints import Checkpoints
 from dmtl_jax.runs.state import TrainState
+from dmtl_jax.tasks import KINDS
+from dmtl_jax.training import by_part, periodic
 from dmtl_jax.training import optimizer as optimizer_lib
 from dmtl_jax.training.step import TrainStep
 
@@ -58,6 +62,34 @@ class Training:
   def on_devices(self, batch: dict) -> dict:
     """What the step takes of this host's batch, split by image over the devices of all hosts."""
     return sharding.put_batch({name: batch[name] for name in ('image', 'labels', 'label_mask')}, self.mesh)
+
+
+def check(config, fresh: bool = True):
+  """Finds what of a config cannot be trained, before any data is opened or anything compiled.
+
+  Args:
+    fresh: whether the run starts from config.init_from, if that is set, and not from a checkpoint of its own.
+
+  Raises:
+    UserError: names the field.
+  """
+  tasks = source_lib.data_tasks(config.data)
+  model = build_model(config, tasks)
+  if config.optim.part_lr:  # an update refuses parts that the network has not
+    shapes = jax.eval_shape(functools.partial(init_variables, model, size=tuple(config.data.size)), jax.random.key(0))
+    jax.eval_shape(by_part.rates(config.optim, model)[0].update, shapes['params'], (), shapes['params'])
+  sharding.check_batch(
+    'config.train.batch', config.train.batch, sharding.make_mesh(config.train.fsdp), config.train.accumulate
+  )
+  label_settings.check(config.data.labels)
+  periodic.check(config.train.best_by, tasks)
+  if fresh and config.init_from and not os.path.isdir(config.init_from):
+    pretrained.resolve(config.init_from)
+  names = [task.name for task in tasks]
+  for field, given in (('loss_weights', config.loss_weights), ('eval.single_task', config.eval.single_task)):
+    for name in set(given) - {*names, *KINDS}:  # a config file weighs tasks that its data set may not have
+      near = closest(name, names)
+      raise UserError(f"config.{field}: '{printable(name)}' is none of {', '.join(names)}; did you mean {near}?")
 
 
 def build(config, source, val) -> Training:

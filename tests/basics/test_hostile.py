@@ -220,7 +220,7 @@ def test_mappings(tmp_path, name, data, words):
 
 
 def test_a_setting_as_long_as_a_book_is_told(tmp_path):
-  with pytest.raises(UserError, match='is neither full, one, random nor a file') as caught:
+  with pytest.raises(UserError, match='is neither full, one, random nor a file; did you mean') as caught:
     label_settings.apply_labels(Nothing, 'x' * 5000)
   assert len(str(caught.value)) < 500
 

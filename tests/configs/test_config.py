@@ -4,17 +4,20 @@ import importlib
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
 import pytest
 
-from dmtl_jax import configs
+from dmtl_jax import cli, configs
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.configs import check, common
-from dmtl_jax.models import build_model
+from dmtl_jax.data import source, transforms
+from dmtl_jax.models import build_model, METHODS
 from dmtl_jax.runs import workdir
 from dmtl_jax.tasks import make_task
+from dmtl_jax.training import setup
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -113,39 +116,95 @@ def test_every_config_builds_a_model(name):
   assert build_model(config, (make_task('depth', 'depth'),)).steps == 3
 
 
+def test_an_error_is_one_sentence_and_a_status(tmp_path):
+  command = [sys.executable, 'main.py', '--config=configs/folder', f'--workdir={tmp_path}']
+  done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+  assert done.returncode == 1
+  assert done.stderr == 'Error: config.data.path is empty; give the folder of your images, --config.data.path=PATH\n'
+
+
+RUN = ['--config=configs/scenes.py', '--workdir=runs/none']
+
+
 @pytest.mark.parametrize(
   'arguments, message',
   [
-    (['--config=configs/folder.py'], '--workdir'),
-    (['--config=configs/folder.py', '--workdir={tmp}'], 'config.data.path is empty'),
-    (['--mode=evaluate', '--workdir={tmp}/none'], 'config.json: no such file'),
-    (['--config=configs/folder.py:metod=1', '--workdir={tmp}'], 'is not KEY=VALUE'),
-    (['--mode=evaluate', '--workdir={tmp}', '--config.eval.steps=3'], 'must name the folder of a trained run'),
-    (
-      ['--config=configs/folder.py', '--config.optm.lr=1'],
-      'config.optm.lr: no such field; did you mean --config.optim.lr',
-    ),
-    (['--config', 'configs/folder.py', '--config.eval.stepz=1'], 'did you mean --config.eval.steps?'),
-    # Any task's score may be given, also of a folder whose tasks are not known yet.
-    (
-      ['--config=configs/folder.py', '--config.eval.single_task.trees=50.3', '--workdir={tmp}'],
-      'config.data.path is empty',
-    ),
-    (['--config=configs/folder.py', '--config.eval.single_task.trees=x'], 'eval.single_task must be a number for each'),
-    (['--config=configs/folder.py', '--config.eval.weights=last'], 'eval.weights must be one of best, latest'),
-    (
-      ['--config=configs/folder.py', '--config.train.batch=0', '--workdir={tmp}'],
-      'train.batch must be a whole number from 1',
-    ),
-    (['--config=configs/scene.py', '--workdir={tmp}'], 'configs/scene.py: no such file; did you mean scenes, of'),
-    (['--mode=predict', '--workdir={tmp}'], '--images'),
+    # Told without reading a config.
+    (['--config=configs/scenes.py'], '--mode=train needs --workdir; see --help'),
+    (['--workdir=x'], '--mode=train needs --config=configs/NAME.py; see --help'),
+    (['--mode=predict', '--workdir=x'], '--mode=predict needs --images'),
+    (['--mode=predict', '--workdir=x', '--images=nope', '--out=x'], "'nope' names no image"),
+    (['--mode=trian', *RUN], "'trian' is not one of check, train, .*; did you mean train?"),
+    (['train', *RUN], "'train': write --mode=train"),
+    (['trian', *RUN], "'trian': not a flag; is --mode=train meant?"),
+    ([*RUN, 'labels=one'], 'a config string has no spaces, unless it is quoted'),
+    (['--workdr=x'], "'workdr'. Did you mean: workdir"),
+    (['--mode=evaluate', '--workdir=x', '--step=bst'], "--step: 'bst' is not best, latest or"),
+    (['--config=configs/scene.py', '--workdir=x'], 'no such file; did you mean scenes, of'),
+    # Of the config.
+    (['--config=configs/scenes:metod=1', '--workdir=x'], "'metod=1' is not KEY=VALUE .*; is method meant?"),
+    (['--config=configs/scenes.py:method=feature, labels=one,steps=x', '--workdir=x'], 'steps takes a whole number'),
+    (['--config=configs/scenes.py:method=predicton', '--workdir=x'], "unknown method 'predicton', did you mean predic"),
+    (['--config=configs/scenes.py:backbone=resnet1', '--workdir=x'], 'model.backbone must be .* resnet18 meant'),
+    ([*RUN, '--config.method=feture'], "unknown method 'feture', did you mean feature?"),
+    ([*RUN, '--config.optm.lr=1'], 'config.optm.lr: no such field; did you mean --config.optim.lr?'),
+    ([*RUN, '--config.train.batchsize=4'], 'did you mean --config.train.batch?'),
+    (['--config', 'configs/folder.py', '--workdir', 'x', '--config.eval.stepz=1'], 'did you mean --config.eval.steps?'),
+    ([*RUN, '--config.eval.single_task.trees=x'], "eval.single_task must be a number for each name, not .*'x'"),
+    ([*RUN, '--config.train.batch=0'], "train.batch must be a whole number from 1 to 65536, not '0'"),
+    ([*RUN, '--config.train.batch=2.5'], "train.batch must be a whole number .*, not '2.5'"),
+    ([*RUN, '--config.optim.lr=fast'], "optim.lr must be a number from 0 to 1e.06, not 'fast'"),
+    ([*RUN, '--config.train.remat=maybe'], "train.remat must be true or false, not 'maybe'"),
+    ([*RUN, '--config.data.size=96'], "data.size must be height and width, .* not '.96,.'"),
+    *(([*RUN, f'--config.{field}={wrong}'], rf"{field} must be one of .*, not '{wrong}' \(is {near} meant") for
+      field, wrong, near in (
+        ('data.augment', 'lite', 'light'), ('dtype', 'float31', 'float32'), ('eval.protocol', 'pascl', 'pascal'),
+        ('model.condition', 'concatt', 'concat'), ('model.initial_weights', 'identiti', 'identity'),
+      )),
+  ],
+)  # fmt: skip
+def test_a_wrong_value_is_told_in_a_sentence(arguments, message, fresh_flags, monkeypatch):
+  monkeypatch.chdir(ROOT)
+  monkeypatch.setattr(sys, 'argv', ['main.py', *arguments])
+  fresh_flags()
+  with pytest.raises(UserError, match=message) as caught:
+    cli._parse(sys.argv)
+  assert '\n' not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+  'field, wrong, message',
+  [
+    ('data.name', 'scene', "'scene' is none of .*; did you mean scenes?"),
+    ('data.tasks', ('depht',), "'depht' is none of .*; did you mean depth?"),
+    ('data.labels', 'oen', "'oen' is neither full, one, random nor a file; did you mean one?"),
+    ('train.best_by', 'depth/absEr', 'did you mean depth/absErr?'),
+    ('train.accumulate', 3, 'cannot be split over .* in 3 micro-batches each'),
+    ('train.fsdp', 1000, 'train.fsdp=1000 does not divide'),
+    ('model.heads', 3, 'model.heads: 64 channels cannot be shared by 3;'),
+    ('init_from', 'none.pth', "'none.pth': no such file"),
+    ('loss_weights.depht', 1.0, "config.loss_weights: 'depht' is none of .*; did you mean depth?"),
+    ('eval.single_task.dept', 1.0, "config.eval.single_task: 'dept' is none of"),
   ],
 )
-def test_errors_are_one_sentence(arguments, message, tmp_path):
-  command = [sys.executable, 'main.py', *(a.format(tmp=tmp_path) for a in arguments)]
-  done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-  assert done.returncode == 1
-  assert message in done.stderr and 'Traceback' not in done.stderr, done.stderr
+def test_what_cannot_be_trained_is_told_before_data_is_opened(field, wrong, message, monkeypatch):
+  monkeypatch.setattr(source, 'open_source', None)
+  config = importlib.import_module('dmtl_jax.configs.scenes').get_config('method=feature')
+  config.data.dir = '/nowhere'
+  setup.check(config)
+  config.update_from_flattened_dict({field: wrong})
+  with pytest.raises(UserError, match=message):
+    setup.check(config)
+
+
+def test_choices_are_those_of_the_code():
+  assert check.CHOICES['data.augment'] == transforms.RECIPES
+
+
+def test_help_names_every_method_and_field_of_the_config_string(capsys):
+  assert cli.main(['main.py', '--help']) == 0
+  told = capsys.readouterr().out
+  assert all(re.search(rf'\b{word}\b', told) for word in (*METHODS, *common.ARGUMENTS, *cli.MODES))
 
 
 def test_a_config_goes_by_its_name_where_there_is_no_such_file(tmp_path, monkeypatch):
@@ -171,7 +230,7 @@ def test_a_config_goes_by_its_name_where_there_is_no_such_file(tmp_path, monkeyp
 def test_a_field_that_is_none_is_told_with_the_closest(path, closest):
   values = common.base(None).to_dict()
   with pytest.raises(UserError, match=f'--config.{path}: no such field; did you mean --config.{closest}'):
-    check.check_fields(['seed', 'eval.single_task.x', path], values)
+    check.check_fields([('seed', '1'), ('eval.single_task.x', '2'), (path, '3')], values)
 
 
 def test_each_benchmark_is_scored_as_its_tables_are():

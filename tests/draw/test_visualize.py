@@ -194,8 +194,6 @@ def test_an_overlay_keeps_the_image_and_adds_the_legend_below(task, size):
 
 def test_uncertainty_is_brighter_where_it_is_higher():
   values = np.linspace(0, 2, 256, dtype=np.float32)[None].repeat(20, 0)
-  limit = panels.uncertainty_limit(values)
-  assert limit == pytest.approx(1.98, abs=0.01) and panels.uncertainty_limit(0 * values) > 0
   sheet = panels.uncertainty(NORMALS, values, 2.0)
   luma = sheet[0].astype(float) @ np.array([0.299, 0.587, 0.114])
   assert luma[0] < 10 and luma[255] > 200 and (np.diff(luma[:256]) > -2).all()
@@ -214,6 +212,24 @@ def test_panel_with_uncertainty_has_a_row_and_scales_more():
   assert (sheet == brightest).all(-1).sum() >= 160 * 160
   half = DEPTH.picture(np.ones((1, 1), np.float32), (0, 2))[0, 0]
   assert (sheet == half).all(-1).sum() >= 160 * 160
+
+
+def test_a_panel_tells_scores_and_what_decayed_is():
+  image, maps = np.zeros((160, 160, 3), np.uint8), {'depth': np.ones((160, 160), np.float32)}
+  plain = panels.panel(image, (DEPTH,), [('Final', maps)])
+  told = panels.panel(image, (DEPTH,), [('Final', maps)], scores={('Final', 'depth'): 'absErr 0.5'})
+  changed = np.argwhere((plain != told).any(-1))
+  assert len(changed) > 500 and changed[:, 0].min() >= 30 + 160 - 18 and changed[:, 1].min() >= 24 + 166
+  assert len(panels.panel(image, (DEPTH,), [('Decayed', maps)])) == len(plain) + 20
+
+
+def test_without_a_ground_truth_the_first_row_has_its_overlay():
+  image = np.full((160, 160, 3), 90, np.uint8)
+  rows = [(title, {'semseg': np.zeros((160, 160), np.uint8)}) for title in ('Ground truth', 'Initial')]
+  tile = lambda sheet, row: sheet[30 + row * 166 : 190 + row * 166, 24:184]
+  both = panels.panel(image, (SEMSEG,), rows)
+  assert (tile(both, 0) == image).all() and (tile(both, 1) != image).all()
+  np.testing.assert_array_equal(tile(panels.panel(image, (SEMSEG,), rows[1:]), 0), tile(both, 1))
 
 
 def test_depth_rows_share_the_scale_of_the_ground_truth():

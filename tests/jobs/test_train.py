@@ -70,6 +70,8 @@ def test_a_run_leaves_what_the_readme_says(trained):
   assert json.loads((workdir / 'metrics.json').read_text()) == result
   assert set(result['final']) == set(result['initial']) == {'semseg', 'saliency', 'boundary', 'normals', 'depth'}
   assert len((workdir / 'per_image.csv').read_text().splitlines()) == 4
+  page = (workdir / 'report.html').read_text()
+  assert 'Denoising ' in page.split('</p>')[0] and 'val00' in page
   panel = cv2.imread(str(workdir / 'panels' / 'val00.png'))
   assert panel.shape[1] > 1000
   mapping = json.loads((workdir / 'labels.json').read_text())

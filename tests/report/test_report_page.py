@@ -111,13 +111,15 @@ def test_pictures_stay_within_their_budget(tmp_path, monkeypatch):
 def test_denoising_is_judged_by_the_direction_of_the_metric(tmp_path):
   run = write_run(tmp_path / 'p', final=(48, 21, 0.5), initial=(50, 20, 0.6))
   page, _, _ = make(tmp_path, run)
-  section = page.split('What denoising changes')[1].split('<h3>')[0]
+  section = page.split('<h3>')[0]
   assert re.findall(r'<h4>(\w+)</h4>.*?class="chip (good|bad)">. (\w+) by ([\d.]+)', section) == [
     ('semseg', 'bad', 'worse', '2.00'),
     ('normals', 'bad', 'worse', '1.00'),
     ('depth', 'good', 'better', '0.1000'),
   ]
-  assert '(Prediction)</strong> better at 1, worse at 2 of 3 tasks' in page
+  told = 'Denoising helped at 1 of 3 tasks and hurt <strong>semseg</strong> and <strong>normals</strong>, in 2 steps'
+  assert f'<p class="lead">{told}, by a network trained for 7 steps.</p>' in page
+  assert '<small>50.00 →</small> 48.00' in section
 
 
 def test_every_metric_and_class_is_in_the_details(tmp_path):
@@ -152,6 +154,12 @@ def test_curves_fall_where_their_values_fall():
   x, y = zip(*points)
   assert len(points) == 60 and all(np.diff(x) > 0) and all(np.diff(y) > 0)  # y of SVG grows downwards
   assert 'a &amp; b, step 4: 297.5' in svg and '#123456' in svg
+  few = charts.plot(
+    [('few', '#123456', [1, 2, 3], [1.0, 2.0, 13.78])], 'loss', [('few', '#123456', [1, 2], [0.5, 1.0])]
+  )
+  dots = [float(y) for y in re.findall(r'cy="([\d.]+)"', few)]
+  assert dots == sorted(dots[:2], reverse=True) + sorted(dots[2:], reverse=True)  # 13.78 is not cut off
+  assert few.count('stroke-dasharray') == 1 and 'few, initial, step 2: 1' in few
   flat = charts.plot([('flat', '#000000', [5, 10], [0.0, 0.0])], 'loss')
   assert 'nan' not in flat
 

@@ -9,7 +9,6 @@ import sys
 import tarfile
 import zipfile
 
-from absl import flags
 from hypothesis import strategies as st
 import numpy as np
 import orbax.checkpoint as ocp
@@ -160,22 +159,6 @@ def test_config_strings():
   run(150, st.lists(PARTS, max_size=3).map(','.join), check)
 
 
-@pytest.fixture
-def fresh_flags(monkeypatch):
-  """The command line's flags as before the first parse, each time; and in the end as they were."""
-  parsed = flags.FLAGS.is_parsed()
-
-  def reset():
-    for name in [name for name in flags.FLAGS if name.startswith('config.')]:
-      delattr(flags.FLAGS, name)
-    flags.FLAGS.unparse_flags()
-
-  yield reset
-  reset()
-  if parsed:
-    flags.FLAGS.mark_as_parsed()
-
-
 def test_command_lines(tmp_path, monkeypatch, fresh_flags):
   monkeypatch.chdir(ROOT)
   override = st.builds(lambda field, value: f'--config.{field}={value}', st.sampled_from(FIELDS), VALUES)
@@ -193,7 +176,8 @@ def test_command_lines(tmp_path, monkeypatch, fresh_flags):
     ]
   )
   argvs = st.builds(
-      lambda path, parts, rest: ['main.py', f'--config={path}' + (':' + ','.join(parts) if parts else ''), *rest],
+      lambda path, parts, rest: [
+        'main.py', '--workdir=x', f'--config={path}' + (':' + ','.join(parts) if parts else ''), *rest],
       CONFIGS, st.lists(PARTS, max_size=1), st.lists(st.one_of(override, override, override, other), max_size=2),
   )  # fmt: skip
 

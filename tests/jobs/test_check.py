@@ -1,0 +1,74 @@
+"""`--mode=check` on a small folder: what it holds against counts by hand, what is wrong with it, its picture."""
+
+import cv2
+import numpy as np
+from PIL import Image
+import pytest
+import toy
+
+from dmtl_jax.configs import folder
+from dmtl_jax.draw import panels
+from dmtl_jax.jobs import check
+
+
+@pytest.fixture
+def config(tmp_path, monkeypatch):
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+  toy.write(tmp_path / 'toy', 4, 2)
+  config = folder.get_config()
+  config.data.path, config.data.size, config.train.batch = str(tmp_path / 'toy'), (64, 96), 4
+  return config
+
+
+def test_what_a_folder_holds_is_told_and_drawn(config, tmp_path, capsys):
+  train = tmp_path / 'toy' / 'train'
+  cv2.imwrite(str(train / 'images/train03.png'), np.zeros((10, 20, 3), np.uint8))
+  for path in (train / 'labels').glob('*/train03.*'):
+    path.unlink()
+  cv2.imwrite(str(train / 'labels/semseg/train03.png'), np.repeat(np.uint8([0, 1, 1, 255]), 50).reshape(10, 20))
+  (tmp_path / 'toy/val/labels/semseg/val01.png').unlink()
+  for path in (tmp_path / 'toy/val/labels/depth').iterdir():
+    path.unlink()
+  assert check.run(config, str(tmp_path / 'page.png')) == 0
+  told = capsys.readouterr().out
+  assert 'train: 4 images\n  size: 96x64 (3), 20x10 (1)\n' in told
+  labels = [cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) for path in (train / 'labels/semseg').iterdir()]
+  pixels = np.concatenate([label.ravel() for label in labels])
+  wall, box, whole = (pixels == 0).sum(), (pixels == 2).sum(), (pixels != 255).sum()
+  assert f'semseg: 4 labels, {100 * whole / len(pixels):.3g}% of their pixels labelled: ' in told
+  assert f'wall {100 * wall / whole:.3g}%' in told and f'box {100 * box / whole:.3g}%' in told
+  assert 'a batch of 4 images holds 16 pairs of image and task, and has room for 20' in told  # 3 x 5 and 1 of 4
+  assert 'validated on 2 images: semseg 1,' in told and 'depth: no validation label, so no score' in told
+  assert np.asarray(Image.open(tmp_path / 'page.png')).shape[0] > 4 * 107
+
+
+def test_everything_that_is_wrong_is_listed(config, tmp_path, capsys):
+  train = tmp_path / 'toy' / 'train'
+  for n in range(4):
+    (train / f'labels/semseg/train{n:02d}.png').write_bytes(b'no')
+  cv2.imwrite(str(train / 'labels/depth/train00.png'), np.full((64, 96), 9, np.uint8))
+  (train / 'labels/depth/train00.npy').unlink(missing_ok=True)
+  assert check.run(config, str(tmp_path / 'page.png')) == 1
+  told = capsys.readouterr().out
+  assert told.startswith('train: cannot be used\n') and all(f'semseg/train{n:02d}.png' in told for n in range(4))
+  assert 'depth/train00.png: holds 8-bit numbers, too few for millimetres' in told
+  assert 'val: 2 images' in told and not (tmp_path / 'page.png').exists()
+
+
+def test_labels_are_drawn_over_their_own_image(config):
+  source = folder_source(config)
+  sheet = check.drawn(source)
+  width, height = panels.tile_size(64, 96)
+  assert sheet.shape[1] == 24 + 6 * (width + 6) - 6 + 10
+  for row in range(4):
+    top = 30 + row * (height + 6)
+    tile = lambda column: sheet[top : top + height, 24 + column * (width + 6) :][:, :width]
+    np.testing.assert_array_equal(tile(0)[::2, ::2], cv2.resize(source.image(row), (width, height))[::2, ::2])
+    assert (tile(1) != tile(0)).mean() > 0.9  # classes cover it all
+    salient = source.label(row, source.tasks[1])[..., 0] == 1
+    changed = (cv2.resize(tile(2), (96, 64)).astype(int) - source.image(row)).any(-1)
+    assert changed[salient].mean() > 0.9
+
+
+def folder_source(config):
+  return check.source_lib.open_source(config.data, 'train')
