@@ -1,13 +1,12 @@
 """The job `--mode=check`: what the data of a config hold, told and drawn, before anything is trained."""
 
 import collections
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 import dataclasses
 
 import numpy as np
 
-from dmtl_jax.basics.errors import UserError
+from dmtl_jax.basics.errors import listed, UserError
 from dmtl_jax.basics.progress import Progress, say
 from dmtl_jax.data import label_settings
 from dmtl_jax.data import source as source_lib
@@ -123,13 +122,9 @@ def contents(source) -> list[str]:
   common = ', '.join(f'{size} ({count})' for size, count in sizes.most_common(3))
   lines = [f'  size: {common}' + (f' and {len(sizes) - 3} more sizes' if len(sizes) > 3 else '')]
   lines += [f'  {task.name}: {seen[task.name].told(task)}' for task in source.tasks]
-  lines += [f'    {_some(of.empty)}: no labelled pixel' for of in seen.values() if of.empty]
+  lines += [f'    {listed(of.empty)}: no labelled pixel' for of in seen.values() if of.empty]
   bare = [source.ids[i] for i in np.flatnonzero(~source.label_mask.any(1))]
-  return lines + ([f'  labelled for nothing: {_some(bare)}'] if bare else [])
-
-
-def _some(names: Sequence[str], most: int = 5) -> str:
-  return ', '.join(names[:most]) + (f' and {len(names) - most} more' if len(names) > most else '')
+  return lines + ([f'  labelled for nothing: {listed(bare)}'] if bare else [])
 
 
 def drawn(source) -> np.ndarray:

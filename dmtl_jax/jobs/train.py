@@ -34,8 +34,10 @@ def run(config, workdir: str, force: bool = False) -> dict | None:
     UserError: bad config or data, another process in the workdir, no space left, or a loss that is not finite.
   """
   with workdir_lib.held(workdir):
-    sharding.on_first_host(workdir_lib.check_config, workdir, config, force)
-    setup.check(config, fresh=not any(pathlib.Path(workdir).glob('checkpoints/[0-9]*')))
+    fresh = not any(pathlib.Path(workdir).glob('checkpoints/[0-9]*'))  # what an earlier start left is replaced
+    setup.check(config, fresh)
+    if not (fresh or force):
+      sharding.on_first_host(workdir_lib.check_config, workdir, config)
     training = setup.build(config, *setup.open_data(config))
     sharding.on_first_host(write_start, workdir, config, training.source)
     say('\n'.join(check.first_lines(config, training.source, training.val)))

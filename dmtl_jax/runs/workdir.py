@@ -83,17 +83,14 @@ def to_json(config: ConfigDict) -> dict:
   return json.loads(config.to_json())
 
 
-def check_config(workdir: str | os.PathLike, config: ConfigDict, force: bool):
-  """Checks the config of a run: that it is sound, and of a resumed one, that it is the same.
+def check_config(workdir: str | os.PathLike, config: ConfigDict):
+  """Checks that a run goes on with the config that it was started with.
 
   Raises:
-    UserError: if a field that matters differs and `force` is not set; shows the difference.
+    UserError: if a field that matters differs; shows the difference.
   """
-  path, new = pathlib.Path(workdir) / 'config.json', to_json(config)
-  check.check(new)
-  if force or not path.exists():
-    return
-  before, after = flatten(to_json(read_config(workdir))), flatten(new)
+  path = pathlib.Path(workdir) / 'config.json'
+  before, after = flatten(to_json(read_config(workdir))), flatten(to_json(config))
   changed = [
     f'  {k}: {before.get(k)!r} -> {after.get(k)!r}'
     for k in sorted(before.keys() | after.keys())

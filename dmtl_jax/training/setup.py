@@ -13,6 +13,7 @@ import optax
 from dmtl_jax.basics import sharding
 from dmtl_jax.basics.errors import closest, printable, UserError
 from dmtl_jax.basics.progress import say
+from dmtl_jax.configs import check as check_config
 from dmtl_jax.data import label_settings, pipeline
 from dmtl_jax.data import source as source_lib
 from dmtl_jax.models import build_model
@@ -73,6 +74,7 @@ def check(config, fresh: bool = True):
   Raises:
     UserError: names the field.
   """
+  check_config.check(config.to_dict())
   tasks = source_lib.data_tasks(config.data)
   model = build_model(config, tasks)
   if config.optim.part_lr:  # an update refuses parts that the network has not

@@ -56,19 +56,15 @@ def test_everything_that_is_wrong_is_listed(config, tmp_path, capsys):
 
 
 def test_labels_are_drawn_over_their_own_image(config):
-  source = folder_source(config)
+  source = check.source_lib.open_source(config.data, 'train')
   sheet = check.drawn(source)
   width, height = panels.tile_size(64, 96)
   assert sheet.shape[1] == 24 + 6 * (width + 6) - 6 + 10
   for row in range(4):
     top = 30 + row * (height + 6)
     tile = lambda column: sheet[top : top + height, 24 + column * (width + 6) :][:, :width]
-    np.testing.assert_array_equal(tile(0)[::2, ::2], cv2.resize(source.image(row), (width, height))[::2, ::2])
+    np.testing.assert_array_equal(tile(0)[::2, ::2], cv2.resize(source[row]['image'], (width, height))[::2, ::2])
     assert (tile(1) != tile(0)).mean() > 0.9  # classes cover it all
-    salient = source.label(row, source.tasks[1])[..., 0] == 1
-    changed = (cv2.resize(tile(2), (96, 64)).astype(int) - source.image(row)).any(-1)
+    salient = source[row]['labels']['saliency'][..., 0] == 1
+    changed = (cv2.resize(tile(2), (96, 64)).astype(int) - source[row]['image']).any(-1)
     assert changed[salient].mean() > 0.9
-
-
-def folder_source(config):
-  return check.source_lib.open_source(config.data, 'train')

@@ -107,6 +107,14 @@ def test_a_changed_config_is_refused_and_shown(trained, data):
     train.run(config, str(trained[0]))
 
 
+def test_what_a_start_without_a_checkpoint_left_is_replaced(data, tmp_path, monkeypatch):
+  monkeypatch.setattr(train, 'train', lambda *args: False)  # it was killed before the first checkpoint
+  config = config_for(data)
+  for config.optim.lr in (0.1, 0.2):
+    assert train.run(config, str(tmp_path)) is None
+    assert json.loads((tmp_path / 'config.json').read_text())['optim']['lr'] == config.optim.lr
+
+
 def test_a_second_process_in_the_workdir_is_refused(trained, data):
   with workdir_lib.held(trained[0]), pytest.raises(UserError, match='another process'):
     train.run(config_for(data), str(trained[0]))

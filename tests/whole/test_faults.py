@@ -247,10 +247,10 @@ def test_a_damaged_config_is_told_and_a_new_field_is_no_change(whole, data, tmp_
   stored = json.loads((whole / 'config.json').read_text())
   del stored['train']['nan_policy']  # as an older version of the code wrote it
   path.write_text(json.dumps(stored))
-  workdir_lib.check_config(tmp_path, config_for(data), force=False)
+  workdir_lib.check_config(tmp_path, config_for(data))
   path.write_text('{"data": ')
   with pytest.raises(UserError, match='config.json: not the config of a run'):
-    workdir_lib.check_config(tmp_path, config_for(data), force=False)
+    workdir_lib.check_config(tmp_path, config_for(data))
 
 
 def test_force_goes_on_with_a_changed_config(whole, data, tmp_path):
