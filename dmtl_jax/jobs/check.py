@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 
-from dmtl_jax.basics.errors import listed, UserError
+from dmtl_jax.basics.errors import listed, printable, UserError
 from dmtl_jax.basics.progress import Progress, say
 from dmtl_jax.data import label_settings
 from dmtl_jax.data import source as source_lib
@@ -30,14 +30,16 @@ def run(config, out: str | None = None) -> int:
   Raises:
     UserError: a config that cannot be trained, whatever its data are.
   """
-  setup.check(config)
+  setup.check(config, fresh=False)  # nothing is downloaded for this
   sources, broken = {}, False
   for split in ('train', 'val'):
     try:
       sources[split] = source_lib.open_source(config.data, split)
     except UserError as error:
       broken = True
-      say('\n'.join([f'{split}: cannot be used', *(f'  {part}' for part in error.parts or [error])]))
+      say(
+        '\n'.join([f'{split}: cannot be used', *(f'  {printable(str(part), 1000)}' for part in error.parts or [error])])
+      )
       continue
     say('\n'.join([f'{split}: {len(sources[split])} images', *contents(sources[split])]))
   if 'train' in sources:
