@@ -157,7 +157,7 @@ def small(arg: str | None, name: str) -> ConfigDict:
   if config.model.initial_weights == 'paper':
     config.model.initial_weights = 'identity'
     if METHODS[config.method].network.diffuses:
-      config.initial_loss = 0.25  # the initial maps learn through the denoised ones too
+      config.initial_loss = 0.1  # they learn through the denoised maps too
   config.optim.update(denoiser_fan_in=32, schedule='cosine', warmup=50)
   config.loss_weights = dict(semseg=2.0, parsing=2.0, saliency=5.0, normals=3.0, boundary=25.0, depth=1.0)
   return config

@@ -43,7 +43,7 @@ def test_the_paper_starts_at_random_with_one_rate_and_the_small_configs_do_not()
   for name in ('scenes', 'folder'):
     get_config = importlib.import_module(f'dmtl_jax.configs.{name}').get_config
     assert get_config().model.initial_weights == 'identity' and get_config().optim.denoiser_fan_in
-    assert get_config().initial_loss == 0.25 and get_config('method=mti_net').initial_loss == 1
+    assert get_config().initial_loss == 0.1 and get_config('method=mti_net').initial_loss == 1
     released = get_config('preset=released')
     assert (released.model.initial_weights, released.initial_loss) == ('released', 0.5)
 
