@@ -22,8 +22,8 @@ from dmtl_jax.runs import pretrained
 from dmtl_jax.runs.checkpoints import Checkpoints
 from dmtl_jax.runs.state import TrainState
 from dmtl_jax.tasks import KINDS
-from dmtl_jax.training import by_part, periodic
 from dmtl_jax.training import optimizer as optimizer_lib
+from dmtl_jax.training import periodic
 from dmtl_jax.training.step import TrainStep
 
 
@@ -79,7 +79,7 @@ def check(config, fresh: bool = True):
   model = build_model(config, tasks)
   if config.optim.part_lr:  # an update refuses parts that the network has not
     shapes = jax.eval_shape(functools.partial(init_variables, model, size=tuple(config.data.size)), jax.random.key(0))
-    jax.eval_shape(by_part.rates(config.optim, model)[0].update, shapes['params'], (), shapes['params'])
+    jax.eval_shape(optimizer_lib.rates(config.optim, model)[0].update, shapes['params'], (), shapes['params'])
   sharding.check_batch(
     'config.train.batch', config.train.batch, sharding.make_mesh(config.train.fsdp), config.train.accumulate
   )
