@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import shuffle
 
-from dmtl_jax.basics.errors import UserError
+from dmtl_jax.basics.errors import printable, UserError
 from dmtl_jax.basics.files import is_id
 from dmtl_jax.datasets.source import Source
 from dmtl_jax.tasks import Task
@@ -40,13 +40,18 @@ def open_split(
     raise UserError(f'{builder.data_path}: its ids of images are no names of files; prepare it again')
   mask = np.ones((len(ids), len(tasks)), bool)
   official = {setting: official_file(builder, file) for setting, file in getattr(builder, 'OFFICIAL', {}).items()}
-  examples = builder.as_data_source(split)
-  truth = read_truth and functools.partial(_read, examples, read_truth)
-  return Source(tuple(tasks), ids, mask, functools.partial(_read, examples, decode), truth, official)
+  read = functools.partial(_read, f'{builder.data_path}: image {{}} of {split}', builder.as_data_source(split))
+  truth = read_truth and functools.partial(read, read_truth)
+  return Source(tuple(tasks), ids, mask, functools.partial(read, decode), truth, official)
 
 
-def _read(examples, decode: Callable, index: int, *tasks):
-  return decode(examples[index], *tasks)
+def _read(what: str, examples, decode: Callable, index: int, *tasks):
+  try:
+    example = examples[index]  # ArrayRecord has a sum of every record, by which a damaged one is told
+  except Exception as error:  # of no class of its own
+    reason = f'cannot be read ({printable(str(error))}); delete the folder and prepare the data set again'
+    raise UserError(f'{what.format(index)} {reason}') from error
+  return decode(example, *tasks)
 
 
 def official_file(builder, name: str) -> Path:

@@ -29,7 +29,7 @@ import traceback
 import warnings
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-STEPS = 10
+STEPS = 6
 FIELDS = {
   **{'data.size': (16, 24), 'data.tasks': ('semseg', 'depth'), 'optim.warmup': 0},
   **{'train.batch': 2, 'train.steps': STEPS, 'train.eval_every': 4, 'train.save_every': 2, 'train.log_every': 3},
@@ -61,7 +61,7 @@ def start(data, workdir, kill_at: int = 0, count_to: pathlib.Path | None = None,
     os.dup2(log, 1)
     os.dup2(log, 2)
     seen = _watch(str(workdir), kill_at)
-    status = _main(data, workdir, *([f'--distributed={join}'] if join else []))
+    status = _main(data, workdir, *([f'--distributed={join}', '--config.eval.panels=0'] if join else []))
     if count_to:
       count_to.write_text(str(len(seen)))
   finally:
@@ -335,7 +335,7 @@ def main(kills: int = 40, seed: int = 0, only: str = '', processes: int = 1, lon
     while done < kills:
       lives = []
       for _ in range(rng.randint(1, min(longest, kills - done))):
-        kind = only or rng.choice(('time', 'event', 'event') + ('term',) * (processes > 1))
+        kind = only or rng.choice(('time', 'event') * 3 + ('term',) * (processes > 1))
         whom = rng.choice(victims[:processes] if kind == 'term' else victims)
         lives.append((kind, rng.random(), whom))
       done += trial.run(lives)

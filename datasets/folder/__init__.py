@@ -12,6 +12,7 @@ PNG (palette or grey). Depth: PNG or .npy, 0 = unlabelled. Normals: .npy [H, W, 
 """
 
 from collections.abc import Sequence
+import contextlib
 import dataclasses
 import pathlib
 
@@ -47,26 +48,38 @@ class Files:
     images: a path each.
     labels: {task: path} of each, of the labels that exist.
     encodings: by task.
+    stamps: {path: `scan.stamp` when it was checked}; a file that has changed since is not trained on.
   """
 
   tasks: tuple[Task, ...]
   images: Sequence[pathlib.Path]
   labels: Sequence[dict[str, pathlib.Path]]
   encodings: dict[str, Encoding]
+  stamps: dict[pathlib.Path, tuple[int, int]]
 
   def __call__(self, index: int, tasks: Sequence[Task]) -> dict:
     there = [task for task in tasks if task.name in self.labels[index]]
     return {'image': self.image(index), 'labels': {task.name: self.label(index, task) for task in there}}
 
   def image(self, index: int) -> np.ndarray:
-    return read_image(self.images[index])
+    with self._unchanged(self.images[index]) as path:
+      return read_image(path)
 
   def label(self, index: int, task: Task) -> np.ndarray:
-    path = self.labels[index][task.name]
+    with self._unchanged(self.labels[index][task.name]) as path:
+      try:
+        return read_label(path, task, self.encodings[task.name])
+      except ValueError as error:
+        raise UserError(f'{path}: {error}') from error
+
+  @contextlib.contextmanager
+  def _unchanged(self, path: pathlib.Path):
+    """What is read in this block counts only if the file is, after it, the one that was checked."""
     try:
-      return read_label(path, task, self.encodings[task.name])
-    except ValueError as error:
-      raise UserError(f'{path}: {error}') from error
+      yield path
+    finally:
+      if scan.stamp(path) != self.stamps[path]:
+        raise UserError(f'{path}: changed or removed since it was checked; run the same command again to check it anew')
 
 
 def tasks(data_config) -> tuple[Task, ...]:
@@ -98,7 +111,8 @@ def open_folder(path: str, split: str) -> Source:
   if bare and (split == 'train' or len(bare) == len(ids)):
     fix = f'remove the image or add {root / split}/labels/TASK/NAME.png'
     raise UserError(f'{root / split}: {listed(bare)} without a label for any task; {fix}')
-  found = Files(tasks, [images[i] for i in ids], labels, encodings)
+  stamps = {path: scan.stamp(path) for path in [*images.values(), *(p for files in labels for p in files.values())]}
+  found = Files(tasks, [images[i] for i in ids], labels, encodings, stamps)
   scan.check(found, root / split)
   return Source(tasks, ids, mask, found)
 

@@ -37,13 +37,21 @@ def check(source, root: pathlib.Path):
     raise UserError('; '.join(problems[:3]) + rest, problems)
 
 
+def stamp(path: pathlib.Path) -> tuple[int, int]:
+  """A file's size and time, by which a change is told; of one that is not there, none."""
+  try:
+    stat = path.stat()
+  except OSError:
+    return -1, -1
+  return stat.st_size, stat.st_mtime_ns
+
+
 def _cache_file(source, root: pathlib.Path) -> pathlib.Path:
   """Where the result is kept: named by every file's path, size and time, so that a change is a new scan."""
   description = (VERSION, source.tasks, sorted(source.encodings.items()), str(root.resolve()))
   digest = hashlib.sha256(repr(description).encode())
-  for path in [*source.images, *(p for by_task in source.labels for p in by_task.values())]:
-    stat = path.stat()
-    digest.update(f'{path.parent.name}/{path.name} {stat.st_size} {stat.st_mtime_ns}\n'.encode())
+  for path, (size, time) in source.stamps.items():
+    digest.update(f'{path.parent.name}/{path.name} {size} {time}\n'.encode())
   home = pathlib.Path(os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache')
   return home / 'dmtl_jax' / 'scans' / f'{digest.hexdigest()[:32]}.json'
 

@@ -95,8 +95,27 @@ def draw_random(ids, exists: np.ndarray, seed: int) -> np.ndarray:
 
 def save_mapping(path: pathlib.Path, ids, tasks, mask: np.ndarray):
   """Writes {image: [tasks]} as JSON."""
-  rows = {i: [task.name for t, task in enumerate(tasks) if mask[n, t]] for n, i in enumerate(ids)}
-  write_atomic(path, json.dumps(rows, indent=0))
+  write_atomic(path, json.dumps(_rows(ids, tasks, mask), indent=0))
+
+
+def check_same(path: pathlib.Path, ids, tasks, mask: np.ndarray):
+  """Compares what training may see with what `save_mapping` wrote before.
+
+  Raises:
+    UserError: they differ.
+  """
+  before, now = _read_json(path, ids), _rows(ids, tasks, mask)
+  changed = [i for i in before | now if before.get(i) != now.get(i)]
+  if changed:
+    was, is_now = (';'.join(rows.get(changed[0], ['not there'])) or 'none' for rows in (before, now))
+    raise UserError(
+      f'{path}: this run was started with other labels: {len(changed)} images differ, e.g. {printable(changed[0])}, '
+      f'{was} -> {is_now}; restore the data or the mapping, choose a new --workdir, or --force'
+    )
+
+
+def _rows(ids, tasks, mask: np.ndarray) -> dict[str, list[str]]:
+  return {i: [task.name for t, task in enumerate(tasks) if mask[n, t]] for n, i in enumerate(ids)}
 
 
 def load_mapping(path: pathlib.Path, ids, tasks) -> np.ndarray:

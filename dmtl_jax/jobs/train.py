@@ -39,7 +39,7 @@ def run(config, workdir: str, force: bool = False) -> dict | None:
     if not (fresh or force):
       sharding.on_first_host(workdir_lib.check_config, workdir, config)
     training = setup.build(config, *setup.open_data(config))
-    sharding.on_first_host(write_start, workdir, config, training.source)
+    sharding.on_first_host(write_start, workdir, config, training.source, fresh or force)
     say('\n'.join(check.first_lines(config, training.source, training.val)))
     with StopSignal() as stop:
       if not train(training, config, workdir, stop):
@@ -119,10 +119,20 @@ def train(training: setup.Training, config, workdir: str, stop: StopSignal) -> b
   return True
 
 
-def write_start(workdir: str, config, source):
-  """Writes what a run is told by, before its first step: config.json, labels.json, tasks.json."""
+def write_start(workdir: str, config, source, free: bool):
+  """Writes what a run is told by, before its first step: config.json, labels.json, tasks.json.
+
+  Args:
+    free: whether the labels may be others than those that an earlier start saw.
+
+  Raises:
+    UserError: they are, and may not.
+  """
+  labels, seen = pathlib.Path(workdir) / 'labels.json', (source.ids, source.tasks, source.label_mask)
+  if labels.exists() and not free:
+    label_settings.check_same(labels, *seen)
   workdir_lib.write_config(workdir, config)
-  label_settings.save_mapping(pathlib.Path(workdir) / 'labels.json', source.ids, source.tasks, source.label_mask)
+  label_settings.save_mapping(labels, *seen)
   workdir_lib.write_tasks(workdir, source.tasks)
 
 
