@@ -1,14 +1,15 @@
 """Coverage-guided fuzzing of the readers of other people's files, for hours or minutes outside the suite.
 
   pip install atheris
-  python -m tests.fuzz_readers [READER [RUNS]]      all readers, as often as READERS says
+  python -m tests.fuzz_readers [READER] [-max_total_time=SECONDS]      all readers, as often as READERS says
+
+(other flags of libFuzzer as well).
 
 Each input must be read, or refused in one sentence, without running code, writing elsewhere, or taking much memory
 or time (`fuzzing.told`). libFuzzer keeps what reaches new code of ours, of NumPy's headers and of SciPy, and mutates
 that; a failure stops it and is written to ./crash-*. What it has found is in tests/basics/test_hostile.py.
 """
 
-import contextlib
 import io
 import json
 import pathlib
@@ -75,11 +76,13 @@ def weights(path):
 
 def unpack(path):
   download.Progress = test_fuzz.Silent
-  try:
-    download.extract(path, FOLDER / 'out')
-  finally:
-    shutil.rmtree(FOLDER / 'out', ignore_errors=True)
-    shutil.rmtree(FOLDER / 'out.incomplete', ignore_errors=True)
+  download.extract(path, FOLDER / 'out')
+
+
+def without_results(path: pathlib.Path, data: bytes):
+  for left in ('out', 'out.incomplete'):
+    shutil.rmtree(FOLDER / left, ignore_errors=True)
+  path.write_bytes(data)
 
 
 def config_string(path):
@@ -132,7 +135,7 @@ READERS = {
     [saved(lambda stream: scipy.io.savemat(stream, MAPS, do_compression=zipped)) for zipped in (False, True)],
   ),
   'archive': (
-    30_000, lambda: of_file(unpack, 'archive'),
+    30_000, lambda: of_file(unpack, 'archive', without_results),
     [test_fuzz_runs.tar(test_fuzz_runs.PLAIN), test_fuzz_runs.zipped(test_fuzz_runs.PLAIN[::2])],
   ),
   'config string': (
@@ -142,23 +145,25 @@ READERS = {
 }  # fmt: skip
 
 
-def main(name: str = '', runs: str = ''):
-  if not name:
-    for each in READERS:
-      done = subprocess.run([sys.executable, '-m', 'tests.fuzz_readers', each], stderr=subprocess.PIPE, text=True)
-      print(f'{each}: {done.stderr.strip().splitlines()[-1]} (status {done.returncode})', flush=True)
+def main(*args: str):
+  flags = [arg for arg in args if arg.startswith('-')]
+  names = [arg for arg in args if arg not in flags]
+  if not names:
+    for name in READERS:
+      done = subprocess.run(
+        [sys.executable, '-m', 'tests.fuzz_readers', name, *flags], stderr=subprocess.PIPE, text=True
+      )
+      print(f'{name}: {done.stderr.strip().splitlines()[-1]} (status {done.returncode})', flush=True)
     return
-  count, check, seeds = READERS[name]
-  corpus = FOLDER / 'corpus'
+  runs, check, seeds = READERS[names[0]]
+  corpus, check = FOLDER / 'corpus', check()
   corpus.mkdir()
   for number, seed in enumerate(seeds):
     (corpus / str(number)).write_bytes(seed)
-  check = check()
-  flags = [f'-runs={runs or count}', '-max_len=6000', '-timeout=20', '-rss_limit_mb=6000', '-seed=1', '-verbosity=1']
-  atheris.Setup([sys.argv[0], *flags, str(corpus)], lambda data: check(data) and None)
+  flags = [f'-runs={runs}', '-max_len=6000', '-timeout=20', '-rss_limit_mb=6000', *flags, str(corpus)]
+  atheris.Setup([sys.argv[0], *flags], lambda data: check(data) and None)
   atheris.Fuzz()
 
 
 if __name__ == '__main__':
-  with contextlib.suppress(KeyboardInterrupt):
-    main(*sys.argv[1:])
+  main(*sys.argv[1:])

@@ -1,6 +1,8 @@
 """Files that are there whole or not at all."""
 
+from collections.abc import Iterator
 import contextlib
+import contextvars
 import csv
 import io
 import json
@@ -8,6 +10,10 @@ import math
 import os
 import pathlib
 import tempfile
+
+from dmtl_jax.basics import stopping
+
+_waiting = contextvars.ContextVar('waiting', default=None)  # of `at_once`: (temporary or None, path)
 
 
 @contextlib.contextmanager
@@ -28,10 +34,52 @@ def replacing(path: str | os.PathLike, mode: str = 'w'):
       file.flush()
       os.fsync(handle)  # the content before the name, also where the power fails
     os.chmod(temporary, 0o644)
-    os.replace(temporary, path)
+    if (waiting := _waiting.get()) is None:
+      os.replace(temporary, path)
+    else:
+      waiting.append((temporary, path))
   except BaseException:
     os.unlink(temporary)
     raise
+
+
+@contextlib.contextmanager
+def at_once() -> Iterator[None]:
+  """What is written and removed in this block shows together at its end, or none of it does.
+
+  Only a kill or a crash between two renames could part it. A block in another is part of that.
+  """
+  if _waiting.get() is not None:
+    yield
+    return
+  waiting = []
+  _waiting.set(waiting)
+  try:
+    yield
+    with stopping.shielded():
+      while waiting:
+        _show(*waiting[0])
+        del waiting[0]
+  finally:
+    _waiting.set(None)
+    for temporary, _ in waiting:
+      if temporary:
+        os.unlink(temporary)
+
+
+def remove(path: pathlib.Path):
+  """Removes a file, and its folder if that is empty then; see `at_once`."""
+  with at_once():
+    _waiting.get().append((None, path))
+
+
+def _show(temporary: str | None, path: pathlib.Path):
+  if temporary:
+    os.replace(temporary, path)
+    return
+  path.unlink(missing_ok=True)
+  with contextlib.suppress(OSError):
+    path.parent.rmdir()
 
 
 def write_atomic(path: str | os.PathLike, text: str):

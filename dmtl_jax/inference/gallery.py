@@ -14,12 +14,11 @@ from collections.abc import Callable, Sequence
 import dataclasses
 import json
 import pathlib
-import shutil
 
 import numpy as np
 from PIL import Image
 
-from dmtl_jax.basics.atomic import replacing, write_json
+from dmtl_jax.basics.atomic import at_once, remove, replacing, write_json
 from dmtl_jax.basics.files import is_id
 from dmtl_jax.draw import panels
 from dmtl_jax.draw.png import save_png
@@ -91,42 +90,51 @@ def _scores(row: dict, task: Task) -> dict[str, float]:
 
 
 def save_panels(folder: pathlib.Path, tasks: Sequence[Task], chosen: dict, example: Callable[[int], Example]):
-  """Writes the pictures of the chosen images and the index; those of an earlier evaluation go.
+  """Writes the pictures of the chosen images and the index; those of an earlier evaluation go. All at once.
 
   Args:
     chosen: as `choose` gives it.
     example: the image of an index.
   """
-  for name in _earlier(folder):
-    shutil.rmtree(folder / name, ignore_errors=True)
-    (folder / f'{name}.png').unlink(missing_ok=True)
-  images = []
-  for index, wanted in chosen.items():
-    shown = example(index)
-    entry = {'id': shown.id, 'index': index, 'input': f'{shown.id}/input.jpg', 'tasks': {}}
-    with replacing(folder / entry['input'], 'wb') as file:
-      Image.fromarray(images_lib.shrink(shown.image, SIDE)).save(file, format='JPEG', quality=90)
-    for task in tasks:
-      if task.name in wanted:
-        maps, files = shown.maps(task), {}
-        limits = task.limits(maps.get('label', maps['final']))  # one scale of colours for all of them
-        for stage, values in maps.items():
-          files[stage] = f'{shown.id}/{task.name}_{stage}.png'
-          save_png(folder / files[stage], images_lib.shrink(task.picture(values, limits), SIDE))
-        entry['tasks'][task.name] = wanted[task.name] | ({'limits': limits} if limits else {}) | {'files': files}
-    if any('panel' in of_task['why'] for of_task in wanted.values()):
-      save_png(folder / f'{shown.id}.png', panel(shown, tasks, wanted))
-    images.append(entry)
-  write_json(folder / 'index.json', {'images': images})
+  with at_once():
+    images = [_save_pictures(folder, tasks, index, wanted, example(index)) for index, wanted in chosen.items()]
+    write_json(folder / 'index.json', {'images': images})
+    for path in _earlier(folder) - {folder / file for entry in images for file in _names(entry)}:
+      remove(path)
 
 
-def _earlier(folder: pathlib.Path) -> list[str]:
-  """Ids that an earlier evaluation drew, and that are names of something right here: they are deleted."""
+def _save_pictures(folder: pathlib.Path, tasks: Sequence[Task], index: int, wanted: dict, shown: Example) -> dict:
+  """Writes the pictures of one image; returns its entry of the index."""
+  entry = {'id': shown.id, 'index': index, 'input': f'{shown.id}/input.jpg', 'tasks': {}}
+  with replacing(folder / entry['input'], 'wb') as file:
+    Image.fromarray(images_lib.shrink(shown.image, SIDE)).save(file, format='JPEG', quality=90)
+  for task in tasks:
+    if task.name in wanted:
+      maps, files = shown.maps(task), {}
+      limits = task.limits(maps.get('label', maps['final']))  # one scale of colours for all of them
+      for stage, values in maps.items():
+        files[stage] = f'{shown.id}/{task.name}_{stage}.png'
+        save_png(folder / files[stage], images_lib.shrink(task.picture(values, limits), SIDE))
+      entry['tasks'][task.name] = wanted[task.name] | ({'limits': limits} if limits else {}) | {'files': files}
+  if any('panel' in of_task['why'] for of_task in wanted.values()):
+    save_png(folder / f'{shown.id}.png', panel(shown, tasks, wanted))
+  return entry
+
+
+def _names(entry: dict) -> list[str]:
+  """The files of an entry of the index."""
+  files = [file for task in entry['tasks'].values() for file in task['files'].values()]
+  panel = any('panel' in task['why'] for task in entry['tasks'].values())
+  return [entry['input'], *files, *([f'{entry["id"]}.png'] if panel else [])]
+
+
+def _earlier(folder: pathlib.Path) -> set[pathlib.Path]:
+  """Pictures that an earlier evaluation left, of ids that are names of something right here."""
   try:
     ids = [entry['id'] for entry in json.loads((folder / 'index.json').read_text())['images']]
-    return [id for id in ids if is_id(id)]
   except (OSError, ValueError, TypeError, KeyError, RecursionError):
-    return []
+    return set()
+  return {path for id in ids if is_id(id) for path in (folder / f'{id}.png', *(folder / id).glob('*'))}
 
 
 def stage_names(stages) -> list[str]:

@@ -32,21 +32,24 @@ def find_images(spec: str | Sequence[str], out: str | os.PathLike | None = None)
   Args:
     spec: files, folders (searched with their subfolders) and globs ('**' reaches into
       subfolders); one string with commas between them, or a sequence.
-    out: a folder of results; what lies in it is never an image, so that none is overwritten.
+    out: the folder of results.
 
   Raises:
-    UserError: a part that names nothing, or nothing outside of `out`.
+    UserError: a part that names nothing, a loop of links, or `out` in a folder of images or around an image: results
+      could overwrite images, and would be taken for images the next time.
   """
   if isinstance(spec, str):
     spec = [spec] if os.path.exists(spec) else spec.split(',')  # a file's name may hold a comma
-  found = [path for part in map(str.strip, map(str, spec)) if part for path in _find(part)]
+  parts = [part for part in map(str.strip, map(str, spec)) if part]
+  found = list(dict.fromkeys(path for part in parts for path in _find(part)))
   if not found:
     raise UserError('--images: empty; give a file, a folder or a quoted glob')
-  found = list(dict.fromkeys(found))
-  outside = [path for path in found if out is None or pathlib.Path(out).resolve() not in path.resolve().parents]
-  if not outside:
-    raise UserError(f'--out={out}: holds all the images, and could overwrite them; choose another folder')
-  return outside
+  if out is not None:
+    place = pathlib.Path(out).resolve()
+    folders = [path for path in map(pathlib.Path, parts) if path.expanduser().resolve() in (place, *place.parents)]
+    for path in [*folders, *(path for path in found if place in path.resolve().parents)]:
+      raise UserError(f'--out={out}: lies with {path} of --images, and could overwrite images; choose a folder apart')
+  return found
 
 
 def _find(part: str) -> list[pathlib.Path]:
@@ -58,6 +61,9 @@ def _find(part: str) -> list[pathlib.Path]:
   paths = sorted(p for p in inside if p.suffix.lower() in suffixes and not p.name.startswith('.') and p.is_file())
   if not paths:
     raise UserError(f"--images: '{part}' names no image; give a file, a folder or a quoted glob")
+  for link in {folder for path in paths for folder in path.parents if folder.is_symlink()}:
+    if link.resolve() in (link.parent.resolve(), *link.parent.resolve().parents):
+      raise UserError(f'{link}: a link to a folder that it lies in; remove it, or name the images without it')
   return paths
 
 

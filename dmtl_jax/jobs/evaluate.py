@@ -6,7 +6,7 @@ import pathlib
 
 import jax
 
-from dmtl_jax.basics import atomic, sharding
+from dmtl_jax.basics import atomic, sharding, stopping
 from dmtl_jax.basics.progress import say
 from dmtl_jax.data import source as source_lib
 from dmtl_jax.inference import gallery
@@ -41,10 +41,15 @@ def run(config, workdir: str, which: str = '', predictions: bool = False) -> dic
   Returns:
     What metrics.json holds.
   """
-  source, which = source_lib.open_source(config.data, 'val'), which or config.eval.weights
-  model, variables, step = load(workdir, which, config, source.tasks)
-  say(f'evaluating step {step} ({which}) of {workdir} on {len(source)} images, protocol {config.eval.protocol}')
-  evaluator, path = Evaluator(model, config, source, sharding.make_mesh()), pathlib.Path(workdir)
+  with stopping.told(lambda: f'the scores and panels in {workdir} are as they were', workdir):
+    return _evaluate(config, pathlib.Path(workdir), which or config.eval.weights, predictions)
+
+
+def _evaluate(config, path: pathlib.Path, which: str, predictions: bool) -> dict:
+  source = source_lib.open_source(config.data, 'val')
+  model, variables, step = load(path, which, config, source.tasks)
+  say(f'evaluating step {step} ({which}) of {path} on {len(source)} images, protocol {config.eval.protocol}')
+  evaluator = Evaluator(model, config, source, sharding.make_mesh())
   save = functools.partial(gallery.save_predictions, path / 'predictions', source.tasks)
   scores, rows = evaluator.run(variables, save if predictions else None)
   result = {
@@ -57,10 +62,11 @@ def run(config, workdir: str, which: str = '', predictions: bool = False) -> dic
   }
   if jax.process_index() == 0:
     other = config.eval.steps if config.eval.steps != config.model.steps and model.diffuses else 0
-    atomic.write_json(path / (f'metrics_{other}.json' if other else 'metrics.json'), result)
-    if not other:
-      atomic.write_csv(path / 'per_image.csv', rows)
-      chosen = gallery.choose(rows, source.tasks, config.eval.panels)
-      gallery.save_panels(path / 'panels', source.tasks, chosen, functools.partial(evaluator.stages, variables))
+    with atomic.at_once():
+      atomic.write_json(path / (f'metrics_{other}.json' if other else 'metrics.json'), result)
+      if not other:
+        atomic.write_csv(path / 'per_image.csv', rows)
+        chosen = gallery.choose(rows, source.tasks, config.eval.panels)
+        gallery.save_panels(path / 'panels', source.tasks, chosen, functools.partial(evaluator.stages, variables))
     say(as_text(scores, source.tasks))
   return result

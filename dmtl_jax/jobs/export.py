@@ -20,6 +20,7 @@ import jax
 import jax.export
 import jax.numpy as jnp
 
+from dmtl_jax.basics import stopping
 from dmtl_jax.basics.atomic import replacing
 from dmtl_jax.basics.errors import tell, UserError
 from dmtl_jax.data import transforms
@@ -28,6 +29,7 @@ from dmtl_jax.inference.steps import make_predict_step
 from dmtl_jax.models import build_model
 from dmtl_jax.tasks import Task
 
+SUFFIX = '.stablehlo'
 PLATFORMS = ('cpu', 'cuda', 'tpu')
 
 
@@ -57,13 +59,12 @@ def write(workdir: str, out: str, which: str = 'best') -> jax.export.Exported:
   Raises:
     UserError: no run or checkpoint there, or `out` cannot be written.
   """
+  if not out.endswith(SUFFIX):  # so that no mistake overwrites a file of the run
+    raise UserError(f'{out}: the name of an exported file ends in {SUFFIX}; write {out}{SUFFIX}')
   run = prediction.load(workdir, which)
-  try:
-    with replacing(out, 'wb') as file:  # before the work: a mistake shows now
-      exported = export(run.config, run.tasks, run.variables)
-      file.write(exported.serialize())
-  except OSError as error:
-    raise UserError(f'{out}: cannot be written ({error.strerror}); choose another file') from error
+  with stopping.told(lambda: f'{out}, if it was there, is as it was', out), replacing(out, 'wb') as file:
+    exported = export(run.config, run.tasks, run.variables)  # after `out` was opened: a mistake shows before the work
+    file.write(exported.serialize())
   return exported
 
 

@@ -7,7 +7,8 @@ import sys
 
 import numpy as np
 
-from dmtl_jax.basics.atomic import replacing
+from dmtl_jax.basics import stopping
+from dmtl_jax.basics.atomic import at_once, replacing
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.basics.progress import Progress, say
 from dmtl_jax.draw import panels
@@ -47,10 +48,7 @@ def run(workdir: str, which: str, spec: str, out: str, samples: int = 1, zoom: f
       sources.append((name, images.Video(path) if images.is_video(path) else images.Still(path)))
     except UserError as error:
       broken.append(str(error))
-  try:
-    _predict_all(predictor, sources, pathlib.Path(out), samples, zoom, broken)
-  except OSError as error:
-    raise UserError(f'--out={out}: cannot be written ({error.strerror or error}); choose another folder') from error
+  _predict_all(predictor, sources, pathlib.Path(out), samples, zoom, broken)
   for reason in broken:
     print(f'skipped {reason}', file=sys.stderr)
   told = f'{len(paths) - len(broken)} of {len(paths)} files predicted'
@@ -60,23 +58,22 @@ def run(workdir: str, which: str, spec: str, out: str, samples: int = 1, zoom: f
 
 def _predict_all(predictor, sources, folder: pathlib.Path, samples, zoom, broken: list[str]):
   """Predicts images and videos; appends to `broken` why one could not be read to its end."""
-  folder.mkdir(parents=True, exist_ok=True)
-  with Progress('predicting', sum(source.length for _, source in sources), 'img') as progress:
+  progress = Progress('predicting', sum(source.length for _, source in sources), 'img')
+  kept = lambda: f'{progress.done} of {progress.total} images are new in {folder}; what is there of others is older'
+  with stopping.told(kept, folder), progress:
+    folder.mkdir(parents=True, exist_ok=True)
     for name, source in sources:
-      video, scales, end = bool(source.rate), {}, progress.done + source.length
+      video, scales, clips, end = bool(source.rate), {}, {}, progress.done + source.length
       with contextlib.ExitStack() as stack:
-        clips = {}
         for image in _readable(source, broken):
           raw = predictor.raw(image, samples, zoom)
-          for place, picture in draw(raw, image, scales, video).items():  # a video has the scales of its first frame
-            if not video:
-              save_png(folder / place / f'{name}.png', picture)
-              continue
+          pictures = draw(raw, image, scales, video)  # a video has the scales of its first frame
+          if not video:
+            _save(raw, image.shape[:2], pictures, folder, name)
+          for place, picture in pictures.items() if video else ():
             if place not in clips:
               clips[place] = stack.enter_context(images.VideoWriter(folder / place / f'{name}.mp4', source.rate))
             clips[place].write(picture)
-          if not video:
-            _save_arrays(raw, image.shape[:2], folder, name)
           progress.update(1, source.path.name)
       progress.update(end - progress.done)
 
@@ -118,8 +115,12 @@ def draw(raw: Raw, image: np.ndarray, scales: dict, every_class: bool = False) -
   return drawn
 
 
-def _save_arrays(raw: Raw, size: tuple[int, int], folder: pathlib.Path, name: str):
-  for stage, place in (('final', folder), ('uncertainty', folder / 'uncertainty')):
-    for task, values in raw.predictions(stage, size).items() if stage in raw.stages else ():
-      with replacing(place / task / f'{name}.npy', 'wb') as file:
-        np.save(file, values)
+def _save(raw: Raw, size: tuple[int, int], pictures: dict[str, np.ndarray], folder: pathlib.Path, name: str):
+  """All files of one image, at once."""
+  with at_once():
+    for place, picture in pictures.items():
+      save_png(folder / place / f'{name}.png', picture)
+    for stage, place in (('final', folder), ('uncertainty', folder / 'uncertainty')):
+      for task, values in raw.predictions(stage, size).items() if stage in raw.stages else ():
+        with replacing(place / task / f'{name}.npy', 'wb') as file:
+          np.save(file, values)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from absl import logging
 
-from dmtl_jax.basics import download
+from dmtl_jax.basics import download, stopping
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.data import source as source_lib
 from dmtl_jax.datasets import raw as raw_lib
@@ -33,7 +33,8 @@ def prepare(config) -> Path:
   """
   data = config.data
   builder = builder_class(data.name)(data_dir=data.dir, file_format='array_record')
-  with stored.alone(builder, wait=False):
+  state = lambda: 'is whole' if builder.data_path.exists() else 'is not built, and the same command starts again'
+  with stopping.told(lambda: f'{builder.data_path} {state()}', data.dir), stored.alone(builder, wait=False):
     if not builder.data_path.exists():
       _build(builder, data)
     counts = [f'{info.num_examples} images in {split}' for split, info in builder.info.splits.items()]

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 import pathlib
 
-from dmtl_jax.basics import atomic, progress
+from dmtl_jax.basics import atomic, progress, stopping
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.report import gains, steps
 from dmtl_jax.report.page import page
@@ -32,9 +32,10 @@ def write(runs: Sequence[Run], folder: pathlib.Path) -> pathlib.Path:
   """Writes FOLDER/report.md, report.csv and report.html; returns the path of the page."""
   parts = [(section, make_table(section)) for section in sections(runs)]
   text = '\n'.join(to_markdown(section, table) for section, table in parts)
-  atomic.write_atomic(folder / 'report.md', text)
-  atomic.write_csv(folder / 'report.csv', [*numbers(parts), *steps.numbers(parts)])
-  atomic.write_atomic(folder / 'report.html', page(parts))
+  with stopping.told(lambda: f'the report in {folder}, if any, is as it was', folder), atomic.at_once():
+    atomic.write_atomic(folder / 'report.md', text)
+    atomic.write_csv(folder / 'report.csv', [*numbers(parts), *steps.numbers(parts)])
+    atomic.write_atomic(folder / 'report.html', page(parts))
   return folder / 'report.html'
 
 

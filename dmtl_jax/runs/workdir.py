@@ -5,7 +5,6 @@ step), W/tensorboard/, W/checkpoints/, W/panels/, W/metrics.json, W/report.html.
 """
 
 import contextlib
-import errno
 import fcntl
 import json
 import os
@@ -13,7 +12,7 @@ import pathlib
 
 from ml_collections import ConfigDict
 
-from dmtl_jax.basics import sharding
+from dmtl_jax.basics import sharding, stopping
 from dmtl_jax.basics.atomic import write_json
 from dmtl_jax.basics.errors import is_plain, printable, UserError
 from dmtl_jax.configs import check, common
@@ -25,7 +24,6 @@ FREE = (
   *('train.log_every', 'train.save_every', 'train.keep', 'train.keep_every', 'train.nan_policy'),
   *('train.fsdp', 'train.remat', 'model.initial_weights'),
 )
-MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE)
 
 
 @contextlib.contextmanager
@@ -33,19 +31,12 @@ def held(workdir: str | os.PathLike):
   """Holds the run's folder for this job, making it if need be; all hosts must call it.
 
   Raises:
-    UserError: another job trains there, the folder cannot be written, or the disk gets full, read-only or broken
-      meanwhile (instead of that OSError; other errors pass).
+    UserError: another job trains there, the folder cannot be written, or see `stopping.told`.
   """
   file = sharding.on_first_host(_lock, pathlib.Path(workdir))
   try:
-    yield
-  except OSError as error:
-    if error.errno not in MACHINE:
-      raise
-    raise UserError(
-      f'{error.filename or workdir}: {os.strerror(error.errno)}; mend that and run the same command again: '
-      f'what was saved is whole, and the run goes on from its last checkpoint'
-    ) from error
+    with stopping.told(lambda: 'what was saved is whole, and the run goes on from its last checkpoint', workdir):
+      yield
   finally:
     if file:
       file.close()
@@ -64,7 +55,11 @@ def _lock(path: pathlib.Path):
     raise UserError(
       f'--workdir={path}: another process is training there; wait for it or choose another folder'
     ) from None
-  for left in (*path.glob('.*.tmp'), *path.glob('*/.*.tmp')):  # of a run that was killed while it wrote
+  for left in (
+    *path.glob('.*.tmp'),
+    *path.glob('*/.*.tmp'),
+    *path.glob('*/*/.*.tmp'),
+  ):  # of a run that was killed while it wrote
     left.unlink(missing_ok=True)
   return file
 

@@ -7,6 +7,8 @@ from dmtl_jax.basics.errors import closest, printable, UserError
 from dmtl_jax.basics.stopping import Stopped
 from dmtl_jax.inference import evaluation
 
+PICTURED = 20  # evaluations, about, whose pictures are logged: TensorBoard's files stay small in a long run
+
 
 class Periodic:
   """Evaluates, logs and compares.
@@ -25,6 +27,7 @@ class Periodic:
   def __init__(self, training, config, log, stop, notes: dict):
     self.best, self.evaluated = notes['best'], notes['evaluated']
     self._every, self._last = config.train.eval_every or max(training.steps // 10, 1), training.steps
+    self._pictured = self._every * max(training.steps // self._every // PICTURED, 1)
     self._config, self._mesh, self._log, self._stop = config, training.mesh, log, stop
     limit = config.train.eval_images
     self._evaluator = evaluation.Evaluator(training.model, config, training.val, training.mesh, fast=True, limit=limit)
@@ -39,7 +42,8 @@ class Periodic:
     try:
       with self._stop.at_once():
         scores, _ = self._evaluator.run(variables)
-        pictures = list(self._evaluator.panels(variables)) if self._log.writes else []
+        shown = self._log.writes and (step % self._pictured == 0 or step >= self._last)
+        pictures = list(self._evaluator.panels(variables)) if shown else []
     except Stopped:
       return
     self._log.scalars(step, evaluation.flat(scores))

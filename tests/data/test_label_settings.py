@@ -12,7 +12,7 @@ import pytest
 from dmtl_jax.basics import torch_file
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.data import label_settings
-from dmtl_jax.data.label_settings import apply_labels, load_mapping, save_mapping
+from dmtl_jax.data.label_settings import apply_labels, check_same, load_mapping, save_mapping
 from dmtl_jax.datasets import cityscapes
 from dmtl_jax.tasks import make_task
 
@@ -221,3 +221,15 @@ def test_a_torch_file_of_another_kind_is_refused(content, tmp_path, monkeypatch)
   monkeypatch.setattr(label_settings.torch_file, 'load', lambda path: content)
   with pytest.raises(UserError, match='m.pth: '):
     label_settings.load_mapping(tmp_path / 'm.pth', ['a', 'b'], ())
+
+
+def test_labels_that_changed_between_two_starts_are_named(tmp_path):
+  mask = np.ones((2, len(TASKS)), bool)
+  save_mapping(tmp_path / 'labels.json', ['a', 'b'], TASKS, mask)
+  check_same(tmp_path / 'labels.json', ['a', 'b'], TASKS, mask)
+  for ids, other, words in (
+    (['a', 'b'], np.eye(2, len(TASKS), dtype=bool), '2 images differ, e.g. a, .*;.* -> '),
+    (['a', 'c'], mask, '2 images differ, e.g. b, .* -> not there'),
+  ):
+    with pytest.raises(UserError, match=f'labels.json: this run was started with other labels: {words}'):
+      check_same(tmp_path / 'labels.json', ids, TASKS, other)

@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 import os
+import pathlib
 
 from conftest import shared
 import cv2
@@ -250,6 +251,22 @@ def test_scan_is_cached_until_a_file_changes(root, monkeypatch):
   os.utime(path, ns=(1, 1))
   open_train(root)
   assert len(scans) == 1
+
+
+def rewritten(path):
+  """The same length, another time."""
+  path.write_bytes(path.read_bytes()[::-1])
+
+
+@pytest.mark.parametrize('file', ['images/a.jpg', 'labels/semseg/a.png'])
+@pytest.mark.parametrize('change', [pathlib.Path.unlink, cut, rewritten])
+def test_a_file_that_changes_under_a_run_is_named(root, file, change):
+  source = open_train(root)
+  index = source.ids.index('a')
+  assert source[index]['labels']
+  change(root / 'train' / file)
+  with pytest.raises(UserError, match=f'{file}: changed or removed since it was checked'):
+    source[index]
 
 
 def test_opens_where_the_cache_cannot_be_written(root, tmp_path, monkeypatch):

@@ -324,6 +324,32 @@ def test_builder_gives_back_what_was_rendered(tmp_path, monkeypatch):
   )
 
 
+def test_a_damaged_record_is_named_and_never_read(tmp_path):
+  """A bit flipped anywhere in the records, and a file cut short: what is read is what was stored, or nothing is."""
+  settings = data(tmp_path)
+  whole = [scenes.open_split(settings, 'train')[i] for i in range(3)]
+  (path,) = scenes.builder(settings).data_path.glob('*train*')
+  stored_bytes, rng, refused = path.read_bytes(), np.random.default_rng(0), 0
+  used = len(stored_bytes.rstrip(b'\0'))  # the rest fills a block
+  for flipped in [*rng.integers(used, size=20), None]:
+    content = bytearray(stored_bytes) if flipped is not None else bytearray(stored_bytes[:-1000])
+    if flipped is not None:
+      content[flipped] ^= 1 << int(rng.integers(8))
+    path.write_bytes(content)
+    source = scenes.open_split(settings, 'train')
+    for i, example in enumerate(whole):
+      try:
+        read = source[i]
+      except UserError as error:
+        refused += 1
+        assert f'image {i} of train cannot be read' in str(error) and 'prepare the data set again' in str(error)
+      else:
+        np.testing.assert_array_equal(read['image'], example['image'])
+        for name, label in example['labels'].items():
+          np.testing.assert_array_equal(read['labels'][name], label)
+  assert refused > 10
+
+
 def test_default_settings_and_other_ones_have_their_own_folders(tmp_path, monkeypatch):
   monkeypatch.setattr(stored, 'build', lambda builder: None)
   default = scenes.builder(ConfigDict(dict(dir=str(tmp_path), size=(96, 128))))

@@ -90,13 +90,26 @@ def test_broken_files_are_told(tmp_path):
     assert str(tmp_path / name) in str(told.value) and '\n' not in str(told.value)
 
 
-def test_what_lies_in_the_folder_of_results_is_no_image(tmp_path):
-  for name in ('a.png', 'maps/a.png', 'maps/semseg/a.png'):
+def test_results_and_images_lie_apart(tmp_path):
+  for name in ('a.png', 'maps/a.png', 'maps/semseg/b.png', 'other/c.png'):
     (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / name).touch()
-  assert images.find_images(str(tmp_path), tmp_path / 'maps') == [tmp_path / 'a.png']
-  with pytest.raises(UserError, match='could overwrite them'):
-    images.find_images(str(tmp_path / 'maps' / 'a.png'), tmp_path / 'maps')
+  for spec, out in (('', 'maps'), ('', ''), ('maps/a.png', 'maps'), ('**/*.png', 'maps'), ('other,maps', 'maps/new')):
+    spec = ','.join(str(tmp_path / part) for part in spec.split(','))
+    with pytest.raises(UserError, match='--out=.*could overwrite'):
+      images.find_images(spec, tmp_path / out)
+  assert images.find_images(str(tmp_path / 'maps'), tmp_path / 'other') == [
+    tmp_path / 'maps/a.png',
+    tmp_path / 'maps/semseg/b.png',
+  ]
+
+
+def test_loops_of_links_are_refused(tmp_path):
+  (tmp_path / 'photos').mkdir()
+  (tmp_path / 'photos/a.png').touch()
+  (tmp_path / 'photos/again').symlink_to(tmp_path / 'photos')
+  with pytest.raises(UserError, match='again: a link to a folder that it lies in'):
+    images.find_images(str(tmp_path / 'photos/**/*.png'))
 
 
 @pytest.mark.parametrize(

@@ -334,10 +334,10 @@ def loaded(predictor, monkeypatch):
 
 
 def test_the_command_again_and_without_fault(tiny_run, loaded, folder, tmp_path, capsys):
-  """Results are written anew; the folder of results may lie among the images."""
-  (tmp_path / 'a.png').write_bytes((folder / 'dot.png').read_bytes())
+  (tmp_path / 'photos').mkdir()
+  (tmp_path / 'photos' / 'a.png').write_bytes((folder / 'dot.png').read_bytes())
   for _ in range(2):
-    assert predict.run(str(tiny_run), 'best', str(tmp_path), str(tmp_path / 'maps')) == 0
+    assert predict.run(str(tiny_run), 'best', str(tmp_path / 'photos'), str(tmp_path / 'maps')) == 0
     assert '1 of 1 files predicted' in capsys.readouterr().out
   assert np.load(tmp_path / 'maps' / 'depth' / 'a.npy').shape == (1, 1)
   assert not (tmp_path / 'maps' / 'uncertainty').exists()
@@ -351,5 +351,5 @@ def test_when_nothing_can_be_read(tiny_run, loaded, folder, tmp_path, capsys):
 
 def test_a_folder_that_cannot_be_written(tiny_run, loaded, folder, tmp_path):
   (tmp_path / 'file').touch()
-  with pytest.raises(UserError, match=r'--out=.*file/maps: cannot be written \(Not a directory\)'):
+  with pytest.raises(UserError, match='file/maps: Not a directory; mend that.*: 0 of 1 images are new'):
     predict.run(str(tiny_run), 'best', str(folder / 'dot.png'), str(tmp_path / 'file' / 'maps'))

@@ -93,9 +93,10 @@ def test_normalisation_is_that_of_training(images):
 def test_what_cannot_be_exported(tiny_run, tmp_path, capsys):
   (tmp_path / 'file').write_text('')
   for arguments, message in [
-    ([str(tmp_path / 'none'), 'x'], 'must name the folder of a trained run'),
-    ([str(tiny_run), 'x', '--step=3'], '--step=3: not one of best, latest, 7'),
-    ([str(tiny_run), str(tmp_path / 'file' / 'x')], 'cannot be written'),
+    ([str(tmp_path / 'none'), 'x.stablehlo'], 'must name the folder of a trained run'),
+    ([str(tiny_run), 'x.stablehlo', '--step=3'], '--step=3: not one of best, latest, 7'),
+    ([str(tiny_run), str(tmp_path / 'file' / 'x.stablehlo')], 'mend that and run the same command again'),
+    ([str(tiny_run), str(tiny_run / 'config.json')], 'config.json: the name of an exported file ends in .stablehlo'),
   ]:
     assert export.main(arguments) == 1
     assert message in capsys.readouterr().err

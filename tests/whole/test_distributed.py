@@ -1,7 +1,8 @@
 """One run on one device, on eight, and on two processes: the same losses, scores and checkpoints.
 
 A chain: one device trains (the reference); two processes, as srun starts them, go on from its first
-checkpoint; eight devices, two of which share a state, go on from one that the two processes wrote.
+checkpoint; eight devices, two of which share a state, go on from one that the two processes wrote; one device
+goes on from the last but one checkpoint of either.
 """
 
 import json
@@ -72,19 +73,28 @@ def data(tmp_path_factory):
   return root
 
 
-@pytest.fixture(scope='module')
-def one_device(data, tmp_path_factory):
-  workdir = tmp_path_factory.mktemp('one')
+def train_here(data, workdir):
   config = folder_config.get_config(ARG)
   config.update_from_flattened_dict(FIELDS | {'data.path': str(data)})
   train.run(config, str(workdir))
+
+
+@pytest.fixture(scope='module')
+def one_device(data, tmp_path_factory):
+  workdir = tmp_path_factory.mktemp('one')
+  train_here(data, workdir)
   return workdir
+
+
+def copy_start(before, step: int, workdir):
+  """What a run needs to go on from a checkpoint of another."""
+  shutil.copytree(before / 'checkpoints' / str(step), workdir / 'checkpoints' / str(step))
+  shutil.copy(before / 'config.json', workdir)
 
 
 def go_on(data, before, step: int, workdir, processes: int, devices: int, *flags) -> list[str]:
   """Goes on from a checkpoint of the run in `before`, in another workdir; returns what each process printed."""
-  shutil.copytree(before / 'checkpoints' / str(step), workdir / 'checkpoints' / str(step))
-  shutil.copy(before / 'config.json', workdir)
+  copy_start(before, step, workdir)
   fields = FIELDS | {'data.path': str(data)}
   command = [sys.executable, '-c', MAIN, f'--config=configs/folder.py:{ARG}', f'--workdir={workdir}', *flags]
   command += [f'--config.{name}={value}' for name, value in fields.items()]
@@ -156,6 +166,14 @@ def test_eight_devices_go_on_from_what_two_processes_wrote(eight_devices, one_de
   same_run(eight_devices, one_device, 2 * EVERY + 1)
   stored = (eight_devices / 'checkpoints' / str(STEPS) / 'optimizer' / '_sharding').read_text()
   assert 'fsdp' in stored  # devices held parts of the state, not copies
+
+
+def test_one_device_goes_on_from_what_more_wrote(data, one_device, two_processes, eight_devices, tmp_path):
+  for before in (two_processes[0], eight_devices):
+    workdir = tmp_path / before.name
+    copy_start(before, 4 * EVERY, workdir)
+    train_here(data, workdir)
+    same_run(workdir, one_device, 4 * EVERY + 1)
 
 
 def test_batch_norm_statistics_are_those_of_the_whole_batch(two_processes, one_device):

@@ -83,11 +83,13 @@ def differences(a: pathlib.Path, b: pathlib.Path) -> list[str]:
   return faults.differences(left, right)
 
 
-def test_killed_runs_end_with_the_same_bits():
+@pytest.mark.parametrize('flags', [('--kills=1', '--seed=19'), ('--kills=2', '--seed=47', '--processes=2')])
+def test_killed_runs_end_with_the_same_bits(flags):
   """The harness by its command; at file operations, so that kills fall while something is written."""
-  command = [sys.executable, str(faults.ROOT / 'tests' / 'faults.py'), '--kills=3', '--seed=19', '--only=event']
+  command = [sys.executable, str(faults.ROOT / 'tests' / 'faults.py'), *flags, '--only=event']
   done = subprocess.run(command, capture_output=True, text=True, timeout=500)
-  assert done.returncode == 0 and 'all ended with the same bits' in done.stdout, done.stdout + done.stderr
+  told = f'{flags[0][-1]} kills in 1 runs, all ended with the same bits'
+  assert done.returncode == 0 and told in done.stdout, done.stdout + done.stderr
 
 
 def test_sigterm_between_two_log_lines_leaves_no_trace(whole, data, tmp_path, monkeypatch, capsys):

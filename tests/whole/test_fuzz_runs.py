@@ -252,6 +252,7 @@ def test_an_index_of_panels_deletes_nothing_elsewhere(tmp_path):
   ids = ['../../victim', str(victim), '../../other', '..', '.', '', None, {}, 'mine']
   (folder / 'index.json').write_text(json.dumps({'images': [{'id': id} for id in ids]}))
   (folder / 'mine').mkdir()
+  (folder / 'mine/input.jpg').write_bytes(b'')
   gallery.save_panels(folder, TASKS, {}, None)
   assert victim.is_dir() and (tmp_path / 'other.png').exists() and folder.is_dir() and not (folder / 'mine').exists()
 

@@ -1,0 +1,198 @@
+"""Every job, ended early while it writes: its result is the old one or the new one, and it says which."""
+
+import errno
+import json
+import os
+import pathlib
+import shutil
+import signal
+import types
+
+import evaluation_stub as stub
+import numpy as np
+from PIL import Image
+import pytest
+import raw_trees
+
+from dmtl_jax.basics import atomic, stopping
+from dmtl_jax.basics.errors import UserError
+from dmtl_jax.configs import common
+from dmtl_jax.datasets import nyud, raw
+from dmtl_jax.inference.prediction import Raw
+from dmtl_jax.jobs import evaluate, export, predict, prepare, report
+from tests.whole import test_fuzz_runs
+
+
+def full():
+  raise OSError(errno.ENOSPC, 'x', '/somewhere')
+
+
+def read_only():
+  raise OSError(errno.EROFS, 'x', '/somewhere')
+
+
+def interrupt():
+  os.kill(os.getpid(), signal.SIGINT)
+
+
+def terminate():
+  os.kill(os.getpid(), signal.SIGTERM)
+
+
+TROUBLES = {
+  full: '/somewhere: No space left on device; mend that and run the same command again: ',
+  read_only: '/somewhere: Read-only file system; mend that',
+  interrupt: 'stopped by Ctrl-C; ',
+  terminate: 'stopped by SIGTERM; ',
+}
+
+
+def files(folder: pathlib.Path) -> dict[str, bytes]:
+  return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob('*') if path.is_file()}
+
+
+def in_trouble(monkeypatch, job, folder: pathlib.Path, kept: str):
+  """Runs a job that has results in `folder` again and again, with trouble at its first write and at later ones.
+
+  The job must give other results each time (it is called with a number).
+  """
+  writes = []
+  with monkeypatch.context() as patch:
+    patch.setattr(atomic.os, 'fsync', writes.append)
+    job(0)
+  before = files(folder)
+  for number, (trouble, words) in enumerate(TROUBLES.items(), 1):
+    at = (len(writes) - 1) * (number - 1) // len(TROUBLES)
+    seen = []
+
+    def fsync(handle, at=at, trouble=trouble, seen=seen):
+      seen.append(handle)
+      if len(seen) == at + 1:
+        trouble()
+
+    with monkeypatch.context() as patch:
+      patch.setattr(atomic.os, 'fsync', fsync)
+      with pytest.raises(UserError) as error:
+        job(number)
+    assert str(error.value).startswith(words) and kept in str(error.value), str(error.value)
+    assert files(folder) == before, f'{trouble.__name__} at write {at} of {len(writes)}'
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+  job(number)
+  assert files(folder) != before
+
+
+def test_evaluate(tmp_path, monkeypatch):
+  evaluator, variables = stub.make(3, 2)
+  config = common.base('')
+  config.eval.panels = 2
+  monkeypatch.setattr(evaluate.source_lib, 'open_source', lambda *_: evaluator.source)
+  monkeypatch.setattr(evaluate, 'Evaluator', lambda *_: evaluator)
+
+  def job(number):
+    scaled = {'scale': variables['scale'] * (1 + number)}
+    monkeypatch.setattr(evaluate, 'load', lambda *_: (stub.Model(), scaled, number))
+    evaluate.run(config, str(tmp_path))
+
+  in_trouble(monkeypatch, job, tmp_path, f'the scores and panels in {tmp_path} are as they were')
+
+
+def test_report(tmp_path, monkeypatch):
+  test_fuzz_runs.write_run(tmp_path / 'run')
+  monkeypatch.setattr('dmtl_jax.report.table._count', lambda entry: {})  # seconds each
+  metrics = json.loads((tmp_path / 'run/metrics.json').read_text())
+
+  def job(number):
+    (tmp_path / 'run/metrics.json').write_text(json.dumps(metrics | {'step': number}))
+    report.write_report([str(tmp_path / 'run')], str(tmp_path / 'out'))
+
+  in_trouble(monkeypatch, job, tmp_path / 'out', f'the report in {tmp_path / "out"}, if any, is as it was')
+
+
+def test_predict(tmp_path, monkeypatch):
+  (tmp_path / 'photos').mkdir()
+  Image.new('RGB', (40, 30)).save(tmp_path / 'photos/a.png')
+
+  class Predictor:
+    def check(self, *_):
+      pass
+
+    def raw(self, image, samples, zoom):
+      maps = {('final', task.name): np.full((4, 4, task.channels), self.number, np.float32) for task in stub.TASKS}
+      return Raw(stub.TASKS, maps, (4, 4), 1)
+
+  def job(number):
+    Predictor.number = number
+    monkeypatch.setattr(predict, 'load', lambda *_: Predictor())
+    predict.run('', 'best', str(tmp_path / 'photos'), str(tmp_path / 'out'))
+
+  in_trouble(
+    monkeypatch, job, tmp_path / 'out', f'0 of 1 images are new in {tmp_path / "out"}; what is there of others'
+  )
+
+
+def test_export(tmp_path, monkeypatch):
+  class Exported:
+    def serialize(self):
+      return b'%d' % self.number
+
+  def job(number):
+    Exported.number = number
+    run = types.SimpleNamespace(config=None, tasks=(), variables={})
+    monkeypatch.setattr(export.prediction, 'load', lambda *_: run)
+    monkeypatch.setattr(export, 'export', lambda *_: Exported())
+    export.write('', str(tmp_path / 'x.stablehlo'))
+
+  in_trouble(monkeypatch, job, tmp_path, 'x.stablehlo, if it was there, is as it was')
+
+
+@pytest.mark.parametrize('trouble', TROUBLES)
+def test_prepare(tmp_path, monkeypatch, trouble):
+  """Ended at the second image; the same command prepares the data set then."""
+  monkeypatch.setattr(raw.RawBuilder, 'url_infos', {})
+  config = raw_trees.config('nyud', tmp_path, raw_trees.nyud_tree(tmp_path))
+  attempt, seen = raw._attempt, []
+
+  def troubled(*args):
+    seen.append(1)
+    if len(seen) == 2:
+      trouble()
+    return attempt(*args)
+
+  monkeypatch.setattr(raw, '_attempt', troubled)
+  with pytest.raises(UserError) as error:
+    prepare.prepare(config)
+  path = nyud.Builder(data_dir=config.data.dir).data_path
+  assert TROUBLES[trouble] in str(error.value) and f'{path} is not built' in str(error.value) and not path.exists()
+  assert prepare.prepare(config) == pathlib.Path(path)
+
+
+def test_files_show_together(tmp_path):
+  """Written and removed in one block, and in a block in it."""
+  atomic.write_atomic(tmp_path / 'old/a', 'old')
+  with atomic.at_once():
+    with atomic.at_once():
+      atomic.write_atomic(tmp_path / 'new/b', 'new')
+      atomic.remove(tmp_path / 'old/a')
+    assert files(tmp_path / 'old') == {'a': b'old'} and not (tmp_path / 'new/b').exists()
+  assert files(tmp_path) == {'new/b': b'new'} and not (tmp_path / 'old').exists()
+
+
+def test_a_signal_while_files_are_renamed_comes_too_late(tmp_path, monkeypatch):
+  replace = os.replace
+
+  def stopped(*args):
+    interrupt()
+    terminate()
+    replace(*args)
+
+  monkeypatch.setattr(os, 'replace', stopped)
+  with stopping.told(lambda: 'kept'), atomic.at_once():
+    atomic.write_atomic(tmp_path / 'a', 'new')
+    atomic.write_atomic(tmp_path / 'b', 'new')
+  assert files(tmp_path) == {'a': b'new', 'b': b'new'}
+
+
+def test_a_vanished_folder_is_told(tmp_path):
+  with pytest.raises(UserError, match='No such file or directory; mend that .*: kept'):
+    with stopping.told(lambda: 'kept'), atomic.replacing(tmp_path / 'x/a'):
+      shutil.rmtree(tmp_path / 'x')
