@@ -151,7 +151,10 @@ def main(*args: str):
   if not names:
     for name in READERS:
       done = subprocess.run(
-        [sys.executable, '-m', 'tests.fuzz_readers', name, *flags], stderr=subprocess.PIPE, text=True
+        [sys.executable, '-m', 'tests.fuzz_readers', name, *flags],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
       )
       print(f'{name}: {done.stderr.strip().splitlines()[-1]} (status {done.returncode})', flush=True)
     return

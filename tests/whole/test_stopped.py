@@ -82,7 +82,7 @@ def in_trouble(monkeypatch, job, folder: pathlib.Path, kept: str):
 
 
 def test_evaluate(tmp_path, monkeypatch):
-  evaluator, variables = stub.make(3, 2)
+  evaluator, variables = stub.make(1, 1)
   config = common.base('')
   config.eval.panels = 2
   monkeypatch.setattr(evaluate.source_lib, 'open_source', lambda *_: evaluator.source)
@@ -117,8 +117,8 @@ def test_predict(tmp_path, monkeypatch):
       pass
 
     def raw(self, image, samples, zoom):
-      maps = {('final', task.name): np.full((4, 4, task.channels), self.number, np.float32) for task in stub.TASKS}
-      return Raw(stub.TASKS, maps, (4, 4), 1)
+      (depth,) = stub.TASKS[-1:]
+      return Raw((depth,), {('final', depth.name): np.full((4, 4, 1), 1 + self.number, np.float32)}, (4, 4), 1)
 
   def job(number):
     Predictor.number = number
