@@ -8,7 +8,7 @@ together one is killed, which the others must notice and tell within NOTICED sec
 SIGTERM, after which all save and leave (not among the kills). A run has up to `longest` such lives.
 
 Compared bit for bit: parameters, optimiser state and all else in every checkpoint left, metrics.json but
-for times, per_image.csv, log.jsonl, what TensorBoard shows, panels, and the names of all files.
+for times, per_image.csv, log.jsonl, what TensorBoard shows, panels, and the names of all files, the report's too.
 
 Each life is a fork of a process that has imported everything and not yet started JAX; the network is a
 toy, so that a life takes seconds. Everything else is the command line's own path.
@@ -176,7 +176,8 @@ def content(workdir: pathlib.Path) -> dict:
   """What a finished run left, as JSON values, without times."""
   names = sorted(str(p.relative_to(workdir)) for p in workdir.rglob('*') if p.is_file())
   own = [n for n in names if not n.startswith(('checkpoints/', 'tensorboard/'))]
-  files = {n: (workdir / n).read_bytes().hex() for n in own if n != 'metrics.json'}
+  same = [n for n in own if not n.startswith(('metrics.json', 'report.'))]  # the report names the workdir
+  files = {n: (workdir / n).read_bytes().hex() for n in same}
   metrics = json.loads((workdir / 'metrics.json').read_text())
   metrics.pop('seconds_per_image')
   return {
