@@ -1,5 +1,5 @@
 # make demo   train DiffusionMTL on rendered scenes, evaluate it, write pictures and a report
-# make test   check the format, then run the test suite
+# make test   check the format and the types, then run the test suite
 # make docs   the documentation as pages, docs/_build/index.html
 # They make a .venv and install what they need; PYTHON chooses the interpreter (3.11 or newer).
 
@@ -16,6 +16,7 @@ demo: .venv/installed
 test: .venv/installed-dev
 	$(BIN)/ruff check --quiet .
 	$(BIN)/ruff format --check --quiet .
+	$(BIN)/pyrefly check --python-interpreter-path $(BIN)/python --output-format=min-text --summary=none
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 docs: .venv/installed-docs

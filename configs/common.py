@@ -34,7 +34,7 @@ def parse(arg: str | None) -> dict:
   Raises:
     ValueError: an unknown key, a part without '=', or a value of the wrong type.
   """
-  values = dict(ARGUMENTS)
+  values: dict = dict(ARGUMENTS)
   for part in filter(None, map(str.strip, (arg or '').split(','))):
     key, equals, value = part.partition('=')
     if not equals or key not in ARGUMENTS:
@@ -71,7 +71,7 @@ def base(arg: str | None) -> ConfigDict:
   )
   if a['preset'] == 'released':
     model |= dict(heads=4, stop_condition=True, posterior=True, step_offset=1, initial_weights='released')
-  model |= method.defaults | ({'condition': a['condition']} if a['condition'] else {})
+  model |= dict(method.defaults) | ({'condition': a['condition']} if a['condition'] else {})
   model |= {name: value for name, value in method.fixed.items() if name in model}
   return ConfigDict(
     dict(

@@ -15,8 +15,13 @@ An image is uint8 [H, W, 3] RGB of any size, a Pillow image or a path; or a list
   depth             float32 [H, W], labels' unit      standard deviation, the same unit
 """
 
+from typing import TYPE_CHECKING
 
-def load(workdir: str, which: str = 'best'):
+if TYPE_CHECKING:  # importing the package alone is quick
+  from dmtl_jax.inference.prediction import Predictor
+
+
+def load(workdir: str, which: str = 'best') -> 'Predictor':
   """The predictor of a trained run: see `dmtl_jax.inference.prediction.Predictor`."""
   from dmtl_jax.inference import prediction
 

@@ -165,7 +165,7 @@ def _unzip(archive, folder):
 def _untar(archive, folder):
   with open(archive, 'rb') as raw, _decompressed(raw) as stream:
     try:
-      file = tarfile.open(fileobj=_Bounded(stream, archive), mode='r:')  # noqa: SIM115
+      file = tarfile.open(fileobj=_Bounded(stream, archive), mode='r:')  # noqa: SIM115 # pyrefly: ignore[no-matching-overload]
     except tarfile.TarError as error:
       raise UserError(f'{archive}: neither a .zip nor a .tar archive, or cut short; download it again') from error
     with file, Progress(f'unpacking {archive.name}', archive.stat().st_size >> 20, 'MB') as progress:

@@ -5,7 +5,6 @@ is taken. Nothing is unpickled, and no decoder runs but that of a format asked f
 hand PostScript to Ghostscript, whatever the file is called).
 """
 
-from collections.abc import Sequence
 import json
 import math
 import os
@@ -65,7 +64,7 @@ def read_npy(path: str | os.PathLike) -> np.ndarray:
     raise ValueError(f'not a readable .npy ({reason(error)})') from error
 
 
-def open_image(path: str | os.PathLike, formats: Sequence[str] = IMAGE_FORMATS, upright: bool = False) -> Image.Image:
+def open_image(path: str | os.PathLike, formats: tuple[str, ...] = IMAGE_FORMATS, upright: bool = False) -> Image.Image:
   """A decoded image file.
 
   Args:

@@ -12,7 +12,7 @@ import socket
 import sys
 import threading
 import time
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 from jax._src import distributed
@@ -59,7 +59,7 @@ def _watch(number: int, connection: socket.socket):
     )
 
 
-def _end(error: BaseException):
+def _end(error: BaseException) -> NoReturn:
   tell(error)
   sys.stdout.flush()
   sys.stderr.flush()
@@ -83,7 +83,7 @@ def _connect() -> dict[int, socket.socket]:
 
 
 def _call(port: int, key: bytes) -> socket.socket:
-  host = distributed.global_state.coordinator_address.rpartition(':')[0].strip('[]')
+  host = str(distributed.global_state.coordinator_address).rpartition(':')[0].strip('[]')
   connection = socket.create_connection((host, port), PATIENCE)
   connection.sendall(key + jax.process_index().to_bytes(4))
   connection.settimeout(None)

@@ -252,7 +252,7 @@ def unpickle(stream, open_storage: OpenStorage) -> Any:
     if instruction.name == 'STOP':
       return machine.stack.pop()
     machine.run(instruction.name, argument)
-    if machine.copied > COPIES * (position + 1024):
+    if machine.copied > COPIES * ((position or 0) + 1024):
       raise _Refused('copies one list or text over and over, as no checkpoint does; refused')
 
 

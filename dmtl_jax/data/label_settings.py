@@ -146,7 +146,7 @@ def _read_csv(path, ids) -> dict[str, list[str]]:
   try:
     with open(path, newline='', encoding='utf-8-sig') as f:  # spreadsheets write a mark of the encoding
       reader = csv.DictReader(f)
-      rows, header = list(reader), reader.fieldnames
+      rows, header = list(reader), list(reader.fieldnames or ())
   except (OSError, ValueError, csv.Error) as error:
     raise UserError(f'{path}: not a CSV file in UTF-8 ({files.reason(error)}); write it again') from error
   if not rows or header[0] != 'image' or len(header) < 2 or len(set(header)) < len(header):

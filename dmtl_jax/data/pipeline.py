@@ -14,10 +14,12 @@ import functools
 from absl import flags
 import cv2
 import grain
+from ml_collections import ConfigDict
 import numpy as np
 
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.data import transforms
+from dmtl_jax.data.source import Source
 
 _MANY = 2**40  # training has no end of its own
 
@@ -26,8 +28,8 @@ _MANY = 2**40  # training has no end of its own
 class _Load(grain.transforms.Map):
   """Position of a host's image in its stream -> example; `position` says which image that is."""
 
-  source: object
-  config: object
+  source: Source
+  config: ConfigDict
   batch: int  # of all hosts
   process_index: int
   process_count: int
@@ -35,6 +37,9 @@ class _Load(grain.transforms.Map):
   def __post_init__(self):
     if self.batch % self.process_count:
       raise UserError(f'a batch of {self.batch} images cannot be split over {self.process_count} hosts')
+
+  def load(self, position: int) -> dict:
+    raise NotImplementedError
 
   def map(self, element: int) -> dict:
     local = self.batch // self.process_count
@@ -76,7 +81,8 @@ class TrainIterator:
   """Endless batches of a host. Its state counts those taken: it resumes on any number of hosts and workers."""
 
   def __init__(self, open_at: Callable[[int], Iterator[dict]]):
-    self._open_at, self._batches = open_at, None
+    self._open_at = open_at
+    self._batches: Iterator[dict] | None = None
     self.set_state({'next_index': 0})
 
   def __next__(self) -> dict:

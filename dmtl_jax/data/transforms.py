@@ -75,7 +75,7 @@ def eval_transform(config, tasks: tuple[Task, ...]) -> Callable[[dict], dict]:
   def transform(example: dict) -> dict:
     image, labels = fit(example['image'], example['labels'], size, named, upscale=not pad)
     region = (*corner(image.shape, size, pad), *image.shape[:2])
-    shapes = {'region': np.int32(region), 'size': np.int32(example['image'].shape[:2])}
+    shapes = {'region': np.array(region, np.int32), 'size': np.int32(example['image'].shape[:2])}
     return finish(image, labels, size, tasks, example['index'], centred=pad) | shapes
 
   return transform
@@ -99,8 +99,8 @@ def rescale(
   image, labels, factor: float, named, zoom: float = 1.0, at_least=(1, 1), shrink: int = cv2.INTER_AREA
 ) -> tuple[np.ndarray, dict]:
   """Resizes by a factor; depth is divided by `zoom`, how much nearer the scene looks than in evaluation."""
-  size = tuple(max(round(n * factor), least) for n, least in zip(image.shape[:2], at_least))
-  image, labels = resize(image, labels, size, shrink)
+  height, width = (max(round(n * factor), least) for n, least in zip(image.shape[:2], at_least))
+  image, labels = resize(image, labels, (height, width), shrink)
   return image, nearer(labels, named, zoom)
 
 

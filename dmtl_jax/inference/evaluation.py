@@ -73,7 +73,7 @@ class Evaluator:
         began = time.monotonic()
         predictions = self._predict_local(variables, batch)
         seconds, batches = seconds + time.monotonic() - began, batches + 1
-        counted = np.flatnonzero(batch['valid'] & (batch['index'] < self.count))
+        counted = np.flatnonzero(batch['valid'] & (batch['index'] < self.count)).tolist()
         work = [self._work(predictions, batch, i) for i in counted]
         for i, scored in zip(counted, map_images(_states, work)):
           states, index = _add(states, scored), int(batch['index'][i])
@@ -97,7 +97,8 @@ class Evaluator:
   def _work(self, predictions: dict, batch: dict, i: int) -> tuple[dict, dict, dict]:
     """What `_states` takes of image i of a batch."""
     maps = {stage: {name: values[i] for name, values in of.items()} for stage, of in predictions.items()}
-    labels = {t.name: (batch['labels'][t.name][i],) for n, t in enumerate(self.tasks) if batch['label_mask'][i, n]}
+    seen = [task.name for n, task in enumerate(self.tasks) if batch['label_mask'][i, n]]
+    labels: dict[str, tuple] = {name: (batch['labels'][name][i],) for name in seen}
     truths = self.source.truth(int(batch['index'][i])) if self._by_truth else {}
     for task in self.tasks:
       truth = truths.get(task.name)

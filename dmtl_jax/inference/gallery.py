@@ -73,7 +73,7 @@ def choose(rows: Sequence[dict], tasks: Sequence[Task], panels: int) -> dict[int
       add(index, task, 'panel')
   for task in tasks:
     scores = {i: _scores(row, task)['final'] for i, row in enumerate(rows) if 'final' in _scores(row, task)}
-    order = sorted(scores, key=scores.get, reverse=task.higher_is_better)
+    order = sorted(scores, key=scores.__getitem__, reverse=task.higher_is_better)
     if order:
       add(order[0], task, 'best')
       add(order[-1], task, 'worst')
@@ -198,7 +198,7 @@ def save_predictions(folder: pathlib.Path, tasks: Sequence[Task], id: str, maps:
   for task in tasks:
     values = np.asarray(maps[task.name])[top : top + height, left : left + width]
     if values.shape[:2] != tuple(size):
-      values = task.resized(values, tuple(map(int, size)))
+      values = task.resized(values, (int(size[0]), int(size[1])))
     suffix, values = task.stored(values)
     path = folder / task.name / f'{id}{suffix}'
     if suffix == '.png':

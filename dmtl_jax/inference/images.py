@@ -20,7 +20,7 @@ from dmtl_jax.basics.errors import UserError
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.gif', '.ppm', '.pgm', '.jp2')
 FORMATS = (*files.IMAGE_FORMATS, 'GIF', 'PPM', 'JPEG2000')  # Pillow would run Ghostscript for others
 VIDEO_SUFFIXES = ('.mp4', '.mov', '.avi', '.mkv', '.webm', '.m4v', '.mpg', '.mpeg')
-Maps = dict[object, np.ndarray]
+Maps = dict[tuple[str, str], np.ndarray]
 
 
 # --- Files -----------------------------------------------------------------------------------
@@ -221,7 +221,8 @@ class VideoWriter:
   """
 
   def __init__(self, path: pathlib.Path, rate: float):
-    self._path, self._rate, self._video = path, rate, None
+    self._path, self._rate = path, rate
+    self._video: cv2.VideoWriter | None = None
     self._temporary = path.with_name(f'.{os.getpid()}.{path.name}')
 
   def write(self, frame: np.ndarray):
@@ -229,7 +230,7 @@ class VideoWriter:
     frame = np.pad(frame, [*odd, (0, 0)], mode='edge')  # codecs want even sides
     if self._video is None:
       self._path.parent.mkdir(parents=True, exist_ok=True)
-      code = cv2.VideoWriter_fourcc(*'mp4v')
+      code = cv2.VideoWriter.fourcc(*'mp4v')
       self._video = cv2.VideoWriter(str(self._temporary), code, self._rate, frame.shape[1::-1])
       if not self._video.isOpened():
         raise UserError(f'{self._path}: cannot be written as a video; predict its frames as images instead')

@@ -120,12 +120,12 @@ class Predictor:
       window = scaled[round(top * pitch[0]) :, round(left * pitch[1]) :][: size[0], : size[1]]
       ready = transforms.finish(window, {}, size, (), 0, centred)['image']
       stages = jax.device_get(step(self.variables, ready[None]))
-      return {(s, t.name): np.float32(maps[t.name]) for s, maps in stages.items() for t in self.tasks}
+      return {(s, t.name): np.asarray(maps[t.name], np.float32) for s, maps in stages.items() for t in self.tasks}
 
-    grid = tuple(max(n, int(np.ceil(x - 1e-6))) for n, x in zip(cells, extent))
+    rows, columns = (max(n, int(np.ceil(x - 1e-6))) for n, x in zip(cells, extent))
     shown = [min(n, m) for n, m in zip(scaled.shape, size)]
-    origin = tuple(n / p for n, p in zip(transforms.corner(shown, size, centred), pitch))
-    return Raw(self.tasks, images.blend_tiles(tile, grid, cells), extent, samples, origin)
+    top, left = (n / p for n, p in zip(transforms.corner(shown, size, centred), pitch))
+    return Raw(self.tasks, images.blend_tiles(tile, (rows, columns), cells), extent, samples, (top, left))
 
   def _scales(self, shape: Sequence[int], zoom: float | None) -> list[float]:
     """The factors by which the network sees an image scaled."""
@@ -187,10 +187,10 @@ def _joined(whole: Raw, tiles: Raw) -> Raw:
   grid = next(iter(tiles.maps.values())).shape[:2]
   ratio = [e / part for e, part in zip(whole.extent, tiles.extent)]
   extent = tuple(n * r for n, r in zip(grid, ratio))
-  origin = tuple(o - r * part for o, r, part in zip(whole.origin, ratio, tiles.origin))
+  top, left = (o - r * part for o, r, part in zip(whole.origin, ratio, tiles.origin))
   joined = {}
   for key, values in whole.maps.items():
-    enlarged = images.enlarge(values, extent, grid, slice(None), origin)
+    enlarged = images.enlarge(values, extent, grid, slice(None), (top, left))
     joined[key] = enlarged if key[1] in of_view else (enlarged + tiles.maps[key]) / 2
   return dataclasses.replace(tiles, maps=joined)
 

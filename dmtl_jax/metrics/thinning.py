@@ -35,6 +35,6 @@ def thin(mask: np.ndarray) -> np.ndarray:
     before = cv2.countNonZero(mask)
     for kept in _KEPT:
       code = cv2.filter2D(mask, cv2.CV_8U, _BITS, borderType=cv2.BORDER_CONSTANT)
-      mask = mask & cv2.LUT(code, kept)
+      mask = np.bitwise_and(mask, cv2.LUT(code, kept))
     if cv2.countNonZero(mask) == before:
       return mask.astype(bool)

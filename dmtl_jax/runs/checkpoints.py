@@ -86,7 +86,7 @@ class Checkpoints:
       preservation_policy=self._policy,
       cleanup_tmp_directories=not read_only,  # of saves that were killed
     )
-    handlers = {name: ocp.StandardCheckpointHandler() for name in ('variables', 'optimizer')}
+    handlers: dict = {name: ocp.StandardCheckpointHandler() for name in ('variables', 'optimizer')}
     handlers['meta'] = ocp.JsonCheckpointHandler()
     self._manager = ocp.CheckpointManager(self.path, item_handlers=handlers, options=options)
 
@@ -119,7 +119,7 @@ class Checkpoints:
       raise UserError(f'step {step}: parameters are not finite and were not saved; lower --config.optim.lr')
     self._wanted.best = notes['best'].get('step')
     meta = {'format': FORMAT, 'data': data, 'crc32': _checksums(arrays)} | notes
-    args = {name: ocp.args.StandardSave(item) for name, item in items.items()}
+    args: dict = {name: ocp.args.StandardSave(item) for name, item in items.items()}
     args['meta'] = ocp.args.JsonSave(meta)
     with _os_errors(self.path):
       self._manager.save(step, args=ocp.args.Composite(**args), force=True)
@@ -348,7 +348,7 @@ def _os_errors(path: epath.Path):
 def _first_line(error: BaseException) -> str:
   """What an error says, in a line, of the error that was the cause of all."""
   while error.__cause__ or error.__context__:
-    error = error.__cause__ or error.__context__
+    error = error.__cause__ or error.__context__ or error
   return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 

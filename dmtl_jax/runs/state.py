@@ -6,8 +6,7 @@ from flax import struct
 import jax
 
 
-@struct.dataclass
-class TrainState:
+class TrainState(struct.PyTreeNode):
   """Everything a step updates.
 
   Attributes:

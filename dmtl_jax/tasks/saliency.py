@@ -60,7 +60,8 @@ class Saliency(Semseg):
 
   def laid_over(self, image, values, limits=None):
     """Orange where it is probable."""
-    return colors.overlay(image, np.broadcast_to(np.float32(colors.ORANGE), image.shape), self.most * values[..., None])
+    orange = np.broadcast_to(np.array(colors.ORANGE, np.float32), image.shape)
+    return colors.overlay(image, orange, self.most * values[..., None])
 
   def drawn_over(self, image, label, limits=None):
     return self.laid_over(image, (label[..., 0] == 1).astype(np.float32))

@@ -7,8 +7,8 @@ device at every step, learns of it at the next log line or checkpoint.
 from collections.abc import Callable
 import dataclasses
 import math
-import pathlib
 
+from etils import epath
 import jax
 import numpy as np
 
@@ -79,7 +79,7 @@ def report(bad: Made, source, workdir) -> UserError:
   very step (sums over the labelled images, see `step.TrainStep`).
   """
   ids = [source.ids[i] for index in sharding.gather(bad.index) for i in index]
-  path = checkpoints.replay_file(pathlib.Path(workdir), bad.number)
+  path = checkpoints.replay_file(epath.Path(workdir), bad.number)
   scalars = {name: value if math.isfinite(value) else str(value) for name, value in bad.scalars.items()}
   content = {'step': bad.number, 'checkpoint': bad.number - 1, 'images': ids, 'scalars': scalars}
   sharding.on_first_host(atomic.write_json, path, content)

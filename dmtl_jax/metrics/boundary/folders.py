@@ -108,7 +108,7 @@ def _read_annotators(path):
     raise UserError(f'{path} is no BSDS truth (cell groundTruth, field Boundaries): {error}') from error
 
 
-def _read_grey(path):
+def _read_grey(path) -> np.ndarray:
   image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
   if image is None:
     raise UserError(f'{path} cannot be read as an image; replace the file.')
