@@ -8,6 +8,7 @@ to OUT/SUITE/NAME.txt. Stopped at any moment, the same command goes on; runs tha
 them, each method chooses its learning rate on training images held back from it, never on validation.
 """
 
+import argparse
 from concurrent.futures import as_completed, ThreadPoolExecutor
 import glob
 import itertools
@@ -18,8 +19,6 @@ import subprocess
 import sys
 import threading
 
-from absl import app, flags
-
 from dmtl_jax.basics.atomic import write_json
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.basics.progress import Progress, say
@@ -28,11 +27,6 @@ from dmtl_jax.benchmarks.suites import Run, Suite, SUITES
 from dmtl_jax.jobs.report import write_report
 from dmtl_jax.metrics.delta_m import delta_m
 from dmtl_jax.report.results import read_run
-
-flags.DEFINE_enum('suite', None, SUITES, 'What to run.', required=True)
-flags.DEFINE_string('out', 'runs/study', 'Folder of all suites.')
-flags.DEFINE_integer('jobs', 0, 'Runs at a time; 0: one a GPU, or one a CPU core.', lower_bound=0)
-flags.DEFINE_string('page', None, 'Markdown file to write about all suites in OUT that are done.')
 
 
 class Places:
@@ -60,11 +54,15 @@ class Places:
     return os.environ | self._own.variables
 
 
-def main(argv):
-  given = [arg for arg in argv[1:] if arg.startswith('--config.')]
-  if rest := [arg for arg in argv[1:] if arg not in given]:
-    sys.exit(f"Error: '{rest[0]}': not a flag; see --help")
-  options = flags.FLAGS
+def main():
+  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument('--suite', required=True, choices=SUITES, help='what to run')
+  parser.add_argument('--out', default='runs/study', help='folder of all suites')
+  parser.add_argument('--jobs', type=int, default=0, help='runs at a time; default: one a GPU, or one a CPU core')
+  parser.add_argument('--page', help='Markdown file to write about all suites in OUT that have scores')
+  options, given = parser.parse_known_args()
+  if rest := [arg for arg in given if not arg.startswith('--config.')]:
+    parser.error(f"'{rest[0]}': not a flag")
   out = pathlib.Path(options.out) / options.suite
   try:
     study(SUITES[options.suite], out, Places(options.jobs), given)
@@ -147,5 +145,4 @@ def choose(trials: list[tuple[str, float, Run]], out: pathlib.Path) -> dict[str,
 
 
 if __name__ == '__main__':
-  sys.modules['__main__'].__doc__ = __doc__
-  app.run(main, flags_parser=lambda argv: flags.FLAGS(argv, known_only=True))
+  main()

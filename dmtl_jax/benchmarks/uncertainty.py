@@ -1,6 +1,6 @@
 """Is the uncertainty of several noise draws worth something? How the error falls as only the surest pixels are kept.
 
-  python -m dmtl_jax.benchmarks.uncertainty --workdir=runs/demo [--samples=8] [--images=100] [--json=FILE]
+  python -m dmtl_jax.benchmarks.uncertainty runs/demo [--samples=8] [--images=100] [--json=FILE]
 
 For every task, on validation images: mean error of the surest 100, 80, 50 and 20% of the labelled pixels, where sure is
 what the draws agree on, what the prediction itself says (entropy of the classes, distance of a probability from a
@@ -8,10 +8,10 @@ half), and the truth ('best': the least wrong first). Pixels in random order wou
 those of `Task.mistake`: shares of wrong pixels, mean absolute errors, degrees.
 """
 
+import argparse
 import pathlib
 import sys
 
-from absl import app, flags
 import jax.numpy as jnp
 import numpy as np
 
@@ -25,11 +25,6 @@ from dmtl_jax.tasks import Task
 
 KEPT = (1.0, 0.8, 0.5, 0.2)
 PIXELS = 2000  # of an image, drawn
-
-flags.DEFINE_string('workdir', None, 'Folder of a run.', required=True)
-flags.DEFINE_integer('samples', 8, 'Noise draws.', lower_bound=2)
-flags.DEFINE_integer('images', 100, 'Validation images, the first ones.', lower_bound=1)
-flags.DEFINE_string('json', None, 'File to write the result to.')
 
 
 def risks(error: np.ndarray, doubt: np.ndarray) -> dict[float, float]:
@@ -80,11 +75,16 @@ def as_text(result: dict) -> str:
   return '\n'.join(lines)
 
 
-def main(argv):
-  del argv
-  options = flags.FLAGS
+def main():
+  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument('workdir', help='folder of a run')
+  parser.add_argument('--samples', type=int, default=8, help='noise draws, two or more')
+  parser.add_argument('--images', type=int, default=100, help='validation images, the first ones')
+  parser.add_argument('--json', help='file to write the result to')
+  options = parser.parse_args()
   try:
     predictor = load(options.workdir)
+    predictor.check(options.samples, 1)
     source = source_lib.open_source(predictor.config.data, 'val')
     result = measure(predictor, source, options.samples, options.images)
   except UserError as error:
@@ -95,5 +95,4 @@ def main(argv):
 
 
 if __name__ == '__main__':
-  sys.modules['__main__'].__doc__ = __doc__
-  app.run(main)
+  main()
