@@ -17,7 +17,7 @@ test: .venv/installed-dev
 	$(BIN)/ruff check --quiet .
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/pyrefly check --python-interpreter-path $(BIN)/python --output-format=min-text --summary=none
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 docs: .venv/installed-docs
 	$(BIN)/sphinx-build -q -W --keep-going docs docs/_build

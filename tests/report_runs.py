@@ -40,7 +40,6 @@ def write_run(
   atomic.write_json(path / 'config.json', workdir_lib.to_json(config))
   workdir_lib.write_tasks(path, tasks)
   table = lambda values: {task.name: {task.metric: value} for task, value in zip(tasks, values)}
-  table = lambda values: {task.name: {task.metric: value} for task, value in zip(tasks, values)}
   if final is not None:
     stages = {'final': table(final)} | ({'initial': table(initial)} if initial else {})
     atomic.write_json(path / 'metrics.json', {**by, 'step': 7, **stages, 'seconds_per_image': 0.25})

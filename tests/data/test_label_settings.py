@@ -13,17 +13,11 @@ from dmtl_jax.basics import torch_file
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.data import label_settings
 from dmtl_jax.data.label_settings import apply_labels, check_same, load_mapping, save_mapping
-from dmtl_jax.datasets import cityscapes
+from dmtl_jax.datasets import cityscapes, pascal
 from dmtl_jax.tasks import make_task
 
 TASKS = tuple(make_task(kind, kind) for kind in ('saliency', 'normals', 'boundary', 'depth'))
-PASCAL = (
-  make_task('semseg', 'semseg', ('a', 'b')),
-  make_task('parsing', 'parsing', ('a', 'b')),
-  make_task('saliency', 'saliency'),
-  make_task('normals', 'normals'),
-  make_task('boundary', 'boundary'),
-)
+PASCAL = pascal.TASKS
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -5,41 +5,18 @@ import pickle
 import numpy as np
 from PIL import Image
 import pytest
-from raw_trees import (
-  colour,
-  config,
-  grey,
-  nyud_tree,
-  pascal_tree,
-  structs,
-  thing,
-  write_mtan,
-  write_pascal,
-)
+from raw_trees import colour, config, grey, structs, thing, write_mtan, write_pascal
 import scipy.io
 import tensorflow_datasets as tfds
 
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.data import source as source_lib
-from dmtl_jax.datasets import cityscapes, mtan, nyud, raw, stored
+from dmtl_jax.datasets import cityscapes, mtan, nyud, stored
 from dmtl_jax.datasets import pascal as pascal_data
 from dmtl_jax.datasets.pascal import labels
 from dmtl_jax.jobs.prepare import prepare
 
-
-@pytest.fixture(autouse=True)
-def no_downloads(monkeypatch):
-  monkeypatch.setattr(raw.RawBuilder, 'url_infos', {})
-
-
-@pytest.fixture
-def pascal_raw(tmp_path):
-  return pascal_tree(tmp_path)
-
-
-@pytest.fixture
-def nyud_raw(tmp_path):
-  return nyud_tree(tmp_path)
+pytestmark = pytest.mark.usefixtures('no_downloads')
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ import raw_trees
 from dmtl_jax.basics import atomic
 from dmtl_jax.jobs import prepare, train
 from dmtl_jax.metrics.boundary import pascal as boundaries
-from dmtl_jax.models.parts import encoder
 from dmtl_jax.runs import checkpoints
 from dmtl_jax.training import setup
 
@@ -43,24 +42,17 @@ def mtan_raw(folder, labels, normals):
   return folder
 
 
-@pytest.mark.parametrize(
-  'name, method', [('pascal', 'mtl_baseline'), ('nyud', 'mtl_baseline'), ('cityscapes', 'prediction')]
-)
-def test_prepare_and_train(name, method, tmp_path, monkeypatch):
-  if method == 'prediction':
-    monkeypatch.setitem(encoder.STAGES, 'resnet18', (1, 1, 1, 1))  # compiles in less time
-  else:
-    for module in (setup, checkpoints):
-      monkeypatch.setattr(module, 'build_model', faults.toy_model)
-  monkeypatch.setattr('dmtl_jax.datasets.raw.RawBuilder.url_infos', {})  # labels=full needs no download
+@pytest.mark.parametrize('name', ['pascal', 'nyud', 'cityscapes'])
+def test_prepare_and_train(name, tmp_path, monkeypatch, no_downloads):
+  for module in (setup, checkpoints):
+    monkeypatch.setattr(module, 'build_model', faults.toy_model)
   raw = {
     'pascal': lambda: pascal_raw(tmp_path),
     'nyud': lambda: mtan_raw(tmp_path / 'nyuv2', 'label', True),
     'cityscapes': lambda: mtan_raw(tmp_path / 'cityscapes', 'label_7', False),
   }[name]()
-  config = importlib.import_module(f'configs.{name}').get_config(f'method={method},labels=full')
+  config = importlib.import_module(f'configs.{name}').get_config('method=mtl_baseline,labels=full')
   config.init_from = ''
-  config.model.width, config.model.channels, config.model.depth = 4, 8, 1
   config.data.dir, config.data.raw, config.data.size, config.data.workers = str(tmp_path / 'tfds'), str(raw), SIZE, 0
   config.train.batch, config.train.steps, config.eval.batch, config.eval.panels = 2, 1, 1, 1
   prepare.prepare(config)

@@ -11,7 +11,7 @@ from conftest import shared
 import numpy as np
 from PIL import Image
 import pytest
-from raw_trees import config, grey, nyud_tree, pascal_tree
+from raw_trees import config, grey
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import shuffle
 
@@ -20,24 +20,11 @@ from dmtl_jax.basics.errors import UserError
 from dmtl_jax.datasets import cityscapes, mtan, nyud, pascal, raw, stored
 from dmtl_jax.jobs.prepare import prepare
 
+pytestmark = pytest.mark.usefixtures('no_downloads')
+
 
 def opened(package, c):
   return stored.prepared(package.Builder, c.data)
-
-
-@pytest.fixture(autouse=True)
-def no_downloads(monkeypatch):
-  monkeypatch.setattr(raw.RawBuilder, 'url_infos', {})
-
-
-@pytest.fixture
-def pascal_raw(tmp_path):
-  return pascal_tree(tmp_path)
-
-
-@pytest.fixture
-def nyud_raw(tmp_path):
-  return nyud_tree(tmp_path)
 
 
 def test_pascal_tells_missing_and_broken_files(tmp_path, pascal_raw):

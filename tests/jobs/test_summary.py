@@ -2,21 +2,19 @@
 
 import functools
 import json
-import pathlib
-import subprocess
 import sys
 
 from conftest import TASKS, tiny_config
 import jax
 import pytest
 
+from dmtl_jax import cli
 from dmtl_jax.configs import pascal
 from dmtl_jax.data.source import data_tasks
 from dmtl_jax.jobs import summary
 from dmtl_jax.models import counting
 from dmtl_jax.models.parts import encoder
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 # Parameters (M) and GMAC of the paper at 512x512, five tasks; how far off a build may be.
 PAPER = {
   'method=prediction': (133, 628, 0.01),
@@ -116,10 +114,11 @@ def test_the_table_stands_beside_what_the_paper_says(monkeypatch, capsys):
   assert capsys.readouterr().out.splitlines()[-1].startswith('the paper says 219 M, 817 GMAC; ')
 
 
-def test_the_command_prints_json():
-  config = 'configs/pascal.py:method=prediction'
-  command = [sys.executable, 'main.py', '--mode=summary', '--json', f'--config={config}']
-  result = json.loads(subprocess.run(command, cwd=ROOT, capture_output=True, check=True, text=True).stdout)
+def test_the_command_prints_json(fresh_flags, monkeypatch, capsys):
+  monkeypatch.setattr(sys, 'argv', ['main.py', '--mode=summary', '--json', '--config=pascal:method=prediction'])
+  fresh_flags()
+  assert cli.main(sys.argv) == 0
+  result = json.loads(capsys.readouterr().out)
   assert result['parameters'] == sum(part['parameters'] for part in result['parts'].values())
   assert result['tasks'] == {'semseg': 21, 'parsing': 7, 'saliency': 2, 'normals': 3, 'boundary': 1}
 

@@ -3,24 +3,14 @@
 import pytest
 
 from dmtl_jax.basics.errors import UserError
+from dmtl_jax.datasets import cityscapes, nyud, pascal
 from dmtl_jax.metrics.delta_m import delta_m
-from dmtl_jax.tasks import make_task
-
-PASCAL = [
-  make_task('semseg', 'semseg', ('a', 'b')),
-  make_task('parsing', 'parsing', ('a', 'b')),
-  make_task('saliency', 'saliency'),
-  make_task('normals', 'normals'),
-  make_task('boundary', 'boundary'),
-]
-NYUD = [PASCAL[0], make_task('depth', 'depth'), PASCAL[3]]
-CITYSCAPES = NYUD[:2]
 
 # Rows of the paper's tables as in docs/paper.md, first the single-task row, then rows with their Delta_m. Left
 # out: PASCAL 'w/o Diffusion', whose printed scores give -0.03 where the paper prints +0.11.
 TABLES = {
   'pascal one': (
-    PASCAL,
+    pascal.TASKS,
     '50.34 59.05 77.43 16.59 64.40',
     {
       '49.71 56.00 74.50 16.85 62.80': -2.85,
@@ -33,7 +23,7 @@ TABLES = {
     },
   ),
   'pascal random': (
-    PASCAL,
+    pascal.TASKS,
     '51.51 57.90 80.30 15.24 67.80',
     {
       '62.23 55.88 78.67 15.47 66.70': 2.44,
@@ -43,7 +33,7 @@ TABLES = {
     },
   ),
   'pascal full': (
-    PASCAL,
+    pascal.TASKS,
     '52.56 62.21 82.75 14.12 68.90',
     {
       '64.31 58.68 83.07 14.44 67.10': 2.44,
@@ -51,7 +41,7 @@ TABLES = {
     },
   ),
   'nyud one': (
-    NYUD,
+    nyud.TASKS,
     '45.28 0.4802 25.93',
     {
       '43.92 0.5138 26.44': -3.99,
@@ -61,7 +51,7 @@ TABLES = {
     },
   ),
   'nyud random': (
-    NYUD,
+    nyud.TASKS,
     '48.25 0.4792 24.65',
     {
       '45.93 0.4839 25.53': -3.12,
@@ -71,7 +61,7 @@ TABLES = {
     },
   ),
   'cityscapes one': (
-    CITYSCAPES,
+    cityscapes.TASKS,
     '75.82 0.0125',
     {
       '73.19 0.0168': -18.81,
@@ -106,11 +96,11 @@ def test_delta_m_of_the_papers_tables(table):
 
 def test_delta_m_by_hand():
   single = {'semseg': 50.0, 'depth': 0.5}
-  assert delta_m({'semseg': 55.0, 'depth': 0.4}, single, CITYSCAPES) == pytest.approx((10 + 20) / 2)
-  assert delta_m({'semseg': 45.0, 'depth': 0.6}, single, CITYSCAPES) == pytest.approx((-10 - 20) / 2)
-  assert delta_m(single, single, CITYSCAPES) == 0
+  assert delta_m({'semseg': 55.0, 'depth': 0.4}, single, cityscapes.TASKS) == pytest.approx((10 + 20) / 2)
+  assert delta_m({'semseg': 45.0, 'depth': 0.6}, single, cityscapes.TASKS) == pytest.approx((-10 - 20) / 2)
+  assert delta_m(single, single, cityscapes.TASKS) == 0
 
 
 def test_delta_m_without_a_single_task_score():
   with pytest.raises(UserError, match='depth'):
-    delta_m({'semseg': 1.0, 'depth': 1.0}, {'semseg': 1.0}, CITYSCAPES)
+    delta_m({'semseg': 1.0, 'depth': 1.0}, {'semseg': 1.0}, cityscapes.TASKS)

@@ -11,7 +11,6 @@ import pytest
 
 from dmtl_jax.models import build_model, losses
 from dmtl_jax.models.inputs import model_inputs
-from dmtl_jax.models.parts import encoder
 from dmtl_jax.models.parts import pairs as pairs_lib
 from dmtl_jax.models.parts.task_layers import Slots
 
@@ -20,22 +19,12 @@ MASK = np.array([[True, False], [True, True], [False, True], [False, True]])
 PAIRS = 5
 CONFIG = tiny_config('method=prediction')
 CONFIG.model.depth = 1
-
-
 IMAGES = np.random.default_rng(0).standard_normal((4, *SIZE, 3)).astype(np.float32)
 LABELS = random_labels(np.random.default_rng(1), 4)
 
 
-@pytest.fixture(scope='module', autouse=True)
-def short_encoder():
-  """One block a stage, to compile in less time."""
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setitem(encoder.STAGES, 'resnet18', (1, 1, 1, 1))
-    yield
-
-
 @pytest.fixture(scope='module')
-def steps():
+def steps(short_encoder):
   """{dtype: (gradient, (losses [B, T] of the final maps, loss, new statistics))} at one state."""
   return {dtype: step(dtype) for dtype in ('float32', 'bfloat16')}
 

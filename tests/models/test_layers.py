@@ -32,7 +32,8 @@ def resize_by_hand(x, size):
 @pytest.mark.parametrize('size', [(16, 24), (2, 3), (8, 12), (5, 17), (4, 6)])
 def test_resize(size):
   x = np.random.default_rng(0).standard_normal((8, 12, 3))
-  np.testing.assert_allclose(resize(jnp.asarray(x[None]), size)[0], resize_by_hand(x, size), atol=1e-5)
+  found = jax.jit(resize, static_argnums=1)(x[None], size)[0]
+  np.testing.assert_allclose(found, resize_by_hand(x, size), atol=1e-5)
 
 
 def conv_by_hand(x, kernel, stride=1):
@@ -52,9 +53,9 @@ def conv_by_hand(x, kernel, stride=1):
 def test_strided_convolution_pads_both_sides():
   x = np.random.default_rng(0).standard_normal((8, 10, 3)).astype(np.float32)
   layer = Conv(4, 3, stride=2, use_bias=False)
-  params = layer.init(jax.random.key(0), x[None])
+  params = jax.jit(layer.init)(jax.random.key(0), x[None])
   expected = conv_by_hand(x, np.asarray(params['params']['kernel']), stride=2)
-  np.testing.assert_allclose(layer.apply(params, x[None])[0], expected, atol=1e-5)
+  np.testing.assert_allclose(jax.jit(layer.apply)(params, x[None])[0], expected, atol=1e-5)
 
 
 @pytest.mark.parametrize('kernel_size', [1, 3])
@@ -62,12 +63,12 @@ def test_task_convolution_uses_each_maps_own_weights(kernel_size):
   x = np.random.default_rng(0).standard_normal((6, 5, 7, 4)).astype(np.float32)
   layer = TaskConv(tasks=3, features=2, kernel_size=kernel_size)
   task = np.array([0, 0, 1, 1, 2, 2])
-  params = layer.init(jax.random.key(0), x, task)
+  params = jax.jit(layer.init)(jax.random.key(0), x, task)
   params['params']['bias'] = jnp.arange(6.0).reshape(3, 2)
   kernel = np.asarray(params['params']['kernel'])
   expected = [conv_by_hand(x[n], kernel[t]) + np.arange(2) + 2 * t for n, t in enumerate(task)]
-  np.testing.assert_allclose(layer.apply(params, x, task), expected, atol=1e-5)
-  np.testing.assert_allclose(layer.apply(params, x, None), expected, atol=1e-5)
+  np.testing.assert_allclose(jax.jit(layer.apply)(params, x, task), expected, atol=1e-5)
+  np.testing.assert_allclose(jax.jit(layer.apply)(params, x, None), expected, atol=1e-5)
 
 
 def test_slots_act_like_separate_convolutions():
@@ -75,21 +76,21 @@ def test_slots_act_like_separate_convolutions():
   maps = [rng.standard_normal((1, 4, 5, c)).astype(np.float32) for c in channels]
   x = np.concatenate([np.pad(maps[0], ((0, 0),) * 3 + ((0, 1),)), np.pad(maps[1], ((0, 0),) * 3 + ((3, 0),))])
   embed, head = SlotEmbed(channels, 6), SlotHead(channels)
-  params = embed.init(jax.random.key(0), x, None)
+  params = jax.jit(embed.init)(jax.random.key(0), x, None)
   params['params']['bias'] = jnp.stack([jnp.ones(6), -jnp.ones(6)])
   kernel = np.asarray(params['params']['kernel'])
   expected = [conv_by_hand(maps[0][0], kernel[:, :, :3]) + 1, conv_by_hand(maps[1][0], kernel[:, :, 3:]) - 1]
   for task in (None, np.array([0, 1])):
-    np.testing.assert_allclose(embed.apply(params, x, task), expected, atol=1e-5)
+    np.testing.assert_allclose(jax.jit(embed.apply)(params, x, task), expected, atol=1e-5)
 
   y = np.asarray(expected, np.float32)
-  params = head.init(jax.random.key(1), y, None)
+  params = jax.jit(head.init)(jax.random.key(1), y, None)
   weight = np.asarray(params['params']['kernel'])
   expected = np.stack(
     [np.pad(y[0] @ weight[:, :3], ((0, 0), (0, 0), (0, 1))), np.pad(y[1] @ weight[:, 3:], ((0, 0), (0, 0), (3, 0)))]
   )
   for task in (None, np.array([0, 1])):
-    np.testing.assert_allclose(head.apply(params, y, task), expected, atol=1e-5)
+    np.testing.assert_allclose(jax.jit(head.apply)(params, y, task), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize('heads', [1, 2])
@@ -98,10 +99,10 @@ def test_attention_block_against_numpy(heads, conditioned):
   rng = np.random.default_rng(0)
   q, kv = rng.standard_normal((2, 1, 6, 8)).astype(np.float32)
   block = CrossAttentionBlock(heads)
-  params = block.init(jax.random.key(0), q, kv if conditioned else None)
+  params = jax.jit(block.init)(jax.random.key(0), q, kv if conditioned else None)
   params = jax.tree.map(lambda x: x + 0.1 * rng.standard_normal(x.shape).astype(np.float32), params)
   p = jax.tree.map(np.asarray, params['params'])
-  out, _ = block.apply(params, q, kv if conditioned else None)
+  out, _ = jax.jit(block.apply)(params, q, kv if conditioned else None)
 
   def norm(x, name):
     x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
@@ -145,8 +146,8 @@ def test_reduced_convolution_is_a_convolution_and_a_resize(size):
   def fast(x, params):
     return ReducedConv(7).apply({'params': params}, x)
 
-  np.testing.assert_allclose(fast(x, params), defined(x, params), atol=1e-5)
-  gradients = [jax.grad(lambda *a: (f(*a) * weight).sum(), (0, 1))(x, params) for f in (fast, defined)]
+  np.testing.assert_allclose(jax.jit(fast)(x, params), jax.jit(defined)(x, params), atol=1e-5)
+  gradients = [jax.jit(jax.grad(lambda *a: (f(*a) * weight).sum(), (0, 1)))(x, params) for f in (fast, defined)]
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), *gradients)
 
 
@@ -154,6 +155,6 @@ def test_reduced_convolution_is_a_convolution_and_a_resize(size):
 def test_the_gradient_of_a_bias_is_summed_in_float32(layer):
   """A long sum of one sign stops growing in bfloat16, at a third of this one."""
   x = jnp.ones((4, 64, 64, 2))
-  params = jax.tree.map(jnp.zeros_like, layer.init(jax.random.key(0), x))
+  params = jax.tree.map(jnp.zeros_like, jax.jit(layer.init)(jax.random.key(0), x))
   gradient = jax.jit(jax.grad(lambda p: layer.apply(p, x).astype(jnp.float32).sum()))(params)
   np.testing.assert_allclose(gradient['params']['bias'], 4 * 64 * 64)

@@ -19,7 +19,7 @@ from dmtl_jax.models import build_model, find, Forward, METHODS, Network, Output
 from dmtl_jax.models.inputs import init_variables
 from dmtl_jax.models.invpt import MessageAttention
 from dmtl_jax.models.mti_net import Distillation
-from dmtl_jax.models.parts import encoder, views
+from dmtl_jax.models.parts import views
 from dmtl_jax.models.xtc import FiLM
 from dmtl_jax.runs.state import TrainState
 from dmtl_jax.training.step import TrainStep
@@ -32,10 +32,9 @@ KEY = jax.random.key(0)
 
 
 @pytest.fixture(scope='module', autouse=True)
-def short_networks():
-  """One block or convolution a stage, to compile in less time."""
+def short_networks(short_encoder):
+  """One convolution a stage too, to compile in less time."""
   with pytest.MonkeyPatch.context() as patch:
-    patch.setitem(encoder.STAGES, 'resnet18', (1, 1, 1, 1))
     patch.setattr(xtc, 'STAGE_CONVS', (1, 1, 1, 1, 1))
     yield
 
@@ -83,19 +82,15 @@ class Trained:
     @jax.jit
     def run(labels, mask):
       def loss(params):
-        apply = functools.partial(
-          model.apply,
-          {'params': params, 'batch_stats': variables['batch_stats']},
-          train=True,
-          mutable=['batch_stats'],
-        )
+        given = {'params': params, 'batch_stats': variables['batch_stats']}
+        apply = functools.partial(model.apply, given, train=True, mutable=['batch_stats'])
         batch = {'image': images, 'labels': labels, 'label_mask': mask}
         run = Forward(apply, batch, apply(images)[0], TWO, jnp.array([1.0, 10.0]), KEY, config)
         return find(method).total_loss(run)[0]
 
       return jax.value_and_grad(loss)(variables['params'])
 
-    self.run = run
+    self.run = lambda *args: jax.device_get(run(*args))
 
 
 @pytest.fixture(scope='module', params=['ss', 'xtc', 'mti_net', 'invpt'])
@@ -174,7 +169,8 @@ def test_a_network_has_the_last_word_on_its_first_weights():
   assert 'mark' in params and 'Conv_0' in params
 
 
-@pytest.mark.parametrize('add_noise, posterior', itertools.product((False, True), repeat=2))
+@pytest.mark.parametrize('add_noise', [False, True])
+@pytest.mark.parametrize('posterior', [False, True])
 def test_predictions_depend_on_noise_where_some_is_drawn(add_noise, posterior):
   config = tiny_config('method=feature')
   config.model.update(add_noise=add_noise, posterior=posterior)
@@ -233,7 +229,8 @@ def test_initial_maps_weigh_as_published_or_as_the_config_says(method, times):
   labels = {'semseg': np.zeros((2, 32, 32, 1), np.uint8)}
   batch = {'labels': labels, 'label_mask': np.array([[True], [False]])}
   output = Output(maps(8), initial=maps(8), extra=extra)
-  loss, parts = find(method).total_loss(Forward(None, batch, output, (SEMSEG,), np.array([2.0]), KEY, config))
+  run = Forward(None, batch, output, (SEMSEG,), np.array([2.0]), KEY, config)
+  loss, parts = jax.jit(lambda: find(method).total_loss(run))()
   assert loss == pytest.approx(times * 2 * np.log(4) / 2, rel=1e-4)
   assert set(parts) == {'final', 'initial'}
 
@@ -242,13 +239,16 @@ def test_initial_maps_weigh_as_published_or_as_the_config_says(method, times):
 
 
 def view(zoom=1.0, corner=(0.0, 0.0), flip=False):
-  column = lambda value: jnp.array([value])
-  return views.View(column(zoom), column(corner), column(flip), column(1.0), column(0.0))
+  return views.View(*(np.array([value]) for value in (zoom, corner, flip, 1.0, 0.0)))
+
+
+in_view = jax.jit(views.View.maps)
+label_in_view, prediction_in_view = (jax.jit(f, static_argnums=1) for f in (views.View.label, views.View.prediction))
 
 
 def test_a_view_is_a_crop_zoomed_and_flipped():
   ramp = np.tile(np.arange(8.0, dtype=np.float32), (4, 1))[None, :, :, None]
-  look = lambda **kwargs: np.asarray(view(**kwargs).maps(ramp))[0, 1, :, 0]
+  look = lambda **kwargs: np.asarray(in_view(view(**kwargs), ramp))[0, 1, :, 0]
   np.testing.assert_allclose(look(), np.arange(8), atol=1e-5)
   np.testing.assert_allclose(look(flip=True), np.arange(8)[::-1], atol=1e-5)
   centres = (np.arange(8) + 0.5) / 2 - 0.5
@@ -259,26 +259,26 @@ def test_a_view_is_a_crop_zoomed_and_flipped():
 
 def test_a_label_lies_where_the_image_does_and_is_not_mixed():
   classes = np.tile(np.arange(8, dtype=np.uint8), (4, 1))[None, :, :, None]
-  look = lambda **kwargs: np.asarray(view(**kwargs).label(SEMSEG, classes))[0, 1, :, 0].tolist()
+  look = lambda **kwargs: np.asarray(label_in_view(view(**kwargs), SEMSEG, classes))[0, 1, :, 0].tolist()
   assert look() == list(range(8)) and look(flip=True) == list(range(8))[::-1]
   assert look(zoom=2.0) == [0, 0, 1, 1, 2, 2, 3, 3] and look(zoom=1.5) == [0, 1, 1, 2, 3, 3, 4, 5]
   assert look(zoom=2.0, corner=(0.0, 1.0)) == [4, 4, 5, 5, 6, 6, 7, 7]
-  down = np.asarray(view(zoom=2.0, corner=(1.0, 0.0)).label(SEMSEG, np.swapaxes(classes, 1, 2)))[0, :, 0, 0]
+  down = np.asarray(label_in_view(view(zoom=2.0, corner=(1.0, 0.0)), SEMSEG, np.swapaxes(classes, 1, 2)))[0, :, 0, 0]
   assert down.tolist() == [4, 4, 5, 5, 6, 6, 7, 7]
-  depth = view(zoom=1.25).label(DEPTH, np.full((1, 4, 4, 1), 5.0, np.float32))
+  depth = label_in_view(view(zoom=1.25), DEPTH, np.full((1, 4, 4, 1), 5.0, np.float32))
   np.testing.assert_allclose(depth, 4.0, atol=1e-5)
 
 
 def test_a_flip_mirrors_normals_and_a_zoom_brings_depth_nearer():
   normals = np.broadcast_to(np.array([0.6, 0.0, 0.8], np.float32), (1, 4, 4, 3))
-  for flipped in (view(flip=True).prediction(NORMALS, normals), view(flip=True).label(NORMALS, normals)):
-    np.testing.assert_allclose(flipped[0, 0, 0], [-0.6, 0, 0.8], atol=1e-6)
-  depth = view(zoom=1.25).prediction(DEPTH, np.full((1, 4, 4, 1), 5.0, np.float32))
+  for seen in (prediction_in_view, label_in_view):
+    np.testing.assert_allclose(np.asarray(seen(view(flip=True), NORMALS, normals))[0, 0, 0], [-0.6, 0, 0.8], atol=1e-6)
+  depth = prediction_in_view(view(zoom=1.25), DEPTH, np.full((1, 4, 4, 1), 5.0, np.float32))
   np.testing.assert_allclose(depth, 4.0, atol=1e-5)
 
 
 def test_drawn_views_are_crops_and_differ_from_image_to_image():
-  crops, drawn = views.draw_crops(KEY, 64), views.draw(KEY, 64)
+  crops, drawn = jax.device_get(jax.jit(lambda: (views.draw_crops(KEY, 64), views.draw(KEY, 64)))())
   assert {round(float(z), 4) for z in crops.zoom} == {1.0, 1.2, 1.5} and not crops.flip.any()
   assert (crops.contrast == 1).all() and (crops.brightness == 0).all()
   assert drawn.flip.any() and not drawn.flip.all() and len(set(np.asarray(drawn.zoom).tolist())) > 60
@@ -286,6 +286,13 @@ def test_drawn_views_are_crops_and_differ_from_image_to_image():
 
 
 SURE, UNSURE = np.log(99), np.log(9)  # logits of 0.99 and 0.9
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def distance(task, student, teacher):
+  """And its gradient."""
+  target = task.soft(teacher) * (0.9 if task is NORMALS else 1)  # shorter, as between two directions
+  return jax.value_and_grad(lambda student: task.consistency(student, target)[0, 0, 0])(student)
 
 
 @pytest.mark.parametrize('task, student, teacher, expected', [
@@ -303,10 +310,7 @@ SURE, UNSURE = np.log(99), np.log(9)  # logits of 0.99 and 0.9
     (DEPTH, [1, 1, 1], [1.06, 1, 1.03], 0.03),  # as any other value would be, of three channels
 ])  # fmt: skip
 def test_consistency_counts_where_the_target_is_to_be_trusted(task, student, teacher, expected):
-  target = task.soft(jnp.array(teacher, jnp.float32)[None, None, None])
-  target = target * (0.9 if task is NORMALS else 1)  # shorter, as between two directions
-  distance = lambda student: task.consistency(student, target)[0, 0, 0]
-  value, gradient = jax.value_and_grad(distance)(jnp.array(student, jnp.float32)[None, None, None])
+  value, gradient = jax.device_get(distance(task, *(np.float32(x)[None, None, None] for x in (student, teacher))))
   assert value == pytest.approx(expected, abs=1e-5)
   assert np.isfinite(gradient).all() and bool((gradient != 0).any()) == bool(expected)
 
@@ -420,21 +424,27 @@ def test_predictions_labels_and_features_are_those_of_the_second_view(monkeypatc
   flip = view(flip=True)
   flips = jax.tree.map(lambda x: jnp.repeat(x, 2, axis=0), flip)
   monkeypatch.setattr(views, 'draw_crops', lambda key, count: flips)
-  monkeypatch.setattr(jax, 'checkpoint', lambda f: f)  # which traces, jit or not
-  rng, seen = np.random.default_rng(0), {}
+  monkeypatch.setattr(jax, 'checkpoint', lambda f: f)  # whose inputs must not leave it
+  rng = np.random.default_rng(0)
   image, labels = rng.standard_normal((2, 32, 32, 3)).astype(np.float32), {'semseg': LABELS['semseg']}
   labels['normals'] = np.stack([NORMALS.blank(32, 32)] * 2)
   maps = {'semseg': np.ones((2, 4, 4, 4), np.float32), 'normals': np.full((2, 4, 4, 3), 2, np.float32)}
 
-  def apply(maps_or_image, task=None, pair=None, method=None):
-    seen[method] = np.asarray(maps_or_image)
-    features = np.broadcast_to(E2, (2, 4, 4, 3))
-    return (jnp.ones((4, 2, 2, 3)) if method else Output(maps, extra={'features': features})), {}
+  @jax.jit
+  def seen(batch):
+    """What the network is applied to."""
+    inputs = {}
 
-  batch = {'image': image, 'labels': labels, 'label_mask': np.array([[1, 0], [1, 0]], bool)}
-  with jax.disable_jit():
+    def apply(maps_or_image, task=None, pair=None, method='image'):
+      inputs[method] = maps_or_image
+      output = Output(maps, extra={'features': np.broadcast_to(E2, (2, 4, 4, 3))})
+      return (output if method == 'image' else jnp.ones((4, 2, 2, 3))), {}
+
     find('xtc').loss(Forward(apply, batch, None, TWO, None, KEY, tiny_config('method=xtc')))
-  np.testing.assert_allclose(seen[None], image[:, :, ::-1], atol=1e-5)
+    return inputs
+
+  seen = jax.device_get(seen({'image': image, 'labels': labels, 'label_mask': np.array([[1, 0], [1, 0]], bool)}))
+  np.testing.assert_allclose(seen['image'], image[:, :, ::-1], atol=1e-5)
   prediction, label = np.split(seen['map_pair'], 2)
   one_hot = np.eye(256)[labels['semseg'][..., 0]][..., :4]
   np.testing.assert_array_equal(label[..., :4], one_hot[:, :, ::-1])
@@ -455,12 +465,12 @@ def test_labels_are_encoded_in_the_range_of_predictions():
 
 
 def test_class_predictions_are_drawn_with_their_probabilities_and_pass_the_gradient():
-  logits = jnp.log(jnp.broadcast_to(jnp.array([0.1, 0.2, 0.3, 0.4]), (1, 100, 100, 4)))
-  drawn = SEMSEG.encode_prediction(logits, KEY)
+  logits = np.log(np.broadcast_to(np.float32([0.1, 0.2, 0.3, 0.4]), (1, 100, 100, 4)))
+  drawn = np.asarray(jax.jit(SEMSEG.encode_prediction)(logits, KEY))
   np.testing.assert_allclose(np.sort(drawn, -1), np.broadcast_to([0, 0, 0, 1], drawn.shape), atol=1e-6)
   np.testing.assert_allclose(drawn.mean((0, 1, 2)), [0.1, 0.2, 0.3, 0.4], atol=0.02)
-  gradient = jax.grad(lambda x: SEMSEG.encode_prediction(x, KEY)[..., 0].sum())(logits)
-  assert (np.asarray(gradient[..., 0]) > 0).all()
+  gradient = jax.jit(jax.grad(lambda x: SEMSEG.encode_prediction(x, KEY)[..., 0].sum()))(logits)
+  assert (np.asarray(gradient)[..., 0] > 0).all()
 
 
 def test_a_pairs_film_changes_that_pair_alone():
@@ -502,7 +512,7 @@ def test_a_later_stages_attention_hears_the_earlier_one():
   shapes = jax.eval_shape(lambda: module.init(KEY, x, message, False))
   variables = jax.tree.map(lambda s: rng.standard_normal(s.shape).astype(np.float32) ** 2, shapes)
   variables['params']['fuse'] = {'kernel': np.concatenate([np.zeros((2, 2)), np.eye(2)]), 'bias': np.zeros(2)}
-  out, scores = module.apply(variables, x, message, False)
+  out, scores = jax.jit(lambda *args: module.apply(*args, False))(variables, x, message)
   np.testing.assert_allclose(scores, message, atol=1e-5)
   params = variables['params']
   pooled = x.mean((2, 3))  # one key a task

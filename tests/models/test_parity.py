@@ -12,22 +12,15 @@ import numpy as np
 import pytest
 
 from dmtl_jax.configs import common
+from dmtl_jax.datasets.pascal import TASKS
 from dmtl_jax.models import build_model, losses
 from dmtl_jax.models.inputs import init_variables
 from dmtl_jax.models.parts import pairs as pairs_lib
 from dmtl_jax.models.parts.encoder import ResNet
 from dmtl_jax.models.parts.layers import resize
 from dmtl_jax.runs import pretrained
-from dmtl_jax.tasks import make_task
 from tests.conftest import shared
 
-TASKS = (
-  make_task('semseg', 'semseg', tuple(f'class{i}' for i in range(21))),
-  make_task('parsing', 'parsing', tuple(f'part{i}' for i in range(7))),
-  make_task('saliency', 'saliency'),
-  make_task('normals', 'normals'),
-  make_task('boundary', 'boundary'),
-)
 NAMES = dict(zip(('semseg', 'human_parts', 'sal', 'normals', 'edge'), TASKS))
 WEIGHTS = np.array([1, 2, 5, 10, 50], np.float32)
 CHANNELS = 512

@@ -13,22 +13,14 @@ import safetensors.numpy
 from dmtl_jax import datasets
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.configs import common
+from dmtl_jax.datasets.pascal import TASKS
 from dmtl_jax.inference import prediction
 from dmtl_jax.jobs import convert
 from dmtl_jax.models import build_model
 from dmtl_jax.models.inputs import init_variables
 from dmtl_jax.models.parts.encoder import ResNet
 from dmtl_jax.runs import pretrained
-from dmtl_jax.tasks import make_task
 from tests.basics import test_torch_file as torch_writer
-
-TASKS = (
-  make_task('semseg', 'semseg', tuple(f'class{i}' for i in range(21))),
-  make_task('parsing', 'parsing', tuple(f'part{i}' for i in range(7))),
-  make_task('saliency', 'saliency'),
-  make_task('normals', 'normals'),
-  make_task('boundary', 'boundary'),
-)
 
 
 def torchvision_shapes(depth: str, width: int = 64) -> dict[str, tuple[int, ...]]:
