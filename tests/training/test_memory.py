@@ -22,15 +22,9 @@ TWO = (TASKS[0], TASKS[5])
 
 
 @pytest.fixture
-def short_encoder(monkeypatch):
-  """Two stages of one block, to compile in less time."""
+def two_stages(monkeypatch):
+  """Of one block, to compile in less time."""
   monkeypatch.setitem(encoder.STAGES, 'resnet18', (1, 1))
-
-
-@pytest.fixture
-def short_encoder_of_four(monkeypatch):
-  """Four stages of one block, for methods that use each."""
-  monkeypatch.setitem(encoder.STAGES, 'resnet18', (1, 1, 1, 1))
 
 
 class Noisy(Network):
@@ -119,7 +113,7 @@ def relative(a, b) -> float:
   return float(np.linalg.norm(flat(a) - flat(b)) / np.linalg.norm(flat(b)))
 
 
-def test_batch_norm_takes_its_statistics_from_each_micro_batch(short_encoder):
+def test_batch_norm_takes_its_statistics_from_each_micro_batch(two_stages):
   """Against the two halves of the batch, one after the other, their gradients averaged by hand."""
   step, start, batch = small('mtl_baseline', accumulate=2)
   cut, _ = step(start, batch)
@@ -134,7 +128,7 @@ def test_batch_norm_takes_its_statistics_from_each_micro_batch(short_encoder):
 
 
 @pytest.mark.parametrize('method', ['prediction', 'mti_net', 'invpt', 'xtc', 'single_task'])
-def test_remat_keeps_every_name(method, short_encoder_of_four):
+def test_remat_keeps_every_name(method, short_encoder):
   config = tiny_config(f'method={method}')
   config.model.update(depth=1, decoder_blocks=1)
   shapes = []
@@ -147,7 +141,7 @@ def test_remat_keeps_every_name(method, short_encoder_of_four):
   assert jax.tree.leaves(shapes[0]) == jax.tree.leaves(shapes[1])
 
 
-def test_remat_changes_no_loss_and_no_gradient(short_encoder):
+def test_remat_changes_no_loss_and_no_gradient(two_stages):
   results = []
   for remat in (False, True):
     step, start, batch = small('prediction', remat=remat)
