@@ -31,7 +31,7 @@ def built(arg: str):
 def untrained(path, x):
   """Norms and biases are drawn as other layers' are; before training they do nothing."""
   value = {'scale': 1, 'var': 1, 'mean': 0, 'bias': 0}.get(path[-1].key)
-  return x if value is None else np.full_like(x, value)
+  return np.float32(x) if value is None else np.full(x.shape, value, np.float32)
 
 
 @pytest.fixture(scope='module')
@@ -89,8 +89,9 @@ def test_everything_learns_from_the_second_step_on(method, images):
 
     return jax.grad(loss)(params)
 
-  params = jax.tree.map(lambda p, g: p - 1e-3 * jnp.sign(g), variables['params'], gradient(variables['params']))
-  for path, grad in jax.tree_util.tree_leaves_with_path(gradient(params)):
+  moved = lambda p, g: np.asarray(p) - np.float32(1e-3) * np.sign(g)
+  params = jax.tree.map(moved, variables['params'], jax.device_get(gradient(variables['params'])))
+  for path, grad in jax.tree_util.tree_leaves_with_path(jax.device_get(gradient(params))):
     assert np.abs(grad).max() > 0, jax.tree_util.keystr(path)
 
 
