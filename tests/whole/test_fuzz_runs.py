@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import pathlib
+import sys
 import tarfile
 import zipfile
 
@@ -181,7 +182,9 @@ def test_command_lines(tmp_path, monkeypatch, fresh_flags):
   )  # fmt: skip
 
   def check(argv):
-    return fuzzing.told(lambda _: parse(cli._parse, argv), tmp_path / 'x', '')
+    monkeypatch.setattr(sys, 'argv', argv)
+    fresh_flags()
+    return fuzzing.told(lambda _: cli._parse(argv), tmp_path / 'x', '')
 
   run(60, argvs, check)
 
