@@ -13,7 +13,8 @@ import tempfile
 
 from dmtl_jax.basics import stopping
 
-_waiting = contextvars.ContextVar('waiting', default=None)  # of `at_once`: (temporary or None, path)
+_Waiting = list[tuple[str | None, pathlib.Path]]  # of `at_once`: (temporary or None, path)
+_waiting: contextvars.ContextVar[_Waiting | None] = contextvars.ContextVar('waiting', default=None)
 
 
 @contextlib.contextmanager
@@ -44,18 +45,18 @@ def replacing(path: str | os.PathLike, mode: str = 'w'):
 
 
 @contextlib.contextmanager
-def at_once() -> Iterator[None]:
+def at_once() -> Iterator[_Waiting]:
   """What is written and removed in this block shows together at its end, or none of it does.
 
   Only a kill or a crash between two renames could part it. A block in another is part of that.
   """
-  if _waiting.get() is not None:
-    yield
+  if (waiting := _waiting.get()) is not None:
+    yield waiting
     return
   waiting = []
   _waiting.set(waiting)
   try:
-    yield
+    yield waiting
     with stopping.shielded():
       while waiting:
         _show(*waiting[0])
@@ -69,8 +70,8 @@ def at_once() -> Iterator[None]:
 
 def remove(path: pathlib.Path):
   """Removes a file, and its folder if that is empty then; see `at_once`."""
-  with at_once():
-    _waiting.get().append((None, path))
+  with at_once() as waiting:
+    waiting.append((None, path))
 
 
 def _show(temporary: str | None, path: pathlib.Path):
