@@ -136,6 +136,8 @@ class MtanBuilder(raw.RawBuilder, skip_registration=True):
 
   FOLDERS: tuple[str, ...]  # image, label, depth and perhaps normals
   CLASSES: tuple[str, ...]
+  VERSION = tfds.core.Version('1.0.0')
+  RELEASE_NOTES = {'1.0.0': 'First release.'}
   HOMEPAGE = 'https://github.com/lorenmt/mtan'
   MARKER = 'train/image'
 

@@ -1,15 +1,11 @@
 """TFDS builder of Cityscapes as MTAN preprocessed it."""
 
-import tensorflow_datasets as tfds
-
 from dmtl_jax.datasets import mtan
 
 
 class Builder(mtan.MtanBuilder):
   """Splits `train` (2975 images) and `val` (500), in the order of the file numbers."""
 
-  VERSION = tfds.core.Version('1.0.0')
-  RELEASE_NOTES = {'1.0.0': 'First release.'}
   FOLDERS = ('image', 'label_7', 'depth')
   CLASSES = tuple('flat,construction,object,nature,sky,human,vehicle'.split(','))
   IMAGES = {'train': 2975, 'val': 500}

@@ -1,15 +1,11 @@
 """TFDS builder of NYUD-v2 as MTAN preprocessed it."""
 
-import tensorflow_datasets as tfds
-
 from dmtl_jax.datasets import mtan
 
 
 class Builder(mtan.MtanBuilder):
   """Splits `train` (795 images) and `val` (654), in the order of the file numbers."""
 
-  VERSION = tfds.core.Version('1.0.0')
-  RELEASE_NOTES = {'1.0.0': 'First release.'}
   FOLDERS = ('image', 'label', 'depth', 'normal')
   CLASSES = tuple('bed,books,ceiling,chair,floor,furniture,objects,picture,sofa,table,tv,wall,window'.split(','))
   IMAGES = {'train': 795, 'val': 654}

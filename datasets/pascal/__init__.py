@@ -65,14 +65,9 @@ _read_scored = functools.lru_cache(maxsize=1)(labels.read_scored)
 
 
 def decode(example: dict, tasks: Sequence[Task] = TASKS) -> dict:
-  """One example of `Builder.as_data_source(split)` as arrays.
+  """One example of `Builder.as_data_source(split)`, image and label files as bytes, as `Source.read` gives it.
 
-  Args:
-    example: with image and label files as bytes.
-    tasks: whose labels to decode; the others cost nothing.
-
-  Returns:
-    {'image': uint8 [H,W,3] RGB, 'labels': {task: [H,W,K]}}, encoded as `dmtl_jax.tasks` says.
+  Labels of other tasks cost nothing.
   """
   flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION  # labels know nothing of EXIF's rotation
   return dict(

@@ -24,8 +24,8 @@ from dmtl_jax.basics import files as files_lib
 from dmtl_jax.basics.errors import printable, UserError
 from dmtl_jax.metrics.boundary import pascal as protocol
 from dmtl_jax.metrics.thinning import thin
+from dmtl_jax.tasks import IGNORE
 
-IGNORE = 255
 MAT_COMPRESSED = 15  # type of an element of a .mat file
 MAT_BYTES = 1 << 28  # of masks in one annotation; the largest have a few dozen megabytes
 PERSON = 15  # class of VOC

@@ -56,14 +56,9 @@ def builder(data_config) -> Builder:
 
 
 def decode(example: dict, tasks: Sequence[Task] = TASKS) -> dict:
-  """One example of `builder(...).as_data_source(split)` as arrays.
+  """One example of `builder(...).as_data_source(split)`, PNG files as bytes, as `Source.read` gives it.
 
-  Args:
-    example: with PNG files as bytes.
-    tasks: whose labels to decode; the others cost nothing.
-
-  Returns:
-    {'image': uint8 [H,W,3] RGB, 'labels': {task: [H,W,K]}}, encoded as `dmtl_jax.tasks` says.
+  Labels of other tasks cost nothing.
   """
   decoded = {task.name: labels.decode(task.name, example[task.name]) for task in tasks}
-  return dict(image=labels.decode_image(example['image']), labels=decoded)
+  return dict(image=labels.read_png(example['image']), labels=decoded)

@@ -25,14 +25,20 @@ def draw_pose(rng: np.random.Generator, kind: str) -> dict:
   def around(mean, spread):
     return mean + spread * rng.uniform(-1, 1)
 
+  def bends(mean, spread):  # right and left
+    return [around(mean, spread) for _ in range(2)]
+
+  def swings(*angles):
+    return [tuple(around(*angle) for angle in angles) for _ in range(2)]
+
   pose = dict(
     lean=(around(3, 6), around(0, 4)),
     twist=around(0, 15),
     nod=(around(0, 15), around(0, 35)),
-    shoulder=[(around(5, 20), around(12, 8)) for _ in range(2)],
-    elbow=[around(25, 20) for _ in range(2)],
-    hip=[(around(2, 5), around(5, 4)) for _ in range(2)],
-    knee=[around(5, 5) for _ in range(2)],
+    shoulder=swings((5, 20), (12, 8)),
+    elbow=bends(25, 20),
+    hip=swings((2, 5), (5, 4)),
+    knee=bends(5, 5),
   )
   if kind == 'walk':
     stride = around(28, 10) * rng.choice([-1, 1])
@@ -40,42 +46,25 @@ def draw_pose(rng: np.random.Generator, kind: str) -> dict:
       hip=[(stride, 3), (-stride * 0.7, 3)],
       knee=[around(12, 8) + max(0, -stride), around(12, 8) + max(0, stride)],
       shoulder=[(-stride * 1.1, 8), (stride * 1.1, 8)],
-      elbow=[around(40, 25) for _ in range(2)],
+      elbow=bends(40, 25),
     )
   elif kind == 'reach':
-    pose.update(
-      shoulder=[(around(85, 40), around(10, 15)) for _ in range(2)],
-      elbow=[around(25, 25) for _ in range(2)],
-    )
+    pose.update(shoulder=swings((85, 40), (10, 15)), elbow=bends(25, 25))
   elif kind == 'wave':
     arm = rng.integers(2)
     pose['shoulder'][arm] = (around(60, 40), around(80, 40))
     pose['elbow'][arm] = around(70, 40)
   elif kind == 'wide':
-    pose.update(
-      shoulder=[(around(10, 15), around(80, 40)) for _ in range(2)],
-      elbow=[around(20, 20) for _ in range(2)],
-      hip=[(around(5, 8), around(18, 8)) for _ in range(2)],
-    )
+    pose.update(shoulder=swings((10, 15), (80, 40)), elbow=bends(20, 20), hip=swings((5, 8), (18, 8)))
   elif kind == 'bend':
-    pose.update(lean=(around(45, 20), 0), shoulder=[(around(50, 30), around(10, 10)) for _ in range(2)])
+    pose.update(lean=(around(45, 20), 0), shoulder=swings((50, 30), (10, 10)))
   elif kind == 'crouch':
     flex = around(85, 20)
-    pose.update(
-      lean=(around(25, 10), 0),
-      hip=[(around(flex, 8), around(12, 6)) for _ in range(2)],
-      knee=[around(flex + 15, 8) for _ in range(2)],
-      shoulder=[(around(50, 25), around(15, 10)) for _ in range(2)],
-      elbow=[around(50, 35) for _ in range(2)],
-    )
+    pose.update(lean=(around(25, 10), 0), hip=swings((flex, 8), (12, 6)), knee=bends(flex + 15, 8))
+    pose.update(shoulder=swings((50, 25), (15, 10)), elbow=bends(50, 35))
   elif kind == 'sit':
-    pose.update(
-      lean=(around(0, 8), 0),
-      hip=[(around(86, 5), around(7, 6)) for _ in range(2)],
-      knee=[around(86, 12) for _ in range(2)],
-      shoulder=[(around(30, 20), around(10, 8)) for _ in range(2)],
-      elbow=[around(60, 30) for _ in range(2)],
-    )
+    pose.update(lean=(around(0, 8), 0), hip=swings((86, 5), (7, 6)), knee=bends(86, 12))
+    pose.update(shoulder=swings((30, 20), (10, 8)), elbow=bends(60, 30))
   return pose
 
 

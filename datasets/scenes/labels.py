@@ -112,7 +112,7 @@ def encode(settings: tuple[int, int, int, bool], id: str) -> dict:
 
 def decode(task: str, data: bytes) -> np.ndarray:
   """The label [H,W,K] of a PNG file that `encode` made."""
-  label = _array(data)
+  label = read_png(data)
   if task == 'normals':
     vectors = label.astype(np.float32) * np.float32(1 / NORMAL_STEPS) - 1
     return vectors / np.sqrt((vectors * vectors).sum(-1, keepdims=True))
@@ -121,16 +121,12 @@ def decode(task: str, data: bytes) -> np.ndarray:
   return label
 
 
-def decode_image(data: bytes) -> np.ndarray:
-  """The image [H,W,3] uint8 RGB of a PNG file."""
-  return _array(data)
-
-
 def _png(array):
   array = array[..., ::-1] if array.shape[-1] == 3 else array
   return cv2.imencode('.png', array, [cv2.IMWRITE_PNG_COMPRESSION, 3])[1].tobytes()
 
 
-def _array(data):
+def read_png(data: bytes) -> np.ndarray:
+  """An image [H,W,3] RGB or a map [H,W,1], uint8 or uint16, of a PNG file."""
   array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
   return array[..., None] if array.ndim == 2 else cv2.cvtColor(array, cv2.COLOR_BGR2RGB)

@@ -124,8 +124,8 @@ def load_mapping(path: pathlib.Path, ids, tasks) -> np.ndarray:
   Raises:
     UserError: names the file and the image, task or shape that does not fit.
   """
-  reader = {'.csv': _read_csv, '.json': _read_json}.get(path.suffix.lower(), _read_torch)
-  rows = reader(path, ids)
+  reader = {'.csv': _read_csv, '.json': _read_json}.get(path.suffix.lower())
+  rows = reader(path) if reader else _read_torch(path, ids)
   names = [task.name for task in tasks]
   mask = np.zeros((len(ids), len(names)), bool)
   position = {i: n for n, i in enumerate(ids)}
@@ -141,8 +141,7 @@ def load_mapping(path: pathlib.Path, ids, tasks) -> np.ndarray:
   return mask
 
 
-def _read_csv(path, ids) -> dict[str, list[str]]:
-  del ids
+def _read_csv(path) -> dict[str, list[str]]:
   try:
     with open(path, newline='', encoding='utf-8-sig') as f:  # spreadsheets write a mark of the encoding
       reader = csv.DictReader(f)
@@ -168,8 +167,7 @@ def _flagged(where: str, row: dict[str, str]) -> list[str]:
   return [name for name, flag in flags.items() if flag == '1']
 
 
-def _read_json(path, ids) -> dict[str, list[str]]:
-  del ids
+def _read_json(path) -> dict[str, list[str]]:
   rows = files.read_json(path)
   fits = isinstance(rows, dict) and all(
     isinstance(names, list) and all(isinstance(name, str) for name in names) for names in rows.values()

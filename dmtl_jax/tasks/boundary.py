@@ -27,9 +27,6 @@ class Boundary(Saliency):
   framed = True
   ends = np.array([colors.PAPER, colors.INK])
 
-  def activate(self, logits):
-    return self.soft(logits)[..., 0]
-
   def error(self, logits, label, valid):
     positive = label[..., 0] == 1
     weight = jnp.where(positive, POSITIVE, 1 - POSITIVE)

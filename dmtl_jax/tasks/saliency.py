@@ -26,7 +26,7 @@ class Saliency(Semseg):
   ends = np.array([(0, 0, 0), colors.PAPER])  # colours of probability 0 and 1
 
   def activate(self, logits):
-    return self.soft(logits)[..., 1]
+    return self.soft(logits)[..., -1]
 
   def error(self, logits, label, valid):
     """Positives weigh the share of negatives in the image's valid pixels, and the reverse."""
