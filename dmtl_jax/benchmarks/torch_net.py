@@ -5,8 +5,6 @@ as the authors' code does it; ordinary layers elsewhere. Maps are NCHW. The modu
 `copy_weights` can fill them, with which both give the same maps (tests/benchmarks).
 """
 
-import re
-
 import numpy as np
 import torch
 from torch import nn
@@ -14,7 +12,7 @@ import torch.nn.functional as F
 
 from dmtl_jax.models.parts.diffusion import Schedule
 from dmtl_jax.models.parts.encoder import STAGES
-from dmtl_jax.models.parts.task_layers import Slots
+from dmtl_jax.runs import pretrained
 
 
 def conv(inputs: int, outputs: int, kernel: int, stride: int = 1, bias: bool = True) -> nn.Conv2d:
@@ -195,15 +193,6 @@ class Conditioning(nn.Module):
     return self.fuse(torch.cat(list(maps.values()), dim=1))
 
 
-class Decoder(nn.Module):
-  def __init__(self, width: int):
-    super().__init__()
-    self.block0, self.block1 = Residual(width, width), Residual(width, width)
-
-  def forward(self, x):
-    return self.block1(self.block0(x))
-
-
 class DiffusionMTL(nn.Module):
   """Prediction and Feature Diffusion with the fields of `models.diffusion_mtl.DiffusionMTL`; tasks: {name: C_t}."""
 
@@ -215,7 +204,8 @@ class DiffusionMTL(nn.Module):
     self.decay = [float(x) ** 0.5 for x in (schedule.alpha_bar[-1], 1 - schedule.alpha_bar[-1])]
     self.posterior = [[float(x) for x in row] for row in zip(*schedule.posterior())]
     self.backbone = Backbone(c.backbone, c.width, c.channels)
-    self.decoders = nn.ModuleDict({t: Decoder(c.channels) for t in channels})
+    decoder = lambda: (Residual(c.channels, c.channels) for _ in range(2))
+    self.decoders = nn.ModuleDict({t: nn.Sequential(*decoder()) for t in channels})
     self.decoder_heads = nn.ModuleDict({t: conv(c.channels, n, 1) for t, n in channels.items()})
     kind = 'predictions' if c.condition == 'none' else c.condition
     self.conditioning = Conditioning(kind, channels, c.channels)
@@ -272,47 +262,20 @@ class DiffusionMTL(nn.Module):
     return self.head[task](x) if not c.predictions else x
 
 
-# Paths here, and ours; 'task' stands for the place of one task in an array stacked by task.
-RENAMED = (
-  (r'^decoders\.(\w+)\.(block\d)', r'decoders.\1_\2'),
-  (r'^decoder_heads\.(\w+)', r'decoders.\1_head'),
-  (r'^conditioning\.embed\.(\w+)', r'conditioning.\1_embed'),
-  (r'^(denoiser\.embed|denoiser\.predict|head)\.(\w+)', r'\1'),
-  (r'^denoiser\.heads\.\w+\.0', 'denoiser.heads.conv0'),
-  (r'^denoiser\.heads\.\w+\.(\d)', lambda match: f'denoiser.heads.conv{int(match[1]) // 2 + 1}'),
+# Our module -> the one here, see `pretrained.views_by_task`.
+MODULES = (
+  (r'^decoders/(.+)_block(\d)', r'decoders.<\1>.\2'),
+  (r'^decoders/(.+)_head', r'decoder_heads.<\1>'),
+  (r'^conditioning/(.+)_embed', r'conditioning.embed.<\1>'),
+  (r'^(denoiser/embed|denoiser/predict|head)$', r'\1.*'),
+  (r'^denoiser/heads/conv0', 'denoiser.heads.*.0'),
+  (r'^denoiser/heads/conv1', 'denoiser.heads.*.1'),
+  (r'^denoiser/heads/conv2', 'denoiser.heads.*.3'),
+  (r'^denoiser/heads/conv3', 'denoiser.heads.*.5'),
 )
-ARRAYS = {'weight': 'kernel', 'bias': 'bias'}
-NORM_ARRAYS = {'weight': 'scale', 'bias': 'bias', 'running_mean': 'mean', 'running_var': 'var'}
 
 
-def copy_weights(net: DiffusionMTL, variables: dict):
-  """Fills the network with our variables.
-
-  Raises:
-    KeyError: ours have no array of that name.
-  """
-  for path, module in net.named_modules():
-    kinds = NORM_ARRAYS if isinstance(module, (nn.BatchNorm2d, nn.LayerNorm)) else ARRAYS
-    own = dict(module.named_parameters(recurse=False)) | dict(module.named_buffers(recurse=False))
-    for name, tensor in own.items():
-      if name != 'num_batches_tracked':
-        array = _array(variables, path, kinds[name], net.channels)
-        with torch.no_grad():
-          tensor.copy_(torch.tensor(array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T))
-
-
-def _array(variables: dict, path: str, kind: str, channels: dict[str, int]) -> np.ndarray:
-  """Our array of a module here; where ours holds all tasks, the part of the module's own."""
-  ours = path
-  for pattern, name in RENAMED:
-    ours = re.sub(pattern, name, ours)
-  array = variables['batch_stats' if kind in ('mean', 'var') else 'params']
-  for part in (*ours.split('.'), kind):
-    array = array[part]
-  task = next((t for t, name in enumerate(channels) if name in path.split('.')), None)
-  slot = None if task is None else Slots(tuple(channels.values())).of(task)
-  if ours in ('head', 'denoiser.predict'):
-    return array[None, None, :, slot] if kind == 'kernel' else array[slot]
-  if ours == 'denoiser.embed' and kind == 'kernel' and array.ndim == 4:
-    return array[:, :, slot]
-  return array[task] if ours.startswith(('denoiser.embed', 'denoiser.heads')) else array
+def copy_weights(net: DiffusionMTL, variables: dict, tasks):
+  """Fills the network with our variables (numpy); raises RuntimeError where names or shapes differ."""
+  views = pretrained.views_by_task(variables, tasks, MODULES, {task.name: task.name for task in tasks})
+  net.load_state_dict({name: torch.tensor(np.array(view)) for name, (view,) in views.items()})

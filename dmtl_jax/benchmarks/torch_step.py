@@ -35,7 +35,7 @@ def network(config, tasks: tuple[Task, ...], variables: dict) -> torch_net.Diffu
     raise UserError(f'--against=torch: only prediction and feature are re-stated, not {config.method}')
   fields = {f.name: getattr(ours, f.name) for f in dataclasses.fields(ours) if f.name != 'parent'}
   net = torch_net.DiffusionMTL(types.SimpleNamespace(**fields), {task.name: task.channels for task in tasks})
-  torch_net.copy_weights(net, jax.device_get(variables))
+  torch_net.copy_weights(net, jax.device_get(variables), tasks)
   return net.to(where(), memory_format=torch.preserve_format)
 
 
