@@ -104,7 +104,7 @@ def check_same(path: pathlib.Path, ids, tasks, mask: np.ndarray):
   Raises:
     UserError: they differ.
   """
-  before, now = _read_json(path, ids), _rows(ids, tasks, mask)
+  before, now = _read_json(path), _rows(ids, tasks, mask)
   changed = [i for i in before | now if before.get(i) != now.get(i)]
   if changed:
     was, is_now = (';'.join(rows.get(changed[0], ['not there'])) or 'none' for rows in (before, now))
