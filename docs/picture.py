@@ -15,7 +15,7 @@ def main(run: str, number: str, out: str):
   raw = predictor.raw(image)
   stages = {'Initial': 'initial', 'Denoised': 'final'}
   rows = [(title, raw.predictions(stage, image.shape[:2])) for title, stage in stages.items()]
-  picture = panels.panel(image, predictor.tasks, [*rows, ('Truth', example['labels'])])
+  picture = panels.panel(image, predictor.tasks, [*rows, (panels.TRUTH, example['labels'])])
   small(picture, 1240).save(out, optimize=True)
 
 

@@ -181,7 +181,7 @@ def test_a_wrong_value_is_told_in_a_sentence(arguments, message, fresh_flags, mo
     ('train.best_by', 'depth/absEr', 'did you mean depth/absErr?'),
     ('train.accumulate', 3, 'cannot be split over .* in 3 micro-batches each'),
     ('train.fsdp', 1000, 'train.fsdp=1000 does not divide'),
-    ('model.heads', 3, 'model.heads: 64 channels cannot be shared by 3;'),
+    ('model.heads', 3, 'model.heads: 32 channels cannot be shared by 3;'),
     ('init_from', 'none.pth', "'none.pth': no such file"),
     ('loss_weights.depht', 1.0, "config.loss_weights: 'depht' is none of .*; did you mean depth?"),
     ('eval.single_task.dept', 1.0, "config.eval.single_task: 'dept' is none of"),

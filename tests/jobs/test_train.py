@@ -83,7 +83,7 @@ def interrupt():
 
 def test_an_interrupted_run_ends_with_the_same_bits(trained, data, tmp_path, monkeypatch):
   faults.at_batch(monkeypatch, 6, interrupt)
-  with pytest.raises(KeyboardInterrupt):
+  with pytest.raises(UserError, match='stopped by Ctrl-C'):
     train.run(config_for(data), str(tmp_path))
   assert len(log(tmp_path)) > 5  # logged beyond the checkpoint of step 4; resuming must drop that
   monkeypatch.undo()

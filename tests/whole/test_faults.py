@@ -232,7 +232,7 @@ def test_a_workdir_that_cannot_be_written_is_told(data):
   [
     ('optim.name', 'lion', 'optim.name must be one of adam'),
     ('train.accumulate', 3, 'cannot be split'),
-    ('train.best_by', 'mIoU', 'not one of delta_m'),
+    ('train.best_by', 'mIoU', 'is not delta_m or one of'),
   ],
 )
 def test_a_run_that_cannot_start_leaves_no_config_behind(data, tmp_path, field, value, told):

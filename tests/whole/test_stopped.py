@@ -47,6 +47,14 @@ TROUBLES = {
 }
 
 
+@pytest.fixture(autouse=True)
+def ctrl_c():
+  """A suite that a shell runs in the background is born with Ctrl-C ignored."""
+  before = signal.signal(signal.SIGINT, signal.default_int_handler)
+  yield
+  signal.signal(signal.SIGINT, before)
+
+
 def files(folder: pathlib.Path) -> dict[str, bytes]:
   return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob('*') if path.is_file()}
 
