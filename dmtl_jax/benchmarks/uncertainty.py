@@ -3,7 +3,7 @@
   python -m dmtl_jax.benchmarks.uncertainty runs/demo [--samples=8] [--images=100] [--json=FILE]
 
 For every task, on validation images: mean error of the surest 100, 80, 50 and 20% of the labelled pixels, where sure is
-what the draws agree on, what the prediction itself says (entropy of the classes, distance of a probability from a
+what the draws agree on, what one draw itself says (entropy of the classes, distance of a probability from a
 half), and the truth ('best': the least wrong first). Pixels in random order would keep the error of 100%. Errors are
 those of `Task.mistake`: shares of wrong pixels, mean absolute errors, degrees.
 """
@@ -40,23 +40,24 @@ def measure(predictor: Predictor, source, samples: int, images: int) -> dict:
     for index in range(progress.total):
       example = source[index]
       raw, size = predictor.raw(example['image'], samples, 1), example['image'].shape[:2]
+      one = predictor.raw(example['image'], 1, 1)
       stages = {stage: raw.predictions(stage, size) for stage in ('final', 'uncertainty')}
       for task in source.tasks:
         label = example['labels'].get(task.name)
         if label is not None and task.valid(label).any():
           picked = rng.permutation(np.flatnonzero(task.valid(label)))[:PIXELS]
-          found.setdefault(task, []).append([values.reshape(-1)[picked] for values in _maps(task, raw, stages, label)])
+          found.setdefault(task, []).append([values.reshape(-1)[picked] for values in _maps(task, one, stages, label)])
       progress.update()
   return {task.name: _told(np.concatenate(parts, axis=1)) for task, parts in found.items()}
 
 
-def _maps(task: Task, raw, stages: dict, label: np.ndarray) -> list[np.ndarray]:
-  """Maps [H, W] of mistakes, of the draws' spread and, where the task has it, of the prediction's own doubt."""
+def _maps(task: Task, one, stages: dict, label: np.ndarray) -> list[np.ndarray]:
+  """Maps [H, W] of mistakes, of the draws' spread and, where the task has it, of the doubt of `one` draw itself."""
   maps = [task.mistake(stages['final'][task.name], label), stages['uncertainty'][task.name]]
-  doubt = task.doubt(jnp.asarray(raw.maps['final', task.name]))
+  doubt = task.doubt(jnp.asarray(one.maps['final', task.name]))
   if doubt is not None:
     doubt = np.asarray(doubt)[..., None]
-    maps.append(images_lib.enlarge(doubt, raw.extent, label.shape[:2], slice(None), raw.origin)[..., 0])
+    maps.append(images_lib.enlarge(doubt, one.extent, label.shape[:2], slice(None), one.origin)[..., 0])
   return maps
 
 
