@@ -84,7 +84,7 @@ def study(suite: Suite, out: pathlib.Path, places: Places, given: list[str]):
   for field in suite.needs:
     if not any(arg.startswith(f'--config.{field}=') for arg in given):
       raise UserError(f'this suite needs --config.{field}=PATH')
-  say(f'{places.jobs} runs at a time; this suite takes about {suite.cost}')
+  say(f'{places.jobs} runs at a time; this suite is planned for {suite.cost}')
   trials = list(suite.trials())
   execute([run for *_, run in trials], 'choosing rates', out, places, given)
   rates = choose(trials, out)

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from dmtl_jax import configs
 from dmtl_jax.basics import atomic
 from dmtl_jax.basics.errors import tell, UserError
 from dmtl_jax.data import source as source_lib
@@ -98,9 +99,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _read_config(given: str):
-  path, _, arg = given.partition(':')
-  if not os.path.isfile(path):
-    raise UserError(f'--config={path}: no such file; run from the project folder, or give its path')
+  path, _, arg = configs.find(given).partition(':')
   try:
     return runpy.run_path(path)['get_config'](arg)
   except (KeyError, ValueError) as error:  # no get_config, or a config string that it refuses
