@@ -89,7 +89,8 @@ SUITES = {
   'camvid': Suite(
     'folder', {'one': SMALL, 'random': CORE},
     {'model.width': 64, 'train.steps': 250, 'train.eval_every': 250},
-    (0, 1, 2), steps=(1, 3, 4), rates=(1e-3, 2e-3), rate_steps=150, needs=('data.path', 'init_from'), cost='two CPU cores for a day',
+    (0, 1, 2), steps=(1, 3, 4), rates=(1e-3, 2e-3), rate_steps=150,
+    needs=('data.path', 'init_from'), cost='two CPU cores for a day',
   ),
   'scenes-full': Suite(
     'scenes', {'one': SMALL, 'random': CORE},
