@@ -57,7 +57,7 @@ class Suite:
   def trials(self) -> Iterator[tuple[str, float, Run]]:
     """(method, rate, run) of every candidate."""
     labels = next(iter(self.methods))
-    flags = self.flags | {'data.held_back': 0.2, 'train.steps': self.rate_steps, 'eval.panels': 0}
+    flags = self.flags | {'data.held_back': 0.1, 'train.steps': self.rate_steps, 'eval.panels': 0}
     for method in dict.fromkeys(method for methods in self.methods.values() for method in methods):
       for rate in self.rates:
         run = Run(f'rates/{method}-{rate:g}', self._string(method, labels), flags | {'optim.lr': rate})
@@ -84,7 +84,7 @@ class Suite:
 SUITES = {
   'scenes-small': Suite(
     'scenes', {'one': SMALL, 'random': CORE}, {}, (0, 1, 2), steps=(1, 3, 4),
-    rates=(5e-4, 1e-3, 2e-3), rate_steps=600, cost='two CPU cores for four hours',
+    rates=(5e-4, 1e-3, 2e-3), rate_steps=400, cost='two CPU cores for four hours',
   ),
   'camvid': Suite(
     'folder', {'one': SMALL, 'random': CORE},
