@@ -24,6 +24,8 @@ import orbax.checkpoint as ocp
 import scipy.io
 import tensorflow_datasets  # noqa: F401
 
+sys.path.insert(0, str(pathlib.Path(__file__).parent))  # as pytest does
+
 with atheris.instrument_imports(include=['dmtl_jax', 'numpy.lib', 'scipy.io.matlab']):
   from dmtl_jax.basics import download, files, torch_file
   from dmtl_jax.basics.errors import UserError
