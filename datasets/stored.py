@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import shuffle
 
-from dmtl_jax.basics.errors import printable, UserError
+from dmtl_jax.basics.errors import printable, program, UserError
 from dmtl_jax.basics.files import is_id
 from dmtl_jax.datasets.source import Source
 from dmtl_jax.tasks import Task
@@ -100,7 +100,7 @@ def prepared(builder_class: type, data_config):
     older = [found for found in builder.RELEASE_NOTES if (path.parent / found).exists()]
     state = f'only version {older[-1]} is there ({builder.RELEASE_NOTES[path.name]})' if older else 'not prepared'
     raise UserError(
-      f'{path}: the data set is {state}; run main.py --mode=prepare --config=configs/{data_config.name}.py '
+      f'{path}: the data set is {state}; run {program()} --mode=prepare --config=configs/{data_config.name}.py '
       f'--config.data.raw=PATH --config.data.dir={data_config.dir}'
     )
   return builder

@@ -20,7 +20,7 @@ from absl import flags, logging
 from ml_collections import config_flags
 
 from dmtl_jax import configs
-from dmtl_jax.basics.errors import closest, printable, tell, UserError
+from dmtl_jax.basics.errors import closest, printable, program, tell, UserError
 from dmtl_jax.inference import images
 
 # Modes, and the flags that each needs.
@@ -73,7 +73,7 @@ def main(argv: list[str] = sys.argv) -> int:
   if any(arg in ('-h', '--help', '-help') for arg in argv[1:]):
     common = pathlib.Path(configs.__path__[0], 'common.py')  # read, not imported: that takes JAX, and seconds
     _, _, keys = ast.get_docstring(ast.parse(common.read_text())).partition('\n\n')
-    print(f'{__doc__}\n{keys}\n\nflags:')
+    print(f'{__doc__}\n{keys}\n\nflags:'.replace('python main.py', program()))
     print(flags.FLAGS.module_help('dmtl_jax.cli'))
     return 0
   logging.set_verbosity(logging.WARNING)

@@ -1,7 +1,8 @@
-"""The error a user can mend."""
+"""The error a user can mend, and how its sentence is put."""
 
 from collections.abc import Iterable, Sequence
 import difflib
+import os
 import sys
 import traceback
 import unicodedata
@@ -46,6 +47,11 @@ def listed(names: Sequence[object], most: int = 3) -> str:
   """'a, b, c and 12 more'."""
   more = f' and {len(names) - most} more' if len(names) > most else ''
   return ', '.join(map(str, names[:most])) + more
+
+
+def program() -> str:
+  """How to call the command line from here: by main.py in a checkout, elsewhere by the script that is installed."""
+  return 'python main.py' if os.path.isfile('main.py') else 'dmtl'
 
 
 def closest(text: str, known: Iterable[str]) -> str:

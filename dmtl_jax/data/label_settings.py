@@ -148,7 +148,7 @@ def _read_csv(path) -> dict[str, list[str]]:
       rows, header = list(reader), list(reader.fieldnames or ())
   except (OSError, ValueError, csv.Error) as error:
     raise UserError(f'{path}: not a CSV file in UTF-8 ({files.reason(error)}); write it again') from error
-  if not rows or header[0] != 'image' or len(header) < 2 or len(set(header)) < len(header):
+  if not rows or header[:1] != ['image'] or len(header) < 2 or len(set(header)) < len(header):
     raise UserError(f'{path}: needs a first line image,tasks or image,TASK,... (each once) and at least one more')
   for number, row in enumerate(rows, 2):
     if None in row or None in row.values():

@@ -17,7 +17,7 @@ import orbax.checkpoint as ocp
 
 from dmtl_jax import configs
 from dmtl_jax.basics import atomic
-from dmtl_jax.basics.errors import tell, UserError
+from dmtl_jax.basics.errors import program, tell, UserError
 from dmtl_jax.data import source as source_lib
 from dmtl_jax.models import build_model
 from dmtl_jax.models.inputs import variable_shapes
@@ -82,7 +82,7 @@ def main(argv: list[str] | None = None) -> int:
   parser.add_argument(
     'source', metavar='SRC', help='released checkpoint (.pth.tar, .pth, .safetensors), or the folder of a run'
   )
-  parser.add_argument('workdir', metavar='DST', help='folder to make, for main.py --workdir')
+  parser.add_argument('workdir', metavar='DST', help='folder to make, for --workdir')
   parser.add_argument('--config', default=RELEASED_CONFIG, help='config of the model (default: %(default)s)')
   args = parser.parse_args(argv)
   try:
@@ -94,7 +94,7 @@ def main(argv: list[str] | None = None) -> int:
   except UserError as error:
     tell(error)
     return 1
-  print(f'{args.workdir}: ready; python main.py --mode=evaluate --workdir={args.workdir}')
+  print(f'{args.workdir}: ready; {program()} --mode=evaluate --workdir={args.workdir}')
   return 0
 
 

@@ -3,13 +3,12 @@
 from contextlib import closing, ExitStack
 import importlib.util
 import math
-import os
 import pathlib
 
 import jax
 
 from dmtl_jax.basics import sharding
-from dmtl_jax.basics.errors import UserError
+from dmtl_jax.basics.errors import program, UserError
 from dmtl_jax.basics.progress import Progress, say
 from dmtl_jax.basics.stopping import Stopped, StopSignal
 from dmtl_jax.data import label_settings
@@ -145,7 +144,7 @@ def log_values(window: bad_numbers.Window, schedule, config, step: int) -> dict[
 
 def closing_text(folder: pathlib.Path, page: pathlib.Path) -> str:
   """Where the results of a run are, and what can be tried next here."""
-  command = 'python main.py' if os.path.isfile('main.py') else 'dmtl'
+  command = program()
   lines = [f'\nreport: {page}', f'scores: {folder}/metrics.json    pictures: {folder}/panels', 'next:']
   if any(folder.glob('panels/*/input.jpg')):  # validation images; your own go the same way
     images = f"--images='{folder}/panels/*/input.jpg'"

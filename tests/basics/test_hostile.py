@@ -210,6 +210,7 @@ def test_a_damaged_cache_of_checks_is_made_anew(root):
     ('m.csv', b'image,tasks\nimg0,' + b'x' * 200_000, 'not a CSV file'),
     ('m.csv', b'image,tasks\nimg\xff,depth\n', 'not a CSV file in UTF-8'),
     ('m.csv', b'image,depth,depth\nimg0,1,0\n', 'each once'),
+    ('m.csv', b'\nA', 'needs a first line image,tasks'),
     ('m.json', b'9' * 5000, 'not JSON'),
     ('m.json', b'{"\\n": []}', "e.g. '\\n'"),
   ],

@@ -148,7 +148,7 @@ def test_an_interrupted_build_leaves_nothing_that_counts(tmp_path, nyud_raw, mon
     patch.setattr(mtan, 'encode', interrupted)
     with pytest.raises(UserError, match='stopped by Ctrl-C; .* is not built'):
       prepare(c)
-  with pytest.raises(UserError, match='not prepared; run main.py --mode=prepare --config=configs/nyud.py'):
+  with pytest.raises(UserError, match='not prepared; run python main.py --mode=prepare --config=configs/nyud.py'):
     opened(nyud, c)
   folder = prepare(c)
   assert len(opened(nyud, c).as_data_source('train')) == 11
