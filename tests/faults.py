@@ -64,6 +64,8 @@ def start(data, workdir, kill_at: int = 0, count_to: pathlib.Path | None = None,
     status = _main(data, workdir, *([f'--distributed={join}', '--config.eval.panels=0'] if join else []))
     if count_to:
       count_to.write_text(str(len(seen)))
+  except BaseException:
+    traceback.print_exc()
   finally:
     os._exit(status)
 

@@ -18,10 +18,10 @@ import jax
 from jax._src import distributed
 from jax.experimental import multihost_utils
 
-from dmtl_jax.basics import sharding
-from dmtl_jax.basics.errors import tell, UserError
+from dmtl_jax.basics.errors import printable, tell, UserError
 
 DONE = b'\1'
+NAME = 'dmtl_jax/partners'  # of what the coordinator carries
 PATIENCE = 30  # seconds to connect
 GRACE = 1  # second
 
@@ -67,36 +67,42 @@ def _end(error: BaseException) -> NoReturn:
 
 
 def _connect() -> dict[int, socket.socket]:
-  """{process: connection}: of the first process to all others, of these to the first."""
-  first, partners = jax.process_index() == 0, {}
-  dual = socket.has_dualstack_ipv6()
-  with socket.create_server(('', 0), family=socket.AF_INET6 if dual else socket.AF_INET, dualstack_ipv6=dual) as server:
-    port, key = sharding.gather((server.getsockname()[1], secrets.token_bytes(16)))[0]
-    try:
-      if first:
-        _accept(server, key, partners)
-      else:
-        partners[0] = _call(port, key)
-    except OSError as error:
-      print(f'no connection between the processes ({error}): where one dies, others wait 100 s', file=sys.stderr)
+  """{process: connection}: of the first process to all others, of these to the first.
+
+  Before the first collective operation, which would wait for a process that has died. JAX's coordinator carries the
+  port, and a key that strangers do not know.
+  """
+  partners = {}
+  try:
+    if jax.process_index() == 0:
+      _accept(partners)
+    else:
+      partners[0] = _call()
+  except (OSError, jax.errors.JaxRuntimeError) as error:
+    reason = printable(str(error), 100)
+    print(f'no connection between the processes ({reason}): where one dies, others wait 100 s', file=sys.stderr)
   return partners
 
 
-def _call(port: int, key: bytes) -> socket.socket:
+def _accept(partners: dict[int, socket.socket]):
+  """Fills in the connections; strangers do not count."""
+  key, dual = secrets.token_bytes(16), socket.has_dualstack_ipv6()
+  with socket.create_server(('', 0), family=socket.AF_INET6 if dual else socket.AF_INET, dualstack_ipv6=dual) as server:
+    distributed.global_state.client.key_value_set(NAME, f'{server.getsockname()[1]} {key.hex()}')
+    server.settimeout(PATIENCE)
+    while len(partners) < jax.process_count() - 1:
+      connection, _ = server.accept()
+      connection.settimeout(PATIENCE)
+      hello = connection.makefile('rb').read(len(key) + 4)
+      if hello[: len(key)] == key:
+        connection.settimeout(None)
+        partners[int.from_bytes(hello[len(key) :])] = connection
+
+
+def _call() -> socket.socket:
+  port, key = distributed.global_state.client.blocking_key_value_get(NAME, 1000 * PATIENCE).split()
   host = str(distributed.global_state.coordinator_address).rpartition(':')[0].strip('[]')
-  connection = socket.create_connection((host, port), PATIENCE)
-  connection.sendall(key + jax.process_index().to_bytes(4))
+  connection = socket.create_connection((host, int(port)), PATIENCE)
+  connection.sendall(bytes.fromhex(key) + jax.process_index().to_bytes(4))
   connection.settimeout(None)
   return connection
-
-
-def _accept(server: socket.socket, key: bytes, partners: dict[int, socket.socket]):
-  """Fills in the connections; strangers, who do not know the key, do not count."""
-  server.settimeout(PATIENCE)
-  while len(partners) < jax.process_count() - 1:
-    connection, _ = server.accept()
-    connection.settimeout(PATIENCE)
-    hello = connection.makefile('rb').read(len(key) + 4)
-    if hello[: len(key)] == key:
-      connection.settimeout(None)
-      partners[int.from_bytes(hello[len(key) :])] = connection
