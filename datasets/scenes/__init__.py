@@ -44,7 +44,7 @@ def builder(data_config) -> Builder:
   optional = {name: data_config[name] for name in ('train_count', 'val_count', 'seed', 'simple') if name in data_config}
   height, width = data_config.size
   config = ScenesConfig(height=height, width=width, **optional)
-  config = Builder.builder_configs.get(config.name, config)  # TFDS wants the default one itself
+  config = Builder.builder_configs.setdefault(config.name, config)  # TFDS wants the same object again, or warns
   make = functools.partial(Builder, config=config, data_dir=data_config.dir, file_format='array_record')
   found = make()
   if found.data_path.exists():

@@ -51,7 +51,7 @@ class Builder(raw.FileBuilder):
 
   VERSION = tfds.core.Version('1.0.0')
   RELEASE_NOTES = {'1.0.0': 'First release.'}
-  BUILDER_CONFIGS = [ScenesConfig(), ScenesConfig(simple=True)]  # others are custom, of which TFDS warns
+  BUILDER_CONFIGS = [ScenesConfig(), ScenesConfig(simple=True)]
 
   def _info(self) -> tfds.core.DatasetInfo:
     size = (self.builder_config.height, self.builder_config.width)
