@@ -5,7 +5,9 @@ import pathlib
 
 from dmtl_jax.basics.errors import closest, printable, UserError
 
-OURS = {path.stem: path for path in pathlib.Path(__file__).parent.glob('*.py') if 'def get_config(' in path.read_text()}
+OURS = {
+  path.stem: path for path in pathlib.Path(__file__).parent.glob('*.py') if '\ndef get_config(' in path.read_text()
+}
 
 
 def find(text: str) -> str:

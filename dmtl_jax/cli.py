@@ -12,6 +12,7 @@ report     python main.py --mode=report --workdirs=runs/a,runs/b --out=runs/repo
 """
 
 import ast
+import contextlib
 import pathlib
 import re
 import sys
@@ -73,8 +74,9 @@ def main(argv: list[str] = sys.argv) -> int:
   if any(arg in ('-h', '--help', '-help') for arg in argv[1:]):
     common = pathlib.Path(configs.__path__[0], 'common.py')  # read, not imported: that takes JAX, and seconds
     _, _, keys = ast.get_docstring(ast.parse(common.read_text())).partition('\n\n')
-    print(f'{__doc__}\n{keys}\n\nflags:'.replace('python main.py', program()))
-    print(flags.FLAGS.module_help('dmtl_jax.cli'))
+    with contextlib.suppress(BrokenPipeError):  # of `| head`
+      print(f'{__doc__}\n{keys}\n\nflags:'.replace('python main.py', program()))
+      print(flags.FLAGS.module_help('dmtl_jax.cli'), flush=True)
     return 0
   logging.set_verbosity(logging.WARNING)
   try:

@@ -140,7 +140,7 @@ RUN = ['--config=configs/scenes.py', '--workdir=runs/none']
     ([*RUN, 'labels=one'], 'a config string has no spaces, unless it is quoted'),
     (['--workdr=x'], "'workdr'. Did you mean: workdir"),
     (['--mode=evaluate', '--workdir=x', '--step=bst'], "--step: 'bst' is not best, latest or"),
-    (['--config=configs/scene.py', '--workdir=x'], 'no such file; did you mean scenes, of'),
+    (['--config=configs/scene.py', '--workdir=x'], 'no such file; did you mean scenes, of cityscapes, folder, nyud, pascal, scenes'),
     # Of the config.
     (['--config=configs/scenes:metod=1', '--workdir=x'], "'metod=1' is not KEY=VALUE .*; is method meant?"),
     (['--config=configs/scenes.py:method=feature, labels=one,steps=x', '--workdir=x'], 'steps takes a whole number'),
