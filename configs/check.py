@@ -65,7 +65,7 @@ CHOICES = {
   'eval.protocol': ('plain', 'pascal', 'mtpsl'),
   'eval.weights': ('best', 'latest'),
   'eval.geometry': ('fit', 'pad'),
-  'dtype': ('float32', 'bfloat16'),
+  'dtype': ('float32', 'bfloat16', 'float16'),
   'optim.name': ('adam', 'adamw', 'sgd'),
   'optim.schedule': ('poly', 'cosine', 'constant'),
   'train.nan_policy': ('stop', 'skip'),

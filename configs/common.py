@@ -77,7 +77,7 @@ def base(arg: str | None) -> ConfigDict:
     dict(
       method=method.name,  # which network with which loss, as in the config string
       seed=0,  # of weights, noise and the order of images
-      dtype='float32',  # of activations: float32 or bfloat16; parameters are float32
+      dtype='float32',  # of activations: bfloat16, or float16 with scaled losses; parameters are float32
       init_from='',  # encoder or whole weights to start from
       model=model,
       data=dict(

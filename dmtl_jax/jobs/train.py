@@ -136,9 +136,10 @@ def write_start(workdir: str, config, source, free: bool):
 
 
 def log_values(window: bad_numbers.Window, schedule, config, step: int) -> dict[str, float]:
-  """What is logged at a step: means since the last log line, steps skipped since the first, the learning rate."""
-  skipped = window.total_skipped()
-  told = {'skipped': skipped} if config.train.nan_policy == 'skip' else {}
+  """What is logged at a step: means since the last log line, steps skipped since the first, rate and scale at it."""
+  skipped, last = window.total_skipped(), window.steps[-1].scalars
+  told = {'loss_scale': last['loss_scale']} if 'loss_scale' in last else {}
+  told |= {'skipped': skipped} if told or config.train.nan_policy == 'skip' else {}
   return window.means() | told | {'lr': float(schedule(step - 1 - skipped))}
 
 

@@ -1,9 +1,10 @@
 """Orbax checkpoints: state, data iterator and what belongs to them, saved together.
 
-A checkpoint W/checkpoints/STEP holds `variables` (params, batch_stats), `optimizer` (its state
-and the step) and `meta`: the format's version, the data iterator's state, notes of the run (`Checkpoints.notes`)
-and checksums, by which a damaged checkpoint is told. Saves are atomic and asynchronous. A later format may
-add fields to `meta`, so what reads it does without those that an older format lacks.
+A checkpoint W/checkpoints/STEP holds `variables` (params, batch_stats), `optimizer` (its state, the
+step and of a float16 network the loss's scale) and `meta`: the format's version, the data iterator's
+state, notes of the run (`Checkpoints.notes`) and checksums, by which a damaged checkpoint is told. Saves
+are atomic and asynchronous. A later format may add fields to `meta`, so what reads it does without those
+that an older format lacks.
 """
 
 from collections.abc import Sequence
@@ -30,7 +31,7 @@ from dmtl_jax.basics.errors import UserError
 from dmtl_jax.basics.progress import say
 from dmtl_jax.models import build_model
 from dmtl_jax.models.inputs import variable_shapes
-from dmtl_jax.runs.state import TrainState
+from dmtl_jax.runs.state import loss_scale, TrainState
 
 FORMAT = 2  # 1: without 'crc32', 'window' and 'data' in meta
 
@@ -207,13 +208,20 @@ class Checkpoints:
       DamagedError: if it cannot be read.
     """
     meta = self.meta(step)
-    items = self._restore(step, _items(state), meta)
+    with self._told(step):
+      scaled = 'scale' in self._manager.item_metadata(step)['optimizer'].tree  # else it is of another dtype
+    place = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=state.step.sharding)
+    wanted = state.replace(scale=jax.tree.map(place, loss_scale()) if scaled else None)
+    items = self._restore(step, _items(wanted), meta)
     if iterator is not None:
       iterator.set_state(meta.get('data', {'next_index': step}))
     evaluated = step - 1 if meta.get('due') else step  # where an older version of the code did not note it
     self.notes = {'evaluated': evaluated, 'best': {}, 'window': {}} | meta
     variables, optimizer = items['variables'], items['optimizer']
-    return TrainState(optimizer['step'], variables['params'], variables['batch_stats'], optimizer['state'])
+    scale = None
+    if state.scale is not None:
+      scale = optimizer['scale'] if scaled else jax.device_put(loss_scale(), state.step.sharding)
+    return TrainState(optimizer['step'], variables['params'], variables['batch_stats'], optimizer['state'], scale)
 
   def restore_variables(self, step: int, variables: dict) -> dict:
     """The model's variables alone, in the structure, shapes and shardings of `variables`.
@@ -292,7 +300,8 @@ class Checkpoints:
 
 
 def _items(state: TrainState) -> dict:
-  return {'variables': state.variables, 'optimizer': {'step': state.step, 'state': state.opt_state}}
+  scale = {} if state.scale is None else {'scale': state.scale}
+  return {'variables': state.variables, 'optimizer': {'step': state.step, 'state': state.opt_state} | scale}
 
 
 def _shapes(tree):

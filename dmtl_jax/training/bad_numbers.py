@@ -48,10 +48,11 @@ class Window:
     self.steps.append(Made(scalars, number, np.asarray(index), data))
 
   def fetch(self) -> list[Made]:
-    """Waits for the device; returns the steps of this process that were refused, in order."""
+    """Waits for the device; returns the steps of this process that were refused (not for an overflow), in order."""
     for made, scalars in zip(self.steps, jax.device_get([made.scalars for made in self.steps])):
       made.scalars = {name: float(value) for name, value in scalars.items()}
-    return [made for made in self.steps if not made.scalars['good'] and made.index is not None]
+    refused = lambda scalars: not scalars['good'] and not scalars.get('overflow')
+    return [made for made in self.steps if refused(made.scalars) and made.index is not None]
 
   def means(self) -> dict[str, float]:
     """Means of the good steps: a task's losses over its labelled images, the rest over steps. Fetch first."""

@@ -20,7 +20,7 @@ from dmtl_jax.models import build_model
 from dmtl_jax.models.inputs import init_variables
 from dmtl_jax.runs import pretrained
 from dmtl_jax.runs.checkpoints import Checkpoints
-from dmtl_jax.runs.state import TrainState
+from dmtl_jax.runs.state import loss_scale, TrainState
 from dmtl_jax.tasks import KINDS
 from dmtl_jax.training import optimizer as optimizer_lib
 from dmtl_jax.training import periodic
@@ -35,7 +35,8 @@ def create(model, tx: optax.GradientTransformation, key: jax.Array, size: tuple[
   """
   variables = init_variables(model, key, size)
   params = variables['params']
-  return TrainState(jnp.int32(0), params, variables['batch_stats'], tx.init(params))
+  scale = loss_scale() if model.dtype == jnp.float16 else None
+  return TrainState(jnp.int32(0), params, variables['batch_stats'], tx.init(params), scale)
 
 
 @dataclasses.dataclass

@@ -12,7 +12,7 @@ import optax
 from dmtl_jax.models import find, Forward
 from dmtl_jax.models.inputs import model_inputs
 from dmtl_jax.models.parts import pairs as pairs_lib
-from dmtl_jax.runs.state import TrainState
+from dmtl_jax.runs.state import LEAST_SCALE, TrainState
 from dmtl_jax.tasks import Task
 
 
@@ -22,7 +22,9 @@ class TrainStep:
 
   Its inputs are a TrainState, a Batch (see data/pipeline.py) and the number of the step to be made, from 1. The
   scalars: 'loss/total', 'loss/final/TASK' and 'loss/initial/TASK' (sums over this batch's labelled images) with
-  'count/TASK' labelled images, 'grad_norm', and 'good': the update was made.
+  'count/TASK' labelled images, 'grad_norm', and 'good': the update was made. Of a float16 network also
+  'loss_scale', by which the loss was multiplied, and 'overflow': the update was not made, since the gradient of the
+  loss so scaled was not finite.
 
   Attributes:
     tx: see `optimizer.optimizer`.
@@ -41,17 +43,25 @@ class TrainStep:
   def __call__(self, state: TrainState, batch: dict, number) -> tuple[TrainState, dict]:
     key = jax.random.fold_in(jax.random.key(self.config.seed), state.step)
     batch = batch | {'position': jnp.arange(batch['image'].shape[0])}
-    if self.config.train.accumulate == 1:
-      grads, batch_stats, scalars = self.gradients(state.params, state.batch_stats, batch, key)
-    else:
-      grads, batch_stats, scalars = self.accumulated(state.params, state.batch_stats, batch, key)
+    compute = self.gradients if self.config.train.accumulate == 1 else self.accumulated
+    grads, (batch_stats, scale), scalars = compute(state.params, (state.batch_stats, state.scale), batch, key)
     scalars['grad_norm'] = optax.tree.norm(grads)
-    scalars['good'] = finite((scalars['loss/total'], scalars['grad_norm'], batch_stats)) & (state.step + 1 == number)
+    counts = finite((scalars['loss/total'], batch_stats)) & (state.step + 1 == number)
+    scalars['good'] = counts & jnp.isfinite(scalars['grad_norm'])
+    if state.scale is not None:
+      scalars['loss_scale'] = state.scale.scale
+      scalars['overflow'] = counts & ~scalars['good'] & (state.scale.scale > LEAST_SCALE)
     # Not a choice between two states after the update (`where`): that takes four times the time, and memory for both.
-    return jax.lax.cond(scalars['good'], self.update, self.refuse, state, grads, batch_stats), scalars
+    after = (state, grads, batch_stats, scale, scalars.get('overflow', False))
+    return jax.lax.cond(scalars['good'], self.update, self.refuse, *after), scalars
 
-  def gradients(self, params, batch_stats, batch: dict, key: jax.Array, number=0) -> tuple[Any, Any, dict]:
-    """Gradient, new batch statistics and scalars of the batch, or of micro-batch `number` of it."""
+  def gradients(self, params, moving: tuple, batch: dict, key: jax.Array, number=0) -> tuple[Any, tuple, dict]:
+    """Gradient, what moves with it, and scalars of the batch, or of micro-batch `number` of it.
+
+    Args:
+      moving: batch statistics, and the scale of the loss or None.
+    """
+    batch_stats, scale = moving
     mask, tasks = batch['label_mask'], self.tasks
     weights = task_weights(self.config, tasks)
     pairs = pairs_lib.select(mask, self.pair_count, self.groups)
@@ -65,10 +75,13 @@ class TrainStep:
       loss, parts = find(self.config.method).total_loss(run)
       return loss, (parts, updated['batch_stats'])
 
-    (loss, (parts, batch_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(params)
-    return grads, batch_stats, {'loss/total': loss} | _sums(tasks, parts, mask)
+    if scale is None:
+      (loss, (parts, batch_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(params)
+    else:
+      scale, _, (loss, (parts, batch_stats)), grads = scale.value_and_grad(loss_fn, has_aux=True)(params)
+    return grads, (batch_stats, scale), {'loss/total': loss} | _sums(tasks, parts, mask)
 
-  def accumulated(self, params, batch_stats, batch: dict, key: jax.Array) -> tuple[Any, Any, dict]:
+  def accumulated(self, params, moving: tuple, batch: dict, key: jax.Array) -> tuple[Any, tuple, dict]:
     """As `gradients`, but config.train.accumulate micro-batches go through the network, one after the other.
 
     The mean of their gradients is that of the batch's mean loss, but that batch norm takes its statistics from each
@@ -77,30 +90,33 @@ class TrainStep:
     count = self.config.train.accumulate
 
     def add(carry, micro):
-      batch_stats, total = carry
-      grads, batch_stats, scalars = self.gradients(params, batch_stats, micro[0], key, micro[1])
-      return (batch_stats, jax.tree.map(jnp.add, total, grads)), scalars
+      moving, total = carry
+      grads, moving, scalars = self.gradients(params, moving, micro[0], key, micro[1])
+      return (moving, jax.tree.map(jnp.add, total, grads)), scalars
 
-    start = (batch_stats, jax.tree.map(jnp.zeros_like, params))
+    start = (moving, jax.tree.map(jnp.zeros_like, params))
     parts = (micro_batches(batch, count, self.groups), jnp.arange(count))
-    (batch_stats, total), scalars = jax.lax.scan(add, start, parts)
+    (moving, total), scalars = jax.lax.scan(add, start, parts)
     scalars = {name: values.sum(0) for name, values in scalars.items()}
     scalars['loss/total'] = scalars['loss/total'] / count
-    return jax.tree.map(lambda g: g / count, total), batch_stats, scalars
+    return jax.tree.map(lambda g: g / count, total), moving, scalars
 
-  def update(self, state: TrainState, grads, batch_stats) -> TrainState:
+  def update(self, state: TrainState, grads, batch_stats, scale=None, overflow=False) -> TrainState:
     """The state after a good step."""
+    del overflow
     updates, opt_state = self.tx.update(grads, state.opt_state, state.params)
-    return TrainState(state.step + 1, optax.apply_updates(state.params, updates), batch_stats, opt_state)
+    return TrainState(state.step + 1, optax.apply_updates(state.params, updates), batch_stats, opt_state, scale)
 
-  def refuse(self, state: TrainState, grads, batch_stats) -> TrainState:
+  def refuse(self, state: TrainState, grads, batch_stats, scale=None, overflow=False) -> TrainState:
     """The state after a step that is not finite: the same, but for what config.train.nan_policy says.
 
     'skip': `state.step` goes on. 'stop': it does not either, so that all later steps are refused as well, by their
-    number, and the state waits as it was before the bad step.
+    number, and the state waits as it was before the bad step. An overflow is skipped always: float16 is so trained.
     """
     del grads, batch_stats
-    return state.replace(step=state.step + 1) if self.config.train.nan_policy == 'skip' else state
+    goes_on = overflow | (self.config.train.nan_policy == 'skip')
+    choose = lambda new, old: jnp.where(goes_on, new, old)
+    return state.replace(step=choose(state.step + 1, state.step), scale=jax.tree.map(choose, scale, state.scale))
 
 
 def task_weights(config, tasks: tuple[Task, ...]) -> jax.Array:

@@ -30,7 +30,8 @@ class CrossAttention(nn.Module):
   @nn.compact
   def __call__(self, q, kv):
     channels = q.shape[-1]
-    split = lambda x: x.reshape(*x.shape[:-1], self.heads, -1)
+    wide = jnp.float32 if self.dtype == jnp.float16 else self.dtype  # CPUs and TPUs have no such product of float16
+    split = lambda x: x.reshape(*x.shape[:-1], self.heads, -1).astype(wide)
     q = split(Dense(channels, use_bias=False, dtype=self.dtype, name='q')(q))
     k, v = jnp.split(Dense(2 * channels, use_bias=False, dtype=self.dtype, name='kv')(kv), 2, axis=-1)
     out = jax.nn.dot_product_attention(q, split(k), split(v))

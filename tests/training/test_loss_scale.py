@@ -1,0 +1,155 @@
+"""Training in float16: the loss is scaled so that gradients fit, and a step whose gradient does not is skipped."""
+
+from conftest import random_labels, random_variables, TASKS, tiny_config
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from dmtl_jax.models import build_model, Network, Output
+from dmtl_jax.models.parts import encoder
+from dmtl_jax.runs.checkpoints import Checkpoints
+from dmtl_jax.runs.state import loss_scale, TrainState
+from dmtl_jax.training import bad_numbers
+from dmtl_jax.training.step import TrainStep
+
+TWO = (TASKS[0], TASKS[5])
+SIZE = (32, 32)
+NOTES = {'evaluated': 0, 'best': {}, 'window': {}}
+
+
+class Linear(Network):
+  """One layer, without batch norm: quick to compile."""
+
+  @nn.compact
+  def __call__(self, images, *, train=False):
+    calls = self.variable('batch_stats', 'calls', jnp.zeros, ())
+    calls.value += 1
+    out = nn.Dense(TWO[0].channels + 1, dtype=self.dtype)(images[:, ::8, ::8].astype(self.dtype))
+    return Output({TWO[0].name: out[..., 1:], TWO[1].name: out[..., :1]})
+
+
+def batch_of(count: int = 4) -> dict:
+  rng = np.random.default_rng(0)
+  labels = random_labels(rng, count, SIZE)
+  return {
+    'image': rng.standard_normal((count, *SIZE, 3)).astype(np.float32),
+    'labels': {task.name: labels[task.name] for task in TWO},
+    'label_mask': np.eye(2, dtype=bool)[np.arange(count) % 2],
+  }
+
+
+def linear(dtype=jnp.float16, tx=optax.adam(0.1), **train):
+  """The compiled step (state, batch, number), and a state to start from."""
+  config = tiny_config('method=mtl_baseline')
+  config.train.update(train)
+  model = Linear(TWO, dtype=dtype)
+  variables = model.init(jax.random.key(0), jnp.zeros((1, *SIZE, 3)))
+  scale = loss_scale() if dtype == jnp.float16 else None
+  state = TrainState(jnp.int32(0), variables['params'], {'calls': jnp.zeros(())}, tx.init(variables['params']), scale)
+  return jax.jit(TrainStep(model, tx, config, TWO, 0, 1)), state
+
+
+def scaled(state, scale: float):
+  return state.replace(scale=state.scale.replace(scale=jnp.float32(scale)))
+
+
+def same(a, b):
+  jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def test_steps_train_as_in_float32():
+  losses = {jnp.float16: [], jnp.float32: []}
+  for dtype, told in losses.items():
+    step, state = linear(dtype)
+    for number in range(1, 9):
+      state, scalars = step(state, batch_of(), number)
+      assert scalars['good']
+      told.append(float(scalars['loss/total']))
+    if dtype == jnp.float16:
+      assert scalars['loss_scale'] == 2**16 and state.scale.fin_steps == 8 and not scalars['overflow']
+  np.testing.assert_allclose(losses[jnp.float16], losses[jnp.float32], rtol=0.01)
+  assert losses[jnp.float16][-1] < losses[jnp.float16][0]
+
+
+@pytest.mark.parametrize('accumulate', [1, 2])
+@pytest.mark.parametrize('policy', ['stop', 'skip'])
+def test_an_overflow_halves_the_scale_and_skips_the_step(accumulate, policy):
+  step, state = linear(accumulate=accumulate, nan_policy=policy)
+  start = scaled(state, 2.0**40)
+  after, scalars = step(start, batch_of(), 1)
+  assert scalars['overflow'] and not scalars['good'] and np.isfinite(scalars['loss/total'])
+  assert after.step == 1 and after.scale.scale == 2.0 ** (40 - accumulate) and after.scale.fin_steps == 0
+  same(after.replace(step=start.step, scale=start.scale), start)
+  window = bad_numbers.Window(TWO)
+  window.add(1, scalars, [0], {})
+  assert window.fetch() == [] and window.total_skipped() == 1  # so that nan_policy=stop does not stop
+  for number in range(2, 40):
+    after, scalars = step(after, batch_of(), number)
+  assert scalars['good'] and after.step == 39
+
+
+def test_a_loss_that_is_not_finite_is_no_overflow():
+  step, state = linear()
+  batch = batch_of()
+  after, scalars = step(state, batch | {'image': batch['image'] * np.nan}, 1)
+  assert not scalars['good'] and not scalars['overflow']
+  same(after, state)  # it waits
+  stuck, scalars = step(scaled(state, 2.0**40), batch, 2)  # by its number one step was refused before
+  assert not scalars['good'] and not scalars['overflow'] and stuck.scale.scale == 2.0**40
+  _, scalars = step(scaled(state, 1.0), batch | {'image': batch['image'] * 6e4}, 1)  # no scale is less
+  assert not scalars['good'] and not scalars['overflow']
+
+
+def test_small_gradients_are_those_of_float32_and_would_be_zero_without_the_scale(monkeypatch):
+  monkeypatch.setitem(encoder.STAGES, 'resnet18', (1, 1))
+  config = tiny_config('method=prediction,steps=1')
+  config.model.update(width=4, channels=8, depth=1, decoder_blocks=1)
+  config.loss_weights = {task.name: 1e-4 for task in TWO}
+  tx, moved = optax.sgd(1.0), {}
+  for dtype, scale in (('float32', None), ('float16', 2.0**16), ('float16', 1.0)):
+    config.dtype = dtype
+    model = build_model(config, TWO)
+    variables = random_variables(model, SIZE)
+    state = TrainState(jnp.int32(0), variables['params'], variables['batch_stats'], tx.init(variables['params']))
+    state = scaled(state.replace(scale=loss_scale()), scale) if scale else state
+    after, scalars = jax.jit(TrainStep(model, tx, config, TWO, 4, 1))(state, batch_of(), 1)
+    assert scalars['good']
+    difference = jax.tree.map(np.subtract, jax.device_get(after.params), state.params)
+    moved[dtype, scale] = np.concatenate([np.ravel(x) for x in jax.tree.leaves(difference)])
+  exact = moved['float32', None]
+  error = lambda scale: np.linalg.norm(moved['float16', scale] - exact) / np.linalg.norm(exact)
+  assert error(2.0**16) < 0.01 and error(1.0) > 0.1
+
+
+def test_a_resumed_run_has_the_same_bits(tmp_path):
+  step, state = linear()
+  state = scaled(state, 2.0**30)
+  abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
+  for number in range(1, 31):
+    state, _ = step(state, batch_of(), number)
+    if number == 10:
+      checkpoints = Checkpoints(tmp_path)
+      checkpoints.save(state, {'next_index': 0}, NOTES)
+      checkpoints.close()
+  again = Checkpoints(tmp_path).restore(10, abstract)
+  assert again.scale.scale < 2.0**30
+  for number in range(11, 31):
+    again, _ = step(again, batch_of(), number)
+  same(again, state)
+
+
+@pytest.mark.parametrize('before, now', [(jnp.float32, jnp.float16), (jnp.float16, jnp.float32)])
+def test_a_run_goes_on_in_another_dtype(before, now, tmp_path):
+  """And so does one whose checkpoint is from before there was a scale."""
+  step, state = linear(before)
+  state, _ = step(state, batch_of(), 1)
+  checkpoints = Checkpoints(tmp_path)
+  checkpoints.save(state, {'next_index': 0}, NOTES)
+  checkpoints.close()
+  step, other = linear(now)
+  restored = Checkpoints(tmp_path).restore(1, other)
+  same(restored.replace(scale=None), state.replace(scale=None))
+  assert (restored.scale is None) == (now == jnp.float32) and step(restored, batch_of(), 2)[1]['good']
