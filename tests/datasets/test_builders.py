@@ -1,7 +1,9 @@
 """Builders on raw trees in the true file formats, with labels worked out by hand."""
 
+import hashlib
 import pickle
 
+from conftest import shared
 import numpy as np
 from PIL import Image
 import pytest
@@ -15,6 +17,7 @@ from dmtl_jax.datasets import cityscapes, mtan, nyud, stored
 from dmtl_jax.datasets import pascal as pascal_data
 from dmtl_jax.datasets.pascal import labels
 from dmtl_jax.jobs.prepare import prepare
+from dmtl_jax.metrics.boundary.pascal import LISTED
 
 pytestmark = pytest.mark.usefixtures('no_downloads')
 
@@ -244,3 +247,25 @@ def test_cityscapes_keeps_inverse_depth(tmp_path):
   assert example['labels']['semseg'][0, :, 0].tolist() == [255] * 3 + [6] * 3
   assert np.allclose(example['labels']['depth'][0, :, 0], [0, 0, 1e-4, 0.1, 0.4, 0.4922], rtol=1e-6, atol=0)
   assert [(task.name, task.channels) for task in cityscapes.TASKS] == [('semseg', 7), ('depth', 1)]
+
+
+def test_the_list_of_scored_images(tmp_path):
+  path = tmp_path / 'list.txt'
+  path.write_text(''.join(f'2008_{i:06}\n' for i in range(LISTED)))
+  assert labels.read_scored(path) == {f'2008_{i:06}' for i in range(LISTED)}
+  for spoilt in ('', path.read_text() + '2008_000000\n', path.read_text()[12:], path.read_text()[:-12] + '2008_000000'):
+    path.write_text(spoilt)
+    with pytest.raises(UserError, match='expected 2498|an id twice'):
+      labels.read_scored(path)
+  path.write_bytes(b'\xff\xfe')
+  for broken in (path, tmp_path / 'none.txt'):
+    with pytest.raises(UserError, match='not a readable list'):
+      labels.read_scored(broken)
+
+
+def test_the_list_of_the_evaluator_can_be_read():
+  path = shared('edge_protocol/test_new.txt')
+  assert hashlib.sha256(path.read_bytes()).hexdigest().startswith('1998ea178a4683c8')
+  ids = labels.read_scored(path)
+  years = [sum(id.startswith(f'{year}_') for id in ids) for year in (2008, 2009, 2010)]
+  assert years == [1067, 666, 765]

@@ -1,10 +1,11 @@
 """The boundary protocol against the original's printed numbers; each part against slow independent code."""
 
 import json
-from pathlib import Path
 import re
 
+from conftest import shared
 import cv2
+from maps import encoded, lines, padded, soft_map
 import numpy as np
 import pytest
 from scipy.ndimage import label as components
@@ -19,19 +20,7 @@ from dmtl_jax.metrics.boundary import folders
 from dmtl_jax.metrics.thinning import thin
 from dmtl_jax.tasks import make_task
 
-BENCH = Path(__file__).resolve().parents[3] / 'shared' / 'bsds_bench'
 TASK = make_task('boundary', 'boundary')
-
-
-def soft_map(seed, shape=(48, 64)):
-  """A smooth random map in 0..1 with ridges."""
-  noise = np.random.default_rng(seed).standard_normal(shape)
-  smooth = cv2.GaussianBlur(noise, (0, 0), 2.5)
-  return np.exp(-((smooth / smooth.std()) ** 2) * 4)
-
-
-def lines(seed, shape=(48, 64)):
-  return thin(soft_map(seed, shape) > 0.7)
 
 
 def distances(mask, truth):
@@ -45,13 +34,12 @@ def distances(mask, truth):
 
 @pytest.fixture(scope='module')
 def bench():
-  if not BENCH.exists():
-    pytest.skip(f"{BENCH} is not there: the benchmark's example lies beside the checkout")
-  return folders.evaluate(BENCH, BENCH, count=5)
+  folder = shared('bsds_bench')
+  return folders.evaluate(folder, folder, count=5)
 
 
 def printed(name):
-  return np.loadtxt(BENCH / f'expected_eval_bdry{name}.txt')
+  return np.loadtxt(shared(f'bsds_bench/expected_eval_bdry{name}.txt'))
 
 
 def test_f_at_every_threshold_is_the_originals(bench):
@@ -209,25 +197,28 @@ def test_pixels_match_one_to_one_unlike_tolf():
   assert score([(prediction, truth)], many)['tolF'] == 100
 
 
-def test_padding_changes_nothing():
-  prediction, truth = soft_map(3).astype(np.float32), lines(4)[..., None].astype(np.uint8)
-  wide = TASK.blank(100, 90)
-  wide[20:68, 10:74] = truth
-  around = np.ones((100, 90), np.float32)
-  around[20:68, 10:74] = prediction
-  for fast in (False, True):
-    metric = TASK.scorer(quick=fast, tolerance=0.03)
-    small, large = metric.image(prediction, truth), metric.image(around, wide)
-    assert all((small[name] == large[name]).all() for name in small)
+@pytest.fixture(params=[dict(), dict(quick=True), dict(protocol='pascal')], ids=['plain', 'quick', 'pascal'])
+def metric(request):
+  return TASK.scorer(tolerance=0.03, **request.param)
 
 
-def test_shards_merge_an_unlabelled_image_adds_nothing_and_an_empty_set_is_nan():
-  pairs = [(soft_map(s).astype(np.float32), lines(s + 50)[..., None].astype(np.uint8)) for s in range(3)]
-  metric = TASK.scorer()
+def test_padding_changes_nothing_and_what_cannot_be_scored_is_refused(metric):
+  prediction, truth = soft_map(3).astype(np.float32), encoded(lines(4))
+  small, large = metric.image(prediction, truth), metric.image(padded(prediction, 1), padded(truth, 255))
+  assert small.keys() == large.keys() and all((small[name] == large[name]).all() for name in small)
+  assert np.max(small.get('counts', small.get('recalled'))) > 50
+  with pytest.raises(ValueError, match='differ in size'):
+    metric.image(prediction[1:], truth)
+  with pytest.raises(ValueError, match='not finite'):
+    metric.image(np.where(truth[..., 0] == 1, np.nan, prediction), truth)
+
+
+def test_shards_merge_an_unlabelled_image_adds_nothing_and_an_empty_set_is_nan(metric):
+  pairs = [(soft_map(s).astype(np.float32), encoded(lines(s + 50))) for s in range(3)]
   states = [metric.image(*pair) for pair in pairs]
   whole = metric.compute(merge(states[2], merge(states[0], states[1])))
-  assert whole == score([*pairs, (pairs[0][0], TASK.blank(48, 64))])
-  assert 0 < whole['odsF'] <= whole['oisF'] < 100 and 0 < whole['AP'] < 100
+  assert whole == score([*pairs, (pairs[0][0], TASK.blank(48, 64))], metric)
+  assert all(1 < value < 100 for value in whole.values()) and whole.get('odsF', 0) <= whole.get('oisF', 0)
   assert all(np.isnan(value) for value in metric.compute(metric.empty()).values())
   assert not any(np.any(count) for count in metric.empty().values())
 

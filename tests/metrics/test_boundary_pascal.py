@@ -1,41 +1,29 @@
 """PASCAL's boundary protocol: the original's own maps and counts, closed forms, and slow independent code."""
 
-import hashlib
-
 import cv2
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from maps import encoded, lines8, soft8
 import numpy as np
 import pytest
 from scipy import ndimage
 from scipy.io import loadmat
-from scipy.sparse import coo_matrix, csr_matrix
-from scipy.sparse.csgraph import maximum_bipartite_matching, min_weight_full_bipartite_matching
+from scipy.sparse import csr_matrix
+from scipy.sparse.csgraph import maximum_bipartite_matching
 
-from dmtl_jax.basics.errors import UserError
-from dmtl_jax.datasets.pascal import labels
 from dmtl_jax.metrics.base import merge
 from dmtl_jax.metrics.boundary import Boundary, pascal
-from dmtl_jax.metrics.matching import match
 from dmtl_jax.metrics.thinning import thin
 from dmtl_jax.tasks import make_task
 from tests.conftest import shared
 
 TASK = make_task('boundary', 'boundary')
 SETS = {
-  'synth': [
-    'syn_375x500',
-    'syn_333x500',
-    'syn_500x400',
-    'syn_500x375',
-    'syn_281x500',
-    'syn_500x334',
-    'mini_97x131',
-    'mini_120x90',
-  ],
-  'bsds': ['2018', '3063', '5096', '6046', '8068'],
+  'synth': 'syn_375x500 syn_333x500 syn_500x400 syn_500x375 syn_281x500 syn_500x334 mini_97x131 mini_120x90'.split(),
+  'bsds': '2018 3063 5096 6046 8068'.split(),
 }
+SCORES = pytest.mark.parametrize('name, expected', [('synth', (69.4959, 71.2812)), ('bsds', (61.4813, 69.1800))])
 IMAGES = [(name, id) for name, ids in SETS.items() for id in ids]
 DETAILED = ['mini_97x131', 'mini_120x90', 'syn_281x500', 'syn_500x334']  # with maps between the steps
 FRAME = np.array([0, 1, 2, 3, 4], np.float32) / np.float32(5)
@@ -126,7 +114,7 @@ def test_counts_are_the_originals(inputs, ours, id):
   assert abs(off[:, 0].mean()) < 0.7  # 1.6 were a largest matching taken as it is
 
 
-@pytest.mark.parametrize('name, expected', [('synth', (69.4959, 71.2812)), ('bsds', (61.4813, 69.1800))])
+@SCORES
 def test_scores_are_the_originals(inputs, ours, name, expected):
   """The whole metric; maps come as probabilities in the middle of their 8-bit values, to be cut off."""
   metric, total = pascal.Pascal(TASK), None
@@ -143,13 +131,12 @@ def test_scores_are_the_originals(inputs, ours, name, expected):
   assert scores['oisF'] == pytest.approx(expected[1], abs=0.05)
 
 
-def test_scores_of_the_originals_counts(original):
+@SCORES
+def test_scores_of_the_originals_counts(original, name, expected):
   """The arithmetic behind the counts, to all printed digits."""
-  for name, expected in (('synth', (69.4959, 71.2812)), ('bsds', (61.4813, 69.1800))):
-    tables = np.moveaxis(original[f'counts_nms_{name}'], 1, 0).astype(np.int64)
-    state = {'counts': tables.sum(0), 'best': sum(map(pascal.best, tables))}
-    scores = pascal.Pascal(TASK).compute(state)
-    assert (scores['odsF'], scores['oisF']) == pytest.approx(expected, abs=6e-5)
+  tables = np.moveaxis(original[f'counts_nms_{name}'], 1, 0).astype(np.int64)
+  scores = pascal.Pascal(TASK).compute({'counts': tables.sum(0), 'best': sum(map(pascal.best, tables))})
+  assert (scores['odsF'], scores['oisF']) == pytest.approx(expected, abs=6e-5)
 
 
 # The truth.
@@ -238,7 +225,7 @@ def test_an_orientation_without_a_slope_is_0_and_angles_lie_in_0_to_pi():
   smoothed = np.zeros((9, 9), np.float32)
   smoothed[:, 4] = 2 * pascal.TILT  # 0 / 0 on the ridge
   assert not pascal.orientation(smoothed).any()
-  angle = pascal.orientation(pascal.smooth(soft_map(0) / np.float32(255)))
+  angle = pascal.orientation(pascal.smooth(soft8(0) / np.float32(255)))
   assert 0 <= angle.min() < 0.1 and 3 < angle.max() <= np.float32(np.pi)
 
 
@@ -265,9 +252,7 @@ def suppress_slowly(probability8, angle):
 
 @pytest.mark.parametrize('seed', range(3))
 def test_suppression_equals_slow_code_in_float64(seed):
-  r = np.random.default_rng(seed)
-  field = cv2.GaussianBlur(r.standard_normal((30, 37)), (0, 0), 2)
-  probability8 = (255 * np.exp(-((field / field.std() * 2) ** 2))).astype(np.uint8)
+  probability8 = soft8(seed, (30, 37))
   image = probability8 / 255
   kernel = np.array([1, 2, 3, 4, 5, 4, 3, 2, 1]) / 25
   smooth = ndimage.convolve1d(ndimage.convolve1d(image, kernel, 0, mode='reflect'), kernel, 1, mode='reflect')
@@ -307,19 +292,6 @@ def test_odd_sizes_count(shape):
 # Counts.
 
 
-def soft_map(seed, shape=(60, 75)):
-  field = cv2.GaussianBlur(np.random.default_rng(seed).standard_normal(shape), (0, 0), 3)
-  return (255 * np.exp(-((field / field.std() * 2) ** 2))).astype(np.uint8)
-
-
-def lines(seed, shape=(60, 75)):
-  return thin(soft_map(seed, shape) > 150)
-
-
-def encoded(truth):
-  return truth[..., None].astype(np.uint8)
-
-
 def test_thresholds_are_the_authors_and_strict():
   assert len(pascal.THRESHOLDS) == 101 and pascal.THRESHOLDS.dtype == np.float32
   assert [f'{t:.3f}' for t in pascal.THRESHOLDS[[0, 1, 2, 99, 100]]] == ['0.001', '0.010', '0.020', '0.990', '0.999']
@@ -329,21 +301,21 @@ def test_thresholds_are_the_authors_and_strict():
 
 
 def test_an_empty_prediction_has_precision_1_and_recall_0():
-  table = pascal.counts(np.zeros((20, 30), np.uint8), lines(0, (20, 30)))
-  assert not table[:, [0, 2, 3]].any() and (table[:, 1] == lines(0, (20, 30)).sum()).all()
+  table = pascal.counts(np.zeros((20, 30), np.uint8), lines8(0, (20, 30)))
+  assert not table[:, [0, 2, 3]].any() and (table[:, 1] == lines8(0, (20, 30)).sum()).all()
   curve = pascal.curve(table)
   assert (curve['precision'] == 1).all() and not curve['recall'].any() and not curve['f'].any()
   metric = pascal.Pascal(TASK)
-  state = metric.image(np.zeros((20, 30), np.float32), encoded(lines(0, (20, 30))))
+  state = metric.image(np.zeros((20, 30), np.float32), encoded(lines8(0, (20, 30))))
   assert metric.compute(state) == {'odsF': 0, 'oisF': 0}
 
 
 def test_an_empty_truth_counts_against_the_precision_of_the_set():
   nothing = np.zeros((60, 75), bool)
-  table = pascal.counts(soft_map(0), nothing)
+  table = pascal.counts(soft8(0), nothing)
   assert not table[:, :3].any() and table[0, 3] > 100
   metric = pascal.Pascal(TASK)
-  empty, full = (metric.image(soft_map(0) / np.float32(255), encoded(t)) for t in (nothing, lines(0)))
+  empty, full = (metric.image(soft8(0) / np.float32(255), encoded(t)) for t in (nothing, lines8(0)))
   assert np.isnan(list(metric.compute(empty).values())).all()
   assert metric.compute(merge(empty, full))['odsF'] < metric.compute(full)['odsF'] - 5
   assert (metric.empty()['counts'] == 0).all() and (metric.empty()['best'] == 0).all()
@@ -367,7 +339,7 @@ def test_a_perfect_line_scores_100_and_what_lies_in_the_frame_fades():
 @pytest.mark.parametrize('seed', range(2))
 def test_counts_equal_a_fresh_matching_of_each_threshold(seed):
   """Of these few pixels the original loses none."""
-  probability8, truth = soft_map(seed), lines(seed + 9)
+  probability8, truth = soft8(seed), lines8(seed + 9)
   table, ridges = pascal.counts(probability8, truth, tolerance=0.02), pascal.suppress(probability8)
   places = np.argwhere(truth)
   for threshold, row in zip(pascal.THRESHOLDS, table):
@@ -380,100 +352,10 @@ def test_counts_equal_a_fresh_matching_of_each_threshold(seed):
 
 
 def test_a_map_that_is_not_8_bits_or_has_another_size_is_refused():
-  truth = lines(0)
-  for bad in (soft_map(0) / np.float32(255), soft_map(0)[:-1], soft_map(0).T):
+  truth = lines8(0)
+  for bad in (soft8(0) / np.float32(255), soft8(0)[:-1], soft8(0).T):
     with pytest.raises(ValueError, match='uint8 map of the size'):
       pascal.counts(bad, truth)
-
-
-# What the original's assignment loses.
-
-
-def assign(mask, truth, radius, outliers, rng):
-  """Pairs of real pixels in the cheapest assignment with random outliers, as the original sets it up."""
-  a, b = np.argwhere(mask), np.argwhere(truth)
-  distance = np.sqrt(((a[:, None] - b) ** 2).sum(-1))
-  near = distance <= radius
-  distance = distance[near.any(1)][:, near.any(0)]
-  rows, columns = distance.shape
-  left, right = np.nonzero(distance <= radius)
-  price = np.ceil(100 * 100 * radius)
-  draw = lambda count, others: np.concatenate([rng.permutation(others)[:outliers] for _ in range(count)])
-  times = lambda count, others: np.repeat(np.arange(count), min(outliers, others))
-  parts = [
-    (left, right, np.rint(100 * distance[left, right])),
-    (times(rows, rows), columns + draw(rows, rows), price),
-    (rows + draw(columns, columns), times(columns, columns), price),
-    (np.arange(rows), columns + np.arange(rows), 100 * price),
-    (rows + np.arange(columns), np.arange(columns), 100 * price),
-  ]
-  if rows >= columns:
-    parts.append((rows + draw(rows, columns), columns + times(rows, columns), price))
-  else:
-    parts.append((rows + times(columns, rows), columns + draw(columns, rows), price))
-  parts = [np.broadcast_arrays(*part) for part in parts]
-  i, j, cost = (np.concatenate(values) for values in zip(*parts))
-  order = np.lexsort((cost, j, i))
-  i, j, cost = i[order], j[order], cost[order]
-  first = np.append(True, (np.diff(i) != 0) | (np.diff(j) != 0))
-  size = rows + columns
-  i, j = min_weight_full_bipartite_matching(coo_matrix((cost[first] + 1, (i[first], j[first])), (size, size)).tocsr())
-  return ((i < rows) & (j < columns)).sum()
-
-
-@pytest.mark.parametrize('kind', ['all match', 'some are left out', 'many are left out'])
-def test_expected_losses_are_those_of_random_assignments(kind, monkeypatch):
-  monkeypatch.setattr(pascal, 'OUTLIERS', 5)  # more are lost than with six, so that few draws tell
-  truth = lines(1, (90, 105))
-  mask = np.roll(truth, 1, 0)
-  if kind != 'all match':
-    r = np.random.default_rng(0)
-    mask = mask | (cv2.dilate(truth.astype(np.uint8), np.ones((5, 5))) > 0) & (r.random(mask.shape) < 0.02)
-    truth = truth | (r.random(mask.shape) < (0.004 if kind == 'some are left out' else 0.03)) & ~truth
-    if kind == 'many are left out':
-      mask |= r.random(mask.shape) < 0.03
-  (largest,), (lost,) = pascal.pairs(mask[None], truth, 1.5)
-  rng = np.random.default_rng(1)
-  found = [largest - assign(mask, truth, 1.5, 5, rng) for _ in range(10)]
-  print(f'{kind}: {largest} pairs, expected loss {lost:.1f}, found {np.mean(found):.1f}')
-  assert np.mean(found) == pytest.approx(lost, abs=max(1.5, 0.3 * lost))
-
-
-def test_of_a_perfect_map_the_average_loss_is_taken_off():
-  truth = np.zeros((120, 400), bool)
-  truth[8:-12, 8:-8:8] = True
-  count = truth.sum()
-  assert pascal.counts((255 * truth).astype(np.uint8), truth)[50].tolist() == [
-    count - 12,
-    count,
-    count - 12,
-    count,
-  ]  # 4800 e^-6 is 11.9
-
-
-@pytest.mark.parametrize('seed', range(8))
-def test_spare_rows_are_those_without_which_a_matching_is_as_large(seed):
-  r = np.random.default_rng(seed)
-  edges = csr_matrix(r.random((25, 20)) < 0.13)
-  mate = maximum_bipartite_matching(edges, perm_type='column')
-  back = np.full(20, -1)
-  back[mate[mate >= 0]] = np.flatnonzero(mate >= 0)
-  found = pascal._spare(edges, back, mate < 0)
-  largest = (mate >= 0).sum()
-  for row in range(25):
-    rest = maximum_bipartite_matching(edges[np.arange(25) != row], perm_type='column')
-    assert found[row] == ((rest >= 0).sum() == largest)
-  assert found.sum() > (mate < 0).sum()
-
-
-@pytest.mark.parametrize('seed', range(3))
-def test_the_largest_matchings_are_those_of_the_plain_protocol(seed):
-  masks, truth = np.stack([thin(soft_map(seed) > t) for t in (20, 100, 200, 255)]), lines(seed + 5)
-  largest, lost = pascal.pairs(masks, truth, 2.3)
-  assert (largest == match(masks, truth, 2.3).sum((1, 2))).all() and largest[-1] == 0 < largest[0]
-  assert ((lost >= 0) & (lost <= 0.01 * largest + 0.01)).all()
-  nothing = pascal.pairs(masks, np.zeros_like(truth), 2.3)
-  assert not np.any(nothing)
 
 
 # The metric.
@@ -495,39 +377,11 @@ def test_the_threshold_of_the_set_is_one_of_the_list():
   assert scores == pytest.approx({'odsF': 1000 / 13, 'oisF': 200 / 3})
 
 
-def padded(values, fill, where=(7, 11), size=(80, 100)):
-  out = np.full((*size, *values.shape[2:]), fill, values.dtype)
-  out[where[0] : where[0] + values.shape[0], where[1] : where[1] + values.shape[1]] = values
-  return out
-
-
-def test_padding_changes_nothing_and_an_unlisted_image_adds_nothing():
-  metric = pascal.Pascal(TASK, tolerance=0.03)
-  prediction, truth = soft_map(2) / np.float32(255), encoded(lines(4))
-  small = metric.image(prediction, truth)
-  large = metric.image(padded(prediction, 1), padded(truth, 255))
-  assert all((small[name] == large[name]).all() for name in small) and small['counts'][10, 0] > 50
-  unlisted = metric.image(prediction, TASK.blank(60, 75))
-  assert not any(value.any() for value in unlisted.values())
-  with pytest.raises(ValueError, match='differ in size'):
-    metric.image(prediction[1:], truth)
-  with pytest.raises(ValueError, match='not finite'):
-    metric.image(np.where(truth[..., 0] == 1, np.nan, prediction), truth)
-
-
-def test_shards_merge_and_scores_are_percentages():
-  metric = pascal.Pascal(TASK, tolerance=0.03)
-  states = [metric.image(soft_map(s) / np.float32(255), encoded(lines(s + 50))) for s in range(3)]
-  assert all((state['best'] == pascal.best(state['counts'])).all() for state in states)
-  one = metric.compute(merge(merge(states[0], states[1]), states[2]))
-  assert one == metric.compute(merge(states[2], merge(states[1], states[0])))
-  assert 1 < one['odsF'] <= one['oisF'] < 100
-
-
 def test_both_protocols_stand_side_by_side():
   both, plain, alone = pascal.PascalAndPlain(TASK, 0.03), Boundary(TASK, 0.03), pascal.Pascal(TASK, 0.03)
-  prediction, label, truth = soft_map(2) / np.float32(255), encoded(lines(3)), encoded(lines(4))
+  prediction, label, truth = soft8(2) / np.float32(255), encoded(lines8(3)), encoded(lines8(4))
   state = both.image(prediction, label, truth)
+  assert (state['best'] == pascal.best(state['counts'])).all()
   expected = {f'{name}_plain': value for name, value in plain.compute(plain.image(prediction, label)).items()}
   assert both.compute(state) == alone.compute(alone.image(prediction, truth)) | expected
   assert set(expected) == {'odsF_plain', 'oisF_plain', 'AP_plain'}
@@ -535,28 +389,3 @@ def test_both_protocols_stand_side_by_side():
   assert by_label['odsF'] == alone.compute(alone.image(prediction, label))['odsF']
   assert both.compute(merge(both.empty(), state)) == both.compute(state)
   assert all(np.isnan(value) for value in both.compute(both.empty()).values())
-
-
-# The list.
-
-
-def test_the_list_of_scored_images(tmp_path):
-  path = tmp_path / 'list.txt'
-  path.write_text(''.join(f'2008_{i:06}\n' for i in range(pascal.LISTED)))
-  assert labels.read_scored(path) == {f'2008_{i:06}' for i in range(pascal.LISTED)}
-  for spoilt in ('', path.read_text() + '2008_000000\n', path.read_text()[12:], path.read_text()[:-12] + '2008_000000'):
-    path.write_text(spoilt)
-    with pytest.raises(UserError, match='expected 2498|an id twice'):
-      labels.read_scored(path)
-  path.write_bytes(b'\xff\xfe')
-  for broken in (path, tmp_path / 'none.txt'):
-    with pytest.raises(UserError, match='not a readable list'):
-      labels.read_scored(broken)
-
-
-def test_the_list_of_the_evaluator_can_be_read():
-  path = shared('edge_protocol/test_new.txt')
-  assert hashlib.sha256(path.read_bytes()).hexdigest().startswith('1998ea178a4683c8')
-  ids = labels.read_scored(path)
-  years = [sum(id.startswith(f'{year}_') for id in ids) for year in (2008, 2009, 2010)]
-  assert years == [1067, 666, 765]

@@ -1,7 +1,7 @@
 """Metrics against the released meters' numbers, closed forms and direct computation on the whole set."""
 
-from pathlib import Path
-
+import conftest
+from conftest import shared
 import numpy as np
 import pytest
 
@@ -9,15 +9,9 @@ from dmtl_jax.metrics.base import merge
 from dmtl_jax.metrics.normals import angles
 from dmtl_jax.tasks import make_task
 
-PARITY = Path(__file__).resolve().parents[3] / 'shared' / 'parity' / 'metrics.npz'
-TASKS = [
-  make_task('semseg', 'semseg', ('sky', 'tree', 'road')),
-  make_task('saliency', 'saliency'),
-  make_task('normals', 'normals'),
-  make_task('depth', 'depth'),
-  make_task('boundary', 'boundary'),
-]
-SEMSEG, SALIENCY, NORMALS, DEPTH, _ = TASKS
+SEMSEG = make_task('semseg', 'semseg', ('sky', 'tree', 'road'))
+_, _, SALIENCY, NORMALS, BOUNDARY, DEPTH = conftest.TASKS
+TASKS = (SEMSEG, SALIENCY, NORMALS, BOUNDARY, DEPTH)
 rng = np.random.default_rng
 
 
@@ -57,9 +51,7 @@ def draw(task, seed, shape=(16, 20), ignored=0.2):
 
 @pytest.fixture(scope='module')
 def parity():
-  if not PARITY.exists():
-    pytest.skip(f"{PARITY} is not there: the released meters' numbers lie beside the checkout")
-  with np.load(PARITY) as arrays:
+  with np.load(shared('parity/metrics.npz')) as arrays:
     return dict(arrays)
 
 
@@ -214,8 +206,6 @@ def test_classes_outside_the_task_and_unequal_sizes_are_errors():
     metric.image(np.zeros((2, 3), np.uint8), np.zeros((2, 2, 1), np.uint8))
   with pytest.raises(ValueError, match='not finite'):
     DEPTH.scorer().image(np.full((2, 2), np.nan, np.float32), np.ones((2, 2, 1), np.float32))
-  with pytest.raises(ValueError, match='protocol'):
-    SEMSEG.scorer(protocol='nyu')
 
 
 def test_maxf_equals_direct_thresholding_of_the_set():

@@ -1,0 +1,262 @@
+"""Losses that hold predictions against each other: of second views (ss), and across tasks (xtc), in closed form."""
+
+import functools
+import importlib
+import itertools
+
+from conftest import random_labels, TASKS, tiny_config
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dmtl_jax.models import find, Forward, Output, xtc
+from dmtl_jax.models.parts import views
+from dmtl_jax.models.xtc import FiLM
+
+SEMSEG, PARSING, SALIENCY, NORMALS, BOUNDARY, DEPTH = TASKS
+TWO, THREE = (SEMSEG, NORMALS), (SEMSEG, NORMALS, DEPTH)
+KEY = jax.random.key(0)
+
+
+# --- second views, ss ---
+
+
+def view(zoom=1.0, corner=(0.0, 0.0), flip=False):
+  return views.View(*(np.array([value]) for value in (zoom, corner, flip, 1.0, 0.0)))
+
+
+in_view = jax.jit(views.View.maps)
+label_in_view, prediction_in_view = (jax.jit(f, static_argnums=1) for f in (views.View.label, views.View.prediction))
+
+
+def test_a_view_is_a_crop_zoomed_and_flipped():
+  ramp = np.tile(np.arange(8.0, dtype=np.float32), (4, 1))[None, :, :, None]
+  look = lambda **kwargs: np.asarray(in_view(view(**kwargs), ramp))[0, 1, :, 0]
+  np.testing.assert_allclose(look(), np.arange(8), atol=1e-5)
+  np.testing.assert_allclose(look(flip=True), np.arange(8)[::-1], atol=1e-5)
+  centres = (np.arange(8) + 0.5) / 2 - 0.5
+  at = lambda places: np.interp(places, range(8), range(8))
+  np.testing.assert_allclose(look(zoom=2.0), at(centres), atol=1e-5)
+  np.testing.assert_allclose(look(zoom=2.0, corner=(0.0, 1.0)), at(centres + 4), atol=1e-5)
+
+
+def test_a_label_lies_where_the_image_does_and_is_not_mixed():
+  classes = np.tile(np.arange(8, dtype=np.uint8), (4, 1))[None, :, :, None]
+  look = lambda **kwargs: np.asarray(label_in_view(view(**kwargs), SEMSEG, classes))[0, 1, :, 0].tolist()
+  assert look() == list(range(8)) and look(flip=True) == list(range(8))[::-1]
+  assert look(zoom=2.0) == [0, 0, 1, 1, 2, 2, 3, 3] and look(zoom=1.5) == [0, 1, 1, 2, 3, 3, 4, 5]
+  assert look(zoom=2.0, corner=(0.0, 1.0)) == [4, 4, 5, 5, 6, 6, 7, 7]
+  down = np.asarray(label_in_view(view(zoom=2.0, corner=(1.0, 0.0)), SEMSEG, np.swapaxes(classes, 1, 2)))[0, :, 0, 0]
+  assert down.tolist() == [4, 4, 5, 5, 6, 6, 7, 7]
+  depth = label_in_view(view(zoom=1.25), DEPTH, np.full((1, 4, 4, 1), 5.0, np.float32))
+  np.testing.assert_allclose(depth, 4.0, atol=1e-5)
+
+
+def test_a_flip_mirrors_normals_and_a_zoom_brings_depth_nearer():
+  normals = np.broadcast_to(np.array([0.6, 0.0, 0.8], np.float32), (1, 4, 4, 3))
+  for seen in (prediction_in_view, label_in_view):
+    np.testing.assert_allclose(np.asarray(seen(view(flip=True), NORMALS, normals))[0, 0, 0], [-0.6, 0, 0.8], atol=1e-6)
+  depth = prediction_in_view(view(zoom=1.25), DEPTH, np.full((1, 4, 4, 1), 5.0, np.float32))
+  np.testing.assert_allclose(depth, 4.0, atol=1e-5)
+
+
+def test_drawn_views_are_crops_and_differ_from_image_to_image():
+  crops, drawn = jax.device_get(jax.jit(lambda: (views.draw_crops(KEY, 64), views.draw(KEY, 64)))())
+  assert {round(float(z), 4) for z in crops.zoom} == {1.0, 1.2, 1.5} and not crops.flip.any()
+  assert (crops.contrast == 1).all() and (crops.brightness == 0).all()
+  assert drawn.flip.any() and not drawn.flip.all() and len(set(np.asarray(drawn.zoom).tolist())) > 60
+  assert drawn.zoom.min() >= 1 and drawn.zoom.max() <= 1.5
+
+
+SURE, UNSURE = np.log(99), np.log(9)  # logits of 0.99 and 0.9
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def distance(task, student, teacher):
+  """And its gradient."""
+  target = task.soft(teacher) * (0.9 if task is NORMALS else 1)  # shorter, as between two directions
+  return jax.value_and_grad(lambda student: task.consistency(student, target)[0, 0, 0])(student)
+
+
+@pytest.mark.parametrize('task, student, teacher, expected', [
+    (SEMSEG, [0, 0, 0, 0], [9, 0, 0, 0], np.log(4)),  # 0.9996 sure
+    (SEMSEG, [0, 0, 0, 0], [UNSURE, 0, 0, 0], 0),
+    (SALIENCY, [0, SURE], [SURE, 0], SURE + np.log1p(1 / 99)),  # 0.99 sure, and student of the contrary
+    (SALIENCY, [0, SURE], [UNSURE, 0], 0),
+    (BOUNDARY, [0], [SURE], np.log(2)),
+    (BOUNDARY, [0], [-SURE], np.log(2)),
+    (BOUNDARY, [0], [UNSURE], 0),
+    (NORMALS, [1, 0, 0], [2, 0.8, 0], 1 - 1 / np.hypot(1, 0.4)),  # 0.07
+    (NORMALS, [1, 0, 0], [2, 2, 0], 0),  # 0.29
+    (DEPTH, [3], [3.05], 0.05),
+    (DEPTH, [3], [3.2], 0),
+    (DEPTH, [1, 1, 1], [1.06, 1, 1.03], 0.03),  # as any other value would be, of three channels
+])  # fmt: skip
+def test_consistency_counts_where_the_target_is_to_be_trusted(task, student, teacher, expected):
+  value, gradient = jax.device_get(distance(task, *(np.float32(x)[None, None, None] for x in (student, teacher))))
+  assert value == pytest.approx(expected, abs=1e-5)
+  assert np.isfinite(gradient).all() and bool((gradient != 0).any()) == bool(expected)
+
+
+def constant(task, values):
+  """Maps [B, 4, 4, C_t] of a constant a batch image."""
+  values = jnp.array(values, jnp.float32)
+  return jnp.broadcast_to(values[:, None, None], (len(values), 4, 4, task.channels))
+
+
+@jax.jit
+def consistency(student, teacher, mask, weights):
+  """Loss of saliency and boundary maps that are the same everywhere, whatever the view."""
+  tasks = (SALIENCY, BOUNDARY)
+  final = lambda values: Output({t.name: constant(t, v) for t, v in zip(tasks, values)})
+  batch = {'image': jnp.zeros((2, 32, 32, 3)), 'label_mask': jnp.array(mask, bool)}
+  apply = lambda images: (final(student), {})
+  return find('ss').loss(Forward(apply, batch, final(teacher), tasks, jnp.array(weights), KEY, None))
+
+
+def test_consistency_of_unlabelled_tasks_in_closed_form():
+  """Sure teachers and students that do not know: ln 2 a task. Image 0 lacks boundary, image 1 saliency."""
+  blank = ([[0.0, 0], [0, 0]], [[0.0], [0]])
+  sure = ([[SURE, 0], [SURE, 0]], [[SURE], [SURE]])
+  mask = [[1, 0], [0, 1]]
+  assert consistency(blank, blank, mask, [1.0, 1]) == 0
+  assert consistency(blank, sure, mask, [2.0, 5]) == pytest.approx((5 + 2) * np.log(2) / 2, rel=1e-4)
+  assert consistency(blank, sure, [[1, 1], [1, 1]], [2.0, 5]) == 0
+  assert consistency(blank, sure, [[0, 0], [0, 1]], [2.0, 5]) == pytest.approx(2 * np.log(2) / 2, rel=1e-4)
+
+
+# --- xtc ---
+
+
+E0, E1, E2 = np.eye(3, dtype=np.float32)
+
+
+LABELS = {t.name: random_labels(np.random.default_rng(0), 2, (32, 32))[t.name] for t in THREE}
+AGREE = np.tile(E2, (2, 6, 1))
+APART = np.stack([np.tile(E0, (6, 1)), np.tile(E1, (6, 1))])
+
+
+def cross_task(vectors, mask, labels=LABELS, weight=2.0):
+  """Loss of two images where mapped predictions (0) and labels (1) are vectors [2, pairs, 3], and features E2."""
+  return float(_cross_task(vectors, np.array(mask, bool), labels, weight))
+
+
+@functools.partial(jax.jit, static_argnames='weight')
+def _cross_task(vectors, mask, labels, weight):
+  config = tiny_config('method=xtc')
+  config.model.cross_task_weight = weight
+  final = {task.name: np.ones((2, 4, 4, task.channels), np.float32) for task in THREE}
+  second = Output(final, extra={'features': np.broadcast_to(E2, (2, 4, 4, 3))})
+
+  def apply(maps, task=None, pair=None, method=None):
+    if method is None:  # the second view
+      return second, {}
+    assert method == 'map_pair' and maps.shape == (4, 32, 32, 8)  # two predictions, then two labels
+    of = jnp.concatenate([vectors[0, pair[:2]], vectors[1, pair[2:]]])
+    return jnp.broadcast_to(of[:, None, None], (4, 2, 2, 3)), {}
+
+  batch = {'image': np.zeros((2, 32, 32, 3)), 'labels': labels, 'label_mask': mask}
+  return find('xtc').loss(Forward(apply, batch, None, THREE, None, KEY, config))
+
+
+def test_cross_task_loss_is_zero_where_everything_agrees():
+  assert cross_task(AGREE, [[1, 0, 0], [0, 1, 0]]) == pytest.approx(0, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+  'mask, pairs',
+  [
+    ([[1, 0, 0], [0, 0, 1]], 2),  # one label: two unlabelled sources an image
+    ([[1, 1, 0], [1, 0, 1]], 2),  # two labels: two targets, one unlabelled source
+    ([[1, 1, 1], [1, 1, 1]], 6),  # all labels: every pair
+    ([[1, 1, 1], [0, 0, 0]], 3),  # the second image has none
+    ([[0, 0, 0], [0, 0, 0]], 0),
+  ],
+)
+def test_cross_task_loss_counts_pairs(mask, pairs):
+  """All at right angles: 1 + 0.5 (1 + 1) a pair, times 2; mean over images."""
+  assert cross_task(APART, mask) == pytest.approx(2 * 2 * pairs, abs=1e-4)
+
+
+def test_the_weight_of_the_cross_task_loss_is_the_data_sets():
+  loss = lambda weight: cross_task(APART, [[1, 0, 0], [0, 0, 1]], weight=weight)
+  assert loss(1.0) == pytest.approx(loss(2.0) / 2)
+  for name, weight, rate in (('nyud', 2, 1e-3), ('cityscapes', 1, 1e-5)):
+    config = importlib.import_module(f'dmtl_jax.configs.{name}').get_config('method=xtc')
+    assert config.model.cross_task_weight == weight and config.optim.part_lr.film == rate
+
+
+def test_cross_task_pairs_are_those_of_source_and_target():
+  """Target task 1; the angle between prediction and label differs for each of the six pairs."""
+  angles = np.array([0.3, 0.7, 1.1, 1.5, 1.9, 2.3])
+  order = list(itertools.permutations(range(3), 2))
+  predictions = np.stack([np.cos(angles), np.sin(angles), 0 * angles], axis=1)
+  loss = cross_task(np.float32([predictions, np.tile(E0, (6, 1))]), [[0, 1, 0], [0, 1, 0]])
+  chosen = [angles[order.index((source, 1))] for source in (0, 2)]
+  assert loss == pytest.approx(2 * sum(1 - np.cos(a) + 1 for a in chosen), rel=1e-4)
+
+
+def test_a_label_without_a_valid_pixel_is_no_target():
+  labels = {task.name: np.stack([task.blank(32, 32)] * 2) for task in THREE}
+  assert cross_task(APART, [[1, 0, 0], [0, 1, 1]], labels=labels) == 0
+
+
+def test_predictions_labels_and_features_are_those_of_the_second_view(monkeypatch):
+  """A view that is nothing but a flip: so is the image that is predicted, and the label that is mapped."""
+  flip = view(flip=True)
+  flips = jax.tree.map(lambda x: jnp.repeat(x, 2, axis=0), flip)
+  monkeypatch.setattr(views, 'draw_crops', lambda key, count: flips)
+  rng, seen = np.random.default_rng(0), {}
+  image, labels = rng.standard_normal((2, 32, 32, 3)).astype(np.float32), {'semseg': LABELS['semseg']}
+  labels['normals'] = np.stack([NORMALS.blank(32, 32)] * 2)
+  maps = {'semseg': np.ones((2, 4, 4, 4), np.float32), 'normals': np.full((2, 4, 4, 3), 2, np.float32)}
+
+  def apply(maps_or_image, task=None, pair=None, method='image'):
+    jax.debug.callback(lambda x: seen.update({method: np.asarray(x)}), maps_or_image)
+    output = Output(maps, extra={'features': np.broadcast_to(E2, (2, 4, 4, 3))})
+    return (output if method == 'image' else jnp.ones((4, 2, 2, 3))), {}
+
+  batch = {'image': image, 'labels': labels, 'label_mask': np.array([[1, 0], [1, 0]], bool)}
+  run = Forward(apply, batch, None, TWO, None, KEY, tiny_config('method=xtc'))
+  jax.jit(lambda: find('xtc').loss(run))().block_until_ready()
+  jax.effects_barrier()
+  np.testing.assert_allclose(seen['image'], image[:, :, ::-1], atol=1e-5)
+  prediction, label = np.split(seen['map_pair'], 2)
+  one_hot = np.eye(256)[labels['semseg'][..., 0]][..., :4]
+  np.testing.assert_array_equal(label[..., :4], one_hot[:, :, ::-1])
+  np.testing.assert_allclose(prediction[..., 4:], (3**-0.5 + 1) / 2, atol=1e-5)
+
+
+def test_labels_are_encoded_in_the_range_of_predictions():
+  encode = lambda task, label: np.asarray(
+    xtc.chosen_label((task,), {task.name: label}, np.ones((1, 1), bool), np.zeros(1, int))
+  )[0, 0]
+  classes = np.array([[[[2], [255]]]], np.uint8)
+  np.testing.assert_array_equal(encode(SEMSEG, classes), [[0, 0, 1, 0], [0, 0, 0, 0]])
+  np.testing.assert_array_equal(encode(BOUNDARY, np.array([[[[1], [255]]]], np.uint8)), [[1], [0]])
+  depth = np.array([[[[2], [8], [0]]]], np.float32)
+  np.testing.assert_allclose(encode(DEPTH, depth), [[0.25], [1], [0]])
+  normals = np.array([[[[0.6, -0.8, 0], [0, 0, 0]]]], np.float32)
+  np.testing.assert_allclose(encode(NORMALS, normals), [[0.8, 0.1, 0.5], [0, 0, 0]], atol=1e-6)
+
+
+def test_class_predictions_are_drawn_with_their_probabilities_and_pass_the_gradient():
+  logits = np.log(np.broadcast_to(np.float32([0.1, 0.2, 0.3, 0.4]), (1, 100, 100, 4)))
+  drawn = np.asarray(jax.jit(SEMSEG.encode_prediction)(logits, KEY))
+  np.testing.assert_allclose(np.sort(drawn, -1), np.broadcast_to([0, 0, 0, 1], drawn.shape), atol=1e-6)
+  np.testing.assert_allclose(drawn.mean((0, 1, 2)), [0.1, 0.2, 0.3, 0.4], atol=0.02)
+  gradient = jax.jit(jax.grad(lambda x: SEMSEG.encode_prediction(x, KEY)[..., 0].sum()))(logits)
+  assert (np.asarray(gradient)[..., 0] > 0).all()
+
+
+def test_a_pairs_film_changes_that_pair_alone():
+  film = {'gamma': np.ones((6, 4), np.float32), 'beta': np.zeros((6, 4), np.float32)}
+  film['gamma'][4] = 3
+  film['beta'][4] = 0.5
+  x = np.random.default_rng(0).standard_normal((2, 5, 5, 4)).astype(np.float32)
+  params = film | {'norm': {'scale': np.ones(4), 'bias': np.zeros(4)}}
+  out = FiLM(6).apply({'params': params}, x, jnp.array([4, 1]))
+  normed = (x - x.mean((1, 2), keepdims=True)) / np.sqrt(x.var((1, 2), keepdims=True) + 1e-6)
+  np.testing.assert_allclose(out[0], 3 * normed[0] + 0.5, atol=1e-4)
+  np.testing.assert_allclose(out[1], normed[1], atol=1e-4)
