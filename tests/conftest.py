@@ -4,6 +4,7 @@ import gc
 import os
 import pathlib
 import tempfile
+import zlib
 
 CACHE = os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', os.path.join(tempfile.gettempdir(), 'dmtl_jax_test_cache'))
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
@@ -109,6 +110,28 @@ def random_variables(model, size=SIZE, seed: int = 0) -> dict:
 
   shapes = jax.eval_shape(lambda key: init_variables(model, key, size), jax.random.key(0))
   return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
+def rng(name: str, seed: int = 0) -> np.random.Generator:
+  """By the recipe of ../shared/parity."""
+  return np.random.default_rng(zlib.crc32(f'{seed}/{name}'.encode()))
+
+
+def torch_state(shapes: dict, seed: int = 0) -> dict[str, np.ndarray]:
+  """Weights {PyTorch name: array} by that recipe."""
+  state = {}
+  for name, shape in shapes.items():
+    z = rng(name, seed).standard_normal(shape)
+    if name.endswith('running_mean'):
+      z = 0.1 * z
+    elif name.endswith('running_var'):
+      z = 1 + 0.2 * np.abs(z)
+    elif len(shape) < 2:
+      z = 1 + 0.1 * z if name.endswith('weight') else 0.05 * z
+    else:
+      z = z / np.sqrt(np.prod(shape[1:]))
+    state[name] = np.asarray(z, np.float32)
+  return state
 
 
 class Tiny:

@@ -23,6 +23,7 @@ from dmtl_jax.jobs import convert
 from dmtl_jax.runs import workdir
 from dmtl_jax.tasks import make_task
 from tests import fuzzing
+from tests.archives import file, HARD, link, tar, zipped
 from tests.basics import test_torch_file
 from tests.whole.test_fuzz import encoded, LABELS, load_mapping, open_folder, pattern, TASKS, write_folder
 
@@ -221,7 +222,7 @@ def test_mappings(tmp_path, name, data, words):
 
 
 def test_a_setting_as_long_as_a_book_is_told(tmp_path):
-  with pytest.raises(UserError, match='is neither full, one, random nor a file; did you mean') as caught:
+  with pytest.raises(UserError, match='is none of full, one, random, a file; did you mean') as caught:
     label_settings.apply_labels(Nothing, 'x' * 5000)
   assert len(str(caught.value)) < 500
 
@@ -296,25 +297,11 @@ def test_a_matlab_bomb(tmp_path, monkeypatch):
 # --- Archives --------------------------------------------------------------------------------
 
 
-def tar(*members, mode: str = 'w:gz') -> bytes:
-  """members: (name, content or link's target, type)."""
-  stream = io.BytesIO()
-  with tarfile.open(fileobj=stream, mode=mode) as file:
-    for name, content, kind in members:
-      info = tarfile.TarInfo(name)
-      info.type, info.size = kind, len(content) if kind == tarfile.REGTYPE else 0
-      info.linkname = content if kind in (tarfile.SYMTYPE, tarfile.LNKTYPE) else ''
-      file.addfile(info, io.BytesIO(content) if info.size else None)
-  return stream.getvalue()
-
-
-def zipped(content: bytes, flag: int = 0) -> bytes:
-  stream = io.BytesIO()
-  with zipfile.ZipFile(stream, 'w', zipfile.ZIP_DEFLATED) as file:
-    file.writestr('a', content)
-  data = bytearray(stream.getvalue())
+def encrypted() -> bytes:
+  """A zip archive whose file says that it is."""
+  data = bytearray(zipped([file('a')]))
   for place in (6, data.index(b'PK\x01\x02') + 8):
-    data[place] |= flag
+    data[place] |= 1
   return bytes(data)
 
 
@@ -325,19 +312,24 @@ def long_name() -> bytes:
   return gzip.compress(info.tobuf(tarfile.GNU_FORMAT) + bytes(1 << 20))
 
 
-FILE, LINK, HARD = tarfile.REGTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE
 ARCHIVES = {
-  'a file below a file': (tar(('a', b'1', FILE), ('a/b', b'2', FILE)), 'cannot be unpacked'),
-  'a name too long': (tar(('x' * 300, b'1', FILE)), 'cannot be unpacked'),
-  'a link up': (tar(('a', '..', LINK), ('a/b', b'2', FILE)), 'outside the folder'),
-  'a link to a link up': (tar(('d/a', 'x/../..', LINK)), 'outside the folder'),
-  'a hard link up': (tar(('a', '../../victim', HARD)), 'outside the folder'),
-  'a device': (tar(('null', '', tarfile.CHRTYPE)), 'refused'),
-  'a loop of links': (tar(('a', 'a', LINK), ('a/b', b'2', FILE)), 'archive'),
-  'a bomb in gzip': (gzip.compress(tar(('a', bytes(100 << 20), FILE), mode='w'), 9), 'times its size'),
-  'a bomb in zip': (zipped(bytes(100 << 20)), 'times its size'),
+  'a file below a file': (tar([file('a'), file('a/b')]), 'cannot be unpacked'),
+  'a name too long': (tar([file('x' * 300)]), 'cannot be unpacked'),
+  'a link up': (tar([link('a', '..'), file('a/b')]), 'outside the folder'),
+  'a link to a link up': (tar([link('d/a', 'x/../..')]), 'outside the folder'),
+  'a link elsewhere': (tar([link('a', '/etc'), file('a/passwd')]), 'refused to unpack'),
+  'a hard link up': (tar([link('a', '../../victim', HARD)]), 'outside the folder'),
+  'a device': (tar([link('null', '', tarfile.CHRTYPE)]), 'refused'),
+  'a loop of links': (tar([link('a', 'a'), file('a/b')]), 'archive'),
+  'a bomb in gzip': (gzip.compress(tar([file('a', bytes(100 << 20))], 'w'), 9), 'times its size'),
+  'a bomb in zip': (zipped([file('a', bytes(100 << 20))]), 'times its size'),
   'an endless name': (long_name(), 'times its size'),
-  'an encrypted file': (zipped(b'1', flag=1), 'damaged or cut short'),
+  'an encrypted file': (encrypted(), 'damaged or cut short'),
+}
+ARCHIVES |= {
+  f'{name} in {write.__name__}': (write([file('fine.txt'), file(name)]), 'outside the folder')
+  for name in ('../../victim', '/tmp/dmtl_evil.txt', 'a/../../../victim')
+  for write in (tar, zipped)
 }
 
 

@@ -12,7 +12,6 @@ import pytest
 
 from dmtl_jax.basics import torch_file
 from dmtl_jax.basics.errors import UserError
-from tests.conftest import shared
 
 NAMES = {np.float32: 'FloatStorage', np.int64: 'LongStorage', ml_dtypes.bfloat16: 'BFloat16Storage'}
 
@@ -266,20 +265,3 @@ def write_program(path, program, storages):
     archive.writestr('model/data.pkl', program)
     for storage in storages:
       archive.writestr(f'model/data/{storage.key}', storage.data.tobytes())
-
-
-@pytest.mark.parametrize(
-  'name, counts',
-  [
-    ('cityscapes_onelabel', [1487, 1488]),
-    ('nyud_onelabel', [265, 265, 265]),
-    ('nyud_randomlabels', [392, 408, 385]),
-    ('pascal_onelabel', [1000, 999, 1000, 1000, 999]),
-    ('pascal_randomlabels', [2450, 847, 2445, 2480, 2557]),
-  ],
-)
-def test_official_mappings(name, counts):
-  content = torch_file.load(shared(f'label_mappings/{name}.pth'))
-  table = content['labels_weights'] if 'labels_weights' in content else list(content.values())
-  assert np.sum(table, axis=0).tolist() == counts
-  assert all(isinstance(key, str) for key in content)

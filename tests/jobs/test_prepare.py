@@ -27,6 +27,14 @@ def opened(package, c):
   return stored.prepared(package.Builder, c.data)
 
 
+def zip_tree(archive, root):
+  archive.parent.mkdir(parents=True, exist_ok=True)
+  with zipfile.ZipFile(archive, 'w') as file:
+    for path in root.rglob('*.npy'):
+      file.write(path, path.relative_to(root.parent))
+  return archive
+
+
 def test_pascal_tells_missing_and_broken_files(tmp_path, pascal_raw):
   c = config('pascal', tmp_path, pascal_raw)
   kept = (pascal_raw / 'sal_distill/2008_c.png').read_bytes()
@@ -177,10 +185,7 @@ def test_two_runs_at_once_are_refused(tmp_path, nyud_raw):
 
 
 def test_archives_are_taken(tmp_path, nyud_raw, pascal_raw):
-  archive = tmp_path / 'nyuv2.zip'
-  with zipfile.ZipFile(archive, 'w') as file:
-    for path in nyud_raw.rglob('*.npy'):
-      file.write(path, path.relative_to(nyud_raw.parent))
+  archive = zip_tree(tmp_path / 'nyuv2.zip', nyud_raw)
   tgz = tmp_path / 'PASCAL_MT.tgz'
   with tarfile.open(tgz, 'w:gz') as file:
     file.add(pascal_raw, 'PASCAL_MT')
@@ -196,11 +201,7 @@ def test_archives_are_taken(tmp_path, nyud_raw, pascal_raw):
 
 def test_an_archive_in_an_archive_or_a_folder_is_found(tmp_path, nyud_raw):
   """Dropbox hands out the folder of nyuv2.zip as another zip."""
-  inner = tmp_path / 'handed/out/nyuv2.zip'
-  inner.parent.mkdir(parents=True)
-  with zipfile.ZipFile(inner, 'w') as file:
-    for path in nyud_raw.rglob('*.npy'):
-      file.write(path, path.relative_to(nyud_raw.parent))
+  inner = zip_tree(tmp_path / 'handed/out/nyuv2.zip', nyud_raw)
   outer = tmp_path / 'Archive.zip'
   with zipfile.ZipFile(outer, 'w') as file:
     file.write(inner, 'nyuv2.zip')

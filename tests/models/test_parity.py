@@ -5,7 +5,6 @@ so that conversion, network, losses and gradients are all held against the origi
 """
 
 import json
-import zlib
 
 import jax
 import numpy as np
@@ -19,31 +18,11 @@ from dmtl_jax.models.parts import pairs as pairs_lib
 from dmtl_jax.models.parts.encoder import ResNet
 from dmtl_jax.models.parts.layers import resize
 from dmtl_jax.runs import pretrained
-from tests.conftest import shared
+from tests.conftest import rng, shared, torch_state
 
 NAMES = dict(zip(('semseg', 'human_parts', 'sal', 'normals', 'edge'), TASKS))
 WEIGHTS = np.array([1, 2, 5, 10, 50], np.float32)
 CHANNELS = 512
-
-
-def rng(name: str, seed: int) -> np.random.Generator:
-  return np.random.default_rng(zlib.crc32(f'{seed}/{name}'.encode()))
-
-
-def draw_state(seed: int) -> dict[str, np.ndarray]:
-  state = {}
-  for name, shape in json.loads(shared('parity/released_state_dict.json').read_text()).items():
-    z = rng(name, seed).standard_normal(shape)
-    if name.endswith('running_mean'):
-      z *= 0.1
-    elif name.endswith('running_var'):
-      z = 1 + 0.2 * np.abs(z)
-    elif len(shape) == 1:
-      z = 1 + 0.1 * z if name.endswith('weight') else 0.05 * z
-    else:
-      z /= np.sqrt(np.prod(shape[1:]))
-    state[name] = z.astype(np.float32)
-  return state
 
 
 def draw_images(seed: int, size) -> np.ndarray:
@@ -63,9 +42,10 @@ def released():
   shapes = jax.eval_shape(lambda key: init_variables(model, key, (64, 64)), jax.random.key(0))
   variables = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
   views = pretrained.released_views(variables, TASKS)
+  torch_shapes = json.loads(shared('parity/released_state_dict.json').read_text())
 
   def fill(seed: int) -> dict:
-    pretrained.fill(views, draw_state(seed), 'the recipe')
+    pretrained.fill(views, torch_state(torch_shapes, seed), 'the recipe')
     return variables
 
   return model, fill

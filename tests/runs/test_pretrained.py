@@ -2,7 +2,6 @@
 
 import hashlib
 import re
-import zlib
 
 import huggingface_hub
 import jax
@@ -21,6 +20,7 @@ from dmtl_jax.models.inputs import init_variables
 from dmtl_jax.models.parts.encoder import ResNet
 from dmtl_jax.runs import pretrained
 from tests.basics import test_torch_file as torch_writer
+from tests.conftest import rng, torch_state
 
 
 def torchvision_shapes(depth: str, width: int = 64) -> dict[str, tuple[int, ...]]:
@@ -56,23 +56,6 @@ def torchvision_shapes(depth: str, width: int = 64) -> dict[str, tuple[int, ...]
   return shapes
 
 
-def draw(shapes: dict) -> dict[str, np.ndarray]:
-  """Weights by the recipe of ../shared/parity, seed 0."""
-  state = {}
-  for name, shape in shapes.items():
-    z = np.random.default_rng(zlib.crc32(f'0/{name}'.encode())).standard_normal(shape)
-    if name.endswith('running_mean'):
-      z = 0.1 * z
-    elif name.endswith('running_var'):
-      z = 1 + 0.2 * np.abs(z)
-    elif len(shape) < 2:
-      z = 1 + 0.1 * z if name.endswith('weight') else 0.05 * z
-    else:
-      z = z / np.sqrt(np.prod(shape[1:]))
-    state[name] = np.asarray(z, np.float32)
-  return state
-
-
 def variables_of(arg: str, width=8, channels=16, tasks=TASKS) -> dict:
   """Zero variables of a small network (of the true encoder at width 64)."""
   config = common.base(arg)
@@ -100,10 +83,10 @@ def test_published_encoders_fit(tmp_path, depth, entries, parameters):
 
 def test_bottleneck_encoder_computes_what_torch_does(tmp_path):
   """A ResNet-50 of width 8: mean, deviation and corner of each stage from PyTorch 2.13's functions."""
-  safetensors.numpy.save_file(draw(torchvision_shapes('resnet50', width=8)), tmp_path / 'x.safetensors')
+  safetensors.numpy.save_file(torch_state(torchvision_shapes('resnet50', width=8)), tmp_path / 'x.safetensors')
   variables = pretrained.load(str(tmp_path / 'x.safetensors'), variables_of('backbone=resnet50'), TASKS)
   encoder = {part: variables[part]['backbone']['encoder'] for part in variables}
-  images = np.random.default_rng(zlib.crc32(b'0/image')).standard_normal((1, 3, 64, 96))
+  images = rng('image').standard_normal((1, 3, 64, 96))
   images = images.astype(np.float32).transpose(0, 2, 3, 1)
   stages = jax.jit(ResNet('resnet50', width=8).apply, static_argnums=2)(encoder, images, False)
   expected = [
@@ -118,19 +101,18 @@ def test_bottleneck_encoder_computes_what_torch_does(tmp_path):
 
 
 def test_every_single_task_network_gets_the_encoder():
-  state = draw(torchvision_shapes('resnet18', width=8))
+  state = torch_state(torchvision_shapes('resnet18', width=8))
   loaded = pretrained.load_torchvision(state, variables_of('method=single_task'), 'x')
   for task in TASKS:
     kernel = loaded['params'][task.name]['backbone']['encoder']['conv1']['kernel']
     np.testing.assert_array_equal(kernel, state['conv1.weight'].transpose(2, 3, 1, 0))
 
 
-def released_state(variables: dict, seed: int = 0) -> dict[str, np.ndarray]:
+def released_state(variables: dict) -> dict[str, np.ndarray]:
   """A random checkpoint of the network's size under the released names, as the authors' code saves it."""
-  rng = np.random.default_rng(seed)
   state = {}
   for name, (view,) in pretrained.released_views(variables, TASKS).items():
-    state[f'module.{name}'] = rng.standard_normal(view.shape).astype(np.float32)
+    state[f'module.{name}'] = rng(name).standard_normal(view.shape).astype(np.float32)
     if name.endswith('running_var'):
       state[f'module.{name.removesuffix("running_var")}num_batches_tracked'] = np.array(7, np.int64)
   for name in ('betas', 'alphas_cumprod_prev', 'sqrt_recipm1_alphas_cumprod', 'posterior_log_variance_clipped'):
@@ -211,7 +193,7 @@ def test_what_does_not_fit_is_listed(feature, state):
   with pytest.raises(UserError, match='use method=feature,preset=released'):
     pretrained.load_released(plain, variables_of('method=prediction'), TASKS, 'x.pth.tar')
   with pytest.raises(UserError, match='layer1.0.conv3'):
-    pretrained.load_torchvision(draw(torchvision_shapes('resnet50', 8)), feature, 'resnet50.pth')
+    pretrained.load_torchvision(torch_state(torchvision_shapes('resnet50', 8)), feature, 'resnet50.pth')
 
 
 def test_sources_that_are_none(tmp_path, feature):
@@ -229,7 +211,7 @@ def test_sources_that_are_none(tmp_path, feature):
 
 
 def test_encoders_of_the_hub_are_pinned_and_checked(tmp_path, monkeypatch, feature):
-  state, path = draw(torchvision_shapes('resnet18', 8)), tmp_path / 'model.safetensors'
+  state, path = torch_state(torchvision_shapes('resnet18', 8)), tmp_path / 'model.safetensors'
   safetensors.numpy.save_file(state, path)
   asked = []
 
@@ -282,7 +264,7 @@ def test_command_makes_a_run_that_restores(tmp_path, feature, state, capsys):
 
   assert convert.main(command) == 1
   assert 'already there' in capsys.readouterr().err
-  safetensors.numpy.save_file(draw(torchvision_shapes('resnet18', 8)), tmp_path / 'encoder.safetensors')
+  safetensors.numpy.save_file(torch_state(torchvision_shapes('resnet18', 8)), tmp_path / 'encoder.safetensors')
   assert convert.main([str(tmp_path / 'encoder.safetensors'), str(tmp_path / 'new'), *command[2:]]) == 1
   assert 'no whole model' in capsys.readouterr().err
   assert not (tmp_path / 'new').exists()

@@ -1,6 +1,5 @@
 """Archives, weights, command lines and workdirs from elsewhere, mutated; see test_fuzz.py."""
 
-import io
 import itertools
 import json
 import os
@@ -9,6 +8,7 @@ import sys
 import tarfile
 import zipfile
 
+from flax.traverse_util import flatten_dict
 from hypothesis import strategies as st
 import numpy as np
 import orbax.checkpoint as ocp
@@ -22,6 +22,7 @@ from dmtl_jax.inference import gallery, images
 from dmtl_jax.jobs import report
 from dmtl_jax.runs import checkpoints, pretrained, workdir
 from tests import fuzzing
+from tests.archives import file, link, tar, zipped
 from tests.conftest import TASKS
 from tests.whole.test_fuzz import encoded, IMAGES, pattern, run, Silent
 
@@ -44,35 +45,7 @@ members = st.lists(
 )
 
 
-def tar(items, mode: str = 'w') -> bytes:
-  stream = io.BytesIO()
-  with tarfile.open(fileobj=stream, mode=mode) as file:
-    for name, kind, link, bits, content in items:
-      info = tarfile.TarInfo(name)
-      info.type, info.linkname, info.mode = kind, link, bits
-      info.size = len(content) if kind == tarfile.REGTYPE else 0
-      try:
-        file.addfile(info, io.BytesIO(content))
-      except (ValueError, UnicodeError):
-        pass  # cannot be written
-  return stream.getvalue()
-
-
-def zipped(items, method=zipfile.ZIP_DEFLATED) -> bytes:
-  stream = io.BytesIO()
-  with zipfile.ZipFile(stream, 'w', method) as file:
-    for name, _, _, bits, content in items:
-      info = zipfile.ZipInfo('a')
-      info.filename, info.external_attr = name, (0o120000 | bits) << 16  # a link, for those who believe it
-      try:
-        file.writestr(info, content, method)
-      except (ValueError, UnicodeError):
-        pass
-  return stream.getvalue()
-
-
-PLAIN = [('top/one.txt', tarfile.REGTYPE, '', 0o644, b'1' * 600), ('top/link', tarfile.SYMTYPE, 'one.txt', 0o777, b''),
-         ('top/deep/two.txt', tarfile.REGTYPE, '', 0o644, b'22')]  # fmt: skip
+PLAIN = [file('top/one.txt', b'1' * 600), link('top/link', 'one.txt'), file('top/deep/two.txt', b'22')]
 
 
 @pytest.mark.filterwarnings('ignore')
@@ -81,9 +54,7 @@ def test_archives(tmp_path, monkeypatch):
   counter = itertools.count()
   seeds = [tar(PLAIN, mode) for mode in ('w', 'w:gz', 'w:bz2', 'w:xz')]
   seeds += [zipped(PLAIN[::2], method) for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA)]
-  inputs = st.one_of(
-    members.map(tar), members.map(zipped), fuzzing.files(*seeds), members.map(lambda m: tar(m, 'w:gz'))
-  )
+  inputs = st.one_of(members.map(lambda m: tar(m, 'w')), members.map(zipped), fuzzing.files(*seeds), members.map(tar))
 
   def check(data):
     folder = tmp_path / str(next(counter))
@@ -125,7 +96,7 @@ def test_safetensors(tmp_path):
 
 # --- The command line ------------------------------------------------------------------------
 
-FIELDS = list(workdir.flatten(common.base(None).to_dict())) + [
+FIELDS = list(flatten_dict(common.base(None).to_dict(), sep='.')) + [
     'x', '.', '..', 'optim..lr', 'optim.', 'optm.lr', '__class__', 'model.__class__.x', 'data.size[0]', 'data.size[9]', 'a[b]',
     'optim.lr.x', 'keys', 'items', 'loss_weights.semseg', 'data.path', 'size(', 'é', 'data', 'model', '',
 ]  # fmt: skip
