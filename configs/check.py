@@ -11,56 +11,35 @@ import re
 
 from ml_collections import ConfigDict
 
-from dmtl_jax.basics.errors import closest, printable, UserError
+from dmtl_jax.basics.errors import printable, unknown, UserError
 from dmtl_jax.configs import common
-from dmtl_jax.models.diffusion_mtl import CONDITIONS
 from dmtl_jax.models.parts.encoder import STAGES
 
-COUNT = (0, 10**9)
-# Field: least and greatest value.
-RANGES = {
-  'seed': (0, 2**32 - 1),
-  'initial_loss': (0, 1e6),
-  'data.label_seed': (0, 2**63),
-  'data.train_count': (1, 10**6),
-  'data.val_count': (1, 10**6),
-  'data.held_back': (0, 0.9),
-  'data.workers': (0, 1024),
-  'data.threads': (0, 1024),
-  'data.prefetch': (0, 1024),
-  'model.width': (1, 1024),
-  'model.channels': (1, 8192),
-  'model.steps': (1, 1000),
-  'model.depth': (1, 64),
-  'model.heads': (1, 64),
-  'model.step_offset': (0, 1000),
-  'model.cross_task_weight': (0, 1e6),
-  'train.batch': (1, 1 << 16),
-  'train.accumulate': (1, 1 << 16),
-  'train.fsdp': (1, 1 << 16),
-  'train.steps': COUNT,
-  'train.epochs': COUNT,
-  'train.log_every': (1, 10**9),
-  'train.eval_every': COUNT,
-  'train.save_every': COUNT,
-  'train.eval_images': COUNT,
-  'train.keep': COUNT,
-  'train.keep_every': COUNT,
-  'eval.batch': (1, 1 << 16),
-  'eval.steps': (0, 1000),
-  'eval.panels': COUNT,
-  'eval.workers': (0, 1024),
-  'eval.boundary_tolerance': (0, 1),
-  'optim.lr': (0, 1e6),
-  'optim.denoiser_fan_in': COUNT,
-  'optim.l2': (0, 1e6),
-  'optim.clip': (0, 1e12),
-  'optim.warmup': COUNT,
+# Least and greatest value, of which fields.
+LIMITS = {
+  (0, 2**32 - 1): 'seed',
+  (0, 2**63): 'data.label_seed',
+  (0, 0.9): 'data.held_back',
+  (0, 1): 'eval.boundary_tolerance',
+  (1, 64): 'model.depth model.heads',
+  (1, 1000): 'model.steps',
+  (0, 1000): 'model.step_offset eval.steps',
+  (1, 1024): 'model.width',
+  (0, 1024): 'data.workers data.threads data.prefetch eval.workers',
+  (1, 8192): 'model.channels',
+  (1, 1 << 16): 'train.batch train.accumulate train.fsdp eval.batch',
+  (1, 10**6): 'data.train_count data.val_count',
+  (0, 1e6): 'initial_loss model.cross_task_weight optim.lr optim.l2',
+  (1, 10**9): 'train.log_every',
+  (0, 10**9): 'train.steps train.epochs train.eval_every train.save_every train.eval_images train.keep '
+  'train.keep_every eval.panels optim.denoiser_fan_in optim.warmup',
+  (0, 1e12): 'optim.clip',
 }
+RANGES = {field: limits for limits, fields in LIMITS.items() for field in fields.split()}
 CHOICES = {
   'data.augment': ('pascal', 'mtan', 'light', 'none'),
   'model.backbone': tuple(STAGES),
-  'model.condition': CONDITIONS,
+  'model.condition': ('predictions', 'features', 'concat', 'none'),
   'model.initial_weights': ('paper', 'released', 'identity'),
   'eval.protocol': ('plain', 'pascal', 'mtpsl'),
   'eval.weights': ('best', 'latest'),
@@ -91,12 +70,10 @@ def check(values: dict, where: str = 'config'):
 
 
 def check_fields(fields: Iterable[tuple[str, str | None]], values: dict):
-  """Checks that a config has the fields that flags `--config.PATH=TEXT` set, and that a number's text is one.
-
-  Of `NUMBERS`, any task's.
+  """Checks that a config has the fields (of `NUMBERS`, any task's) that flags `--config.PATH=TEXT` set.
 
   Raises:
-    UserError: names the closest field, or what it must be.
+    UserError: names the closest field, or of a number, what its text must be.
   """
   known = dict(_fields(values, ''))
   for path, text in fields:
@@ -160,8 +137,8 @@ def _check_field(value, default, where: str, field: str):
     fits = isinstance(value, int if isinstance(default, int) else (int, float)) and _is_number(value)
     _need(fits and low <= value <= high, where, field, _number(field, default), value)
   elif field in CHOICES:
-    near = f' (is {closest(value, CHOICES[field])} meant?)' if isinstance(value, str) else ''
-    _need(value in CHOICES[field], where, field, f'one of {", ".join(CHOICES[field])}', value, near)
+    if value not in CHOICES[field]:
+      raise unknown(f'{where}: {field}', str(value), CHOICES[field])
   elif isinstance(default, str):
     _need(isinstance(value, str) and len(value) < 4096, where, field, 'a text', value)
   elif field == 'data.size':
@@ -185,6 +162,6 @@ def _is_number(value) -> bool:
   return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < float('inf')
 
 
-def _need(fits: bool, where: str, field: str, what: str, value, more: str = ''):
+def _need(fits: bool, where: str, field: str, what: str, value):
   if not fits:
-    raise UserError(f"{where}: {field} must be {what}, not '{printable(str(value), 80)}'{more}")
+    raise UserError(f"{where}: {field} must be {what}, not '{printable(str(value), 80)}'")

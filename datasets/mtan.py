@@ -184,11 +184,7 @@ class MtanBuilder(raw.RawBuilder, skip_registration=True):
 
 
 def open_split(builder: type[MtanBuilder], tasks: Sequence[Task], data_config, split: str) -> Source:
-  """The prepared split 'train' or 'val' of a data set.
-
-  Raises:
-    UserError: it is not prepared.
-  """
+  """The prepared split 'train' or 'val' of a data set; raises UserError where it is not prepared."""
   return stored.open_split(stored.prepared(builder, data_config), split, tasks, decode)
 
 

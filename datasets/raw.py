@@ -5,21 +5,16 @@ the raw files of one image into what is stored. Here the files are looked for, t
 are encoded by several processes, and whatever is missing or broken is told all at once.
 """
 
-import collections
 from collections.abc import Callable, Iterator, Sequence
-import concurrent.futures
 import functools
-import itertools
-import multiprocessing
 import os
 from pathlib import Path
-import signal
-import threading
 from typing import ClassVar
 
 import tensorflow_datasets as tfds
 
 from dmtl_jax.basics.errors import listed, UserError
+from dmtl_jax.basics.processes import mapper
 from dmtl_jax.basics.progress import Progress
 
 IMAGES_A_PROCESS = 16  # fewer are not worth a process's start
@@ -72,11 +67,7 @@ def roots(raw: Path, marker: str) -> list[Path]:
 
 
 def find_root(raw: Path, marker: str) -> Path:
-  """The first of `roots`.
-
-  Raises:
-    UserError: there is none.
-  """
+  """The first of `roots`; raises UserError where there is none."""
   found = roots(raw, marker)
   if not found:
     raise UserError(f"{raw}: found no '{marker}' in it; give the data set's folder in --config.data.raw")
@@ -84,11 +75,7 @@ def find_root(raw: Path, marker: str) -> Path:
 
 
 def require(root: Path, files: Sequence[str]):
-  """Checks that all `files` (paths relative to root) exist.
-
-  Raises:
-    UserError: with the number of missing files and the first of them.
-  """
+  """Raises UserError where some of `files` (paths relative to root) are missing: how many, and the first."""
   missing = [file for file in files if not (root / file).is_file()]
   if missing:
     raise UserError(f'{root}: {len(missing)} of {len(files)} files are missing: {listed(missing, 5)}; add them')
@@ -113,8 +100,9 @@ def examples(encode: Callable, root: Path, splits: dict, split: str, processes: 
   broken, names = [], list(splits)
   attempt = functools.partial(_attempt, encode, root)
   for name in names[names.index(split) :]:
-    with Progress(f'preparing {name}', len(splits[name]), 'img') as progress:
-      for position, result in enumerate(_encoded(attempt, splits[name], processes)):
+    useful = min(processes or os.cpu_count() or 1, -(-len(splits[name]) // IMAGES_A_PROCESS))
+    with Progress(f'preparing {name}', len(splits[name]), 'img') as progress, mapper(useful * (useful > 1)) as encoded:
+      for position, result in enumerate(encoded(attempt, splits[name])):
         progress.update(note=f'{len(broken)} broken' if broken else '')
         if isinstance(result, UserError):
           broken.append(str(result))
@@ -131,28 +119,3 @@ def _attempt(encode, root, id):
     return encode(root, id)
   except UserError as error:
     return error
-
-
-def _encoded(attempt, ids, processes):
-  processes = min(processes or os.cpu_count(), -(-len(ids) // IMAGES_A_PROCESS))
-  if processes <= 1:
-    yield from map(attempt, ids)
-    return
-  context = multiprocessing.get_context('spawn')  # forking a process that has threads may hang
-  with concurrent.futures.ProcessPoolExecutor(processes, context, initializer=_end_with_parent) as pool:
-    waiting, ids = collections.deque(), iter(ids)
-    try:
-      while True:  # a bounded queue: the writer may be slower than the encoders
-        waiting.extend(pool.submit(attempt, id) for id in itertools.islice(ids, 8 * processes - len(waiting)))
-        if not waiting:
-          return
-        yield waiting.popleft().result()
-    finally:
-      pool.shutdown(cancel_futures=True)
-
-
-def _end_with_parent():
-  """Ends a worker when its parent is gone: a killed pool leaves its workers waiting for ever."""
-  signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle, which ends the pool
-  parent = multiprocessing.parent_process()
-  threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()

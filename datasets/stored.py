@@ -61,11 +61,7 @@ def official_file(builder, name: str) -> Path:
 
 @contextlib.contextmanager
 def alone(builder, wait: bool) -> Iterator[None]:
-  """One process a data set; what a killed one left is removed.
-
-  Raises:
-    UserError: another process builds it, and `wait` is False.
-  """
+  """One process a data set; what a killed one left is removed. Raises UserError if not to `wait` for another."""
   folder = Path(builder.data_path).parent
   folder.mkdir(parents=True, exist_ok=True)
   with open(folder / '.lock', 'w') as lock:
@@ -89,11 +85,7 @@ def build(builder, raw: Path | None = None):
 
 
 def prepared(builder_class: type, data_config):
-  """The builder of a data set that `--mode=prepare` has built in `data_config.dir`.
-
-  Raises:
-    UserError: it is not there, or in an older version.
-  """
+  """The builder of a data set prepared in `data_config.dir`; raises UserError where none is, or an older version."""
   builder = builder_class(data_dir=data_config.dir, file_format='array_record')
   path = Path(builder.data_path)
   if not path.exists():

@@ -13,6 +13,7 @@ report     python main.py --mode=report --workdirs=runs/a,runs/b --out=runs/repo
 
 import ast
 import contextlib
+import importlib
 import pathlib
 import re
 import sys
@@ -21,7 +22,7 @@ from absl import flags, logging
 from ml_collections import config_flags
 
 from dmtl_jax import configs
-from dmtl_jax.basics.errors import closest, printable, program, tell, UserError
+from dmtl_jax.basics.errors import closest, printable, program, tell, unknown, UserError
 from dmtl_jax.inference import images
 
 # Modes, and the flags that each needs.
@@ -91,11 +92,7 @@ def main(argv: list[str] = sys.argv) -> int:
 
 
 def _parse(argv: list[str]):
-  """Reads the flags, then the config file: that needs JAX, which takes seconds to import.
-
-  Raises:
-    UserError: whatever is wrong with them.
-  """
+  """Reads the flags, then the config file, which needs JAX; raises UserError with whatever is wrong with them."""
   file, fields, others = _split(argv)
   try:
     rest = flags.FLAGS(others)
@@ -146,8 +143,7 @@ def _check_flags(config: str | None):
   """What can be said of the flags without reading the config."""
   mode = _MODE.value
   if mode not in MODES:
-    near = closest(mode, MODES)
-    raise UserError(f"--mode: '{printable(mode)}' is not one of {', '.join(MODES)}; did you mean {near}?")
+    raise unknown('--mode', mode, MODES)
   given = {name: flags.FLAGS[name].value for name in ('workdir', 'images', 'out', 'workdirs')} | {'config': config}
   for name in ('workdir',) if _REPLAY.value else MODES[mode]:
     if not given[name]:
@@ -181,39 +177,24 @@ def _sentence(error: Exception) -> str:
 
 def _run():
   """Imports only what the job needs: a summary or a report starts without the data libraries."""
-  mode = _MODE.value
-  if mode == 'train' and _REPLAY.value:
-    from dmtl_jax.jobs import replay
-
-    replay.run(_run_config(), _WORKDIR.value, _REPLAY.value)
+  mode, workdir = 'replay' if _REPLAY.value and _MODE.value == 'train' else _MODE.value, _WORKDIR.value
+  job = importlib.import_module(f'dmtl_jax.jobs.{mode}')
+  if mode == 'replay':
+    job.run(_run_config(), workdir, _REPLAY.value)
   elif mode == 'train':
-    from dmtl_jax.jobs import train
-
-    train.run(_CONFIG.value, _WORKDIR.value, _FORCE.value)
+    job.run(_CONFIG.value, workdir, _FORCE.value)
   elif mode == 'evaluate':
-    from dmtl_jax.jobs import evaluate
-
-    evaluate.run(_run_config(), _WORKDIR.value, _STEP.value, _PREDICTIONS.value)
+    job.run(_run_config(), workdir, _STEP.value, _PREDICTIONS.value)
   elif mode == 'predict':
-    from dmtl_jax.jobs import predict
-
-    return predict.run(_WORKDIR.value, _STEP.value or 'best', _IMAGES.value, _OUT.value, _SAMPLES.value, _ZOOM.value)
+    return job.run(workdir, _STEP.value or 'best', _IMAGES.value, _OUT.value, _SAMPLES.value, _ZOOM.value)
   elif mode == 'summary':
-    from dmtl_jax.jobs import summary
-
-    summary.run(_CONFIG.value, _JSON.value, _MEMORY.value)
+    job.run(_CONFIG.value, _JSON.value, _MEMORY.value)
   elif mode == 'check':
-    from dmtl_jax.jobs import check
-
-    return check.run(_CONFIG.value, _OUT.value)
+    return job.run(_CONFIG.value, _OUT.value)
   elif mode == 'prepare':
-    from dmtl_jax.jobs import prepare
-
-    prepare.prepare(_CONFIG.value)
+    job.prepare(_CONFIG.value)
   else:
-    from dmtl_jax.jobs import report
-
-    report.write_report(_WORKDIRS.value.split(','), _OUT.value)
+    job.write_report(_WORKDIRS.value.split(','), _OUT.value)
 
 
 def _together(spec: str):

@@ -126,11 +126,7 @@ def _root(path: str) -> pathlib.Path:
 
 
 def read_description(path: pathlib.Path) -> tuple[tuple[Task, ...], dict[str, Encoding]]:
-  """Tasks and their encodings from dataset.json.
-
-  Raises:
-    UserError: names the field and what it must be.
-  """
+  """Tasks and their encodings from dataset.json; raises UserError with the field and what it must be."""
   if not path.is_file():
     raise UserError(f'{path}: no such file; it names the tasks, e.g. {EXAMPLE}')
   content = files.read_json(path)
@@ -208,11 +204,7 @@ def _label_files(folder: pathlib.Path, tasks, images) -> dict[str, dict[str, pat
 
 
 def read_image(path: pathlib.Path) -> np.ndarray:
-  """uint8 [H, W, 3] RGB, turned as EXIF says; grey and alpha become RGB.
-
-  Raises:
-    UserError: it is not a readable image.
-  """
+  """uint8 [H, W, 3] RGB, turned as EXIF says, also of grey and alpha; raises UserError where it is not readable."""
   try:
     image = cv2.imread(str(path), cv2.IMREAD_COLOR)
   except cv2.error:  # more than a billion pixels claimed
@@ -223,11 +215,7 @@ def read_image(path: pathlib.Path) -> np.ndarray:
 
 
 def read_label(path: pathlib.Path, task: Task, encoding: Encoding) -> np.ndarray:
-  """A label file as tasks/base.py says [H, W, K].
-
-  Raises:
-    ValueError: what is wrong with the file, without its name.
-  """
+  """A label file as tasks/base.py says [H, W, K]; raises ValueError with what is wrong, without the file's name."""
   values, scale = _load(path), encoding.scale
   if scale is None and values.dtype == np.uint8 and isinstance(task, KINDS['depth']):
     raise ValueError(

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 from dmtl_jax.basics.errors import UserError
+from dmtl_jax.basics.files import decode_image
 from dmtl_jax.datasets import stored
 from dmtl_jax.datasets.pascal import labels
 from dmtl_jax.datasets.pascal.pascal_mt_dataset_builder import Builder
@@ -58,7 +59,7 @@ def truth(example: dict, listed: Path) -> dict[str, np.ndarray | None]:
     raise UserError(f'{listed}: the list of images whose boundaries count is missing; run --mode=prepare to fetch it')
   if example['id'].decode() not in _read_scored(listed):
     return {'boundary': None}
-  return {'boundary': cv2.imdecode(np.frombuffer(example['boundary_truth'], np.uint8), cv2.IMREAD_GRAYSCALE) > 0}
+  return {'boundary': decode_image(example['boundary_truth'])[..., 0] > 0}
 
 
 _read_scored = functools.lru_cache(maxsize=1)(labels.read_scored)
@@ -70,17 +71,7 @@ def decode(example: dict, tasks: Sequence[Task] = TASKS) -> dict:
   Labels of other tasks cost nothing.
   """
   flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION  # labels know nothing of EXIF's rotation
-  return dict(
-    image=_rgb(example['image'], flags),
-    labels={task.name: _label(task, example[task.name]) for task in tasks},
-  )
-
-
-def _label(task, data):
-  if task.name == 'normals':
-    return labels.unit_normals(_rgb(data, cv2.IMREAD_COLOR))
-  return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)[..., None]
-
-
-def _rgb(data, flags):
-  return cv2.cvtColor(cv2.imdecode(np.frombuffer(data, np.uint8), flags), cv2.COLOR_BGR2RGB)
+  maps = {task.name: decode_image(example[task.name]) for task in tasks}
+  if 'normals' in maps:
+    maps['normals'] = labels.unit_normals(maps['normals'])
+  return dict(image=decode_image(example['image'], flags), labels=maps)

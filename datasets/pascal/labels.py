@@ -123,13 +123,13 @@ def encode(root: Path, id: str) -> dict:
     boundary=boundary(label_map),
     boundary_truth=protocol.truth(label_map).astype(np.uint8),
   )
-  return dict(id=id, image=image.read_bytes()) | {name: png(fit(label, size)) for name, label in maps.items()}
+  stored = {name: files_lib.encode_png(fit(label, size)) for name, label in maps.items()}
+  return dict(id=id, image=image.read_bytes()) | stored
 
 
 def shows_people(example: dict) -> bool:
   """Whether an example of `encode` has a body part."""
-  label = cv2.imdecode(np.frombuffer(example['parsing'], np.uint8), cv2.IMREAD_GRAYSCALE)
-  return bool((label != IGNORE).any())
+  return bool((files_lib.decode_image(example['parsing']) != IGNORE).any())
 
 
 def segmentation(path: Path) -> np.ndarray:
@@ -189,11 +189,6 @@ def fit(label: np.ndarray, size: tuple[int, int]) -> np.ndarray:
   if label.shape[:2] == tuple(size):
     return label
   return cv2.resize(label, size[::-1], interpolation=cv2.INTER_NEAREST)
-
-
-def png(label: np.ndarray) -> bytes:
-  """PNG file of ids [H,W] or RGB [H,W,3], uint8."""
-  return cv2.imencode('.png', label[..., ::-1] if label.ndim == 3 else label)[1].tobytes()
 
 
 def read_image(path: Path, dimensions: int) -> np.ndarray:

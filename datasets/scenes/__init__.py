@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 import functools
 
+from dmtl_jax.basics.files import decode_image
 from dmtl_jax.datasets import stored
 from dmtl_jax.datasets.scenes import labels
 from dmtl_jax.datasets.scenes.classes import CLASSES, SIMPLE_CLASSES
@@ -31,7 +32,6 @@ def open_split(data_config, split: str) -> Source:
 
   Args:
     data_config: dir, size (H, W) and, if not the default, train_count, val_count, seed, simple.
-    split: its name.
 
   Raises:
     UserError: a setting out of range.
@@ -61,4 +61,4 @@ def decode(example: dict, tasks: Sequence[Task] = TASKS) -> dict:
   Labels of other tasks cost nothing.
   """
   decoded = {task.name: labels.decode(task.name, example[task.name]) for task in tasks}
-  return dict(image=labels.read_png(example['image']), labels=decoded)
+  return dict(image=decode_image(example['image']), labels=decoded)

@@ -3,9 +3,9 @@
 Labels are those of the ray through a pixel's centre; the image is antialiased.
 """
 
-import cv2
 import numpy as np
 
+from dmtl_jax.basics.files import decode_image, encode_png
 from dmtl_jax.datasets.scenes import render
 from dmtl_jax.datasets.scenes.classes import PERSON, PICTURE, SIMPLE, WINDOW
 from dmtl_jax.datasets.scenes.scene import draw, FACE_LABELS, Scene
@@ -107,26 +107,15 @@ def encode(settings: tuple[int, int, int, bool], id: str) -> dict:
     'normals': np.rint((item['labels']['normals'] + 1) * NORMAL_STEPS).astype(np.uint16),
     'depth': np.rint(item['labels']['depth'] * DEPTH_STEPS).clip(1, 65535).astype(np.uint16),
   }
-  return dict(id=id, image=_png(item['image'])) | {task: _png(label) for task, label in maps.items()}
+  return dict(id=id, image=encode_png(item['image'])) | {task: encode_png(label) for task, label in maps.items()}
 
 
 def decode(task: str, data: bytes) -> np.ndarray:
   """The label [H,W,K] of a PNG file that `encode` made."""
-  label = read_png(data)
+  label = decode_image(data)
   if task == 'normals':
     vectors = label.astype(np.float32) * np.float32(1 / NORMAL_STEPS) - 1
     return vectors / np.sqrt((vectors * vectors).sum(-1, keepdims=True))
   if task == 'depth':
     return label * np.float32(1 / DEPTH_STEPS)
   return label
-
-
-def _png(array):
-  array = array[..., ::-1] if array.shape[-1] == 3 else array
-  return cv2.imencode('.png', array, [cv2.IMWRITE_PNG_COMPRESSION, 3])[1].tobytes()
-
-
-def read_png(data: bytes) -> np.ndarray:
-  """An image [H,W,3] RGB or a map [H,W,1], uint8 or uint16, of a PNG file."""
-  array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-  return array[..., None] if array.ndim == 2 else cv2.cvtColor(array, cv2.COLOR_BGR2RGB)

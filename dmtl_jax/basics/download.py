@@ -63,11 +63,7 @@ def download(url: str, path: str | os.PathLike, sha256: str) -> Path:
 
 
 def check(path: Path, sha256: str):
-  """Compares a file's sha256; with 'unknown', logs it.
-
-  Raises:
-    UserError: it is another.
-  """
+  """Raises UserError where a file's sha256 is another; with 'unknown', logs it."""
   try:
     with open(path, 'rb') as file:
       found = hashlib.file_digest(file, 'sha256').hexdigest()

@@ -57,3 +57,9 @@ def program() -> str:
 def closest(text: str, known: Iterable[str]) -> str:
   """Of the known words the one most like `text`."""
   return difflib.get_close_matches(text, list(known), 1, 0)[0]
+
+
+def unknown(where: str, text: str, known: Iterable[str]) -> UserError:
+  """That a text is none of the known words, with all of them and the closest."""
+  known = list(known)
+  return UserError(f"{where}: '{printable(text)}' is none of {', '.join(known)}; did you mean {closest(text, known)}?")

@@ -10,6 +10,7 @@ import math
 import os
 from typing import Any
 
+import cv2
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -83,6 +84,20 @@ def open_image(path: str | os.PathLike, formats: tuple[str, ...] = IMAGE_FORMATS
       return ImageOps.exif_transpose(file) if upright else file
   except Exception as error:  # Pillow has no common error: OSError, SyntaxError, struct.error, KeyError, ...
     raise ValueError(f'not a readable image ({reason(error)})') from error
+
+
+def encode_png(array: np.ndarray) -> bytes:
+  """The PNG file of [H, W], [H, W, 1] or RGB [H, W, 3], uint8 or uint16."""
+  array = array[..., ::-1] if array.ndim == 3 else array
+  return cv2.imencode('.png', array, [cv2.IMWRITE_PNG_COMPRESSION, 3])[1].tobytes()
+
+
+def decode_image(data: bytes, flags: int = cv2.IMREAD_UNCHANGED) -> np.ndarray:
+  """A file of ours as an image [H, W, 3] RGB or a map [H, W, 1], uint8 or uint16; `flags` are OpenCV's."""
+  array = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+  if array is None:
+    raise ValueError('not a readable image')
+  return array[..., None] if array.ndim == 2 else cv2.cvtColor(array, cv2.COLOR_BGR2RGB)
 
 
 def reason(error: Exception) -> str:

@@ -33,11 +33,7 @@ def make_mesh(fsdp: int = 1) -> Mesh:
 
 
 def check_batch(field: str, batch: int, mesh: Mesh, parts: int = 1):
-  """A batch must be split evenly over the devices, and into `parts` micro-batches on each.
-
-  Raises:
-    UserError: it cannot.
-  """
+  """Raises UserError where a batch cannot be split evenly over the devices, and into `parts` micro-batches on each."""
   if batch < 1 or parts < 1 or batch % (mesh.size * parts):
     raise UserError(
       f'a batch of {batch} images cannot be split over {mesh.size} devices'

@@ -10,6 +10,7 @@ from dmtl_jax.basics import compilation
 from dmtl_jax.basics.atomic import write_json
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.benchmarks import timing, work
+from dmtl_jax.configs import check
 
 CONFIG = 'configs/pascal.py:method=prediction'
 
@@ -34,6 +35,7 @@ def run(benchmark, doc: str, to_text=None, repeats: int = 10):
     logging.set_verbosity(logging.WARNING)
     compilation.use_cache()
     try:
+      check.check(config.value.to_dict(), '--config')
       result = benchmark(config.value, flags.FLAGS)
     except UserError as error:
       sys.exit(f'Error: {error}')

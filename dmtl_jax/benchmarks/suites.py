@@ -3,18 +3,8 @@
 from collections.abc import Iterator
 import dataclasses
 
-PAPER = (
-  'single_task',
-  'mtl_baseline',
-  'xtc',
-  'mti_net',
-  'invpt',
-  'prediction',
-  'feature',
-  'no_diffusion',
-  'no_condition',
-)
 SMALL = ('single_task', 'mtl_baseline', 'xtc', 'prediction', 'feature', 'no_diffusion', 'no_condition')
+PAPER = (*SMALL, 'mti_net', 'invpt')
 CORE = ('mtl_baseline', 'prediction', 'feature')
 
 

@@ -25,11 +25,7 @@ from dmtl_jax.tasks.boundary import POSITIVE
 
 
 def network(config, tasks: tuple[Task, ...], variables: dict) -> torch_net.DiffusionMTL:
-  """The network of a config with our weights, on the GPU where jax runs on one.
-
-  Raises:
-    UserError: a method that is not re-stated.
-  """
+  """The network of a config with our weights, on jax's device; raises UserError for a method not re-stated."""
   ours = build_model(config, tasks)
   if not ours.diffuses:
     raise UserError(f'--against=torch: only prediction and feature are re-stated, not {config.method}')
@@ -40,11 +36,7 @@ def network(config, tasks: tuple[Task, ...], variables: dict) -> torch_net.Diffu
 
 
 def where() -> str:
-  """'cuda' or 'cpu', as jax.
-
-  Raises:
-    UserError: jax has a GPU and torch has none.
-  """
+  """'cuda' or 'cpu', as jax; raises UserError where jax has a GPU and torch has none."""
   if jax.default_backend() == 'cpu':
     torch.set_num_threads(device()['threads'])
     return 'cpu'

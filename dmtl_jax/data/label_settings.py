@@ -22,7 +22,7 @@ import numpy as np
 
 from dmtl_jax.basics import files, torch_file
 from dmtl_jax.basics.atomic import write_atomic
-from dmtl_jax.basics.errors import closest, printable, UserError
+from dmtl_jax.basics.errors import printable, unknown, UserError
 
 SETTINGS = ('full', 'one', 'random')
 OFFICIAL_PASCAL = ('semseg', 'parsing', 'saliency', 'normals', 'boundary')
@@ -30,11 +30,7 @@ OFFICIAL_MTPSL = {2: ('semseg', 'depth'), 3: ('semseg', 'depth', 'normals')}
 
 
 def apply_labels(source, setting: str, seed: int = 0):
-  """The source with only the labels of a setting visible.
-
-  Raises:
-    UserError: unknown setting, or a mapping that does not fit the source.
-  """
+  """The source with only a setting's labels visible; raises UserError if that is unknown or does not fit the source."""
   check(setting)
   if setting == 'full':
     mask = source.label_mask
@@ -57,10 +53,7 @@ def apply_labels(source, setting: str, seed: int = 0):
 def check(setting: str):
   """Raises UserError where config.data.labels is neither a word nor a file."""
   if setting not in SETTINGS and not os.path.isfile(setting):
-    near = closest(setting, SETTINGS)
-    raise UserError(
-      f"config.data.labels: '{printable(setting)}' is neither {', '.join(SETTINGS)} nor a file; did you mean {near}?"
-    )
+    raise unknown('config.data.labels', setting, (*SETTINGS, 'a file'))
 
 
 def _hash(seed: int, name: str) -> int:
@@ -99,11 +92,7 @@ def save_mapping(path: pathlib.Path, ids, tasks, mask: np.ndarray):
 
 
 def check_same(path: pathlib.Path, ids, tasks, mask: np.ndarray):
-  """Compares what training may see with what `save_mapping` wrote before.
-
-  Raises:
-    UserError: they differ.
-  """
+  """Raises UserError where what training may see is not what `save_mapping` wrote before."""
   before, now = _read_json(path), _rows(ids, tasks, mask)
   changed = [i for i in before | now if before.get(i) != now.get(i)]
   if changed:

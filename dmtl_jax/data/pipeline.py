@@ -108,10 +108,7 @@ class TrainIterator:
 def train_iterator(source, config, process_index: int = 0, process_count: int = 1) -> TrainIterator:
   """Endless batches of this host, shuffled anew each epoch; what is left of an epoch is dropped.
 
-  The iterator's `get_state` and `set_state` resume it exactly.
-
-  Raises:
-    UserError: where the batch does not divide over the hosts.
+  Raises UserError where the batch does not divide over the hosts.
   """
   load = _LoadTraining(source, config, config.train.batch, process_index, process_count)
   return TrainIterator(lambda start: _batches(load, start, _MANY, config))

@@ -8,22 +8,15 @@ import pkgutil
 import numpy as np
 
 from dmtl_jax import datasets
-from dmtl_jax.basics.errors import closest, printable, UserError
+from dmtl_jax.basics.errors import printable, unknown, UserError
 from dmtl_jax.datasets.source import Source
 from dmtl_jax.tasks import Task
 
 
 def package(name: str):
-  """The package of a data set (see `dmtl_jax.datasets`): the folder of that name.
-
-  Raises:
-    UserError: no such data set.
-  """
-  known = names()
-  if name not in known:
-    raise UserError(
-      f"config.data.name: '{printable(name)}' is none of {', '.join(known)}; did you mean {closest(name, known)}?"
-    )
+  """The package of a data set (see `dmtl_jax.datasets`), the folder of that name; raises UserError where none is."""
+  if name not in names():
+    raise unknown('config.data.name', name, names())
   return importlib.import_module(f'{datasets.__name__}.{name}')
 
 
@@ -54,27 +47,18 @@ def open_source(data_config, split: str) -> Source:
 
 
 def data_tasks(data_config) -> tuple[Task, ...]:
-  """Tasks of config.data; no more of the data needs to exist than says what they are.
-
-  Raises:
-    UserError: no such data set or task; of a folder, no sound dataset.json.
-  """
+  """Tasks of config.data; no more of the data needs to exist than says what they are. Raises as `open_source`."""
   module = package(data_config.name)
   tasks = module.tasks(data_config) if hasattr(module, 'tasks') else module.TASKS
   return tuple(tasks[t] for t in _columns(tasks, data_config.get('tasks', ())))
 
 
 def _columns(tasks: Sequence[Task], names: Sequence[str]) -> list[int]:
-  """Where the tasks of these names are; of no names: all.
-
-  Raises:
-    UserError: a name that is not a task of the data set, or twice.
-  """
+  """Where the tasks of these names are, of no names all; raises UserError for a name that is none, or twice."""
   known = [task.name for task in tasks]
   for name in names:
     if name not in known:
-      near = closest(name, known)
-      raise UserError(f"config.data.tasks: '{printable(name)}' is none of {', '.join(known)}; did you mean {near}?")
+      raise unknown('config.data.tasks', name, known)
   if len(set(names)) != len(names):
     raise UserError(f'config.data.tasks: {printable(",".join(names))} names a task twice')
   return [known.index(name) for name in names or known]

@@ -10,13 +10,11 @@ from collections.abc import Callable, Sequence
 import cv2
 import numpy as np
 
-from dmtl_jax.basics.errors import UserError
 from dmtl_jax.tasks import IGNORE, Task
 
 MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 STD = np.array([0.229, 0.224, 0.225], np.float32)
 _NORMALIZED = ((np.arange(256, dtype=np.float32)[:, None] / 255 - MEAN) / STD)[None]  # of each pixel value
-RECIPES = ('pascal', 'mtan', 'light', 'none')
 
 
 def train_transform(data_config, tasks: tuple[Task, ...]) -> Callable[[dict, np.random.Generator], dict]:
@@ -27,13 +25,8 @@ def train_transform(data_config, tasks: tuple[Task, ...]) -> Callable[[dict, np.
   - 'mtan' (NYUD, Cityscapes): crop 1, 1/1.2 or 1/1.5 of the size and resize back, flip.
   - 'light' (scenes, folder): scale to cover the size times 1-1.4, crop, flip, half of the photometric.
   - 'none': scaled to fit the size.
-
-  Raises:
-    UserError: another name.
   """
   recipe, size = data_config.augment, tuple(data_config.size)
-  if recipe not in RECIPES:
-    raise UserError(f"config.data.augment: '{recipe}' is not one of {', '.join(RECIPES)}")
   named = {task.name: task for task in tasks}
 
   def transform(example: dict, rng: np.random.Generator) -> dict:

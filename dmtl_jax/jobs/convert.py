@@ -16,7 +16,6 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from dmtl_jax import configs
-from dmtl_jax.basics import atomic
 from dmtl_jax.basics.errors import program, tell, UserError
 from dmtl_jax.data import source as source_lib
 from dmtl_jax.models import build_model
@@ -49,8 +48,7 @@ def convert(source: str, workdir: str, config, tasks: tuple[Task, ...]):
 def lighten(source: pathlib.Path, workdir: pathlib.Path):
   """Makes a run of the best weights of another: without the optimiser's state, and rounded, which halves the file.
 
-  Raises:
-    UserError: no run there, or the workdir already holds one.
+  Raises UserError as `convert`.
   """
   _check_new(workdir)
   config, tasks = workdir_lib.read_config(source), workdir_lib.read_tasks(source)
@@ -66,10 +64,9 @@ def _check_new(workdir: pathlib.Path):
 
 def write_run(workdir: pathlib.Path, config, tasks: tuple[Task, ...], variables: dict, step: int = 0) -> pathlib.Path:
   """Makes the folder of a run that has these variables and was not trained; returns it."""
-  config = workdir_lib.to_json(config)
-  atomic.write_json(workdir / 'config.json', config)
+  workdir_lib.write_config(workdir, config)
   workdir_lib.write_tasks(workdir, tasks)
-  meta = {'format': checkpoints_lib.FORMAT, 'config': config, 'best': {}}
+  meta = {'format': checkpoints_lib.FORMAT, 'config': workdir_lib.to_json(config), 'best': {}}
   args = ocp.args.Composite(variables=ocp.args.StandardSave(variables), meta=ocp.args.JsonSave(meta))
   with ocp.CheckpointManager(workdir / 'checkpoints') as manager:
     manager.save(step, args=args)

@@ -44,11 +44,7 @@ def prepare(config) -> Path:
 
 
 def builder_class(name: str) -> type[raw_lib.RawBuilder]:
-  """The builder of a data set that is made of raw files.
-
-  Raises:
-    UserError: no such data set, or it needs no preparation.
-  """
+  """The builder of a data set made of raw files; raises UserError where there is none, or no need of one."""
   of = lambda known: getattr(source_lib.package(known), 'Builder', object)
   if not issubclass(of(name), raw_lib.RawBuilder):
     made = [known for known in source_lib.names() if issubclass(of(known), raw_lib.RawBuilder)]
@@ -73,7 +69,6 @@ def raw_folder(data, marker: str) -> Path:
   """The folder of the raw data: `data.raw` itself, or what it unpacks or downloads to below `data.dir`.
 
   Args:
-    data: config.data.
     marker: a file or folder of the raw data.
 
   Raises:
@@ -114,12 +109,7 @@ def _unpacked(path: Path, extracted: Path, marker: str, nested: int = NESTED) ->
 def fetch_official(builder, labels: str):
   """Downloads what checksums.tsv lists, if it is not there, beside the prepared data.
 
-  Args:
-    builder: of the prepared data set.
-    labels: config.data.labels.
-
-  Raises:
-    UserError: the mapping of this setting, if it is an official one, cannot be had.
+  Raises UserError where the mapping of `labels` (config.data.labels), if it is an official one, cannot be had.
   """
   for url, info in (builder.url_infos or {}).items():
     try:

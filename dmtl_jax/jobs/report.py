@@ -12,10 +12,9 @@ from dmtl_jax.report.table import make_table, markdown, numbers
 
 
 def write_report(workdirs: list[str], out: str) -> pathlib.Path:
-  """The job `--mode=report`: writes the report of some runs (see `write`); prints its path and its tables.
+  """The job `--mode=report`: writes the report of some runs, see `write`; prints its path and its tables.
 
-  Raises:
-    UserError: a workdir that cannot be read.
+  Raises UserError for a workdir that cannot be read.
   """
   runs = [read_run(pathlib.Path(path)) for path in dict.fromkeys(map(str.strip, workdirs)) if path]
   if not runs:

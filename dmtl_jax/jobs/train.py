@@ -121,11 +121,7 @@ def train(training: setup.Training, config, workdir: str, stop: StopSignal) -> b
 def write_start(workdir: str, config, source, free: bool):
   """Writes what a run is told by, before its first step: config.json, labels.json, tasks.json.
 
-  Args:
-    free: whether the labels may be others than those that an earlier start saw.
-
-  Raises:
-    UserError: they are, and may not.
+  Raises UserError where the labels are others than those that an earlier start saw, and not `free` to be.
   """
   labels, seen = pathlib.Path(workdir) / 'labels.json', (source.ids, source.tasks, source.label_mask)
   if labels.exists() and not free:

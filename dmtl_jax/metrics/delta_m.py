@@ -12,7 +12,6 @@ def delta_m(scores: dict[str, float], single: dict[str, float], tasks: Sequence)
 
   Args:
     scores, single: {task: headline score}.
-    tasks: `tasks.Task`s.
 
   Raises:
     UserError: a task without a single-task score, or one that is 0.

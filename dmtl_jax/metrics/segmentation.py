@@ -4,8 +4,6 @@ import numpy as np
 
 from dmtl_jax.metrics.base import mean, Metric, ratio, State
 
-PROTOCOLS = ('plain', 'pascal', 'mtpsl')
-
 
 def intersection_over_union(confusion: np.ndarray) -> np.ndarray:
   """IoU [C] in 0..1 of each class from counts [label, prediction]; nan for a class in neither."""
@@ -24,16 +22,11 @@ class Segmentation(Metric):
 
   Args:
     task: of kind semseg or parsing.
-    protocol: one of PROTOCOLS.
+    protocol: 'plain', 'pascal' or 'mtpsl'.
 
   Raises:
-    ValueError: unknown protocol, or a class id outside the task's classes.
+    ValueError: a class id outside the task's classes.
   """
-
-  def __init__(self, task, protocol: str = 'plain'):
-    super().__init__(task, protocol)
-    if protocol not in PROTOCOLS:
-      raise ValueError(f"unknown protocol '{protocol}'; use one of {', '.join(PROTOCOLS)}")
 
   def image(self, prediction, label) -> State:
     valid = self.valid(prediction, label)

@@ -5,7 +5,6 @@ A method is one file beside this one: a subclass of `Network`, a loss where it h
 
 from collections.abc import Callable, Mapping
 import dataclasses
-import difflib
 from typing import Any, ClassVar
 
 from flax import linen as nn
@@ -13,7 +12,7 @@ from flax import struct
 import jax
 import jax.numpy as jnp
 
-from dmtl_jax.basics.errors import printable, UserError
+from dmtl_jax.basics.errors import unknown
 from dmtl_jax.models import losses
 from dmtl_jax.models.parts.decoder import Decoders
 from dmtl_jax.models.parts.encoder import Backbone
@@ -175,24 +174,14 @@ def register(name: str, network: type[Network], title: str, **more) -> Method:
 
 
 def find(name: str) -> Method:
-  """The method of a name.
-
-  Raises:
-    UserError: there is none; names the closest one.
-  """
-  if name in METHODS:
-    return METHODS[name]
-  close = difflib.get_close_matches(name, METHODS, 1)
-  hint = f', did you mean {close[0]}?' if close else ''
-  raise UserError(f"config.method: unknown method '{printable(name, 64)}'{hint}; use one of {', '.join(METHODS)}")
+  """The method of a name; raises UserError where there is none, with the closest."""
+  if name not in METHODS:
+    raise unknown('config.method', name, METHODS)
+  return METHODS[name]
 
 
 def build_model(config, tasks: tuple[Task, ...]) -> Network:
-  """The network of config.method (a ConfigDict) for these tasks.
-
-  Raises:
-    UserError: an unknown method, or fields that do not fit.
-  """
+  """The network of config.method for these tasks; raises UserError where it is unknown or its fields do not fit."""
   method = find(config.method)
   given = dict(config.model) | dict(tasks=tuple(tasks), dtype=jnp.dtype(config.dtype), remat=config.train.remat)
   given |= method.fixed

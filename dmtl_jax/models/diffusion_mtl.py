@@ -15,7 +15,6 @@ from dmtl_jax.models.parts.diffusion import Schedule, stride8
 from dmtl_jax.models.parts.pairs import DensePairs, Pairs
 from dmtl_jax.models.parts.task_layers import SlotHead, Slots
 
-CONDITIONS = ('predictions', 'features', 'concat', 'none')
 DENOISING = ('conditioning', 'denoiser', 'head')  # what it has besides an encoder and decoders
 
 
@@ -101,10 +100,6 @@ class DiffusionMTL(Network):
     return ((steps or self.steps) if self.posterior else 1, pairs.count, *stride8(size), channels)
 
   def check(self):
-    if self.condition not in CONDITIONS:
-      raise UserError(f"config.model.condition: '{self.condition}' is not one of {', '.join(CONDITIONS)}")
-    if self.initial_weights not in ('paper', 'released', 'identity'):
-      raise UserError(f"config.model.initial_weights: '{self.initial_weights}' is not paper, released or identity")
     if self.channels % self.heads:
       raise UserError(f'config.model.heads: {self.channels} channels cannot be shared by {self.heads}; set a divisor')
     needed = identity.width(tuple(task.channels for task in self.tasks))

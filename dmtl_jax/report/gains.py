@@ -3,6 +3,7 @@
 import math
 import statistics
 
+from dmtl_jax.report.markup import headed, markdown_table
 from dmtl_jax.report.results import Entry
 from dmtl_jax.tasks import Task
 
@@ -27,13 +28,12 @@ def markdown(section) -> str:
   for entry in section.entries:
     cells = [_cell(task, gain(entry, task)) for task in section.tasks]
     if any(cells):
-      body.append(f'| {entry.name.replace("|", chr(92) + "|")} | {" | ".join(cell or "–" for cell in cells)} |')
-  heads = [f'{task.name} {task.metric} {"↑" if task.higher_is_better else "↓"}' for task in section.tasks]
-  head = f'| method | {" | ".join(heads)} |\n| --- |{" ---: |" * len(heads)}'
+      body.append([entry.name, *(cell or '–' for cell in cells)])
+  table = markdown_table(['method', *map(headed, section.tasks)], body)
   note = (
     'Initial → denoised, bold where denoising helped; in parentheses the gain, ± its standard error over the seeds.'
   )
-  return '\n'.join(['', '### Initial against denoised', '', head, *body, '', note, '']) if body else ''
+  return '\n'.join(['', '### Initial against denoised', '', table, '', note, '']) if body else ''
 
 
 def _cell(task: Task, found) -> str:

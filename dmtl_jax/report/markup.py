@@ -42,6 +42,18 @@ def html_table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]], 
   )
 
 
+def headed(task: Task) -> str:
+  """The head of a column of a task's scores: 'semseg mIoU ↑'."""
+  return f'{task.name} {task.metric} {"↑" if task.higher_is_better else "↓"}'
+
+
+def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+  """The same as Markdown: a first column of words, and columns of numbers."""
+  body = [[first.replace('|', '\\|'), *cells] for first, *cells in rows]
+  lines = [heads, ['---', *['---:'] * (len(heads) - 1)], *body]
+  return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
+
+
 def change(task: Task, scores: dict[str, float]) -> str:
   """One image's or set's scores in words: 'mIoU 21.30 to 24.10, better by 2.80'."""
   final, initial = scores.get('final'), scores.get('initial')

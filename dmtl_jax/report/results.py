@@ -12,6 +12,8 @@ import math
 import pathlib
 import re
 
+from flax.traverse_util import flatten_dict
+
 from dmtl_jax.basics import files, progress
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.models import METHODS, Network
@@ -137,11 +139,7 @@ class Section:
 
 
 def read_run(path: pathlib.Path) -> Run:
-  """Reads one workdir.
-
-  Raises:
-    UserError: names the file that is missing or damaged.
-  """
+  """Reads one workdir; raises UserError with the file that is missing or damaged."""
   return Run(
     path,
     config=workdir_lib.to_json(workdir_lib.read_config(path)),
@@ -239,7 +237,7 @@ def _entries(runs: Sequence[Run]) -> list[Entry]:
 
 def _fields(run: Run) -> dict:
   """{field: value} of a run's config, without those that are set aside, and of how it was scored."""
-  fields = workdir_lib.flatten(run.config).items()
+  fields = flatten_dict(run.config, sep='.').items()
   return {k: v for k, v in fields if k not in ASIDE and 'single_task' not in k} | scoring.scoring(run)
 
 

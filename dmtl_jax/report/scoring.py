@@ -33,11 +33,7 @@ def warning(section) -> str:
   if older:
     verb = 'were' if len(older) > 1 else 'was'
     parts.append(f'{", ".join(older)} {verb} scored under older definitions: run --mode=evaluate again.')
-  if len({_definitions(entry) for entry in scored}) > 1:
+  by = [scoring(entry.runs[0]) for entry in scored]
+  if len({(each['eval.protocol'], each['metrics.version']) for each in by}) > 1:
     parts.append('Scores under different protocols or versions are not comparable.')
   return ' '.join(parts)
-
-
-def _definitions(entry) -> tuple:
-  by = scoring(entry.runs[0])
-  return by['eval.protocol'], by['metrics.version']

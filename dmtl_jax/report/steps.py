@@ -5,7 +5,7 @@ import dataclasses
 import statistics
 
 from dmtl_jax.report import charts, results, scoring
-from dmtl_jax.report.markup import card, entry_name, escape
+from dmtl_jax.report.markup import card, entry_name, escape, headed, markdown_table
 from dmtl_jax.report.table import Cell, Column, cost, unrounded
 
 COMPUTE = Column('compute', 'GMAC', False, 2)
@@ -117,12 +117,10 @@ def markdown(section) -> str:
   body = []
   for line in drawn:
     for steps, cells in rows(line, section):
-      texts = (line.name.replace('|', '\\|'), str(steps), *(cell.text for cell in cells))
-      body.append(f'| {" | ".join(texts)} |')
-  columns = [f'{t.name} {t.metric} {"↑" if t.higher_is_better else "↓"}' for t in section.tasks]
-  head = f'| method | S | {" | ".join(columns)} | compute GMAC ↓ |\n|{" --- |" + " ---: |" * (len(columns) + 2)}'
+      body.append([line.name, str(steps), *(cell.text for cell in cells)])
+  table = markdown_table(['method', 'S', *map(headed, section.tasks), 'compute GMAC ↓'], body)
   note = f'S: number of denoising steps; 0: the initial maps.{_warning(drawn)}'
-  return '\n'.join(['', '### How many denoising steps', '', head, *body, '', note, '']) if drawn else ''
+  return '\n'.join(['', '### How many denoising steps', '', table, '', note, '']) if drawn else ''
 
 
 def numbers(parts: Sequence[tuple]) -> list[dict]:

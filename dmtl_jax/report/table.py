@@ -13,6 +13,7 @@ from dmtl_jax.basics.errors import UserError
 from dmtl_jax.metrics.delta_m import delta_m
 from dmtl_jax.models import counting
 from dmtl_jax.report import scoring
+from dmtl_jax.report.markup import markdown_table
 from dmtl_jax.report.results import unequal
 from dmtl_jax.tasks import Task
 
@@ -193,16 +194,15 @@ def _counted(config: str, tasks: tuple[Task, ...], size: tuple[int, int]) -> dic
 def markdown(section, table: Table) -> str:
   """A heading and the table; the best of a column is bold."""
   runs = lambda text: [text] if section.seeds else []
-  header = ['method', *(f'{c.title} {c.unit} {c.arrow}' for c in table.columns), *runs('runs')]
-  lines = [header, ['---', *['---:'] * (len(header) - 1)]]
+  heads = ['method', *(f'{c.title} {c.unit} {c.arrow}' for c in table.columns), *runs('runs')]
+  lines = []
   for entry, cells in zip(section.entries, table.rows):
     texts = [f'**{cell.text}**' if cell.best else cell.text for cell in cells]
-    lines.append([entry.name.replace('|', '\\|'), *texts, *runs(str(len(entry.runs)))])
+    lines.append([entry.name, *texts, *runs(str(len(entry.runs)))])
   notes = runs('Mean ± standard deviation over runs that differ in their seeds alone.')
   notes += [f'Δm is against {table.reference}.'] if table.reference else []
   notes += [note for note in (scoring.told(section), unequal(section), scoring.warning(section)) if note]
-  body = '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines)
-  return f'## {section.title}\n\n{body}\n' + (f'\n{" ".join(notes)}\n' if notes else '')
+  return f'## {section.title}\n\n{markdown_table(heads, lines)}\n' + (f'\n{" ".join(notes)}\n' if notes else '')
 
 
 def numbers(parts: Sequence[tuple]) -> list[dict]:

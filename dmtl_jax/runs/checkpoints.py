@@ -126,11 +126,7 @@ class Checkpoints:
       self._manager.save(step, args=ocp.args.Composite(**args), force=True)
 
   def close(self):
-    """Waits for saves under way.
-
-    Raises:
-      OSError: what stopped the last one; earlier checkpoints are whole.
-    """
+    """Waits for saves under way; raises OSError for what stopped the last one (earlier checkpoints are whole)."""
     with _os_errors(self.path):
       self._manager.wait_until_finished()
       self._manager.close()
@@ -224,12 +220,7 @@ class Checkpoints:
     return TrainState(optimizer['step'], variables['params'], variables['batch_stats'], optimizer['state'], scale)
 
   def restore_variables(self, step: int, variables: dict) -> dict:
-    """The model's variables alone, in the structure, shapes and shardings of `variables`.
-
-    Raises:
-      UserError: if the checkpoint does not fit the model.
-      DamagedError: if it cannot be read.
-    """
+    """The model's variables alone, in the structure, shapes and shardings of `variables`; raises as `restore`."""
     return self._restore(step, dict(variables=variables), self.meta(step))['variables']
 
   def _restore(self, step: int, items: dict, meta: dict) -> dict:
@@ -273,11 +264,7 @@ class Checkpoints:
       raise DamagedError(f'{self.path / str(step)}: damaged ({_first_line(error)})') from error
 
   def choose(self, which: str) -> int:
-    """Step of 'best', 'latest' or a number; best is the latest where nothing was evaluated.
-
-    Raises:
-      UserError: if there is no such checkpoint.
-    """
+    """Step of 'best' (the latest where nothing was evaluated), 'latest' or a number; raises UserError without one."""
     steps = self.steps()
     if not steps:
       raise UserError(f'{self.path}: no checkpoint here; train first, or check --workdir')
@@ -311,7 +298,7 @@ def _shapes(tree):
 def _flat(tree) -> dict[str, tuple]:
   """{'params/encoder/conv/kernel': (shape, dtype)} of arrays or what describes them, in order."""
   leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda x: hasattr(x, 'shape'))
-  name = lambda path: '/'.join(str(getattr(k, 'key', getattr(k, 'name', getattr(k, 'idx', '')))) for k in path)
+  name = lambda path: jax.tree_util.keystr(path, simple=True, separator='/')
   return {name(path): (tuple(x.shape), str(jnp.dtype(x.dtype))) for path, x in leaves}
 
 

@@ -234,11 +234,7 @@ def _in_torch_layout(array: np.ndarray) -> np.ndarray:
 
 
 def fill(views: Views, state: dict, source: str):
-  """Writes a PyTorch state into the views.
-
-  Raises:
-    UserError: listing what is missing, unknown or of another shape (ten each, and their number).
-  """
+  """Writes a PyTorch state into the views; raises UserError with what is missing, unknown or of another shape."""
   known = {name: value for name, value in state.items() if not IGNORED.fullmatch(name)}
   shape = lambda name: getattr(known[name], 'shape', type(known[name]).__name__)
   problems = {

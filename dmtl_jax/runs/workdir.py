@@ -10,6 +10,7 @@ import json
 import os
 import pathlib
 
+from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from dmtl_jax.basics import sharding, stopping
@@ -55,22 +56,10 @@ def _lock(path: pathlib.Path):
     raise UserError(
       f'--workdir={path}: another process is training there; wait for it or choose another folder'
     ) from None
-  for left in (
-    *path.glob('.*.tmp'),
-    *path.glob('*/.*.tmp'),
-    *path.glob('*/*/.*.tmp'),
-  ):  # of a run that was killed while it wrote
-    left.unlink(missing_ok=True)
+  for pattern in ('.*.tmp', '*/.*.tmp', '*/*/.*.tmp'):  # of a run that was killed while it wrote
+    for left in path.glob(pattern):
+      left.unlink(missing_ok=True)
   return file
-
-
-def flatten(config, prefix: str = '') -> dict:
-  """Nested dict to {'a.b': value}."""
-  flat = {}
-  for key, value in config.items():
-    name = f'{prefix}{key}'
-    flat |= flatten(value, f'{name}.') if isinstance(value, dict) else {name: value}
-  return flat
 
 
 def to_json(config: ConfigDict) -> dict:
@@ -79,13 +68,9 @@ def to_json(config: ConfigDict) -> dict:
 
 
 def check_config(workdir: str | os.PathLike, config: ConfigDict):
-  """Checks that a run goes on with the config that it was started with.
-
-  Raises:
-    UserError: if a field that matters differs; shows the difference.
-  """
+  """Raises UserError, with the difference, where a field that matters is another than a run was started with."""
   path = pathlib.Path(workdir) / 'config.json'
-  before, after = flatten(to_json(read_config(workdir))), flatten(to_json(config))
+  before, after = (flatten_dict(to_json(c), sep='.') for c in (read_config(workdir), config))
   changed = [
     f'  {k}: {before.get(k)!r} -> {after.get(k)!r}'
     for k in sorted(before.keys() | after.keys())
@@ -104,11 +89,7 @@ def write_config(workdir: str | os.PathLike, config: ConfigDict):
 
 
 def read_config(workdir: str | os.PathLike) -> ConfigDict:
-  """The config a run was trained with.
-
-  Raises:
-    UserError: if there is none, or it is damaged.
-  """
+  """The config a run was trained with; raises UserError where there is none, or it is damaged."""
   path = pathlib.Path(workdir) / 'config.json'
   with _of_a_run(path, 'config'):
     values = json.loads(path.read_text())
@@ -135,11 +116,7 @@ def write_tasks(workdir: str | os.PathLike, tasks: tuple[Task, ...]):
 
 
 def read_tasks(workdir: str | os.PathLike) -> tuple[Task, ...]:
-  """The tasks of a run, in the order of its training.
-
-  Raises:
-    UserError: if they were never stored, or are damaged.
-  """
+  """The tasks of a run, in the order of its training; raises UserError where there are none, or damaged ones."""
   path = pathlib.Path(workdir) / 'tasks.json'
   with _of_a_run(path, 'tasks'):
     tasks = tuple(

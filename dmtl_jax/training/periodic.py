@@ -3,7 +3,7 @@
 import math
 
 from dmtl_jax.basics import sharding
-from dmtl_jax.basics.errors import closest, printable, UserError
+from dmtl_jax.basics.errors import unknown
 from dmtl_jax.basics.stopping import Stopped
 from dmtl_jax.inference import evaluation
 
@@ -55,18 +55,10 @@ class Periodic:
 
 def check(best_by: str, tasks):
   """Raises UserError where config.train.best_by is neither 'delta_m' nor a metric of the periodic evaluation."""
-  known = {f'{task.name}/{name}' for task in tasks for name in _metrics(task)}
-  if best_by != 'delta_m' and best_by not in known:
-    near = closest(best_by, known)
-    raise UserError(
-      f"config.train.best_by: '{printable(best_by)}' is not delta_m or one of {', '.join(sorted(known))}; "
-      f'did you mean {near}?'
-    )
-
-
-def _metrics(task):
-  metric = task.scorer(quick=True)
-  return metric.compute(metric.empty())
+  metrics = {task.name: task.scorer(quick=True) for task in tasks}
+  known = {f'{name}/{score}' for name, metric in metrics.items() for score in metric.compute(metric.empty())}
+  if best_by not in known | {'delta_m'}:
+    raise unknown('config.train.best_by', best_by, ['delta_m', *sorted(known)])
 
 
 def choose(best: dict, step: int, scores: dict, config, tasks) -> dict:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from dmtl_jax.basics import sharding
-from dmtl_jax.basics.errors import closest, printable, UserError
+from dmtl_jax.basics.errors import unknown
 from dmtl_jax.basics.progress import say
 from dmtl_jax.configs import check as check_config
 from dmtl_jax.data import label_settings, pipeline
@@ -91,16 +91,11 @@ def check(config, fresh: bool = True):
   names = [task.name for task in tasks]
   for field, given in (('loss_weights', config.loss_weights), ('eval.single_task', config.eval.single_task)):
     for name in set(given) - {*names, *KINDS}:  # a config file weighs tasks that its data set may not have
-      near = closest(name, names)
-      raise UserError(f"config.{field}: '{printable(name)}' is none of {', '.join(names)}; did you mean {near}?")
+      raise unknown(f'config.{field}', name, names)
 
 
 def build(config, source, val) -> Training:
-  """Everything compiled or opened for training on `source`; compiles at the first call.
-
-  Raises:
-    UserError: a config field that does not fit.
-  """
+  """All that training on `source` needs, opened, or compiled at its first call; raises UserError as `check`."""
   mesh, micro = sharding.make_mesh(config.train.fsdp), config.train.accumulate
   sharding.check_batch('config.train.batch', config.train.batch, mesh, micro)
   model = build_model(config, source.tasks)

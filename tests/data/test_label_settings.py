@@ -148,7 +148,7 @@ def test_bad_mapping(tmp_path, name, text, words):
 
 def test_unknown_setting():
   with pytest.raises(
-    UserError, match="config.data.labels: 'two' is neither full, one, random nor a file; did you mean one"
+    UserError, match="config.data.labels: 'two' is none of full, one, random, a file; did you mean one"
   ):
     apply_labels(fake(), 'two')
 

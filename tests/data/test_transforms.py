@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 import numpy as np
 import pytest
 
-from dmtl_jax.basics.errors import UserError
+from dmtl_jax.configs.check import CHOICES
 from dmtl_jax.data import transforms
 from dmtl_jax.tasks import make_task
 
@@ -169,7 +169,7 @@ def test_training_on_pascal_pads_around_the_image(plain):
   assert rows[0] == (64 - len(rows)) // 2 and columns[0] == (80 - len(columns)) // 2
 
 
-@pytest.mark.parametrize('augment', transforms.RECIPES)
+@pytest.mark.parametrize('augment', CHOICES['data.augment'])
 def test_augmentation_does_not_change_how_evaluation_sees_an_image(augment):
   for geometry, pixels in (('pad', 50 * 60), ('fit', 64 * 77)):
     assert (evaluate(geometry, (64, 80), coordinates(50, 60), augment)['labels']['depth'] > 0).sum() == pixels
@@ -302,7 +302,7 @@ def test_to_uint8_undoes_normalize_image():
 
 
 def test_same_generator_same_example_and_input_untouched():
-  for augment in transforms.RECIPES:
+  for augment in CHOICES['data.augment']:
     example = coordinates()
     before = {name: label.copy() for name, label in example['labels'].items()}
     first, second, other = (train(augment, example, seed) for seed in (1, 1, 2))
@@ -310,8 +310,3 @@ def test_same_generator_same_example_and_input_untouched():
     assert augment == 'none' or (first['image'] != other['image']).any()
     for name, label in before.items():
       np.testing.assert_array_equal(example['labels'][name], label)
-
-
-def test_unknown_recipe():
-  with pytest.raises(UserError, match="config.data.augment: 'flip' is not one of pascal, mtan, light, none"):
-    train('flip', coordinates())

@@ -223,7 +223,7 @@ def test_many_bad_files_are_counted(root):
     ('{"tasks": {}}', ['"tasks" must map']),
     ('{"tasks": {"depth": 3}}', ['"depth"', 'must be an object']),
     ('{"tasks": {"a b": {"kind": "depth"}}}', ['"a b"', 'letters, digits']),
-    ('{"tasks": {"sky": {}}}', ['"sky"', "unknown kind 'sky'"]),
+    ('{"tasks": {"sky": {}}}', ['"sky"', "kind: 'sky' is none of "]),
     ('{"tasks": {"depth": {"unit": 1}}}', ['unknown field "unit"', 'classes, ignore, kind, scale']),
     ('{"tasks": {"depth": {"scale": 0}}}', ['"scale" must be a positive number']),
     ('{"tasks": {"depth": {"scale": "1"}}}', ['"scale" must be a positive number']),
