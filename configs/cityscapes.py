@@ -11,15 +11,8 @@ from dmtl_jax.configs import common
 
 
 def get_config(arg=None):
-  config = common.benchmark(arg, 'cityscapes')
+  config = common.mtpsl(arg, 'cityscapes', cross_task_weight=1.0, film=1e-5)
   config.data.size = (128, 256)
-  config.data.augment = 'mtan'
   config.train.batch = 8
-  config.train.epochs = 200
-  config.eval.protocol = 'mtpsl'
-  config.eval.weights = 'best'  # MTPSL reports its best epoch by evaluation
   config.optim.lr = 1e-4
-  if config.method == 'xtc':  # MTPSL's code
-    config.model.cross_task_weight = 1.0  # of XTC's consistency
-    config.optim.part_lr = dict(film=1e-5)
   return config

@@ -146,6 +146,19 @@ def benchmark(arg: str | None, name: str) -> ConfigDict:
   return config
 
 
+def mtpsl(arg: str | None, name: str, cross_task_weight: float, film: float) -> ConfigDict:
+  """As `benchmark`, by MTPSL's code; of XTC, the weight of its consistency and its parts' own rate."""
+  config = benchmark(arg, name)
+  config.data.augment = 'mtan'
+  config.train.epochs = 200
+  config.eval.protocol = 'mtpsl'
+  config.eval.weights = 'best'  # MTPSL reports its best epoch by evaluation
+  if config.method == 'xtc':
+    config.model.cross_task_weight = cross_task_weight  # of XTC's consistency
+    config.optim.part_lr = dict(film=film)
+  return config
+
+
 def small(arg: str | None, name: str) -> ConfigDict:
   """As `base`, for a network that a CPU trains, and labels of any of the six kinds."""
   config = base(arg)

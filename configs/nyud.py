@@ -11,15 +11,8 @@ from dmtl_jax.configs import common
 
 
 def get_config(arg=None):
-  config = common.benchmark(arg, 'nyud')
+  config = common.mtpsl(arg, 'nyud', cross_task_weight=2.0, film=1e-3)
   config.data.size = (288, 384)
-  config.data.augment = 'mtan'
   config.train.batch = 4
-  config.train.epochs = 200
-  config.eval.protocol = 'mtpsl'
-  config.eval.weights = 'best'  # MTPSL reports its best epoch by evaluation
   config.optim.lr = 2e-5
-  if config.method == 'xtc':  # MTPSL's code
-    config.model.cross_task_weight = 2.0  # of XTC's consistency
-    config.optim.part_lr = dict(film=1e-3)
   return config

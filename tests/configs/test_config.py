@@ -1,5 +1,6 @@
 """Config strings and the command line: what is accepted, and what an error says."""
 
+import contextlib
 import importlib
 import json
 import os
@@ -9,6 +10,7 @@ import subprocess
 import sys
 
 from flax.traverse_util import flatten_dict
+from ml_collections import ConfigDict
 import pytest
 
 from dmtl_jax import cli, configs
@@ -136,6 +138,7 @@ RUN = ['--config=configs/scenes.py', '--workdir=runs/none']
     (['--config=configs/scenes:metod=1', '--workdir=x'], "'metod=1' is none of .*; did you mean method=?"),
     (['--config=configs/scenes.py:method=feature, labels=one,steps=x', '--workdir=x'], 'steps takes a whole number'),
     (['--config=configs/scenes:feature', '--workdir=x'], "config string: 'feature' is none of method=, "),
+    (['--config=configs/scenes:labels', '--workdir=x'], "'labels' is none of method=, .*; did you mean labels=?"),
     (['--config=configs/scenes:preset=paperr', '--workdir=x'], "'paperr' is none of paper, released; did you mean paper"),
     (['--config=configs/scenes.py:method=predicton', '--workdir=x'], "'predicton' is none of .*; did you mean prediction?"),
     (['--config=configs/scenes.py:backbone=resnet1', '--workdir=x'], 'model.backbone: .* did you mean resnet18'),
@@ -163,6 +166,56 @@ def test_a_wrong_value_is_told_in_a_sentence(arguments, message, fresh_flags, mo
   with pytest.raises(UserError, match=message) as caught:
     cli._parse(sys.argv)
   assert '\n' not in str(caught.value)
+
+
+WITH, OF = ['--workdir=W'], '--config=configs/folder.py'
+
+
+@pytest.mark.parametrize(
+  'arguments, job, given',
+  [
+    (['--force', OF, *WITH], 'train.run', ('config', 'W', True)),
+    (['--replay=W/nan_3.json', OF, *WITH], 'replay.run', ('config', 'W', 'W/nan_3.json')),
+    (['--mode=evaluate', '--step=7', '--predictions', OF, *WITH], 'evaluate.run', ('config', 'W', '7', True)),
+    (['--mode=evaluate', *WITH], 'evaluate.run', ('stored', 'W', '', False)),
+    (['--mode=predict', '--images=main.py', '--out=O', *WITH], 'predict.run', ('W', 'best', 'main.py', 'O', 1, None)),
+    (['--mode=predict', '--images=main.py', '--out=O', '--step=7', '--samples=8', '--zoom=2', *WITH],
+     'predict.run', ('W', '7', 'main.py', 'O', 8, 2.0)),
+    (['--mode=summary', '--json', OF], 'summary.run', ('config', True, False)),
+    (['--mode=summary', '--memory', OF], 'summary.run', ('config', False, True)),
+    (['--mode=check', '--out=O', OF], 'check.run', ('config', 'O')),
+    (['--mode=prepare', OF], 'prepare.prepare', ('config',)),
+    (['--mode=report', '--workdirs=a,b', '--out=O'], 'report.write_report', (['a', 'b'], 'O')),
+  ],
+)  # fmt: skip
+def test_a_mode_is_a_job_with_its_flags(arguments, job, given, fresh_flags, monkeypatch):
+  monkeypatch.chdir(ROOT)
+  monkeypatch.setattr(sys, 'argv', ['main.py', *arguments])
+  monkeypatch.setattr(workdir, 'read_config', lambda path: 'stored')
+  called = []
+  monkeypatch.setattr(f'dmtl_jax.jobs.{job}', lambda *args: called.append(args) or 3)
+  fresh_flags()
+  status = cli.main(sys.argv)
+  (args,) = called
+  assert tuple('config' if isinstance(arg, ConfigDict) else arg for arg in args) == given
+  assert status == (3 if job in ('predict.run', 'check.run') else 0)
+
+
+@pytest.mark.parametrize(
+  'field, low, high',
+  [('seed', 0, 2**32 - 1), ('model.steps', 1, 1000), ('eval.steps', 0, 1000), ('data.held_back', 0, 0.9)],
+)
+def test_the_ends_of_a_range_are_in_it(field, low, high):
+  config = common.base(None)
+  for value, fits in ((low, True), (high, True), (low - 1, False), (high + 1, False)):
+    config.update_from_flattened_dict({field: value})
+    with contextlib.nullcontext() if fits else pytest.raises(UserError, match=f'{field} must be a'):
+      check.check(config.to_dict())
+
+
+def test_every_number_has_a_range():
+  numbers = {k for k, v in flatten_dict(common.base(None).to_dict(), sep='.').items() if type(v) in (int, float)}
+  assert numbers | {'data.train_count', 'data.val_count', 'model.cross_task_weight'} == set(check.RANGES)
 
 
 @pytest.mark.parametrize(

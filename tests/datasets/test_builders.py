@@ -1,6 +1,7 @@
 """Builders on raw trees in the true file formats, with labels worked out by hand."""
 
 import hashlib
+import io
 import pickle
 
 from conftest import shared
@@ -167,6 +168,15 @@ def test_labels_of_another_size_take_their_images_size(tmp_path):
   assert {label.shape[:2] for label in example['labels'].values()} == {(8, 8)}
   assert example['labels']['semseg'][0, :, 0].tolist() == [0, 0, 0, 0, 7, 7, 7, 7]
   assert example['labels']['parsing'][:, 0, 0].tolist() == [1, 1, 1, 1, 0, 0, 0, 0]
+
+
+def test_a_rotated_image_stays_on_its_labels(pascal):
+  exif, file = Image.Exif(), io.BytesIO()
+  exif[0x0112] = 6
+  Image.fromarray(colour(6, 8, 9)).save(file, 'jpeg', exif=exif)
+  assert pascal_data.decode(pascal[1]['2008_b'] | {'image': file.getvalue()})['image'].shape == (6, 8, 3)
+  with pytest.raises(ValueError, match='not a readable image'):
+    pascal_data.decode(pascal[1]['2008_b'] | {'image': b'no image'})
 
 
 def test_decode_reads_only_the_tasks_asked_for(pascal):

@@ -12,6 +12,7 @@ from report_runs import BY, DEPTH, make, SEMSEG, TASKS, write_log, write_run
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.jobs import report
 from dmtl_jax.models import build_model, inputs
+from dmtl_jax.report import markup
 from dmtl_jax.runs import workdir as workdir_lib
 
 # --- Tables ----------------------------------------------------------------------------------
@@ -71,6 +72,13 @@ def test_what_differs_between_runs_of_a_method_is_named(tmp_path):
     ('DiffusionMTL (Prediction), steps=2', '1'),
     ('DiffusionMTL (Feature), R50', '1'),
   ]
+
+
+def test_a_markdown_table_keeps_its_columns():
+  told = markup.markdown_table(['method', 'S', markup.headed(DEPTH), markup.headed(SEMSEG)], [['a|b', '1', '–', '2']])
+  assert told.splitlines() == [
+    '| method | S | depth absErr ↓ | semseg mIoU ↑ |', '| --- | ---: | ---: | ---: |', '| a\\|b | 1 | – | 2 |'
+  ]  # fmt: skip
 
 
 def test_runs_that_differ_in_many_fields_keep_names_of_their_own(tmp_path):

@@ -229,7 +229,5 @@ def test_the_best_evaluation(best_by, single, expected):
 
 
 def test_an_unknown_measure_of_the_best_is_refused():
-  with pytest.raises(
-    UserError, match=r"config.train.best_by: 'mIoU' is not delta_m or one of depth/RMSE, depth/absErr"
-  ):
+  with pytest.raises(UserError, match=r"config.train.best_by: 'mIoU' is none of delta_m, depth/RMSE, depth/absErr"):
     periodic.check('mIoU', (make_task('depth', 'depth'),))

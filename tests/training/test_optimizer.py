@@ -64,7 +64,7 @@ def test_names_that_are_none_are_refused_with_the_closest_that_is():
     ('train.nan_policy', 'skp', 'skip'),
   ):
     section, key = field.split('.')
-    with pytest.raises(UserError, match=rf"{field} must be one of .*, not '{value}' \(is {near} meant\?\)"):
+    with pytest.raises(UserError, match=rf"{field}: '{value}' is none of .*; did you mean {near}\?"):
       check.check({section: {key: value}})
   assert check.CHOICES['optim.name'] == tuple(OPTIMIZERS)
 

@@ -230,9 +230,9 @@ def test_a_workdir_that_cannot_be_written_is_told(data):
 @pytest.mark.parametrize(
   'field, value, told',
   [
-    ('optim.name', 'lion', 'optim.name must be one of adam'),
+    ('optim.name', 'lion', "optim.name: 'lion' is none of adam"),
     ('train.accumulate', 3, 'cannot be split'),
-    ('train.best_by', 'mIoU', 'is not delta_m or one of'),
+    ('train.best_by', 'mIoU', "'mIoU' is none of delta_m, "),
   ],
 )
 def test_a_run_that_cannot_start_leaves_no_config_behind(data, tmp_path, field, value, told):

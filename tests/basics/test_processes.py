@@ -1,0 +1,61 @@
+"""Work over processes: its order, how far it runs ahead, and what its workers are."""
+
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import cv2
+import pytest
+
+from dmtl_jax.basics import processes
+
+
+def test_results_come_in_order_and_work_is_taken_a_little_ahead():
+  taken = []
+  numbers = (taken.append(n) or n for n in itertools.count())
+  with processes.mapper(1) as mapped:
+    assert list(itertools.islice(mapped(str, numbers), 20)) == [str(n) for n in range(20)]
+  assert 20 <= len(taken) <= 20 + processes.AHEAD
+  with processes.mapper(0) as mapped:
+    assert mapped is map
+
+
+def ask(question):
+  """What a worker has of Ctrl-C, or of threads of OpenCV."""
+  return signal.getsignal(signal.SIGINT) if question == 'signal' else cv2.getNumThreads()
+
+
+def test_a_worker_leaves_ctrl_c_to_its_parent_and_has_one_thread():
+  with processes.mapper(1) as mapped:
+    assert list(mapped(ask, ['signal', 'threads'])) == [signal.SIG_IGN, 1]
+
+
+PARENT = """
+import itertools, os, time
+from dmtl_jax.basics import processes
+if __name__ == '__main__':
+  with processes.mapper(1) as mapped:
+    for pid in mapped(eval, itertools.repeat('(__import__("time").sleep(0.1), __import__("os").getpid())[1]')):
+      print(pid, flush=True)
+"""
+
+
+def test_a_worker_ends_when_its_parent_is_killed(tmp_path):
+  (tmp_path / 'parent.py').write_text(PARENT)
+  environment = os.environ | {'PYTHONPATH': os.pathsep.join(sys.path)}
+  parent = subprocess.Popen(
+    [sys.executable, tmp_path / 'parent.py'], stdout=subprocess.PIPE, text=True, env=environment
+  )
+  worker = int(parent.stdout.readline())
+  parent.kill()
+  parent.communicate()
+  for _ in range(100):
+    try:
+      os.kill(worker, 0)
+    except ProcessLookupError:
+      return
+    time.sleep(0.1)
+  pytest.fail('the worker is still there')
