@@ -11,7 +11,7 @@ import re
 
 from ml_collections import ConfigDict
 
-from dmtl_jax.basics.errors import printable, unknown, UserError
+from dmtl_jax.basics.errors import none_of, printable, UserError
 from dmtl_jax.configs import common
 from dmtl_jax.models.parts.encoder import STAGES
 
@@ -138,7 +138,7 @@ def _check_field(value, default, where: str, field: str):
     _need(fits and low <= value <= high, where, field, _number(field, default), value)
   elif field in CHOICES:
     if value not in CHOICES[field]:
-      raise unknown(f'{where}: {field}', str(value), CHOICES[field])
+      raise none_of(f'{where}: {field}', str(value), CHOICES[field])
   elif isinstance(default, str):
     _need(isinstance(value, str) and len(value) < 4096, where, field, 'a text', value)
   elif field == 'data.size':

@@ -21,7 +21,7 @@ import importlib.util
 
 from ml_collections import ConfigDict
 
-from dmtl_jax.basics.errors import printable, unknown
+from dmtl_jax.basics.errors import none_of, printable
 from dmtl_jax.models import find, METHODS
 
 ARGUMENTS = dict(method='prediction', labels='one', backbone='resnet18', steps=2, condition='', preset='paper')
@@ -38,13 +38,13 @@ def parse(arg: str | None) -> dict:
   for part in filter(None, map(str.strip, (arg or '').split(','))):
     key, equals, value = part.partition('=')
     if not equals or key not in ARGUMENTS:
-      raise unknown('config string', part, [f'{name}=' for name in ARGUMENTS])
+      raise none_of('config string', part, [f'{name}=' for name in ARGUMENTS])
     try:
       values[key] = type(ARGUMENTS[key])(value)
     except ValueError:
       raise ValueError(f"config string: {key} takes a whole number, got '{printable(value)}'") from None
   if values['preset'] not in PRESETS:
-    raise unknown('config string: preset', values['preset'], PRESETS)
+    raise none_of('config string: preset', values['preset'], PRESETS)
   return values
 
 

@@ -52,10 +52,8 @@ def encode(root: Path, file: tuple[str, str], folders: Sequence[str], classes: i
   """What is stored of an image.
 
   Args:
-    root: of the raw data.
     file: (split, id).
     folders: of image, label, depth and, if the data set has them, normals, in this order.
-    classes: number of classes.
 
   Raises:
     UserError: naming the file that cannot be read or holds what it must not.

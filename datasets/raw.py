@@ -87,15 +87,13 @@ def examples(encode: Callable, root: Path, splits: dict, split: str, processes: 
   Args:
     encode: picklable function (root, id) -> example; raises UserError for a broken file.
     splits: {split: ids}, all of the data set's.
-    split: the one to encode.
-    processes: how many encode at most; 1 encodes in this process.
+    processes: how many encode at most; 0: one a core, 1: this process.
 
   Yields:
     (position in the split, example).
 
   Raises:
-    UserError: at the end, naming the broken files; those of later splits are then looked for too,
-      so that one run finds all of them.
+    UserError: at the end, naming the broken files, those of later splits too, so that one run finds all of them.
   """
   broken, names = [], list(splits)
   attempt = functools.partial(_attempt, encode, root)

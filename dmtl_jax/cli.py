@@ -22,7 +22,7 @@ from absl import flags, logging
 from ml_collections import config_flags
 
 from dmtl_jax import configs
-from dmtl_jax.basics.errors import closest, printable, program, tell, unknown, UserError
+from dmtl_jax.basics.errors import closest, none_of, printable, program, tell, UserError
 from dmtl_jax.inference import images
 
 # Modes, and the flags that each needs.
@@ -143,7 +143,7 @@ def _check_flags(config: str | None):
   """What can be said of the flags without reading the config."""
   mode = _MODE.value
   if mode not in MODES:
-    raise unknown('--mode', mode, MODES)
+    raise none_of('--mode', mode, MODES)
   given = {name: flags.FLAGS[name].value for name in ('workdir', 'images', 'out', 'workdirs')} | {'config': config}
   for name in ('workdir',) if _REPLAY.value else MODES[mode]:
     if not given[name]:

@@ -43,17 +43,9 @@ def open_split(data_config, split: str) -> Source:
 
 
 def truth(example: dict, listed: Path) -> dict[str, np.ndarray | None]:
-  """The boundaries that the benchmark's evaluator compares with; not those to train on.
+  """The boundaries that the benchmark's evaluator compares with, not those to train on: {'boundary': bool [H,W]}.
 
-  Args:
-    example: one of `Builder.as_data_source(split)`.
-    listed: the benchmark's list of the images that it scores.
-
-  Returns:
-    {'boundary': bool [H,W], or None: not scored}.
-
-  Raises:
-    UserError: the list is missing or another.
+  None where `listed`, the file of those that it scores, has not the example's id; raises UserError without that file.
   """
   if not listed.is_file():
     raise UserError(f'{listed}: the list of images whose boundaries count is missing; run --mode=prepare to fetch it')

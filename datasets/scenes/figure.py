@@ -74,7 +74,6 @@ def figure(rng, palette, height: float, kind: str, label: int) -> tuple[list[Sol
   Args:
     height: in metres when upright.
     kind: one of POSES.
-    label: class id of all its solids.
 
   Returns:
     Its solids and the height of the seat under it (0 unless kind is 'sit').

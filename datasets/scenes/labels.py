@@ -22,9 +22,6 @@ def example(seed: int, split: str, index: int, size: tuple[int, int], simple: bo
   """One image of the data set. The same scene is drawn for any size.
 
   Args:
-    seed: of the data set.
-    split: 'train' or 'val'.
-    index: position in the split.
     size: (H, W).
     simple: see `scene.draw`; has the classes `SIMPLE_CLASSES`.
 

@@ -35,11 +35,7 @@ def download(url: str, path: str | os.PathLike, sha256: str) -> Path:
 
   Args:
     url: http or https address.
-    path: of the file to write.
     sha256: hexadecimal digest the file must have, or 'unknown' to log the one it has.
-
-  Returns:
-    path.
 
   Raises:
     UserError: the server does not deliver, or the file is not the one that was asked for.
@@ -115,9 +111,6 @@ def extract(archive: str | os.PathLike, folder: str | os.PathLike) -> Path:
 
   The folder appears when all is unpacked; until then the files lie in `folder`.incomplete, which the
   next run removes. A folder that is already there is taken as it is.
-
-  Returns:
-    folder.
 
   Raises:
     UserError: not an archive, a damaged one, one with a file that would land outside `folder`, or one that

@@ -59,7 +59,7 @@ def closest(text: str, known: Iterable[str]) -> str:
   return difflib.get_close_matches(text, list(known), 1, 0)[0]
 
 
-def unknown(where: str, text: str, known: Iterable[str]) -> UserError:
+def none_of(where: str, text: str, known: Iterable[str]) -> UserError:
   """That a text is none of the known words, with all of them and the closest."""
   known = list(known)
   return UserError(f"{where}: '{printable(text)}' is none of {', '.join(known)}; did you mean {closest(text, known)}?")

@@ -22,7 +22,7 @@ import numpy as np
 
 from dmtl_jax.basics import files, torch_file
 from dmtl_jax.basics.atomic import write_atomic
-from dmtl_jax.basics.errors import printable, unknown, UserError
+from dmtl_jax.basics.errors import none_of, printable, UserError
 
 SETTINGS = ('full', 'one', 'random')
 OFFICIAL_PASCAL = ('semseg', 'parsing', 'saliency', 'normals', 'boundary')
@@ -53,7 +53,7 @@ def apply_labels(source, setting: str, seed: int = 0):
 def check(setting: str):
   """Raises UserError where config.data.labels is neither a word nor a file."""
   if setting not in SETTINGS and not os.path.isfile(setting):
-    raise unknown('config.data.labels', setting, (*SETTINGS, 'a file'))
+    raise none_of('config.data.labels', setting, (*SETTINGS, 'a file'))
 
 
 def _hash(seed: int, name: str) -> int:

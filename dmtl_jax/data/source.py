@@ -8,7 +8,7 @@ import pkgutil
 import numpy as np
 
 from dmtl_jax import datasets
-from dmtl_jax.basics.errors import printable, unknown, UserError
+from dmtl_jax.basics.errors import none_of, printable, UserError
 from dmtl_jax.datasets.source import Source
 from dmtl_jax.tasks import Task
 
@@ -16,7 +16,7 @@ from dmtl_jax.tasks import Task
 def package(name: str):
   """The package of a data set (see `dmtl_jax.datasets`), the folder of that name; raises UserError where none is."""
   if name not in names():
-    raise unknown('config.data.name', name, names())
+    raise none_of('config.data.name', name, names())
   return importlib.import_module(f'{datasets.__name__}.{name}')
 
 
@@ -58,7 +58,7 @@ def _columns(tasks: Sequence[Task], names: Sequence[str]) -> list[int]:
   known = [task.name for task in tasks]
   for name in names:
     if name not in known:
-      raise unknown('config.data.tasks', name, known)
+      raise none_of('config.data.tasks', name, known)
   if len(set(names)) != len(names):
     raise UserError(f'config.data.tasks: {printable(",".join(names))} names a task twice')
   return [known.index(name) for name in names or known]

@@ -94,7 +94,6 @@ def save_panels(folder: pathlib.Path, tasks: Sequence[Task], chosen: dict, examp
 
   Args:
     chosen: as `choose` gives it.
-    example: the image of an index.
   """
   with at_once():
     images = [_save_pictures(folder, tasks, index, wanted, example(index)) for index, wanted in chosen.items()]

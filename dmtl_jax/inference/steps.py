@@ -34,11 +34,7 @@ def make_maps_step(model, config, tasks: tuple[Task, ...]):
 
 
 def make_predict_step(model, config, tasks: tuple[Task, ...], with_steps: bool = False):
-  """As `make_maps_step`, but predictions (`Task.activate`) at the images' size [B, H, W, ...].
-
-  Args:
-    with_steps: also the stages of the single denoising steps.
-  """
+  """As `make_maps_step`, without single steps unless `with_steps`: predictions (`Task.activate`) [B, H, W, ...]."""
   maps_step = make_maps_step(model, config, tasks)
 
   def predict_step(variables, images, index):

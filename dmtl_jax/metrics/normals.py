@@ -20,8 +20,7 @@ def angles(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
 class Normals(Metric):
   """mErr, median and RMSE in degrees; shares in % of pixels within 11.25, 22.5 and 30 degrees.
 
-  All over the valid pixels of the set. The median comes from a histogram, which merges, and
-  is exact to half a thousandth of a degree.
+  All over the valid pixels of the set. The median, of a histogram, is exact to half a thousandth of a degree.
   """
 
   def image(self, prediction, label) -> State:

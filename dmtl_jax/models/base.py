@@ -12,7 +12,7 @@ from flax import struct
 import jax
 import jax.numpy as jnp
 
-from dmtl_jax.basics.errors import unknown
+from dmtl_jax.basics.errors import none_of
 from dmtl_jax.models import losses
 from dmtl_jax.models.parts.decoder import Decoders
 from dmtl_jax.models.parts.encoder import Backbone
@@ -176,7 +176,7 @@ def register(name: str, network: type[Network], title: str, **more) -> Method:
 def find(name: str) -> Method:
   """The method of a name; raises UserError where there is none, with the closest."""
   if name not in METHODS:
-    raise unknown('config.method', name, METHODS)
+    raise none_of('config.method', name, METHODS)
   return METHODS[name]
 
 

@@ -64,10 +64,9 @@ class DiffusionMTL(Network):
 
     Args:
       images: normalised [B, H, W, 3].
-      pairs: the pairs to denoise, or None for all.
+      pairs: to denoise; None: all.
       noise: standard normal, `noise_shape(...)`: [K, N, h, w, C_x].
-      train: batch statistics of this batch (and their update) instead of running ones.
-      steps: S of this call, default the model's.
+      steps: S of this call; None: the model's.
     """
     pairs, schedule = pairs or DensePairs(len(images), len(self.tasks)), Schedule(steps or self.steps)
     initial_features, initial = self._decoders(self.decoder_blocks)(self._encoder()(images, train), train)

@@ -41,9 +41,8 @@ def combine(losses: jax.Array, label_mask: jax.Array, weights: jax.Array) -> jax
   """Mean over images of T / (labelled tasks of the image) * sum_t w_t L[b, t].
 
   Args:
-    losses: [B, T], 0 where unlabelled.
-    label_mask: [B, T] bool.
-    weights: [T] task weights.
+    losses: [B, T], 0 where not label_mask [B, T] bool.
+    weights: [T].
   """
   labelled = jnp.maximum(label_mask.sum(1), 1)
   return ((losses * weights).sum(1) * losses.shape[1] / labelled).mean()
@@ -61,7 +60,6 @@ def total_loss(
 
   Args:
     output: `models.Output`.
-    initial_loss: weight of the losses on its initial maps.
 
   Returns:
     Scalar loss, and {'final': [B, T], 'initial': [B, T]} unweighted losses

@@ -23,7 +23,6 @@ def draw(params: dict, path: str, channels: tuple[int, ...], key: jax.Array) -> 
 
   Args:
     path: names of the part and of what lies in it, by which a layer's draw is its own.
-    channels: C_t of the tasks.
   """
   if 'kernel' in params:
     return params | _layer(params['kernel'].shape, params.get('bias'), path, channels, key)

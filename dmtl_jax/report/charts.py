@@ -12,11 +12,7 @@ Curve = tuple[str, str, Sequence[int], Sequence[float]]  # name, colour, steps, 
 
 
 def plot(curves: Sequence[Curve], label: str, before: Sequence[Curve] = ()) -> str:
-  """A line plot; points tell their values when pointed at, and a start far off the rest is cut off.
-
-  Args:
-    before: curves of the initial maps, dashed.
-  """
+  """A line plot, dashed of initial maps (`before`); points tell their values, a start far off the rest is cut off."""
   curves, before = (
     [(name, color, *_thinned(steps, values)) for name, color, steps, values in group] for group in (curves, before)
   )
@@ -26,11 +22,7 @@ def plot(curves: Sequence[Curve], label: str, before: Sequence[Curve] = ()) -> s
 
 
 def plot_steps(curves: Sequence[Curve], levels: Sequence[tuple[str, str, float]], label: str) -> str:
-  """A line plot against numbers of denoising steps S, nothing cut off.
-
-  Args:
-    levels: (name, colour, value) of dashed lines.
-  """
+  """A line plot against numbers of denoising steps S, with dashed lines at `levels`, (name, colour, value)."""
   values = [v for *_, vs in curves for v in vs] + [level for *_, level in levels]
   marks = {s: str(s) for s in sorted({s for _, _, steps, _ in curves for s in steps})}
   return _svg(curves, levels, _ticks(min(values), max(values)), marks, 'S = ', label)
@@ -96,11 +88,7 @@ def _ticks(low: float, high: float) -> list[float]:
 
 
 def strip(task: Task, values: Sequence[tuple[str, str, float]]) -> str:
-  """One axis with a dot a method, the better the further right.
-
-  Args:
-    values: (name, colour, score) of each method, the best first.
-  """
+  """One axis with a dot a method, (name, colour, score), the best first; the better the further right."""
   scores = [score for *_, score in values]
   low, high = min(scores), max(scores)
   dots = ''

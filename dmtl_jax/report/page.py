@@ -15,11 +15,7 @@ STYLE = (pathlib.Path(__file__).parent / 'report.css').read_text()
 
 
 def page(parts: Sequence[tuple]) -> str:
-  """The whole page.
-
-  Args:
-    parts: of every data set and label setting, (`results.Section`, `table.Table`).
-  """
+  """The whole page, of (`results.Section`, `table.Table`) of every data set and label setting."""
   album = viewer.Album()
   title = f'DiffusionMTL on {" and ".join(dict.fromkeys(section.data for section, _ in parts))}'
   body = ''.join(_section(*part, f's{i}', album, len(parts) - i) for i, part in enumerate(parts))

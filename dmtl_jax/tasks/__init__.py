@@ -3,7 +3,7 @@
 import importlib
 import pkgutil
 
-from dmtl_jax.basics.errors import printable, unknown
+from dmtl_jax.basics.errors import none_of, printable
 from dmtl_jax.tasks.base import IGNORE, KINDS, LONGEST, Task
 
 __all__ = ['IGNORE', 'KINDS', 'LONGEST', 'Task', 'make_task']
@@ -15,5 +15,5 @@ for _file in pkgutil.iter_modules(__path__):
 def make_task(name: str, kind: str, classes: tuple[str, ...] = ()) -> Task:
   """The task of a kind given by name, as files give it; raises ValueError for no kind, and what `Task` refuses."""
   if kind not in KINDS:
-    raise unknown(f"task '{printable(name, LONGEST)}': kind", kind, KINDS)
+    raise none_of(f"task '{printable(name, LONGEST)}': kind", kind, KINDS)
   return KINDS[kind](name, tuple(classes))

@@ -99,11 +99,6 @@ def losses_text(scalars: dict[str, float], tasks) -> str:
 
 
 def task_means(total: Callable[[str], float], names, tasks) -> dict[str, float]:
-  """{'loss/PART/TASK': mean over the task's labelled images} of the tasks that have any.
-
-  Args:
-    total: name of a scalar -> its sum.
-    names: the scalars there are.
-  """
+  """{'loss/PART/TASK': mean over the task's labelled images} of those that have any; `total` is a name's sum."""
   parts = [(f'loss/{part}/{task.name}', f'count/{task.name}') for task in tasks for part in ('final', 'initial')]
   return {name: total(name) / total(count) for name, count in parts if name in names and total(count)}

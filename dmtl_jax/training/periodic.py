@@ -3,7 +3,7 @@
 import math
 
 from dmtl_jax.basics import sharding
-from dmtl_jax.basics.errors import unknown
+from dmtl_jax.basics.errors import none_of
 from dmtl_jax.basics.stopping import Stopped
 from dmtl_jax.inference import evaluation
 
@@ -58,7 +58,7 @@ def check(best_by: str, tasks):
   metrics = {task.name: task.scorer(quick=True) for task in tasks}
   known = {f'{name}/{score}' for name, metric in metrics.items() for score in metric.compute(metric.empty())}
   if best_by not in known | {'delta_m'}:
-    raise unknown('config.train.best_by', best_by, ['delta_m', *sorted(known)])
+    raise none_of('config.train.best_by', best_by, ['delta_m', *sorted(known)])
 
 
 def choose(best: dict, step: int, scores: dict, config, tasks) -> dict:

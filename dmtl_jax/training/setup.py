@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from dmtl_jax.basics import sharding
-from dmtl_jax.basics.errors import unknown
+from dmtl_jax.basics.errors import none_of
 from dmtl_jax.basics.progress import say
 from dmtl_jax.configs import check as check_config
 from dmtl_jax.data import label_settings, pipeline
@@ -28,11 +28,7 @@ from dmtl_jax.training.step import TrainStep
 
 
 def create(model, tx: optax.GradientTransformation, key: jax.Array, size: tuple[int, int]) -> TrainState:
-  """A fresh state; the weights depend on `key` alone. Call under `jax.jit` or `jax.eval_shape`.
-
-  Args:
-    size: image size (H, W) to trace with; no weight depends on it.
-  """
+  """A fresh state; weights depend on `key` alone, not on the image size (H, W). Call it jitted, or by `eval_shape`."""
   variables = init_variables(model, key, size)
   params = variables['params']
   scale = loss_scale() if model.dtype == jnp.float16 else None
@@ -91,7 +87,7 @@ def check(config, fresh: bool = True):
   names = [task.name for task in tasks]
   for field, given in (('loss_weights', config.loss_weights), ('eval.single_task', config.eval.single_task)):
     for name in set(given) - {*names, *KINDS}:  # a config file weighs tasks that its data set may not have
-      raise unknown(f'config.{field}', name, names)
+      raise none_of(f'config.{field}', name, names)
 
 
 def build(config, source, val) -> Training:

@@ -91,6 +91,11 @@ def write_legacy(path, content, storages=(), little_endian=True):
   return path
 
 
+def refused(path, words: str):
+  with pytest.raises(UserError, match=words):
+    torch_file.load(path)
+
+
 WRITERS = pytest.mark.parametrize('write', [write_zip, write_legacy])
 
 
@@ -152,8 +157,7 @@ def test_state_of_an_ordered_dict_is_dropped(tmp_path):
 @pytest.mark.parametrize('module, name', [('os', 'system'), ('builtins', 'eval'), ('torch', 'load')])
 def test_refuses_anything_else_by_name(tmp_path, write, module, name):
   path = write(tmp_path / 'x.pth', {'model': Call(module, name, f'touch {tmp_path}/executed')})
-  with pytest.raises(UserError, match=f'^{path} holds a `{module}.{name}`, which is neither a tensor nor a plain'):
-    torch_file.load(path)
+  refused(path, f'^{path} holds a `{module}.{name}`, which is neither a tensor nor a plain')
   assert not (tmp_path / 'executed').exists()
 
 
@@ -164,44 +168,40 @@ def test_refuses_anything_else_by_name(tmp_path, write, module, name):
 )
 def test_refuses_views_beyond_their_storage(tmp_path, write, size, stride, offset):
   storage = Storage(np.arange(12, dtype=np.float32), '0')
-  with pytest.raises(UserError, match='x.pth'):
-    torch_file.load(write(tmp_path / 'x.pth', tensor(storage, size, stride, offset), [storage]))
+  refused(write(tmp_path / 'x.pth', tensor(storage, size, stride, offset), [storage]), 'x.pth')
 
 
 @WRITERS
 def test_refuses_tensors_made_larger_than_their_storage(tmp_path, write):
   storage = Storage(np.zeros(1, np.float32), '0')
-  with pytest.raises(UserError, match=r'size \(1048576, 1048576\) made of 1 numbers'):
-    torch_file.load(write(tmp_path / 'x.pth', tensor(storage, (2**20, 2**20), (0, 0)), [storage]))
+  refused(
+    write(tmp_path / 'x.pth', tensor(storage, (2**20, 2**20), (0, 0)), [storage]),
+    r'size \(1048576, 1048576\) made of 1 numbers',
+  )
 
 
 @WRITERS
 @pytest.mark.parametrize('numel', [2, 4, 2**50])
 def test_refuses_storages_of_another_size_than_the_file_has(tmp_path, write, numel):
   storage = Storage(np.zeros(3, np.float32), '0', numel=numel)
-  with pytest.raises(UserError, match='damaged or cut short'):
-    torch_file.load(write(tmp_path / 'x.pth', tensor(storage, (2,), (1,)), [storage]))
+  refused(write(tmp_path / 'x.pth', tensor(storage, (2,), (1,)), [storage]), 'damaged or cut short')
 
 
 @WRITERS
 def test_refuses_a_file_without_a_tensors_data(tmp_path, write):
   content, storages = checkpoint()
-  with pytest.raises(UserError, match='damaged or cut short'):
-    torch_file.load(write(tmp_path / 'x.pth', content, storages[1:]))
+  refused(write(tmp_path / 'x.pth', content, storages[1:]), 'damaged or cut short')
 
 
 def test_refuses_big_endian_files(tmp_path):
-  with pytest.raises(UserError, match='big-endian'):
-    torch_file.load(write_legacy(tmp_path / 'x.pth', 1, little_endian=False))
-  with pytest.raises(UserError, match='big-endian'):
-    torch_file.load(write_zip(tmp_path / 'y.pth', 1, extra=[('model/byteorder', 'big')]))
+  refused(write_legacy(tmp_path / 'x.pth', 1, little_endian=False), 'big-endian')
+  refused(write_zip(tmp_path / 'y.pth', 1, extra=[('model/byteorder', 'big')]), 'big-endian')
   assert torch_file.load(write_zip(tmp_path / 'z.pth', 1, extra=[('model/byteorder', 'little')])) == 1
 
 
 def test_refuses_compressed_archives(tmp_path):
   path = write_zip(tmp_path / 'x.pth', {'a': 'a' * 10_000}, compression=zipfile.ZIP_DEFLATED)
-  with pytest.raises(UserError, match='compressed'):
-    torch_file.load(path)
+  refused(path, 'compressed')
 
 
 def raw(*parts) -> bytes:
@@ -232,22 +232,18 @@ def test_hostile_pickles(tmp_path, program, message):
   if message is None:
     assert torch_file.load(path) == []
   else:
-    with pytest.raises(UserError, match=message):
-      torch_file.load(path)
+    refused(path, message)
 
 
 @pytest.mark.parametrize('content', [b'', b'<html>404</html>', b'PK\x03\x04', pickle.dumps({'a': 1}), b'\x80\x02'])
 def test_says_what_is_no_pytorch_file(tmp_path, content):
   (tmp_path / 'x.pth').write_bytes(content)
-  with pytest.raises(UserError, match=r'x.pth.* (is not a PyTorch file|damaged)'):
-    torch_file.load(tmp_path / 'x.pth')
+  refused(tmp_path / 'x.pth', r'x.pth.* (is not a PyTorch file|damaged)')
 
 
 def test_says_what_cannot_be_read(tmp_path):
-  with pytest.raises(UserError, match='x.pth: cannot be read .No such file'):
-    torch_file.load(tmp_path / 'x.pth')
-  with pytest.raises(UserError, match='cannot be read .Is a directory'):
-    torch_file.load(tmp_path)
+  refused(tmp_path / 'x.pth', 'x.pth: cannot be read .No such file')
+  refused(tmp_path, 'cannot be read .Is a directory')
 
 
 @WRITERS
@@ -255,8 +251,7 @@ def test_every_truncation_is_noticed(tmp_path, write):
   whole = write(tmp_path / 'x.pth', *checkpoint()).read_bytes()
   for end in range(0, len(whole), 7):
     (tmp_path / 'cut.pth').write_bytes(whole[:end])
-    with pytest.raises(UserError, match='cut.pth'):
-      torch_file.load(tmp_path / 'cut.pth')
+    refused(tmp_path / 'cut.pth', 'cut.pth')
 
 
 def write_program(path, program, storages):

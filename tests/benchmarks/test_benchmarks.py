@@ -128,6 +128,13 @@ def test_the_command_compiles_from_nothing_and_from_its_cache(tmp_path):
   assert result['flops']['executed'] == pytest.approx(result['flops']['needed'], rel=0.1)
 
 
+def test_a_wrong_field_is_told_before_anything_is_measured():
+  command = [sys.executable, '-m', 'dmtl_jax.benchmarks.inference', '--config.model.condition=concatt']
+  done = subprocess.run(command, capture_output=True, text=True)
+  assert done.returncode == 1 and 'compiling' not in done.stderr
+  assert done.stderr.startswith("Error: --config: model.condition: 'concatt' is none of") and 'concat?' in done.stderr
+
+
 def test_operations_are_put_to_parts():
   hlo = """
 %fused (p: f32[2]) -> f32[2] {

@@ -21,6 +21,7 @@ from dmtl_jax.models import build_model, METHODS
 from dmtl_jax.runs import workdir
 from dmtl_jax.tasks import make_task
 from dmtl_jax.training import setup
+from dmtl_jax.training.optimizer import OPTIMIZERS
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -156,6 +157,7 @@ RUN = ['--config=configs/scenes.py', '--workdir=runs/none']
       field, wrong, near in (
         ('data.augment', 'lite', 'light'), ('dtype', 'float31', 'float32'), ('eval.protocol', 'pascl', 'pascal'),
         ('model.condition', 'concatt', 'concat'), ('model.initial_weights', 'identiti', 'identity'),
+        ('optim.name', 'adma', 'adam'), ('optim.schedule', 'cosin', 'cosine'), ('train.nan_policy', 'skp', 'skip'),
       )),
   ],
 )  # fmt: skip
@@ -213,8 +215,9 @@ def test_the_ends_of_a_range_are_in_it(field, low, high):
       check.check(config.to_dict())
 
 
-def test_every_number_has_a_range():
+def test_every_number_has_a_range_and_every_optimizer_is_a_choice():
   numbers = {k for k, v in flatten_dict(common.base(None).to_dict(), sep='.').items() if type(v) in (int, float)}
+  assert check.CHOICES['optim.name'] == tuple(OPTIMIZERS)
   assert numbers | {'data.train_count', 'data.val_count', 'model.cross_task_weight'} == set(check.RANGES)
 
 
@@ -222,11 +225,16 @@ def test_every_number_has_a_range():
   'field, wrong, message',
   [
     ('data.name', 'scene', "'scene' is none of .*; did you mean scenes?"),
+    ('data.name', '..', "config.data.name: '..' is none of"),
     ('data.tasks', ('depht',), "'depht' is none of .*; did you mean depth?"),
     ('data.labels', 'oen', "'oen' is none of full, one, random, a file; did you mean one?"),
     ('train.best_by', 'depth/absEr', 'did you mean depth/absErr?'),
-    ('train.accumulate', 3, 'cannot be split over .* in 3 micro-batches each'),
-    ('train.fsdp', 1000, 'train.fsdp=1000 does not divide'),
+    (
+      'train.accumulate',
+      3,
+      'a batch of 8 images cannot be split over 1 devices in 3 micro-batches each; set config.tra',
+    ),
+    ('train.fsdp', 1000, 'train.fsdp=1000 does not divide the 1 devices'),
     ('model.heads', 3, 'model.heads: 32 channels cannot be shared by 3;'),
     ('init_from', 'none.pth', "'none.pth': no such file"),
     ('loss_weights.depht', 1.0, "config.loss_weights: 'depht' is none of .*; did you mean depth?"),

@@ -146,13 +146,6 @@ def test_bad_mapping(tmp_path, name, text, words):
   assert words in str(caught.value) and str(path) in str(caught.value)
 
 
-def test_unknown_setting():
-  with pytest.raises(
-    UserError, match="config.data.labels: 'two' is none of full, one, random, a file; did you mean one"
-  ):
-    apply_labels(fake(), 'two')
-
-
 def test_official_mapping_goes_before_drawing(tmp_path):
   path = tmp_path / 'onelabel.json'
   source = fake(3, official={'one': path})

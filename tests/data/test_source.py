@@ -55,14 +55,6 @@ def test_open_source(config):
   assert len(source_lib.open_source(config, 'val')) == 1
 
 
-def test_a_name_that_is_none_is_told_with_the_closest():
-  for name, close in (('nyu', 'nyud'), ('cityscape', 'cityscapes'), ('scene', 'scenes'), ('..', 'nyud')):
-    with pytest.raises(UserError) as error:
-      source_lib.open_source(ConfigDict({'name': name}), 'train')
-    assert f"config.data.name: '{name}' is none of " in str(error.value)
-    assert close in str(error.value).rpartition('did you mean ')[2] or name == '..'
-
-
 STRIPES = """
 import numpy as np
 import tensorflow_datasets as tfds

@@ -1,10 +1,8 @@
 """Builders on raw trees in the true file formats, with labels worked out by hand."""
 
-import hashlib
 import io
 import pickle
 
-from conftest import shared
 import numpy as np
 from PIL import Image
 import pytest
@@ -271,11 +269,3 @@ def test_the_list_of_scored_images(tmp_path):
   for broken in (path, tmp_path / 'none.txt'):
     with pytest.raises(UserError, match='not a readable list'):
       labels.read_scored(broken)
-
-
-def test_the_list_of_the_evaluator_can_be_read():
-  path = shared('edge_protocol/test_new.txt')
-  assert hashlib.sha256(path.read_bytes()).hexdigest().startswith('1998ea178a4683c8')
-  ids = labels.read_scored(path)
-  years = [sum(id.startswith(f'{year}_') for id in ids) for year in (2008, 2009, 2010)]
-  assert years == [1067, 666, 765]

@@ -18,6 +18,7 @@ from tensorflow_datasets.core import shuffle
 from dmtl_jax.basics import download
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.datasets import cityscapes, mtan, nyud, pascal, raw, stored
+from dmtl_jax.datasets.pascal import labels
 from dmtl_jax.jobs.prepare import prepare
 
 pytestmark = pytest.mark.usefixtures('no_downloads')
@@ -25,6 +26,11 @@ pytestmark = pytest.mark.usefixtures('no_downloads')
 
 def opened(package, c):
   return stored.prepared(package.Builder, c.data)
+
+
+def refused(c, words: str):
+  with pytest.raises(UserError, match=words):
+    prepare(c)
 
 
 def zip_tree(archive, root):
@@ -41,8 +47,7 @@ def test_pascal_tells_missing_and_broken_files(tmp_path, pascal_raw):
   for file in ('sal_distill/2008_c.png', 'semseg/pascal-context/2008_a.png'):
     (pascal_raw / file).unlink()
   names = r'semseg/pascal-context/2008_a\.png, sal_distill/2008_c\.png'
-  with pytest.raises(UserError, match=f'2 of 36 files are missing: {names}; add them'):
-    prepare(c)
+  refused(c, f'2 of 36 files are missing: {names}; add them')
 
   # One in train and one in val: one run tells both.
   Image.fromarray(grey(5, 7, 21)).save(pascal_raw / 'semseg/pascal-context/2008_a.png')
@@ -60,8 +65,7 @@ def test_nyud_tells_missing_and_broken_files(tmp_path, nyud_raw):
   c = config('nyud', tmp_path, nyud_raw)
   (nyud_raw / 'train/depth/3.npy').rename(tmp_path / 'kept.npy')
   shutil.rmtree(nyud_raw / 'val/normal')
-  with pytest.raises(UserError, match=r'2 of 48 files are missing: train/depth/3\.npy, val/normal/0\.npy'):
-    prepare(c)
+  refused(c, r'2 of 48 files are missing: train/depth/3\.npy, val/normal/0\.npy')
   (tmp_path / 'kept.npy').rename(nyud_raw / 'train/depth/3.npy')
   (nyud_raw / 'val/normal').mkdir()
   np.save(nyud_raw / 'val/normal/0.npy', np.full((4, 6, 3), np.nan))
@@ -120,23 +124,22 @@ def test_a_large_split_needs_no_tensorflow(tmp_path, nyud_raw, monkeypatch):
 
 
 def test_another_size_than_the_configs_is_told(tmp_path, nyud_raw):
-  with pytest.raises(UserError, match=r'0\.npy: 4x6 pixels, but config\.data\.size is 8x12; .*size=4,6'):
-    prepare(config('nyud', tmp_path, nyud_raw, size=(8, 12)))
+  refused(
+    config('nyud', tmp_path, nyud_raw, size=(8, 12)), r'0\.npy: 4x6 pixels, but config\.data\.size is 8x12; .*size=4,6'
+  )
 
 
 def test_wrong_raw_paths_are_told(tmp_path):
-  with pytest.raises(UserError, match='give the folder, archive or address.*nyud/README.md'):
-    prepare(config('nyud', tmp_path, ''))
-  with pytest.raises(UserError, match='nowhere does not exist'):
-    prepare(config('nyud', tmp_path, tmp_path / 'nowhere'))
+  refused(config('nyud', tmp_path, ''), 'give the folder, archive or address.*nyud/README.md')
+  refused(config('nyud', tmp_path, tmp_path / 'nowhere'), 'nowhere does not exist')
   (tmp_path / 'empty').mkdir()
   (tmp_path / 'empty' / 'file').touch()
-  with pytest.raises(UserError, match="empty: found no 'ImageSets/Context/train.txt'"):
-    prepare(config('pascal', tmp_path, tmp_path / 'empty'))
-  with pytest.raises(UserError, match='raw_sha256: give the sha256 of https://example.org/PASCAL_MT.tgz'):
-    prepare(config('pascal', tmp_path, 'https://example.org/PASCAL_MT.tgz'))
-  with pytest.raises(UserError, match="'scenes' needs no preparation"):
-    prepare(config('scenes', tmp_path, ''))
+  refused(config('pascal', tmp_path, tmp_path / 'empty'), "empty: found no 'ImageSets/Context/train.txt'")
+  refused(
+    config('pascal', tmp_path, 'https://example.org/PASCAL_MT.tgz'),
+    'raw_sha256: give the sha256 of https://example.org/PASCAL_MT.tgz',
+  )
+  refused(config('scenes', tmp_path, ''), "'scenes' needs no preparation")
 
 
 def test_an_interrupted_build_leaves_nothing_that_counts(tmp_path, nyud_raw, monkeypatch):
@@ -154,8 +157,7 @@ def test_an_interrupted_build_leaves_nothing_that_counts(tmp_path, nyud_raw, mon
 
   with monkeypatch.context() as patch:
     patch.setattr(mtan, 'encode', interrupted)
-    with pytest.raises(UserError, match='stopped by Ctrl-C; .* is not built'):
-      prepare(c)
+    refused(c, 'stopped by Ctrl-C; .* is not built')
   with pytest.raises(UserError, match='not prepared; run python main.py --mode=prepare --config=configs/nyud.py'):
     opened(nyud, c)
   folder = prepare(c)
@@ -180,8 +182,7 @@ def test_data_of_an_older_version_are_told_with_what_they_lack(tmp_path, pascal_
 def test_two_runs_at_once_are_refused(tmp_path, nyud_raw):
   c = config('nyud', tmp_path, nyud_raw)
   with stored.alone(nyud.Builder(data_dir=c.data.dir), wait=False):
-    with pytest.raises(UserError, match='another process prepares'):
-      prepare(c)
+    refused(c, 'another process prepares')
 
 
 def test_archives_are_taken(tmp_path, nyud_raw, pascal_raw):
@@ -191,8 +192,7 @@ def test_archives_are_taken(tmp_path, nyud_raw, pascal_raw):
     file.add(pascal_raw, 'PASCAL_MT')
   shutil.rmtree(nyud_raw)
   shutil.rmtree(pascal_raw)
-  with pytest.raises(UserError, match='nyuv2.zip: sha256 is'):
-    prepare(config('nyud', tmp_path, archive, raw_sha256='0' * 64))
+  refused(config('nyud', tmp_path, archive, raw_sha256='0' * 64), 'nyuv2.zip: sha256 is')
   prepare(config('nyud', tmp_path, archive, raw_sha256=hashlib.sha256(archive.read_bytes()).hexdigest()))
   c = config('pascal', tmp_path, tgz)
   prepare(c)
@@ -217,13 +217,11 @@ def test_all_mappings_lie_beside_the_data_whatever_todays_setting(tmp_path, nyud
   names = ('onelabel.pth', 'randomlabels.pth')
   monkeypatch.setattr(nyud.Builder, 'url_infos', {f'http://127.0.0.1:9/{name}': info(name) for name in names})
   c = config('nyud', tmp_path, nyud_raw, labels='one')
-  with pytest.raises(UserError, match='is ready, but not onelabel.pth: .*save the file as'):
-    prepare(c)
+  refused(c, 'is ready, but not onelabel.pth: .*save the file as')
   place = tmp_path / 'tfds/nyud_mt/1.0.0/label_mappings/onelabel.pth'
   place.parent.mkdir(exist_ok=True)
   place.write_bytes(b'another')
-  with pytest.raises(UserError, match='onelabel.pth: sha256 is'):
-    prepare(c)
+  refused(c, 'onelabel.pth: sha256 is')
   place.write_bytes(mapping)
   prepare(c)  # what today's setting does not need is only told
   assert re.search('is ready, but not randomlabels.pth: .*save the file as', caplog.text)
@@ -249,8 +247,10 @@ def test_checksums_of_the_mappings_are_the_official_ones(monkeypatch):
 def test_the_list_of_scored_images_is_the_evaluators(monkeypatch):
   monkeypatch.undo()
   (info,) = [info for info in pascal.Builder.url_infos.values() if info.filename == pascal.LISTED]
-  content = shared('edge_protocol/test_new.txt').read_bytes()
-  assert (info.size, info.checksum) == (len(content), hashlib.sha256(content).hexdigest())
+  path = shared('edge_protocol/test_new.txt')
+  assert (info.size, info.checksum) == (len(path.read_bytes()), hashlib.sha256(path.read_bytes()).hexdigest())
+  ids = labels.read_scored(path)
+  assert [sum(id.startswith(f'{year}_') for id in ids) for year in (2008, 2009, 2010)] == [1067, 666, 765]
 
 
 def test_several_processes_keep_the_order(tmp_path):

@@ -99,13 +99,6 @@ def test_a_finished_run_only_evaluates_again(trained, data):
   assert (trained[0] / 'log.jsonl').read_text() == before
 
 
-def test_a_changed_config_is_refused_and_shown(trained, data):
-  config = config_for(data)
-  config.optim.lr = 0.5
-  with pytest.raises(UserError, match=r'optim.lr: 0.002 -> 0.5'):
-    train.run(config, str(trained[0]))
-
-
 def test_what_a_start_without_a_checkpoint_left_is_replaced(data, tmp_path, monkeypatch):
   monkeypatch.setattr(train, 'train', lambda *args: False)  # it was killed before the first checkpoint
   config = config_for(data)

@@ -13,40 +13,22 @@ BY_NAME = {task.name: task for task in TASKS}
 task_loss = jax.jit(losses.task_loss, static_argnums=0)
 
 
-def one(values, dtype=np.uint8):
-  """A label of one image, one row: [1, 1, W, 1]."""
-  return np.array(values, dtype)[None, None, :, None]
+SIGMOID = (0.95 * np.log1p(np.exp(-2)) + 0.05 * np.log1p(np.exp(-1))) / 2
+CLASSES = (np.log(4) + np.log(np.exp([-3, -2, -1, 0]).sum())) / 2
 
 
-def test_cross_entropy_is_the_mean_over_valid_pixels():
-  logits = np.array([[0.0, 0, 0, 0], [1, 2, 3, 4], [9, 9, 9, 9]], np.float32)[None, None]
-  loss = task_loss(BY_NAME['semseg'], logits, one([0, 3, 255]))
-  expected = (np.log(4) + np.log(np.exp([-3, -2, -1, 0]).sum())) / 2
-  np.testing.assert_allclose(loss, [expected], rtol=1e-6)
-
-
-def test_saliency_is_balanced_by_the_share_of_negatives():
-  """Three negatives, one positive, one ignored; all logits 0: every error is ln 2."""
-  loss = task_loss(BY_NAME['saliency'], np.zeros((1, 1, 5, 2), np.float32), one([0, 0, 0, 1, 255]))
-  np.testing.assert_allclose(loss, [np.log(2) * (3 * 0.25 + 1 * 0.75) / 4], rtol=1e-6)
-
-
-def test_boundary_weights():
-  logits = np.array([2.0, -1.0, 5.0], np.float32)[None, None, :, None]
-  loss = task_loss(BY_NAME['boundary'], logits, one([1, 0, 255]))
-  expected = (0.95 * np.log1p(np.exp(-2)) + 0.05 * np.log1p(np.exp(-1))) / 2
-  np.testing.assert_allclose(loss, [expected], rtol=1e-6)
-
-
-def test_normals_are_normalised_and_summed_over_channels():
-  logits = np.array([[3.0, 0, 4], [7, 7, 7]], np.float32)[None, None]
-  label = np.array([[0, 0, 1.0], [0, 0, 0]], np.float32)[None, None]
-  np.testing.assert_allclose(task_loss(BY_NAME['normals'], logits, label), [0.6 + 0.2], rtol=1e-6)
-
-
-def test_depth_is_the_mean_absolute_error():
-  logits = np.array([1.0, 5.0, 9.0], np.float32)[None, None, :, None]
-  np.testing.assert_allclose(task_loss(BY_NAME['depth'], logits, one([2, 3, 0], np.float32)), [1.5], rtol=1e-6)
+@pytest.mark.parametrize('name, logits, label, expected', [
+    ('semseg', [[0, 0, 0, 0], [1, 2, 3, 4], [9, 9, 9, 9]], [0, 3, 255], CLASSES),  # the mean over valid pixels
+    ('saliency', [[0, 0]] * 5, [0, 0, 0, 1, 255], np.log(2) * (3 * 0.25 + 1 * 0.75) / 4),  # by the share of negatives
+    ('boundary', [[2], [-1], [5]], [1, 0, 255], SIGMOID),
+    ('normals', [[3, 0, 4], [7, 7, 7]], [[0, 0, 1], [0, 0, 0]], 0.6 + 0.2),  # normalised, summed over channels
+    ('depth', [[1], [5], [9]], [2, 3, 0], 1.5),
+])  # fmt: skip
+def test_losses_by_hand(name, logits, label, expected):
+  """Of one image of one row."""
+  task = BY_NAME[name]
+  label = np.array(label, task.label_dtype).reshape(1, 1, -1, task.label_channels)
+  np.testing.assert_allclose(task_loss(task, np.array([[logits]], np.float32), label), [expected], rtol=1e-6)
 
 
 @pytest.mark.parametrize('task', TASKS, ids=lambda task: task.name)

@@ -7,7 +7,6 @@ import numpy as np
 import optax
 import pytest
 
-from dmtl_jax.basics.errors import UserError
 from dmtl_jax.configs import check
 from dmtl_jax.runs.state import TrainState
 from dmtl_jax.training.optimizer import learning_rate, optimizer, OPTIMIZERS
@@ -55,18 +54,6 @@ def test_adams_state_is_that_of_older_checkpoints():
   ]
   moments = [f"[2].{moment}['{name}']" for moment in ('mu', 'nu') for name in ('bias', 'kernel')]
   assert names == ['[2].count', *moments, '[3].count']
-
-
-def test_names_that_are_none_are_refused_with_the_closest_that_is():
-  for field, value, near in (
-    ('optim.name', 'adma', 'adam'),
-    ('optim.schedule', 'cosin', 'cosine'),
-    ('train.nan_policy', 'skp', 'skip'),
-  ):
-    section, key = field.split('.')
-    with pytest.raises(UserError, match=rf"{field}: '{value}' is none of .*; did you mean {near}\?"):
-      check.check({section: {key: value}})
-  assert check.CHOICES['optim.name'] == tuple(OPTIMIZERS)
 
 
 def test_the_learning_rate_of_each_schedule():

@@ -19,7 +19,6 @@ import pytest
 import toy
 
 from dmtl_jax.basics import sharding
-from dmtl_jax.basics.errors import UserError
 from dmtl_jax.configs import folder as folder_config
 from dmtl_jax.data import pipeline
 from dmtl_jax.jobs import train
@@ -222,16 +221,6 @@ def test_each_image_is_read_by_one_host(data):
     assert set(reads.seen[:4]) == set(index) and len(index) == 4  # an epoch is one batch of 8
     taken += list(index)
   assert sorted(taken) == list(range(8))
-
-
-def test_what_does_not_divide_is_told():
-  mesh = sharding.make_mesh()
-  with pytest.raises(UserError, match='config.train.fsdp=3 does not divide the 1 devices'):
-    sharding.make_mesh(3)
-  with pytest.raises(
-    UserError, match='a batch of 6 images cannot be split over 1 devices in 4 micro-batches each; set x'
-  ):
-    sharding.check_batch('x', 6, mesh, 4)
 
 
 def test_large_arrays_are_cut_along_their_largest_axis():

@@ -24,7 +24,6 @@ def evaluate(
     predictions: folder of grey PNGs, 8 or 16 bits; white is a certain boundary.
     truths: folder with one file for each prediction, as `read_truths` takes it.
     ignore: grey value of truth PNGs that marks unlabelled pixels; predictions there do not count.
-    workers: number of processes.
     **options: tolerance, count, thinning of `boundary.counts`.
 
   Returns:
