@@ -6,7 +6,8 @@ train      python main.py --config=configs/scenes.py:method=prediction,labels=on
            (run it again on the same workdir and it goes on where it stopped)
 evaluate   python main.py --mode=evaluate --workdir=runs/scenes [--step=best|latest|N] [--config.eval.steps=4]
 predict    python main.py --mode=predict --workdir=runs/scenes --images=PHOTOS --out=maps [--samples=8]
-summary    python main.py --mode=summary --config=configs/pascal.py:method=feature [--json] [--memory]
+summary    python main.py --mode=summary --config=configs/pascal.py:method=feature [--json] [--memory [--for=v5e-1]]
+           (what it costs; --memory compiles it, --for compiles it for an accelerator that need not be here)
 prepare    python main.py --mode=prepare --config=configs/nyud.py --config.data.raw=PATH
 report     python main.py --mode=report --workdirs=runs/a,runs/b --out=runs/report
 """
@@ -22,6 +23,7 @@ from absl import flags, logging
 from ml_collections import config_flags
 
 from dmtl_jax import configs
+from dmtl_jax.basics import accelerators
 from dmtl_jax.basics.errors import closest, none_of, printable, program, tell, UserError
 from dmtl_jax.inference import images
 
@@ -62,6 +64,9 @@ _DISTRIBUTED = flags.DEFINE_string(
   'elsewhere ADDRESS:PORT,PROCESSES,NUMBER of the first process, of all and of this one.',
 )
 _MEMORY = flags.DEFINE_bool('memory', False, 'summary: also the memory of a training step; compiles it.')
+_FOR = flags.DEFINE_string(
+  'for', None, f'summary --memory: compile for one of {", ".join(accelerators.ACCELERATORS)}, without having it.'
+)
 _JSON = flags.DEFINE_bool('json', False, 'summary: print JSON.')
 _WORKDIRS = flags.DEFINE_string('workdirs', None, 'report: workdirs to compare, separated by commas.')
 # What absl, ml_collections and Python's parser (of tuples, and of the config file) raise for what they cannot read.
@@ -150,6 +155,11 @@ def _check_flags(config: str | None):
       raise UserError(f'--mode={mode} needs --{name}{"=configs/NAME.py" if name == "config" else ""}; see --help')
   if not re.fullmatch(r'|best|latest|[0-9]+', _STEP.value):
     raise UserError(f"--step: '{printable(_STEP.value)}' is not best, latest or the number of a checkpoint")
+  if _FOR.value is not None:
+    accelerators.find(_FOR.value)
+    if mode != 'summary' or not _MEMORY.value:
+      raise UserError(f'--for={_FOR.value}: say for what, --mode=summary --memory')
+    accelerators.prepare()
   if mode == 'predict':
     images.find_images(_IMAGES.value, _OUT.value)
 
@@ -188,7 +198,7 @@ def _run():
   elif mode == 'predict':
     return job.run(workdir, _STEP.value or 'best', _IMAGES.value, _OUT.value, _SAMPLES.value, _ZOOM.value)
   elif mode == 'summary':
-    job.run(_CONFIG.value, _JSON.value, _MEMORY.value)
+    job.run(_CONFIG.value, _JSON.value, _MEMORY.value, _FOR.value)
   elif mode == 'check':
     return job.run(_CONFIG.value, _OUT.value)
   elif mode == 'prepare':

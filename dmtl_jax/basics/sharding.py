@@ -12,6 +12,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
+from dmtl_jax.basics import target
 from dmtl_jax.basics.errors import UserError
 
 SMALL = 2**12  # elements; smaller arrays stay whole: to cut them saves nothing and costs a message
@@ -20,13 +21,15 @@ SMALL = 2**12  # elements; smaller arrays stay whole: to cut them saves nothing 
 def make_mesh(fsdp: int = 1) -> Mesh:
   """A mesh of all devices of all hosts, those of a host side by side, so that it holds neighbouring images.
 
+  Of the devices of `target.compiling_for`, where those are others.
+
   Args:
     fsdp: devices that share one copy of the state (config.train.fsdp).
 
   Raises:
     UserError: where that does not divide the devices.
   """
-  devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+  devices = sorted(target.devices(), key=lambda device: (device.process_index, device.id))
   if fsdp < 1 or len(devices) % fsdp:
     raise UserError(f'config.train.fsdp={fsdp} does not divide the {len(devices)} devices; set it to a divisor')
   return Mesh(np.array(devices).reshape(-1, fsdp), ('data', 'fsdp'), axis_types=(AxisType.Auto,) * 2)

@@ -13,7 +13,6 @@ xla       the compiler's own count (`cost_analysis`), which knows a scan's body 
 """
 
 import jax
-from jax.interpreters import partial_eval
 
 from dmtl_jax.models import counting
 from dmtl_jax.tasks import Task
@@ -23,9 +22,7 @@ PER_PAIR = ('denoiser', 'head')  # parts that see pairs instead of images
 
 def by_scope(function, *args):
   """Yields (scope, FLOPs) of every product in a traceable function, those only unused results need left out."""
-  jaxpr = jax.make_jaxpr(function)(*args).jaxpr
-  jaxpr, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
-  for scope, count in counting.multiply_adds(jaxpr, ''):
+  for scope, count in counting.multiply_adds(counting.used(jax.make_jaxpr(function)(*args).jaxpr), ''):
     yield scope, 2.0 * count
 
 

@@ -20,7 +20,7 @@ import jax
 import jax.export
 import jax.numpy as jnp
 
-from dmtl_jax.basics import stopping
+from dmtl_jax.basics import stopping, target
 from dmtl_jax.basics.atomic import replacing
 from dmtl_jax.basics.errors import tell, UserError
 from dmtl_jax.data import transforms
@@ -44,8 +44,15 @@ def export(config, tasks: tuple[Task, ...], variables: dict) -> jax.export.Expor
 
   def predict(image):
     normalized = (image / jnp.float32(255) - transforms.MEAN) / transforms.STD
-    maps = predict_step(variables, normalized[None], jnp.zeros(1, jnp.int32))['final']
+    maps = jax.lax.platform_dependent(normalized[None], cpu=on('cpu'), default=on('gpu'))
     return {name: x[0] for name, x in maps.items()}
+
+  def on(platform: str):  # the convolutions that suit it; the file holds the weights once
+    def run(images):
+      with target.compiling_for(platform):
+        return predict_step(variables, images, jnp.zeros(1, jnp.int32))['final']
+
+    return run
 
   (batch,) = jax.export.symbolic_shape('batch')
   images = jax.ShapeDtypeStruct((batch, *config.data.size, 3), jnp.uint8)

@@ -8,20 +8,22 @@ import jax
 import numpy as np
 
 from dmtl_jax.data.source import data_tasks
+from dmtl_jax.jobs import compile_for
 from dmtl_jax.models import find
 from dmtl_jax.models.counting import summarize
 from dmtl_jax.tasks import Task
 from dmtl_jax.training import cost, setup
 
 
-def run(config, as_json: bool = False, memory: bool = False):
+def run(config, as_json: bool = False, memory: bool = False, accelerator: str | None = None):
   """Prints the summary of a config: a table, or one JSON object (`summarize`'s dict).
 
   Args:
     memory: with `step_memory`, which compiles the training step: minutes at full size.
+    accelerator: of `accelerators.ACCELERATORS`: `compile_for.plan` instead of that.
 
   Raises:
-    UserError: unknown method or data set; for `folder`, what is wrong with the folder.
+    UserError: unknown method or data set; for `folder`, what is wrong with the folder; no compiler for the accelerator.
   """
   tasks = data_tasks(config.data)
   result = summarize(config, tasks, tuple(config.data.size))
@@ -31,9 +33,14 @@ def run(config, as_json: bool = False, memory: bool = False):
   if memory:
     if not as_json:
       print('\ncompiling a training step for its memory; at full size that takes minutes', flush=True)
-    result['training'] = step_memory(config, tasks)
+    if accelerator:
+      result['accelerator'] = told = compile_for.plan(config, tasks, accelerator, _with_most_labels)
+      text = compile_for.as_text(told, config)
+    else:
+      result['training'] = told = step_memory(config, tasks)
+      text = memory_text(told, config)
     if not as_json:
-      print(memory_text(result['training'], config))
+      print(text)
   if as_json:
     print(json.dumps(result, indent=2))
 
@@ -54,6 +61,13 @@ def build_training(config, tasks: tuple[Task, ...], mask: np.ndarray) -> setup.T
   return setup.build(config, _Labels(tasks, mask), None)
 
 
+def _with_most_labels(config, tasks: tuple[Task, ...]) -> setup.Training:
+  """`build_training` where every image has as many labels as it can."""
+  mask = np.zeros((config.train.batch, len(tasks)), bool)
+  mask[:, : 1 if config.data.labels == 'one' else None] = True
+  return build_training(config, tasks, mask)
+
+
 def step_memory(config, tasks: tuple[Task, ...]) -> dict:
   """Estimated memory of the training step of a config, as the compiler plans it for the devices here.
 
@@ -64,9 +78,7 @@ def step_memory(config, tasks: tuple[Task, ...]) -> dict:
   Raises:
     UserError: a batch that these devices cannot share.
   """
-  mask = np.zeros((config.train.batch, len(tasks)), bool)
-  mask[:, : 1 if config.data.labels == 'one' else None] = True  # the most labels an image can have
-  training = build_training(config, tasks, mask)
+  training = _with_most_labels(config, tasks)
   state = setup.abstract_state(training)
   compiled = cost.compile_step(training.update, state, config, tasks, training.mesh)
   shares = jax.tree.map(lambda x: math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize, state)

@@ -85,7 +85,11 @@ def _forward_jaxpr(model, variables, tasks, size, steps):
     inputs = model_inputs(model, images, jax.random.key(0), len(tasks), steps=steps or None)
     return model.apply(variables, images, **inputs).final
 
-  jaxpr = jax.make_jaxpr(forward)(variables, jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)).jaxpr
+  return used(jax.make_jaxpr(forward)(variables, jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)).jaxpr)
+
+
+def used(jaxpr: Jaxpr) -> Jaxpr:
+  """A jaxpr without the equations whose results nobody uses."""
   return partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))[0]
 
 

@@ -22,15 +22,19 @@ def compile_step(update, state, config, tasks, mesh):
     update: the jitted (state, batch, step) -> (state, scalars).
     state: real or abstract, with its shardings.
   """
+  return update.lower(state, abstract_batch(config, tasks, mesh), 1).compile()
+
+
+def abstract_batch(config, tasks, mesh) -> dict:
+  """What a batch of the config's shape is, for a step to be compiled."""
   size, by_image = tuple(config.data.size), sharding.by_image(mesh)
   shaped = lambda shape, dtype: jax.ShapeDtypeStruct((config.train.batch, *shape), dtype, sharding=by_image)
   blank = {task.name: task.blank(*size) for task in tasks}
-  batch = {
+  return {
     'image': shaped((*size, 3), jnp.float32),
     'labels': {name: shaped(label.shape, label.dtype) for name, label in blank.items()},
     'label_mask': shaped((len(tasks),), bool),
   }
-  return update.lower(state, batch, 1).compile()
 
 
 def planned_bytes(compiled) -> int | None:

@@ -9,9 +9,11 @@ import jax.export
 import numpy as np
 import pytest
 
+from dmtl_jax.basics import target
 from dmtl_jax.data import transforms
 from dmtl_jax.inference import prediction
 from dmtl_jax.jobs import export
+from dmtl_jax.models.parts import winograd
 from tests.conftest import random_variables, SIZE, TASKS, Tiny
 
 pytestmark = pytest.mark.usefixtures('short_encoder')
@@ -73,11 +75,14 @@ def test_the_file_predicts_without_this_project(tiny_run, images, tmp_path, caps
 
 
 @pytest.mark.parametrize('arg', ['method=feature,preset=released', 'method=mtl_baseline'])
-def test_other_methods(arg, images):
+def test_other_methods(arg, images, monkeypatch):
   tiny = Tiny(arg, tasks=(TASKS[0], TASKS[3]), depth=1)
   tiny.config.data.size = SIZE
   variables = random_variables(tiny.model, seed=2)
+  asked = set()
+  monkeypatch.setattr(winograd, 'pays', lambda *_: asked.add(target.platform()))
   exported = export.export(tiny.config, tiny.tasks, variables)
+  assert asked == {'cpu', 'gpu'}, 'each platform has its own convolutions in the file'
   got = jax.device_get(exported.call(images[:1]))
   want = prediction.Predictor(tiny.config, tiny.tasks, variables)(images[0])
   for task in tiny.tasks:

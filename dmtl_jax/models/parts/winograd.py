@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dmtl_jax.basics import target
+
 TILE = 4  # outputs of a tile
 POINTS = (0.0, 0.75, -0.75, 1.5, -1.5)  # and infinity; of simple ones those with the least rounding error
 SIZE = len(POINTS) + 1  # inputs, and products, of a tile
@@ -40,12 +42,12 @@ OUTPUTS, KERNEL, INPUTS = _transforms()
 
 
 def pays(shape: tuple[int, ...], kernel: tuple[int, ...], dtype) -> bool:
-  """Whether convolving x of `shape` [B, h, w, C] with a kernel [k, k, C, D] is faster so, on the default device.
+  """Whether convolving x of `shape` [B, h, w, C] with a kernel [k, k, C, D] is faster so, on what is compiled for.
 
   On maps of few places the transformation of the kernel, which is twice its size, takes too long.
   """
   channels = kernel[2:]
-  suits = kernel[:2] == (3, 3) and shape[1] % TILE == 0 and dtype == jnp.float32 and jax.default_backend() == 'cpu'
+  suits = kernel[:2] == (3, 3) and shape[1] % TILE == 0 and dtype == jnp.float32 and target.platform() == 'cpu'
   return suits and min(channels) >= 64 and 2 * math.prod(shape[:3]) >= max(channels)
 
 

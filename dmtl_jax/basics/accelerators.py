@@ -1,0 +1,123 @@
+"""Accelerators that programs can be compiled for where there are none: their names, sizes and speeds, and how.
+
+TPUs by libtpu, GPUs by JAX's CUDA plugin, both of which compile on a machine with a CPU alone.
+"""
+
+import dataclasses
+import os
+from typing import Any
+
+from dmtl_jax.basics.errors import none_of, printable, UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Accelerator:
+  """One chip, as its maker states it, and how many.
+
+  Attributes:
+    platform: 'tpu' or 'gpu'.
+    memory: bytes a device.
+    half, single: FLOP/s of matrix products of 16-bit and of float32 numbers, as JAX multiplies these by default: in
+      bfloat16 on TPUs, in TF32 on newer GPUs.
+    bandwidth: bytes a second between memory and chip.
+    count: devices.
+    described: what the compiler knows it by: arguments of `get_topology_desc`, or lines of a `GpuTargetConfigProto`.
+  """
+
+  platform: str
+  memory: float
+  half: float
+  single: float
+  bandwidth: float
+  count: int = 1
+  described: Any = None
+
+
+def _tpu(memory: int, flops: float, bandwidth: float, count: int, topology: str, **more) -> Accelerator:
+  how = dict(topology_name=topology, **more)
+  return Accelerator('tpu', memory * 2**30, flops, flops, bandwidth, count, how)
+
+
+def _gpu(name: str, memory: float, half: float, single: float, bandwidth: float, **described) -> Accelerator:
+  return Accelerator('gpu', memory, half, single, bandwidth, 1, described | {'name': name})
+
+
+ONE, EIGHT = (1, 1, 1), (2, 4, 1)  # chips that one host has
+ACCELERATORS = {
+  'v4-8': _tpu(32, 275e12, 1228e9, 4, 'v4:2x2x1', chip_config_name='megacore'),
+  'v5e-1': _tpu(16, 197e12, 819e9, 1, 'v5e:1x1', chips_per_host_bounds=ONE),
+  'v5e-8': _tpu(16, 197e12, 819e9, 8, 'v5e:2x4', chips_per_host_bounds=EIGHT),
+  'v5p-8': _tpu(95, 459e12, 2765e9, 4, 'v5p:2x2x1'),
+  'v6e-1': _tpu(32, 918e12, 1640e9, 1, 'v6e:1x1', chips_per_host_bounds=ONE),
+  'v6e-8': _tpu(32, 918e12, 1640e9, 8, 'v6e:2x4', chips_per_host_bounds=EIGHT),
+  't4': _gpu('Tesla T4', 15.8e9, 65e12, 8.1e12, 320e9, major=7, minor=5, cores=40, shared=65536, l2=4 << 20, ghz=1.59),
+  'a100': _gpu(
+    'NVIDIA A100-SXM4-40GB', 42.3e9, 312e12, 156e12, 1555e9,
+    major=8, minor=0, cores=108, shared=167936, l2=40 << 20, ghz=1.41,
+  ),
+  'h100': _gpu(
+    'NVIDIA H100 80GB HBM3', 85e9, 989e12, 494e12, 3352e9,
+    major=9, minor=0, cores=132, shared=233472, l2=50 << 20, ghz=1.98,
+  ),
+}  # fmt: skip
+# Without a GPU to try them on, XLA finds no tiles for some of the products that it would fuse.
+GPU_OPTIONS = {'xla_gpu_enable_triton_gemm': False}
+INSTALL = {'tpu': "pip install 'dmtl_jax[tpu]'", 'gpu': "pip install 'dmtl_jax[cuda12]'"}
+
+
+def find(name: str) -> Accelerator:
+  """Of the value of --for.
+
+  Raises:
+    UserError: there is none; names the closest.
+  """
+  if name not in ACCELERATORS:
+    raise none_of('--for', name, ACCELERATORS)
+  return ACCELERATORS[name]
+
+
+def prepare():
+  """Before JAX is imported: this process runs on its CPU, and libtpu does not look for the TPU of a cloud's machine."""
+  os.environ.update(JAX_PLATFORMS='cpu', TPU_SKIP_MDS_QUERY='1')
+
+
+def devices(name: str) -> list:
+  """The devices, to compile for and no more.
+
+  Raises:
+    UserError: what compiles for them is not installed, or does not know them.
+  """
+  from jax.experimental import topologies  # with JAX, which is not for a mistake in the flags
+
+  chosen = find(name)
+  try:
+    if chosen.platform == 'tpu':
+      return topologies.get_topology_desc(platform='tpu', **chosen.described).devices
+    config = _gpu_config(chosen)
+    return topologies.get_topology_desc(platform='cuda', target_config=config, topology='1x1x1').devices
+  except Exception as error:  # RuntimeError, NotImplementedError, JaxRuntimeError: by platform and version
+    reason = printable(str(error).split('\n')[0], 200)
+    raise UserError(
+      f'--for={name}: nothing here compiles for it ({reason}); install what does: {INSTALL[chosen.platform]}'
+    ) from error
+
+
+def _gpu_config(chosen: Accelerator) -> str:
+  """A `GpuTargetConfigProto` as text: what XLA asks a GPU of itself, where there is one."""
+  of = chosen.described
+  return f"""
+    gpu_device_info {{
+      threads_per_block_limit: 1024 threads_per_warp: 32 shared_memory_per_block: 49152 fpus_per_core: 64
+      shared_memory_per_core: {of['shared']} shared_memory_per_block_optin: {of['shared'] - 1024}
+      threads_per_core_limit: {1024 if of['major'] == 7 else 2048} core_count: {of['cores']}
+      block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
+      thread_dim_limit_x: 1024 thread_dim_limit_y: 1024 thread_dim_limit_z: 64
+      registers_per_core_limit: 65536 registers_per_block_limit: 65536
+      memory_bandwidth: {chosen.bandwidth:.0f} device_memory_size: {chosen.memory:.0f}
+      l2_cache_size: {of['l2']} clock_rate_ghz: {of['ghz']}
+      cuda_compute_capability {{ major: {of['major']} minor: {of['minor']} }}
+      device_vendor: "NVIDIA Corporation" name: "{of['name']}" device_address_bits: 64
+      driver_version: "13.0.0" runtime_version: "12.9.0" compile_time_toolkit_version: "12.9.0" dnn_version: "9.10.0"
+    }}
+    platform_name: "CUDA" dnn_version_info {{ major: 9 minor: 10 patch: 0 }} device_description_str: "{of['name']}"
+  """

@@ -1,0 +1,159 @@
+"""Compiling for an accelerator that is not here: what is told, and that what is traced asks for whom it is."""
+
+import importlib.util
+import json
+import sys
+
+from conftest import TASKS, tiny_config
+import jax
+from jax.experimental import topologies
+import jax.numpy as jnp
+import pytest
+
+from dmtl_jax import cli
+from dmtl_jax.basics import accelerators, sharding, target
+from dmtl_jax.basics.errors import UserError
+from dmtl_jax.jobs import compile_for, summary
+from dmtl_jax.models.parts import encoder
+from dmtl_jax.models.parts.layers import convolve
+
+HLO = """HloModule jit_train_step
+
+%fused (p: f32[64,64]) -> f32[64,64] {
+  %p = f32[64,64]{1,0} parameter(0)
+  ROOT %big = f32[640,640]{1,0} broadcast(%p), metadata={op_name="inside"}
+}
+
+ENTRY %main (a: f32[512,512]) -> bf16[8,32] {
+  %a = f32[512,512]{1,0} parameter(0)
+  %one = bf16[8,32]{1,0:T(8,128)} fusion(%a), kind=kLoop, calls=%fused, metadata={op_name="jit(step)/x/net/conv/mul"}
+  %mask = pred[100,3]{1,0} compare(%a, %a)
+  ROOT %two = bf16[8,32]{1,0} fusion(%a), kind=kLoop, calls=%fused
+}
+"""
+
+
+def test_the_largest_arrays_are_those_that_instructions_write_and_fusions_do_not_keep():
+  assert compile_for.largest(HLO) == [
+    '0.000488 MiB bf16[8,32] x2: net/conv/mul',
+    '0.000286 MiB pred[100,3] x1: compare',
+  ]
+
+
+@pytest.fixture
+def config(monkeypatch):
+  monkeypatch.setitem(encoder.STAGES, 'resnet18', (1, 1))
+  config = tiny_config('method=mtl_baseline,labels=one')
+  config.model.update(width=4, channels=8, decoder_blocks=1)
+  config.data.size, config.train.batch, config.eval.batch = (32, 32), 4, 2
+  return config
+
+
+def pretend(monkeypatch, memory: float):
+  """--for=cpu: one that is here, so that its compiler is."""
+  chip = accelerators.Accelerator('cpu', memory, half=2e9, single=1e9, bandwidth=1e9)
+  monkeypatch.setitem(accelerators.ACCELERATORS, 'cpu', chip)
+  monkeypatch.setattr(accelerators, 'devices', lambda name: jax.devices('cpu')[:1])
+
+
+def plan(config):
+  return compile_for.plan(config, TASKS[:2], 'cpu', summary._with_most_labels)
+
+
+def test_a_plan_is_that_of_the_step_that_training_compiles(config, monkeypatch):
+  pretend(monkeypatch, 1e9)
+  told = plan(config)
+  train, text = told['train'], compile_for.as_text(told, config)
+  assert train['fits'] and told['inference']['fits'] and told['advice'] == []
+  assert train['bytes'] == summary.step_memory(config, TASKS[:2])['bytes'] > told['inference']['bytes']
+  assert train['bytes'] >= train['arguments'] + train['temporaries']
+  assert train['seconds'] == max(train['flops'] / 1e9, train['traffic'] / 1e9)
+  assert 'training step, 4 images: fits' in text and 'inference, 2 images: fits' in text
+  assert len(train['largest']) == compile_for.SHOWN
+  json.dumps(told)
+
+
+def test_what_does_not_fit_comes_with_what_would(config, monkeypatch):
+  pretend(monkeypatch, 1e9)
+  step = compile_for.training_step(config, TASKS[:2], summary._with_most_labels)
+  chip = accelerators.ACCELERATORS['cpu']
+  whole = compile_for.compiled(*step, config, chip)
+  pretend(monkeypatch, whole['bytes'] * 0.95)
+  monkeypatch.setattr(compile_for, 'predict_step', lambda *_: step)
+  told = plan(config)
+  remat, accumulate = told['advice']
+  assert not told['train']['fits'] and remat.startswith('--config.train.remat=True: ')
+  assert accumulate.startswith('--config.train.accumulate=2, or --config.train.batch=2: about ')
+  assert 'does not fit' in compile_for.as_text(told, config)
+
+
+def test_a_compiler_out_of_memory_is_a_result_and_another_error_is_not(config, monkeypatch):
+  pretend(monkeypatch, 1e9)
+  config.train.remat = True
+  said = 'RESOURCE_EXHAUSTED: Ran out of memory on HBM, (20.89G) exceeds available HBM (15.75G).\nmore'
+
+  def fails(*args, **kwargs):
+    raise jax.errors.JaxRuntimeError(said)
+
+  monkeypatch.setattr(jax.stages.Lowered, 'compile', fails)
+  told = plan(config)
+  assert not told['train']['fits'] and told['train']['error'] == said.split('\n')[0]
+  assert 'not fit, RESOURCE_EXHAUSTED' in compile_for.as_text(told, config) and 'accumulate' in told['advice'][0]
+  said = 'INTERNAL: of XLA'
+  with pytest.raises(jax.errors.JaxRuntimeError, match='INTERNAL'):
+    plan(config)
+
+
+def test_a_compiler_that_is_not_installed_is_named_with_how_to_get_it(monkeypatch):
+  def none(*args, **kwargs):
+    raise RuntimeError('JAX TPU support not installed; cannot generate TPU topology.')
+
+  monkeypatch.setattr(topologies, 'get_topology_desc', none)
+  for name, extra in (('v5e-1', 'tpu'), ('t4', 'cuda12')):
+    with pytest.raises(
+      UserError, match=rf"--for={name}: .*not installed.*; install .*: pip install 'dmtl_jax.{extra}.'$"
+    ):
+      accelerators.devices(name)
+
+
+def test_what_is_traced_asks_for_whom():
+  x, kernel = jnp.zeros((2, 16, 16, 64)), jnp.zeros((3, 3, 64, 64))
+  lowered = lambda name: jax.jit(lambda *a: convolve(*a)).trace(x, kernel).lower(lowering_platforms=(name,)).as_text()
+  with target.compiling_for('tpu', jax.devices()[:1]):
+    assert 'winograd' not in lowered('tpu') and 'stablehlo.convolution' in lowered('tpu')
+    assert sharding.make_mesh().size == 1
+  assert 'winograd' in lowered('cpu') and 'stablehlo.convolution' not in lowered('cpu')
+
+
+@pytest.mark.parametrize('name', accelerators.ACCELERATORS)
+def test_the_real_compilers_where_they_are_installed(name, monkeypatch):
+  chosen = accelerators.ACCELERATORS[name]
+  module = 'libtpu' if chosen.platform == 'tpu' else 'jax_plugins.xla_cuda12'
+  if not importlib.util.find_spec(module.split('.')[0]) or not importlib.util.find_spec(module):
+    pytest.skip(f'{module} is not installed')
+  monkeypatch.setenv('TPU_SKIP_MDS_QUERY', '1')
+  devices = accelerators.devices(name)
+  assert len(devices) == chosen.count and {device.platform for device in devices} == {chosen.platform}
+  with target.compiling_for(chosen.platform, devices):
+    mesh = sharding.make_mesh()
+    batch = jax.ShapeDtypeStruct((8, 16, 16, 64), jnp.float32, sharding=sharding.by_image(mesh))
+    kernel = jax.ShapeDtypeStruct((3, 3, 64, 64), jnp.float32, sharding=sharding.replicated(mesh))
+    told = compile_for.compiled(jax.jit(lambda *a: convolve(*a)), (batch, kernel), tiny_config(), chosen)
+  assert told['fits'] and told['bytes'] > 8 / chosen.count * 16 * 16 * 64 * 4
+  assert told['flops'] == 2 * 8 * 16 * 16 * 9 * 64 * 64 / chosen.count  # not half of it, which Winograd's would be
+
+
+@pytest.mark.parametrize(
+  'arguments, message',
+  [
+    (['--mode=summary', '--memory', '--for=v5'], "'v5' is none of v4-8, .*; did you mean v5p-8?"),
+    (['--mode=summary', '--for=v5e-1'], '--for=v5e-1: say for what, --mode=summary --memory'),
+    (['--workdir=x', '--for=t4'], '--for=t4: say for what'),
+  ],
+)
+def test_a_wrong_accelerator_is_told_before_jax_is_there(arguments, message, fresh_flags, monkeypatch):
+  monkeypatch.setattr(sys, 'argv', ['main.py', '--config=scenes', *arguments])
+  monkeypatch.setattr(cli, '_read_config', None)  # which imports it
+  fresh_flags()
+  with pytest.raises(UserError, match=message):
+    cli._parse(sys.argv)
