@@ -7,6 +7,7 @@ curves (log.jsonl and tensorboard). Printed: their slopes after the first fifth,
 """
 
 import argparse
+import contextlib
 import os
 import pathlib
 import sys
@@ -32,11 +33,10 @@ def sample(workdir: pathlib.Path) -> tuple[float, ...]:
   """In the order and units of UNITS."""
   pages = int(pathlib.Path('/proc/self/statm').read_text().split()[1])
   sizes = {True: 0, False: 0}
-  for path in workdir.rglob('*'):
-    try:
+  paths = [pathlib.Path(folder, name) for folder, _, names in os.walk(workdir) for name in names]
+  for path in paths:
+    with contextlib.suppress(FileNotFoundError):  # a checkpoint is renamed by a thread of its own
       sizes[path.relative_to(workdir).parts[0] in CURVES] += path.stat().st_size
-    except FileNotFoundError:
-      pass  # a checkpoint is being renamed in its own thread
   of_system = (
     pages * os.sysconf('SC_PAGESIZE') / 1e6,
     len(os.listdir('/proc/self/fd')),
