@@ -19,7 +19,7 @@ def duration(seconds: float) -> str:
 
 
 class Progress:
-  """A line that renews itself on a terminal, and a line now and then in a log.
+  """A line that renews itself on a terminal and in a notebook, and a line now and then in a log.
 
   Args:
     what: what is done, e.g. 'training'.
@@ -34,7 +34,8 @@ class Progress:
     self.note = ''
     self.began = time.monotonic()
     self.told = -float('inf')  # when
-    self.terminal = sys.stderr.isatty()
+    self.renews = sys.stderr.isatty() or 'ipykernel' in sys.modules
+    self.length = 0  # of the line that is to be written over
 
   def __enter__(self):
     return self
@@ -46,7 +47,7 @@ class Progress:
     """Counts `count` more units as done; `note` (a loss, a file name) is shown behind them."""
     self.done += count
     self.note = note or self.note
-    if time.monotonic() - self.told > (0.2 if self.terminal else 10):
+    if time.monotonic() - self.told > (0.2 if self.renews else 10):
       self._show()
 
   def rate(self) -> float:
@@ -63,8 +64,10 @@ class Progress:
     per = f'{rate:.1f} {self.unit}/s' if rate >= 1 or rate == 0 else f'{1 / rate:.1f} s/{self.unit}'
     line = f'{self.what} {self.done}/{self.total} ({100 * self.done / max(self.total, 1):.0f}%), {per}, {tail}'
     line += f' | {self.note}' if self.note else ''
-    if self.terminal:
-      print(f'\r\033[K{line[:200]}', end='\n' if final else '', file=sys.stderr, flush=True)
+    if self.renews:
+      line, length = line[:200].ljust(self.length), len(line[:200])
+      print(f'\r{line}', end='\n' if final else '', file=sys.stderr, flush=True)
+      self.length = length
     else:
       print(line, file=sys.stderr, flush=True)
 
