@@ -2,7 +2,6 @@
 
 from contextlib import closing, ExitStack
 import importlib.util
-import math
 import pathlib
 
 import jax
@@ -100,7 +99,8 @@ def train(training: setup.Training, config, workdir: str, stop: StopSignal) -> b
       if logs:
         values = log_values(window, training.schedule, config, step)
         log.scalars(step, values)
-        progress.update(step - progress.done, f'loss {values.get("loss/total", math.nan):.4g}')
+        told = f'loss {values["loss/total"]:.4g}' if 'loss/total' in values else 'skipped'
+        progress.update(step - progress.done, told)
         window.clear()
       if due:
         evaluation.run(state, step)

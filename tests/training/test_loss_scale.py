@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 
+from dmtl_jax.jobs import train
 from dmtl_jax.models import build_model, Network, Output
 from dmtl_jax.models.parts import encoder
 from dmtl_jax.runs.checkpoints import Checkpoints
@@ -41,10 +42,10 @@ def batch_of(count: int = 4) -> dict:
   }
 
 
-def linear(dtype=jnp.float16, tx=optax.adam(0.1), **train):
+def linear(dtype=jnp.float16, tx=optax.adam(0.1), **fields):
   """The compiled step (state, batch, number), and a state to start from."""
   config = tiny_config('method=mtl_baseline')
-  config.train.update(train)
+  config.train.update(fields)
   model = Linear(TWO, dtype=dtype)
   variables = model.init(jax.random.key(0), jnp.zeros((1, *SIZE, 3)))
   scale = loss_scale() if dtype == jnp.float16 else None
@@ -86,6 +87,9 @@ def test_an_overflow_halves_the_scale_and_skips_the_step(accumulate, policy):
   window = bad_numbers.Window(TWO)
   window.add(1, scalars, [0], {})
   assert window.fetch() == [] and window.total_skipped() == 1  # so that nan_policy=stop does not stop
+  config = tiny_config('method=mtl_baseline')
+  config.train.nan_policy = policy
+  assert train.log_values(window, float, config, 1) == {'loss_scale': 2.0**40, 'skipped': 1, 'lr': -1}
   for number in range(2, 40):
     after, scalars = step(after, batch_of(), number)
   assert scalars['good'] and after.step == 39
