@@ -62,6 +62,12 @@ ACCELERATORS = {
 }  # fmt: skip
 # Without a GPU to try them on, XLA finds no tiles for some of the products that it would fuse.
 GPU_OPTIONS = {'xla_gpu_enable_triton_gemm': False}
+# libtpu neither looks for a TPU, nor locks it for this process, nor tells that it knows of none; programs for devices
+# that are not here can be put into JAX's cache, but not be taken out again.
+ENVIRONMENT = dict(
+  JAX_PLATFORMS='cpu', JAX_ENABLE_COMPILATION_CACHE='false', TPU_SKIP_MDS_QUERY='1', ALLOW_MULTIPLE_LIBTPU_LOAD='1',
+  TPU_WORKER_HOSTNAMES='localhost', TPU_ACCELERATOR_TYPE='v5litepod-1',
+)  # fmt: skip
 INSTALL = {'tpu': "pip install 'dmtl_jax[tpu]'", 'gpu': "pip install 'dmtl_jax[cuda12]'"}
 
 
@@ -77,15 +83,15 @@ def find(name: str) -> Accelerator:
 
 
 def prepare():
-  """Before JAX is imported: this process runs on its CPU, and libtpu does not look for the TPU of a cloud's machine."""
-  os.environ.update(JAX_PLATFORMS='cpu', TPU_SKIP_MDS_QUERY='1')
+  """Before JAX is imported: this process runs on its CPU, and libtpu compiles."""
+  os.environ.update(ENVIRONMENT)
 
 
 def devices(name: str) -> list:
   """The devices, to compile for and no more.
 
   Raises:
-    UserError: what compiles for them is not installed, or does not know them.
+    UserError: what compiles for them is not installed, or does not start.
   """
   from jax.experimental import topologies  # with JAX, which is not for a mistake in the flags
 
@@ -95,11 +101,11 @@ def devices(name: str) -> list:
       return topologies.get_topology_desc(platform='tpu', **chosen.described).devices
     config = _gpu_config(chosen)
     return topologies.get_topology_desc(platform='cuda', target_config=config, topology='1x1x1').devices
-  except Exception as error:  # RuntimeError, NotImplementedError, JaxRuntimeError: by platform and version
+  except Exception as error:  # by platform and version
     reason = printable(str(error).split('\n')[0], 200)
-    raise UserError(
-      f'--for={name}: nothing here compiles for it ({reason}); install what does: {INSTALL[chosen.platform]}'
-    ) from error
+    if 'not installed' in reason or isinstance(error, NotImplementedError):  # what JAX says of TPUs, and of GPUs
+      raise UserError(f'--for={name}: what compiles for it is not installed; {INSTALL[chosen.platform]}') from error
+    raise UserError(f'--for={name}: what compiles for it does not start: {reason}') from error
 
 
 def _gpu_config(chosen: Accelerator) -> str:

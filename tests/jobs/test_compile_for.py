@@ -104,16 +104,25 @@ def test_a_compiler_out_of_memory_is_a_result_and_another_error_is_not(config, m
     plan(config)
 
 
-def test_a_compiler_that_is_not_installed_is_named_with_how_to_get_it(monkeypatch):
-  def none(*args, **kwargs):
-    raise RuntimeError('JAX TPU support not installed; cannot generate TPU topology.')
+@pytest.mark.parametrize(
+  'name, error, message',
+  [
+    ('v5e-1', RuntimeError('JAX TPU support not installed; cannot'), r"is not installed; pip install 'dmtl_jax.tpu.'$"),
+    (
+      't4',
+      NotImplementedError('topology not implemented for cuda'),
+      r"is not installed; pip install 'dmtl_jax.cuda12.'$",
+    ),
+    ('v6e-1', RuntimeError('ABORTED: lockfile.\nmore'), r'--for=v6e-1: .* does not start: ABORTED: lockfile.$'),
+  ],
+)
+def test_without_a_compiler_it_is_told_how_to_get_it(name, error, message, monkeypatch):
+  def fails(*args, **kwargs):
+    raise error
 
-  monkeypatch.setattr(topologies, 'get_topology_desc', none)
-  for name, extra in (('v5e-1', 'tpu'), ('t4', 'cuda12')):
-    with pytest.raises(
-      UserError, match=rf"--for={name}: .*not installed.*; install .*: pip install 'dmtl_jax.{extra}.'$"
-    ):
-      accelerators.devices(name)
+  monkeypatch.setattr(topologies, 'get_topology_desc', fails)
+  with pytest.raises(UserError, match=message):
+    accelerators.devices(name)
 
 
 def test_what_is_traced_asks_for_whom():
@@ -131,7 +140,8 @@ def test_the_real_compilers_where_they_are_installed(name, monkeypatch):
   module = 'libtpu' if chosen.platform == 'tpu' else 'jax_plugins.xla_cuda12'
   if not importlib.util.find_spec(module.split('.')[0]) or not importlib.util.find_spec(module):
     pytest.skip(f'{module} is not installed')
-  monkeypatch.setenv('TPU_SKIP_MDS_QUERY', '1')
+  for variable, value in accelerators.ENVIRONMENT.items():
+    monkeypatch.setenv(variable, value)
   devices = accelerators.devices(name)
   assert len(devices) == chosen.count and {device.platform for device in devices} == {chosen.platform}
   with target.compiling_for(chosen.platform, devices):
