@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 import pytest
 
 from dmtl_jax import cli, configs
+from dmtl_jax.basics import accelerators
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.configs import check, common
 from dmtl_jax.data import source
@@ -194,6 +195,7 @@ def test_a_mode_is_a_job_with_its_flags(arguments, job, given, fresh_flags, monk
   monkeypatch.chdir(ROOT)
   monkeypatch.setattr(sys, 'argv', ['main.py', *arguments])
   monkeypatch.setattr(workdir, 'read_config', lambda path: 'stored')
+  monkeypatch.setattr(accelerators, 'ENVIRONMENT', {})  # of processes that come after
   called = []
   monkeypatch.setattr(f'dmtl_jax.jobs.{job}', lambda *args: called.append(args) or 3)
   fresh_flags()
