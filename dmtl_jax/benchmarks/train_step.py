@@ -18,9 +18,9 @@ import numpy as np
 from dmtl_jax.basics import sharding
 from dmtl_jax.benchmarks import common, synthetic, timing, work
 from dmtl_jax.data.source import data_tasks
-from dmtl_jax.jobs import summary
 from dmtl_jax.runs.state import TrainState
 from dmtl_jax.tasks import Task
+from dmtl_jax.training import setup
 from dmtl_jax.training.setup import Training
 
 FIRST = np.int32(1)  # number of the first step
@@ -64,7 +64,7 @@ def build(config, mask: np.ndarray | None = None) -> Job:
   """
   tasks = data_tasks(config.data)
   mask = synthetic.label_mask(tasks, config.data.labels) if mask is None else mask
-  training = summary.build_training(config, tasks, mask)
+  training = setup.build_unfed(config, tasks, mask)
   state = synthetic.train_state(jax.eval_shape(training.init, jax.random.key(0)))
   batch = synthetic.train_batch(config, tasks, mask)
   pairs = int(batch['label_mask'].sum()) if training.model.diffuses else None

@@ -1,7 +1,6 @@
 """`--mode=summary --memory --for=NAME`: a config's programs compiled for an accelerator that need not be here."""
 
 from collections import Counter
-from collections.abc import Callable
 import math
 import re
 import time
@@ -9,7 +8,7 @@ import time
 import jax
 import jax.numpy as jnp
 
-from dmtl_jax.basics import accelerators, progress, sharding, target
+from dmtl_jax.basics import accelerators, sharding, target
 from dmtl_jax.inference.steps import compiled_predict_step
 from dmtl_jax.models import build_model, counting
 from dmtl_jax.models.inputs import variable_shapes
@@ -23,12 +22,11 @@ OP_NAME = re.compile(r'op_name="([^"]*)"')
 VIEWS = ('parameter', 'get-tuple-element', 'bitcast', 'constant', 'tuple')  # take no memory of their own
 
 
-def plan(config, tasks: tuple[Task, ...], name: str, build_training: Callable) -> dict:
+def plan(config, tasks: tuple[Task, ...], name: str) -> dict:
   """Compiles the training step and inference.
 
   Args:
     name: of `accelerators.ACCELERATORS`.
-    build_training: (config, tasks) -> `setup.Training`, with the most labels that an image can have.
 
   Returns:
     {'for', 'devices', 'memory' (bytes of one), 'train', 'inference': see `compiled`, 'advice': lines}.
@@ -38,17 +36,17 @@ def plan(config, tasks: tuple[Task, ...], name: str, build_training: Callable) -
   """
   chosen, devices = accelerators.find(name), accelerators.devices(name)
   with target.compiling_for(chosen.platform, devices):
-    train = compiled(*training_step(config, tasks, build_training), config, chosen)
+    train = compiled(*training_step(config, tasks), config, chosen)
     inference = compiled(*predict_step(config, tasks), config, chosen)
-    advice = [] if train['fits'] else remedies(config, tasks, train, chosen, build_training)
+    advice = [] if train['fits'] else remedies(config, tasks, train, chosen)
   kind = f'{len(devices)} x {devices[0].device_kind}'
   told = {'for': name, 'devices': kind, 'memory': chosen.memory, 'train': train, 'inference': inference}
   return told | {'advice': advice}
 
 
-def training_step(config, tasks, build_training) -> tuple:
+def training_step(config, tasks) -> tuple:
   """The jitted step, and abstract arguments."""
-  training = build_training(config, tasks)
+  training = setup.build_unfed(config, tasks)
   return training.update, (setup.abstract_state(training), cost.abstract_batch(config, tasks, training.mesh), 1)
 
 
@@ -118,13 +116,12 @@ def largest(text: str) -> list[str]:
   return [f'{size(key[0])} {key[1]} x{found[key]}: {where[key]}' for key in order]
 
 
-def remedies(config, tasks, train: dict, chosen, build_training) -> list[str]:
+def remedies(config, tasks, train: dict, chosen) -> list[str]:
   """What makes a training step fit that does not: `remat` compiled, the rest estimated."""
   lines, changed = [], config.copy_and_resolve_references()
   if not config.train.remat:
     changed.train.remat = True
-    progress.say('it does not fit; compiling it with --config.train.remat=True')
-    again = compiled(*training_step(changed, tasks, build_training), changed, chosen)
+    again = compiled(*training_step(changed, tasks), changed, chosen)
     lines.append(f'--config.train.remat=True: {"fits" if again["fits"] else "does not fit"}, {memory_of(again)}')
   if train['bytes'] is None:
     return [*lines, '--config.train.accumulate, or a smaller batch: less, how much the compiler does not say']

@@ -1,11 +1,9 @@
 """The job `--mode=summary`: what a config costs, before anything is trained."""
 
-import dataclasses
 import json
 import math
 
 import jax
-import numpy as np
 
 from dmtl_jax.data.source import data_tasks
 from dmtl_jax.jobs import compile_for
@@ -34,7 +32,7 @@ def run(config, as_json: bool = False, memory: bool = False, accelerator: str | 
     if not as_json:
       print('\ncompiling a training step for its memory; at full size that takes minutes', flush=True)
     if accelerator:
-      result['accelerator'] = told = compile_for.plan(config, tasks, accelerator, _with_most_labels)
+      result['accelerator'] = told = compile_for.plan(config, tasks, accelerator)
       text = compile_for.as_text(told, config)
     else:
       result['training'] = told = step_memory(config, tasks)
@@ -43,29 +41,6 @@ def run(config, as_json: bool = False, memory: bool = False, accelerator: str | 
       print(text)
   if as_json:
     print(json.dumps(result, indent=2))
-
-
-@dataclasses.dataclass(frozen=True)
-class _Labels:
-  """Stands in for a training set, of which a step needs to know no more."""
-
-  tasks: tuple[Task, ...]
-  label_mask: np.ndarray
-
-  def __len__(self):
-    return len(self.label_mask)
-
-
-def build_training(config, tasks: tuple[Task, ...], mask: np.ndarray) -> setup.Training:
-  """What training builds from a config, without its data set: labels [N, T] bool say what of it is labelled."""
-  return setup.build(config, _Labels(tasks, mask), None)
-
-
-def _with_most_labels(config, tasks: tuple[Task, ...]) -> setup.Training:
-  """`build_training` where every image has as many labels as it can."""
-  mask = np.zeros((config.train.batch, len(tasks)), bool)
-  mask[:, : 1 if config.data.labels == 'one' else None] = True
-  return build_training(config, tasks, mask)
 
 
 def step_memory(config, tasks: tuple[Task, ...]) -> dict:
@@ -78,7 +53,7 @@ def step_memory(config, tasks: tuple[Task, ...]) -> dict:
   Raises:
     UserError: a batch that these devices cannot share.
   """
-  training = _with_most_labels(config, tasks)
+  training = setup.build_unfed(config, tasks)
   state = setup.abstract_state(training)
   compiled = cost.compile_step(training.update, state, config, tasks, training.mesh)
   shares = jax.tree.map(lambda x: math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize, state)

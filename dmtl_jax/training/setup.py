@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from dmtl_jax.basics import sharding
@@ -21,7 +22,7 @@ from dmtl_jax.models.inputs import init_variables
 from dmtl_jax.runs import pretrained
 from dmtl_jax.runs.checkpoints import Checkpoints
 from dmtl_jax.runs.state import loss_scale, TrainState
-from dmtl_jax.tasks import KINDS
+from dmtl_jax.tasks import KINDS, Task
 from dmtl_jax.training import optimizer as optimizer_lib
 from dmtl_jax.training import periodic
 from dmtl_jax.training.step import TrainStep
@@ -106,6 +107,29 @@ def build(config, source, val) -> Training:
   init = jax.jit(init, out_shardings=shardings)
   batches = pipeline.train_iterator(source, config, jax.process_index(), jax.process_count())
   return Training(mesh, source, val, model, steps, schedule, shardings, update, init, batches)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Labels:
+  """Stands in for a training set, of which a step needs to know no more."""
+
+  tasks: tuple[Task, ...]
+  label_mask: np.ndarray
+
+  def __len__(self):
+    return len(self.label_mask)
+
+
+def build_unfed(config, tasks: tuple[Task, ...], mask: np.ndarray | None = None) -> Training:
+  """`build` without a data set.
+
+  Args:
+    mask: labels [N, T] bool of the training set; default as many for each image of a batch as it can have.
+  """
+  if mask is None:
+    mask = np.zeros((config.train.batch, len(tasks)), bool)
+    mask[:, : 1 if config.data.labels == 'one' else None] = True
+  return build(config, _Labels(tasks, mask), None)
 
 
 def open_data(config):

@@ -57,7 +57,7 @@ def pretend(monkeypatch, memory: float):
 
 
 def plan(config):
-  return compile_for.plan(config, TASKS[:2], 'cpu', summary._with_most_labels)
+  return compile_for.plan(config, TASKS[:2], 'cpu')
 
 
 def test_a_plan_is_that_of_the_step_that_training_compiles(config, monkeypatch):
@@ -75,7 +75,7 @@ def test_a_plan_is_that_of_the_step_that_training_compiles(config, monkeypatch):
 
 def test_what_does_not_fit_comes_with_what_would(config, monkeypatch):
   pretend(monkeypatch, 1e9)
-  step = compile_for.training_step(config, TASKS[:2], summary._with_most_labels)
+  step = compile_for.training_step(config, TASKS[:2])
   chip = accelerators.ACCELERATORS['cpu']
   whole = compile_for.compiled(*step, config, chip)
   pretend(monkeypatch, whole['bytes'] * 0.95)
