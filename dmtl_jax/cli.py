@@ -44,13 +44,9 @@ _CONFIG = config_flags.DEFINE_config_file(
 _MODE = flags.DEFINE_string('mode', 'train', f'What to do: {", ".join(MODES)}.')
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run: config, checkpoints, logs, scores, pictures.')
 _FORCE = flags.DEFINE_bool('force', False, 'train: resume although the config changed.')
-_REPLAY = flags.DEFINE_string(
-  'replay', None, 'train: only runs the step of a W/nan_STEP.json again, and prints its losses.'
-)
+_REPLAY = flags.DEFINE_string('replay', None, 'train: only runs the step of a W/nan_STEP.json again, for its losses.')
 _STEP = flags.DEFINE_string(
-  'step',
-  '',
-  'evaluate, predict: checkpoint to restore: best, latest or a number; default config.eval.weights and best.',
+  'step', '', 'evaluate, predict: checkpoint: best, latest or a number; default config.eval.weights and best.'
 )
 _PREDICTIONS = flags.DEFINE_bool('predictions', False, 'evaluate: also write the maps of every image.')
 _IMAGES = flags.DEFINE_string('images', None, 'predict: file, folder, glob or video; several separated by commas.')

@@ -127,11 +127,6 @@ def encode(root: Path, id: str) -> dict:
   return dict(id=id, image=image.read_bytes()) | stored
 
 
-def shows_people(example: dict) -> bool:
-  """Whether an example of `encode` has a body part."""
-  return bool((files_lib.decode_image(example['parsing']) != IGNORE).any())
-
-
 def segmentation(path: Path) -> np.ndarray:
   """Class ids [H,W] uint8, 255 where unlabelled, of a palette or grey PNG."""
   label = read_image(path, 2)

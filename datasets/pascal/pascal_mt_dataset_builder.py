@@ -6,8 +6,10 @@ from pathlib import Path
 
 import tensorflow_datasets as tfds
 
+from dmtl_jax.basics.files import decode_image
 from dmtl_jax.datasets import raw
 from dmtl_jax.datasets.pascal import labels
+from dmtl_jax.tasks import IGNORE
 
 
 class Builder(raw.RawBuilder):
@@ -55,6 +57,6 @@ class Builder(raw.RawBuilder):
 
   def _generate_examples(self, root, splits, split):
     for position, example in raw.examples(labels.encode, root, splits, split, self.processes):
-      if labels.shows_people(example):
+      if (decode_image(example['parsing']) != IGNORE).any():
         self.info.metadata['people'][split].append(position)
       yield position, example | {name: io.BytesIO(example[name]) for name in self.files}

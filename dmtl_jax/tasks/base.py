@@ -25,8 +25,8 @@ import numpy as np
 
 from dmtl_jax.basics.errors import printable
 from dmtl_jax.draw import colors, legends
-from dmtl_jax.metrics.absolute import AbsoluteError
 from dmtl_jax.metrics.base import Metric
+from dmtl_jax.metrics.depth import AbsoluteError
 
 IGNORE = 255
 FAR = 0.1  # see `Task.consistency`

@@ -112,6 +112,8 @@ def test_how_scores_were_made_is_told_and_what_does_not_compare(tmp_path):
     assert 'protocol pascal, weights latest, version 2 (DiffusionMTL (Prediction), protocol=pascal, ' in told
     assert 'not comparable' in told and 'Mind that' not in told
   assert len(rows) == 4
+  for other in (old, pascal):  # another version alone, another protocol alone
+    assert 'not comparable' in make(tmp_path, runs[1], other)[1]
   page, text, rows = make(tmp_path, runs[0], write_run(tmp_path / 'late', seed=1, final=None))
   assert [row['runs'] for row in rows] == ['2']
 
@@ -178,6 +180,9 @@ def test_a_task_or_a_score_may_be_missing(tmp_path):
   assert '| DiffusionMTL (Prediction) | 40.00 | – | **0.5000** |' in text and '| – | **10.00** | 2.0000 |' in text
   assert '(Prediction)</strong> worse at 1 of 2 tasks' in page  # 0.5 is worse than 0.4, 40 is 40
   assert '(Feature)</strong> better at 1 of 1 tasks' in page
+  gains = text.split('### Initial against denoised')[1]
+  assert '| DiffusionMTL (Prediction) | 40.00 → 40.00 (+0.00) | – | 0.4000 → 0.5000 (-0.1000) |' in gains
+  assert '| DiffusionMTL (Feature) | – | – | **3.0000 → 2.0000** (+1.0000) |' in gains and 'Single-Task' not in gains
   assert 'nan' not in text and not re.search(r'\bnan\b', page)
 
 

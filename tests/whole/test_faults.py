@@ -150,6 +150,16 @@ def test_a_file_that_is_not_finished_leaves_the_one_before(tmp_path):
   assert [p.name for p in path.parent.iterdir()] == ['a.txt'] and path.read_text() == 'before'
 
 
+def test_what_a_killed_write_left_goes_when_the_run_goes_on(tmp_path):
+  left, kept = ['.a.json.x.tmp', 'panels/.b.png.x.tmp', 'panels/b/.c.png.x.tmp'], ['mine.tmp', 'panels/mine.tmp']
+  for name in left + kept:
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).touch()
+  with workdir_lib.held(tmp_path):
+    pass
+  assert not any((tmp_path / name).exists() for name in left) and all((tmp_path / name).exists() for name in kept)
+
+
 def test_a_bad_step_is_refused_kept_and_run_again(data, tmp_path, monkeypatch, capsys):
   poison(monkeypatch)
   config = config_for(data)
