@@ -312,6 +312,17 @@ def long_name() -> bytes:
   return gzip.compress(info.tobuf(tarfile.GNU_FORMAT) + bytes(1 << 20))
 
 
+def sparse() -> bytes:
+  """A tar file of an empty file that says it is 1 GB of holes."""
+  info = tarfile.TarInfo('a')
+  info.type = tarfile.GNUTYPE_SPARSE
+  header = bytearray(info.tobuf(tarfile.GNU_FORMAT))
+  header[483:495] = b'%011o\0' % (1 << 30)
+  header[148:156] = b' ' * 8
+  header[148:156] = b'%06o\0 ' % sum(header)
+  return bytes(header) + bytes(1024)
+
+
 ARCHIVES = {
   'a file below a file': (tar([file('a'), file('a/b')]), 'cannot be unpacked'),
   'a name too long': (tar([file('x' * 300)]), 'cannot be unpacked'),
@@ -323,6 +334,7 @@ ARCHIVES = {
   'a loop of links': (tar([link('a', 'a'), file('a/b')]), 'archive'),
   'a bomb in gzip': (gzip.compress(tar([file('a', bytes(100 << 20))], 'w'), 9), 'times its size'),
   'a bomb in zip': (zipped([file('a', bytes(100 << 20))]), 'times its size'),
+  'a bomb of holes': (sparse(), 'times its size'),
   'an endless name': (long_name(), 'times its size'),
   'an encrypted file': (encrypted(), 'damaged or cut short'),
 }

@@ -130,7 +130,7 @@ def test_the_command_compiles_from_nothing_and_from_its_cache(tmp_path):
 
 def test_a_wrong_field_is_told_before_anything_is_measured():
   command = [sys.executable, '-m', 'dmtl_jax.benchmarks.inference', '--config.model.condition=concatt']
-  done = subprocess.run(command, capture_output=True, text=True)
+  done = subprocess.run(command, capture_output=True, text=True, timeout=200)
   assert done.returncode == 1 and 'compiling' not in done.stderr
   assert done.stderr.startswith("Error: --config: model.condition: 'concatt' is none of") and 'concat?' in done.stderr
 
