@@ -189,7 +189,7 @@ class Video:
     self.length = max(int(length), 0)
 
   def _open(self) -> cv2.VideoCapture:
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    (cv2 if hasattr(cv2, 'setLogLevel') else cv2.utils.logging).setLogLevel(0)  # OpenCV 4, 5: nothing
     video = cv2.VideoCapture(str(self.path))
     if not video.isOpened():
       raise UserError(f'{self.path}: not a readable video; convert it to MP4 (H.264)')

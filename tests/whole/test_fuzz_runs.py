@@ -240,7 +240,7 @@ def test_checkpoint_meta(tmp_path):
       lambda _: checkpoints.Checkpoints(tmp_path, read_only=True).choose('best'), tmp_path / 'x', 'checkpoints'
     )
 
-  run(20, fuzzing.as_json(meta), check)
+  run(50, fuzzing.as_json(meta), check)
 
 
 # --- Images to predict -----------------------------------------------------------------------
