@@ -248,7 +248,7 @@ def test_textures_are_colours():
     material = textures.Material(name, colors, (1.3, 1.1))
     color = textures.albedo(material, u, v)
     assert color.shape == (3, 500) and color.dtype == np.float32
-    assert color.min() >= 0.01 and color.max() <= 0.95 and color.std(1).max() > 0.002
+    assert color.min() >= np.float32(0.01) and color.max() <= np.float32(0.95) and color.std(1).max() > 0.002
 
 
 def test_a_body_between_lamp_and_floor_casts_its_shadow_there():
