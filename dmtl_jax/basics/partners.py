@@ -88,7 +88,7 @@ def _accept(partners: dict[int, socket.socket]):
   """Fills in the connections; strangers do not count."""
   key, dual = secrets.token_bytes(16), socket.has_dualstack_ipv6()
   with socket.create_server(('', 0), family=socket.AF_INET6 if dual else socket.AF_INET, dualstack_ipv6=dual) as server:
-    distributed.global_state.client.key_value_set(NAME, f'{server.getsockname()[1]} {key.hex()}')
+    _coordinator().key_value_set(NAME, f'{server.getsockname()[1]} {key.hex()}')
     server.settimeout(PATIENCE)
     while len(partners) < jax.process_count() - 1:
       connection, _ = server.accept()
@@ -99,8 +99,12 @@ def _accept(partners: dict[int, socket.socket]):
         partners[int.from_bytes(hello[len(key) :])] = connection
 
 
+def _coordinator() -> Any:
+  return distributed.global_state.client
+
+
 def _call() -> socket.socket:
-  port, key = distributed.global_state.client.blocking_key_value_get(NAME, 1000 * PATIENCE).split()
+  port, key = _coordinator().blocking_key_value_get(NAME, 1000 * PATIENCE).split()
   host = str(distributed.global_state.coordinator_address).rpartition(':')[0].strip('[]')
   connection = socket.create_connection((host, int(port)), PATIENCE)
   connection.sendall(bytes.fromhex(key) + jax.process_index().to_bytes(4))

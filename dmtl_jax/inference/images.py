@@ -189,7 +189,7 @@ class Video:
     self.length = max(int(length), 0)
 
   def _open(self) -> cv2.VideoCapture:
-    (cv2 if hasattr(cv2, 'setLogLevel') else cv2.utils.logging).setLogLevel(0)  # OpenCV 4, 5: nothing
+    (getattr(cv2, 'setLogLevel', None) or cv2.utils.logging.setLogLevel)(0)  # of OpenCV 4, of 5: say nothing
     video = cv2.VideoCapture(str(self.path))
     if not video.isOpened():
       raise UserError(f'{self.path}: not a readable video; convert it to MP4 (H.264)')
