@@ -103,7 +103,7 @@ def _read_annotators(path):
   try:
     cells = loadmat(path)['groundTruth'].ravel()
     return [cell['Boundaries'][0, 0] != 0 for cell in cells]
-  except (MatReadError, KeyError, ValueError, TypeError, NotImplementedError) as error:
+  except (MatReadError, LookupError, ValueError, TypeError, NotImplementedError) as error:
     raise UserError(f'{path} is no BSDS truth (cell groundTruth, field Boundaries): {error}') from error
 
 
