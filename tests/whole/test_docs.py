@@ -100,10 +100,12 @@ def test_the_quoted_messages_are_the_code_s():
 
 
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda path: path.stem)
-def test_notebooks_are_small_and_show_no_error(path):
+def test_notebooks_are_small_and_show_what_came_out(path):
   text = path.read_text()
   cells = [cell for cell in json.loads(text)['cells'] if cell['cell_type'] == 'code']
   assert len(text) < 1_000_000
   assert f'colabs/{path.name}' in text, 'its badge'
-  assert not [output for cell in cells for output in cell['outputs'] if output['output_type'] == 'error']
+  outputs = [output for cell in cells for output in cell['outputs']]
+  assert not [output for output in outputs if output['output_type'] == 'error']
+  assert any('image/png' in output.get('data', ()) for output in outputs), 'what it shows is stored with it'
   assert max(len(cell['source']) for cell in cells) < 45, 'the library does the work'
