@@ -10,6 +10,7 @@ narrow network.
 """
 
 import argparse
+import importlib.util
 import json
 import pathlib
 import subprocess
@@ -23,30 +24,24 @@ from dmtl_jax.basics.progress import Progress
 SMALL = ('data.size=(32,48)', 'model.width=8', 'model.channels=32', 'model.depth=1', 'train.batch=2', 'eval.batch=2')
 
 
-def jobs(small: bool) -> dict[str, list[str]]:
-  """{name: command}, the most wanted first."""
-  torch = (
-    ['--against=torch']
-    if not subprocess.run([sys.executable, '-c', 'import torch'], capture_output=True).returncode
-    else []
-  )
+def jobs(small: bool, torch: bool) -> dict[str, list[str]]:
+  """{name: command}: ours alone first, since PyTorch compiles for minutes, then in turns with it where it is there."""
 
   def command(benchmark: str, method: str, dtype: str, *flags: str) -> list[str]:
     fields = SMALL if small else ('train.batch=6', 'eval.batch=8')
-    config = [f'--config=configs/pascal.py:method={method}', f'--config.dtype={dtype}']
     return [
-      *(sys.executable, '-m', f'dmtl_jax.benchmarks.{benchmark}', *config),
+      *(sys.executable, '-m', f'dmtl_jax.benchmarks.{benchmark}'),
+      *(f'--config=configs/pascal.py:method={method}', f'--config.dtype={dtype}'),
       *(f'--config.{field}' for field in fields),
       *flags,
     ]
 
-  found = {}
-  for dtype in ('bfloat16', 'float32'):
-    for method in ('prediction', 'feature'):
-      found[f'train step, {method}, {dtype}'] = command('train_step', method, dtype, *torch)
-      if dtype == 'bfloat16':
-        found[f'inference, {method}, {dtype}'] = command('inference', method, dtype, '--nocold', *torch)
-  found['input pipeline'] = command('input', 'prediction', 'bfloat16')
+  kinds = [('bfloat16', 'train_step'), ('bfloat16', 'inference'), ('float32', 'train_step')]
+  all_of = [(*kind, method) for kind in kinds for method in ('prediction', 'feature')]
+  found = {f'{what}, {method}, {dtype}': command(what, method, dtype) for dtype, what, method in all_of}
+  found['input'] = command('input', 'prediction', 'bfloat16')
+  for dtype, what, method in all_of if torch else ():
+    found[f'{what}, {method}, {dtype}, against torch'] = command(what, method, dtype, '--nocold', '--against=torch')
   return found
 
 
@@ -79,7 +74,8 @@ def main():
   parser.add_argument('--minutes', type=float, default=10, help='for all of them')
   parser.add_argument('--small', action='store_true', help='a narrow network on small images')
   options = parser.parse_args()
-  result = measure(jobs(options.small), options.json, options.minutes)
+  torch = importlib.util.find_spec('torch') is not None
+  result = measure(jobs(options.small, torch), options.json, options.minutes)
   print(f'{options.json}: {sum("failed" not in one for one in result.values())} of {len(result)} measurements')
 
 

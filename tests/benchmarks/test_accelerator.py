@@ -23,8 +23,10 @@ def test_what_fails_or_takes_too_long_is_named_and_the_rest_is_kept(tmp_path):
   assert result['endless'] == result['late'] == {'failed': 'not within the 0.05 minutes'}
 
 
-def test_the_train_step_comes_first_and_all_commands_take_their_flags():
-  commands = accelerator.jobs(small=True)
-  assert next(iter(commands)) == 'train step, prediction, bfloat16' and len(commands) == 7
+def test_ours_alone_comes_before_the_contests_with_torch():
+  commands = accelerator.jobs(small=True, torch=True)
+  torch = ['--against=torch' in command for command in commands.values()]
+  assert next(iter(commands)) == 'train_step, prediction, bfloat16' and torch == sorted(torch) and sum(torch) == 6
   assert all('--config.data.size=(32,48)' in command for command in commands.values())
-  assert not any('data.size' in flag for command in accelerator.jobs(small=False).values() for flag in command)
+  ours = accelerator.jobs(small=False, torch=False)
+  assert len(ours) == 7 and not any('data.size' in flag for command in ours.values() for flag in command)

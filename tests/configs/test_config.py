@@ -206,6 +206,20 @@ def test_a_mode_is_a_job_with_its_flags(arguments, job, given, fresh_flags, monk
   assert status == (3 if job in ('predict.run', 'check.run') else 0)
 
 
+def test_help_names_the_command_that_is_there_and_a_closed_pipe_is_no_error(monkeypatch, capsys, tmp_path):
+  monkeypatch.chdir(tmp_path)
+  assert cli.main(['dmtl', '--help']) == 0
+  told = capsys.readouterr().out
+  assert 'dmtl --mode=predict' in told and 'main.py' not in told
+  read, write = os.pipe()
+  os.close(read)
+  done = subprocess.run(
+    [sys.executable, 'main.py', '--help'], cwd=ROOT, stdout=write, stderr=subprocess.PIPE, text=True
+  )
+  os.close(write)
+  assert 'Traceback' not in done.stderr and done.stderr.count('\n') <= 2, done.stderr
+
+
 @pytest.mark.parametrize(
   'field, low, high',
   [('seed', 0, 2**32 - 1), ('model.steps', 1, 1000), ('eval.steps', 0, 1000), ('data.held_back', 0, 0.9)],

@@ -1,0 +1,68 @@
+"""Processes that work together, here as threads: connected by the coordinator alone, and told of each other's end."""
+
+import socket
+import threading
+import types
+
+import jax
+import pytest
+
+from dmtl_jax.basics import partners, sharding
+
+
+class Coordinator:
+  """What JAX's client does with keys and values."""
+
+  def __init__(self):
+    self.values, self.there = {}, threading.Event()
+
+  def key_value_set(self, key, value):
+    self.values[key] = value
+    self.there.set()
+
+  def blocking_key_value_get(self, key, milliseconds):
+    assert self.there.wait(milliseconds / 1000)
+    return self.values[key]
+
+
+@pytest.fixture
+def two(monkeypatch):
+  """{process: {partner: connection}} of two processes, connected after a stranger has called."""
+  own, coordinator, connected = threading.local(), Coordinator(), {}
+  monkeypatch.setattr(jax, 'process_index', lambda: own.number)
+  monkeypatch.setattr(jax, 'process_count', lambda: 2)
+  # A collective would wait for a process that has died.
+  monkeypatch.setattr(sharding, 'gather', pytest.fail)
+  monkeypatch.setattr(partners.multihost_utils, 'process_allgather', pytest.fail)
+  state = types.SimpleNamespace(client=coordinator, coordinator_address='localhost:1')
+  monkeypatch.setattr(partners.distributed, 'global_state', state)
+
+  def process(number):
+    own.number = number
+    if number:
+      assert coordinator.there.wait(10)
+      port = int(coordinator.values[partners.NAME].split()[0])
+      with socket.create_connection(('localhost', port)) as stranger:
+        stranger.sendall(b'?' * 20)
+    connected[number] = partners._connect()
+
+  threads = [threading.Thread(target=process, args=(number,)) for number in (0, 1)]
+  for thread in threads:
+    thread.start()
+  for thread in threads:
+    thread.join(20)
+  return connected
+
+
+@pytest.mark.parametrize('done', [True, False])
+def test_an_end_is_told_unless_the_work_was_done(two, monkeypatch, done):
+  assert {number: list(others) for number, others in two.items()} == {0: [1], 1: [0]}
+  told = []
+  monkeypatch.setattr(partners, '_end', told.append)
+  if done:
+    two[1][0].sendall(partners.DONE)
+  two[1][0].close()  # as the system does when a process ends
+  partners._watch(1, two[0][1])
+  assert [str(error)[:54] for error in told] == (
+    [] if done else ['process 1 of 2 ended before the work was done, so this']
+  )
