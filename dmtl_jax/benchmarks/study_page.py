@@ -10,17 +10,38 @@ from dmtl_jax.basics.errors import UserError
 from dmtl_jax.basics.progress import say
 from dmtl_jax.benchmarks.suites import Suite, SUITES
 from dmtl_jax.jobs.report import to_markdown
-from dmtl_jax.report.results import read_run, Run, sections
-from dmtl_jax.report.table import make_table
+from dmtl_jax.report import gains
+from dmtl_jax.report.markup import markdown_table
+from dmtl_jax.report.results import read_run, Run, Section, sections
+from dmtl_jax.report.table import make_table, Table
 
 WIDTH = 1200  # of a picture
 HEAD = """# The study
 
 Every method on the same images, labels, order, augmentation and steps; the learning rate of each chosen on training
 images held back from it. Made by `python -m dmtl_jax.benchmarks.study --suite=NAME --page={page}` from the runs' files.
-Scores are those of short trainings of the sizes named below, to compare methods with each other, and no measure of what
-a method reaches; the paper's own are in [paper.md](paper.md).
+The networks are half-trained: scores of the short trainings named below compare methods with each other and are no
+measure of what a method reaches. The paper's own scores are in [paper.md](paper.md).
 """
+# Delta_m in % of the paper's tables, one label or random labels: PASCAL-Context, NYUD-v2, Cityscapes.
+PAPER = {
+  'one': {
+    'mtl_baseline': (-2.85, -3.99, -18.81),
+    'xtc': (0.37, -3.79, -14.74),
+    'prediction': (3.23, -2.86, -2.79),
+    'feature': (3.65, -2.27, -2.13),
+    'no_diffusion': (0.11,),
+    'no_condition': (-1.33,),
+    'mti_net': (1.21,),
+    'invpt': (1.27,),
+  },
+  'random': {
+    'mtl_baseline': (2.44, -3.12),
+    'xtc': (2.52, -3.44),
+    'prediction': (3.44, -1.45),
+    'feature': (4.27, -0.77),
+  },
+}
 
 
 def write(out: pathlib.Path, page: str):
@@ -49,9 +70,25 @@ def _suite(name: str, suite: Suite, runs: list[Run], rates: str, page: pathlib.P
     f'{length} of {train["batch"]} images{rates}.\n'
   )
   for section in sections(runs):
-    text += '\n' + to_markdown(section, make_table(section)).replace('## ', '### ')
+    table = make_table(section)
+    text += '\n' + to_markdown(section, table).replace('## ', '### ') + _beside_paper(section, table)
+    if drawing := gains.drawing(section):
+      path = page.with_suffix('') / f'{name}-{section.labels}.svg'
+      write_atomic(path, drawing)
+      text += f'\n![What denoising gains, by task and method]({path.relative_to(page.parent)})\n'
   drawn = next((run for run in runs if run.config['method'] == 'prediction' and run.images), None)
   return text + (_picture(drawn, page.with_suffix('') / f'{name}.jpg', page.parent) if drawn else '')
+
+
+def _beside_paper(section: Section, table: Table) -> str:
+  """A table of Delta_m here and in the paper; '' where there are none of both."""
+  paper, body = PAPER.get(section.labels, {}), []
+  for entry, cell in zip(section.entries, table.delta):
+    if cell.values and entry.method.name in paper and entry.runs[0].steps == 2:
+      numbers = [f'{value:+.2f}' for value in paper[entry.method.name]]
+      body.append([entry.name, cell.text, *numbers, *['–'] * (3 - len(numbers))])
+  heads = ['Δm %', 'here', 'PASCAL-Context', 'NYUD-v2', 'Cityscapes']
+  return f'\n#### Beside the paper\n\n{markdown_table(heads, body)}\n' if body else ''
 
 
 def _rates(path: pathlib.Path) -> str:

@@ -145,6 +145,7 @@ class Method:
     defaults: of config.model, where they differ from others'.
     fixed: fields of the network that make the method, whatever config.model says.
     reference: whether Delta_m compares with its scores.
+    baseline: whether reports hold other methods against it seed by seed.
   """
 
   name: str
@@ -159,6 +160,7 @@ class Method:
   defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   reference: bool = False
+  baseline: bool = False
 
   def total_loss(self, run: Forward) -> tuple[jax.Array, dict[str, jax.Array]]:
     """All that is minimised, and the tasks' losses in parts, see `losses.total_loss`."""

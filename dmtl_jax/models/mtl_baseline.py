@@ -19,4 +19,6 @@ class MTLBaseline(Network):
     return Output(final=final, extra={'features': features})
 
 
-register('mtl_baseline', MTLBaseline, 'MTL Baseline', row=2, color='#c98500', cost='157 M, 608 GMAC')
+register(
+  'mtl_baseline', MTLBaseline, 'MTL Baseline', row=2, color='#c98500', baseline=True, cost='157 M, 608 GMAC',
+)  # fmt: skip

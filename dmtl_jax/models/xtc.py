@@ -165,5 +165,5 @@ def chosen_prediction(tasks, final: dict, source: jax.Array, size: tuple[int, in
 
 register(
   'xtc', XTC, 'XTC', row=4, color='#cc79a7', loss=cross_task_consistency, defaults=dict(cross_task_weight=WEIGHT),
-  cost='173 M, of which the mapping networks serve training alone; 608 GMAC',
+  baseline=True, cost='173 M, of which the mapping networks serve training alone; 608 GMAC',
 )  # fmt: skip

@@ -105,3 +105,47 @@ def bar(value: float, most: float, color: str, text: str) -> str:
     f'<div class="bar"><i style="width:{100 * max(value, 0) / (most or 1) * 0.78:.1f}%;background:{color}"></i>'
     f'<b>{text}</b></div>'
   )
+
+
+Gain = tuple[str, str, Sequence[tuple[float, float] | None]]  # name, colour, (gain in %, its standard error) a task
+
+
+def gains(names: Sequence[str], methods: Sequence[Gain], label: str, width: int = 760, height: int = 280) -> str:
+  """A drawing by itself, for Markdown: a group of bars a task (`names`), a bar a method, up where it gained."""
+  known = [pair for *_, pairs in methods for pair in pairs if pair]
+  reach = [mean + sign * (0 if math.isnan(error) else error) for mean, error in known for sign in (-1, 1)]
+  ticks = _ticks(min([0.0, *reach]), max([0.0, *reach]))
+  left, right, top, bottom = 46, 10, 34, 24
+  y = lambda value: top + (height - top - bottom) * (ticks[-1] - value) / (ticks[-1] - ticks[0])
+  group = (width - left - right) / len(names)
+  thick = 0.8 * group / len(methods)
+  parts = [
+    f'<path d="M{left} {y(t):.1f}H{width - right}" stroke="#8a94a6" stroke-opacity="{1 if t == 0 else 0.3}"/>'
+    f'<text x="{left - 6}" y="{y(t) + 4:.1f}" text-anchor="end">{t:+.6g}%</text>'
+    for t in ticks
+  ]
+  place = left
+  for name, color, _ in methods:
+    parts.append(f'<rect x="{place}" y="10" width="10" height="10" rx="2" fill="{color}"/>')
+    parts.append(f'<text x="{place + 15}" y="19">{escape(name)}</text>')
+    place += 32 + 7 * len(name)
+  for i, name in enumerate(names):
+    parts.append(
+      f'<text x="{left + group * (i + 0.5):.1f}" y="{height - 6}" text-anchor="middle">{escape(name)}</text>'
+    )
+    for j, (_, color, pairs) in enumerate(methods):
+      if pairs[i]:
+        parts.append(_gain(left + group * (i + 0.1) + thick * j, thick, color, y, *pairs[i]))
+  return (
+    f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(label)}" '
+    'font-family="system-ui, sans-serif" font-size="12" fill="#7d8794">\n' + '\n'.join(parts) + '\n</svg>\n'
+  )
+
+
+def _gain(x: float, thick: float, color: str, y, mean: float, error: float) -> str:
+  """One bar from 0, and a line of a standard error both ways."""
+  high, low = sorted((y(0), y(mean)))
+  bar = f'<rect x="{x:.1f}" y="{high:.1f}" width="{0.9 * thick:.1f}" height="{low - high:.1f}" fill="{color}"/>'
+  if math.isnan(error):
+    return bar
+  return bar + f'<path d="M{x + 0.45 * thick:.1f} {y(mean - error):.1f}V{y(mean + error):.1f}" stroke="#4b5563"/>'

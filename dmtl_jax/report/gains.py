@@ -3,6 +3,7 @@
 import math
 import statistics
 
+from dmtl_jax.report import charts
 from dmtl_jax.report.markup import headed, markdown_table
 from dmtl_jax.report.results import Entry
 from dmtl_jax.tasks import Task
@@ -20,6 +21,25 @@ def gain(entry: Entry, task: Task) -> tuple[float, float, float] | None:
   differences = [final - initial for initial, final in pairs]
   error = statistics.stdev(differences) / len(pairs) ** 0.5 if len(pairs) > 1 else math.nan
   return *(statistics.fmean(values) for values in zip(*pairs)), error
+
+
+def drawing(section) -> str:
+  """An SVG of what denoising changes of each score, in % of the initial maps' score, up is better; '' of nothing."""
+  methods = []
+  for entry in section.entries:
+    pairs = [_relative(task, gain(entry, task)) for task in section.tasks]
+    if any(pairs):
+      methods.append((entry.name, entry.color, pairs))
+  label = 'Gain of the denoised on the initial maps in %, by task and method'
+  return charts.gains([task.name for task in section.tasks], methods, label) if methods else ''
+
+
+def _relative(task: Task, found) -> tuple[float, float] | None:
+  """Gain and its standard error, in % of the initial score."""
+  if not found or not found[0]:
+    return None
+  initial, final, error = found
+  return (1 if task.higher_is_better else -1) * 100 * (final - initial) / initial, 100 * error / initial
 
 
 def markdown(section) -> str:

@@ -3,6 +3,7 @@
 import re
 import shutil
 import statistics
+import xml.etree.ElementTree
 
 import jax
 import numpy as np
@@ -12,7 +13,7 @@ from report_runs import BY, DEPTH, make, SEMSEG, TASKS, write_log, write_run
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.jobs import report
 from dmtl_jax.models import build_model, inputs
-from dmtl_jax.report import markup
+from dmtl_jax.report import gains, markup, results
 from dmtl_jax.runs import workdir as workdir_lib
 
 # --- Tables ----------------------------------------------------------------------------------
@@ -207,3 +208,33 @@ def test_a_damaged_run_is_named(tmp_path, spoil, message):
     report.write_report([str(run)], str(tmp_path / 'out'))
   with pytest.raises(UserError, match='names no run'):
     report.write_report([''], str(tmp_path / 'out'))
+
+
+def test_methods_are_held_against_a_baseline_seed_by_seed(tmp_path):
+  """Seeds 0 and 1 gain 8% and 6% of a score on the baseline's run of the same seed, whatever the seeds' own luck."""
+  runs = [
+    write_run(tmp_path / f'b{i}', 'method=mtl_baseline', (s,), tasks=TASKS[:1], seed=i) for i, s in [(0, 50), (1, 100)]
+  ]
+  runs += [write_run(tmp_path / f'p{i}', final=(s,), tasks=TASKS[:1], seed=i) for i, s in [(0, 54), (1, 106), (2, 1)]]
+  _, text, _ = make(tmp_path, *runs)
+  assert '| DiffusionMTL (Prediction) | **+7.00 ± 1.00** |' in text
+  assert 'against MTL Baseline' in text and '| MTL Baseline | – |' not in text
+
+
+def test_one_seed_is_not_compared_seed_by_seed(tmp_path):
+  a, b = write_run(tmp_path / 'a', 'method=mtl_baseline', (50, 20, 1)), write_run(tmp_path / 'b', final=(60, 20, 1))
+  assert 'Seed by seed' not in make(tmp_path, a, b)[1]
+
+
+def test_the_drawing_of_gains_has_a_bar_a_task_and_method_up_where_it_gained(tmp_path):
+  run = write_run(tmp_path / 'p', final=(60, 25, 1), initial=(50, 20, 1))  # +20%, 25% worse, no change
+  (section,) = results.sections([results.read_run(run)])
+  svg = gains.drawing(section)
+  assert len(svg.splitlines()) < 200 and xml.etree.ElementTree.fromstring(svg).get('aria-label')
+  bars = [
+    list(map(float, found))
+    for found in re.findall(r'<rect x="[\d.]+" y="([\d.]+)" width="[\d.]+" height="([\d.]+)" fill', svg)
+  ]
+  zero = {round(y + height, 1) for y, height in bars[:1]}.pop()
+  assert [round(bars[1][0], 1), bars[2][1]] == [zero, 0.0]
+  assert bars[0][1] / bars[1][1] == pytest.approx(20 / 25, abs=0.02)
