@@ -21,7 +21,7 @@ LIMITS = {
   (0, 2**63): 'data.label_seed',
   (0, 0.9): 'data.held_back',
   (0, 1): 'eval.boundary_tolerance',
-  (1, 64): 'model.depth model.heads',
+  (1, 64): 'model.depth model.heads model.token_stride',
   (1, 1000): 'model.steps',
   (0, 1000): 'model.step_offset eval.steps',
   (1, 1024): 'model.width',

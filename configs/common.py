@@ -59,6 +59,7 @@ def base(arg: str | None) -> ConfigDict:
     steps=a['steps'],  # S, denoising steps
     depth=4,  # attention blocks of the denoiser
     heads=1,  # of the attention
+    token_stride=4,  # of the attention's tokens on the maps; smaller ones on small maps, where there are few
     condition='predictions',  # what it is made of: predictions, concat, features, none
     stop_condition=False,  # no gradient through the condition
     posterior=False,  # between steps draw from the DDPM posterior, instead of passing the map on
@@ -168,6 +169,7 @@ def small(arg: str | None, name: str) -> ConfigDict:
     config.model.initial_weights = 'identity'
     if METHODS[config.method].network.diffuses:
       config.initial_loss = 0.1  # they learn through the denoised maps too
+  config.model.token_stride = 2
   config.optim.update(denoiser_fan_in=32, schedule='cosine', warmup=50)
   config.loss_weights = dict(semseg=2.0, parsing=2.0, saliency=5.0, normals=3.0, boundary=25.0, depth=1.0)
   return config
@@ -191,7 +193,7 @@ def upgraded(values: dict) -> dict:
   if isinstance(network, str) and method not in ('no_diffusion', 'no_condition'):
     method = network
   model, optim = (
-    dict(initial_weights='paper') | model,
+    dict(initial_weights='paper', token_stride=4) | model,
     dict(denoiser_fan_in=0, part_lr={}) | dict(values.get('optim', {})),
   )
   data, scores = dict(values.get('data', {})), dict(values.get('eval', {}))

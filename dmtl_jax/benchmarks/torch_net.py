@@ -151,7 +151,7 @@ class Denoiser(nn.Module):
     tasks = channels.items()
     self.embed = nn.ModuleDict({t: conv(n if predictions else width, width, 3) for t, n in tasks})
     self.step_embed = StepEmbed(width)
-    self.blocks = [f'block{i}' for i in range(c.depth)]
+    self.blocks, self.stride = [f'block{i}' for i in range(c.depth)], c.token_stride
     for name in self.blocks:
       self.add_module(name, Block(width, c.heads, c.condition != 'none'))
     head = lambda: nn.Sequential(
@@ -164,7 +164,7 @@ class Denoiser(nn.Module):
   def forward(self, x, step: float, condition, task: str):
     x = self.embed[task](x)
     x = x + self.step_embed(step, x)[:, None, None]
-    tokens, size = to_tokens(x)
+    tokens, size = to_tokens(x, self.stride)
     q, kv = (tokens, None) if condition is None else (condition, tokens)
     for name in self.blocks:
       q, kv = getattr(self, name)(q, kv)
@@ -173,8 +173,8 @@ class Denoiser(nn.Module):
     return self.predict[task](x) if hasattr(self, 'predict') else x
 
 
-def to_tokens(x):
-  size = (max(x.shape[2] // 4, 1), max(x.shape[3] // 4, 1))
+def to_tokens(x, stride: int):
+  size = (max(x.shape[2] // stride, 1), max(x.shape[3] // stride, 1))
   return resize(x, size).flatten(2).transpose(1, 2), size
 
 
@@ -245,7 +245,7 @@ class DiffusionMTL(nn.Module):
       return None
     if self.config.stop_condition:
       maps = {t: x.detach() for t, x in maps.items()}
-    return to_tokens(self.conditioning(maps))[0]
+    return to_tokens(self.conditioning(maps), self.config.token_stride)[0]
 
   def _denoise(self, x, condition, task: str, noise):
     c = self.config

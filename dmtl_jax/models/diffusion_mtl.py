@@ -33,6 +33,7 @@ class DiffusionMTL(Network):
     step_offset: the step index fed to the embedding is s - step_offset.
     initial_weights: of denoiser, condition and last heads: 'paper', 'released' (see released.py) or 'identity'
       (see parts/identity.py); weights alone, the network is the same.
+    token_stride: a token of the attention stands for so many places of a map in each direction.
     steps: S; `__call__` can override it for inference.
   """
 
@@ -46,6 +47,7 @@ class DiffusionMTL(Network):
   initial_weights: str = 'paper'
   depth: int = 4
   heads: int = 1
+  token_stride: int = 4
   steps: int = 2
 
   diffuses = True
@@ -129,7 +131,7 @@ class DiffusionMTL(Network):
     if self.stop_condition:
       # Not on the dict as a whole: JAX would return it sorted by name, and the tasks' order matters.
       maps = {name: jax.lax.stop_gradient(x) for name, x in maps.items()}
-    module = Conditioning(self.channels, self.condition != 'concat', self.dtype, name='conditioning')
+    module = Conditioning(self.channels, self.token_stride, self.condition != 'concat', self.dtype, name='conditioning')
     if self.condition == 'none':
       # The paper counts f_cond's parameters in this ablation though nothing uses them.
       if self.is_initializing():
@@ -140,7 +142,8 @@ class DiffusionMTL(Network):
   def _denoise(self, x, condition, pairs: Pairs, noise, schedule: Schedule):
     """X_init [N, h, w, C_x] to X_0 and the maps X_S, ..., X_0 [S + 1, N, h, w, C_x]."""
     channels = tuple(task.channels for task in self.tasks)
-    denoiser = Denoiser(channels, self.channels, self.predictions, self.depth, self.heads, self.dtype, parent=None)
+    fields = (self.predictions, self.depth, self.heads, self.token_stride, self.dtype)
+    denoiser = Denoiser(channels, self.channels, *fields, parent=None)
     params = self.param('denoiser', lambda key: denoiser.init(key, x, jnp.float32(0), condition, pairs.task)['params'])
     if self.add_noise:
       if self.predictions:

@@ -131,20 +131,20 @@ def test_attention_block_against_numpy(heads, conditioned):
   np.testing.assert_allclose(out[0], q, atol=1e-5)
 
 
-@pytest.mark.parametrize('size', [(8, 12), (6, 8)])
-def test_reduced_convolution_is_a_convolution_and_a_resize(size):
-  """Values and gradients, also where 4x4 blocks do not tile the map (6x8)."""
+@pytest.mark.parametrize('size, stride', [((8, 12), 4), ((6, 8), 4), ((8, 12), 2), ((4, 6), 1)])
+def test_reduced_convolution_is_a_convolution_and_a_resize(size, stride):
+  """Values and gradients, also where 4x4 blocks do not tile the map (6x8), and of other strides."""
   keys = jax.random.split(jax.random.key(0), 4)
   x = jax.random.normal(keys[0], (2, *size, 5))
   params = {'kernel': jax.random.normal(keys[1], (3, 3, 5, 7)), 'bias': jax.random.normal(keys[2], (7,))}
-  small = (2, size[0] // 4, size[1] // 4, 7)
+  small = (2, size[0] // stride, size[1] // stride, 7)
   weight = jax.random.normal(keys[3], small)
 
   def defined(x, params):
     return resize(nn.Conv(7, (3, 3), padding=1).apply({'params': params}, x), small[1:3])
 
   def fast(x, params):
-    return ReducedConv(7).apply({'params': params}, x)
+    return ReducedConv(7, stride).apply({'params': params}, x)
 
   np.testing.assert_allclose(jax.jit(fast)(x, params), jax.jit(defined)(x, params), atol=1e-5)
   gradients = [jax.jit(jax.grad(lambda *a: (f(*a) * weight).sum(), (0, 1)))(x, params) for f in (fast, defined)]

@@ -86,14 +86,16 @@ class TaskHeads(nn.Module):
 
 
 class Conditioning(nn.Module):
-  """Multi-Task Conditioning f_cond: T initial maps [B, h, w, C_t or C] to F_cond's tokens [B, h/4 * w/4, channels].
+  """Multi-Task Conditioning f_cond: T initial maps [B, h, w, C_t or C] to F_cond's L tokens [B, L, channels].
 
   Attributes:
+    stride: of the tokens on the maps: L = h/stride * w/stride.
     per_task: True (the paper): a 3x3 convolution per task, then one over their concatenation.
       False (the released Feature Diffusion): one 3x3 convolution over the concatenated maps.
   """
 
   channels: int
+  stride: int = 4
   per_task: bool = True
   dtype: Dtype = jnp.float32
 
@@ -101,7 +103,9 @@ class Conditioning(nn.Module):
   def __call__(self, maps: dict[str, jax.Array]) -> jax.Array:
     if self.per_task:
       maps = {name: Conv(self.channels, 3, dtype=self.dtype, name=f'{name}_embed')(x) for name, x in maps.items()}
-    fused = ReducedConv(self.channels, self.dtype, name='fuse')(jnp.concatenate(list(maps.values()), axis=-1))
+    fused = ReducedConv(self.channels, self.stride, self.dtype, name='fuse')(
+      jnp.concatenate(list(maps.values()), axis=-1)
+    )
     return fused.reshape(fused.shape[0], -1, self.channels)
 
 
@@ -112,6 +116,7 @@ class Denoiser(nn.Module):
     predictions: True: X are raw predictions in slots (Prediction Diffusion); False:
       features of `channels` channels (Feature Diffusion).
     task_channels: C_t of every task.
+    stride: of the tokens, as the condition's.
   """
 
   task_channels: tuple[int, ...]
@@ -119,6 +124,7 @@ class Denoiser(nn.Module):
   predictions: bool
   depth: int = 4
   heads: int = 1
+  stride: int = 4
   dtype: Dtype = jnp.float32
 
   @nn.compact
@@ -128,7 +134,7 @@ class Denoiser(nn.Module):
     Args:
       x: [N, h, w, sum of C_t] (slots) or [N, h, w, channels].
       step: scalar step index, shared by all pairs.
-      condition: F_cond's tokens of each pair's image [N, h/4 * w/4, channels], or None.
+      condition: F_cond's tokens of each pair's image [N, L, channels], or None.
       task: [N] int32, or None for the dense layout.
 
     Returns:
@@ -141,7 +147,7 @@ class Denoiser(nn.Module):
       embedded = TaskConv(tasks, self.channels, 3, dtype=self.dtype, name='embed')(x, task)
     embedded = add_bias(embedded, StepEmbed(self.channels, self.dtype, name='step_embed')(step))
 
-    small = reduce(embedded)
+    small = reduce(embedded, self.stride)
     tokens = small.reshape(small.shape[0], -1, self.channels)
     q, kv = (tokens, None) if condition is None else (condition, tokens)
     for i in range(self.depth):

@@ -10,7 +10,7 @@ from dmtl_jax.models.parts import winograd
 
 Dtype = Any
 
-REDUCTION = 4  # attention runs on maps reduced by this factor
+BLOCK = 4  # the stride of tokens at which a convolution and its reduction are one product
 
 # torch's default for convolutions and linear layers (uniform, variance 1 / (3 fan_in)), which the
 # paper trains from: without norms in the denoiser, He's larger weights start with maps of size 1e3.
@@ -87,20 +87,21 @@ def resize(x: jax.Array, size: tuple[int, int]) -> jax.Array:
   return jax.image.resize(x, shape, 'bilinear', antialias=False)
 
 
-def reduce(maps: jax.Array) -> jax.Array:
-  """Maps [N, h, w, C] to the size at which attention runs, [N, h/4, w/4, C] (bilinear, no antialias)."""
-  return resize(maps, (max(maps.shape[1] // REDUCTION, 1), max(maps.shape[2] // REDUCTION, 1)))
+def reduce(maps: jax.Array, stride: int) -> jax.Array:
+  """Maps [N, h, w, C] to the size at which attention runs, [N, h/stride, w/stride, C] (bilinear, no antialias)."""
+  return resize(maps, (max(maps.shape[1] // stride, 1), max(maps.shape[2] // stride, 1)))
 
 
 class ReducedConv(nn.Module):
-  """A 3x3 convolution and `reduce` of its map: [B, h, w, C_in] to [B, h/4, w/4, features].
+  """A 3x3 convolution and `reduce` of its map: [B, h, w, C_in] to [B, h/stride, w/stride, features].
 
-  Where 4x4 blocks tile the map, at a ninth of the work: the reduction averages the middle 2x2 of
-  each block, and what those four outputs read is the block and no more. So a block's result is its
+  With stride 4, where 4x4 blocks tile the map, at a ninth of the work: the reduction averages the middle
+  2x2 of each block, and what those four outputs read is the block and no more. So a block's result is its
   product with the mean of the kernel laid at its four places.
   """
 
   features: int
+  stride: int = BLOCK
   dtype: Dtype = jnp.float32
 
   @nn.compact
@@ -108,8 +109,8 @@ class ReducedConv(nn.Module):
     kernel = self.param('kernel', kernel_init, (3, 3, x.shape[-1], self.features))
     bias = self.param('bias', nn.initializers.zeros, (self.features,))
     x = x.astype(self.dtype)
-    if x.shape[1] % REDUCTION or x.shape[2] % REDUCTION:
-      return add_bias(reduce(convolve(x, kernel.astype(self.dtype))), bias)
+    if self.stride != BLOCK or x.shape[1] % BLOCK or x.shape[2] % BLOCK:
+      return add_bias(reduce(convolve(x, kernel.astype(self.dtype)), self.stride), bias)
     return add_bias(reduced_conv(x, kernel), bias)
 
 
@@ -119,8 +120,8 @@ def reduced_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
   batch, height, width, channels = x.shape
   places = [jnp.pad(kernel, ((i, 1 - i), (j, 1 - j), (0, 0), (0, 0))) for i in (0, 1) for j in (0, 1)]
   mean = (sum(places) / len(places)).astype(x.dtype)
-  blocks = x.reshape(batch, height // REDUCTION, REDUCTION, width // REDUCTION, REDUCTION, channels)
-  rows = jnp.swapaxes(blocks, 2, 3).reshape(batch, height // REDUCTION, width // REDUCTION, -1)
+  blocks = x.reshape(batch, height // BLOCK, BLOCK, width // BLOCK, BLOCK, channels)
+  rows = jnp.swapaxes(blocks, 2, 3).reshape(batch, height // BLOCK, width // BLOCK, -1)
   return rows @ mean.reshape(-1, mean.shape[-1])
 
 
