@@ -45,6 +45,7 @@ def test_the_paper_starts_at_random_with_one_rate_and_the_small_configs_do_not()
   for name in ('pascal', 'nyud', 'cityscapes'):
     config = importlib.import_module(f'dmtl_jax.configs.{name}').get_config()
     assert (config.model.initial_weights, config.optim.denoiser_fan_in, config.initial_loss) == ('paper', 0, 0.5)
+    assert config.model.token_stride == 4
   for name in ('scenes', 'folder'):
     get_config = importlib.import_module(f'dmtl_jax.configs.{name}').get_config
     assert get_config().model.initial_weights == 'identity' and get_config().optim.denoiser_fan_in
@@ -55,7 +56,8 @@ def test_the_paper_starts_at_random_with_one_rate_and_the_small_configs_do_not()
 
 def test_an_older_run_is_read_as_it_was_trained():
   old = common.upgraded({'data': {'name': 'scenes'}, 'eval': {'protocol': 'pascal'}, 'method': 'prediction'})
-  assert (old['model']['initial_weights'], old['optim']) == ('paper', {'denoiser_fan_in': 0, 'part_lr': {}})
+  assert old['model'] == {'initial_weights': 'paper', 'token_stride': 4}
+  assert old['optim'] == {'denoiser_fan_in': 0, 'part_lr': {}}
   assert old['initial_loss'] == 0.5 and not old['data']['simple'] and old['eval']['protocol'] == 'plain'
   asked = {'protocol': 'pascal', 'geometry': 'fit'}  # by a run of today
   for name, scores in (('pascal', {'protocol': 'pascal'}), ('folder', asked)):
