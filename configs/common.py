@@ -59,7 +59,7 @@ def base(arg: str | None) -> ConfigDict:
     steps=a['steps'],  # S, denoising steps
     depth=4,  # attention blocks of the denoiser
     heads=1,  # of the attention
-    token_stride=4,  # of the attention's tokens on the maps; smaller ones on small maps, where there are few
+    token_stride=4,  # places of a map, in each direction, that a token of the attention stands for
     condition='predictions',  # what it is made of: predictions, concat, features, none
     stop_condition=False,  # no gradient through the condition
     posterior=False,  # between steps draw from the DDPM posterior, instead of passing the map on
@@ -160,16 +160,19 @@ def mtpsl(arg: str | None, name: str, cross_task_weight: float, film: float) -> 
   return config
 
 
-def small(arg: str | None, name: str) -> ConfigDict:
-  """As `base`, for a network that a CPU trains, and labels of any of the six kinds."""
+def small(arg: str | None, name: str, token_stride: int) -> ConfigDict:
+  """As `base`, for a network that a CPU trains, and labels of any of the six kinds.
+
+  Args:
+    token_stride: which leaves about as many tokens as the paper has, 256; with preset=released it stays 4.
+  """
   config = base(arg)
   config.data.name, config.data.augment = name, 'light'
   config.model.width, config.model.channels = 32, 64
   if config.model.initial_weights == 'paper':
-    config.model.initial_weights = 'identity'
+    config.model.initial_weights, config.model.token_stride = 'identity', token_stride
     if METHODS[config.method].network.diffuses:
       config.initial_loss = 0.1  # they learn through the denoised maps too
-  config.model.token_stride = 2
   config.optim.update(denoiser_fan_in=32, schedule='cosine', warmup=50)
   config.loss_weights = dict(semseg=2.0, parsing=2.0, saliency=5.0, normals=3.0, boundary=25.0, depth=1.0)
   return config

@@ -10,7 +10,7 @@ from dmtl_jax.configs import common
 
 
 def get_config(arg=None):
-  config = common.small(arg, 'folder')
+  config = common.small(arg, 'folder', token_stride=2)
   if 'labels=' not in (arg or ''):
     config.data.labels = 'full'
   config.data.path = ''  # your folder

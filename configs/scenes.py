@@ -12,14 +12,13 @@ from dmtl_jax.configs import common
 
 
 def get_config(arg=None):
-  config = common.small(arg, 'scenes')
+  config = common.small(arg, 'scenes', token_stride=1)
   config.data.dir = 'runs/data'  # where the rendered images are kept
   config.data.size = (96, 128)
   config.data.train_count = 2000  # training images to render
   config.data.val_count = 200  # validation images to render
   config.data.simple = True  # one near figure, few things, six classes; False: twelve classes, hidden and cut
   config.model.width, config.model.channels = 24, 32  # smaller, and more images in the same time, scores higher
-  config.model.token_stride = 1  # 192 tokens; the paper has 256
   config.train.batch = 8
   config.train.steps = 1250  # five minutes on two CPU cores, with compiling
   config.train.eval_every = 1250

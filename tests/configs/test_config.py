@@ -52,6 +52,7 @@ def test_the_paper_starts_at_random_with_one_rate_and_the_small_configs_do_not()
     assert get_config().initial_loss == 0.1 and get_config('method=mti_net').initial_loss == 1
     released = get_config('preset=released')
     assert (released.model.initial_weights, released.initial_loss) == ('released', 0.5)
+    assert get_config().model.token_stride < released.model.token_stride == 4
 
 
 def test_an_older_run_is_read_as_it_was_trained():
