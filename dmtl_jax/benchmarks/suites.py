@@ -47,7 +47,7 @@ class Suite:
   def trials(self) -> Iterator[tuple[str, float, Run]]:
     """(method, rate, run) of every candidate."""
     labels = next(iter(self.methods))
-    flags = self.flags | {'data.held_back': 0.1, 'train.steps': self.rate_steps, 'eval.panels': 0}
+    flags = self.flags | {'data.held_back': 0.2, 'train.steps': self.rate_steps, 'eval.panels': 0}
     for method in dict.fromkeys(method for methods in self.methods.values() for method in methods):
       for rate in self.rates:
         run = Run(f'rates/{method}-{rate:g}', self._string(method, labels), flags | {'optim.lr': rate})
@@ -73,14 +73,18 @@ class Suite:
 
 SUITES = {
   'scenes-small': Suite(
-    'scenes', {'one': SMALL, 'random': CORE}, {}, (0, 1, 2), steps=(1, 3, 4),
-    rates=(5e-4, 1e-3, 2e-3), rate_steps=400, cost='two CPU cores for four hours',
+    'scenes', {'one': SMALL, 'random': CORE},
+    {'data.train_count': 300, 'train.steps': 400, 'train.eval_every': 400, 'train.eval_images': 8, 'eval.workers': 0},
+    (0, 1, 2), steps=(1, 3, 4), rates=(1e-3, 2e-3), rate_steps=200, cost='two CPU cores for two hours',
   ),
   'camvid': Suite(
     'folder', {'one': SMALL, 'random': CORE},
-    {'model.width': 64, 'train.steps': 250, 'train.eval_every': 250},
-    (0, 1, 2), steps=(1, 3, 4), rates=(1e-3, 2e-3), rate_steps=150,
-    needs=('data.path', 'init_from'), cost='two CPU cores for a day',
+    {
+      'data.size': (96, 128), 'model.token_stride': 1, 'model.width': 64, 'train.steps': 150, 'train.eval_every': 150,
+      'train.eval_images': 8, 'eval.workers': 0,
+    },
+    (0, 1, 2), steps=(1, 3, 4), rates=(1e-3, 2e-3), rate_steps=75,
+    needs=('data.path', 'init_from'), cost='two CPU cores for two hours',
   ),
   'scenes-full': Suite(
     'scenes', {'one': SMALL, 'random': CORE},

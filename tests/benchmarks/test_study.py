@@ -49,7 +49,7 @@ def test_a_study_chooses_rates_runs_reports_and_goes_on(tmp_path, runner, monkey
   study.study(TOY, tmp_path / 'toy', study.Places(2), ['--config.model.width=8'])
   trials, runs = runner[:4], runner[4:]
   assert {name for name, _ in trials} == {f'{m}-{r}' for m in SCORES for r in ('0.001', '0.002')}
-  assert all(flags['data.held_back'] == '0.1' and flags['train.steps'] == '3' for _, flags in trials)
+  assert all(flags['data.held_back'] == '0.2' and flags['train.steps'] == '3' for _, flags in trials)
   assert sorted(name for name, _ in runs) == [f'{m}-one-{seed}' for m in SCORES for seed in (0, 1)]
   for name, flags in runs:
     method, _, seed = name.split('-')
