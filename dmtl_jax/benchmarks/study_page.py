@@ -16,12 +16,13 @@ from dmtl_jax.report.results import read_run, Run, Section, sections
 from dmtl_jax.report.table import make_table, Table
 
 WIDTH = 1200  # of a picture
+MARK = '<!-- Made by dmtl_jax.benchmarks.study from here on; what stands above is kept. -->'
 HEAD = """# The study
 
 Every method on the same images, labels, order, augmentation and steps; the learning rate of each chosen on training
-images held back from it. Made by `python -m dmtl_jax.benchmarks.study --suite=NAME --page={page}` from the runs' files.
-The networks are half-trained: scores of the short trainings named below compare methods with each other and are no
-measure of what a method reaches. The paper's own scores are in [paper.md](paper.md).
+images held back from it. The networks are half-trained: scores of the short trainings named below compare methods with
+each other and are no measure of what a method reaches. The paper's own scores are in [paper.md](paper.md).
+
 """
 # Delta_m in % of the paper's tables, one label or random labels: PASCAL-Context, NYUD-v2, Cityscapes.
 PAPER = {
@@ -47,6 +48,8 @@ PAPER = {
 def write(out: pathlib.Path, page: str):
   """Writes Markdown about every suite that has scored runs in OUT/SUITE, and its pictures beside it.
 
+  A page that exists keeps what a person wrote above `MARK`.
+
   Raises:
     UserError: there are none, or a damaged file.
   """
@@ -58,7 +61,8 @@ def write(out: pathlib.Path, page: str):
       parts.append(_suite(name, suite, runs, _rates(out / name / 'rates.json'), path))
   if not parts:
     raise UserError(f'{out}: no suite with scores; run one first')
-  write_atomic(path, '\n'.join([HEAD.format(page=page), *parts]))
+  head = path.read_text().partition(MARK)[0] if path.exists() else HEAD
+  write_atomic(path, '\n'.join([head + MARK, '', *parts]))
   say(f'page: {path}')
 
 

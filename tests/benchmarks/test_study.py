@@ -65,6 +65,10 @@ def test_a_study_chooses_rates_runs_reports_and_goes_on(tmp_path, runner, monkey
 
   study_page.write(tmp_path, str(tmp_path / 'page.md'))
   page = (tmp_path / 'page.md').read_text()
+  (tmp_path / 'page.md').write_text(page.replace('# The study', '# Ours').replace('4 of 4', '3 of 4'))
+  study_page.write(tmp_path, str(tmp_path / 'page.md'))
+  assert (tmp_path / 'page.md').read_text() == page.replace('# The study', '# Ours')
+  assert (tmp_path / 'page' / 'toy-one.svg').read_text().startswith('<svg')
   assert '4 of 4 runs' in page and '0.001 (mtl_baseline), 0.002 (prediction)' in page
   # 61 and 62 after 55 and 58: gains of 6 and 4, whose mean has a standard error of 1.
   assert '**56.50 → 61.50** (+5.00 ± 1.00)' in page
