@@ -74,8 +74,11 @@ class Suite:
 SUITES = {
   'scenes-small': Suite(
     'scenes', {'one': SMALL, 'random': CORE},
-    {'data.train_count': 300, 'train.steps': 400, 'train.eval_every': 400, 'train.eval_images': 8, 'eval.workers': 0},
-    (0, 1, 2), steps=(1, 3, 4), rates=(1e-3, 2e-3), rate_steps=200, cost='two CPU cores for two hours',
+    {
+      'data.train_count': 300, 'data.val_count': 100, 'train.steps': 600, 'train.eval_every': 600,
+      'train.eval_images': 8, 'eval.workers': 0,
+    },
+    (0, 1, 2), steps=(1, 3, 4), rates=(1e-3, 2e-3), rate_steps=150, cost='two CPU cores for two hours',
   ),
   'camvid': Suite(
     'folder', {'one': SMALL, 'random': CORE},
