@@ -25,7 +25,8 @@ from dmtl_jax.tasks import make_task
 from tests import fuzzing
 from tests.archives import file, HARD, link, tar, zipped
 from tests.basics import test_torch_file
-from tests.whole.test_fuzz import encoded, LABELS, load_mapping, open_folder, pattern, TASKS, write_folder
+from tests.readers import encoded, load_mapping, pattern, TASKS
+from tests.whole.test_fuzz import LABEL, open_folder, write_folder
 
 
 class Payload:
@@ -116,12 +117,9 @@ POSTSCRIPT = b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 5 5\n(x) print\nshowp
 @pytest.mark.parametrize('data', [png(100_000, 100_000), png(13_000, 13_000), png(2**31, 1), POSTSCRIPT, b''])
 def test_images(tmp_path, data):
   root = tmp_path / 'data'
-  write_folder(root)
-  labels = root / 'train/labels/semseg'
-  labels.mkdir(parents=True)
-  (labels / 'a.png').write_bytes(data)
+  write_folder(root, data)
   refused(lambda _: open_folder(root), tmp_path / 'x', 'labels/semseg/a.png', 'not a readable image')
-  (labels / 'a.png').write_bytes(LABELS['semseg'][0][1])
+  (root / 'train/labels/semseg/a.png').write_bytes(LABEL)
   (root / 'train/images/a.png').write_bytes(data)
   refused(lambda _: open_folder(root), tmp_path / 'x', 'images/a.png', 'not a readable image')
 
@@ -145,9 +143,7 @@ def test_numbers_beyond_float32_are_unlabelled(tmp_path):
 def root(tmp_path, monkeypatch):
   """A folder data set of one image with one label."""
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
-  write_folder(tmp_path / 'data')
-  (tmp_path / 'data/train/labels/semseg').mkdir(parents=True)
-  (tmp_path / 'data/train/labels/semseg/a.png').write_bytes(LABELS['semseg'][0][1])
+  write_folder(tmp_path / 'data', LABEL)
   return tmp_path / 'data'
 
 
@@ -263,6 +259,12 @@ def test_pickles(tmp_path, name):
 
 
 # --- Raw benchmark files ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('id', ['../../x', '/etc/passwd', 'a/b', '..'])
+def test_ids_name_files_here_alone(tmp_path, id):
+  (tmp_path / 'train.txt').write_text(id)
+  refused(pascal.read_ids, tmp_path / 'train.txt', 'which is no id')
 
 
 def test_a_file_numbered_beyond_all_others(tmp_path):

@@ -1,0 +1,287 @@
+"""The readers of one file that somebody else wrote, for tests/whole/test_fuzz.py and tests/fuzz_readers.py to mutate."""
+
+from collections.abc import Callable, Sequence
+import dataclasses
+import functools
+import io
+import json
+import os
+import pathlib
+import shutil
+import tarfile
+import tempfile
+import zipfile
+
+from hypothesis import strategies as st
+import numpy as np
+import orbax.checkpoint as ocp
+from PIL import Image
+import safetensors.numpy
+import scipy.io
+
+from dmtl_jax.basics import download, files, torch_file
+from dmtl_jax.basics.errors import UserError
+from dmtl_jax.configs import common
+from dmtl_jax.data import label_settings
+from dmtl_jax.datasets import folder
+from dmtl_jax.datasets.pascal import labels as pascal
+from dmtl_jax.inference import images
+from dmtl_jax.runs import checkpoints, pretrained
+from dmtl_jax.tasks import make_task
+from tests import fuzzing
+from tests.archives import file, link, tar, zipped
+from tests.basics import test_torch_file
+
+TASKS = (
+    make_task('semseg', 'semseg', ('a', 'b', 'c')), make_task('saliency', 'saliency'), make_task('normals', 'normals'),
+    make_task('depth', 'depth'),
+)  # fmt: skip
+DESCRIPTION = {
+    'tasks': {
+        'semseg': {'classes': ['a', 'b', 'c'], 'ignore': 200}, 'saliency': {}, 'normals': {}, 'depth': {'scale': 0.01}
+    }
+}  # fmt: skip
+SIZE = (5, 8)
+IMAGES = {'png': 'png', 'jpeg': 'jpg', 'bmp': 'bmp', 'tiff': 'tif', 'webp': 'webp', 'ppm': 'png', 'gif': 'jpg'}
+
+
+@dataclasses.dataclass(frozen=True)
+class Reader:
+  """A file and what reads it.
+
+  Attributes:
+    name: of the file.
+    read: takes its path; raises UserError for what it refuses.
+    seeds: contents that it reads.
+    few, many: inputs in the suite, and by coverage.
+    inputs: contents to try in the suite; default mutations of the seeds.
+    write: (path, content) puts the content where it is read.
+  """
+
+  name: str
+  read: Callable[[pathlib.Path], object]
+  seeds: Sequence[bytes]
+  few: int
+  many: int = 0
+  inputs: st.SearchStrategy | None = None
+  write: Callable[[pathlib.Path, bytes], object] = pathlib.Path.write_bytes
+
+  def told(self, place: pathlib.Path, data: bytes) -> bool:
+    """Whether a content is read in a folder of its own; else it is refused in a sentence."""
+    self.write(place / self.name, data)
+    return fuzzing.told(self.read, place / self.name, 'checkpoints')
+
+
+class Silent:
+  """Progress that is not shown: these are thousands of runs."""
+
+  def __init__(self, *args, **kwargs):
+    pass
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *args):
+    pass
+
+  def update(self, *args, **kwargs):
+    pass
+
+
+def saved(save, *args, **options) -> bytes:
+  """What save(stream, ...) writes."""
+  stream = io.BytesIO()
+  save(stream, *args, **options)
+  return stream.getvalue()
+
+
+def encoded(array, kind: str, **options) -> bytes:
+  if kind == 'npy':
+    return saved(np.save, array)
+  return saved(Image.fromarray(array).save, kind, **options)
+
+
+def pattern(dtype, most: int, channels: int = 0):
+  shape = SIZE + ((channels,) if channels else ())
+  return (np.arange(np.prod(shape)).reshape(shape) % (most + 1)).astype(dtype)
+
+
+def refusing(read):
+  """A reader that raises ValueError raises UserError."""
+
+  def reading(path):
+    try:
+      read(path)
+    except ValueError as error:
+      raise UserError(f'{path}: {error}') from error
+
+  return reading
+
+
+# --- PyTorch files and mappings --------------------------------------------------------------
+
+# Programs of the instructions a pickle may have, with arguments that mostly fit.
+_INSTRUCTIONS = [
+    b'N', b'\x88', b')', b']', b'}', b'(', b't', b'\x85', b'\x86', b'\x87', b'a', b'e', b's', b'u', b'R', b'b', b'Q',
+    b'\x93', b'\x94', b'K\x01', b'K\x05', b'J\xff\xff\xff\xff', b'G?\xe0\0\0\0\0\0\0', b'\x8a\x09' + b'\xff' * 8 + b'\x00',
+    b'X\x07\0\0\0storage', b'X\x01\0\0\x000', b'X\x06\0\0\0latin1', b'X\x02\0\0\0f8', b'X\x0e\0\0\0labels_weights',
+    b'ctorch\nFloatStorage\n', b'ctorch._utils\n_rebuild_tensor_v2\n', b'ctorch\nSize\n', b'ccollections\nOrderedDict\n',
+    b'cnumpy\ndtype\n', b'cnumpy.core.multiarray\nscalar\n', b'c_codecs\nencode\n', b'ctorch._utils\n_rebuild_parameter\n',
+    b'cos\nsystem\n', b'X\x01\0\0\0a', b'C\x08\0\0\0\0\0\0\0\0', b'q\x00', b'q\x01', b'h\x00', b'h\x01', b'.',
+]  # fmt: skip
+_programs = st.lists(st.sampled_from(_INSTRUCTIONS), max_size=30).map(lambda of: b'\x80\x02' + b''.join(of) + b'.')
+
+
+def in_zip(path: pathlib.Path, program: bytes):
+  """A .pth whose pickle is the input: of a mutated zip hardly any gets past its sums."""
+  test_torch_file.write_program(path, program, test_torch_file.checkpoint()[1])
+
+
+def load_mapping(path):
+  label_settings.load_mapping(path, ['img0', 'img1', 'img2'], TASKS)
+
+
+def _weights():
+  storage = test_torch_file.Storage(np.arange(12, dtype=np.float32), '0')  # as in `in_zip`
+  return {'labels_weights': test_torch_file.tensor(storage, (3, 2), (2, 1))}, [storage]
+
+
+def _whole(*contents) -> list[bytes]:
+  """Files of both formats."""
+  with tempfile.TemporaryDirectory() as place:
+    path, writers = pathlib.Path(place, 'x.pth'), (test_torch_file.write_zip, test_torch_file.write_legacy)
+    return [write(path, *content).read_bytes() for write in writers for content in contents]
+
+
+_FLAGS = {f'img{i}': [1, 0, 1, 0, int(i > 1)] for i in range(3)}
+_MAPPINGS = [test_torch_file.pickled(content) for content in (_FLAGS, _weights()[0])]
+_PROGRAMS = [test_torch_file.pickled(test_torch_file.checkpoint()[0]), *_MAPPINGS]
+_ROWS = {'img0': ['semseg', 'depth'], 'img1': []}
+_CSVS = [b'image,tasks\nimg0,semseg;depth\nimg1,\n', b'image,semseg,depth\nimg0,1,0\n"img1",0,1\n']
+_odd_csvs = st.sampled_from([b'image,tasks\nimg0,' + b'x' * 200_000, b'\0\n\0', b'"', b'image,a\r\ra'])
+
+
+# --- Archives --------------------------------------------------------------------------------
+
+_names = st.one_of(
+    st.sampled_from(['a', 'a/b', './a', 'a/', '/', '', '.', '..', '../x', 'a/../../x', '/tmp/dmtl_evil', 'C:\\x', '..\\x', 'a//b',
+                     'x' * 300, 'd/' * 12 + 'x', 'a\n', '\x1b[2J', '\udcff', 'link', 'link/x']),
+    st.text(st.characters(exclude_categories=['Cs']), min_size=1, max_size=4),
+)  # fmt: skip
+_types = st.sampled_from((tarfile.REGTYPE,) * 4 + (
+    tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE,
+    tarfile.GNUTYPE_SPARSE,
+))  # fmt: skip
+_items = st.lists(
+  st.tuples(_names, _types, _names, st.integers(0, 0o7777), st.binary(max_size=9)), min_size=1, max_size=5
+)
+_PLAIN = [file('top/one.txt', b'1' * 600), link('top/link', 'one.txt'), file('top/deep/two.txt', b'22')]
+_ARCHIVES = [tar(_PLAIN, mode) for mode in ('w', 'w:gz', 'w:bz2', 'w:xz')]
+_ARCHIVES += [zipped(_PLAIN[::2], method) for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA)]
+
+
+def _unpack(path: pathlib.Path):
+  download.extract(path, path.with_name('out'))
+  for found in path.with_name('out').rglob('*'):
+    assert os.path.realpath(found).startswith(f'{path.parent}/out'), found
+
+
+def _without_results(path: pathlib.Path, data: bytes):
+  for left in ('out', 'out.incomplete'):
+    shutil.rmtree(path.with_name(left), ignore_errors=True)
+  path.write_bytes(data)
+
+
+# --- Weights, checkpoints, config strings ----------------------------------------------------
+
+_TENSORS = {'conv.weight': np.ones((2, 3), np.float32), 'module.conv.bias': np.zeros(2, np.float16)}
+_STATE = safetensors.numpy.save(_TENSORS)
+_LENGTH = 8 + int.from_bytes(_STATE[:8], 'little')  # of the header, JSON behind its own length
+
+
+def _with_header(tree) -> bytes:
+  text = json.dumps(tree).encode()
+  return len(text).to_bytes(8, 'little') + text + _STATE[_LENGTH:]
+
+
+def _fill(path):
+  views = {'conv.weight': [np.zeros((2, 3), np.float32)], 'conv.bias': [np.zeros(2, np.float32)]}
+  pretrained.fill(views, pretrained.read_state(path), path)
+
+
+_META = {'format': 2, 'config': {}, 'evaluated': 4, 'window': {}, 'best': {'step': 0, 'scores': {'depth': 1.0}},
+         'crc32': {'variables': 1}, 'data': {'next_index': 4}}  # fmt: skip
+_opened = functools.cache(functools.partial(checkpoints.Checkpoints, read_only=True))
+
+
+def _write_meta(path: pathlib.Path, data: bytes):
+  """In the place of the meta of a real checkpoint."""
+  if not path.with_name('checkpoints').exists():
+    with ocp.CheckpointManager(path.with_name('checkpoints')) as manager:
+      manager.save(0, args=ocp.args.Composite(meta=ocp.args.JsonSave(_META)))
+  (path.parent / 'checkpoints/0/meta/metadata').write_bytes(data)
+
+
+PARTS = st.one_of(
+    st.sampled_from(['method=feature', 'method=', 'steps=3', 'steps=-1', 'steps=' + '9' * 5000, 'labels=\0', '=', 'a=b', ',,',
+                     'preset=released', 'method==', 'condition=concat', 'steps=１', '\udcff', 'x' * 5000, 'labels=a:b']),
+    st.text(st.characters(exclude_categories=['Cs']), max_size=6),
+)  # fmt: skip
+_strings = st.lists(PARTS, max_size=3).map(lambda parts: ','.join(parts).encode(errors='surrogateescape'))
+
+
+def _parse(path):
+  try:
+    assert set(common.parse(path.read_bytes().decode(errors='surrogateescape'))) == set(common.ARGUMENTS)
+  except ValueError as error:
+    assert len(str(error)) < 500 and str(error).startswith('config string: ') and '\n' not in str(error)
+    raise
+
+
+_MAPS = {'LabelMap': np.array([[0, 3], [454, 1]], np.uint16)}
+_PICTURES = [encoded(pattern(np.uint8, 255, 3), kind) for kind in IMAGES]
+_PICTURES += [encoded(pattern(np.uint16, 60_000), 'png'), encoded(pattern(np.uint8, 255, 4), 'png')]
+_ids = st.sampled_from([b'../../etc/passwd\n', b'/etc/passwd', b'a\0b', b'a/b', b'..', b'.'])
+
+
+def _json(name: str, read, value, few: int, many: int, **more) -> Reader:
+  return Reader(name, read, [json.dumps(value).encode()], few, many, fuzzing.as_json(value), **more)
+
+
+READERS = {
+  'pickle in .pth': Reader(
+    'x.pth', torch_file.load, _PROGRAMS, 100, 130_000, st.one_of(_programs, fuzzing.files(*_PROGRAMS)), in_zip
+  ),
+  'whole .pth': Reader(
+    'x.pth', torch_file.load, _whole(_weights(), (_FLAGS,), test_torch_file.checkpoint()), 50, 100_000
+  ),
+  'whole .pth as a mapping': Reader('x.pth', load_mapping, _whole(_weights(), (_FLAGS,)), 50),
+  'mapping in .pth': Reader('x.pth', load_mapping, _MAPPINGS, 50, 80_000, write=in_zip),
+  'mapping .csv': Reader('m.csv', load_mapping, _CSVS, 70, 100_000, st.one_of(_odd_csvs, fuzzing.files(*_CSVS))),
+  'mapping .json': _json('m.json', load_mapping, _ROWS, 40, 100_000),
+  'dataset.json': _json('dataset.json', folder.read_description, DESCRIPTION, 80, 130_000),
+  '.safetensors': Reader(
+    'x.safetensors', _fill, [_STATE], 60, 100_000,
+    st.one_of(fuzzing.files(_STATE), fuzzing.trees(json.loads(_STATE[8:_LENGTH])).map(_with_header)),
+  ),
+  '.npy': Reader('x.npy', refusing(files.read_npy), [saved(np.save, np.eye(3))], 40, 100_000),
+  '.mat': Reader(
+    'x.mat', pascal.read_label_map, [saved(scipy.io.savemat, _MAPS, do_compression=it) for it in (False, True)], 40, 80_000
+  ),
+  'archive': Reader(
+    'archive', _unpack, _ARCHIVES, 100, 30_000,
+    st.one_of(_items.map(lambda of: tar(of, 'w')), _items.map(zipped), fuzzing.files(*_ARCHIVES), _items.map(tar)),
+    _without_results,
+  ),
+  'config string': Reader(
+    'config', refusing(_parse), [b'method=feature,labels=one,steps=3,preset=released'], 150, 100_000, _strings
+  ),
+  'meta of a checkpoint': _json(
+    'meta', lambda path: _opened(path.parent).choose('best'), _META, 50, 20_000, write=_write_meta
+  ),
+  'image to predict': Reader('x.png', images.read_image, _PICTURES, 60),
+  'ids of PASCAL': Reader(
+    'train.txt', pascal.read_ids, [b'2008_000001\n2008_000002\n'], 30,
+    inputs=st.one_of(_ids, fuzzing.files(b'2008_000001\n2008_000002\n')),
+  ),
+}  # fmt: skip
