@@ -19,21 +19,32 @@ _waiting: contextvars.ContextVar[_Waiting | None] = contextvars.ContextVar('wait
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike, mode: str = 'w'):
-  """A file, open for writing, that takes the place of `path` at the end of the `with` block.
+  """As `in_place_of`, with the file open for writing."""
+  with in_place_of(path) as temporary, open(temporary, mode) as file:
+    yield file
+
+
+@contextlib.contextmanager
+def in_place_of(path: str | os.PathLike, suffix: str = '.tmp') -> Iterator[str]:
+  """The name of an empty file that takes the place of `path` at the end of the `with` block.
 
   A reader, a crash or an error in the block sees the old content or the new, whole. The folder is made if need be.
+
+  Args:
+    suffix: of the name, for a writer that goes by it.
 
   Raises:
     OSError: `path` cannot be written; its old content stays.
   """
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
-  handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.', suffix='.tmp')
+  handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.', suffix=suffix)
   try:
-    with os.fdopen(handle, mode) as file:
-      yield file
-      file.flush()
+    try:
+      yield temporary
       os.fsync(handle)  # the content before the name, also where the power fails
+    finally:
+      os.close(handle)
     os.chmod(temporary, 0o644)
     if (waiting := _waiting.get()) is None:
       os.replace(temporary, path)

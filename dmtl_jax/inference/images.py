@@ -4,6 +4,7 @@ Large images are seen by the network in overlapping tiles, whose maps blend with
 """
 
 from collections.abc import Callable, Iterator, Sequence
+import contextlib
 import dataclasses
 import glob
 import os
@@ -14,7 +15,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
-from dmtl_jax.basics import files
+from dmtl_jax.basics import atomic, files
 from dmtl_jax.basics.errors import UserError
 
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.gif', '.ppm', '.pgm', '.jp2')
@@ -129,11 +130,7 @@ def to_rgb(image: Image.Image, name: object = 'image') -> np.ndarray:
 
 
 def as_rgb(image) -> np.ndarray:
-  """What the Python API takes, as uint8 [H, W, 3] RGB: such an array, a Pillow image or a path.
-
-  Raises:
-    UserError: another type, shape or dtype, or a file that cannot be read.
-  """
+  """Such an array, a Pillow image or a path as uint8 [H, W, 3] RGB; raises UserError for anything else."""
   if isinstance(image, (str, os.PathLike)):
     return read_image(image)
   if isinstance(image, Image.Image):
@@ -216,22 +213,21 @@ class Video:
 class VideoWriter:
   """Writes frames, uint8 [H, W, 3] RGB of one size, to an MP4 file, in a `with` block at whose end it appears.
 
-  Raises:
-    UserError: this build of OpenCV cannot write videos there.
+  Raises UserError where this build of OpenCV cannot write videos there.
   """
 
   def __init__(self, path: pathlib.Path, rate: float):
     self._path, self._rate = path, rate
     self._video: cv2.VideoWriter | None = None
-    self._temporary = path.with_name(f'.{os.getpid()}.{path.name}')
+    self._place = contextlib.ExitStack()
 
   def write(self, frame: np.ndarray):
     odd = [(0, side % 2) for side in frame.shape[:2]]
     frame = np.pad(frame, [*odd, (0, 0)], mode='edge')  # codecs want even sides
     if self._video is None:
-      self._path.parent.mkdir(parents=True, exist_ok=True)
+      temporary = self._place.enter_context(atomic.in_place_of(self._path, '.tmp.mp4'))
       code = cv2.VideoWriter.fourcc(*'mp4v')
-      self._video = cv2.VideoWriter(str(self._temporary), code, self._rate, frame.shape[1::-1])
+      self._video = cv2.VideoWriter(temporary, code, self._rate, frame.shape[1::-1])
       if not self._video.isOpened():
         raise UserError(f'{self._path}: cannot be written as a video; predict its frames as images instead')
     self._video.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
@@ -239,13 +235,10 @@ class VideoWriter:
   def __enter__(self):
     return self
 
-  def __exit__(self, error, *_):
+  def __exit__(self, *error):
     if self._video is not None:
       self._video.release()
-      if error is None:
-        os.replace(self._temporary, self._path)
-      else:
-        self._temporary.unlink(missing_ok=True)
+    return self._place.__exit__(*error)
 
 
 # --- Tiles -----------------------------------------------------------------------------------
