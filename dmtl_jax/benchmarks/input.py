@@ -23,7 +23,7 @@ from dmtl_jax.basics.errors import UserError
 from dmtl_jax.benchmarks import common
 from dmtl_jax.data import label_settings, pipeline, transforms
 from dmtl_jax.data import source as source_lib
-from dmtl_jax.datasets import mtan, stored
+from dmtl_jax.datasets import stored
 
 SYNTHETIC = 48  # images that stand in for a data set
 
@@ -119,7 +119,8 @@ def _example(builder, tasks, i: int) -> dict:
     elif feature.np_dtype == np.uint8:  # classes, or normals in a picture
       values = smooth**2 * classes.get(name, 2) if feature.shape[-1] == 1 else smooth * 255
     else:  # depths, or normals as vectors
-      values = 1 + smooth if feature.shape[-1] == 1 else mtan.unit(2 * smooth - 1) * mtan.STEPS
+      unit = lambda vectors: vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+      values = 1 + smooth if feature.shape[-1] == 1 else unit(2 * smooth - 1) * np.iinfo(feature.np_dtype).max
     example[name] = values.astype(feature.np_dtype)
     if isinstance(feature, tfds.features.Image):
       file = cv2.imencode(f'.{feature.encoding_format}', example[name], [cv2.IMWRITE_JPEG_QUALITY, 90])[1]
