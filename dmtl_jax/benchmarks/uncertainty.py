@@ -21,6 +21,7 @@ from dmtl_jax.basics.progress import Progress
 from dmtl_jax.data import source as source_lib
 from dmtl_jax.inference import images as images_lib
 from dmtl_jax.inference.prediction import load, Predictor
+from dmtl_jax.report.markup import markdown_table
 from dmtl_jax.tasks import Task
 
 KEPT = (1.0, 0.8, 0.5, 0.2)
@@ -69,11 +70,10 @@ def _told(rows: np.ndarray) -> dict:
 
 def as_text(result: dict) -> str:
   """A Markdown table."""
-  lines = ['| task | sure by | ' + ' | '.join(f'{kept:.0%}' for kept in KEPT) + ' |', '|---|---|' + '---:|' * len(KEPT)]
-  for task, by in result.items():
-    for name, found in by.items():
-      lines.append(f'| {task} | {name} | ' + ' | '.join(f'{found[kept]:.4g}' for kept in KEPT) + ' |')
-  return '\n'.join(lines)
+  rows = [
+    [task, name, *(f'{found[kept]:.4g}' for kept in KEPT)] for task, by in result.items() for name, found in by.items()
+  ]
+  return markdown_table(['task', 'sure by', *(f'{kept:.0%}' for kept in KEPT)], rows)
 
 
 def main():

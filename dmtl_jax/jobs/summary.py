@@ -10,7 +10,7 @@ from dmtl_jax.jobs import compile_for
 from dmtl_jax.models import find
 from dmtl_jax.models.counting import summarize
 from dmtl_jax.tasks import Task
-from dmtl_jax.training import cost, setup
+from dmtl_jax.training import cost
 
 
 def run(config, as_json: bool = False, memory: bool = False, accelerator: str | None = None):
@@ -53,14 +53,13 @@ def step_memory(config, tasks: tuple[Task, ...]) -> dict:
   Raises:
     UserError: a batch that these devices cannot share.
   """
-  training = setup.build_unfed(config, tasks)
-  state = setup.abstract_state(training)
-  compiled = cost.compile_step(training.update, state, config, tasks, training.mesh)
+  update, (state, *rest) = compile_for.training_step(config, tasks)
+  compiled = update.lower(state, *rest).compile()
   shares = jax.tree.map(lambda x: math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize, state)
   return {
     'bytes': cost.planned_bytes(compiled),
     'state_bytes': sum(jax.tree.leaves(shares)),
-    'devices': f'{training.mesh.size} x {jax.devices()[0].device_kind}',
+    'devices': f'{jax.device_count()} x {jax.devices()[0].device_kind}',
   }
 
 
