@@ -30,11 +30,7 @@ STEPS = 32767  # of a stored normal's component
 
 
 def ids(root: Path, folders: Sequence[str]) -> dict[str, list[str]]:
-  """{split: ['0', '1', ...]} up to the highest number in any of the folders.
-
-  Raises:
-    UserError: numbers are missing in a folder, or a folder is missing or empty.
-  """
+  """{split: ['0', '1', ...]} up to the highest number in any folder; raises UserError where a folder lacks some."""
   splits = {}
   for split in SPLITS:
     found = [path.stem for folder in folders for path in (root / split / folder).glob('*.npy')]

@@ -93,11 +93,7 @@ def open_split(data_config, split: str) -> Source:
 
 
 def open_folder(path: str, split: str) -> Source:
-  """Opens PATH/SPLIT and checks every file in it (once: the result is cached).
-
-  Raises:
-    UserError: one sentence that names the files and what is wrong with them.
-  """
+  """Opens PATH/SPLIT and checks every file in it (once: the result is cached); raises UserError with what is wrong."""
   root = _root(path)
   tasks, encodings = read_description(root / 'dataset.json')
   images = _by_stem(root / split / 'images', IMAGE_SUFFIXES)

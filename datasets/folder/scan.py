@@ -18,11 +18,7 @@ VERSION = 3  # of the checks: a change makes old results void
 
 
 def check(source, root: pathlib.Path):
-  """Reads every image and label of a split, `folder.Files`.
-
-  Raises:
-    UserError: names the first few files that are broken, and what is wrong with each.
-  """
+  """Reads every image and label of a split, `folder.Files`; raises UserError with what is wrong with the first few."""
   cache = _cache_file(source, root)
   try:
     problems = list(json.loads(cache.read_text()))

@@ -29,10 +29,9 @@ TASKS = (
 
 
 def open_split(data_config, split: str) -> Source:
-  """The prepared split 'train' or 'val'; to train on parsing alone, as the benchmark's code, the images with people.
+  """The prepared split; to train on parsing alone, the images with people, as the benchmark's code does.
 
-  Raises:
-    UserError: it is not prepared.
+  Raises UserError where it is not prepared.
   """
   builder = stored.prepared(Builder, data_config)
   read_truth = functools.partial(truth, listed=stored.official_file(builder, LISTED))

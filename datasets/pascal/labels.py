@@ -61,11 +61,7 @@ NORMALS_CLASSES = [
 
 
 def read_ids(path: Path) -> list[str]:
-  """The image ids in a list of ImageSets.
-
-  Raises:
-    UserError: the list is not readable or holds something else than ids, which name files here and later.
-  """
+  """The image ids in a list of ImageSets; raises UserError for anything else there: ids name files here and later."""
   try:
     ids = path.read_text(encoding='ascii').split()
   except (OSError, ValueError) as error:
@@ -78,11 +74,7 @@ def read_ids(path: Path) -> list[str]:
 
 
 def read_scored(path: Path) -> frozenset[str]:
-  """The ids of the images whose boundaries are scored, from the evaluator's test_new.txt.
-
-  Raises:
-    UserError: as `read_ids`, or of another number of ids.
-  """
+  """As `read_ids`, those of the images whose boundaries are scored, from the evaluator's test_new.txt."""
   ids = read_ids(path)
   if len(ids) != protocol.LISTED:
     raise UserError(f'{path}: holds {len(ids)} ids, expected {protocol.LISTED}; replace it')

@@ -72,11 +72,7 @@ INSTALL = {'tpu': "pip install 'dmtl_jax[tpu]'", 'gpu': "pip install 'dmtl_jax[c
 
 
 def find(name: str) -> Accelerator:
-  """Of the value of --for.
-
-  Raises:
-    UserError: there is none; names the closest.
-  """
+  """That of --for; raises UserError where there is none, with the closest."""
   if name not in ACCELERATORS:
     raise none_of('--for', name, ACCELERATORS)
   return ACCELERATORS[name]
@@ -88,11 +84,7 @@ def prepare():
 
 
 def devices(name: str) -> list:
-  """The devices, to compile for and no more.
-
-  Raises:
-    UserError: what compiles for them is not installed, or does not start.
-  """
+  """Its devices, to compile for and no more; raises UserError where nothing here compiles for them."""
   from jax.experimental import topologies  # with JAX, which is not for a mistake in the flags
 
   chosen = find(name)

@@ -46,11 +46,7 @@ def read_json(path: str | os.PathLike, fix: str = 'mend it') -> Any:
 
 
 def read_npy(path: str | os.PathLike) -> np.ndarray:
-  """The array in a .npy file, of real numbers or bool.
-
-  Raises:
-    ValueError: what is wrong with the file, without its name.
-  """
+  """The array in a .npy file, of real numbers or bool; raises ValueError with what is wrong with the file."""
   try:
     with open(path, 'rb') as file:
       read_header = _NPY_HEADERS[np.lib.format.read_magic(file)]

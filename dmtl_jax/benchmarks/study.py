@@ -94,11 +94,7 @@ def study(suite: Suite, out: pathlib.Path, places: Places, given: list[str]):
 
 
 def execute(runs: list[Run], what: str, out: pathlib.Path, places: Places, given: list[str]):
-  """Makes those of the runs that are not done.
-
-  Raises:
-    UserError: runs that failed, after all others are done.
-  """
+  """Makes those of the runs that are not done; raises UserError, after that, where some failed."""
   left, failed = [run for run in runs if not (out / run.name / 'metrics.json').exists()], []
   with (
     ThreadPoolExecutor(places.jobs, initializer=places.take) as pool,

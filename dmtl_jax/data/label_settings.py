@@ -108,11 +108,7 @@ def _rows(ids, tasks, mask: np.ndarray) -> dict[str, list[str]]:
 
 
 def load_mapping(path: pathlib.Path, ids, tasks) -> np.ndarray:
-  """Mask [N, T] of a mapping file; an image it does not name has no visible label.
-
-  Raises:
-    UserError: names the file and the image, task or shape that does not fit.
-  """
+  """Mask [N, T] of a mapping file, of an image it does not name no label; raises UserError with what does not fit."""
   reader = {'.csv': _read_csv, '.json': _read_json}.get(path.suffix.lower())
   rows = reader(path) if reader else _read_torch(path, ids)
   names = [task.name for task in tasks]

@@ -29,8 +29,7 @@ from dmtl_jax.tasks import Task
 def convert(source: str, workdir: str, config, tasks: tuple[Task, ...]):
   """Makes a run at step 0 out of a released checkpoint, for `--mode=evaluate` and `--mode=predict`.
 
-  Raises:
-    UserError: the checkpoint does not fit the config, or the workdir already holds one.
+  Raises UserError where the checkpoint does not fit the config, or the workdir already holds one.
   """
   folder = pathlib.Path(workdir).resolve()
   _check_new(folder)

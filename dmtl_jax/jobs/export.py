@@ -61,11 +61,7 @@ def export(config, tasks: tuple[Task, ...], variables: dict) -> jax.export.Expor
 
 
 def write(workdir: str, out: str, which: str = 'best') -> jax.export.Exported:
-  """Exports a checkpoint of a run ('best', 'latest' or a step) to the file `out`.
-
-  Raises:
-    UserError: no run or checkpoint there, or `out` cannot be written.
-  """
+  """Exports a checkpoint ('best', 'latest' or a step) to the file `out`; raises UserError where that cannot be."""
   if not out.endswith(SUFFIX):  # so that no mistake overwrites a file of the run
     raise UserError(f'{out}: the name of an exported file ends in {SUFFIX}; write {out}{SUFFIX}')
   run = prediction.load(workdir, which)

@@ -61,11 +61,7 @@ class Metric(abc.ABC):
     return self.image(self.task.blank_prediction(), self.task.blank(1, 1))
 
   def valid(self, prediction: np.ndarray, label: np.ndarray) -> np.ndarray:
-    """Mask [H, W] of the labelled pixels, after checking shapes and that the prediction is finite there.
-
-    Raises:
-      ValueError: prediction and label differ in size, or a prediction is not a number.
-    """
+    """Mask [H, W] of the labelled pixels; raises ValueError unless the prediction is of that size and finite there."""
     name = self.task.name
     if prediction.shape[:2] != label.shape[:2]:
       raise ValueError(f"task '{name}': prediction {prediction.shape} and label {label.shape} differ in size")

@@ -104,8 +104,7 @@ def load(source: str, variables: dict, tasks: tuple[Task, ...]) -> dict:
 def resolve(source: str) -> pathlib.Path:
   """The file of a source: a path as it is; a name of `HUB` from the cache, downloaded before if need be.
 
-  Raises:
-    UserError: no such file; or the hub does not deliver it, or another one than is pinned here.
+  Raises UserError where there is no such file, or the hub does not deliver the one that is pinned here.
   """
   if source not in HUB:
     if not os.path.isfile(source):
@@ -124,10 +123,7 @@ def resolve(source: str) -> pathlib.Path:
 def read_state(path: pathlib.Path) -> dict:
   """{PyTorch name: array} of a .safetensors file, or of a .pth file holding it or {'model': it}.
 
-  The prefix `module.` (of a model trained on several GPUs) is dropped.
-
-  Raises:
-    UserError: the file is damaged, or holds something else.
+  The prefix `module.` (of a model trained on several GPUs) is dropped. Raises UserError for any other file.
   """
   if path.suffix == '.safetensors':
     try:
