@@ -162,29 +162,16 @@ def test_refuses_anything_else_by_name(tmp_path, write, module, name):
 
 
 @WRITERS
-@pytest.mark.parametrize(
-  'size, stride, offset',
-  [((13,), (1,), 0), ((3, 4), (5, 1), 0), ((2,), (1,), 11), ((2,), (-1,), 1), ((2,), (1,), -1), ((2, 2), (1,), 0)],
-)
-def test_refuses_views_beyond_their_storage(tmp_path, write, size, stride, offset):
-  storage = Storage(np.arange(12, dtype=np.float32), '0')
-  refused(write(tmp_path / 'x.pth', tensor(storage, size, stride, offset), [storage]), 'x.pth')
-
-
-@WRITERS
-def test_refuses_tensors_made_larger_than_their_storage(tmp_path, write):
-  storage = Storage(np.zeros(1, np.float32), '0')
-  refused(
-    write(tmp_path / 'x.pth', tensor(storage, (2**20, 2**20), (0, 0)), [storage]),
-    r'size \(1048576, 1048576\) made of 1 numbers',
-  )
-
-
-@WRITERS
-@pytest.mark.parametrize('numel', [2, 4, 2**50])
-def test_refuses_storages_of_another_size_than_the_file_has(tmp_path, write, numel):
-  storage = Storage(np.zeros(3, np.float32), '0', numel=numel)
-  refused(write(tmp_path / 'x.pth', tensor(storage, (2,), (1,)), [storage]), 'damaged or cut short')
+@pytest.mark.parametrize('numel, size, stride, offset, words', [
+    *((12, *view, 'x.pth') for view in (
+      ((13,), (1,), 0), ((3, 4), (5, 1), 0), ((2,), (1,), 11), ((2,), (-1,), 1), ((2,), (1,), -1), ((2, 2), (1,), 0),
+    )),
+    (12, (2**20, 2**20), (0, 0), 0, r'size \(1048576, 1048576\) made of 12 numbers'),
+    *((numel, (2,), (1,), 0, 'damaged or cut short') for numel in (11, 13, 2**50)),
+])  # fmt: skip
+def test_refuses_what_reaches_beyond_its_storage_of_12_numbers(tmp_path, write, numel, size, stride, offset, words):
+  storage = Storage(np.arange(12, dtype=np.float32), '0', numel)
+  refused(write(tmp_path / 'x.pth', tensor(storage, size, stride, offset), [storage]), words)
 
 
 @WRITERS

@@ -41,16 +41,19 @@ def test_the_condition_is_the_methods_own_unless_given(arg, condition):
   assert common.base(arg).model.condition == condition
 
 
+def get_config(name: str, arg: str | None = None) -> ConfigDict:
+  return importlib.import_module(f'dmtl_jax.configs.{name}').get_config(arg)
+
+
 def test_the_paper_starts_at_random_with_one_rate_and_the_small_configs_do_not():
   for name in ('pascal', 'nyud', 'cityscapes'):
-    config = importlib.import_module(f'dmtl_jax.configs.{name}').get_config()
+    config = get_config(name)
     assert (config.model.initial_weights, config.optim.denoiser_fan_in, config.initial_loss) == ('paper', 0, 0.5)
     assert config.model.token_stride == 4
   for name in ('scenes', 'folder'):
-    get_config = importlib.import_module(f'dmtl_jax.configs.{name}').get_config
-    assert get_config().model.initial_weights == 'identity' and get_config().optim.denoiser_fan_in
-    assert get_config().initial_loss == 0.1 and get_config('method=mti_net').initial_loss == 1
-    released = get_config('preset=released')
+    config, released = get_config(name), get_config(name, 'preset=released')
+    assert config.model.initial_weights == 'identity' and config.optim.denoiser_fan_in
+    assert config.initial_loss == 0.1 and get_config(name, 'method=mti_net').initial_loss == 1
     assert (released.model.initial_weights, released.initial_loss) == ('released', 0.5)
     assert get_config().model.token_stride < released.model.token_stride == 4
 
@@ -110,8 +113,7 @@ def test_a_config_of_an_older_run_is_read(stored, method, tmp_path):
 
 @pytest.mark.parametrize('name', ['scenes', 'folder', 'pascal', 'nyud', 'cityscapes'])
 def test_every_config_builds_a_model(name):
-  config = importlib.import_module(f'configs.{name}').get_config('method=feature,steps=3')
-  assert build_model(config, (make_task('depth', 'depth'),)).steps == 3
+  assert build_model(get_config(name, 'method=feature,steps=3'), (make_task('depth', 'depth'),)).steps == 3
 
 
 def test_an_error_is_one_sentence_and_a_status(tmp_path):
@@ -263,7 +265,7 @@ def test_every_number_has_a_range_and_every_optimizer_is_a_choice():
 )
 def test_what_cannot_be_trained_is_told_before_data_is_opened(field, wrong, message, monkeypatch):
   monkeypatch.setattr(source, 'open_source', None)
-  config = importlib.import_module('dmtl_jax.configs.scenes').get_config('method=feature')
+  config = get_config('scenes', 'method=feature')
   config.data.dir = '/nowhere'
   setup.check(config)
   config.update_from_flattened_dict({field: wrong})
@@ -304,10 +306,9 @@ def test_a_field_that_is_none_is_told_with_the_closest(path, closest):
 
 
 def test_each_benchmark_is_scored_as_its_tables_are():
-  load = lambda name: importlib.import_module(f'configs.{name}').get_config().eval
-  weights = {name: load(name).weights for name in ('pascal', 'nyud', 'cityscapes', 'scenes', 'folder')}
-  assert weights == dict(pascal='latest', nyud='best', cityscapes='best', scenes='best', folder='best')
-  assert {name for name in weights if load(name).geometry == 'pad'} == {'pascal'}
+  scores = {name: get_config(name).eval for name in ('pascal', 'nyud', 'cityscapes', 'scenes', 'folder')}
+  assert {name for name, of in scores.items() if of.weights == 'latest'} == {'pascal'}
+  assert {name for name, of in scores.items() if of.geometry == 'pad'} == {'pascal'}
 
 
 def test_fields_that_an_older_run_lacks_are_its_data_sets():

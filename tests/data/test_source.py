@@ -156,7 +156,7 @@ def test_chosen_tasks_come_in_the_order_asked(config):
   config.tasks = ('depth', 'saliency')
   source = source_lib.open_source(config, 'train')
   assert [task.name for task in source.tasks] == ['depth', 'saliency']
-  assert list(source[0]['labels']) == ['depth', 'saliency']
+  assert list(source[0]['labels']) == ['depth', 'saliency'] and source.label_mask.shape == (3, 2)
   config.tasks = ('depth', 'depth')
   with pytest.raises(UserError, match='config.data.tasks'):
     source_lib.open_source(config, 'train')

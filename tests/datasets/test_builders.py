@@ -1,31 +1,33 @@
 """Builders on raw trees in the true file formats, with labels worked out by hand."""
 
 import io
+from pathlib import Path
 import pickle
 
 import numpy as np
 from PIL import Image
 import pytest
-from raw_trees import colour, config, grey, structs, thing, write_mtan, write_pascal
+from raw_trees import colour, config, grey, pascal_tree, structs, thing, write_mtan, write_pascal
 import scipy.io
 import tensorflow_datasets as tfds
 
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.data import source as source_lib
-from dmtl_jax.datasets import cityscapes, mtan, nyud, stored
+from dmtl_jax.datasets import cityscapes, mtan, nyud, raw, stored
 from dmtl_jax.datasets import pascal as pascal_data
 from dmtl_jax.datasets.pascal import labels
 from dmtl_jax.jobs.prepare import prepare
 from dmtl_jax.metrics.boundary.pascal import LISTED
 
-pytestmark = pytest.mark.usefixtures('no_downloads')
 
-
-@pytest.fixture
-def pascal(tmp_path, pascal_raw):
+@pytest.fixture(scope='module')
+def pascal(tmp_path_factory):
   """The prepared data set: (config, {id: raw example}, {id: decoded example})."""
-  c = config('pascal', tmp_path, pascal_raw)
-  prepare(c)
+  folder = tmp_path_factory.mktemp('pascal')
+  c = config('pascal', folder, pascal_tree(folder))
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(raw.RawBuilder, 'url_infos', {})
+    prepare(c)
   builder = stored.prepared(pascal_data.Builder, c.data)
   found = {}
   for split in ('train', 'val'):
@@ -37,9 +39,10 @@ def pascal(tmp_path, pascal_raw):
   return c, found, {id: pascal_data.decode(example) for id, example in found.items()}
 
 
-def test_pascal_labels(pascal, pascal_raw):
-  _, stored, decoded = pascal
-  b, a, c = (decoded[id]['labels'] for id in ('2008_b', '2008_a', '2008_c'))
+def test_pascal_labels(pascal):
+  c, stored, decoded = pascal
+  raw_image = Path(c.data.raw, 'JPEGImages/2008_b.jpg')
+  b, a, last = (decoded[id]['labels'] for id in ('2008_b', '2008_a', '2008_c'))
   for example in decoded.values():
     assert list(example['labels']) == [task.name for task in pascal_data.TASKS]
     for task in pascal_data.TASKS:
@@ -48,15 +51,15 @@ def test_pascal_labels(pascal, pascal_raw):
       assert label.shape == blank.shape and label.dtype == blank.dtype
 
   # The JPEG file is kept byte for byte; sizes differ between images.
-  assert stored['2008_b']['image'] == (pascal_raw / 'JPEGImages/2008_b.jpg').read_bytes()
-  with Image.open(pascal_raw / 'JPEGImages/2008_b.jpg') as image:
+  assert stored['2008_b']['image'] == raw_image.read_bytes()
+  with Image.open(raw_image) as image:
     off = np.abs(np.asarray(image, int) - decoded['2008_b']['image'])
   assert off.max() <= 3  # decoders differ in rounding
   assert decoded['2008_a']['image'].shape == (5, 7, 3)
 
   # VOC12's segmentation where there is one (15, 255 and 0), else pascal-context's (20).
   assert b['semseg'][:, 0, 0].tolist() == [255, 0, 15, 15, 15, 15]
-  assert np.unique(a['semseg']).tolist() == [20] and np.unique(c['semseg']).tolist() == [1]
+  assert np.unique(a['semseg']).tolist() == [20] and np.unique(last['semseg']).tolist() == [1]
 
   # Saliency: 127 / 255 < 0.5 < 128 / 255.
   assert b['saliency'][:, 0, 0].tolist() == [0, 0, 1, 1, 0, 0] and a['saliency'].all()
@@ -95,6 +98,7 @@ def test_the_24_parts_of_a_person_are_grouped_as_the_benchmark_does():
 
 def test_parsing_alone_trains_on_images_with_people(pascal):
   c, _, decoded = pascal
+  c = c.copy_and_resolve_references()
   whole = {split: list(source_lib.open_source(c.data, split).ids) for split in ('train', 'val')}
   people = [id for id in whole['train'] if (decoded[id]['labels']['parsing'] != 255).any()]
   for tasks, split, expected in (
@@ -138,13 +142,13 @@ def test_wide_boundaries_are_thinned_to_one_pixel():
   assert (line[1:-1].sum(1) == 1).all()
 
 
-def test_boundaries_are_scored_against_the_evaluators_own(pascal, tmp_path):
+def test_boundaries_are_scored_against_the_evaluators_own(pascal):
   """Of changes between columns 2, 3 and 4 it marks the west of each, thinned; only images that are listed count."""
   c, stored_examples, _ = pascal
   val, train = (pascal_data.open_split(c.data, split) for split in ('val', 'train'))
   with pytest.raises(UserError, match='boundary_ids.txt: the list of images .* is missing; run --mode=prepare'):
     val.truth(0)
-  place = tmp_path / 'tfds/pascal_mt/1.1.0/label_mappings/boundary_ids.txt'
+  place = Path(c.data.dir, 'pascal_mt/1.1.0/label_mappings/boundary_ids.txt')
   place.parent.mkdir()
   place.write_text('\n'.join(['2008_c', *(f'2008_{i}' for i in range(2497))]))
   truth = val.truth(0)['boundary']
@@ -217,7 +221,7 @@ def test_an_unknown_part_is_broken(pascal_raw):
     labels.encode(pascal_raw, '2008_b')
 
 
-def test_nyud(tmp_path, nyud_raw, capsys):
+def test_nyud(tmp_path, nyud_raw, no_downloads, capsys):
   c = config('nyud', tmp_path, nyud_raw.parent)  # the folder above will do
   prepare(c)
   output = capsys.readouterr()
@@ -242,7 +246,7 @@ def test_nyud(tmp_path, nyud_raw, capsys):
   assert [task.channels for task in nyud.TASKS] == [13, 1, 3]
 
 
-def test_cityscapes_keeps_inverse_depth(tmp_path):
+def test_cityscapes_keeps_inverse_depth(tmp_path, no_downloads):
   root = tmp_path / 'cityscapes2'
   label = np.full((4, 6), -1)
   label[:, 3:] = 6

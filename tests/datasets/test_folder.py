@@ -280,14 +280,6 @@ def test_a_crop_may_be_guided_by_a_label_that_is_hidden(root):
       np.testing.assert_array_equal(hidden[i]['crop_guide'], source[i]['labels']['semseg'])
 
 
-def test_open_source_chooses_tasks(root):
-  config = ConfigDict({'name': 'folder', 'path': str(root), 'tasks': ('depth', 'semseg')})
-  source = source_lib.open_source(config, 'train')
-  assert [t.name for t in source.tasks] == ['depth', 'semseg']
-  np.testing.assert_array_equal(source.label_mask, [[1, 1], [0, 1]])
-  assert set(source[0]['labels']) == {'depth', 'semseg'}
-
-
 def test_a_share_of_the_training_images_is_held_back(tmp_path):
   config = ConfigDict({'name': 'folder', 'path': str(tmp_path), 'held_back': 0.25})
   toy.write(tmp_path, train=8)

@@ -213,16 +213,6 @@ def test_padding_changes_nothing_and_what_cannot_be_scored_is_refused(metric):
     metric.image(np.where(truth[..., 0] == 1, np.nan, prediction), truth)
 
 
-def test_shards_merge_an_unlabelled_image_adds_nothing_and_an_empty_set_is_nan(metric):
-  pairs = [(soft_map(s).astype(np.float32), encoded(lines(s + 50))) for s in range(3)]
-  states = [metric.image(*pair) for pair in pairs]
-  whole = metric.compute(merge(states[2], merge(states[0], states[1])))
-  assert whole == score([*pairs, (pairs[0][0], TASK.blank(48, 64))], metric)
-  assert all(1 < value < 100 for value in whole.values()) and whole.get('odsF', 0) <= whole.get('oisF', 0)
-  assert all(np.isnan(value) for value in metric.compute(metric.empty()).values())
-  assert not any(np.any(count) for count in metric.empty().values())
-
-
 def test_the_sets_threshold_and_each_images_own_by_hand():
   """Two thresholds 1/3, 2/3 and two images, of 4 truth pixels each, far from each other."""
 

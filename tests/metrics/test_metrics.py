@@ -128,37 +128,30 @@ def test_scores_equal_the_mtpsl_meters(parity):
     assert value == pytest.approx(float(parity[f'expected/mtpsl_{name}']), rel=1e-5), name
 
 
-@pytest.mark.parametrize('task', TASKS, ids=lambda task: task.kind)
-def test_shards_merge_to_the_whole_set(task):
+KINDS = [(task, {}) for task in TASKS] + [(BOUNDARY, dict(quick=True)), (BOUNDARY, dict(protocol='pascal'))]
+
+
+@pytest.mark.parametrize('task, options', KINDS, ids=lambda of: getattr(of, 'kind', str(of)))
+def test_what_is_true_of_every_metric(task, options):
+  """Shards merge to the whole set; what is not labelled adds nothing; of nothing all is nan."""
   pairs = [draw(task, seed, shape=(12, 10 + seed)) for seed in range(5)]
-  metric = task.scorer(quick=True)
+  metric = task.scorer(**options)
   states = [metric.image(*pair) for pair in pairs]
   left = merge(merge(states[4], states[0]), states[2])
   right = merge(states[3], states[1])
   whole = metric.compute(merge(left, right))
-  assert whole == pytest.approx(score(task, pairs, quick=True), rel=1e-12)
+  assert whole == pytest.approx(score(task, pairs, **options), rel=1e-12)
   assert all(np.isfinite(value) for value in whole.values())
 
-
-@pytest.mark.parametrize('task', TASKS, ids=lambda task: task.kind)
-def test_an_unlabelled_image_adds_nothing_and_an_empty_set_scores_nan(task):
-  metric = task.scorer(quick=True)
-  prediction, label = draw(task, 1)
-  state = metric.image(prediction, task.blank(*label.shape[:2]))
-  assert not any(np.any(count) for count in state.values())
+  prediction, label = pairs[0]
+  blank = metric.image(prediction, task.blank(*label.shape[:2]))
+  assert not any(np.any(count) for count in blank.values())
+  assert metric.compute(merge(states[0], blank)) == metric.compute(states[0])
   assert all(np.isnan(value) for value in metric.compute(metric.empty()).values())
-  one = metric.image(prediction, label)
-  assert metric.compute(merge(one, state)) == metric.compute(one)
 
-
-@pytest.mark.parametrize('task', TASKS, ids=lambda task: task.kind)
-def test_unlabelled_pixels_do_not_count(task):
-  prediction, label = draw(task, 2)
-  other, _ = draw(task, 3)
   holes = ~task.valid(label)
-  prediction2 = np.where(holes[..., None] if prediction.ndim == 3 else holes, other, prediction)
-  metric = task.scorer(quick=True)
-  assert metric.compute(metric.image(prediction, label)) == metric.compute(metric.image(prediction2, label))
+  other = np.where(holes[..., None] if prediction.ndim == 3 else holes, draw(task, 9, label.shape[:2])[0], prediction)
+  assert (other != prediction).any() and metric.compute(metric.image(other, label)) == metric.compute(states[0])
 
 
 def test_miou_by_hand_and_an_absent_class_by_protocol():
