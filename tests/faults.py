@@ -87,14 +87,21 @@ def _watch(workdir: str, kill_at: int) -> list[str]:
 
 def _main(data, workdir, *flags: str) -> int:
   from dmtl_jax import cli
-  from dmtl_jax.runs import checkpoints
-  from dmtl_jax.training import setup
 
-  setup.build_model = checkpoints.build_model = toy_model
+  use_toy_model()
   os.chdir(ROOT)
   flags = (*COMMAND, f'--config.data.path={data}', f'--workdir={workdir}', *flags)
   sys.argv = ['main.py', *flags]  # ml_collections looks here
   return cli.main(sys.argv)
+
+
+def use_toy_model(setattr=setattr):
+  """From now on a run trains the toy, whatever its config says."""
+  from dmtl_jax.runs import checkpoints
+  from dmtl_jax.training import setup
+
+  for module in (setup, checkpoints):
+    setattr(module, 'build_model', toy_model)
 
 
 def toy_model(config, tasks):
@@ -129,11 +136,15 @@ def at_batch(monkeypatch, number: int, function, *args):
   monkeypatch.setattr(setup.Training, 'on_devices', counted)
 
 
-def start_all(data, workdir, processes: int, kill_at: dict[int, int], count_to: list[pathlib.Path] | None = None):
-  """`start` of each process of a run, with its own `kill_at` and `count_to`."""
+def free_port() -> int:
   with socket.socket() as free:
     free.bind(('localhost', 0))
-    port = free.getsockname()[1]
+    return free.getsockname()[1]
+
+
+def start_all(data, workdir, processes: int, kill_at: dict[int, int], count_to: list[pathlib.Path] | None = None):
+  """`start` of each process of a run, with its own `kill_at` and `count_to`."""
+  port = free_port()
   joins = [f'localhost:{port},{processes},{n}' if processes > 1 else '' for n in range(processes)]
   return [
     start(data, workdir, kill_at.get(n, 0), count_to[n] if count_to else None, join) for n, join in enumerate(joins)

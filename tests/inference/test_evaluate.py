@@ -4,13 +4,13 @@ import functools
 import json
 import os
 import pickle
-import socket
 import subprocess
 import sys
 import types
 
 import cv2
 import evaluation_stub as stub
+import faults
 import numpy as np
 from PIL import Image
 import pytest
@@ -138,9 +138,7 @@ def test_delta_m_leaves_out_what_only_the_quick_metric_tells():
 
 def test_two_hosts_of_two_devices_get_what_one_gets(five, tmp_path):
   """Each host takes its images, both get all scores and rows; counts and sums travel bit by bit."""
-  with socket.socket() as free:
-    free.bind(('localhost', 0))
-    address = f'localhost:{free.getsockname()[1]}'
+  address = f'localhost:{faults.free_port()}'
   environment = os.environ | {'XLA_FLAGS': os.environ['XLA_FLAGS'] + ' --xla_force_host_platform_device_count=2'}
   files = [tmp_path / f'{i}' for i in range(2)]
   hosts = [

@@ -10,8 +10,6 @@ import raw_trees
 from dmtl_jax.basics import atomic
 from dmtl_jax.jobs import prepare, train
 from dmtl_jax.metrics.boundary import pascal as boundaries
-from dmtl_jax.runs import checkpoints
-from dmtl_jax.training import setup
 
 SIZE = (32, 48)
 
@@ -44,8 +42,7 @@ def mtan_raw(folder, labels, normals):
 
 @pytest.mark.parametrize('name', ['pascal', 'nyud', 'cityscapes'])
 def test_prepare_and_train(name, tmp_path, monkeypatch, no_downloads):
-  for module in (setup, checkpoints):
-    monkeypatch.setattr(module, 'build_model', faults.toy_model)
+  faults.use_toy_model(monkeypatch.setattr)
   raw = {
     'pascal': lambda: pascal_raw(tmp_path),
     'nyud': lambda: mtan_raw(tmp_path / 'nyuv2', 'label', True),

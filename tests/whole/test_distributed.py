@@ -8,21 +8,20 @@ goes on from a checkpoint of either; and two processes again from one of that.
 import json
 import os
 import pathlib
+import runpy
 import shutil
-import socket
 import subprocess
 import sys
 
+import faults
 import jax
 import numpy as np
 import pytest
 import toy
 
 from dmtl_jax.basics import sharding
-from dmtl_jax.configs import folder as folder_config
 from dmtl_jax.data import pipeline
 from dmtl_jax.jobs import train
-from dmtl_jax.models.parts import encoder
 from dmtl_jax.runs import checkpoints
 from dmtl_jax.runs import workdir as workdir_lib
 from dmtl_jax.training import setup
@@ -31,55 +30,47 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 STEPS, EVERY = 18, 4
 COMPARED = 10  # steps after a checkpoint; then rounding has grown
 ARG = 'method=prediction,labels=one,steps=1'
-SHORT = {'resnet18': (1, 1)}  # two stages of one block, to compile in less time
+pytestmark = pytest.mark.usefixtures('short_encoder')
 # main.py with that encoder.
-MAIN = f"""
+MAIN = """
 import sys
 from dmtl_jax import cli
 from dmtl_jax.models.parts import encoder
-encoder.STAGES = {SHORT}
+encoder.STAGES['resnet18'] = (1, 1)
 sys.exit(cli.main(['main.py', *sys.argv[1:]]))
 """
-FIELDS = {
-  'data.tasks': ('semseg', 'depth'),
-  'data.size': (32, 32),
-  'model.width': 8,
-  'model.channels': 32,
-  'model.depth': 1,
-  'train.batch': 8,
-  'train.steps': STEPS,
-  'train.log_every': 1,
-  'train.eval_every': STEPS,
-  'train.save_every': EVERY,
-  'train.keep': STEPS,
-  'optim.lr': 1e-4,
-  'eval.batch': 2,
-  'eval.panels': 1,
-}
+CONFIG = f"""
+from dmtl_jax.configs import folder
 
-
-@pytest.fixture(scope='module', autouse=True)
-def short_encoder():
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(encoder, 'STAGES', SHORT)
-    yield
+def get_config(arg=None):
+  config = folder.get_config(arg)
+  config.data.update(path='{{}}', tasks=('semseg', 'depth'), size=(32, 32))
+  config.model.update(width=8, channels=32, depth=1, decoder_blocks=1)
+  config.train.update(batch=8, steps={STEPS}, log_every=1, eval_every={STEPS}, save_every={EVERY}, keep={STEPS})
+  config.optim.lr, config.eval.batch, config.eval.panels = 1e-4, 2, 1
+  return config
+"""
 
 
 @pytest.fixture(scope='module')
 def data(tmp_path_factory):
-  root = tmp_path_factory.mktemp('toy')
-  toy.write(root, size=(32, 32))
-  return root
+  """The path of a config of a small folder."""
+  path = tmp_path_factory.mktemp('toy') / 'config.py'
+  toy.write(path.parent, size=(32, 32))
+  path.write_text(CONFIG.format(path.parent))
+  return path
+
+
+def config_of(data):
+  return runpy.run_path(str(data))['get_config'](ARG)
 
 
 def train_here(data, workdir):
-  config = folder_config.get_config(ARG)
-  config.update_from_flattened_dict(FIELDS | {'data.path': str(data)})
-  train.run(config, str(workdir))
+  train.run(config_of(data), str(workdir))
 
 
 @pytest.fixture(scope='module')
-def one_device(data, tmp_path_factory):
+def one_device(data, tmp_path_factory, short_encoder):
   workdir = tmp_path_factory.mktemp('one')
   train_here(data, workdir)
   return workdir
@@ -94,13 +85,8 @@ def copy_start(before, step: int, workdir):
 def go_on(data, before, step: int, workdir, processes: int, devices: int, *flags) -> list[str]:
   """Goes on from a checkpoint of the run in `before`, in another workdir; returns what each process printed."""
   copy_start(before, step, workdir)
-  fields = FIELDS | {'data.path': str(data)}
-  command = [sys.executable, '-c', MAIN, f'--config=configs/folder.py:{ARG}', f'--workdir={workdir}', *flags]
-  command += [f'--config.{name}={value}' for name, value in fields.items()]
-  with socket.socket() as free:
-    free.bind(('localhost', 0))
-    port = free.getsockname()[1]
-  running = []
+  command = [sys.executable, '-c', MAIN, f'--config={data}:{ARG}', f'--workdir={workdir}', *flags]
+  running, port = [], faults.free_port()
   for number in range(processes):
     env = os.environ | {'XLA_FLAGS': f'{os.environ["XLA_FLAGS"]} --xla_force_host_platform_device_count={devices}'}
     if processes > 1:  # what srun sets
@@ -211,8 +197,8 @@ class Reads:
 
 
 def test_each_image_is_read_by_one_host(data):
-  config = folder_config.get_config(ARG)
-  config.update_from_flattened_dict(FIELDS | {'data.path': str(data), 'data.threads': 1, 'data.prefetch': 1})
+  config = config_of(data)
+  config.data.threads = config.data.prefetch = 1
   source, _ = setup.open_data(config)
   taken = []
   for host in range(2):

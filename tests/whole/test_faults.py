@@ -20,7 +20,6 @@ from dmtl_jax.basics import atomic
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.inference import evaluation
 from dmtl_jax.jobs import replay, train
-from dmtl_jax.runs import checkpoints
 from dmtl_jax.runs import workdir as workdir_lib
 from dmtl_jax.runs.log import Log
 
@@ -38,10 +37,11 @@ def data(tmp_path_factory):
   return root
 
 
-@pytest.fixture(autouse=True)
-def toy_model(monkeypatch):
-  for module in (setup, checkpoints):
-    monkeypatch.setattr(module, 'build_model', faults.toy_model)
+@pytest.fixture(autouse=True, scope='module')
+def toy_model():
+  with pytest.MonkeyPatch.context() as patch:
+    faults.use_toy_model(patch.setattr)
+    yield
 
 
 def config_for(data):
@@ -65,13 +65,10 @@ def poison(monkeypatch):
 
 
 @pytest.fixture(scope='module')
-def whole(data, tmp_path_factory):
+def whole(data, toy_model, tmp_path_factory):
   """A run that nothing befell."""
   workdir = tmp_path_factory.mktemp('whole')
-  with pytest.MonkeyPatch.context() as patch:
-    for module in (setup, checkpoints):
-      patch.setattr(module, 'build_model', faults.toy_model)
-    train.run(config_for(data), str(workdir))
+  train.run(config_for(data), str(workdir))
   return workdir
 
 
