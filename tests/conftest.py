@@ -43,18 +43,7 @@ TASKS = (
 )
 SIZE = (64, 96)
 # The longest files, which go first: in the end no worker waits for the other one's.
-LONGEST = (
-  'distributed',
-  'notebooks',
-  'train',
-  'methods',
-  'parity',
-  'faults',
-  'model',
-  'gradient',
-  'export',
-  'benchmarks',
-)
+LONGEST = 'distributed notebooks train parity faults methods export gradient predict benchmarks model'.split()
 
 
 def pytest_collection_modifyitems(items):
@@ -73,9 +62,7 @@ def shared(name: str) -> pathlib.Path:
 def tiny_config(arg: str = ''):
   """A config whose network compiles in seconds."""
   config = common.base(arg)
-  config.model.width = 8
-  config.model.channels = 16
-  config.model.depth = 2
+  config.model.update(width=8, channels=16, depth=1, decoder_blocks=1)
   return config
 
 
@@ -152,16 +139,11 @@ class Tiny:
     return model_inputs(self.model, self.images, key, len(self.tasks), pairs)
 
 
-@pytest.fixture(scope='session')
-def tiny():
-  return Tiny('method=prediction')
-
-
 @pytest.fixture(scope='module')
 def short_encoder():
-  """One block a stage, to compile in less time."""
+  """Two stages of one block, to compile in less time."""
   with pytest.MonkeyPatch.context() as patch:
-    patch.setitem(encoder.STAGES, 'resnet18', (1, 1, 1, 1))
+    patch.setitem(encoder.STAGES, 'resnet18', (1, 1))
     yield
 
 

@@ -19,12 +19,12 @@ from dmtl_jax.models.parts import winograd
 from dmtl_jax.models.parts.task_layers import Slots
 
 PAIR = (TASKS[0], TASKS[3])  # segmentation and normals
-SMALL = dict(width=4, channels=8, depth=1)
+SMALL = dict(width=4, channels=8, depth=1)  # fields of the command line, too
 
 
 def small_config(arg: str = ''):
   config = pascal.get_config(arg)
-  config.model.update(SMALL)
+  config.model.update(SMALL, decoder_blocks=1)
   config.data.size = (32, 32)
   config.data.tasks = ('semseg', 'normals')
   config.train.batch = config.eval.batch = 2
@@ -116,9 +116,9 @@ def test_the_command_compiles_from_nothing_and_from_its_cache(tmp_path):
   flags = ['--config=configs/pascal.py:method=feature', '--repeats=2', f'--json={file}']
   flags += [f'--config.model.{name}={value}' for name, value in SMALL.items()]
   flags += ['--config.data.size=(32,32)', '--config.eval.batch=2', "--config.data.tasks=('semseg',)"]
-  # As `python -m dmtl_jax.benchmarks.inference`, with one block a stage.
+  # As `python -m dmtl_jax.benchmarks.inference`, with a short encoder.
   run = (
-    'import runpy; from dmtl_jax.models.parts import encoder; encoder.STAGES["resnet18"] = (1, 1, 1, 1); '
+    'import runpy; from dmtl_jax.models.parts import encoder; encoder.STAGES["resnet18"] = (1, 1); '
     'runpy.run_module("dmtl_jax.benchmarks.inference", run_name="__main__")'
   )
   done = subprocess.run([sys.executable, '-c', run, *flags], capture_output=True, text=True, check=True)
@@ -174,7 +174,7 @@ def both(request, short_encoder):
   from dmtl_jax.benchmarks import torch_step
 
   config = tiny_config(request.param)
-  config.data.size, config.train.batch, config.model.depth = SIZE, 3, 1
+  config.data.size, config.train.batch = SIZE, 3
   model = build_model(config, PAIR)
   images = np.random.default_rng(0).standard_normal((3, *SIZE, 3)).astype(np.float32)
   return config, model, random_variables(model), images, torch_step

@@ -14,7 +14,6 @@ from dmtl_jax import cli
 from dmtl_jax.basics import accelerators, sharding, target
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.jobs import compile_for, summary
-from dmtl_jax.models.parts import encoder
 from dmtl_jax.models.parts.layers import convolve
 
 HLO = """HloModule jit_train_step
@@ -41,10 +40,9 @@ def test_the_largest_arrays_are_those_that_instructions_write_and_fusions_do_not
 
 
 @pytest.fixture
-def config(monkeypatch):
-  monkeypatch.setitem(encoder.STAGES, 'resnet18', (1, 1))
+def config(short_encoder):
   config = tiny_config('method=mtl_baseline,labels=one')
-  config.model.update(width=4, channels=8, decoder_blocks=1)
+  config.model.update(width=4, channels=8)
   config.data.size, config.train.batch, config.eval.batch = (32, 32), 4, 2
   return config
 

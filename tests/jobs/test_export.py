@@ -76,7 +76,7 @@ def test_the_file_predicts_without_this_project(tiny_run, images, tmp_path, caps
 
 @pytest.mark.parametrize('arg', ['method=feature,preset=released', 'method=mtl_baseline'])
 def test_other_methods(arg, images, monkeypatch):
-  tiny = Tiny(arg, tasks=(TASKS[0], TASKS[3]), depth=1)
+  tiny = Tiny(arg, tasks=(TASKS[0], TASKS[3]))
   tiny.config.data.size = SIZE
   variables = random_variables(tiny.model, seed=2)
   asked = set()

@@ -13,7 +13,6 @@ from dmtl_jax.configs import pascal
 from dmtl_jax.data.source import data_tasks
 from dmtl_jax.jobs import summary
 from dmtl_jax.models import counting
-from dmtl_jax.models.parts import encoder
 
 # Parameters (M) and GMAC of the paper at 512x512, five tasks; how far off a build may be.
 PAPER = {
@@ -99,9 +98,7 @@ def test_a_depthwise_convolution_and_a_batched_product():
 
 @pytest.mark.parametrize('method', ['feature', 'single_task', 'xtc', 'mti_net', 'invpt'])
 def test_the_table_names_every_part_and_no_task(method):
-  config = tiny_config(f'method={method}')
-  config.model.update(decoder_blocks=1, depth=1)
-  result = counting.summarize(config, TASKS[:2], (64, 64))
+  result = counting.summarize(tiny_config(f'method={method}'), TASKS[:2], (64, 64))
   text = summary.as_text(result)
   assert text.splitlines()[-1].split()[0] == 'total'
   assert all(part in text for part in result['parts'])
@@ -123,10 +120,9 @@ def test_the_command_prints_json(fresh_flags, monkeypatch, capsys):
   assert result['tasks'] == {'semseg': 21, 'parsing': 7, 'saliency': 2, 'normals': 3, 'boundary': 1}
 
 
-def test_the_memory_of_a_training_step_holds_the_state_and_grows_with_the_batch(monkeypatch):
-  monkeypatch.setitem(encoder.STAGES, 'resnet18', (1, 1))
+def test_the_memory_of_a_training_step_holds_the_state_and_grows_with_the_batch(short_encoder):
   config = tiny_config('method=mtl_baseline,labels=one')
-  config.model.update(width=4, channels=8, decoder_blocks=1)
+  config.model.update(width=4, channels=8)
   config.data.size = (32, 32)
   found = {}
   for batch in (2, 8):

@@ -37,7 +37,7 @@ def data(tmp_path_factory):
 def config_for(data):
   config = folder_config.get_config('labels=full')
   config.data.path, config.data.tasks, config.data.size = str(data), TASKS, (64, 96)
-  config.model.width, config.model.channels, config.model.depth = 8, 16, 1
+  config.model.update(width=8, channels=16, depth=1, decoder_blocks=1)
   config.train.batch, config.train.steps, config.train.eval_every, config.train.log_every = 4, STEPS, 2, 1
   config.eval.batch, config.eval.panels = 2, 1
   config.optim.warmup = 0

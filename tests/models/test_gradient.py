@@ -18,7 +18,6 @@ TWO = (TASKS[0], TASKS[3])  # segmentation and normals
 MASK = np.array([[True, False], [True, True], [False, True], [False, True]])
 PAIRS = 5
 CONFIG = tiny_config('method=prediction')
-CONFIG.model.depth = 1
 IMAGES = np.random.default_rng(0).standard_normal((4, *SIZE, 3)).astype(np.float32)
 LABELS = random_labels(np.random.default_rng(1), 4)
 

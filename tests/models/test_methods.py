@@ -17,6 +17,7 @@ from dmtl_jax.models import build_model, find, Forward, METHODS, Network, Output
 from dmtl_jax.models.inputs import init_variables
 from dmtl_jax.models.invpt import MessageAttention
 from dmtl_jax.models.mti_net import Distillation
+from dmtl_jax.models.parts import encoder
 from dmtl_jax.runs.state import TrainState
 from dmtl_jax.training.step import TrainStep
 
@@ -28,17 +29,12 @@ KEY = jax.random.key(0)
 
 
 @pytest.fixture(scope='module', autouse=True)
-def short_networks(short_encoder):
-  """One convolution a stage too, to compile in less time."""
+def short_networks():
+  """As few stages as the methods work with, of one block or convolution, to compile in less time."""
   with pytest.MonkeyPatch.context() as patch:
+    patch.setitem(encoder.STAGES, 'resnet18', (1, 1, 1))
     patch.setattr(xtc, 'STAGE_CONVS', (1, 1, 1, 1, 1))
     yield
-
-
-def config_of(method: str):
-  config = tiny_config(f'method={method}')
-  config.model.decoder_blocks = 1
-  return config
 
 
 EVEN = [(method, (64, 96)) for method in STRIDES]
@@ -46,7 +42,7 @@ EVEN = [(method, (64, 96)) for method in STRIDES]
 
 @pytest.mark.parametrize('method, size', [*EVEN, ('mti_net', (50, 70)), ('invpt', (50, 70))])
 def test_shapes(method, size):
-  model = build_model(config_of(method), TWO)
+  model = build_model(tiny_config(f'method={method}'), TWO)
   images = jax.ShapeDtypeStruct((2, *size, 3), jnp.float32)
   output, variables = jax.eval_shape(lambda x: model.init_with_output(KEY, x), images)
   for task in TWO:
@@ -63,35 +59,34 @@ def test_xtc_needs_two_tasks():
 
 
 class Trained:
-  """Loss and gradients of one method on two images and two tasks, compiled once."""
+  """Loss and gradients of one method on two images and two tasks, as the train step takes them; compiled once."""
 
   def __init__(self, method):
-    config = config_of(method)
+    config = tiny_config(f'method={method}')
+    config.loss_weights.normals = 10.0
     model = build_model(config, TWO)
     # A gate of MTI-Net has a single hidden unit at this width: a positive bias keeps it alive.
     alive = lambda path, x: np.full_like(x, 3) if path[-2:] == (DictKey('squeeze'), DictKey('bias')) else x
     variables = jax.tree_util.tree_map_with_path(alive, random_variables(model, SIZE))
-    rng = np.random.default_rng(0)
+    rng, step = np.random.default_rng(0), TrainStep(model, None, config, TWO, pair_count=4, groups=1)
     images = rng.standard_normal((2, *SIZE, 3)).astype(np.float32)
     self.labels = {task.name: random_labels(rng, 2, SIZE)[task.name] for task in TWO}
 
     @jax.jit
     def run(labels, mask):
-      def loss(params):
-        given = {'params': params, 'batch_stats': variables['batch_stats']}
-        apply = functools.partial(model.apply, given, train=True, mutable=['batch_stats'])
-        batch = {'image': images, 'labels': labels, 'label_mask': mask}
-        run = Forward(apply, batch, apply(images)[0], TWO, jnp.array([1.0, 10.0]), KEY, config)
-        return find(method).total_loss(run)[0]
-
-      return jax.value_and_grad(loss)(variables['params'])
+      batch = {'image': images, 'labels': labels, 'label_mask': mask, 'position': jnp.arange(2)}
+      grads, _, scalars = step.gradients(variables['params'], (variables['batch_stats'], None), batch, KEY)
+      return scalars['loss/total'], grads
 
     self.run = lambda *args: jax.device_get(run(*args))
 
 
-@pytest.fixture(scope='module', params=['ss', 'xtc', 'mti_net', 'invpt'])
+by_method = functools.cache(Trained)
+
+
+@pytest.fixture(scope='module', params=['prediction', 'ss', 'xtc', 'mti_net', 'invpt'])
 def trained(request):
-  return Trained(request.param)
+  return by_method(request.param)
 
 
 def test_every_part_learns_from_one_label_an_image(trained):
@@ -117,6 +112,12 @@ def test_a_batch_without_labels_teaches_nothing(trained):
   loss, grads = trained.run(trained.labels, np.zeros((2, 2), bool))
   assert loss == 0
   assert all((g == 0).all() for g in jax.tree.leaves(grads))
+
+
+def test_the_condition_trains_unlabelled_tasks_decoders():
+  trained = by_method('prediction')
+  _, grads = trained.run(trained.labels, np.array([[1, 0], [1, 0]], bool))
+  assert any((g != 0).any() for g in jax.tree.leaves(grads['decoders']['normals_block0']))
 
 
 # --- names and parts ---
@@ -195,7 +196,7 @@ def test_every_method_has_a_title_and_a_place():
     ('single_task', {'semseg', 'normals'}), ('xtc', {'film', ''}), ('prediction', {'denoiser', ''}), ('ss', {''}),
 ])  # fmt: skip
 def test_parts_of_a_network(method, parts):
-  model = build_model(config_of(method), TWO)
+  model = build_model(tiny_config(f'method={method}'), TWO)
   shapes = jax.eval_shape(lambda: init_variables(model, KEY, SIZE))['params']
   found = {
     tuple(k.key for k in path): model.part(tuple(k.key for k in path))
@@ -204,7 +205,7 @@ def test_parts_of_a_network(method, parts):
   assert set(found.values()) == parts
   if method == 'xtc':  # MTPSL's own rate is the pairs' scales and shifts' alone
     assert all('film' in '/'.join(path) for path, part in found.items() if part)
-    assert sum(part == 'film' for part in found.values()) == 2 * 5
+    assert sum(part == 'film' for part in found.values()) == 2 * len(xtc.STAGE_CONVS)
   assert model.clips_parts == (method == 'single_task')
 
 

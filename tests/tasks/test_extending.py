@@ -7,7 +7,6 @@ import numpy as np
 
 from dmtl_jax.configs import folder
 from dmtl_jax.jobs import predict, report, train
-from dmtl_jax.models.parts import encoder
 from tests import albedo  # noqa: F401  a kind is known once its file is imported
 
 SIZE = (16, 24)
@@ -28,12 +27,11 @@ def write_data(root):
   (root / 'dataset.json').write_text(json.dumps({'tasks': {'albedo': {}}}))
 
 
-def test_a_kind_from_outside_trains_evaluates_predicts_and_reports(tmp_path, monkeypatch):
+def test_a_kind_from_outside_trains_evaluates_predicts_and_reports(tmp_path, short_encoder):
   write_data(tmp_path / 'data')
-  monkeypatch.setattr(encoder, 'STAGES', encoder.STAGES | {'resnet18': (1, 1, 1, 1)})
   config = folder.get_config('method=mtl_baseline')
   config.data.path, config.data.size = str(tmp_path / 'data'), SIZE
-  config.model.width, config.model.channels, config.model.depth = 8, 8, 1
+  config.model.update(width=8, channels=8, depth=1, decoder_blocks=1)
   config.train.batch, config.train.steps, config.eval.batch, config.eval.panels = 2, 2, 2, 1
   workdir = tmp_path / 'run'
   result = train.run(config, str(workdir))

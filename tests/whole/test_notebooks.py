@@ -21,7 +21,7 @@ def place(tmp_path_factory, short_encoder):
   def tiny(get_config):
     def smaller(arg=None):
       config = get_config(arg)
-      config.model.update(width=8, channels=24, depth=1)
+      config.model.update(width=8, channels=24, depth=1, decoder_blocks=1)
       config.data.update(size=SIZE, tasks=('semseg', 'depth'), train_count=8, val_count=4)
       config.eval.workers = 0
       return config
