@@ -55,7 +55,7 @@ def test_the_paper_starts_at_random_with_one_rate_and_the_small_configs_do_not()
     assert config.model.initial_weights == 'identity' and config.optim.denoiser_fan_in
     assert config.initial_loss == 0.1 and get_config(name, 'method=mti_net').initial_loss == 1
     assert (released.model.initial_weights, released.initial_loss) == ('released', 0.5)
-    assert get_config().model.token_stride < released.model.token_stride == 4
+    assert config.model.token_stride < released.model.token_stride == 4
 
 
 def test_an_older_run_is_read_as_it_was_trained():
