@@ -45,7 +45,7 @@ TASKS = (
 )
 SIZE = (64, 96)
 # The longest files, which go first: in the end no worker waits for the other one's.
-LONGEST = 'distributed notebooks train parity faults methods export gradient predict benchmarks model'.split()
+LONGEST = 'distributed train methods notebooks faults parity summary benchmarks model memory loss_scale'.split()
 
 
 def pytest_collection_modifyitems(items):

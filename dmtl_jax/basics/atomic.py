@@ -25,7 +25,7 @@ def replacing(path: str | os.PathLike, mode: str = 'w'):
 
 
 @contextlib.contextmanager
-def in_place_of(path: str | os.PathLike, suffix: str = '.tmp') -> Iterator[str]:
+def in_place_of(path: str | os.PathLike, suffix: str = '.tmp'):
   """The name of an empty file that takes the place of `path` at the end of the `with` block.
 
   A reader, a crash or an error in the block sees the old content or the new, whole. The folder is made if need be.
