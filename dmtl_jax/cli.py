@@ -183,8 +183,11 @@ def _sentence(error: Exception) -> str:
 
 def _run():
   """Imports only what the job needs: a summary or a report starts without the data libraries."""
+  from dmtl_jax.basics import compilation
+
   mode, workdir = 'replay' if _REPLAY.value and _MODE.value == 'train' else _MODE.value, _WORKDIR.value
   job = importlib.import_module(f'dmtl_jax.jobs.{mode}')
+  compilation.collect_rarely()
   if mode == 'replay':
     job.run(_run_config(), workdir, _REPLAY.value)
   elif mode == 'train':

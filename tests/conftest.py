@@ -1,6 +1,5 @@
 """Shared by all tests: one compilation cache, tasks, and a tiny DiffusionMTL."""
 
-import gc
 import os
 import pathlib
 import tempfile
@@ -22,6 +21,7 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 import raw_trees  # noqa: E402
 
+from dmtl_jax.basics import compilation  # noqa: E402
 from dmtl_jax.configs import common  # noqa: E402
 from dmtl_jax.datasets import raw  # noqa: E402
 from dmtl_jax.jobs import convert  # noqa: E402
@@ -30,8 +30,7 @@ from dmtl_jax.models.inputs import init_variables, model_inputs  # noqa: E402
 from dmtl_jax.models.parts import encoder  # noqa: E402
 from dmtl_jax.tasks import make_task  # noqa: E402
 
-gc.freeze()  # what was imported stays; looking through it again and again is a quarter of the time of tracing
-gc.set_threshold(50_000, 20, 100)
+compilation.collect_rarely()
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / 'shared'

@@ -34,6 +34,7 @@ def run(benchmark, doc: str, to_text=None, repeats: int = 10):
     del argv
     logging.set_verbosity(logging.WARNING)
     compilation.use_cache()
+    compilation.collect_rarely()
     try:
       check.check(config.value.to_dict(), '--config')
       result = benchmark(config.value, flags.FLAGS)

@@ -144,7 +144,10 @@ class DiffusionMTL(Network):
     channels = tuple(task.channels for task in self.tasks)
     fields = (self.predictions, self.depth, self.heads, self.token_stride, self.dtype)
     denoiser = Denoiser(channels, self.channels, *fields, parent=None)
-    params = self.param('denoiser', lambda key: denoiser.init(key, x, jnp.float32(0), condition, pairs.task)['params'])
+    if self.is_initializing():
+      drawn = denoiser.init(self.make_rng('params'), x, jnp.float32(0), condition, pairs.task)
+      self.put_variable('params', 'denoiser', drawn['params'])
+    params = self.get_variable('params', 'denoiser')
     if self.add_noise:
       if self.predictions:
         noise = jnp.where(Slots(channels).mask(pairs.task_index), noise, 0)

@@ -14,6 +14,7 @@ from dmtl_jax.models.inputs import model_inputs
 from dmtl_jax.models.parts import pairs as pairs_lib
 from dmtl_jax.runs.state import LEAST_SCALE, TrainState
 from dmtl_jax.tasks import Task
+from dmtl_jax.training import optimizer
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -33,7 +34,7 @@ class TrainStep:
   """
 
   model: Any
-  tx: optax.GradientTransformation
+  tx: optax.GradientTransformationExtraArgs
   config: Any
   tasks: tuple[Task, ...]
   pair_count: int
@@ -45,14 +46,15 @@ class TrainStep:
     batch = batch | {'position': jnp.arange(batch['image'].shape[0])}
     compute = self.gradients if self.config.train.accumulate == 1 else self.accumulated
     grads, (batch_stats, scale), scalars = compute(state.params, (state.batch_stats, state.scale), batch, key)
-    scalars['grad_norm'] = optax.tree.norm(grads)
+    norms = optimizer.norms(grads, self.model)
+    scalars['grad_norm'] = optax.tree.norm(norms)
     counts = finite((scalars['loss/total'], batch_stats)) & (state.step + 1 == number)
     scalars['good'] = counts & jnp.isfinite(scalars['grad_norm'])
     if state.scale is not None:
       scalars['loss_scale'] = state.scale.scale
       scalars['overflow'] = counts & ~scalars['good'] & (state.scale.scale > LEAST_SCALE)
     # Not a choice between two states after the update (`where`): that takes four times the time, and memory for both.
-    after = (state, grads, batch_stats, scale, scalars.get('overflow', False))
+    after = (state, grads, batch_stats, scale, scalars.get('overflow', False), norms)
     return jax.lax.cond(scalars['good'], self.update, self.refuse, *after), scalars
 
   def gradients(self, params, moving: tuple, batch: dict, key: jax.Array, number=0) -> tuple[Any, tuple, dict]:
@@ -101,19 +103,19 @@ class TrainStep:
     scalars['loss/total'] = scalars['loss/total'] / count
     return jax.tree.map(lambda g: g / count, total), moving, scalars
 
-  def update(self, state: TrainState, grads, batch_stats, scale=None, overflow=False) -> TrainState:
+  def update(self, state: TrainState, grads, batch_stats, scale=None, overflow=False, norms=None) -> TrainState:
     """The state after a good step."""
     del overflow
-    updates, opt_state = self.tx.update(grads, state.opt_state, state.params)
+    updates, opt_state = self.tx.update(grads, state.opt_state, state.params, known=norms)
     return TrainState(state.step + 1, optax.apply_updates(state.params, updates), batch_stats, opt_state, scale)
 
-  def refuse(self, state: TrainState, grads, batch_stats, scale=None, overflow=False) -> TrainState:
+  def refuse(self, state: TrainState, grads, batch_stats, scale=None, overflow=False, norms=None) -> TrainState:
     """The state after a step that is not finite: the same, but for what config.train.nan_policy says.
 
     'skip': `state.step` goes on. 'stop': it does not either, so that all later steps are refused as well, by their
     number, and the state waits as it was before the bad step. An overflow is skipped always: float16 is so trained.
     """
-    del grads, batch_stats
+    del grads, batch_stats, norms
     goes_on = overflow | (self.config.train.nan_policy == 'skip')
     choose = lambda new, old: jnp.where(goes_on, new, old)
     return state.replace(step=choose(state.step + 1, state.step), scale=jax.tree.map(choose, scale, state.scale))
