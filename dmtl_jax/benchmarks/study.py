@@ -2,6 +2,7 @@
 
   python -m dmtl_jax.benchmarks.study --suite=scenes-small [--out=runs/study] [--jobs=2] [--page=docs/study.md]
   python -m dmtl_jax.benchmarks.study --suite=camvid --config.data.path=PATH --config.init_from=resnet18.safetensors
+  python -m dmtl_jax.benchmarks.study --page=docs/study.md [--out=runs/study]    # the page alone, of what is done
 
 Suites are in suites.py; any --config.FIELD is given to all runs. Each run trains in OUT/SUITE/NAME and tells its story
 to OUT/SUITE/NAME.txt. Stopped at any moment, the same command goes on; runs that are done are not made again. Before
@@ -56,18 +57,21 @@ class Places:
 
 def main():
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument('--suite', required=True, choices=SUITES, help='what to run')
+  parser.add_argument('--suite', choices=SUITES, help='what to run')
   parser.add_argument('--out', default='runs/study', help='folder of all suites')
   parser.add_argument('--jobs', type=int, default=0, help='runs at a time; default: one a GPU, or one a CPU core')
   parser.add_argument('--page', help='Markdown file to write about all suites in OUT that have scores')
   options, given = parser.parse_known_args()
   if rest := [arg for arg in given if not arg.startswith('--config.')]:
     parser.error(f"'{rest[0]}': not a flag")
-  out = pathlib.Path(options.out) / options.suite
+  if not options.suite and not options.page:
+    parser.error('give a --suite to run, or a --page to write')
+  out = pathlib.Path(options.out)
   try:
-    study(SUITES[options.suite], out, Places(options.jobs), given)
+    if options.suite:
+      study(SUITES[options.suite], out / options.suite, Places(options.jobs), given)
     if options.page:
-      study_page.write(out.parent, options.page)
+      study_page.write(out, options.page)
   except UserError as error:
     sys.exit(f'Error: {error}')
 

@@ -63,7 +63,8 @@ def test_a_study_chooses_rates_runs_reports_and_goes_on(tmp_path, runner, monkey
   study.study(TOY, tmp_path / 'toy', study.Places(1), [])
   assert [name for name, _ in runner] == ['prediction-one-1']
 
-  study_page.write(tmp_path, str(tmp_path / 'page.md'))
+  monkeypatch.setattr(sys, 'argv', ['study', f'--out={tmp_path}', f'--page={tmp_path / "page.md"}'])
+  study.main()
   page = (tmp_path / 'page.md').read_text()
   (tmp_path / 'page.md').write_text(page.replace('# The study', '# Ours').replace('4 of 4', '3 of 4'))
   study_page.write(tmp_path, str(tmp_path / 'page.md'))
