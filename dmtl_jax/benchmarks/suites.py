@@ -78,7 +78,8 @@ SUITES = {
       'data.train_count': 300, 'data.val_count': 100, 'train.steps': 600, 'train.eval_every': 600,
       'train.eval_images': 8, 'eval.workers': 0,
     },
-    (0, 1, 2), steps=(1, 3, 4), rates=(1e-3, 2e-3), rate_steps=600, cost='two CPU cores for six hours, most of them for xtc',
+    (0, 1, 2), steps=(1, 3, 4), rates=(1e-3, 2e-3), rate_steps=600,
+    cost='two CPU cores for six hours, most of them for xtc',
   ),
   'camvid': Suite(
     'folder', {'one': SMALL, 'random': CORE},
