@@ -32,12 +32,12 @@ def markdown(section) -> str:
   body = []
   for entry in section.entries:
     cells = [None if entry is baseline else lead(entry, baseline, section.tasks) for baseline in baselines]
-    if len(entry.runs) > 1 and any(cells):
+    if any(cells):
       body.append([entry.name, *map(_cell, cells)])
   table = markdown_table(['method', *(f'against {entry.name} %' for entry in baselines)], body)
   note = (
-    'Mean gain over tasks (as Δm) on the run of the same seed, ± its standard error over the seeds; '
-    'bold where it is more than two of them.'
+    'Mean gain over tasks (as Δm) on the run of the same seed, ± its standard error over the seeds, '
+    'bold where it is more than two of them; of one seed the gain alone.'
   )
   return '\n'.join(['', '### Seed by seed', '', table, '', note, '']) if body else ''
 
