@@ -99,7 +99,8 @@ def study(suite: Suite, out: pathlib.Path, places: Places, given: list[str]):
 
 def execute(runs: list[Run], what: str, out: pathlib.Path, places: Places, given: list[str]):
   """Makes those of the runs that are not done; raises UserError, after that, where some failed."""
-  left, failed = [run for run in runs if not (out / run.name / 'metrics.json').exists()], []
+  done = lambda run: (out / run.name / 'metrics.json').exists()
+  left, failed = [run for run in runs if not done(run)], []
   with (
     ThreadPoolExecutor(places.jobs, initializer=places.take) as pool,
     Progress(what, len(runs), 'run', len(runs) - len(left)) as progress,
@@ -107,7 +108,8 @@ def execute(runs: list[Run], what: str, out: pathlib.Path, places: Places, given
     jobs = {pool.submit(make, run, out, places, given): run for run in left}
     try:
       for job in as_completed(jobs):
-        failed += [jobs[job].name] if job.result() else []
+        # A run that was told to stop ends well, but is not done.
+        failed += [jobs[job].name] if job.result() or not done(jobs[job]) else []
         progress.update(1, jobs[job].name)
     except BaseException:  # Ctrl-C: those that train have been told too, and save
       pool.shutdown(wait=True, cancel_futures=True)

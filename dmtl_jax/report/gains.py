@@ -5,7 +5,7 @@ import statistics
 
 from dmtl_jax.report import charts
 from dmtl_jax.report.markup import headed, markdown_table
-from dmtl_jax.report.results import Entry
+from dmtl_jax.report.results import Entry, mean_and_error
 from dmtl_jax.tasks import Task
 
 
@@ -18,8 +18,7 @@ def gain(entry: Entry, task: Task) -> tuple[float, float, float] | None:
   pairs = [pair for pair in pairs if not math.isnan(sum(pair))]
   if not pairs:
     return None
-  differences = [final - initial for initial, final in pairs]
-  error = statistics.stdev(differences) / len(pairs) ** 0.5 if len(pairs) > 1 else math.nan
+  _, error = mean_and_error([final - initial for initial, final in pairs])
   return *(statistics.fmean(values) for values in zip(*pairs)), error
 
 

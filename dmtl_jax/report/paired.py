@@ -1,11 +1,10 @@
 """Methods against a baseline seed by seed: what is left of a difference when both saw the same images and labels."""
 
 import math
-import statistics
 
 from dmtl_jax.metrics.delta_m import delta_m
 from dmtl_jax.report.markup import markdown_table
-from dmtl_jax.report.results import Entry
+from dmtl_jax.report.results import Entry, mean_and_error
 
 
 def lead(entry: Entry, baseline: Entry, tasks) -> tuple[float, float] | None:
@@ -20,10 +19,7 @@ def lead(entry: Entry, baseline: Entry, tasks) -> tuple[float, float] | None:
     ours, theirs = ({task.name: each.score('final', task) for task in tasks} if each else {} for each in (run, other))
     if theirs and all(theirs.values()) and not math.isnan(value := delta_m(ours, theirs, tasks)):
       leads.append(value)
-  if not leads:
-    return None
-  error = statistics.stdev(leads) / len(leads) ** 0.5 if len(leads) > 1 else math.nan
-  return statistics.fmean(leads), error
+  return mean_and_error(leads) if leads else None
 
 
 def markdown(section) -> str:

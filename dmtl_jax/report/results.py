@@ -11,6 +11,7 @@ import json
 import math
 import pathlib
 import re
+import statistics
 
 from flax.traverse_util import flatten_dict
 
@@ -133,6 +134,12 @@ class Section:
   def seeds(self) -> bool:
     """Whether some method was trained with several seeds."""
     return any(len(entry.runs) > 1 for entry in self.entries)
+
+
+def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
+  """Mean over runs that differ in their seeds, and its standard error (nan of one)."""
+  error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else math.nan
+  return statistics.fmean(values), error
 
 
 # --- Reading ---------------------------------------------------------------------------------

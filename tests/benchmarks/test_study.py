@@ -20,6 +20,9 @@ SCORES = {'mtl_baseline': (50, 20, 1.0), 'prediction': (60, 18, 0.9)}
 BETTER = {'mtl_baseline': '0.001', 'prediction': '0.002'}  # the rate that scores higher
 
 
+ENDS = {'broken': 1, 'stopped': 0}  # init_from of runs that do not come to scores: their exit status
+
+
 @pytest.fixture
 def runner(monkeypatch):
   """Stands in for the processes: writes scored workdirs, and keeps the commands."""
@@ -31,8 +34,8 @@ def runner(monkeypatch):
     flags = dict(arg[len('--config.') :].split('=', 1) for arg in command if arg.startswith('--config.'))
     method = config.split('method=')[1].split(',')[0]
     made.append((os.path.basename(workdir), flags))
-    if flags.get('init_from') == 'broken':
-      return subprocess.CompletedProcess(command, 1)
+    if flags.get('init_from') in ENDS:
+      return subprocess.CompletedProcess(command, ENDS[flags['init_from']])
     seed, good = int(flags.get('seed', 0)), flags.get('optim.lr') == BETTER[method]
     scores = [x + seed for x in SCORES[method]]
     scores[0] += good
@@ -76,9 +79,10 @@ def test_a_study_chooses_rates_runs_reports_and_goes_on(tmp_path, runner, monkey
   assert '19.00 → 18.50' in page and '(+0.50 ± 0.50)' in page
 
 
-def test_runs_that_fail_are_named_after_the_others_are_done(tmp_path, runner):
+@pytest.mark.parametrize('why', ENDS)
+def test_runs_that_fail_or_are_stopped_are_named_after_the_others_are_done(tmp_path, runner, why):
   with pytest.raises(UserError, match=r'prediction-0.001.*failed.*says why'):
-    study.study(TOY, tmp_path, study.Places(1), ['--config.init_from=broken'])
+    study.study(TOY, tmp_path, study.Places(1), [f'--config.init_from={why}'])
   assert len(runner) == 4
 
 
