@@ -19,18 +19,14 @@ T = len(TASKS)
 pytestmark = pytest.mark.usefixtures('short_encoder')
 
 
-def small(arg: str) -> Tiny:
-  return Tiny(arg, TASKS, depth=2)
-
-
 @pytest.fixture(scope='module')
 def tiny(short_encoder):
-  return small('method=prediction')
+  return Tiny('method=prediction', TASKS, depth=2, token_stride=2)
 
 
 @pytest.fixture(scope='module')
 def tiny_feature(short_encoder):
-  return small('method=feature')
+  return Tiny('method=feature', TASKS, depth=2)
 
 
 @pytest.mark.parametrize('size, stride8', [((64, 96), (8, 12)), ((50, 70), (6, 9)), ((33, 47), (4, 6))])
@@ -51,13 +47,14 @@ def test_scan_equals_an_unrolled_loop(tiny):
   params, config = unfreeze(tiny.variables['params']), tiny.config.model
   channels = tuple(task.channels for task in TASKS)
   initial = {task.name: output.initial[task.name] for task in TASKS}  # jit sorts the keys of a dict
-  fused = Conditioning(config.channels).apply({'params': params['conditioning']}, initial)
+  fused = Conditioning(config.channels, config.token_stride).apply({'params': params['conditioning']}, initial)
   condition = jnp.tile(fused, (len(TASKS), 1, 1))
   slots = Slots(channels)
   x = jnp.concatenate(slots.place(list(initial.values())))
   task = jnp.repeat(jnp.arange(T), 4)
   x = Schedule(2).decay(x, jnp.where(slots.mask(task), inputs['noise'][0], 0))
-  denoiser = Denoiser(channels, config.channels, True, config.depth, config.heads)
+  denoiser = Denoiser(channels, config.channels, True, config.depth, config.heads, config.token_stride)
+  assert fused.shape[1] == 24  # maps of 8x12 at stride 2
   for s in (2, 1):
     x = jax.jit(denoiser.apply)({'params': params['denoiser']}, x, jnp.float32(s), condition, None)
   for t, maps in enumerate(slots.split(list(x.reshape(T, 4, *x.shape[1:])))):
@@ -95,7 +92,7 @@ def test_selected_pairs_are_those_of_the_mask():
   'arg', ['method=no_condition', 'method=no_diffusion', 'preset=released', 'method=feature,steps=3']
 )
 def test_variants_run_and_differ_from_the_default(tiny, arg):
-  variant = small(arg)
+  variant = Tiny(arg, TASKS, depth=2, token_stride=2)
   output = variant.apply(variant.variables, variant.images, **variant.inputs())
   default = tiny.apply(tiny.variables, tiny.images, **tiny.inputs())
   assert np.isfinite(output.final['semseg']).all()
