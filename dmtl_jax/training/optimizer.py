@@ -49,26 +49,9 @@ def optimizer(config, schedule: optax.Schedule, model=None) -> optax.GradientTra
   """
   scale, decoupled = OPTIMIZERS[config.optim.name]
   decay = optax.add_decayed_weights(config.optim.l2)
-  steps = [by_shape(scale()), decay] if decoupled else [decay, by_shape(scale())]
+  steps = [scale(), decay] if decoupled else [decay, scale()]
   own_rates = rates(config.optim, model)
   return optax.chain(clip(config.optim.clip, model), *steps, *own_rates, optax.scale_by_learning_rate(schedule))
-
-
-def by_shape(tx: optax.GradientTransformation) -> optax.GradientTransformation:
-  """A transformation that treats every parameter alike, traced once for all of a shape: hundreds have a few dozen."""
-  one = jax.jit(tx.update)
-
-  def update(updates, state, params=None):
-    del params
-    leaves, structure = jax.tree.flatten(updates)
-    of_all = lambda x: jax.tree.structure(x) == structure
-    columns = jax.tree.map(lambda x: jax.tree.leaves(x) if of_all(x) else [x] * len(leaves), state, is_leaf=of_all)
-    pick = lambda i: jax.tree.map(lambda _, column: column[i], state, columns, is_leaf=of_all)
-    after, states = zip(*[one(leaf, pick(i)) for i, leaf in enumerate(leaves)])
-    join = lambda old, *new: structure.unflatten(new) if of_all(old) else new[0]
-    return structure.unflatten(after), jax.tree.map(join, state, *states, is_leaf=of_all)
-
-  return optax.GradientTransformation(tx.init, update)
 
 
 def norms(grads, model=None) -> dict[str, jax.Array]:
