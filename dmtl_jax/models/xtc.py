@@ -18,7 +18,7 @@ from dmtl_jax.models.base import Forward, Output, register
 from dmtl_jax.models.mtl_baseline import MTLBaseline
 from dmtl_jax.models.parts import views
 from dmtl_jax.models.parts.layers import Conv, Dtype, resize
-from dmtl_jax.models.parts.task_layers import SlotEmbed
+from dmtl_jax.models.parts.task_layers import SlotEmbed, Slots
 from dmtl_jax.tasks.normals import normalize
 
 STAGE_CONVS = (2, 2, 3, 3, 3)  # convolutions between two poolings
@@ -112,28 +112,29 @@ def cross_task_consistency(run: Forward) -> jax.Array:
   """
   tasks, mask = run.tasks, run.batch['label_mask']
   count = mask.shape[1]
-  key_view, key_target, key_source = jax.random.split(run.key, 3)
+  key_view, key_target, key_encode = jax.random.split(run.key, 3)
   view = views.draw_crops(key_view, len(mask))
   output, _ = run.apply(view.image(run.batch['image']))
   labels = {task.name: view.label(task, run.batch['labels'][task.name]) for task in tasks}
   seen = mask & jnp.stack([task.valid(labels[task.name]).any((1, 2)) for task in tasks], axis=1)
   target = jax.random.categorical(key_target, jnp.where(seen, 0.0, -1e9))
   label = chosen_label(tasks, labels, seen, target)
+  predictions = encoded_predictions(tasks, output.final, label.shape[1:3], key_encode)
+  slots = Slots(tuple(task.channels for task in tasks))
   features = jax.lax.stop_gradient(output.extra['features'])
   of = lambda which, task: jnp.take_along_axis(which, task[:, None], axis=1)[:, 0]
 
   @jax.checkpoint
-  def of_source(offset, final):
+  def of_source(offset, predictions):
     source = (target + 1 + offset) % count
     pair = source * (count - 1) + target - (target > source)
-    draw = jax.random.fold_in(key_source, offset)
-    prediction = chosen_prediction(tasks, final, source, label.shape[1:3], draw)
+    prediction = jnp.where(slots.mask(source), predictions, 0)
     both = (jnp.concatenate(x) for x in ((prediction, label), (source, target), (pair, pair)))
     mapped, _ = run.apply(*both, method='map_pair')
     loss = pair_distance(*jnp.split(mapped.astype(jnp.float32), 2), features)
     return jnp.where(of(seen, target) & (~of(mask, source) | mask.all(1)), loss, 0)
 
-  total = jax.lax.map(lambda offset: of_source(offset, output.final), jnp.arange(count - 1)).sum(0)
+  total = jax.lax.map(lambda offset: of_source(offset, predictions), jnp.arange(count - 1)).sum(0)
   return run.config.model.get('cross_task_weight', WEIGHT) * (total * seen.sum(1)).mean()
 
 
@@ -153,14 +154,13 @@ def chosen_label(tasks, labels: dict, seen: jax.Array, target: jax.Array) -> jax
   return jnp.concatenate(slots, axis=-1)
 
 
-def chosen_prediction(tasks, final: dict, source: jax.Array, size: tuple[int, int], key: jax.Array):
-  """The prediction of each image's source [B], at `size`, in slots, encoded like a label."""
-  slots = []
+def encoded_predictions(tasks, final: dict, size: tuple[int, int], key: jax.Array) -> jax.Array:
+  """All tasks' predictions, at `size`, in slots side by side [B, *size, sum of C_t] float32, encoded like labels."""
+  encoded = []
   for t, task in enumerate(tasks):
     maps = resize(final[task.name].astype(jnp.float32), size)
-    encoded = task.encode_prediction(maps, jax.random.fold_in(key, t))
-    slots.append(jnp.where((source == t)[:, None, None, None], encoded, 0))
-  return jnp.concatenate(slots, axis=-1)
+    encoded.append(task.encode_prediction(maps, jax.random.fold_in(key, t)))
+  return jnp.concatenate(encoded, axis=-1)
 
 
 register(

@@ -8,7 +8,7 @@ import pytest
 import scipy.special
 
 from dmtl_jax.models.parts.denoiser import CrossAttentionBlock
-from dmtl_jax.models.parts.layers import Conv, Dense, ReducedConv, resize
+from dmtl_jax.models.parts.layers import Conv, convolve, Dense, ReducedConv, resize
 from dmtl_jax.models.parts.task_layers import SlotEmbed, SlotHead, TaskConv
 
 
@@ -48,6 +48,25 @@ def conv_by_hand(x, kernel, stride=1):
       rows = padded[i : i + stride * height : stride, j : j + stride * width : stride]
       out = out + rows[:height, :width] @ kernel[i, j]
   return out
+
+
+@pytest.mark.parametrize('size', [1, 3, 5])
+def test_gradients_of_a_convolution_in_a_loop(size):
+  """They are their own formulas on CPUs: those of the sum over the kernel's places, by numpy."""
+  rng = np.random.default_rng(0)
+  x, kernel, weight = (rng.standard_normal(s).astype(np.float32) for s in ((2, 6, 7, 3), (size, size, 3, 4), (2, 6, 7, 4)))
+
+  def loss(x, kernel):
+    return jax.lax.map(lambda one: (convolve(one[0][None], kernel)[0] * one[1]).sum(), (x, weight)).sum()
+
+  of_x, of_kernel = jax.jit(jax.grad(loss, (0, 1)))(x, kernel)
+  for b in range(2):
+    back = kernel[::-1, ::-1].swapaxes(2, 3)
+    np.testing.assert_allclose(of_x[b], conv_by_hand(weight[b], back), rtol=1e-4, atol=1e-4)
+  padded = np.pad(x, ((0, 0), (size // 2,) * 2, (size // 2,) * 2, (0, 0)))
+  for i, j in np.ndindex(size, size):
+    seen = padded[:, i : i + 6, j : j + 7]
+    np.testing.assert_allclose(of_kernel[i, j], np.einsum('bhwc,bhwd->cd', seen, weight), rtol=1e-4, atol=1e-4)
 
 
 def test_strided_convolution_pads_both_sides():

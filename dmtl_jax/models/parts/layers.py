@@ -6,6 +6,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from dmtl_jax.basics import target
 from dmtl_jax.models.parts import winograd
 
 Dtype = Any
@@ -26,7 +27,27 @@ def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
   """Convolution with zeros around: x [B, h, w, C] and kernel [k, k, C, D], k odd, to [B, h, w, D]."""
   if winograd.pays(x.shape, kernel.shape, x.dtype):
     return winograd.winograd_conv(x, kernel)
-  return jax.lax.conv_general_dilated(x, kernel, (1, 1), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
+  return _conv_on_cpu(x, kernel) if target.platform() == 'cpu' else _conv(x, kernel, kernel.shape[0] // 2)
+
+
+def _conv(x, kernel, pad: int):
+  return jax.lax.conv_general_dilated(x, kernel, (1, 1), [(pad, pad)] * 2, dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
+
+
+# XLA for CPUs is fast at convolutions of this layout alone. It brings others to it, except within loops: there the
+# gradients as JAX says them took up to ten times as long. So they are said in it.
+_conv_on_cpu = jax.custom_vjp(lambda x, kernel: _conv(x, kernel, kernel.shape[0] // 2))
+
+
+def _gradients_on_cpu(saved, grad):
+  x, kernel = saved
+  pad = kernel.shape[0] // 2
+  of_x = _conv(grad, jnp.flip(kernel, (0, 1)).swapaxes(2, 3), pad)
+  of_kernel = _conv(x.transpose(3, 1, 2, 0), grad.transpose(1, 2, 0, 3), pad)  # the batch is what is summed over
+  return of_x, of_kernel.transpose(1, 2, 0, 3)
+
+
+_conv_on_cpu.defvjp(lambda x, kernel: (_conv_on_cpu(x, kernel), (x, kernel)), _gradients_on_cpu)
 
 
 class Conv(nn.Module):

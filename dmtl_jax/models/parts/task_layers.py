@@ -110,8 +110,8 @@ class SlotEmbed(nn.Module):
     bias = self.param('bias', nn.initializers.zeros, (len(self.channels), self.features))
     x = x.astype(self.dtype)
     if task is not None:
-      # Zeros outside the slot select the task's kernel. A product of patches, as few channels make a slow convolution.
-      return add_bias(_patches(x, 3) @ kernel.reshape(-1, self.features), bias[task][:, None, None])
+      # Zeros outside the slot select the task's kernel.
+      return add_bias(convolve(x, kernel), bias[task][:, None, None])
     blocks = slots.split(list(x.reshape(len(self.channels), -1, *x.shape[1:])))
     return jnp.concatenate([add_bias(convolve(m, kernel[:, :, slots.of(t)]), bias[t]) for t, m in enumerate(blocks)])
 
