@@ -7,9 +7,6 @@ import os
 import signal
 import threading
 
-import jax
-from jax.experimental import multihost_utils
-
 from dmtl_jax.basics.errors import UserError
 
 DISK = (
@@ -33,6 +30,8 @@ def told(kept: Callable[[], str], where: object = '') -> Iterator[None]:
   Raises:
     UserError: for Ctrl-C, SIGTERM (unless the caller has a handler of it), or a disk that is full, read-only or gone.
   """
+  import jax  # not above: the command line needs this module, and sets JAX's variables before it is imported
+
   # Of several processes JAX handles it, which Python does not know.
   free = signal.getsignal(signal.SIGTERM) == signal.SIG_DFL and not jax.distributed.is_initialized()
   alone = free and _in_main_thread()
@@ -85,6 +84,8 @@ class StopSignal:
   """
 
   def __enter__(self):
+    import jax
+
     self.asked, self._at_once, self._alone = False, False, jax.process_count() == 1
     if self._alone:
       self._before = signal.signal(signal.SIGTERM, self._ask)
@@ -96,6 +97,8 @@ class StopSignal:
 
   def reached(self, step: int) -> bool:
     """Whether to stop after `step`; to be asked at every step."""
+    from jax.experimental import multihost_utils
+
     return self.asked if self._alone else multihost_utils.reached_preemption_sync_point(step)
 
   @contextlib.contextmanager

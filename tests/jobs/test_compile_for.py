@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import subprocess
 import sys
 
 from conftest import TASKS, tiny_config
@@ -149,6 +150,12 @@ def test_the_real_compilers_where_they_are_installed(name, monkeypatch):
     told = compile_for.compiled(jax.jit(lambda *a: convolve(*a)), (batch, kernel), tiny_config(), chosen)
   assert told['fits'] and told['bytes'] > 8 / chosen.count * 16 * 16 * 64 * 4
   assert told['flops'] == 2 * 8 * 16 * 16 * 9 * 64 * 64 / chosen.count  # not half of it, which Winograd's would be
+
+
+def test_the_command_line_alone_does_not_import_jax():
+  """--for sets variables that JAX reads when it is imported."""
+  code = "import sys, dmtl_jax.cli; sys.exit('jax' in sys.modules)"
+  assert subprocess.run([sys.executable, '-c', code]).returncode == 0
 
 
 @pytest.mark.parametrize(
