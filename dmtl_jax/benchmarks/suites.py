@@ -79,7 +79,7 @@ SUITES = {
       'train.eval_images': 8, 'eval.workers': 0,
     },
     (0, 1, 2), steps=(1, 3, 4), rates=(1e-3, 2e-3), rate_steps=600,
-    cost='two CPU cores for six hours, most of them for xtc',
+    cost='two CPU cores for two and a half hours',
   ),
   'camvid': Suite(
     'folder', {'one': SMALL, 'random': CORE},
@@ -87,7 +87,7 @@ SUITES = {
       'data.size': (96, 128), 'model.token_stride': 1, 'model.width': 64, 'train.steps': 150, 'train.eval_every': 150,
       'train.eval_images': 8, 'eval.workers': 0,
     },
-    (0, 1, 2), steps=(1, 3, 4), rates=(1e-3, 2e-3), rate_steps=75,
+    (0, 1, 2), steps=(1, 3, 4), rates=(1e-3, 2e-3), rate_steps=150,
     needs=('data.path', 'init_from'), cost='two CPU cores for two hours',
   ),
   'scenes-full': Suite(
