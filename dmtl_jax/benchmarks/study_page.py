@@ -80,7 +80,8 @@ def _suite(name: str, suite: Suite, runs: list[Run], rates: str, page: pathlib.P
       path = page.with_suffix('') / f'{name}-{section.labels}.svg'
       write_atomic(path, drawing)
       text += f'\n![What denoising gains, by task and method]({path.relative_to(page.parent)})\n'
-  drawn = next((run for run in runs if run.config['method'] == 'prediction' and run.images), None)
+  ours = [run for run in runs if suite.data == 'scenes']  # the photographs of other data are not ours to show
+  drawn = next((run for run in ours if run.config['method'] == 'prediction' and run.images), None)
   return text + (_picture(drawn, page.with_suffix('') / f'{name}.jpg', page.parent) if drawn else '')
 
 

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+from PIL import Image
 import pytest
 import report_runs
 
@@ -77,6 +78,16 @@ def test_a_study_chooses_rates_runs_reports_and_goes_on(tmp_path, runner, monkey
   # 61 and 62 after 55 and 58: gains of 6 and 4, whose mean has a standard error of 1.
   assert '**56.50 → 61.50** (+5.00 ± 1.00)' in page
   assert '19.00 → 18.50' in page and '(+0.50 ± 0.50)' in page
+
+
+@pytest.mark.parametrize('data, shown', [('scenes', True), ('folder', False)])
+def test_a_page_shows_rendered_rooms_and_no_photographs(data, shown, tmp_path, monkeypatch):
+  monkeypatch.setitem(SUITES, 'toy', dataclasses.replace(TOY, data=data))
+  run = report_runs.write_run(tmp_path / 'toy' / 'prediction-one-0', 'method=prediction,labels=one')
+  report_runs.write_pictures(run)
+  Image.new('RGB', (60, 40)).save(run / 'panels' / 'a.png')
+  study_page.write(tmp_path, str(tmp_path / 'page.md'))
+  assert ((tmp_path / 'page' / 'toy.jpg').exists(), 'toy.jpg' in (tmp_path / 'page.md').read_text()) == (shown, shown)
 
 
 @pytest.mark.parametrize('why', ENDS)
