@@ -54,7 +54,9 @@ def conv_by_hand(x, kernel, stride=1):
 def test_gradients_of_a_convolution_in_a_loop(size):
   """They are their own formulas on CPUs: those of the sum over the kernel's places, by numpy."""
   rng = np.random.default_rng(0)
-  x, kernel, weight = (rng.standard_normal(s).astype(np.float32) for s in ((2, 6, 7, 3), (size, size, 3, 4), (2, 6, 7, 4)))
+  x, kernel, weight = (
+    rng.standard_normal(s).astype(np.float32) for s in ((2, 6, 7, 3), (size, size, 3, 4), (2, 6, 7, 4))
+  )
 
   def loss(x, kernel):
     return jax.lax.map(lambda one: (convolve(one[0][None], kernel)[0] * one[1]).sum(), (x, weight)).sum()
