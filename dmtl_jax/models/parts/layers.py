@@ -35,7 +35,7 @@ def _conv(x, kernel, pad: int):
 
 
 # XLA for CPUs is fast at convolutions of this layout alone. It brings others to it, except within loops: there the
-# gradients as JAX says them took up to ten times as long. So they are said in it.
+# gradients as JAX says them took up to a hundred times as long. So they are said in it.
 _conv_on_cpu = jax.custom_vjp(lambda x, kernel: _conv(x, kernel, kernel.shape[0] // 2))
 
 
