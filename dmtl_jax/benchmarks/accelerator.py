@@ -3,16 +3,21 @@
   python -m dmtl_jax.benchmarks.accelerator --json=h100.json [--minutes=10] [--small]
 
 Train step (PASCAL, 512x512, batch 6, one label) of Prediction and Feature in bfloat16 and in float32 (where GPUs
-multiply in TF32), inference, and the input pipeline: time, share of the matrix peak, compile time, memory; where
-PyTorch is installed, in turns with its re-statement, eager and compiled. Each measurement is a process of its own, and
-the file is written after each: what did not end within the minutes is named in it. --small tries the command, with a
-narrow network.
+multiply in TF32), inference, where the step's time goes, and the input pipeline: time, share of the matrix peak,
+compile time, memory; where PyTorch is installed, in turns with its re-statement, eager and compiled. Each measurement
+is a process of its own, and the file is written after each: what did not end within the minutes is named in it. Where
+cores are many, all programs are compiled first, several at once, and each is measured alone. --small tries the command,
+with a narrow network.
 """
 
 import argparse
+from concurrent.futures import ThreadPoolExecutor
+import contextlib
 import importlib.util
 import json
+import os
 import pathlib
+import signal
 import subprocess
 import sys
 import tempfile
@@ -22,10 +27,16 @@ from dmtl_jax.basics.atomic import write_json
 from dmtl_jax.basics.progress import Progress
 
 SMALL = ('data.size=(32,48)', 'model.width=8', 'model.channels=32', 'model.depth=1', 'train.batch=2', 'eval.batch=2')
+CORES = 3  # that compiling one program keeps busy
+COMPILING = 0.6  # share of the minutes that compiling ahead may take
 
 
-def jobs(small: bool, torch: bool) -> dict[str, list[str]]:
-  """{name: command}: ours alone first, since PyTorch compiles for minutes, then in turns with it where it is there."""
+def jobs(small: bool, torch: bool, ahead: bool) -> dict[str, list[str]]:
+  """{name: command}.
+
+  Args:
+    torch: with PyTorch in turns; where programs are not compiled `ahead`, after ours alone, as it compiles for minutes.
+  """
 
   def command(benchmark: str, method: str, dtype: str, *flags: str) -> list[str]:
     fields = SMALL if small else ('train.batch=6', 'eval.batch=8')
@@ -38,34 +49,62 @@ def jobs(small: bool, torch: bool) -> dict[str, list[str]]:
 
   kinds = [('bfloat16', 'train_step'), ('bfloat16', 'inference'), ('float32', 'train_step')]
   all_of = [(*kind, method) for kind in kinds for method in ('prediction', 'feature')]
-  found = {f'{what}, {method}, {dtype}': command(what, method, dtype) for dtype, what, method in all_of}
-  found['input'] = command('input', 'prediction', 'bfloat16')
-  for dtype, what, method in all_of if torch else ():
-    found[f'{what}, {method}, {dtype}, against torch'] = command(what, method, dtype, '--nocold', '--against=torch')
-  return found
+  ours = {f'{what}, {method}, {dtype}': command(what, method, dtype, '--nocold') for dtype, what, method in all_of}
+  both = {f'{name}, against torch': [*job, '--against=torch'] for name, job in ours.items()} if torch else {}
+  more = {'profile': command('profile', 'prediction', 'bfloat16'), 'input': command('input', 'prediction', 'bfloat16')}
+  return ({} if torch and ahead else ours) | (both if ahead else {}) | more | both
 
 
-def measure(commands: dict[str, list[str]], path: pathlib.Path, minutes: float) -> dict:
-  """Runs the commands, which take --json=FILE, one after the other.
+def measure(commands: dict[str, list[str]], path: pathlib.Path, minutes: float, at_once: int = 1) -> dict:
+  """Runs the commands, which take --repeats=N and --json=FILE, one after the other.
+
+  Args:
+    at_once: if more than one, so many at a time run before, with one repeat, so that caches hold what they compile.
 
   Returns:
-    {name: what the command wrote, or {'failed': why not}}; `path` holds it after each.
+    {name: what the command wrote, or {'failed': why not}}; `path` holds it after each. What ran before adds its
+    'compile' as 'first'.
   """
-  result, end = {}, time.monotonic() + 60 * minutes
+  began, end = time.monotonic(), time.monotonic() + 60 * minutes
+  first, result = {}, {}
   with tempfile.TemporaryDirectory() as folder, Progress('measuring', len(commands), 'measurement') as progress:
-    part = pathlib.Path(folder, 'part.json')
-    for name, command in commands.items():
-      part.unlink(missing_ok=True)
-      try:
-        left = max(end - time.monotonic(), 0)
-        done = subprocess.run([*command, f'--json={part}'], timeout=left, capture_output=True, text=True)
-        told = done.stderr.strip().splitlines() or [f'status {done.returncode}']
-        result[name] = json.loads(part.read_text()) if part.exists() else {'failed': told[-1]}
-      except subprocess.TimeoutExpired:
-        result[name] = {'failed': f'not within the {minutes:g} minutes'}
+    caches = {'JAX_COMPILATION_CACHE_DIR': f'{folder}/jax', 'TORCHINDUCTOR_CACHE_DIR': f'{folder}/torch'}
+
+    def run(name: str, until: float, *flags: str) -> dict:
+      file = pathlib.Path(folder, f'{name}.json')
+      file.unlink(missing_ok=True)
+      return _run([*commands[name], *flags, f'--json={file}'], file, caches, until - time.monotonic())
+
+    if at_once > 1:
+      with ThreadPoolExecutor(at_once) as pool:
+        until = began + COMPILING * (end - began)
+        first = dict(zip(commands, pool.map(lambda name: run(name, until, '--repeats=1'), commands)))
+      progress.update(0, f'compiled {at_once} at once in {time.monotonic() - began:.0f} s')
+    for name in commands:
+      result[name] = run(name, end)
+      if compiled := first.get(name, {}).get('compile'):
+        result[name]['first'] = compiled
       write_json(path, result)
       progress.update(1, f'{name}: {result[name].get("failed", "done")}')
   return result
+
+
+def _run(command: list[str], file: pathlib.Path, variables: dict[str, str], seconds: float) -> dict:
+  """What a command writes to a file, or {'failed': why not}; after `seconds` it is ended with all that it started."""
+  if seconds <= 0:
+    return {'failed': 'no time was left'}
+  pipe = subprocess.PIPE
+  process = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=os.environ | variables, process_group=0)
+  try:
+    _, told = process.communicate(timeout=seconds)
+  except subprocess.TimeoutExpired:
+    return {'failed': f'not within its {seconds:.0f} s'}
+  finally:
+    with contextlib.suppress(ProcessLookupError):
+      os.killpg(process.pid, signal.SIGKILL)
+  if file.exists():
+    return json.loads(file.read_text())
+  return {'failed': (told.strip().splitlines() or [f'status {process.returncode}'])[-1]}
 
 
 def main():
@@ -75,7 +114,9 @@ def main():
   parser.add_argument('--small', action='store_true', help='a narrow network on small images')
   options = parser.parse_args()
   torch = importlib.util.find_spec('torch') is not None
-  result = measure(jobs(options.small, torch), options.json, options.minutes)
+  at_once = (os.cpu_count() or 1) // CORES
+  commands = jobs(options.small, torch, ahead=at_once > 1)
+  result = measure(commands, options.json, options.minutes, at_once)
   print(f'{options.json}: {sum("failed" not in one for one in result.values())} of {len(result)} measurements')
 
 

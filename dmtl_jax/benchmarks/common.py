@@ -1,5 +1,6 @@
 """What the benchmarks of the train step and of inference share: flags, the result, its table."""
 
+import os
 import pathlib
 import sys
 
@@ -9,7 +10,7 @@ from ml_collections import config_flags
 from dmtl_jax.basics import compilation
 from dmtl_jax.basics.atomic import write_json
 from dmtl_jax.basics.errors import UserError
-from dmtl_jax.benchmarks import timing, work
+from dmtl_jax.benchmarks import apart, timing, work
 from dmtl_jax.configs import check
 
 CONFIG = 'configs/pascal.py:method=prediction'
@@ -33,6 +34,7 @@ def run(benchmark, doc: str, to_text=None, repeats: int = 10):
   def main(argv):
     del argv
     logging.set_verbosity(logging.WARNING)
+    os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')  # a GPU is shared with PyTorch's processes
     compilation.use_cache()
     compilation.collect_rarely()
     try:
@@ -71,29 +73,27 @@ def measure(head: dict, step, args, runner, torch, flops: dict[str, float], flag
     head: see `describe`.
     step, args: a jax.jit function and what it takes; args may be donated.
     runner: of the compiled step, the call that `timing.measure` times.
-    torch: with --against=torch, of the module torch_step what its `contestants` are made by.
+    torch: with --against=torch, the name of a class of torch_step and what it takes, see `apart.contestants`.
     flops: 'needed' and 'executed', see work.py.
   """
   timing.say('compiling')
   compiled, seconds_to_compile = timing.compile_cold_and_cached(step, args, flags.cold)
   contestants, notes = {'jax': runner(compiled)}, {}
   if flags.against:
-    from dmtl_jax.benchmarks import torch_step
-
-    more, notes = torch_step.contestants(head['dtype'], flags.compiled, torch(torch_step))
+    more, notes = apart.contestants(*torch, head['dtype'], flags.compiled)
     contestants |= more
   timing.say(f'timing {", ".join(contestants)}')
   seconds = timing.measure(contestants, flags.repeats)
   memory = timing.memory(compiled)  # before the products below, which take some too
   timing.say('matrix peak')
-  peak = {dtype: timing.matrix_peak(dtype) for dtype in ('float32', 'bfloat16')}
-  speed = compare(seconds, head['batch'], flops, peak, head['dtype'], head['device']['count'])
+  peak = timing.matrix_peak(head['dtype'])
+  speed = compare(seconds, head['batch'], flops, peak, head['device']['count'])
   flops = flops | {'xla': work.xla(compiled)}
   more = {'speed': speed, 'flops': flops, 'peak': peak, 'memory': memory}
   return head | more | {'compile': seconds_to_compile, 'notes': notes}
 
 
-def compare(seconds: dict, batch: int, flops: dict, peak: dict[str, float], dtype: str, devices: int) -> dict:
+def compare(seconds: dict, batch: int, flops: dict, peak: float, devices: int) -> dict:
   """Numbers of every timed contestant; 'jax' comes first, the others are held against it.
 
   Args:
@@ -103,7 +103,7 @@ def compare(seconds: dict, batch: int, flops: dict, peak: dict[str, float], dtyp
   Returns:
     {contestant: {'seconds', 'images_per_second'}}; of 'jax' also 'achieved' (the lesser of needed and
     executed FLOPs a second: neither waste nor saved work counts) and 'share_of_peak', of that of all
-    devices in `dtype`; of others 'ratio', their time over ours in the same turn. Times and ratios are
+    devices; of others 'ratio', their time over ours in the same turn. Times and ratios are
     as `timing.spread` gives them.
   """
   result = {}
@@ -112,7 +112,7 @@ def compare(seconds: dict, batch: int, flops: dict, peak: dict[str, float], dtyp
     result[name] = {'seconds': timing.spread(times), 'images_per_second': batch / median}
     if name == 'jax':
       achieved = min(flops['needed'], flops['executed']) / median
-      result[name] |= {'achieved': achieved, 'share_of_peak': achieved / (peak[dtype] * devices)}
+      result[name] |= {'achieved': achieved, 'share_of_peak': achieved / (peak * devices)}
     else:
       result[name]['ratio'] = timing.spread(times / seconds['jax'])
   return result
@@ -134,7 +134,7 @@ def as_text(result: dict) -> str:
     ('device', f'{device["count"]} x {device["kind"]} ({device["platform"]}, {device["threads"]} threads)'),
     *(row for name, speed in result['speed'].items() for row in _speed_rows(name, speed, result['dtype'])),
     ('work', _listed({name: f'{si(n)}FLOP' for name, n in flops.items() if n})),
-    ('matrix peak', _listed({dtype: f'{si(n)}FLOP/s' for dtype, n in result['peak'].items()})),
+    ('matrix peak', f'{si(result["peak"])}FLOP/s in {result["dtype"]}'),
     ('compile', _listed({name: f'{seconds:.1f} s' for name, seconds in result['compile'].items()})),
     ('memory', _listed({name: f'{si(n)}B' for name, n in result['memory'].items()})),
     *result['notes'].items(),

@@ -7,8 +7,6 @@ Times the very function that evaluation compiles: images to every task's initial
 images' size. As `train_step`, on synthetic images and weights.
 """
 
-import functools
-
 import jax
 import numpy as np
 
@@ -41,7 +39,7 @@ def benchmark(config, flags) -> dict:
     step,
     args,
     lambda compiled: lambda n: jax.block_until_ready([compiled(*args) for _ in range(n)]),
-    lambda torch_step: functools.partial(torch_step.Prediction, config, tasks, variables, images),
+    ('Prediction', (config, tasks, variables, images)),
     flops,
     flags,
   )

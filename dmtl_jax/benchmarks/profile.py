@@ -4,10 +4,12 @@
 
 Records a few steps with JAX's profiler. Each operation that the device ran is put to the part whose scope the
 compiler noted for it (fusions: the scope of their product, else most of their scopes), so the parts are those of
-the compiled step itself. 'rate' is the part's FLOPs (work.py, executed) by its time; '-' where it has none.
+the compiled step itself, on GPUs without command buffers, in which operations lose their names. 'rate' is the part's
+FLOPs (work.py, executed) by its time; '-' where it has none. JSON also names the operations that take longest.
 """
 
 import collections
+import os
 import pathlib
 import re
 import tempfile
@@ -19,6 +21,7 @@ from dmtl_jax.models import counting
 
 OPTIMISER, LOSSES, BETWEEN = 'optimiser and noise', 'losses', 'between parts'
 CONTAINERS = re.compile(r'(while|call|conditional|tuple)[.\d]*$')  # their time is that of what they hold
+LONGEST = 60  # operations in the JSON
 PRODUCT = re.compile(r'(dot|dot_general|conv_general_dilated|convolution)$')
 
 
@@ -79,7 +82,9 @@ def operations(folder: str):
 
 
 def benchmark(config, flags) -> dict:
-  """{'seconds': of a step, 'parts': {part: {'forward', 'backward': seconds, '... flops'}}}."""
+  """{'seconds': of a step, 'parts': {part: {'forward', 'backward': seconds, '... flops'}}, 'operations': [
+  [name, scope, seconds]]}."""
+  os.environ['XLA_FLAGS'] = os.environ.get('XLA_FLAGS', '') + ' --xla_gpu_enable_command_buffer='
   job = train_step.build(config)
   timing.say('compiling')
   compiled, step = job.compiled()
@@ -91,8 +96,9 @@ def benchmark(config, flags) -> dict:
       step(flags.repeats)
     spent = list(operations(folder))
   where, params, tasks = scopes(compiled.as_text()), job.state.params, job.tasks
-  parts = collections.defaultdict(collections.Counter)
+  parts, longest = collections.defaultdict(collections.Counter), collections.Counter()
   for operation, duration in spent:
+    longest[operation] += duration / flags.repeats
     part, direction = part_of(where.get(operation, ''), params, tasks)
     parts[part][direction] += duration / flags.repeats
   for scope, flops in job.flops():
@@ -101,6 +107,7 @@ def benchmark(config, flags) -> dict:
   return common.describe(config, tasks, config.train.batch, job.pairs, 'train step') | {
     'seconds': seconds,
     'parts': {part: dict(values) for part, values in parts.items()},
+    'operations': [(name, where.get(name, ''), took) for name, took in longest.most_common(LONGEST)],
   }
 
 

@@ -62,7 +62,7 @@ class ResNet(nn.Module):
       for j, name in enumerate(self.stages[-1]):
         self.add_module(name, Residual(inputs, width * 2**i, 2 if i and j == 0 else 1, expansion))
         inputs = width * 2**i * expansion
-    self.outputs = [width * 2**i * expansion for i in range(4)]
+    self.outputs = [width * 2**i * expansion for i in range(len(STAGES[depth]))]
 
   def forward(self, x):
     x = F.max_pool2d(F.relu(self.bn1(self.conv1(x))), 3, 2, 1)
@@ -204,7 +204,7 @@ class DiffusionMTL(nn.Module):
     self.decay = [float(x) ** 0.5 for x in (schedule.alpha_bar[-1], 1 - schedule.alpha_bar[-1])]
     self.posterior = [[float(x) for x in row] for row in zip(*schedule.posterior())]
     self.backbone = Backbone(c.backbone, c.width, c.channels)
-    decoder = lambda: (Residual(c.channels, c.channels) for _ in range(2))
+    decoder = lambda: (Residual(c.channels, c.channels) for _ in range(c.decoder_blocks))
     self.decoders = nn.ModuleDict({t: nn.Sequential(*decoder()) for t in channels})
     self.decoder_heads = nn.ModuleDict({t: conv(c.channels, n, 1) for t, n in channels.items()})
     kind = 'predictions' if c.condition == 'none' else c.condition

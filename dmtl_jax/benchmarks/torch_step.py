@@ -1,50 +1,50 @@
-"""The PyTorch contestants of `--against=torch`: train step and inference, eager and compiled."""
+"""What PyTorch runs under `--against=torch`: train step and inference, eager and compiled."""
 
-from collections.abc import Callable
 import dataclasses
-import time
 import types
 
-import jax
 import numpy as np
+import torch
+import torch.nn.functional as F
 
 from dmtl_jax.basics.errors import UserError
-
-try:
-  import torch
-  import torch.nn.functional as F
-except ImportError as error:
-  raise UserError('--against=torch: PyTorch is not installed; pip install torch') from error
-
 from dmtl_jax.benchmarks import torch_net
-from dmtl_jax.benchmarks.timing import device, say
 from dmtl_jax.models import build_model
 from dmtl_jax.models.losses import INITIAL_LOSS
 from dmtl_jax.tasks import IGNORE, Task
 from dmtl_jax.tasks.boundary import POSITIVE
 
 
-def network(config, tasks: tuple[Task, ...], variables: dict) -> torch_net.DiffusionMTL:
-  """The network of a config with our weights, on jax's device; raises UserError for a method not re-stated."""
+def use(device: str, threads: int) -> str:
+  """Sets PyTorch up as JAX is: as many threads, TF32 products on GPUs; returns the device.
+
+  Raises:
+    UserError: 'cuda', and this PyTorch has none.
+  """
+  torch.set_num_threads(threads)
+  if device == 'cuda' and not torch.cuda.is_available():
+    raise UserError('this PyTorch has no GPU and JAX has; install one with CUDA, or set JAX_PLATFORMS=cpu')
+  torch.set_float32_matmul_precision('high')
+  torch.backends.cudnn.allow_tf32 = True
+  return device
+
+
+def about(device: str) -> str:
+  """What PyTorch this is, and on a GPU the most memory that its tensors took."""
+  if device == 'cpu':
+    return f'PyTorch {torch.__version__}, {torch.get_num_threads()} threads'
+  return f'PyTorch {torch.__version__}, {torch.cuda.max_memory_allocated() / 1e9:.3g} GB'
+
+
+def network(config, tasks: tuple[Task, ...], variables: dict, device: str) -> torch_net.DiffusionMTL:
+  """The network of a config with our weights; raises UserError for a method not re-stated."""
   ours = build_model(config, tasks)
   if not ours.diffuses:
-    raise UserError(f'--against=torch: only prediction and feature are re-stated, not {config.method}')
+    raise UserError(f'only prediction and feature are re-stated, not {config.method}')
   fields = {f.name: getattr(ours, f.name) for f in dataclasses.fields(ours) if f.name != 'parent'}
   net = torch_net.DiffusionMTL(types.SimpleNamespace(**fields), {task.name: task.channels for task in tasks})
-  torch_net.copy_weights(net, jax.device_get(variables), tasks)
-  return net.to(where(), memory_format=torch.preserve_format)
-
-
-def where() -> str:
-  """'cuda' or 'cpu', as jax; raises UserError where jax has a GPU and torch has none."""
-  if jax.default_backend() == 'cpu':
-    torch.set_num_threads(device()['threads'])
-    return 'cpu'
-  if not torch.cuda.is_available():
-    raise UserError('--against=torch: this PyTorch has no GPU and JAX has; install one with CUDA, or JAX_PLATFORMS=cpu')
-  torch.set_float32_matmul_precision('high')  # TF32, as JAX's default precision
-  torch.backends.cudnn.allow_tf32 = True
-  return 'cuda'
+  torch_net.copy_weights(net, variables, tasks)
+  return net.to(device, memory_format=torch.preserve_format)
 
 
 def loss_of(task: Task, logits, label):
@@ -111,29 +111,32 @@ def total_loss(tasks, weights: dict[str, float], initial, final, labels, labelle
   return total / len(labelled)
 
 
-def _tensor(x: np.ndarray):
+def _tensor(x: np.ndarray, device: str):
   """Maps [B, H, W, C] as [B, C, H, W] on the device."""
-  return torch.from_numpy(np.ascontiguousarray(np.moveaxis(x, -1, 1))).to(where())
+  return torch.from_numpy(np.ascontiguousarray(np.moveaxis(x, -1, 1))).to(device)
 
 
 class TrainStep:
   """Loss, gradient, clipping and Adam with L2 on one batch; counts as a contestant of `timing.measure`.
 
   Args:
+    variables, batch: numpy.
     dtype: of the forward pass: float32, or bfloat16 under autocast.
     compiled: through torch.compile.
+    device: 'cpu' or 'cuda'.
   """
 
-  def __init__(self, config, tasks, state, batch: dict, dtype: str, compiled: bool):
-    self.net, self.tasks, self.dtype = network(config, tasks, state.variables), tasks, dtype
+  def __init__(self, config, tasks, variables, batch: dict, dtype: str, compiled: bool, device: str):
+    self.net, self.tasks, self.dtype = network(config, tasks, variables, device), tasks, dtype
     self.forward = torch.compile(self.net) if compiled else self.net
-    self.weights, self.clip = dict(config.loss_weights), config.optim.clip
+    self.weights, self.clip, self.device = dict(config.loss_weights), config.optim.clip, device
     self.optimizer = torch.optim.Adam(self.net.parameters(), config.optim.lr, weight_decay=config.optim.l2)
-    self.images, self.labels = _tensor(batch['image']), {name: _tensor(x) for name, x in batch['labels'].items()}
+    self.images = _tensor(batch['image'], device)
+    self.labels = {name: _tensor(x, device) for name, x in batch['labels'].items()}
     self.labelled = [[task.name for t, task in enumerate(tasks) if row[t]] for row in batch['label_mask']]
 
   def loss(self, noise=None):
-    with torch.autocast(where(), torch.bfloat16, enabled=self.dtype == 'bfloat16'):
+    with torch.autocast(self.device, torch.bfloat16, enabled=self.dtype == 'bfloat16'):
       initial, final = self.forward(self.images, self.labelled, noise)
     return total_loss(self.tasks, self.weights, initial, final, self.labels, self.labelled)
 
@@ -150,15 +153,15 @@ class TrainStep:
 class Prediction:
   """Maps of all tasks at the images' size, activated; a contestant as `TrainStep`."""
 
-  def __init__(self, config, tasks, variables, images: np.ndarray, dtype: str, compiled: bool):
-    net = network(config, tasks, variables).eval()
+  def __init__(self, config, tasks, variables, images: np.ndarray, dtype: str, compiled: bool, device: str):
+    net = network(config, tasks, variables, device).eval()
     self.forward = torch.compile(net) if compiled else net
-    self.tasks, self.dtype = tasks, dtype
-    self.images = _tensor(images)
+    self.tasks, self.dtype, self.device = tasks, dtype, device
+    self.images = _tensor(images, device)
 
   def maps(self, noise=None) -> tuple[dict, dict]:
     """Initial and final raw maps of all tasks at stride 8."""
-    with torch.inference_mode(), torch.autocast(where(), torch.bfloat16, enabled=self.dtype == 'bfloat16'):
+    with torch.inference_mode(), torch.autocast(self.device, torch.bfloat16, enabled=self.dtype == 'bfloat16'):
       return self.forward(self.images, None, noise)
 
   def predict(self) -> list[dict]:
@@ -172,28 +175,3 @@ class Prediction:
     for _ in range(count):
       maps = self.predict()
     sum(x.sum().item() for x in maps[1].values())  # waits for the device
-
-
-def contestants(native: str, with_compiled: bool, make: Callable) -> tuple[dict, dict]:
-  """Contestants {name: call}: eager in float32 and in `native`, compiled in `native`; and notes on what came of it.
-
-  Args:
-    native: config.dtype.
-    make: `TrainStep` or `Prediction`, but for its dtype and compiled.
-  """
-  wanted = dict.fromkeys([('float32', False), (native, False), *[(native, True)] * with_compiled])
-  found, notes = {}, {'torch': f'{torch.__version__}, {torch.get_num_threads()} threads'}
-  for dtype, compiled in wanted:
-    name = f'torch {"compiled" if compiled else "eager"} {dtype}'
-    say(name)
-    contestant, began = make(dtype, compiled), time.perf_counter()
-    try:
-      contestant(1)
-    except Exception as error:  # torch.compile fails in many ways: said, and the others are still timed
-      if not compiled:
-        raise
-      notes[name] = f'failed: {str(error).strip().splitlines()[0]}'
-      continue
-    found[name] = contestant
-    notes[name] = f'first call {time.perf_counter() - began:.1f} s'
-  return found, notes

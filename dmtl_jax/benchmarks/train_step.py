@@ -10,7 +10,6 @@ fill 0.2 s, then a synchronisation; the median and the quartiles of the repeats 
 
 from collections.abc import Iterable
 import dataclasses
-import functools
 
 import jax
 import numpy as np
@@ -95,7 +94,7 @@ def benchmark(config, flags) -> dict:
     job.training.update,
     (state, batch, FIRST),
     lambda compiled: Stepper(compiled, state, batch),
-    lambda torch_step: functools.partial(torch_step.TrainStep, config, tasks, job.state, job.batch),
+    ('TrainStep', (config, tasks, job.state.variables, job.batch)),
     flops,
     flags,
   )

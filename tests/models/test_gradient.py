@@ -1,7 +1,5 @@
 """The gradient of training: in bfloat16 as in float32, and as that of the benchmarks' PyTorch network."""
 
-import types
-
 from conftest import random_labels, random_variables, SIZE, TASKS, tiny_config
 import jax
 import jax.numpy as jnp
@@ -81,8 +79,7 @@ def test_torch_has_the_same_gradient(steps):
 
   model, variables = network('float32')
   batch = {'image': IMAGES, 'labels': {task.name: LABELS[task.name] for task in TWO}, 'label_mask': MASK}
-  state = types.SimpleNamespace(variables=variables)
-  contestant = torch_step.TrainStep(CONFIG, TWO, state, batch, 'float32', compiled=False)
+  contestant = torch_step.TrainStep(CONFIG, TWO, variables, batch, 'float32', compiled=False, device='cpu')
   slots, noise = Slots(tuple(task.channels for task in TWO)), np.asarray(drawn(model)['noise'])
   given = {}
   for n, (b, t) in enumerate(zip(*np.nonzero(MASK))):  # the pairs' order: image by image
