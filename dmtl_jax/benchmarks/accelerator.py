@@ -27,7 +27,17 @@ from dmtl_jax.basics.atomic import write_json
 from dmtl_jax.basics.progress import Progress
 
 SMALL = ('data.size=(32,48)', 'model.width=8', 'model.channels=32', 'model.depth=1', 'train.batch=2', 'eval.batch=2')
-CORES = 3  # that compiling one program keeps busy
+CORES = 2  # that compiling one program keeps busy
+WANTED = (
+  ('train_step', 'prediction', 'bfloat16'),
+  ('train_step', 'feature', 'bfloat16'),
+  ('profile', 'prediction', 'bfloat16'),
+  ('inference', 'prediction', 'bfloat16'),
+  ('train_step', 'prediction', 'float32'),
+  ('input', 'prediction', 'bfloat16'),
+  ('inference', 'feature', 'bfloat16'),
+  ('train_step', 'feature', 'float32'),
+)
 COMPILING = 0.6  # share of the minutes that compiling ahead may take
 
 
@@ -38,28 +48,33 @@ def jobs(small: bool, torch: bool, ahead: bool) -> dict[str, list[str]]:
     torch: with PyTorch in turns; where programs are not compiled `ahead`, after ours alone, as it compiles for minutes.
   """
 
-  def command(benchmark: str, method: str, dtype: str, *flags: str) -> list[str]:
+  def command(benchmark: str, method: str, dtype: str) -> list[str]:
     fields = SMALL if small else ('train.batch=6', 'eval.batch=8')
     return [
       *(sys.executable, '-m', f'dmtl_jax.benchmarks.{benchmark}'),
       *(f'--config=configs/pascal.py:method={method}', f'--config.dtype={dtype}'),
       *(f'--config.{field}' for field in fields),
-      *flags,
     ]
 
-  kinds = [('bfloat16', 'train_step'), ('bfloat16', 'inference'), ('float32', 'train_step')]
-  all_of = [(*kind, method) for kind in kinds for method in ('prediction', 'feature')]
-  ours = {f'{what}, {method}, {dtype}': command(what, method, dtype, '--nocold') for dtype, what, method in all_of}
-  both = {f'{name}, against torch': [*job, '--against=torch'] for name, job in ours.items()} if torch else {}
-  more = {'profile': command('profile', 'prediction', 'bfloat16'), 'input': command('input', 'prediction', 'bfloat16')}
-  return ({} if torch and ahead else ours) | (both if ahead else {}) | more | both
+  found, later = {}, {}
+  for what, method, dtype in WANTED:
+    name, job = f'{what}, {method}, {dtype}', command(what, method, dtype)
+    timed = what in ('train_step', 'inference')
+    # torch.compile takes minutes: in float32, which is for older GPUs, eager PyTorch alone.
+    contest = [*job, '--against=torch', *['--nocompiled'] * (dtype == 'float32')]
+    if timed and torch:
+      (found if ahead else later)[f'{name}, against torch'] = contest
+    if not (timed and torch and ahead):
+      found[name] = [*job, *['--nocold'] * (timed and ahead)]
+  return found | later
 
 
 def measure(commands: dict[str, list[str]], path: pathlib.Path, minutes: float, at_once: int = 1) -> dict:
   """Runs the commands, which take --repeats=N and --json=FILE, one after the other.
 
   Args:
-    at_once: if more than one, so many at a time run before, with one repeat, so that caches hold what they compile.
+    at_once: if more than one, so many at a time run before, with one repeat, so that caches hold what they compile:
+      new ones, unless the environment names them.
 
   Returns:
     {name: what the command wrote, or {'failed': why not}}; `path` holds it after each. What ran before adds its
@@ -94,7 +109,7 @@ def _run(command: list[str], file: pathlib.Path, variables: dict[str, str], seco
   if seconds <= 0:
     return {'failed': 'no time was left'}
   pipe = subprocess.PIPE
-  process = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=os.environ | variables, process_group=0)
+  process = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=variables | os.environ, process_group=0)
   try:
     _, told = process.communicate(timeout=seconds)
   except subprocess.TimeoutExpired:

@@ -41,26 +41,29 @@ class Apart:
     self.answer()
 
 
-def contestants(name: str, args: tuple, native: str, with_compiled: bool) -> tuple[dict, dict]:
-  """Contestants {name: call}, eager and compiled in `native`; and notes on what came of them.
+def start(name: str, args: tuple, native: str, with_compiled: bool) -> dict[str, Apart]:
+  """Starts contestants {name: contestant}, eager and compiled in `native`; they get ready meanwhile.
 
   Args:
     name, args: of a class of torch_step, and what it takes but for dtype, compiled and device.
     native: config.dtype.
 
   Raises:
-    UserError: there is no PyTorch, or what it lacks.
+    UserError: there is no PyTorch.
   """
   if importlib.util.find_spec('torch') is None:
     raise UserError('--against=torch: PyTorch is not installed; pip install torch')
   device = 'cpu' if jax.default_backend() == 'cpu' else 'cuda'
   shared = (name, args, device, timing.device()['threads'], native)
-  started = {}
-  for kind in ('eager', 'compiled') if with_compiled else ('eager',):
-    started[f'torch {kind} {native}'] = Apart(_serve, *shared, kind == 'compiled')
-  timing.say(', '.join(started))
+  kinds = ('eager', 'compiled') if with_compiled else ('eager',)
+  return {f'torch {kind} {native}': Apart(_serve, *shared, kind == 'compiled') for kind in kinds}
+
+
+def ready(started: dict[str, Apart]) -> tuple[dict[str, Apart], dict[str, str]]:
+  """Waits until contestants can be called: those that can, and notes on all; raises UserError where eager ones fail."""
   found, notes = {}, {}
   for title, contestant in started.items():
+    timing.say(f'waiting for {title}')
     notes[title], worked = contestant.answer()
     if worked:
       found[title] = contestant

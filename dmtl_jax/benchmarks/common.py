@@ -73,15 +73,14 @@ def measure(head: dict, step, args, runner, torch, flops: dict[str, float], flag
     head: see `describe`.
     step, args: a jax.jit function and what it takes; args may be donated.
     runner: of the compiled step, the call that `timing.measure` times.
-    torch: with --against=torch, the name of a class of torch_step and what it takes, see `apart.contestants`.
+    torch: with --against=torch, the name of a class of torch_step and what it takes, see `apart.start`.
     flops: 'needed' and 'executed', see work.py.
   """
+  started = apart.start(*torch, head['dtype'], flags.compiled) if flags.against else {}
   timing.say('compiling')
-  compiled, seconds_to_compile = timing.compile_cold_and_cached(step, args, flags.cold)
-  contestants, notes = {'jax': runner(compiled)}, {}
-  if flags.against:
-    more, notes = apart.contestants(*torch, head['dtype'], flags.compiled)
-    contestants |= more
+  compiled, seconds_to_compile = timing.compile_cold_and_cached(step, args, flags.cold and not flags.against)
+  contestants, notes = apart.ready(started)
+  contestants = {'jax': runner(compiled)} | contestants
   timing.say(f'timing {", ".join(contestants)}')
   seconds = timing.measure(contestants, flags.repeats)
   memory = timing.memory(compiled)  # before the products below, which take some too

@@ -41,8 +41,9 @@ def test_what_a_measurement_started_ends_with_it(tmp_path):
   raise AssertionError('it runs on')
 
 
-def test_all_run_once_at_once_before_each_is_measured_alone(tmp_path):
+def test_all_run_once_at_once_before_each_is_measured_alone(tmp_path, monkeypatch):
   """The first time finds an empty cache, which all of them share."""
+  monkeypatch.delenv('JAX_COMPILATION_CACHE_DIR', raising=False)
   code = (
     'import json, os, pathlib, sys; cache = pathlib.Path(os.environ["JAX_COMPILATION_CACHE_DIR"]); '
     'known = cache.exists(); cache.mkdir(exist_ok=True); '
@@ -56,6 +57,7 @@ def test_ours_alone_comes_before_the_contests_with_torch_unless_all_is_compiled_
   commands = accelerator.jobs(small=True, torch=True, ahead=False)
   torch = ['--against=torch' in command for command in commands.values()]
   assert next(iter(commands)) == 'train_step, prediction, bfloat16' and torch == sorted(torch) and sum(torch) == 6
+  assert sum('--nocompiled' in command for command in commands.values()) == 2
   assert all('--config.data.size=(32,48)' in command for command in commands.values())
   ahead = accelerator.jobs(small=True, torch=True, ahead=True)
   assert next(iter(ahead)) == 'train_step, prediction, bfloat16, against torch' and len(ahead) == 8

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import types
 
 import pytest
 
@@ -29,22 +30,13 @@ def test_a_contestant_runs_elsewhere_until_it_ends():
 def test_without_pytorch_it_says_so(monkeypatch):
   monkeypatch.setattr(apart.importlib.util, 'find_spec', lambda name: None)
   with pytest.raises(UserError, match='PyTorch is not installed'):
-    apart.contestants('TrainStep', (), 'float32', with_compiled=False)
+    apart.start('TrainStep', (), 'float32', with_compiled=False)
 
 
-def test_eager_pytorch_that_fails_is_an_error_and_compiled_a_note(monkeypatch):
-  class Answers:
-    def __init__(self, serve, *args):
-      self.works = args[-1] not in failing
-
-    def answer(self):
-      return ('first call 1 s', True) if self.works else ('failed: out of memory', False)
-
-  monkeypatch.setattr(apart.importlib.util, 'find_spec', lambda name: object())
-  monkeypatch.setattr(apart, 'Apart', Answers)
-  failing = {True}  # compiled
-  found, notes = apart.contestants('TrainStep', (), 'float32', with_compiled=True)
-  assert list(found) == ['torch eager float32'] and notes['torch compiled float32'] == 'failed: out of memory'
-  failing = {False}
-  with pytest.raises(UserError, match='out of memory'):
-    apart.contestants('TrainStep', (), 'float32', with_compiled=True)
+def test_eager_pytorch_that_fails_is_an_error_and_compiled_a_note():
+  answers = lambda works: types.SimpleNamespace(answer=lambda: ('first call 1 s' if works else 'no memory', works))
+  eager, compiled = answers(True), answers(False)
+  found, notes = apart.ready({'torch eager float32': eager, 'torch compiled float32': compiled})
+  assert found == {'torch eager float32': eager} and notes['torch compiled float32'] == 'no memory'
+  with pytest.raises(UserError, match='no memory'):
+    apart.ready({'torch eager float32': answers(False)})
