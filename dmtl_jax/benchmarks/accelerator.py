@@ -4,10 +4,10 @@
 
 Train step (PASCAL, 512x512, batch 6, one label) of Prediction and Feature in bfloat16 and in float32 (where GPUs
 multiply in TF32), inference, where the step's time goes, and the input pipeline: time, share of the matrix peak,
-compile time, memory; where PyTorch is installed, in turns with its re-statement, eager and compiled. Each measurement
-is a process of its own, and the file is written after each: what did not end within the minutes is named in it. Where
-cores are many, all programs are compiled first, several at once, and each is measured alone. --small tries the command,
-with a narrow network.
+compile time, memory; where PyTorch is installed, in turns with its re-statement, eager, and last of all compiled, which
+takes minutes. Each measurement is a process of its own, and the file is written after each: what did not end within the
+minutes is named in it. Where cores are many, our programs are compiled first, several at once, and each is measured
+alone. --small tries the command, with a narrow network.
 """
 
 import argparse
@@ -38,15 +38,12 @@ WANTED = (
   ('inference', 'feature', 'bfloat16'),
   ('train_step', 'feature', 'float32'),
 )
-COMPILING = 0.6  # share of the minutes that compiling ahead may take
+COMPILED = 'against torch.compile'
+COMPILING = 0.5  # share of the minutes that compiling ahead may take
 
 
-def jobs(small: bool, torch: bool, ahead: bool) -> dict[str, list[str]]:
-  """{name: command}.
-
-  Args:
-    torch: with PyTorch in turns; where programs are not compiled `ahead`, after ours alone, as it compiles for minutes.
-  """
+def jobs(small: bool, torch: bool) -> dict[str, list[str]]:
+  """{name: command}; with `torch` in turns with eager PyTorch, last of all with torch.compile, which takes minutes."""
 
   def command(benchmark: str, method: str, dtype: str) -> list[str]:
     fields = SMALL if small else ('train.batch=6', 'eval.batch=8')
@@ -56,17 +53,16 @@ def jobs(small: bool, torch: bool, ahead: bool) -> dict[str, list[str]]:
       *(f'--config.{field}' for field in fields),
     ]
 
-  found, later = {}, {}
+  found, compiled = {}, {}
   for what, method, dtype in WANTED:
     name, job = f'{what}, {method}, {dtype}', command(what, method, dtype)
-    timed = what in ('train_step', 'inference')
-    # torch.compile takes minutes: in float32, which is for older GPUs, eager PyTorch alone.
-    contest = [*job, '--against=torch', *['--nocompiled'] * (dtype == 'float32')]
-    if timed and torch:
-      (found if ahead else later)[f'{name}, against torch'] = contest
-    if not (timed and torch and ahead):
-      found[name] = [*job, *['--nocold'] * (timed and ahead)]
-  return found | later
+    if what in ('train_step', 'inference'):
+      job.append('--nocold')
+      if torch:
+        compiled[f'{name}, {COMPILED}'] = [*job, '--against=torch']
+        job += ['--against=torch', '--nocompiled']
+    found[name] = job
+  return found | compiled
 
 
 def measure(commands: dict[str, list[str]], path: pathlib.Path, minutes: float, at_once: int = 1) -> dict:
@@ -74,7 +70,7 @@ def measure(commands: dict[str, list[str]], path: pathlib.Path, minutes: float, 
 
   Args:
     at_once: if more than one, so many at a time run before, with one repeat, so that caches hold what they compile:
-      new ones, unless the environment names them.
+      new ones, unless the environment names them. Without those against torch.compile.
 
   Returns:
     {name: what the command wrote, or {'failed': why not}}; `path` holds it after each. What ran before adds its
@@ -93,7 +89,8 @@ def measure(commands: dict[str, list[str]], path: pathlib.Path, minutes: float, 
     if at_once > 1:
       with ThreadPoolExecutor(at_once) as pool:
         until = began + COMPILING * (end - began)
-        first = dict(zip(commands, pool.map(lambda name: run(name, until, '--repeats=1'), commands)))
+        ahead = [name for name in commands if COMPILED not in name]
+        first = dict(zip(ahead, pool.map(lambda name: run(name, until, '--repeats=1'), ahead)))
       progress.update(0, f'compiled {at_once} at once in {time.monotonic() - began:.0f} s')
     for name in commands:
       result[name] = run(name, end)
@@ -130,8 +127,7 @@ def main():
   options = parser.parse_args()
   torch = importlib.util.find_spec('torch') is not None
   at_once = (os.cpu_count() or 1) // CORES
-  commands = jobs(options.small, torch, ahead=at_once > 1)
-  result = measure(commands, options.json, options.minutes, at_once)
+  result = measure(jobs(options.small, torch), options.json, options.minutes, at_once)
   print(f'{options.json}: {sum("failed" not in one for one in result.values())} of {len(result)} measurements')
 
 

@@ -18,8 +18,11 @@ class Apart:
   """A contestant of `timing.measure` that another process runs; it ends with this one.
 
   Args:
-    serve: picklable; serve(pipe, *args) puts one answer into the pipe, then one for each count that it takes from it.
+    serve: picklable; serve(pipe, *args) puts one answer into the pipe, then one for each count that it takes from it:
+      the most bytes of the device that it took so far, or None.
   """
+
+  peak = None
 
   def __init__(self, serve, *args):
     context = multiprocessing.get_context('spawn')
@@ -38,7 +41,7 @@ class Apart:
 
   def __call__(self, count: int):
     self._pipe.send(count)
-    self.answer()
+    self.peak = self.answer()
 
 
 def start(name: str, args: tuple, native: str, with_compiled: bool) -> dict[str, Apart]:
@@ -73,7 +76,7 @@ def ready(started: dict[str, Apart]) -> tuple[dict[str, Apart], dict[str, str]]:
 
 
 def _serve(pipe, name: str, args: tuple, device: str, threads: int, dtype: str, compiled: bool):
-  """Runs a contestant: answers (note, whether it works), then None after each count of calls."""
+  """Runs a contestant: answers (note, whether it works), then its peak after each count of calls."""
   from dmtl_jax.benchmarks import torch_step
 
   began = time.perf_counter()
@@ -83,11 +86,11 @@ def _serve(pipe, name: str, args: tuple, device: str, threads: int, dtype: str, 
   except Exception as error:  # torch.compile fails in many ways: said, and the others are still timed
     pipe.send((f'failed: {(str(error).strip() or type(error).__name__).splitlines()[0]}', False))
     return
-  pipe.send((f'first call {time.perf_counter() - began:.1f} s; {torch_step.about(device)}', True))
+  pipe.send((f'first call {time.perf_counter() - began:.1f} s, PyTorch {torch_step.VERSION}', True))
   while True:
     try:
       count = pipe.recv()
     except EOFError:  # the other process is done
       return
     contestant(count)
-    pipe.send(None)
+    pipe.send(torch_step.peak(device))

@@ -79,17 +79,18 @@ def measure(head: dict, step, args, runner, torch, flops: dict[str, float], flag
   started = apart.start(*torch, head['dtype'], flags.compiled) if flags.against else {}
   timing.say('compiling')
   compiled, seconds_to_compile = timing.compile_cold_and_cached(step, args, flags.cold and not flags.against)
-  contestants, notes = apart.ready(started)
-  contestants = {'jax': runner(compiled)} | contestants
+  more, notes = apart.ready(started)
+  contestants = {'jax': runner(compiled)} | more
   timing.say(f'timing {", ".join(contestants)}')
   seconds = timing.measure(contestants, flags.repeats)
   memory = timing.memory(compiled)  # before the products below, which take some too
+  memory |= {title: contestant.peak for title, contestant in more.items() if contestant.peak}
   timing.say('matrix peak')
   peak = timing.matrix_peak(head['dtype'])
   speed = compare(seconds, head['batch'], flops, peak, head['device']['count'])
   flops = flops | {'xla': work.xla(compiled)}
-  more = {'speed': speed, 'flops': flops, 'peak': peak, 'memory': memory}
-  return head | more | {'compile': seconds_to_compile, 'notes': notes}
+  found = {'speed': speed, 'flops': flops, 'peak': peak, 'memory': memory}
+  return head | found | {'compile': seconds_to_compile, 'notes': notes}
 
 
 def compare(seconds: dict, batch: int, flops: dict, peak: float, devices: int) -> dict:

@@ -14,6 +14,8 @@ from dmtl_jax.models.losses import INITIAL_LOSS
 from dmtl_jax.tasks import IGNORE, Task
 from dmtl_jax.tasks.boundary import POSITIVE
 
+VERSION = torch.__version__
+
 
 def use(device: str, threads: int) -> str:
   """Sets PyTorch up as JAX is: as many threads, TF32 products on GPUs; returns the device.
@@ -29,11 +31,9 @@ def use(device: str, threads: int) -> str:
   return device
 
 
-def about(device: str) -> str:
-  """What PyTorch this is, and on a GPU the most memory that its tensors took."""
-  if device == 'cpu':
-    return f'PyTorch {torch.__version__}, {torch.get_num_threads()} threads'
-  return f'PyTorch {torch.__version__}, {torch.cuda.max_memory_allocated() / 1e9:.3g} GB'
+def peak(device: str) -> int | None:
+  """The most bytes that tensors took of a GPU so far."""
+  return torch.cuda.max_memory_allocated() if device == 'cuda' else None
 
 
 def network(config, tasks: tuple[Task, ...], variables: dict, device: str) -> torch_net.DiffusionMTL:

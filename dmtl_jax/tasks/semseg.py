@@ -45,8 +45,9 @@ class Semseg(Task):
     return jnp.argmax(logits, axis=-1).astype(jnp.uint8)
 
   def error(self, logits, label, valid):
-    target = jnp.where(valid, label[..., 0], 0).astype(jnp.int32)
-    return optax.softmax_cross_entropy_with_integer_labels(logits, target)
+    # A product with one-hot classes, which XLA fuses: the gradient of looking them up is a scatter, slow on CPUs.
+    target = jnp.where(valid, label[..., 0], 0)
+    return optax.softmax_cross_entropy(logits, jax.nn.one_hot(target, self.channels))
 
   def soft(self, logits):
     return jax.nn.softmax(logits.astype(jnp.float32), axis=-1)

@@ -53,13 +53,11 @@ def test_all_run_once_at_once_before_each_is_measured_alone(tmp_path, monkeypatc
   assert result == {'one': {'compile': {'cold': False}, 'given': [], 'first': {'cold': True}}}
 
 
-def test_ours_alone_comes_before_the_contests_with_torch_unless_all_is_compiled_ahead():
-  commands = accelerator.jobs(small=True, torch=True, ahead=False)
-  torch = ['--against=torch' in command for command in commands.values()]
-  assert next(iter(commands)) == 'train_step, prediction, bfloat16' and torch == sorted(torch) and sum(torch) == 6
-  assert sum('--nocompiled' in command for command in commands.values()) == 2
+def test_the_most_wanted_comes_first_and_torch_compile_last():
+  commands = accelerator.jobs(small=True, torch=True)
+  compiled = ['--against=torch' in command and '--nocompiled' not in command for command in commands.values()]
+  assert next(iter(commands)) == 'train_step, prediction, bfloat16' and compiled == sorted(compiled)
+  assert sum(compiled) == 6 and len(commands) == 14
   assert all('--config.data.size=(32,48)' in command for command in commands.values())
-  ahead = accelerator.jobs(small=True, torch=True, ahead=True)
-  assert next(iter(ahead)) == 'train_step, prediction, bfloat16, against torch' and len(ahead) == 8
-  ours = accelerator.jobs(small=False, torch=False, ahead=True)
+  ours = accelerator.jobs(small=False, torch=False)
   assert len(ours) == 8 and not any('data.size' in flag for command in ours.values() for flag in command)

@@ -14,7 +14,7 @@ def serve(pipe, first):
   """Answers with `first`, then runs counts up to 9; a larger one ends it."""
   pipe.send((first, os.getpid()))
   while pipe.recv() < 10:
-    pipe.send(None)
+    pipe.send(2e9)
   sys.exit(3)
 
 
@@ -23,6 +23,7 @@ def test_a_contestant_runs_elsewhere_until_it_ends():
   first, process = contestant.answer()
   assert first == 'ready' and process != os.getpid()
   contestant(3)
+  assert contestant.peak == 2e9
   with pytest.raises(ChildProcessError, match='ended with status 3'):
     contestant(10)
 

@@ -18,6 +18,25 @@ def _kernel_init(relu: bool):
   return nn.initializers.variance_scaling(2.0 if relu else 1 / 3, 'fan_in', 'uniform', batch_axis=(0,))
 
 
+@jax.custom_vjp
+def of_task(weights: jax.Array, task: jax.Array) -> jax.Array:
+  """The weights [N, ...] of each map's task, of those [T, ...] of all tasks.
+
+  Their gradient is a product with the tasks in one-hot form, not the scatter that JAX makes of it: with that of the
+  classes' losses (`SemanticSegmentation.error`) a CPU's step takes a tenth less.
+  """
+  return weights[task]
+
+
+def _of_task_gradient(saved, grad):
+  like, task = saved
+  one_hot = jax.nn.one_hot(task, len(like), dtype=grad.dtype)
+  return jnp.einsum('nt,n...->t...', one_hot, grad, precision='highest'), None
+
+
+of_task.defvjp(lambda weights, task: (of_task(weights, task), (jnp.empty((len(weights), 0)), task)), _of_task_gradient)
+
+
 class TaskConv(nn.Module):
   """k x k convolution [N, h, w, C_in] to [N, h, w, features] with weights of each map's task, then maybe a ReLU."""
 
@@ -38,7 +57,7 @@ class TaskConv(nn.Module):
       blocks = x.reshape(self.tasks, -1, *x.shape[1:])
       out = jnp.concatenate([add_bias(convolve(blocks[t], kernel[t]), bias[t]) for t in range(self.tasks)])
     else:
-      out = add_bias(_conv_each(x, kernel[task]), bias[task][:, None, None])
+      out = add_bias(_conv_each(x, of_task(kernel, task)), of_task(bias, task)[:, None, None])
     return nn.relu(out) if self.relu else out
 
 
@@ -111,7 +130,7 @@ class SlotEmbed(nn.Module):
     x = x.astype(self.dtype)
     if task is not None:
       # Zeros outside the slot select the task's kernel.
-      return add_bias(convolve(x, kernel), bias[task][:, None, None])
+      return add_bias(convolve(x, kernel), of_task(bias, task)[:, None, None])
     blocks = slots.split(list(x.reshape(len(self.channels), -1, *x.shape[1:])))
     return jnp.concatenate([add_bias(convolve(m, kernel[:, :, slots.of(t)]), bias[t]) for t, m in enumerate(blocks)])
 
