@@ -40,6 +40,7 @@ WANTED = (
 )
 COMPILED = 'against torch.compile'
 COMPILING = 0.5  # share of the minutes that compiling ahead may take
+RUNNING: set[subprocess.Popen] = set()
 
 
 def jobs(small: bool, torch: bool) -> dict[str, list[str]]:
@@ -89,8 +90,14 @@ def measure(commands: dict[str, list[str]], path: pathlib.Path, minutes: float, 
     if at_once > 1:
       with ThreadPoolExecutor(at_once) as pool:
         until = began + COMPILING * (end - began)
-        ahead = [name for name in commands if COMPILED not in name]
-        first = dict(zip(ahead, pool.map(lambda name: run(name, until, '--repeats=1'), ahead)))
+        ahead = {name: pool.submit(run, name, until, '--repeats=1') for name in commands if COMPILED not in name}
+        try:
+          first = {name: job.result() for name, job in ahead.items()}
+        except BaseException:  # Ctrl-C: processes of their own groups do not hear of it
+          pool.shutdown(wait=False, cancel_futures=True)
+          for process in list(RUNNING):
+            _end(process)
+          raise
       progress.update(0, f'compiled {at_once} at once in {time.monotonic() - began:.0f} s')
     for name in commands:
       result[name] = run(name, end)
@@ -107,16 +114,23 @@ def _run(command: list[str], file: pathlib.Path, variables: dict[str, str], seco
     return {'failed': 'no time was left'}
   pipe = subprocess.PIPE
   process = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=variables | os.environ, process_group=0)
+  RUNNING.add(process)
   try:
     _, told = process.communicate(timeout=seconds)
   except subprocess.TimeoutExpired:
     return {'failed': f'not within its {seconds:.0f} s'}
   finally:
-    with contextlib.suppress(ProcessLookupError):
-      os.killpg(process.pid, signal.SIGKILL)
+    RUNNING.discard(process)
+    _end(process)
   if file.exists():
     return json.loads(file.read_text())
   return {'failed': (told.strip().splitlines() or [f'status {process.returncode}'])[-1]}
+
+
+def _end(process: subprocess.Popen):
+  """Ends a process and all that it started."""
+  with contextlib.suppress(ProcessLookupError):
+    os.killpg(process.pid, signal.SIGKILL)
 
 
 def main():
