@@ -26,8 +26,8 @@ def say(text: str):
 def measure(calls: dict[str, Callable[[int], None]], repeats: int, warmup: int = 2) -> dict[str, np.ndarray]:
   """Seconds a call [repeats] of each contestant, all taking turns, so that a busy machine is busy for all.
 
-  A turn begins with a call that is not timed: after a pause of seconds a virtual machine may have given freed memory back
-  to its host, and a step on CPUs that takes and returns gigabytes took a third longer.
+  A turn begins with a call that is not timed: after a pause of seconds a virtual machine may have given freed memory
+  back to its host, and a step on CPUs that takes and returns gigabytes took a third longer.
 
   Args:
     calls: name: function that runs n calls one after the other and returns when the device is done.
