@@ -1,7 +1,6 @@
 """PyTorch's contestants of `--against=torch`, each in a process of its own.
 
-Two frameworks in one process are in each other's way: on CPUs our step takes twice as long beside PyTorch's threads and
-pages as alone (docs/performance.md), and on a GPU neither would know its own memory.
+So each framework has threads, memory and a start of its own, and PyTorch gets ready while we compile.
 """
 
 import importlib.util

@@ -24,10 +24,11 @@ def use(device: str, threads: int) -> str:
     UserError: 'cuda', and this PyTorch has none.
   """
   torch.set_num_threads(threads)
-  if device == 'cuda' and not torch.cuda.is_available():
-    raise UserError('this PyTorch has no GPU and JAX has; install one with CUDA, or set JAX_PLATFORMS=cpu')
-  torch.set_float32_matmul_precision('high')
-  torch.backends.cudnn.allow_tf32 = True
+  if device == 'cuda':
+    if not torch.cuda.is_available():
+      raise UserError('this PyTorch has no GPU and JAX has; install one with CUDA, or set JAX_PLATFORMS=cpu')
+    torch.set_float32_matmul_precision('high')
+    torch.backends.cudnn.allow_tf32 = True
   return device
 
 

@@ -32,7 +32,7 @@ def test_what_a_measurement_started_ends_with_it(tmp_path):
   started = tmp_path / 'started'
   child = f'import time, pathlib, os; pathlib.Path({str(started)!r}).write_text(str(os.getpid())); time.sleep(60)'
   code = f'import subprocess, sys, time; subprocess.Popen([sys.executable, "-c", {child!r}]); time.sleep(60)'
-  accelerator.measure({'endless': python(code)}, tmp_path / 'all.json', 1 / 60)
+  accelerator.measure({'endless': python(code)}, tmp_path / 'all.json', 3 / 60)  # time enough to start both
   for _ in range(100):
     stat = pathlib.Path(f'/proc/{started.read_text()}/stat')
     if not stat.exists() or stat.read_text().split()[2] == 'Z':

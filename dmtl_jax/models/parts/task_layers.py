@@ -23,7 +23,7 @@ def of_task(weights: jax.Array, task: jax.Array) -> jax.Array:
   """The weights [N, ...] of each map's task, of those [T, ...] of all tasks.
 
   Their gradient is a product with the tasks in one-hot form, not the scatter that JAX makes of it: with that of the
-  classes' losses (`SemanticSegmentation.error`) a CPU's step takes a tenth less.
+  classes' losses (`Semseg.error`) a CPU's step takes a tenth less.
   """
   return weights[task]
 
