@@ -9,7 +9,7 @@ import scipy.special
 
 from dmtl_jax.models.parts.denoiser import CrossAttentionBlock
 from dmtl_jax.models.parts.layers import Conv, convolve, Dense, ReducedConv, resize
-from dmtl_jax.models.parts.task_layers import SlotEmbed, SlotHead, TaskConv
+from dmtl_jax.models.parts.task_layers import of_task, SlotEmbed, SlotHead, TaskConv
 
 
 def resize_by_hand(x, size):
@@ -77,6 +77,20 @@ def test_strided_convolution_pads_both_sides():
   params = jax.jit(layer.init)(jax.random.key(0), x[None])
   expected = conv_by_hand(x, np.asarray(params['params']['kernel']), stride=2)
   np.testing.assert_allclose(jax.jit(layer.apply)(params, x[None])[0], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+def test_the_gradient_of_a_tasks_weights_is_the_sum_over_its_maps(dtype):
+  """One task has two maps, another none; against numpy's scattered sum."""
+  rng, task = np.random.default_rng(3), np.array([3, 0, 3, 1])
+  weights, grad = (jnp.asarray(rng.standard_normal((4, 2, 5)), dtype) for _ in range(2))
+  chosen, back = jax.vjp(lambda w: of_task(w, task), weights)
+  np.testing.assert_array_equal(np.asarray(chosen, float), np.asarray(weights, float)[task])
+  expected = np.zeros((4, 2, 5))
+  np.add.at(expected, task, np.asarray(grad, float))
+  found = back(grad)[0]
+  assert found.dtype == weights.dtype
+  np.testing.assert_allclose(np.asarray(found, float), expected, rtol=1e-6 if dtype == 'float32' else 1e-2)
 
 
 @pytest.mark.parametrize('kernel_size', [1, 3])
