@@ -1,0 +1,67 @@
+"""What tasks take from each other: conditions that are known to hear one task alone, or none."""
+
+import jax
+import numpy as np
+import pytest
+
+from dmtl_jax.basics.errors import UserError
+from dmtl_jax.benchmarks import influence
+from dmtl_jax.inference.prediction import load
+from tests.evaluation_stub import Rooms
+
+
+@pytest.fixture(scope='module')
+def predictor(tiny_run):
+  """Its condition hears saliency alone."""
+  predictor = load(tiny_run)
+  condition = predictor.variables['params']['conditioning']
+  for task in predictor.tasks:
+    if task.name != 'saliency':
+      condition[f'{task.name}_embed']['kernel'] = jax.numpy.zeros_like(condition[f'{task.name}_embed']['kernel'])
+  predictor.config.eval.update(batch=2, workers=0)
+  return predictor
+
+
+def rooms(predictor, count=5):
+  """Random labels of all the network's tasks but parsing."""
+  return Rooms(count, tuple(predictor.config.data.size), predictor.tasks)
+
+
+def test_only_what_the_condition_hears_matters(predictor):
+  result = influence.measure(predictor, rooms(predictor), images=5)
+  names = [task.name for task in predictor.tasks]
+  assert list(result) == [influence.DENOISING, *names, influence.OTHERS, influence.ALL]
+  scored = [name for name in names if name != 'parsing']
+  heard = result['saliency']
+  assert any(abs(heard[name]) > 1e-3 for name in scored)
+  for name in scored:
+    assert all(result[other][name] == 0 for other in names if other != 'saliency')
+    assert result[influence.ALL][name] == heard[name]
+    assert result[influence.OTHERS][name] == (0 if name == 'saliency' else heard[name])
+  assert '| saliency | ' in influence.as_text(result)
+
+
+def test_of_one_image_nothing_is_exchanged(predictor):
+  class Same(Rooms):
+    def __getitem__(self, index):
+      return super().__getitem__(0)
+
+  source = Same(2, tuple(predictor.config.data.size), predictor.tasks)
+  result = influence.measure(predictor, source, images=2)
+  found = [result[influence.ALL][task.name] for task in predictor.tasks if task.name != 'parsing']
+  assert found == pytest.approx([0] * len(found), abs=1e-3)
+
+
+def test_gain():
+  better = lambda name, higher: type('Task', (), {'name': name, 'higher_is_better': higher})
+  tasks = [better('up', True), better('down', False), better('zero', True)]
+  gain = influence.gain({'up': 11, 'down': 9, 'zero': 1}, {'up': 10, 'down': 10, 'zero': 0}, tasks)
+  assert gain['up'] == pytest.approx(10) and gain['down'] == pytest.approx(10) and np.isnan(gain['zero'])
+
+
+def test_needs_a_condition_and_two_images(predictor):
+  with pytest.raises(UserError, match='1 images: two or more'):
+    influence.measure(predictor, rooms(predictor), images=1)
+  predictor.config.method = 'no_condition'
+  with pytest.raises(UserError, match='no_condition denoises without a condition'):
+    influence.measure(predictor, rooms(predictor), images=5)
