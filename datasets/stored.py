@@ -5,6 +5,7 @@ import contextlib
 import fcntl
 import functools
 import io
+import multiprocessing
 from pathlib import Path
 import shutil
 import sys
@@ -61,7 +62,12 @@ def official_file(builder, name: str) -> Path:
 
 @contextlib.contextmanager
 def alone(builder, wait: bool) -> Iterator[None]:
-  """One process a data set; what a killed one left is removed. Raises UserError if not to `wait` for another."""
+  """One process a data set; what a killed one left is removed.
+
+  Raises UserError if not to `wait` for another, or for the process that starts this one, which would wait for it too.
+  """
+  if getattr(multiprocessing.current_process(), '_inheriting', False):
+    raise UserError("data are prepared by processes that run this script again; put it under if __name__ == '__main__'")
   folder = Path(builder.data_path).parent
   folder.mkdir(parents=True, exist_ok=True)
   with open(folder / '.lock', 'w') as lock:

@@ -1,6 +1,8 @@
 """The prepare job: what is missing or broken is told, what is interrupted leaves nothing that counts."""
 
 import hashlib
+import inspect
+import multiprocessing.spawn
 import os
 import re
 import shutil
@@ -183,6 +185,13 @@ def test_two_runs_at_once_are_refused(tmp_path, nyud_raw):
   c = config('nyud', tmp_path, nyud_raw)
   with stored.alone(nyud.Builder(data_dir=c.data.dir), wait=False):
     refused(c, 'another process prepares')
+
+
+def test_a_script_that_preparing_starts_again_is_told(tmp_path, nyud_raw, monkeypatch):
+  """It would wait for the process that waits for it. Python marks a process that is still running its script so."""
+  assert '._inheriting = True' in inspect.getsource(multiprocessing.spawn)
+  monkeypatch.setattr(multiprocessing.current_process(), '_inheriting', True, raising=False)
+  refused(config('nyud', tmp_path, nyud_raw), 'put it under if __name__')
 
 
 def test_archives_are_taken(tmp_path, nyud_raw, pascal_raw):
