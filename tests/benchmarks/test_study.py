@@ -15,7 +15,7 @@ from dmtl_jax.benchmarks import study, study_page
 from dmtl_jax.benchmarks.suites import Suite, SUITES
 
 TOY = Suite(
-  'scenes', {'one': ('mtl_baseline', 'prediction')}, {'train.batch': 2}, (0, 1), rates=(1e-3, 2e-3), rate_steps=3
+  'scenes', {'one': ('mtl_baseline', 'prediction')}, {'train.batch': 2}, {'one': 2}, rates=(1e-3, 2e-3), rate_steps=3
 )
 SCORES = {'mtl_baseline': (50, 20, 1.0), 'prediction': (60, 18, 0.9)}
 BETTER = {'mtl_baseline': '0.001', 'prediction': '0.002'}  # the rate that scores higher
