@@ -15,7 +15,8 @@ def main(run: str, number: str, out: str):
   raw = predictor.raw(image)
   stages = {'Initial': 'initial', 'Denoised': 'final'}
   rows = [(title, raw.predictions(stage, image.shape[:2])) for title, stage in stages.items()]
-  picture = panels.panel(image, predictor.tasks, [*rows, (panels.TRUTH, example['labels'])])
+  rows.append((panels.TRUTH, example['labels']))
+  picture = panels.panel(image, predictor.tasks, rows, change=('Initial', 'Denoised'))
   small(picture, 1240).save(out, optimize=True)
 
 

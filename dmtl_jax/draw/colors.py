@@ -5,7 +5,7 @@ import functools
 import cv2
 import numpy as np
 
-INK, SOFT, PAPER, ORANGE = (31, 36, 48), (110, 118, 132), (255, 255, 255), (255, 106, 0)
+INK, SOFT, PAPER, ORANGE, BLUE = (31, 36, 48), (110, 118, 132), (255, 255, 255), (255, 106, 0), (0, 114, 178)
 # The first classes: Okabe and Ito's colours for every kind of colour vision, on a dark background class.
 FIRST = ('28324a', 'e69f00', '56b4e9', '009e73', 'f0e442', '0072b2', 'd55e00', 'cc79a7')
 # What an eye without green cones sees of linear RGB (Machado et al. 2009, deuteranomaly, severity 1).
@@ -75,6 +75,12 @@ def heat(values: np.ndarray, limits: tuple[float, float], scale: int = cv2.COLOR
   low, high = limits
   level = np.clip((np.asarray(values, np.float32) - low) / max(high - low, 1e-12), 0, 1)
   return ramp(scale)[np.round(255 * level).astype(np.uint8)]
+
+
+def signed(values: np.ndarray) -> np.ndarray:
+  """Numbers [...] from -1 (orange) over 0 (white) to 1 (blue): uint8 [..., 3]."""
+  values = np.clip(values, -1, 1)[..., None]
+  return np.round(255 + np.abs(values) * (np.where(values > 0, BLUE, ORANGE) - 255.0)).astype(np.uint8)
 
 
 @functools.cache

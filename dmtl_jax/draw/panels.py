@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from dmtl_jax.draw import legends
-from dmtl_jax.draw.colors import hatch, heat, INK, overlay, PAPER, SOFT
+from dmtl_jax.draw.colors import BLUE, hatch, hatch_unless, heat, INK, ORANGE, overlay, PAPER, signed, SOFT
 from dmtl_jax.draw.legends import fitted, font
 
 TRUTH = 'Ground truth'  # title of the row of labels
@@ -40,6 +40,21 @@ def _uncertainty_key(task, values: np.ndarray, high: float) -> legends.Scale:
   return legends.uncertainty(task.spread_unit, high, bool(values.max() > high))
 
 
+def changed(task, before: np.ndarray, after: np.ndarray, label: np.ndarray, limits=None) -> np.ndarray:
+  """What `after` makes of the mistakes of `before`: blue where it is nearer the label, orange where farther.
+
+  Args:
+    before, after: predictions as `Task.activate` gives them, of the size of the label [H, W, K].
+    limits: see `tasks.Task.limits`.
+
+  Returns:
+    uint8 [H, W, 3]; colours end where those of uncertainty do (`Task.spread_limit`), those of classes where a right
+    one stands for a wrong one.
+  """
+  gain = task.mistake(before, label) - task.mistake(after, label)
+  return hatch_unless(task.valid(label), signed(gain / task.spread_limit(limits)))
+
+
 def panel(
   image: np.ndarray,
   tasks: Sequence,
@@ -48,6 +63,7 @@ def panel(
   uncertain: dict | None = None,
   every_class: bool = False,
   scores: dict[tuple[str, str], str] | None = None,
+  change: tuple[str, str] | None = None,
 ) -> np.ndarray:
   """A grid of tiles: a column per task, a row per stage (the paper's Figures 5, 7 and 9), legends below.
 
@@ -59,6 +75,8 @@ def panel(
     uncertain: {task name: (map of uncertainty [H, W], where its colours end)}: a last row of these.
     every_class: legends name all classes, not only those that some row shows.
     scores: {(row's title, task name): words in the corner of the tile}.
+    change: titles of two rows, whose maps are as large as the ground truth: one row more says where the second one's
+      are nearer the ground truth than the first one's, and where farther, see `changed`.
 
   Returns:
     uint8 [h, w, 3]; tiles are 160 to 320 pixels wide.
@@ -73,8 +91,14 @@ def panel(
     tiles = [_tile(task, maps.get(task.name), size, limits.get(task.name)) for _, maps in rows]
     columns.append([_marked(tile, (scores or {}).get((title, task.name), '')) for tile, (title, _) in zip(tiles, rows)])
     keys.append(task.legend(width, limits.get(task.name), None if every_class else _present(task, rows)))
-  grid = [list(tiles) for tiles in zip(*columns)] + [keys]
-  titles = [title for title, _ in rows] + ['']
+  grid, titles = [list(tiles) for tiles in zip(*columns)], [title for title, _ in rows]
+  if change:
+    of_titles = [dict(rows)[title] for title in (*change, TRUTH)]
+    maps = [[of.get(task.name) for of in of_titles] for task in tasks]
+    grid.append([_change_key(size), *(_change(t, *of, limits.get(t.name), size) for t, of in zip(tasks, maps))])
+    titles.append('Change')
+  grid.append(keys)
+  titles.append('')
   if uncertain:
     maps = [uncertain[t.name] for t in tasks]
     grid.append([keys[0], *(_resized(_uncertain(values, high), size) for values, high in maps)])
@@ -178,8 +202,25 @@ def _tile(task, values, size: tuple[int, int], limits) -> np.ndarray:
     how = cv2.INTER_NEAREST if labels else cv2.INTER_LINEAR
     values = cv2.resize(values, size, interpolation=how).reshape(*size[::-1], *values.shape[2:])
   picture = _resized(task.picture(values, limits), size)
-  if task.framed:
-    picture[[0, -1]], picture[:, [0, -1]] = 214, 214  # a frame: most of the picture is white like the page
+  return _ruled(picture) if task.framed else picture
+
+
+def _change(task, before, after, label, limits, size: tuple[int, int]) -> np.ndarray:
+  if any(values is None for values in (before, after, label)) or not task.valid(label).any():
+    return _no_label(size)
+  return _ruled(_resized(changed(task, before, after, label, limits), size))
+
+
+def _change_key(size: tuple[int, int]) -> np.ndarray:
+  key = legends.Swatches((('nearer the truth', BLUE), ('farther', ORANGE))).draw(size[0])[: size[1]]
+  tile = np.full((size[1], size[0], 3), 255, np.uint8)
+  tile[: len(key)] = key
+  return tile
+
+
+def _ruled(picture: np.ndarray) -> np.ndarray:
+  """With a frame, where most of the picture is white like the page."""
+  picture[[0, -1]], picture[:, [0, -1]] = 214, 214
   return picture
 
 

@@ -154,7 +154,8 @@ def panel(example: Example, tasks: Sequence[Task], wanted: dict | None = None) -
     for task in tasks
     for stage, value in (wanted or {}).get(task.name, {'scores': {}})['scores'].items()
   }
-  return panels.panel(example.image, tasks, rows, scores=told)
+  change = ('Initial', stage_title('final', last)) if example.labels and 'initial' in example.stages else None
+  return panels.panel(example.image, tasks, rows, scores=told, change=change)
 
 
 def panel_rows(stages: dict, labels: dict, tasks: Sequence[Task]) -> list[tuple[str, dict]]:

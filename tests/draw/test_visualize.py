@@ -223,6 +223,40 @@ def test_a_panel_tells_scores_and_what_decayed_is():
   assert len(panels.panel(image, (DEPTH,), [('Decayed', maps)])) == len(plain) + 20
 
 
+def test_change_is_blue_where_denoising_helped_and_orange_where_it_harmed():
+  label = np.zeros((160, 160, 1), np.uint8)
+  label[:, 120:] = 255
+  wrong = np.ones((160, 160), np.uint8)
+  before, after = wrong.copy(), wrong.copy()
+  before[:, 40:80] = 0  # right, and then wrong
+  after[:, :40] = 0  # wrong, and then right
+  rows = [('Ground truth', {'semseg': label}), ('Initial', {'semseg': before}), ('Denoised', {'semseg': after})]
+  image = np.zeros((160, 160, 3), np.uint8)
+  tile = lambda sheet, column: sheet[30 + 3 * 166 :][:160, 24 + column * 166 :][:, :160]
+  sheet = panels.panel(image, (SEMSEG, DEPTH), rows, change=('Initial', 'Denoised'))
+  assert len(sheet) == len(panels.panel(image, (SEMSEG, DEPTH), rows)) + 166
+  inside = tile(sheet, 1)[1:-1]
+  for columns, color in [((1, 40), color_lib.BLUE), ((40, 80), color_lib.ORANGE), ((80, 120), color_lib.PAPER)]:
+    assert (inside[:, slice(*columns)] == color).all(), color
+  assert set(np.unique(inside[:, 120:-1])) == {206, 228}  # hatched: no label
+  assert {color_lib.BLUE, color_lib.ORANGE} <= color_set(tile(sheet, 0))  # the key
+  np.testing.assert_array_equal(tile(sheet, 2), panels._no_label((160, 160)))
+
+
+@pytest.mark.parametrize('task, wrong, right', [
+  (SALIENCY, 0.75, 1.0), (BOUNDARY, 0.75, 1.0), (DEPTH, 2.25, 2.0), (NORMALS, [0, 0.5**0.5, 0.5**0.5], [0, 0, 1.0]),
+], ids=lambda x: getattr(x, 'name', ''))  # fmt: skip
+def test_change_of_numbers_is_as_strong_as_it_is_large(task, wrong, right):
+  """Half of a probability's scale, half of a depth's (a tenth of 5 m) and all of a normal's (45 degrees)."""
+  full = lambda value: np.full((4, 4, 3), value, np.float32) if task is NORMALS else np.full((4, 4), value, np.float32)
+  label = full(right).reshape(4, 4, -1)
+  strength = 1.0 if task is NORMALS else 0.5
+  for before, after, color in [(wrong, right, color_lib.BLUE), (right, wrong, color_lib.ORANGE)]:
+    drawn = panels.changed(task, full(before), full(after), label, (1, 5))
+    want = 255 + strength * (np.array(color) - 255)
+    np.testing.assert_allclose(drawn, np.broadcast_to(want, drawn.shape), atol=1)
+
+
 def test_without_a_ground_truth_the_first_row_has_its_overlay():
   image = np.full((160, 160, 3), 90, np.uint8)
   rows = [(title, {'semseg': np.zeros((160, 160), np.uint8)}) for title in ('Ground truth', 'Initial')]
