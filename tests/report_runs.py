@@ -21,7 +21,7 @@ SEMSEG, NORMALS, DEPTH = (
 )
 TASKS = (SEMSEG, NORMALS, DEPTH)
 BY = {'version': 2, 'protocol': 'plain', 'weights': 'best'}
-STAGES = ('label', 'initial', 'step0', 'step1', 'final')
+STAGES = ('label', 'initial', 'step0', 'step1', 'final', 'change')
 
 
 def write_run(

@@ -7,7 +7,8 @@ figures (report.py); W/panels/index.json says which image is there, for which ta
       "why": ["panel", "best", "worst"],  # one or more of these
       "scores": {"initial": value, "final": value},  # headline metric of this image alone
       "limits": [nearest, farthest],  # of a depth's colours
-      "files": {"label": "ID/TASK_label.png", "initial", "step0" (decayed), "step1", ..., "final"}}}}]}
+      "files": {"label": "ID/TASK_label.png", "initial", "step0" (decayed), "step1", ..., "final",
+                "change" (see `panels.changed`)}}}}]}
 """
 
 from collections.abc import Callable, Sequence
@@ -111,9 +112,12 @@ def _save_pictures(folder: pathlib.Path, tasks: Sequence[Task], index: int, want
     if task.name in wanted:
       maps, files = shown.maps(task), {}
       limits = task.limits(maps.get('label', maps['final']))  # one scale of colours for all of them
-      for stage, values in maps.items():
+      pictures = {stage: task.picture(values, limits) for stage, values in maps.items()}
+      if 'label' in maps and 'initial' in maps:
+        pictures['change'] = panels.changed(task, maps['initial'], maps['final'], maps['label'], limits)
+      for stage, picture in pictures.items():
         files[stage] = f'{shown.id}/{task.name}_{stage}.png'
-        save_png(folder / files[stage], images_lib.shrink(task.picture(values, limits), SIDE))
+        save_png(folder / files[stage], images_lib.shrink(picture, SIDE))
       entry['tasks'][task.name] = wanted[task.name] | ({'limits': limits} if limits else {}) | {'files': files}
   if any('panel' in of_task['why'] for of_task in wanted.values()):
     save_png(folder / f'{shown.id}.png', panel(shown, tasks, wanted))
@@ -171,8 +175,8 @@ def _last(stages) -> int:
 
 def stage_title(stage: str, last: int) -> str:
   """Of a stage of a method with `last` denoising steps (0: none)."""
-  if stage in ('label', 'initial'):
-    return {'label': panels.TRUTH, 'initial': 'Initial'}[stage]
+  if stage in ('label', 'initial', 'change'):
+    return {'label': panels.TRUTH, 'initial': 'Initial', 'change': 'Nearer the truth: blue'}[stage]
   if stage == 'final' and not last:
     return 'Prediction'
   step = last if stage == 'final' else int(stage[4:])

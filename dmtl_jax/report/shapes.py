@@ -5,7 +5,7 @@ import re
 from typing import Any
 
 ANY = object()  # every name of a dict
-STAGE = re.compile(r'label|initial|final|step\d{1,4}')
+STAGE = re.compile(r'label|initial|final|change|step\d{1,4}')
 
 
 def fits(value: Any, shape: Any) -> bool:

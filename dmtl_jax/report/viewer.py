@@ -145,7 +145,8 @@ def _stages(drawn: dict, id: str, task: Task) -> list[str]:
   """Stages that some method has of the image, in their order: a column each."""
   shown = [images[id][1]['tasks'].get(task.name, {'files': {}}) for images in drawn.values() if id in images]
   found = {stage for entry in shown for stage in entry['files']} - {'label'}
-  return sorted(found, key=lambda stage: {'initial': -1, 'final': math.inf}.get(stage) or int(stage[4:]))
+  order = {'initial': (-1,), 'final': (math.inf, 0), 'change': (math.inf, 1)}
+  return sorted(found, key=lambda stage: order.get(stage) or (int(stage[4:]),))
 
 
 def _titles(entry, stages: Sequence[str], files: dict) -> list[tuple[str, str]]:

@@ -207,7 +207,10 @@ def test_evaluation_leaves_pictures_of_each_map_and_an_index(tmp_path):
   for entry in images:
     assert Image.open(tmp_path / entry['input']).size == (64, 40)
     for _name, task in entry['tasks'].items():
-      assert set(task['files']) == {'label', 'initial', 'final'} and set(task['scores']) == {'initial', 'final'}
+      assert set(task['files']) == {'label', 'initial', 'final', 'change'} and set(task['scores']) == {
+        'initial',
+        'final',
+      }
       assert all(Image.open(tmp_path / file).size == (64, 40) for file in task['files'].values())
   assert {'room0.png', 'room1.png', 'index.json'} <= {path.name for path in tmp_path.iterdir()}
   colors = np.asarray(Image.open(tmp_path / 'room0/semseg_label.png')).reshape(-1, 3)
@@ -220,6 +223,7 @@ def test_evaluation_leaves_pictures_of_each_map_and_an_index(tmp_path):
     'depth_label.png',
     'depth_initial.png',
     'depth_final.png',
+    'depth_change.png',
   }
 
 
