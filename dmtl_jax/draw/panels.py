@@ -93,9 +93,9 @@ def panel(
     keys.append(task.legend(width, limits.get(task.name), None if every_class else _present(task, rows)))
   grid, titles = [list(tiles) for tiles in zip(*columns)], [title for title, _ in rows]
   if change:
-    of_titles = [dict(rows)[title] for title in (*change, TRUTH)]
-    maps = [[of.get(task.name) for of in of_titles] for task in tasks]
-    grid.append([_change_key(size), *(_change(t, *of, limits.get(t.name), size) for t, of in zip(tasks, maps))])
+    before, after, truth = (dict(rows)[title] for title in (*change, TRUTH))
+    of = lambda name: (before.get(name), after.get(name), truth.get(name), limits.get(name))
+    grid.append([_change_key(size), *(_change(task, *of(task.name), size) for task in tasks)])
     titles.append('Change')
   grid.append(keys)
   titles.append('')
