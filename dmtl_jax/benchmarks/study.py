@@ -72,6 +72,8 @@ def main():
       study(SUITES[options.suite], out / options.suite, Places(options.jobs), given)
     if options.page:
       study_page.write(out, options.page)
+  except KeyboardInterrupt:
+    sys.exit('Error: stopped by Ctrl-C; what was training has saved, and the same command goes on')
   except UserError as error:
     sys.exit(f'Error: {error}')
 

@@ -97,6 +97,16 @@ def test_runs_that_fail_or_are_stopped_are_named_after_the_others_are_done(tmp_p
   assert len(runner) == 4
 
 
+def test_ctrl_c_is_told_in_a_sentence(tmp_path, monkeypatch):
+  def stop(*_args, **_kwargs):
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(study, 'study', stop)
+  monkeypatch.setattr(sys, 'argv', ['study', '--suite=scenes-small', f'--out={tmp_path}'])
+  with pytest.raises(SystemExit, match='stopped by Ctrl-C; .* the same command goes on'):
+    study.main()
+
+
 def test_a_suite_asks_for_the_files_it_needs(tmp_path):
   with pytest.raises(UserError, match=r'--config.data.path=PATH'):
     study.study(SUITES['camvid'], tmp_path, study.Places(1), [])
