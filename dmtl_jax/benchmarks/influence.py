@@ -9,6 +9,7 @@ good as the right ones, only of another image.) Boundaries are scored with a fix
 """
 
 import argparse
+import copy
 import math
 import pathlib
 import sys
@@ -26,7 +27,8 @@ from dmtl_jax.models import build_model
 from dmtl_jax.models.parts.denoiser import Conditioning
 from dmtl_jax.report.markup import markdown_table
 
-DENOISING, OTHERS, ALL = 'denoising', 'all others', 'all tasks'  # rows besides the tasks
+# Rows besides the tasks; no task can have such a name.
+DENOISING, OTHERS, ALL = 'denoising (on initial maps)', 'all others', 'all tasks'
 
 
 def exchanging(call, args, kwargs, context):
@@ -52,16 +54,16 @@ def measure(predictor: Predictor, source, images: int) -> dict[str, dict[str, fl
     images: of which batches are made that are all full, so a few less may count.
 
   Raises:
-    UserError: a method without a condition, or less than two images.
+    UserError: a method without a condition, or less than two images, or than devices.
   """
-  config, tasks = predictor.config, source.tasks
+  config, tasks, mesh = copy.deepcopy(predictor.config), source.tasks, sharding.make_mesh()
   model, count = build_model(config, tasks), min(images, len(source))
   if 'conditioning' not in predictor.variables['params'] or model.condition == 'none':
     raise UserError(f'config.method: {config.method} denoises without a condition; give a run of prediction or feature')
-  if count < 2:
-    raise UserError(f'{count} images: two or more are needed, to exchange maps')
-  config.eval.batch = min(config.eval.batch, count)
-  evaluator = Evaluator(model, config, source, sharding.make_mesh(), fast=True, limit=count - count % config.eval.batch)
+  batch = config.eval.batch = -(-min(config.eval.batch, count) // mesh.size) * mesh.size  # all full: no map of padding
+  if min(count, batch) < 2 or count < batch:
+    raise UserError(f'{count} images: {max(batch, 2)} or more are needed, to exchange maps')
+  evaluator = Evaluator(model, config, source, mesh, fast=True, limit=count - count % batch)
 
   def scores(exchanged) -> dict:
     mask = jnp.array([task.name in exchanged for task in tasks])

@@ -158,7 +158,8 @@ def panel(example: Example, tasks: Sequence[Task], wanted: dict | None = None) -
     for task in tasks
     for stage, value in (wanted or {}).get(task.name, {'scores': {}})['scores'].items()
   }
-  change = ('Initial', stage_title('final', last)) if example.labels and 'initial' in example.stages else None
+  both = stage_title('initial', last), stage_title('final', last)
+  change = both if example.labels and 'initial' in example.stages else None
   return panels.panel(example.image, tasks, rows, scores=told, change=change)
 
 

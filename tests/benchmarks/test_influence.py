@@ -22,9 +22,9 @@ def predictor(tiny_run):
   return predictor
 
 
-def rooms(predictor, count=5):
+def rooms(predictor):
   """Random labels of all the network's tasks but parsing."""
-  return Rooms(count, tuple(predictor.config.data.size), predictor.tasks)
+  return Rooms(5, tuple(predictor.config.data.size), predictor.tasks)
 
 
 def test_only_what_the_condition_hears_matters(predictor):
@@ -60,7 +60,7 @@ def test_gain():
 
 
 def test_needs_a_condition_and_two_images(predictor):
-  with pytest.raises(UserError, match='1 images: two or more'):
+  with pytest.raises(UserError, match='1 images: 2 or more'):
     influence.measure(predictor, rooms(predictor), images=1)
   predictor.config.method = 'no_condition'
   with pytest.raises(UserError, match='no_condition denoises without a condition'):

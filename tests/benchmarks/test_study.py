@@ -97,6 +97,14 @@ def test_runs_that_fail_or_are_stopped_are_named_after_the_others_are_done(tmp_p
   assert len(runner) == 4
 
 
+def test_label_settings_have_their_own_number_of_seeds():
+  suite = dataclasses.replace(
+    TOY, methods={'one': ('prediction',), 'random': ('feature',)}, seeds={'one': 2}, steps=(1,)
+  )
+  names = ['prediction-one-0', 'prediction-one-0-S1', 'feature-random-0', 'prediction-one-1']
+  assert [run.name for run in suite.runs({})] == names
+
+
 def test_ctrl_c_is_told_in_a_sentence(tmp_path, monkeypatch):
   def stop(*_args, **_kwargs):
     raise KeyboardInterrupt
