@@ -4,19 +4,22 @@ import jax
 import numpy as np
 import pytest
 
+from dmtl_jax.basics import sharding
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.benchmarks import influence
+from dmtl_jax.inference.evaluation import Evaluator, headline
 from dmtl_jax.inference.prediction import load
+from dmtl_jax.models import build_model
 from tests.evaluation_stub import Rooms
 
 
 @pytest.fixture(scope='module')
 def predictor(tiny_run):
-  """Its condition hears saliency alone."""
+  """Its condition hears normals alone."""
   predictor = load(tiny_run)
   condition = predictor.variables['params']['conditioning']
   for task in predictor.tasks:
-    if task.name != 'saliency':
+    if task.name != 'normals':
       condition[f'{task.name}_embed']['kernel'] = jax.numpy.zeros_like(condition[f'{task.name}_embed']['kernel'])
   predictor.config.eval.update(batch=2, workers=0)
   return predictor
@@ -32,13 +35,22 @@ def test_only_what_the_condition_hears_matters(predictor):
   names = [task.name for task in predictor.tasks]
   assert list(result) == [influence.DENOISING, *names, influence.OTHERS, influence.ALL]
   scored = [name for name in names if name != 'parsing']
-  heard = result['saliency']
-  assert any(abs(heard[name]) > 1e-3 for name in scored)
+  heard = result['normals']
+  assert heard['normals'] and heard['depth']
   for name in scored:
-    assert all(result[other][name] == 0 for other in names if other != 'saliency')
+    assert all(result[other][name] == 0 for other in names if other != 'normals')
     assert result[influence.ALL][name] == heard[name]
-    assert result[influence.OTHERS][name] == (0 if name == 'saliency' else heard[name])
-  assert '| saliency | ' in influence.as_text(result)
+    assert result[influence.OTHERS][name] == (0 if name == 'normals' else heard[name])
+  assert '| normals | ' in influence.as_text(result)
+
+
+def test_the_right_maps_are_those_of_any_evaluation(predictor):
+  config, source = predictor.config, rooms(predictor)
+  evaluator = Evaluator(build_model(config, source.tasks), config, source, sharding.make_mesh(), fast=True, limit=4)
+  scores = evaluator.run(predictor.variables)[0]
+  final, initial = (headline(scores[stage], source.tasks) for stage in ('final', 'initial'))
+  found = influence.measure(predictor, source, images=4)[influence.DENOISING]
+  assert found == pytest.approx(influence.gain(final, initial, source.tasks), rel=1e-4, nan_ok=True)
 
 
 def test_of_one_image_nothing_is_exchanged(predictor):

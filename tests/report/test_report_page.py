@@ -66,6 +66,7 @@ def test_pictures_stand_by_image_task_method_and_stage(tmp_path):
       'Denoised 2/2': full[id, 'normals', 'final'],
       'Nearer the truth: blue': full[id, 'normals', 'change'],
     }
+    assert list(second) == ['Initial', 'Decayed', 'Denoised 1/2', 'Denoised 2/2', 'Nearer the truth: blue']
     assert third == {}
   assert len(figures(page, f's0v-i{images["b"]}-t0')[3]) == 5  # feature has drawn b, semseg alone
   assert 'mIoU 40.00 → 31.00 <span class="chip bad">▼ worse by 9.00' in page
