@@ -73,7 +73,7 @@ def main():
     if options.page:
       study_page.write(out, options.page)
   except KeyboardInterrupt:
-    sys.exit('Error: stopped by Ctrl-C; what was training has saved, and the same command goes on')
+    sys.exit('Error: stopped by Ctrl-C; the same command goes on, with unfinished runs from their last checkpoints')
   except UserError as error:
     sys.exit(f'Error: {error}')
 
@@ -113,7 +113,7 @@ def execute(runs: list[Run], what: str, out: pathlib.Path, places: Places, given
         # A run that was told to stop ends well, but is not done.
         failed += [jobs[job].name] if job.result() or not done(jobs[job]) else []
         progress.update(1, jobs[job].name)
-    except BaseException:  # Ctrl-C: those that train have been told too, and save
+    except BaseException:  # Ctrl-C: those that train have been told too, and end
       pool.shutdown(wait=True, cancel_futures=True)
       raise
   if failed:

@@ -111,7 +111,7 @@ def test_ctrl_c_is_told_in_a_sentence(tmp_path, monkeypatch):
 
   monkeypatch.setattr(study, 'study', stop)
   monkeypatch.setattr(sys, 'argv', ['study', '--suite=scenes-small', f'--out={tmp_path}'])
-  with pytest.raises(SystemExit, match='stopped by Ctrl-C; .* the same command goes on'):
+  with pytest.raises(SystemExit, match='stopped by Ctrl-C; the same command goes on'):
     study.main()
 
 
