@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 from dmtl_jax.tasks import IGNORE, Task
+from dmtl_jax.tasks.base import nearest
 
 MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 STD = np.array([0.229, 0.224, 0.225], np.float32)
@@ -81,11 +82,6 @@ def resize(image, labels, size: tuple[int, int], shrink: int = cv2.INTER_AREA) -
   smaller = size[0] < image.shape[0]
   resized = cv2.resize(image, size[::-1], interpolation=shrink if smaller else cv2.INTER_LINEAR)
   return resized, {name: nearest(label, size) for name, label in labels.items()}
-
-
-def nearest(label: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-  """A label [h, w, K] at another size (H, W)."""
-  return cv2.resize(label, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT).reshape(*size, -1)
 
 
 def rescale(
