@@ -8,9 +8,8 @@ import numpy as np
 
 from dmtl_jax.basics.errors import listed, printable, UserError
 from dmtl_jax.basics.progress import Progress, say
-from dmtl_jax.data import label_settings
+from dmtl_jax.data import label_settings, transforms
 from dmtl_jax.data import source as source_lib
-from dmtl_jax.data import transforms
 from dmtl_jax.draw import panels
 from dmtl_jax.draw.png import save_png
 from dmtl_jax.tasks import Task
