@@ -42,7 +42,7 @@ def thin(mask: np.ndarray) -> np.ndarray:
 
 
 def resize_lines(label: np.ndarray, size: tuple[int, int], unlabelled: int) -> np.ndarray:
-  """A map of lines at another size: 1 on a line, `unlabelled`, 0 elsewhere; [h, w] to [H, W] of the same dtype.
+  """A map of lines at another size: 1 on a line, `unlabelled`, or 0; uint8 [h, w] to uint8 [H, W].
 
   Nearest neighbour would break a line into dots where it shrinks. Here output cell (i, j) covers the input rows
   from i h/H to (i + 1) h/H, and its columns likewise. Cells that touch a line pixel are on a line, and lines are
@@ -50,10 +50,12 @@ def resize_lines(label: np.ndarray, size: tuple[int, int], unlabelled: int) -> n
   only where all of the cell is labelled. The rule is the same for shrinking, enlarging and one axis of each. A line in
   one piece (8-connected) stays in one piece; lines that fall into the same or neighbouring cells join.
   """
-  bits = np.where(label == unlabelled, _UNKNOWN, np.where(label == 1, _LINE, 0)).astype(np.uint8)
+  codes = np.zeros(256, np.uint8)
+  codes[1], codes[unlabelled] = _LINE, _UNKNOWN
+  bits = cv2.LUT(label, codes)  # one pass over photographs of many megapixels
   bits = _touched(_touched(bits, size[0]).T, size[1]).T
   lines = thin(bits & _LINE)
-  return np.where(lines, 1, np.where(bits & _UNKNOWN, unlabelled, 0)).astype(label.dtype)
+  return np.where(lines, np.uint8(1), np.where(bits & _UNKNOWN, np.uint8(unlabelled), np.uint8(0)))
 
 
 def _touched(bits: np.ndarray, count: int) -> np.ndarray:
