@@ -85,7 +85,7 @@ def base(arg: str | None) -> ConfigDict:
         label_seed=0,  # of labels that are drawn, where the benchmark has no mapping
         held_back=0.0,  # share of the training images to score instead of validation, and not to train on
         size=(512, 512),  # height and width that the network sees
-        augment='none',  # pascal, mtan (crop and resize back), light (scale, crop, colours), none
+        augment='none',  # pascal, mtan (crop and resize back), light (crop, scale, colours), none
         workers=0,  # processes that load images; 0: threads of this one
         threads=2,  # that load images, of each worker
         prefetch=4,  # batches

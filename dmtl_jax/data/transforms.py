@@ -1,8 +1,9 @@
 """Joint transforms of an image and its labels, numpy and OpenCV (docs/paper.md, Augmentation).
 
-Geometry acts on an image (uint8 [H, W, 3]) and its labels at once; labels are resampled by
-nearest neighbour, so that unlabelled values never blend. Every random choice comes from the
-generator passed in. Workers use these functions: no jax here.
+Geometry acts on an image (uint8 [H, W, 3]) and its labels at once. Labels are resized as their kind
+says (`Task.resize_label`): by nearest neighbour, so that unlabelled values never blend, and lines such
+that they stay whole and thin; in the recipes of `PUBLISHED` all by nearest neighbour. Every random choice
+comes from the generator passed in. Workers use these functions: no jax here.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,9 +12,11 @@ import cv2
 import numpy as np
 
 from dmtl_jax.tasks import IGNORE, Task
+from dmtl_jax.tasks.base import nearest
 
 MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 STD = np.array([0.229, 0.224, 0.225], np.float32)
+PUBLISHED = ('pascal', 'mtan')  # augmentations of the authors' code, which breaks thin lines into dots
 _NORMALIZED = ((np.arange(256, dtype=np.float32)[:, None] / 255 - MEAN) / STD)[None]  # of each pixel value
 
 
@@ -23,7 +26,8 @@ def train_transform(data_config, tasks: tuple[Task, ...]) -> Callable[[dict, np.
   - 'pascal': scale 0.5-2, crop (no class over 75% of the labelled pixels of example['crop_guide'], if there
     is one; a label that the crop leaves nothing of goes, see `Task.cropped`), flip, photometric, pad centred.
   - 'mtan' (NYUD, Cityscapes): crop 1, 1/1.2 or 1/1.5 of the size and resize back, flip.
-  - 'light' (scenes, folder): scale to cover the size times 1-1.4, crop, flip, half of the photometric.
+  - 'light' (scenes, folder): crop what covers the size when scaled by 1-1.4 times the least scale that
+    does, scale it to the size, flip, half of the photometric.
   - 'none': scaled to fit the size.
   """
   recipe, size = data_config.augment, tuple(data_config.size)
@@ -33,17 +37,14 @@ def train_transform(data_config, tasks: tuple[Task, ...]) -> Callable[[dict, np.
     image, labels = example['image'], example['labels']
     if recipe == 'pascal':
       zoom = rng.uniform(0.5, 2.0)
-      image, labels = rescale(image, labels, zoom, named, zoom, shrink=cv2.INTER_LINEAR)
+      image, labels = rescale(image, labels, zoom, named, zoom, shrink=cv2.INTER_LINEAR, by_nearest=True)
       guide = example.get('crop_guide')
       image, labels = crop(image, labels, size, rng, None if guide is None else nearest(guide, image.shape[:2]))
       labels = {name: named[name].cropped(label) for name, label in labels.items()}
     elif recipe == 'mtan':
       image, labels = crop_and_resize(image, labels, size, rng, named)
     elif recipe == 'light':
-      ratios = size[0] / image.shape[0], size[1] / image.shape[1]
-      factor = max(ratios) * rng.uniform(1.0, 1.4)
-      image, labels = rescale(image, labels, factor, named, factor / min(ratios), at_least=size)
-      image, labels = crop(image, labels, size, rng)
+      image, labels = crop_and_scale(image, labels, size, rng, named)
     else:
       image, labels = fit(image, labels, size, named)
     if recipe != 'none' and rng.random() < 0.5:
@@ -59,14 +60,16 @@ def eval_transform(config, tasks: tuple[Task, ...]) -> Callable[[dict], dict]:
   """The function example -> example ready for a batch: fitted into config.data.size and padded, nothing random.
 
   By config.eval.geometry: 'fit' scales to fit and pads at the bottom and right; 'pad' only shrinks what is
-  too large, and centres. Besides what `finish` gives: 'region' [4] int32, top, left, height and width
-  without the padding, and 'size' [2] int32, height and width of the example as it came.
+  too large, and centres. Labels are resized as training with config.data.augment resizes them. Besides what
+  `finish` gives: 'region' [4] int32, top, left, height and width without the padding, and 'size' [2] int32,
+  height and width of the example as it came.
   """
   size, pad = tuple(config.data.size), config.eval.geometry == 'pad'
+  by_nearest = config.data.augment in PUBLISHED
   named = {task.name: task for task in tasks}
 
   def transform(example: dict) -> dict:
-    image, labels = fit(example['image'], example['labels'], size, named, upscale=not pad)
+    image, labels = fit(example['image'], example['labels'], size, named, not pad, by_nearest)
     region = (*corner(image.shape, size, pad), *image.shape[:2])
     shapes = {'region': np.array(region, np.int32), 'size': np.int32(example['image'].shape[:2])}
     return finish(image, labels, size, tasks, example['index'], centred=pad) | shapes
@@ -74,26 +77,24 @@ def eval_transform(config, tasks: tuple[Task, ...]) -> Callable[[dict], dict]:
   return transform
 
 
-def resize(image, labels, size: tuple[int, int], shrink: int = cv2.INTER_AREA) -> tuple[np.ndarray, dict]:
-  """Image bilinear (by `shrink` where it gets smaller), labels nearest, to `size` (H, W)."""
+def resize(
+  image, labels: dict, size: tuple[int, int], named: dict[str, Task], shrink=cv2.INTER_AREA, by_nearest: bool = False
+) -> tuple[np.ndarray, dict]:
+  """Image bilinear (by `shrink` where it gets smaller), labels as their tasks say or all nearest, to `size` (H, W)."""
   if image.shape[:2] == size:
     return image, labels
   smaller = size[0] < image.shape[0]
   resized = cv2.resize(image, size[::-1], interpolation=shrink if smaller else cv2.INTER_LINEAR)
-  return resized, {name: nearest(label, size) for name, label in labels.items()}
-
-
-def nearest(label: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-  """A label [h, w, K] at another size (H, W)."""
-  return cv2.resize(label, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT).reshape(*size, -1)
+  how = {name: nearest if by_nearest else named[name].resize_label for name in labels}
+  return resized, {name: how[name](label, size) for name, label in labels.items()}
 
 
 def rescale(
-  image, labels, factor: float, named, zoom: float = 1.0, at_least=(1, 1), shrink: int = cv2.INTER_AREA
+  image, labels, factor: float, named, zoom: float = 1.0, shrink: int = cv2.INTER_AREA, by_nearest: bool = False
 ) -> tuple[np.ndarray, dict]:
   """Resizes by a factor; depth is divided by `zoom`, how much nearer the scene looks than in evaluation."""
-  height, width = (max(round(n * factor), least) for n, least in zip(image.shape[:2], at_least))
-  image, labels = resize(image, labels, (height, width), shrink)
+  height, width = (max(round(n * factor), 1) for n in image.shape[:2])
+  image, labels = resize(image, labels, (height, width), named, shrink, by_nearest)
   return image, nearer(labels, named, zoom)
 
 
@@ -102,12 +103,12 @@ def nearer(labels: dict, named: dict[str, Task], zoom: float) -> dict:
   return {name: named[name].nearer(label, np.float32(zoom)) for name, label in labels.items()}
 
 
-def fit(image, labels, size, named, upscale: bool = True) -> tuple[np.ndarray, dict]:
+def fit(image, labels, size, named, upscale: bool = True, by_nearest: bool = False) -> tuple[np.ndarray, dict]:
   """Scales to fit inside `size`, keeping the aspect."""
   factor = min(size[0] / image.shape[0], size[1] / image.shape[1])
   if factor > 1 and not upscale:
     return image, labels
-  return rescale(image, labels, factor, named)
+  return rescale(image, labels, factor, named, by_nearest=by_nearest)
 
 
 def crop(image, labels, size, rng, guide: np.ndarray | None = None, most: float = 0.75) -> tuple[np.ndarray, dict]:
@@ -127,12 +128,26 @@ def _largest_share(label) -> float:
   return counts.max() / max(counts.sum(), 1) if counts.any() else 1.0
 
 
+def crop_and_scale(image, labels, size, rng, named) -> tuple[np.ndarray, dict]:
+  """A random window that is scaled to `size`, by 1 to 1.4 times the scale at which the whole image covers it.
+
+  The window is cut before it is scaled: of a strip, the whole scaled image may not fit into memory. Depth is
+  divided by how much nearer the scene looks than in evaluation, which fits the whole image into `size`.
+  """
+  ratios = size[0] / image.shape[0], size[1] / image.shape[1]
+  factor = max(ratios) * rng.uniform(1.0, 1.4)
+  window = [max(round(n / factor), 1) for n in size]
+  image, labels = crop(image, labels, window, rng)
+  image, labels = resize(image, labels, size, named)
+  return image, nearer(labels, named, factor / min(ratios))
+
+
 def crop_and_resize(image, labels, size, rng, named) -> tuple[np.ndarray, dict]:
   """MTAN's zoom: a random window of 1, 1/1.2 or 1/1.5 of the size, resized back.
 
   The image by bilinear sampling with aligned corners, labels nearest, depth divided by the scale.
   """
-  image, labels = resize(image, labels, size)
+  image, labels = resize(image, labels, size, named, by_nearest=True)
   scale = (1.0, 1.2, 1.5)[rng.integers(3)]
   height, width = int(size[0] / scale), int(size[1] / scale)
   top, left = int(rng.integers(0, size[0] - height + 1)), int(rng.integers(0, size[1] - width + 1))

@@ -8,7 +8,7 @@ import numpy as np
 
 from dmtl_jax.basics.errors import listed, printable, UserError
 from dmtl_jax.basics.progress import Progress, say
-from dmtl_jax.data import label_settings
+from dmtl_jax.data import label_settings, transforms
 from dmtl_jax.data import source as source_lib
 from dmtl_jax.draw import panels
 from dmtl_jax.draw.png import save_png
@@ -47,7 +47,7 @@ def run(config, out: str | None = None) -> int:
     seen = label_settings.apply_labels(sources['train'], setting, seed)
     say('\n'.join(['', *first_lines(config, seen, sources.get('val'))]))
     path = out or f'runs/check_{config.data.name}.png'
-    save_png(path, drawn(sources['train']))
+    save_png(path, drawn(sources['train'], config))
     say(f'labels of {min(SHOWN, len(seen))} images drawn over them: {path}')
   return int(broken)
 
@@ -129,8 +129,17 @@ def contents(source) -> list[str]:
   return lines + ([f'  labelled for nothing: {listed(bare)}'] if bare else [])
 
 
-def drawn(source) -> np.ndarray:
-  """`panels.contact_sheet` of images spread over the source."""
-  chosen = np.linspace(0, len(source) - 1, min(SHOWN, len(source))).round().astype(int)
-  shown = [(source.ids[i], source[i]['image'], source[i]['labels']) for i in chosen.tolist()]
+def drawn(source, config) -> np.ndarray:
+  """`panels.contact_sheet` of images spread over the source, with their labels, as the network is given them.
+
+  That is at config.data.size as evaluation fits them into it, without padding: what is lost there is seen here.
+  """
+  transform, shown = transforms.eval_transform(config, source.tasks), []
+  for i in np.linspace(0, len(source) - 1, min(SHOWN, len(source))).round().astype(int).tolist():
+    example = source[i]
+    ready = transform(example)
+    top, left, height, width = ready['region']
+    inside = np.s_[top : top + height, left : left + width]
+    labels = {name: ready['labels'][name][inside] for name in example['labels']}
+    shown.append((source.ids[i], transforms.to_uint8(ready['image'][inside]), labels))
   return panels.contact_sheet(shown, source.tasks)

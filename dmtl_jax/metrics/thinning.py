@@ -1,6 +1,6 @@
-"""Morphological thinning to lines one pixel wide, as the Berkeley boundary benchmark applies it.
+"""Morphological thinning to lines one pixel wide, as the Berkeley boundary benchmark applies it; resizing of lines.
 
-The parallel algorithm of Guo and Hall in the form of Lam, Lee and Suen (1992), which Matlab's
+Thinning is the parallel algorithm of Guo and Hall in the form of Lam, Lee and Suen (1992), which Matlab's
 bwmorph(..., 'thin', Inf) uses too: two alternating passes, each a table over the 8 neighbours.
 """
 
@@ -25,6 +25,7 @@ def _tables() -> tuple[np.ndarray, np.ndarray]:
   return first, second
 
 
+_LINE, _UNKNOWN = 1, 2  # bits of `resize_lines`
 _KEPT = [np.where(removed, 0, 1).astype(np.uint8) for removed in _tables()]  # tables for cv2.LUT
 
 
@@ -38,3 +39,30 @@ def thin(mask: np.ndarray) -> np.ndarray:
       mask = np.bitwise_and(mask, cv2.LUT(code, kept))
     if cv2.countNonZero(mask) == before:
       return mask.astype(bool)
+
+
+def resize_lines(label: np.ndarray, size: tuple[int, int], unlabelled: int) -> np.ndarray:
+  """A map of lines at another size: 1 on a line, `unlabelled`, or 0; uint8 [h, w] to uint8 [H, W].
+
+  Nearest neighbour would break a line into dots where it shrinks. Here output cell (i, j) covers the input rows
+  from i h/H to (i + 1) h/H, and its columns likewise. Cells that touch a line pixel are on a line, and lines are
+  thinned to one pixel. Any other cell that touches an unlabelled pixel is unlabelled: we know that there is no line
+  only where all of the cell is labelled. The rule is the same for shrinking, enlarging and one axis of each. A line in
+  one piece (8-connected) stays in one piece; lines that fall into the same or neighbouring cells join.
+  """
+  codes = np.zeros(256, np.uint8)
+  codes[1], codes[unlabelled] = _LINE, _UNKNOWN
+  bits = cv2.LUT(label, codes)  # one pass over photographs of many megapixels
+  bits = _touched(_touched(bits, size[0]).T, size[1]).T
+  lines = thin(bits & _LINE)
+  return np.where(lines, np.uint8(1), np.where(bits & _UNKNOWN, np.uint8(unlabelled), np.uint8(0)))
+
+
+def _touched(bits: np.ndarray, count: int) -> np.ndarray:
+  """Rows of bits [h, w] joined by `or` into `count` rows, each covering an equal share of them: [count, w]."""
+  rows, cells = len(bits), np.arange(count)
+  first, last = cells * rows // count, -(-(cells + 1) * rows // count) - 1
+  joined = bits[first]
+  for step in range(1, (last - first).max() + 1):
+    joined |= bits[np.minimum(first + step, last)]
+  return joined

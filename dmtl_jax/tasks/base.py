@@ -27,6 +27,7 @@ from dmtl_jax.basics.errors import printable
 from dmtl_jax.draw import colors, legends
 from dmtl_jax.metrics.base import Metric
 from dmtl_jax.metrics.depth import AbsoluteError
+from dmtl_jax.metrics.thinning import resize_lines
 
 IGNORE = 255
 FAR = 0.1  # see `Task.consistency`
@@ -55,6 +56,7 @@ class Task:
     guides_crops: whether one of its classes may not fill a random crop (the PASCAL recipe).
     relative_to_view: whether a value depends on how large the scene is seen, so that tiles do not agree on it.
     binary: whether its labels are 0 and 1, so that a mask of 0 and 255 is a mistake.
+    line_like: whether its labels are lines (1) on a ground (0), which `resize_label` keeps whole and thin.
     framed: whether its pictures are white like a page, and need a frame there.
     spread_unit: of `spread`, as it stands behind a number.
     spread_most: where the colours of `spread` end; of every image the same, so that they compare.
@@ -80,6 +82,7 @@ class Task:
   guides_crops: ClassVar[bool] = False
   relative_to_view: ClassVar[bool] = False
   binary: ClassVar[bool] = False
+  line_like: ClassVar[bool] = False
   framed: ClassVar[bool] = False
   spread_unit: ClassVar[str] = ' std'
   spread_most: ClassVar[float] = 0.5
@@ -136,6 +139,17 @@ class Task:
   def cropped(self, label: np.ndarray) -> np.ndarray:
     """What a label [H, W, K] is worth after a crop: itself, or nothing (`blank`)."""
     return label
+
+  def resize_label(self, label: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A label [h, w, K] at another size (H, W): [H, W, K] of the same dtype; at its own size it is returned as it is.
+
+    By nearest neighbour, so that values never blend; of line-like kinds by `metrics.thinning.resize_lines`.
+    """
+    if label.shape[:2] == tuple(size):
+      return label
+    if self.line_like:
+      return resize_lines(label[..., 0], size, self.unlabelled)[..., None]
+    return nearest(label, size)
 
   def from_file(self, values: np.ndarray, ignore: int = IGNORE, scale: float = 1.0) -> np.ndarray:
     """The array of a label file as a label [H, W, K].
@@ -284,6 +298,11 @@ class Task:
   def stored(self, values: np.ndarray) -> tuple[str, np.ndarray]:
     """Suffix and content of the file that keeps a prediction: '.png' of whole numbers, or '.npy'."""
     return '.npy', values.astype(np.float32)
+
+
+def nearest(label: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+  """A label [h, w, K] at another size (H, W), by nearest neighbour."""
+  return cv2.resize(label, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT).reshape(*size, -1)
 
 
 def near(distance: jax.Array) -> jax.Array:

@@ -25,6 +25,7 @@ class Boundary(Saliency):
   raw_channels = 1
   most = 1.0
   framed = True
+  line_like = True
   ends = np.array([colors.PAPER, colors.INK])
 
   def error(self, logits, label, valid):

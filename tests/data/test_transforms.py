@@ -5,10 +5,14 @@ transform moves the image, the labels must tell the same place. The photometric 
 """
 
 import colorsys
+import tracemalloc
 
+import cv2
 from ml_collections import ConfigDict
 import numpy as np
 import pytest
+from scipy import ndimage
+from scipy.stats import kstest
 
 from dmtl_jax.configs.check import CHOICES
 from dmtl_jax.data import transforms
@@ -135,10 +139,93 @@ def test_unlabelled_values_never_blend(augment):
     assert set(np.unique(labels['boundary'])) == {0, 1, 255}
     assert len(np.unique(labels['depth'])) == 2
     assert set(np.unique(np.linalg.norm(labels['normals'], axis=-1).round(5))) == {0, 1}
-    # All tasks have the same holes.
-    np.testing.assert_array_equal(labels['semseg'][..., 0] == 255, labels['depth'][..., 0] == 0)
-    np.testing.assert_array_equal(labels['semseg'][..., 0] == 255, labels['boundary'][..., 0] == 255)
-    np.testing.assert_array_equal(labels['semseg'][..., 0] == 255, (labels['normals'] == 0).all(-1))
+    # All tasks have the same holes; where a boundary is resized as lines are, it has larger ones, and lines in them.
+    holes, unknown = labels['semseg'] == 255, labels['boundary'] == 255
+    np.testing.assert_array_equal(holes, labels['depth'] == 0)
+    np.testing.assert_array_equal(holes[..., 0], (labels['normals'] == 0).all(-1))
+    if augment in transforms.PUBLISHED:
+      np.testing.assert_array_equal(holes, unknown)
+    else:
+      assert (labels['boundary'][holes] > 0).all() and holes.mean() < unknown.mean() < 1
+
+
+def drawing(shape=(240, 320)):
+  """An image without content, labelled with a circle and with a line from edge to edge, each one pixel wide."""
+  labels = {name: np.zeros((*shape, 1), np.uint8) for name in ('circle', 'line')}
+  cv2.circle(labels['circle'], (shape[1] // 2, shape[0] // 2), min(shape) // 3, 1, 1)
+  cv2.line(labels['line'], (0, shape[0] // 5), (shape[1] - 1, shape[0] // 2), 1, 1)
+  return {'image': np.zeros((*shape, 3), np.uint8), 'labels': labels, 'index': 0}
+
+
+LINES = (make_task('circle', 'boundary'), make_task('line', 'boundary'))
+
+
+def pieces(label):
+  return ndimage.label(label[..., 0] == 1, np.ones((3, 3)))[1]
+
+
+@pytest.mark.parametrize('augment', ['light', 'none'])
+def test_lines_stay_whole_in_training(augment):
+  """Whatever window is shown of a straight line, it is one line."""
+  transform, seen = transforms.train_transform(config(augment, (72, 96)), LINES), []
+  for seed in range(12):
+    label = transform(drawing(), np.random.default_rng(seed))['labels']['line']
+    seen.append(pieces(label))
+    assert (label == 1).sum() <= 96  # one pixel thin
+  assert seen.count(1) >= 11 and set(seen) <= {0, 1}
+
+
+@pytest.mark.parametrize('geometry', CHOICES['eval.geometry'])
+@pytest.mark.parametrize('augment', CHOICES['data.augment'])
+def test_lines_stay_whole_in_evaluation_but_in_the_benchmarks_of_others(augment, geometry):
+  """`pascal` and `mtan` are the authors' protocols: nearest neighbour, in training and in evaluation."""
+  example = drawing()
+  label = evaluate(geometry, (96, 128), example, augment, LINES)['labels']['circle']
+  if augment in ('pascal', 'mtan'):
+    expected = cv2.resize(example['labels']['circle'], (128, 96), interpolation=cv2.INTER_NEAREST_EXACT)
+    np.testing.assert_array_equal(label[..., 0], expected)
+    assert pieces(label) > 10
+  else:
+    assert pieces(label) == 1
+
+
+def test_training_on_pascal_keeps_nearest_neighbour(plain):
+  """At every zoom a boundary is resized exactly as a class map is."""
+  example = coordinates()
+  example['labels']['boundary'] = (np.add.outer(range(HEIGHT), range(WIDTH)) % 5 == 0)[..., None].astype(np.uint8)
+  example['labels']['semseg'] = example['labels']['boundary']  # a kind that is always resized by nearest neighbour
+  for seed in range(6):
+    for augment in transforms.PUBLISHED:
+      labels = train(augment, example, seed)['labels']
+      np.testing.assert_array_equal(labels['boundary'], labels['semseg'])
+
+
+def test_light_shows_windows_of_all_zooms_and_places_alike(plain):
+  """Zooms are uniform between 1 and 1.4, places between the edges; of an image of the size's own aspect."""
+  example = coordinates(200, 250)
+  zooms, places = [], []
+  for seed in range(400):
+    row = train('light', example, seed)['labels']['semseg'][0, :, 0].astype(float)
+    width = np.ptp(row) * 80 / 79
+    zooms.append(250 / width)
+    places.append((row.min() + 0.5 - width / 160, 250 - width))  # of the window's left edge; how far it could be
+  assert kstest(zooms, 'uniform', (1, 0.4)).pvalue > 1e-3
+  shares = [left / spare for left, spare in places if spare > 30]
+  assert kstest(shares, 'uniform').pvalue > 1e-3
+
+
+@pytest.mark.parametrize('augment', CHOICES['data.augment'])
+@pytest.mark.parametrize('shape', [(1, 4000), (4000, 1)])
+def test_a_strip_costs_what_any_image_costs(augment, shape):
+  example = {'image': np.full((*shape, 3), 9, np.uint8), 'labels': {'depth': np.ones((*shape, 1), np.float32)}}
+  tracemalloc.start()
+  try:
+    out = train(augment, example | {'index': 0})
+    evaluate('fit', (64, 80), example | {'index': 0}, augment)
+    assert tracemalloc.get_traced_memory()[1] < 2e6  # bytes
+  finally:
+    tracemalloc.stop()
+  assert (out['labels']['depth'] > 0).any()
 
 
 @pytest.mark.parametrize('geometry, top, left', [('pad', 12, 15), ('fit', 0, 0)])

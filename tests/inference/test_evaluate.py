@@ -14,8 +14,9 @@ import faults
 import numpy as np
 from PIL import Image
 import pytest
+from scipy import ndimage
 
-from dmtl_jax.data import transforms
+from dmtl_jax.data import pipeline, transforms
 from dmtl_jax.draw.colors import ORANGE
 from dmtl_jax.inference import evaluation, gallery
 from dmtl_jax.jobs import evaluate
@@ -225,6 +226,18 @@ def test_evaluation_leaves_pictures_of_each_map_and_an_index(tmp_path):
     'depth_final.png',
     'depth_change.png',
   }
+
+
+def test_the_ground_truth_of_a_panel_is_what_the_network_is_taught(monkeypatch):
+  """The label of the network's size, with its lines whole; the picture is drawn from nothing else."""
+  room = stub.Rooms.__getitem__
+  line = cv2.line(np.zeros((48, 64), np.uint8), (0, 40), (63, 3), 1)[..., None]
+  monkeypatch.setattr(stub.Rooms, '__getitem__', lambda self, index: room(self, index) | {'labels': {'boundary': line}})
+  evaluator, variables = stub.make(1, 1, shape=(48, 64))
+  label = evaluator.stages(variables, 0).labels['boundary']
+  assert label.shape == (24, 32, 1) and ndimage.label(label[..., 0], np.ones((3, 3)))[1] == 1 and label.sum() >= 31
+  batch = next(iter(pipeline.eval_batches(evaluator.source, evaluator.config)))
+  np.testing.assert_array_equal(label, batch['labels']['boundary'][0])
 
 
 def test_padding_is_not_shown():

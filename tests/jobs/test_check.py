@@ -4,9 +4,11 @@ import cv2
 import numpy as np
 from PIL import Image
 import pytest
+from scipy import ndimage
 import toy
 
 from dmtl_jax.configs import folder
+from dmtl_jax.data import pipeline
 from dmtl_jax.draw import panels
 from dmtl_jax.jobs import check
 
@@ -55,9 +57,27 @@ def test_everything_that_is_wrong_is_listed(config, tmp_path, capsys):
   assert 'val: 2 images' in told and not (tmp_path / 'page.png').exists()
 
 
+def test_labels_are_drawn_as_the_network_is_given_them(config, monkeypatch):
+  """At half the size of the files, without padding; a line across the image is one line there too."""
+  line = cv2.line(np.zeros((64, 96), np.uint8), (0, 5), (95, 60), 1)
+  cv2.imwrite(f'{config.data.path}/train/labels/boundary/train01.png', line)
+  config.data.size = (32, 64)
+  source = check.source_lib.open_source(config.data, 'train')
+  monkeypatch.setattr(check.panels, 'contact_sheet', lambda images, tasks: images)
+  batch = next(iter(pipeline.eval_batches(source, config)))
+  for i, (id, image, labels) in enumerate(check.drawn(source, config)):
+    assert id == source.ids[i] and labels.keys() == source[i]['labels'].keys()
+    assert np.abs(cv2.resize(source[i]['image'], (48, 32), interpolation=cv2.INTER_AREA) - image.astype(int)).max() <= 1
+    for name, label in labels.items():
+      np.testing.assert_array_equal(label, batch['labels'][name][i, :32, :48])
+    if id == 'train01':
+      mask = labels['boundary'][..., 0] == 1
+      assert ndimage.label(mask, np.ones((3, 3)))[1] == 1 and 46 <= mask.sum() <= 48
+
+
 def test_labels_are_drawn_over_their_own_image(config):
   source = check.source_lib.open_source(config.data, 'train')
-  sheet = check.drawn(source)
+  sheet = check.drawn(source, config)
   width, height = panels.tile_size(64, 96)
   assert sheet.shape[1] == 24 + 6 * (width + 6) - 6 + 10
   for row in range(4):
