@@ -54,7 +54,7 @@ class Task:
     raw_channels: C_t of the raw output map; None: one per class.
     guides_crops: whether one of its classes may not fill a random crop (the PASCAL recipe).
     relative_to_view: whether a value depends on how large the scene is seen, so that tiles do not agree on it.
-    binary: whether its labels are 0 and 1, so that a mask of 0 and 255 is a mistake.
+    binary: whether its labels are 0 and 1, no and yes, without names of classes.
     framed: whether its pictures are white like a page, and need a frame there.
     spread_unit: of `spread`, as it stands behind a number.
     spread_most: where the colours of `spread` end; of every image the same, so that they compare.
@@ -137,25 +137,40 @@ class Task:
     """What a label [H, W, K] is worth after a crop: itself, or nothing (`blank`)."""
     return label
 
-  def from_file(self, values: np.ndarray, ignore: int = IGNORE, scale: float = 1.0) -> np.ndarray:
+  @property
+  def file_fields(self) -> tuple[str, ...]:
+    """Which of "ignore", "positive" and "scale" in dataset.json this task takes: keyword arguments of `from_file`."""
+    return ()
+
+  def from_file(self, values: np.ndarray) -> np.ndarray:
     """The array of a label file as a label [H, W, K].
 
     Args:
       values: [H, W] or [H, W, channels], of any dtype.
-      ignore: class id that means unlabelled, besides 255.
-      scale: unit of whole numbers (metres of a depth's count).
+      and those of `file_fields` that dataset.json gives.
 
     Raises:
       ValueError: what is wrong with it, without the file's name.
     """
-    del ignore
     values = self._plane(values) if self.label_channels == 1 else values
     if values.ndim != 3 or values.shape[2] != self.label_channels:
       raise ValueError(f'has shape {values.shape}; {self.kind} has {self.label_channels} channels')
     if values.dtype.kind not in 'uif':
       raise ValueError(f'holds {values.dtype} numbers; {self.kind} is float or 16-bit')
-    values = float32(values * np.float32(scale) if values.dtype.kind in 'ui' else values)
+    values = float32(values)
     return np.where(np.isfinite(values), values, self.unlabelled)
+
+  def file_warnings(self, values: np.ndarray) -> dict[str, int]:
+    """What `--mode=check` says of pixels of a label file that may not mean what they seem to.
+
+    Args:
+      as of `from_file`, which has accepted them.
+
+    Returns:
+      {text that follows "12% of the pixels": number of pixels}.
+    """
+    del values
+    return {}
 
   def _plane(self, values: np.ndarray) -> np.ndarray:
     """Values [H, W] or [H, W, 1] as [H, W, 1]."""
