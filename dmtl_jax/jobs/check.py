@@ -143,7 +143,7 @@ def contents(source) -> list[str]:
   for task in source.tasks:
     lines.append(f'  {task.name}: {seen[task.name].told(task, source.units.get(task.name, ""))}')
     lines += [f'    {line}' for line in seen[task.name].warning_lines()]
-  lines += [f'    {listed(of.empty)}: no labelled pixel' for of in seen.values() if of.empty]
+    lines += [f'    {listed(empty)}: no labelled pixel'] if (empty := seen[task.name].empty) else []
   bare = [source.ids[i] for i in np.flatnonzero(~source.label_mask.any(1))]
   return lines + ([f'  labelled for nothing: {listed(bare)}'] if bare else [])
 

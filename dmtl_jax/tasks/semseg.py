@@ -42,7 +42,7 @@ class Semseg(Task):
     if values.dtype.kind not in 'ui':
       raise ValueError(f'holds {values.dtype} numbers; class ids are whole numbers')
     values = values.astype(np.int64)  # an int8 could not hold 255
-    unlabelled = values == ignore if positive == IGNORE else (values == ignore) | (values == IGNORE)
+    unlabelled = np.isin(values, [value for value in {IGNORE, ignore} if value not in (None, positive)])
     ids = values if positive is None else np.select([values == 0, values == positive], [0, 1], -1)
     count = max(self.channels, 2)
     wrong = ~unlabelled & ((ids < 0) | (ids >= count))
