@@ -7,6 +7,7 @@ import os
 import pathlib
 
 from absl import logging
+from PIL import Image
 
 from dmtl_jax.basics import files
 from dmtl_jax.basics.atomic import write_atomic
@@ -94,9 +95,9 @@ def _check_one(source, index: int) -> list[str]:
 def _other_size(label_size: tuple[int, int], path: pathlib.Path, size: tuple[int, int]) -> str:
   """That a label (H, W) is not as large as its image, and why if EXIF turns that: resizing it would ruin it."""
   label, image = (f'{width}x{height}' for height, width in (label_size, size))
-  stored = files.open_image(path)
-  turn = TURNS.get(stored.getexif().get(EXIF_ORIENTATION, 1))
-  if turn and stored.size[::-1] == label_size:
+  with Image.open(path) as file:  # not decoded: Pillow forgets the orientation of a TIFF that it has turned
+    turn = TURNS.get(file.getexif().get(EXIF_ORIENTATION, 1))
+  if turn and label_size == size[::-1]:
     return (
       f'{label}, as its image {path.name} is stored; EXIF turns the image by 90 degrees, to {image}: turn the label '
       f'too ({turn}), or write the image again without its EXIF orientation'

@@ -143,11 +143,10 @@ class Task:
     return ()
 
   def from_file(self, values: np.ndarray) -> np.ndarray:
-    """The array of a label file as a label [H, W, K].
+    """The array of a label file as a label [H, W, K]; called with those of `file_fields` that dataset.json gives.
 
     Args:
       values: [H, W] or [H, W, channels], of any dtype.
-      and those of `file_fields` that dataset.json gives.
 
     Raises:
       ValueError: what is wrong with it, without the file's name.
@@ -161,13 +160,10 @@ class Task:
     return np.where(np.isfinite(values), values, self.unlabelled)
 
   def file_warnings(self, values: np.ndarray) -> dict[str, int]:
-    """What `--mode=check` says of pixels of a label file that may not mean what they seem to.
-
-    Args:
-      as of `from_file`, which has accepted them.
+    """Pixels of a label file that may not mean what they seem to, for `--mode=check`; arguments as of `from_file`.
 
     Returns:
-      {text that follows "12% of the pixels": number of pixels}.
+      {what is said of them, as it follows "12% of the pixels": how many}.
     """
     del values
     return {}

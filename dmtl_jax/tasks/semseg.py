@@ -42,7 +42,8 @@ class Semseg(Task):
     if values.dtype.kind not in 'ui':
       raise ValueError(f'holds {values.dtype} numbers; class ids are whole numbers')
     values = values.astype(np.int64)  # an int8 could not hold 255
-    unlabelled = np.isin(values, [value for value in {IGNORE, ignore} if value not in (None, positive)])
+    marks = [IGNORE] if ignore is None else [IGNORE, ignore]
+    unlabelled = np.isin(values, [mark for mark in marks if mark != positive])
     ids = values if positive is None else np.select([values == 0, values == positive], [0, 1], -1)
     count = max(self.channels, 2)
     wrong = ~unlabelled & ((ids < 0) | (ids >= count))
