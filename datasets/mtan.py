@@ -11,7 +11,7 @@ Stored as tensors that cost next to nothing to read: image uint8 (off by at most
 uint8 with 255 for unlabelled, depth float32 as it is, normals int16 in 1/32767.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import functools
 from pathlib import Path
 import re
@@ -177,9 +177,11 @@ class MtanBuilder(raw.RawBuilder, skip_registration=True):
       yield position, example
 
 
-def open_split(builder: type[MtanBuilder], tasks: Sequence[Task], data_config, split: str) -> Source:
+def open_split(
+  builder: type[MtanBuilder], tasks: Sequence[Task], data_config, split: str, units: Mapping[str, str] = {}
+) -> Source:
   """The prepared split 'train' or 'val' of a data set; raises UserError where it is not prepared."""
-  return stored.open_split(stored.prepared(builder, data_config), split, tasks, decode)
+  return stored.open_split(stored.prepared(builder, data_config), split, tasks, decode, units=units)
 
 
 def decode(example: dict, tasks: Sequence[Task]) -> dict:

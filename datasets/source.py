@@ -23,6 +23,8 @@ class Source:
     read: (index, tasks) -> {'image', 'labels'}, of these tasks the labels that exist.
     read_truth: index -> what `truth` gives; None: {}.
     official: {label setting: file of the benchmark's mapping for it} (see label_settings.py).
+    read_warnings: (index, tasks) -> what `warnings` gives; None: {}.
+    units: {task: unit of its values, as it stands behind a number}, of the tasks that have one.
     guide: a task whose label, if there is one, an example has as 'crop_guide' [H, W, K], be it visible or not:
       where to crop may depend on it (the PASCAL recipe), what is learned may not.
   """
@@ -33,6 +35,8 @@ class Source:
   read: Callable[[int, Sequence[Task]], dict]
   read_truth: Callable[[int], dict] | None = None
   official: dict[str, Path] = dataclasses.field(default_factory=dict)
+  read_warnings: Callable[[int, Sequence[Task]], dict] | None = None
+  units: dict[str, str] = dataclasses.field(default_factory=dict)
   guide: Task | None = None
 
   def __len__(self) -> int:
@@ -50,11 +54,17 @@ class Source:
     """The source of some of its images."""
     at = lambda read: read and functools.partial(_read_at, read, tuple(positions))
     chosen = dict(ids=[self.ids[i] for i in positions], label_mask=self.label_mask[list(positions)])
-    return dataclasses.replace(self, **chosen, read=at(self.read), read_truth=at(self.read_truth))
+    reads = {name: at(getattr(self, name)) for name in ('read', 'read_truth', 'read_warnings')}
+    return dataclasses.replace(self, **chosen, **reads)
 
   def truth(self, index: int) -> dict[str, np.ndarray | None]:
     """What a benchmark scores an image against instead of its labels: {task: map [H, W]; None: it does not}."""
     return self.read_truth(index) if self.read_truth else {}
+
+  def warnings(self, index: int) -> dict[str, dict[str, int]]:
+    """Pixels of an image's labels that may not mean what they seem to: {task: see `Task.file_warnings`}."""
+    visible = [task for task, shown in zip(self.tasks, self.label_mask[index]) if shown]
+    return self.read_warnings(index, visible) if self.read_warnings else {}
 
 
 def _read_at(read, positions: tuple[int, ...], index: int, *tasks):

@@ -1,6 +1,6 @@
 """Data sets that TFDS stores: built once, by one process, and then read in any order."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
 import fcntl
 import functools
@@ -24,7 +24,12 @@ OFFICIAL = 'label_mappings'  # folder in the prepared data, of the benchmark's f
 
 
 def open_split(
-  builder, split: str, tasks: Sequence[Task], decode: Callable, read_truth: Callable | None = None
+  builder,
+  split: str,
+  tasks: Sequence[Task],
+  decode: Callable,
+  read_truth: Callable | None = None,
+  units: Mapping[str, str] = {},
 ) -> Source:
   """The split of a data set that is built, with every label.
 
@@ -32,6 +37,7 @@ def open_split(
     builder: `info.metadata['ids']` is {split: ids}; `OFFICIAL`, if it has one, {label setting: file}.
     decode: (stored example, tasks) -> {'image', 'labels'}.
     read_truth: stored example -> what `Source.truth` gives; None: {}.
+    units: see `Source`.
 
   Raises:
     UserError: an id that could not name files.
@@ -43,7 +49,7 @@ def open_split(
   official = {setting: official_file(builder, file) for setting, file in getattr(builder, 'OFFICIAL', {}).items()}
   read = functools.partial(_read, f'{builder.data_path}: image {{}} of {split}', builder.as_data_source(split))
   truth = read_truth and functools.partial(read, read_truth)
-  return Source(tuple(tasks), ids, mask, functools.partial(read, decode), truth, official)
+  return Source(tuple(tasks), ids, mask, functools.partial(read, decode), truth, official, units=dict(units))
 
 
 def _read(what: str, examples, decode: Callable, index: int, *tasks):

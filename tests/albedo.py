@@ -9,7 +9,7 @@ class Albedo(Task):
   kind, title = 'albedo', 'Albedo'
   label_channels = raw_channels = 3
 
-  def from_file(self, values, ignore=0, scale=1.0):
+  def from_file(self, values):
     return super().from_file(values / np.float32(255))
 
   def picture(self, values, limits=None):

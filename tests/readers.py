@@ -38,7 +38,8 @@ TASKS = (
 )  # fmt: skip
 DESCRIPTION = {
     'tasks': {
-        'semseg': {'classes': ['a', 'b', 'c'], 'ignore': 200}, 'saliency': {}, 'normals': {}, 'depth': {'scale': 0.01}
+        'semseg': {'classes': ['a', 'b', 'c'], 'ignore': 200}, 'saliency': {'positive': 255, 'ignore': 128}, 'normals': {},
+        'depth': {'scale': 1.0, 'ignore': 65535},
     }
 }  # fmt: skip
 SIZE = (5, 8)

@@ -4,17 +4,19 @@
   PATH/SPLIT/images/NAME.jpg            any format and size; SPLIT is train or val
   PATH/SPLIT/labels/TASK/NAME.png|npy   by the same name
 
-dataset.json, for each task: "kind" (default: the task's name), "classes" (semseg, parsing),
-"ignore" (stored value of unlabelled pixels, default 255; 255 always is), "scale" (depth: unit
-of PNG files in metres, default 0.001; of 8-bit ones it must be given). Class maps are one-channel
-PNG (palette or grey). Depth: PNG or .npy, 0 = unlabelled. Normals: .npy [H, W, 3], or 8/16-bit RGB PNG holding
-(xyz + 1) / 2 of the full range, 0 0 0 = unlabelled; x right, y up, z to the camera.
+dataset.json, for each task: "kind" (default: the task's name), "classes" (semseg, parsing), "ignore" (of class
+maps and depth: another stored value of unlabelled pixels), "positive" (of two classes: stored value of class 1),
+"scale" (depth: unit of whole numbers in metres, default 0.001; of 8-bit ones it must be given). Class maps are
+one-channel PNG (palette or grey), 255 = unlabelled. Depth: PNG or .npy, 0 = unlabelled. Normals: .npy [H, W, 3] of
+unit vectors, or 8/16-bit RGB PNG holding (xyz + 1) / 2 of the full range, 0 0 0 and what is far from unit length =
+unlabelled; x right, y up, z to the camera. A kind says which fields it takes (`Task.file_fields`); others are refused.
 """
 
 from collections.abc import Sequence
 import contextlib
 import dataclasses
 import pathlib
+import unicodedata
 
 import cv2
 import numpy as np
@@ -23,21 +25,13 @@ from dmtl_jax.basics import files
 from dmtl_jax.basics.errors import is_plain, listed, printable, UserError
 from dmtl_jax.datasets.folder import scan
 from dmtl_jax.datasets.source import Source
-from dmtl_jax.tasks import IGNORE, KINDS, LONGEST, make_task, Task
+from dmtl_jax.tasks import KINDS, LONGEST, make_task, Task
 
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
 LABEL_SUFFIXES = ('.png', '.npy')
-FIELDS = {'kind', 'classes', 'ignore', 'scale'}
+FIELDS = {'kind', 'classes', 'ignore', 'positive', 'scale'}
 SCALES = (1e-9, 1e9)  # metres; beyond, float32 would lose depths
 EXAMPLE = '{"tasks": {"saliency": {}}}'
-
-
-@dataclasses.dataclass(frozen=True)
-class Encoding:
-  """How a task's label files are stored (see module)."""
-
-  ignore: int = IGNORE
-  scale: float | None = None  # 0.001
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -47,14 +41,14 @@ class Files:
   Attributes:
     images: a path each.
     labels: {task: path} of each, of the labels that exist.
-    encodings: by task.
+    encodings: {task: {field: value}}, what dataset.json says of its label files (`Task.file_fields`).
     stamps: {path: `scan.stamp` when it was checked}; a file that has changed since is not trained on.
   """
 
   tasks: tuple[Task, ...]
   images: Sequence[pathlib.Path]
   labels: Sequence[dict[str, pathlib.Path]]
-  encodings: dict[str, Encoding]
+  encodings: dict[str, dict]
   stamps: dict[pathlib.Path, tuple[int, int]]
 
   def __call__(self, index: int, tasks: Sequence[Task]) -> dict:
@@ -71,6 +65,12 @@ class Files:
         return read_label(path, task, self.encodings[task.name])
       except ValueError as error:
         raise UserError(f'{path}: {error}') from error
+
+  def warnings(self, index: int, tasks: Sequence[Task]) -> dict[str, dict[str, int]]:
+    """What `Source.warnings` gives, of labels that `label` has accepted."""
+    paths = self.labels[index]
+    there = [task for task in tasks if task.name in paths]
+    return {task.name: task.file_warnings(_load(paths[task.name]), **self.encodings[task.name]) for task in there}
 
   @contextlib.contextmanager
   def _unchanged(self, path: pathlib.Path):
@@ -110,7 +110,8 @@ def open_folder(path: str, split: str) -> Source:
   stamps = {path: scan.stamp(path) for path in [*images.values(), *(p for files in labels for p in files.values())]}
   found = Files(tasks, [images[i] for i in ids], labels, encodings, stamps)
   scan.check(found, root / split)
-  return Source(tasks, ids, mask, found)
+  units = {task.name: 'm' for task in tasks if isinstance(task, KINDS['depth'])}
+  return Source(tasks, ids, mask, found, read_warnings=found.warnings, units=units)
 
 
 def _root(path: str) -> pathlib.Path:
@@ -121,42 +122,71 @@ def _root(path: str) -> pathlib.Path:
   return pathlib.Path(path)
 
 
-def read_description(path: pathlib.Path) -> tuple[tuple[Task, ...], dict[str, Encoding]]:
-  """Tasks and their encodings from dataset.json; raises UserError with the field and what it must be."""
+def read_description(path: pathlib.Path) -> tuple[tuple[Task, ...], dict[str, dict]]:
+  """Tasks and their encodings (see `Files`) from dataset.json; raises UserError with the field and what it must be."""
   if not path.is_file():
     raise UserError(f'{path}: no such file; it names the tasks, e.g. {EXAMPLE}')
   content = files.read_json(path)
   entries = content.get('tasks') if isinstance(content, dict) else None
   if not isinstance(entries, dict) or not entries:
     raise UserError(f'{path}: "tasks" must map at least one task name to its description, e.g. {EXAMPLE}')
+  for field in sorted(FIELDS & content.keys()):  # others may say what the data are
+    raise UserError(f'{path}: "{field}" has no effect beside "tasks"; put it into the description of a task')
   described = {
     name: _read_entry(f'{path}: "tasks"."{printable(name, LONGEST)}"', name, entry) for name, entry in entries.items()
   }
   return tuple(task for task, _ in described.values()), {name: e for name, (_, e) in described.items()}
 
 
-def _read_entry(where: str, name: str, entry) -> tuple[Task, Encoding]:
+def _read_entry(where: str, name: str, entry) -> tuple[Task, dict]:
   if not isinstance(entry, dict):
     raise UserError(f'{where} must be an object like {{}}')
   unknown = entry.keys() - FIELDS
   if unknown:
     raise UserError(f'{where}: unknown field "{printable(min(unknown), 40)}"; known are {", ".join(sorted(FIELDS))}')
-  classes = entry.get('classes', [])
-  if not isinstance(classes, list) or not all(isinstance(c, str) and is_plain(c) for c in classes):
-    raise UserError(f'{where}."classes" must be a list of names')
-  ignore, scale = entry.get('ignore', IGNORE), entry.get('scale')
-  if type(ignore) is not int or not 0 <= ignore <= 65535:
-    raise UserError(f'{where}."ignore" must be a whole number from 0 to 65535')
-  if 'scale' in entry and (type(scale) not in (int, float) or not SCALES[0] <= scale <= SCALES[1]):
-    raise UserError(f'{where}."scale" must be a positive number, {SCALES[0]:g} to {SCALES[1]:g} metres')
-  kind = entry.get('kind', name)
+  kind, classes = entry.get('kind', name), entry.get('classes', [])
   if not isinstance(kind, str):
     raise UserError(f'{where}."kind" must be one of {", ".join(KINDS)}')
+  _check_classes(f'{where}."classes"', classes)
+  encoding = _read_encoding(where, entry)
   try:
     task = make_task(name, kind, tuple(classes))
   except ValueError as error:
     raise UserError(f'{where}: {error}') from error
-  return task, Encoding(ignore, None if scale is None else float(scale))
+  known = ['kind', *(['classes'] if task.raw_channels is None else []), *task.file_fields]
+  for field in sorted(entry.keys() - {*known}):
+    what = f'{kind} of {len(classes)} classes' if classes else kind
+    raise UserError(f'{where}."{field}" would have no effect: {what} takes {", ".join(known)}; remove it')
+  return task, encoding
+
+
+def _check_classes(where: str, classes):
+  """Class names label tables, legends and files: each must be there to read, and another than the others."""
+  if not isinstance(classes, list) or not all(isinstance(c, str) and is_plain(c) for c in classes):
+    raise UserError(f'{where} must be a list of names, without control characters')
+  first: dict[str, int] = {}
+  for i, name in enumerate(classes):
+    seen = unicodedata.normalize('NFC', name.strip())
+    if not any(c.isprintable() and not c.isspace() for c in seen):
+      raise UserError(f'{where}[{i}] is blank; name the class')
+    if len(name) > LONGEST:
+      raise UserError(f'{where}[{i}]: a name has at most {LONGEST} characters, not {len(name)}; shorten it')
+    if first.setdefault(seen, i) != i:
+      raise UserError(f'{where}[{i}]: [{first[seen]}] is named "{seen}" too; give one of them another name')
+
+
+def _read_encoding(where: str, entry: dict) -> dict:
+  """The fields that say how label files are stored."""
+  for field, least in (('ignore', 0), ('positive', 1)):
+    value = entry.get(field, least)
+    if type(value) is not int or not least <= value <= 65535:
+      raise UserError(f'{where}."{field}" must be a whole number from {least} to 65535')
+  if 'scale' in entry and (type(entry['scale']) not in (int, float) or not SCALES[0] <= entry['scale'] <= SCALES[1]):
+    raise UserError(f'{where}."scale" must be a positive number, {SCALES[0]:g} to {SCALES[1]:g} metres')
+  encoding = {field: entry[field] for field in ('ignore', 'positive', 'scale') if field in entry}
+  if 'positive' in encoding and encoding['positive'] == encoding.get('ignore'):
+    raise UserError(f'{where}: "positive" and "ignore" are both {encoding["positive"]}; give one of them another value')
+  return encoding
 
 
 def _by_stem(folder: pathlib.Path, suffixes: tuple[str, ...]) -> dict[str, pathlib.Path]:
@@ -210,15 +240,9 @@ def read_image(path: pathlib.Path) -> np.ndarray:
   return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
-def read_label(path: pathlib.Path, task: Task, encoding: Encoding) -> np.ndarray:
+def read_label(path: pathlib.Path, task: Task, encoding: dict) -> np.ndarray:
   """A label file as tasks/base.py says [H, W, K]; raises ValueError with what is wrong, without the file's name."""
-  values, scale = _load(path), encoding.scale
-  if scale is None and values.dtype == np.uint8 and isinstance(task, KINDS['depth']):
-    raise ValueError(
-      'holds 8-bit numbers, too few for millimetres; store 16 bits, or say in dataset.json how many metres one is, '
-      'as "scale": 0.1'
-    )
-  return task.from_file(values, encoding.ignore, 0.001 if scale is None else scale)
+  return task.from_file(_load(path), **encoding)
 
 
 def _load(path: pathlib.Path) -> np.ndarray:

@@ -7,14 +7,16 @@ import os
 import pathlib
 
 from absl import logging
-import numpy as np
+from PIL import Image
 
 from dmtl_jax.basics import files
 from dmtl_jax.basics.atomic import write_atomic
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.basics.progress import Progress
 
-VERSION = 3  # of the checks: a change makes old results void
+VERSION = 4  # of the checks: a change makes old results void
+EXIF_ORIENTATION = 0x0112
+TURNS = {5: 'transposed', 6: 'clockwise', 7: 'transposed, then by 180 degrees', 8: 'counterclockwise'}
 
 
 def check(source, root: pathlib.Path):
@@ -54,35 +56,28 @@ def _cache_file(source, root: pathlib.Path) -> pathlib.Path:
 
 def _scan(source, root: pathlib.Path) -> list[str]:
   """One sentence a broken file."""
-  problems, values = [], {}
+  problems = []
   with Progress(f'checking {root}', len(source.images), 'img') as progress, ThreadPoolExecutor() as pool:
-    for found, seen in pool.map(lambda i: _check_one(source, i), range(len(source.images))):
+    for found in pool.map(lambda i: _check_one(source, i), range(len(source.images))):
       problems += found
-      for name, ids in seen.items():
-        values.setdefault(name, set()).update(ids)
       progress.update()
-  for task in source.tasks:
-    # A mask stored as 0 and 255 would silently become "nothing, and unlabelled".
-    if values.get(task.name) == {0, task.unlabelled}:
-      where = f'{root}/labels/{task.name}'
-      problems.append(f'{where}: holds only 0 and 255, and 255 is unlabelled; store 1 for {task.kind}')
   return problems
 
 
-def _check_one(source, index: int) -> tuple[list[str], dict[str, set]]:
-  """Problems of one image and its labels, and the values its binary labels hold."""
+def _check_one(source, index: int) -> list[str]:
+  """Problems of one image and its labels."""
   path = source.images[index]
   try:
     size = files.open_image(path, upright=True).size[::-1]
   except ValueError as error:
-    return [f'{path}: {error}; replace or remove it'], {}
+    return [f'{path}: {error}; replace or remove it']
   try:
     decoded = source.image(index).shape[:2]  # by OpenCV, as in training
   except UserError as error:
-    return [str(error)], {}
+    return [str(error)]
   if decoded != size:
-    return [f'{path}: OpenCV and Pillow do not agree on its size; convert it to PNG or JPEG'], {}
-  problems, seen = [], {}
+    return [f'{path}: OpenCV and Pillow do not agree on its size; convert it to PNG or JPEG']
+  problems = []
   for task in source.tasks:
     label_path = source.labels[index].get(task.name)
     if label_path is None:
@@ -93,8 +88,18 @@ def _check_one(source, index: int) -> tuple[list[str], dict[str, set]]:
       problems.append(str(error))
       continue
     if label.shape[:2] != size:
-      sizes = [f'{width}x{height}' for height, width in (label.shape[:2], size)]
-      problems.append(f'{label_path}: {sizes[0]}, but its image {path.name} is {sizes[1]}; make them equal')
-    if task.binary:
-      seen[task.name] = set(np.unique(label).tolist())
-  return problems, seen
+      problems.append(f'{label_path}: {_other_size(label.shape[:2], path, size)}')
+  return problems
+
+
+def _other_size(label_size: tuple[int, int], path: pathlib.Path, size: tuple[int, int]) -> str:
+  """That a label (H, W) is not as large as its image, and why if EXIF turns that: resizing it would ruin it."""
+  label, image = (f'{width}x{height}' for height, width in (label_size, size))
+  with Image.open(path) as file:  # not decoded: Pillow forgets the orientation of a TIFF that it has turned
+    turn = TURNS.get(file.getexif().get(EXIF_ORIENTATION, 1))
+  if turn and label_size == size[::-1]:
+    return (
+      f'{label}, as its image {path.name} is stored; EXIF turns the image by 90 degrees, to {image}: turn the label '
+      f'too ({turn}), or write the image again without its EXIF orientation'
+    )
+  return f'{label}, but its image {path.name} is {image}; make them equal'

@@ -15,4 +15,4 @@ TASKS = (
   make_task('normals', 'normals'),
 )
 
-open_split = functools.partial(mtan.open_split, Builder, TASKS)
+open_split = functools.partial(mtan.open_split, Builder, TASKS, units={'depth': 'm'})

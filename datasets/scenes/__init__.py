@@ -36,7 +36,7 @@ def open_split(data_config, split: str) -> Source:
   Raises:
     UserError: a setting out of range.
   """
-  return stored.open_split(builder(data_config), split, tasks(data_config), decode)
+  return stored.open_split(builder(data_config), split, tasks(data_config), decode, units={'depth': 'm'})
 
 
 def builder(data_config) -> Builder:

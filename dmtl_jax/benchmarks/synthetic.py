@@ -51,7 +51,9 @@ def labels(task: Task, count: int, size: tuple[int, int], rng) -> np.ndarray:
     values = rng.integers(0, max(task.channels, 2), (*shape, 1))
   else:
     values = rng.uniform(1, 5, (*shape, task.label_channels))
-  values = task.from_file(values.reshape(-1, *values.shape[2:])).reshape(values.shape)  # normals: unit vectors
+    if task.label_channels > 1:  # vectors
+      values /= np.linalg.norm(values, axis=-1, keepdims=True)
+  values = task.from_file(values.reshape(-1, *values.shape[2:])).reshape(values.shape)
   return np.where(hole, task.unlabelled, values).astype(task.label_dtype)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from dmtl_jax.basics.errors import listed, printable, UserError
 from dmtl_jax.basics.progress import Progress, say
+from dmtl_jax.configs import check as check_config
 from dmtl_jax.data import label_settings, transforms
 from dmtl_jax.data import source as source_lib
 from dmtl_jax.draw import panels
@@ -16,6 +17,7 @@ from dmtl_jax.tasks import Task
 from dmtl_jax.training import setup
 
 SHOWN = 12  # images of the picture
+MANY = 0.001  # share of a task's pixels from which on a warning is shown
 
 
 def run(config, out: str | None = None) -> int:
@@ -30,7 +32,8 @@ def run(config, out: str | None = None) -> int:
   Raises:
     UserError: a config that cannot be trained, whatever its data are.
   """
-  setup.check(config, fresh=False)  # nothing is downloaded for this
+  check_config.check(config.to_dict())
+  source_lib.data_tasks(config.data)
   sources, broken = {}, False
   for split in ('train', 'val'):
     try:
@@ -49,6 +52,8 @@ def run(config, out: str | None = None) -> int:
     path = out or f'runs/check_{config.data.name}.png'
     save_png(path, drawn(sources['train'], config))
     say(f'labels of {min(SHOWN, len(seen))} images drawn over them: {path}')
+  # Last: what the network must be like, its channels for instance, depends on the data, and they have been seen now.
+  setup.check(config, fresh=False)  # nothing is downloaded for this
   return int(broken)
 
 
@@ -81,6 +86,7 @@ class Seen:
   values: collections.Counter = dataclasses.field(default_factory=collections.Counter)  # of class ids
   low: float = np.inf
   high: float = -np.inf
+  warnings: collections.Counter = dataclasses.field(default_factory=collections.Counter)  # see `Task.file_warnings`
   empty: list[str] = dataclasses.field(default_factory=list)  # ids of labels without a labelled pixel
 
   def add(self, task: Task, id: str, label: np.ndarray):
@@ -95,9 +101,8 @@ class Seen:
     else:
       self.low, self.high = min(self.low, float(found.min())), max(self.high, float(found.max()))
 
-  def told(self, task: Task) -> str:
+  def told(self, task: Task, unit: str = '') -> str:
     """'300 labels, 98% of their pixels labelled: sky 30%, road 70%; nowhere: car'."""
-    share = lambda n, of: f'{100 * n / max(of, 1):.3g}%'
     text = f'{self.labels} labels, {share(self.labelled, self.pixels)} of their pixels labelled'
     names = task.classes or (('no', 'yes') if task.binary else ())
     if self.labelled and names:
@@ -106,25 +111,39 @@ class Seen:
       nowhere = [names[i] for i in order if not self.values[i]]
       text += f'; nowhere: {", ".join(nowhere)}' if nowhere else ''
     elif self.labelled and task.label_channels == 1:
-      text += f', from {self.low:.4g} to {self.high:.4g}'
+      text += f', from {self.low:.4g} to {self.high:.4g} {unit}'.rstrip()
     return text
+
+  def warning_lines(self) -> list[str]:
+    """'12% of the pixels hold 65535 = 65.5 m: ...'."""
+    return [
+      f'{share(n, self.pixels)} of the pixels {text}' for text, n in self.warnings.items() if n > MANY * self.pixels
+    ]
+
+
+def share(part: int, whole: int) -> str:
+  return f'{100 * part / max(whole, 1):.3g}%'
 
 
 def contents(source) -> list[str]:
   """Sizes of the images, and of every task its labels: lines. Reads every file."""
   sizes, seen = collections.Counter(), {task.name: Seen() for task in source.tasks}
   with Progress('reading', len(source), 'img') as progress, ThreadPoolExecutor() as pool:
-    for index, example in enumerate(pool.map(source.__getitem__, range(len(source)))):
+    read = lambda index: (source[index], source.warnings(index))
+    for index, (example, warnings) in enumerate(pool.map(read, range(len(source)))):
       height, width = example['image'].shape[:2]
       sizes[f'{width}x{height}'] += 1
       for task in source.tasks:
         if task.name in example['labels']:
           seen[task.name].add(task, source.ids[index], example['labels'][task.name])
+          seen[task.name].warnings.update(warnings.get(task.name, {}))
       progress.update()
   common = ', '.join(f'{size} ({count})' for size, count in sizes.most_common(3))
   lines = [f'  size: {common}' + (f' and {len(sizes) - 3} more sizes' if len(sizes) > 3 else '')]
-  lines += [f'  {task.name}: {seen[task.name].told(task)}' for task in source.tasks]
-  lines += [f'    {listed(of.empty)}: no labelled pixel' for of in seen.values() if of.empty]
+  for task in source.tasks:
+    lines.append(f'  {task.name}: {seen[task.name].told(task, source.units.get(task.name, ""))}')
+    lines += [f'    {line}' for line in seen[task.name].warning_lines()]
+    lines += [f'    {listed(empty)}: no labelled pixel'] if (empty := seen[task.name].empty) else []
   bare = [source.ids[i] for i in np.flatnonzero(~source.label_mask.any(1))]
   return lines + ([f'  labelled for nothing: {listed(bare)}'] if bare else [])
 

@@ -107,7 +107,7 @@ class DiffusionMTL(Network):
     if self.initial_weights == 'identity' and self.predictions and self.channels < needed:
       raise UserError(
         f'config.model.channels: to start as the identity it must be at least {needed} for these tasks; '
-        'set it, or --config.model.initial_weights=paper'
+        f'set --config.model.channels={1 << (needed - 1).bit_length()}, or --config.model.initial_weights=paper'
       )
 
   def started(self, params, key):

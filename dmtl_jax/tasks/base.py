@@ -55,7 +55,7 @@ class Task:
     raw_channels: C_t of the raw output map; None: one per class.
     guides_crops: whether one of its classes may not fill a random crop (the PASCAL recipe).
     relative_to_view: whether a value depends on how large the scene is seen, so that tiles do not agree on it.
-    binary: whether its labels are 0 and 1, so that a mask of 0 and 255 is a mistake.
+    binary: whether its labels are 0 and 1, no and yes, without names of classes.
     line_like: whether its labels are lines (1) on a ground (0), which `resize_label` keeps whole and thin.
     framed: whether its pictures are white like a page, and need a frame there.
     spread_unit: of `spread`, as it stands behind a number.
@@ -151,25 +151,36 @@ class Task:
       return resize_lines(label[..., 0], size, self.unlabelled)[..., None]
     return nearest(label, size)
 
-  def from_file(self, values: np.ndarray, ignore: int = IGNORE, scale: float = 1.0) -> np.ndarray:
-    """The array of a label file as a label [H, W, K].
+  @property
+  def file_fields(self) -> tuple[str, ...]:
+    """Which of "ignore", "positive" and "scale" in dataset.json this task takes: keyword arguments of `from_file`."""
+    return ()
+
+  def from_file(self, values: np.ndarray) -> np.ndarray:
+    """The array of a label file as a label [H, W, K]; called with those of `file_fields` that dataset.json gives.
 
     Args:
       values: [H, W] or [H, W, channels], of any dtype.
-      ignore: class id that means unlabelled, besides 255.
-      scale: unit of whole numbers (metres of a depth's count).
 
     Raises:
       ValueError: what is wrong with it, without the file's name.
     """
-    del ignore
     values = self._plane(values) if self.label_channels == 1 else values
     if values.ndim != 3 or values.shape[2] != self.label_channels:
       raise ValueError(f'has shape {values.shape}; {self.kind} has {self.label_channels} channels')
     if values.dtype.kind not in 'uif':
       raise ValueError(f'holds {values.dtype} numbers; {self.kind} is float or 16-bit')
-    values = float32(values * np.float32(scale) if values.dtype.kind in 'ui' else values)
+    values = float32(values)
     return np.where(np.isfinite(values), values, self.unlabelled)
+
+  def file_warnings(self, values: np.ndarray) -> dict[str, int]:
+    """Pixels of a label file that may not mean what they seem to, for `--mode=check`; arguments as of `from_file`.
+
+    Returns:
+      {what is said of them, as it follows "12% of the pixels": how many}.
+    """
+    del values
+    return {}
 
   def _plane(self, values: np.ndarray) -> np.ndarray:
     """Values [H, W] or [H, W, 1] as [H, W, 1]."""

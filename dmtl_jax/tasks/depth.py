@@ -8,6 +8,8 @@ from dmtl_jax.draw import colors, legends
 from dmtl_jax.metrics.depth import Depth as DepthMetric
 from dmtl_jax.tasks.base import Task
 
+MILLIMETRE = 0.001  # metres; the unit of whole numbers in label files, unless dataset.json says another
+
 
 class Depth(Task):
   """Labels are positive, in the data set's unit, 0 unlabelled; L1; absErr."""
@@ -26,9 +28,44 @@ class Depth(Task):
   def nearer(self, values, zoom):
     return values / zoom
 
-  def from_file(self, values, ignore=0, scale=1.0):
-    values = super().from_file(values, ignore, scale)
-    return np.where(values > 0, values, 0)
+  @property
+  def file_fields(self):
+    return 'ignore', 'scale'
+
+  def from_file(self, values, ignore=None, scale=None):
+    """Floating-point numbers are metres.
+
+    Args:
+      ignore: a stored number that means no measurement, besides 0.
+      scale: metres of a whole number's unit; None: 0.001, for which 8 bits are too few.
+    """
+    if scale is None and values.dtype == np.uint8:
+      raise ValueError(
+        'holds 8-bit numbers, too few for millimetres; store 16 bits, or say in dataset.json how many metres one is, '
+        'as "scale": 0.1'
+      )
+    if scale not in (None, 1) and values.dtype.kind == 'f':
+      raise ValueError(
+        'holds floating-point numbers, which are metres, but dataset.json gives a "scale", the unit of whole numbers; '
+        'remove "scale", or store whole numbers'
+      )
+    metres = values * np.float32(scale or MILLIMETRE) if values.dtype.kind in 'ui' else values
+    label = super().from_file(metres)
+    measured = label > 0
+    if ignore is not None:
+      measured &= self._plane(values) != ignore
+    return np.where(measured, label, 0)
+
+  def file_warnings(self, values, ignore=None, scale=None):
+    """Sensors and converters often store the largest number of the type where they measured nothing."""
+    if values.dtype.kind not in 'ui':
+      return {}
+    most = int(values.max())
+    if most == ignore or most not in (65535, np.iinfo(values.dtype).max):  # 16 bits may have been read as 32
+      return {}
+    depth = f'{most * (scale or MILLIMETRE):.3g} m'
+    text = f'hold {most} = {depth}: set "ignore": {most} in dataset.json if that means no measurement'
+    return {text: int((values == most).sum())}
 
   def encode_label(self, label):
     return _relative(label)

@@ -8,6 +8,11 @@ from dmtl_jax.draw import colors, legends
 from dmtl_jax.metrics.normals import Normals as NormalsMetric
 from dmtl_jax.tasks.base import float32, near, Task
 
+# Lengths of vectors that count as labelled. Stored in 8 bits, unit vectors are 1 +- 0.01 long. Resizing and lossy
+# compression shorten them: the mean of two that are 90 degrees apart is 0.71 long, of two 120 degrees apart 0.5. Grey,
+# which many files hold where there is no normal, is 0.01 long, and white 1.73.
+UNIT = (0.5, 1.5)
+
 
 class Normals(Task):
   """Labels are unit vectors in the camera's space, zero unlabelled; L1 after normalisation; mean angle."""
@@ -25,17 +30,34 @@ class Normals(Task):
   def mirrored(self, values):
     return values * np.array([-1, 1, 1], np.float32)
 
-  def from_file(self, values, ignore=0, scale=1.0):
-    """Vectors of any length, or unsigned whole numbers with -1..1 spread over their range; black is unlabelled."""
-    if values.ndim != 3 or values.shape[2] != 3:
-      raise ValueError(f'has shape {values.shape}; normals have three channels')
-    if values.dtype.kind == 'u':
-      unlabelled = (values == 0).all(-1, keepdims=True)
-      values = np.where(unlabelled, 0, values * (np.float32(2) / np.iinfo(values.dtype).max) - 1)
-    values = float32(values)
-    values = np.where(np.isfinite(values).all(-1, keepdims=True), values, 0)
-    length = np.linalg.norm(values.astype(np.float64), axis=-1, keepdims=True)  # a square may not fit float32
-    return np.divide(values, length, out=np.zeros_like(values), where=length > 1e-6, casting='unsafe')
+  def from_file(self, values):
+    """Unit vectors, or unsigned whole numbers with -1..1 spread over their range.
+
+    Black, 0, 0, 0 and what is not finite are unlabelled; so is a vector that is not about as long as one (`UNIT`).
+    """
+    vectors, length = _decode(values)
+    unit = _is_unit(length)
+    if values.dtype.kind == 'f' and _lies_in_0_to_1(vectors, length):
+      raise ValueError(
+        'holds (xyz + 1) / 2, numbers from 0 to 1; store xyz, from -1 to 1 (2 v - 1), and 0, 0, 0 where unlabelled'
+      )
+    far = (length > 0) & ~unit
+    if far.sum() > unit.sum() and _is_varied(vectors[far[..., 0]]):
+      raise ValueError(
+        f'most of its vectors are far from unit length ({np.median(length[far]):.2g} is the median of these); '
+        'store unit vectors, and 0, 0, 0 where unlabelled'
+      )
+    return np.divide(vectors, length, out=np.zeros_like(vectors), where=unit, casting='unsafe')
+
+  def file_warnings(self, values):
+    """Invalid vectors; and vectors away from the camera, if most are: of a visible surface hardly any can be."""
+    vectors, length = _decode(values)
+    unit = _is_unit(length)
+    away = int((unit[..., 0] & (vectors[..., 2] < 0)).sum())
+    return {
+      'are vectors far from unit length, which count as unlabelled': int(((length > 0) & ~unit).sum()),
+      'point away from the camera; z must be towards it, so turn these vectors round': away * (2 * away > unit.sum()),
+    }
 
   def activate(self, logits):
     return self.soft(logits)
@@ -90,6 +112,38 @@ class Normals(Task):
 
   def stored(self, values):
     return '.npy', values.astype(np.float16)
+
+
+def _decode(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """The array of a label file as vectors [H, W, 3] float32, zero where there is none, and their lengths [H, W, 1]."""
+  if values.ndim != 3 or values.shape[2] != 3:
+    raise ValueError(f'has shape {values.shape}; normals have three channels')
+  if values.dtype.kind == 'u':
+    unlabelled = (values == 0).all(-1, keepdims=True)
+    values = np.where(unlabelled, 0, values * (np.float32(2) / np.iinfo(values.dtype).max) - 1)
+  vectors = float32(values)
+  vectors = np.where(np.isfinite(vectors).all(-1, keepdims=True), vectors, 0)
+  return vectors, np.linalg.norm(vectors.astype(np.float64), axis=-1, keepdims=True)  # a square may not fit float32
+
+
+def _is_unit(length: np.ndarray) -> np.ndarray:
+  return (length >= UNIT[0]) & (length <= UNIT[1])
+
+
+def _lies_in_0_to_1(vectors: np.ndarray, length: np.ndarray) -> bool:
+  """Whether vectors are stored as (xyz + 1) / 2: nothing is negative, and undone, they are of unit length at last."""
+  if not vectors.size or vectors.min() < 0 or vectors.max() > 1:
+    return False
+  undone = np.linalg.norm(2 * vectors - 1, axis=-1)
+  stored = (length[..., 0] > 0) & (undone > 0.1)  # neither black nor grey
+  error = lambda lengths: np.median(np.abs(lengths[stored] - 1))
+  return bool(stored.any()) and error(undone) < 0.05 < error(length[..., 0])
+
+
+def _is_varied(vectors: np.ndarray) -> bool:
+  """Whether vectors [N, 3] are more than one colour that stands for *no normal*."""
+  low, high = np.percentile(vectors.astype(np.float64), (5, 95), axis=0)
+  return bool((high - low).max() > 0.1)
 
 
 def normalize(vectors: jax.Array) -> jax.Array:

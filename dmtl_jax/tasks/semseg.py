@@ -25,21 +25,56 @@ class Semseg(Task):
   spread_most = 1.0
   spread_unit = ' entropy'  # of the mean class distribution, 0 (one sure class) to 1 (all alike)
 
-  def from_file(self, values, ignore=IGNORE, scale=1.0):
-    del scale
+  @property
+  def file_fields(self):
+    return ('ignore',) if self.channels > 2 else ('ignore', 'positive')
+
+  def from_file(self, values, ignore=None, positive=None):
+    """Class ids.
+
+    Args:
+      ignore: stored value that means unlabelled, besides 255.
+      positive: of two classes, stored value of class 1 instead of 1; 255 then does not mean unlabelled.
+    """
     values = self._plane(values)
-    if values.dtype == bool:
-      values = values.astype(np.uint8)
+    if values.dtype == bool:  # says itself what is class 1
+      values = values * np.int64(1 if positive is None else positive)
     if values.dtype.kind not in 'ui':
       raise ValueError(f'holds {values.dtype} numbers; class ids are whole numbers')
     values = values.astype(np.int64)  # an int8 could not hold 255
-    label = np.where((values == ignore) | (values == IGNORE), IGNORE, values)
+    marks = [IGNORE] if ignore is None else [IGNORE, ignore]
+    unlabelled = np.isin(values, [mark for mark in marks if mark != positive])
+    ids = values if positive is None else np.select([values == 0, values == positive], [0, 1], -1)
     count = max(self.channels, 2)
-    wrong = (label != IGNORE) & ((label < 0) | (label >= count))
+    wrong = ~unlabelled & ((ids < 0) | (ids >= count))
     if wrong.any():
-      ids = f'ids 0 to {count - 1} and {ignore} for unlabelled'
-      raise ValueError(f'holds class id {label[wrong][0]}; {self.name} has {ids}')
-    return label.astype(np.uint8)
+      raise ValueError(self._wrong_ids(np.unique(values[wrong]), ignore, positive))
+    if count == 2 and IGNORE not in (ignore, positive):
+      self._refuse_0_and_255(values, unlabelled)
+    return np.where(unlabelled, IGNORE, ids).astype(np.uint8)
+
+  def _wrong_ids(self, wrong: np.ndarray, ignore: int | None, positive: int | None) -> str:
+    """What to say of stored values that are none of the task's."""
+    last = max(self.channels, 2) - 1
+    known = f'ids 0 to {last}' if positive is None else f'0 and {positive} ("positive")'
+    unlabelled = IGNORE if ignore is None and positive != IGNORE else ignore
+    text = f'holds class id {wrong[0]}; {self.name} has {known}'
+    text += '' if unlabelled is None else f' and {unlabelled} for unlabelled'
+    if last == 1 and positive is None and len(wrong) == 1 and wrong[0] > 1:
+      text += f'; set "positive": {wrong[0]} in dataset.json if it means {self._class_1}'
+    return text
+
+  def _refuse_0_and_255(self, values: np.ndarray, unlabelled: np.ndarray):
+    """A mask of two classes stored as 0 and 255 would become *class 0, and unlabelled*, and every network perfect."""
+    if (values == IGNORE).any() and (values == 0).any() and ((values == 0) | unlabelled).all():
+      raise ValueError(
+        f'holds only 0 and 255, and 255 is unlabelled; store 1 for {self._class_1}, or set "positive": 255 in '
+        'dataset.json if 255 means it, or "ignore": 255 if it does mean unlabelled'
+      )
+
+  @property
+  def _class_1(self) -> str:
+    return self.classes[1] if self.classes else self.kind
 
   def activate(self, logits):
     return jnp.argmax(logits, axis=-1).astype(jnp.uint8)

@@ -104,7 +104,8 @@ def test_npy_labels_mark_unlabelled_pixels(root):
   depth = np.full((HEIGHT, WIDTH), 3, np.float32)
   depth[0, :4] = [np.nan, 0, -1, np.inf]
   normals = np.zeros((HEIGHT, WIDTH, 3))
-  normals[0, 0], normals[0, 1], normals[0, 2] = (3, 0, 4), (np.nan, 0, 1), (0, 0, 1)
+  normals[0, 0], normals[0, 1], normals[0, 2] = (0.66, 0, 0.88), (np.nan, 0, 1), (0, 0, 1)  # the first is 1.1 long
+  (root / 'dataset.json').write_text(json.dumps({'tasks': TASKS | {'depth': {}}}))
   for name, array in (('depth', depth), ('normals', normals)):
     (root / f'train/labels/{name}/a.png').unlink()
     write(root / f'train/labels/{name}/a.npy', array)
@@ -219,7 +220,7 @@ def test_many_bad_files_are_counted(root):
     ('{"tasks": {"depth": 3}}', ['"depth"', 'must be an object']),
     ('{"tasks": {"a b": {"kind": "depth"}}}', ['"a b"', 'letters, digits']),
     ('{"tasks": {"sky": {}}}', ['"sky"', "kind: 'sky' is none of "]),
-    ('{"tasks": {"depth": {"unit": 1}}}', ['unknown field "unit"', 'classes, ignore, kind, scale']),
+    ('{"tasks": {"depth": {"unit": 1}}}', ['unknown field "unit"', 'classes, ignore, kind, positive, scale']),
     ('{"tasks": {"depth": {"scale": 0}}}', ['"scale" must be a positive number']),
     ('{"tasks": {"depth": {"scale": "1"}}}', ['"scale" must be a positive number']),
     ('{"tasks": {"saliency": {"ignore": 1.5}}}', ['"ignore" must be a whole number']),

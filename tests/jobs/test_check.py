@@ -1,5 +1,8 @@
 """`--mode=check` on a small folder: what it holds against counts by hand, what is wrong with it, its picture."""
 
+import json
+import shutil
+
 import cv2
 import numpy as np
 from PIL import Image
@@ -7,6 +10,7 @@ import pytest
 from scipy import ndimage
 import toy
 
+from dmtl_jax.basics.errors import UserError
 from dmtl_jax.configs import folder
 from dmtl_jax.data import pipeline
 from dmtl_jax.draw import panels
@@ -42,6 +46,56 @@ def test_what_a_folder_holds_is_told_and_drawn(config, tmp_path, capsys):
   assert 'a batch of 4 images holds 16 pairs of image and task, and has room for 20' in told  # 3 x 5 and 1 of 4
   assert 'validated on 2 images: semseg 1,' in told and 'depth: no validation label, so no score' in told
   assert np.asarray(Image.open(tmp_path / 'page.png')).shape[0] > 4 * 107
+
+
+def test_suspicious_pixels_are_counted(config, tmp_path, capsys):
+  """Depth in metres; a largest number that may mean *no measurement*; vectors that are none."""
+  labels = tmp_path / 'toy' / 'train/labels'
+  depth = cv2.imread(str(labels / 'depth/train00.png'), cv2.IMREAD_UNCHANGED)
+  depth[:32] = 65535  # 32 of 64 rows in one of 4 images
+  cv2.imwrite(str(labels / 'depth/train00.png'), depth)
+  normals = np.full((64, 96, 3), (255, 128, 128), np.uint8)  # BGR: towards the camera
+  normals[:16] = 127
+  for n in range(4):
+    (labels / f'normals/train{n:02d}.npy').unlink()
+    cv2.imwrite(str(labels / f'normals/train{n:02d}.png'), normals)
+  assert check.run(config, str(tmp_path / 'page.png')) == 0
+  told = capsys.readouterr().out.partition('val: ')[0]
+  assert '100% of their pixels labelled, from 2 to 65.54 m\n' in told
+  assert '12.5% of the pixels hold 65535 = 65.5 m: set "ignore": 65535 in dataset.json if that means no' in told
+  assert (
+    'normals: 4 labels, 75% of their pixels labelled\n    25% of the pixels are vectors far from unit length' in told
+  )
+  (tmp_path / 'toy/dataset.json').write_text(
+    json.dumps({'tasks': toy.DESCRIPTION['tasks'] | {'depth': {'ignore': 65535}}})
+  )
+  check.run(config, str(tmp_path / 'page.png'))
+  told = capsys.readouterr().out.partition('val: ')[0]
+  assert '87.5% of their pixels labelled, from 2 to 4 m\n' in told and 'hold 65535' not in told
+
+
+@pytest.mark.parametrize('toward, told', [(True, False), (False, True)])
+def test_normals_away_from_the_camera_are_told(config, tmp_path, capsys, toward, told):
+  labels = tmp_path / 'toy' / 'train/labels/normals'
+  for path in labels.iterdir():
+    np.save(path, np.full((64, 96, 3), (0, 0.6, 0.8 if toward else -0.8), np.float32))
+  check.run(config, str(tmp_path / 'page.png'))
+  assert ('100% of the pixels point away from the camera; z must be towards it' in capsys.readouterr().out) == told
+
+
+def test_more_classes_than_channels_are_seen_before_the_sentence(config, tmp_path, capsys):
+  classes = [f'c{i}' for i in range(34)]
+  (tmp_path / 'toy/dataset.json').write_text(json.dumps({'tasks': {'semseg': {'classes': classes}}}))
+  for split in ('train', 'val'):
+    for path in (tmp_path / 'toy' / split / 'labels').iterdir():
+      if path.name != 'semseg':
+        shutil.rmtree(path)
+  with pytest.raises(UserError, match='at least 68 for these tasks; set --config.model.channels=128, or'):
+    check.run(config, str(tmp_path / 'page.png'))
+  out = capsys.readouterr().out
+  assert 'train: 4 images' in out and 'c0 ' in out and (tmp_path / 'page.png').exists()
+  config.model.channels = 128
+  assert check.run(config, str(tmp_path / 'page.png')) == 0
 
 
 def test_everything_that_is_wrong_is_listed(config, tmp_path, capsys):

@@ -80,11 +80,11 @@ def run_in_tree(few: int, place: pathlib.Path, seeds: dict[pathlib.Path, list[by
 LABELS = {
     'semseg/a.png': [encoded(pattern(np.uint8, 2), 'png')],
     'semseg/a.npy': [encoded(pattern(np.int8, 2), 'npy'), encoded(np.asfortranarray(pattern(np.int64, 2)), 'npy')],
-    'saliency/a.png': [encoded(pattern(np.uint8, 1), 'png')], 'saliency/a.npy': [encoded(pattern(bool, 1), 'npy')],
+    'saliency/a.png': [encoded(255 * pattern(np.uint8, 1), 'png')], 'saliency/a.npy': [encoded(pattern(bool, 1), 'npy')],
     'normals/a.png': [
         encoded(pattern(np.uint8, 200, 3), 'png'), cv2.imencode('.png', pattern(np.uint16, 60_000, 3))[1].tobytes()
     ],
-    'normals/a.npy': [encoded(pattern(np.float64, 9, 3), 'npy')],
+    'normals/a.npy': [encoded(pattern(np.float64, 1, 3), 'npy')],
     'depth/a.png': [encoded(pattern(np.uint16, 5000), 'png')], 'depth/a.npy': [encoded(pattern(np.float16, 9), 'npy')],
 }  # fmt: skip
 LABEL = LABELS['semseg/a.png'][0]
