@@ -111,21 +111,22 @@ class Predictor:
   def _view(self, image: np.ndarray, samples: int, scale: float) -> 'Raw':
     """The maps of an image scaled by a factor, in tiles where it is larger than the network's input then."""
     size, cells, step = tuple(self.config.data.size), self._cells, self._step(samples)
-    centred = self.config.eval.geometry == 'pad'
     scaled, _ = transforms.rescale(image, {}, scale, {})
+    # Centred only along an axis where the whole scaled image is smaller than a tile: the last tiles may hold less than
+    # a tile too, and centring them would shift what they show.
+    shown = [min(n, m) for n, m in zip(scaled.shape, size)]
+    top_left = transforms.corner(shown, size, self.config.eval.geometry == 'pad')
     pitch = size[0] / cells[0], size[1] / cells[1]
     extent = scaled.shape[0] / pitch[0], scaled.shape[1] / pitch[1]
 
     def tile(top: int, left: int) -> images.Maps:
       window = scaled[round(top * pitch[0]) :, round(left * pitch[1]) :][: size[0], : size[1]]
-      ready = transforms.finish(window, {}, size, (), 0, centred)['image']
-      stages = jax.device_get(step(self.variables, ready[None]))
+      stages = jax.device_get(step(self.variables, transforms.pad_image(window, size, top_left)[None]))
       return {(s, t.name): np.asarray(maps[t.name], np.float32) for s, maps in stages.items() for t in self.tasks}
 
     rows, columns = (max(n, int(np.ceil(x - 1e-6))) for n, x in zip(cells, extent))
-    shown = [min(n, m) for n, m in zip(scaled.shape, size)]
-    top, left = (n / p for n, p in zip(transforms.corner(shown, size, centred), pitch))
-    return Raw(self.tasks, images.blend_tiles(tile, (rows, columns), cells), extent, samples, (top, left))
+    origin = top_left[0] / pitch[0], top_left[1] / pitch[1]
+    return Raw(self.tasks, images.blend_tiles(tile, (rows, columns), cells), extent, samples, origin)
 
   def _scales(self, shape: Sequence[int], zoom: float | None) -> list[float]:
     """The factors by which the network sees an image scaled."""
