@@ -21,7 +21,6 @@ from dmtl_jax.basics.errors import UserError
 from dmtl_jax.data import transforms
 from dmtl_jax.inference import images
 from dmtl_jax.inference.steps import make_maps_step, make_samples_step
-from dmtl_jax.models import build_model
 from dmtl_jax.models.parts.layers import resize
 from dmtl_jax.runs import checkpoints
 from dmtl_jax.runs import workdir as workdir_lib
@@ -39,9 +38,9 @@ class Predictor:
     config, variables: of the run.
   """
 
-  def __init__(self, config, tasks: tuple[Task, ...], variables: dict):
+  def __init__(self, model, config, tasks: tuple[Task, ...], variables: dict):
     self.config, self.tasks, self.variables = config, tasks, variables
-    model, size = build_model(config, tasks), tuple(config.data.size)
+    size = tuple(config.data.size)
     maps_step = make_maps_step(model, config, tasks)
 
     def one(variables, image):
@@ -171,15 +170,20 @@ class Raw:
     Raw maps are enlarged first and activated then, so that edges are smooth; in bands of rows,
     so that the raw maps of a large image never are in memory.
     """
-    step = max(BAND // size[1], 1)
-    bands = [slice(top, min(top + step, size[0])) for top in range(0, size[0], step)]
-    found = {}
-    for task in self.tasks:
-      parts = (images.enlarge(self.maps[stage, task.name], self.extent, size, band, self.origin) for band in bands)
-      found[task.name] = np.concatenate(
-        [part[..., 0] if stage == 'uncertainty' else _activated(task, part) for part in parts]
-      )
-    return found
+    return {task.name: self.prediction(stage, task, size) for task in self.tasks}
+
+  def prediction(self, stage: str, task: Task, size: tuple[int, int], rows: slice | None = None) -> np.ndarray:
+    """As `predictions`, of one task; all of it, or these rows, one of `bands(size)`."""
+    if rows is None:
+      return np.concatenate([self.prediction(stage, task, size, band) for band in bands(size)])
+    part = images.enlarge(self.maps[stage, task.name], self.extent, size, rows, self.origin)
+    return part[..., 0] if stage == 'uncertainty' else _activated(task, part)
+
+
+def bands(size: tuple[int, int]) -> list[slice]:
+  """The rows of an image of a size (H, W), in bands that are worked on one after the other."""
+  step = max(BAND // size[1], 1)
+  return [slice(top, min(top + step, size[0])) for top in range(0, size[0], step)]
 
 
 def _joined(whole: Raw, tiles: Raw) -> Raw:
@@ -221,5 +225,5 @@ def load(workdir: str | os.PathLike, which: str = 'best') -> Predictor:
   shipped = pathlib.Path(datasets.__path__[0]) / workdir / 'trained'
   workdir = shipped if shipped.exists() and not os.path.exists(workdir) else workdir
   config, tasks = workdir_lib.read_config(workdir), workdir_lib.read_tasks(workdir)
-  _, variables, _ = checkpoints.load(workdir, str(which), config, tasks)
-  return Predictor(config, tasks, variables)
+  model, variables, _ = checkpoints.load(workdir, str(which), config, tasks)
+  return Predictor(model, config, tasks, variables)
