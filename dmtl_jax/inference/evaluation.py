@@ -5,6 +5,7 @@ devices change nothing; each image counts once. By config.eval.resolution they a
 input, in batches, or at each image's own size, as --mode=predict predicts it.
 """
 
+import collections
 from collections.abc import Callable, Iterator, Sequence
 import copy
 import dataclasses
@@ -161,18 +162,18 @@ class Evaluator:
 
   def _pieces_at_image_size(self, variables, tally: Tally, each: Callable | None) -> Iterator[Piece]:
     """The pieces of this host's images at their own sizes, predicted one by one, on one of its devices."""
-    variables, tally.images = _local(variables), self.count
+    variables, side, tally.images = _local(variables), self.config.eval.boundary_side, self.count
     if self._predictor is None:  # compiled once
       self._predictor = Predictor(self.model, self.config, self.tasks, variables)
     predictor, self._predictor.variables = self._predictor, variables
     for example in pipeline.eval_examples(self.source, self.count, jax.process_index(), jax.process_count()):
       image = example['image']
       if not self._warm:  # compiling is no part of the time
-        predictor(image)
+        collections.deque(cut_image(predictor.raw(image), example, self.metrics, side, Tally()), maxlen=0)
         self._warm = True
       with tally.timed():
         raw = predictor.raw(image)
-      yield from cut_image(raw, example, self.metrics, self.config.eval.boundary_side, tally)
+      yield from cut_image(raw, example, self.metrics, side, tally)
       if each:
         size = image.shape[:2]
         each(self.source.ids[example['index']], raw.predictions('final', size), (0, 0, *size), size)

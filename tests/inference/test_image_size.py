@@ -247,7 +247,7 @@ def two_checkpoints(monkeypatch):
 
 
 def test_mtpsls_last_weights_are_scored_beside_the_best(two_checkpoints, tmp_path, capsys):
-  config, variables, other, passes, _ = two_checkpoints
+  config, variables, other, _passes, _ = two_checkpoints
   result = evaluate.run(config, str(tmp_path))
   evaluator, _ = stub.make(3, 2, protocol='mtpsl')
   best, last = (evaluator.run(v)[0] for v in (variables, other))
