@@ -32,7 +32,7 @@ LIMITS = {
   (0, 1e6): 'initial_loss model.cross_task_weight optim.lr optim.l2',
   (1, 10**9): 'train.log_every',
   (0, 10**9): 'train.steps train.epochs train.eval_every train.save_every train.eval_images train.keep '
-  'train.keep_every eval.panels optim.denoiser_fan_in optim.warmup',
+  'train.keep_every eval.panels eval.boundary_side optim.denoiser_fan_in optim.warmup',
   (0, 1e12): 'optim.clip',
 }
 RANGES = {field: limits for limits, fields in LIMITS.items() for field in fields.split()}
@@ -43,6 +43,7 @@ CHOICES = {
   'model.initial_weights': ('paper', 'released', 'identity'),
   'eval.protocol': ('plain', 'pascal', 'mtpsl'),
   'eval.weights': ('best', 'latest'),
+  'eval.resolution': ('input', 'image'),
   'eval.geometry': ('fit', 'pad'),
   'dtype': ('float32', 'bfloat16', 'float16'),
   'optim.name': ('adam', 'adamw', 'sgd'),

@@ -111,6 +111,8 @@ def base(arg: str | None) -> ConfigDict:
         steps=0,  # S at inference; 0: as in training
         panels=6,  # pictures to write
         protocol='plain',  # how scores are defined: as usual, or as the code of a benchmark does: pascal, mtpsl
+        resolution='input',  # where final scores are taken: at data.size, or image: at each image's size, as predicted
+        boundary_side=640,  # of resolution=image: longer side at which boundaries are scored, at most; 0: any
         weights='best',  # the checkpoint to score: best (of the periodic evaluations), or latest
         geometry='fit',  # images are scaled to fit data.size; pad: only padded, never enlarged
         workers=0,  # processes that score images; 0: this one
@@ -202,6 +204,8 @@ def upgraded(values: dict) -> dict:
   data, scores = dict(values.get('data', {})), dict(values.get('eval', {}))
   if data.get('name') == 'scenes':
     data.setdefault('simple', False)
+  if scores.get('protocol') == 'pascal':
+    scores.setdefault('resolution', 'input')  # of a folder's older run too
   if 'geometry' not in scores and data.get('name') != 'pascal' and scores.get('protocol') == 'pascal':
     scores['protocol'] = 'plain'  # what `pascal` meant elsewhere before it had definitions of its own
   values = values | dict(model=model, optim=optim, data=data, eval=scores)

@@ -17,5 +17,6 @@ def get_config(arg=None):
   config.data.size = (192, 256)
   config.train.batch = 8
   config.train.epochs = 20
+  config.eval.resolution = 'image'
   config.optim.lr = 2e-3
   return config

@@ -67,11 +67,11 @@ class Rooms:
     return {}
 
 
-def make(count: int, batch: int, size=SIZE, shape=SIZE, limit: int = 0, geometry: str = 'fit', protocol: str = 'plain'):
-  """An evaluator of `count` images, and its variables."""
+def make(count: int, batch: int, size=SIZE, shape=SIZE, limit: int = 0, geometry: str = 'fit', **scores):
+  """An evaluator of `count` images, and its variables; `scores` are fields of config.eval."""
   config = common.base('')
   config.data.name, config.data.size, config.eval.geometry = 'rooms', size, geometry
-  config.eval.protocol = protocol
+  config.eval.update(scores)
   config.eval.batch, config.eval.panels = batch, 2
   mesh = sharding.make_mesh()
   variables = jax.device_put({'scale': jnp.float32(1.5)}, sharding.replicated(mesh))
@@ -86,9 +86,11 @@ def main(address: str, process: str, out: str):
   evaluator, variables = make(5, 4)
   seen = []
   result = evaluator.run(variables, lambda id, maps, region, size: seen.append(id))
+  at_image, variables = make(5, 4, shape=(30, 50), resolution='image')
+  at_image = at_image.run(variables)
   gathered = sharding.gather({'count': np.array([2**40 + 1]), 'sum': np.float64(1) / 3, 'from': int(process)})
   with open(out, 'wb') as file:
-    pickle.dump((result, seen, gathered, evaluator.config.eval.batch), file)
+    pickle.dump((result, seen, gathered, evaluator.config.eval.batch, at_image), file)
 
 
 if __name__ == '__main__':

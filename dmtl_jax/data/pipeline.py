@@ -121,6 +121,16 @@ def eval_batches(source, config, process_index: int = 0, process_count: int = 1)
   return _batches(load, 0, -(-len(source) // batch), config)
 
 
+def eval_examples(source, count: int, process_index: int = 0, process_count: int = 1) -> Iterator[dict]:
+  """This host's share of the first `count` images, as the source has them, of their own sizes.
+
+  One is read ahead, no more: a photograph with its labels may take hundreds of megabytes.
+  """
+  indices = grain.MapDataset.range(process_index, count, process_count)
+  examples = indices.map(lambda index: source[int(index)])
+  return iter(examples.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)))
+
+
 def _batches(load: _Load, start: int, stop: int, config) -> grain.DatasetIterator:
   """This host's share of the batches from `start` to `stop`."""
   # Decoding and OpenCV release the GIL: threads of this process serve until workers are asked for.

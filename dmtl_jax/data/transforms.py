@@ -201,6 +201,14 @@ def corner(shape: Sequence[int], size: tuple[int, int], centred: bool) -> tuple[
   return ((size[0] - shape[0]) // 2, (size[1] - shape[1]) // 2) if centred else (0, 0)
 
 
+def pad_image(image: np.ndarray, size: tuple[int, int], top_left: tuple[int, int]) -> np.ndarray:
+  """uint8 [h, w, 3] to the network's input, float32 [H, W, 3]: normalised, and 0 around the image."""
+  padded = np.zeros((*size, 3), np.float32)
+  top, left = top_left
+  padded[top : top + image.shape[0], left : left + image.shape[1]] = normalize_image(image)
+  return padded
+
+
 def finish(image, labels: dict, size, tasks, index: int, centred: bool = False) -> dict:
   """Normalises, pads (image 0, labels unlabelled) all around or at the bottom and right, and adds blank labels.
 
@@ -209,8 +217,7 @@ def finish(image, labels: dict, size, tasks, index: int, centred: bool = False) 
   """
   top, left = corner(image.shape, size, centred)
   place = (slice(top, top + image.shape[0]), slice(left, left + image.shape[1]))
-  padded = np.zeros((*size, 3), np.float32)
-  padded[place] = normalize_image(image)
+  padded = pad_image(image, size, (top, left))
   full = {task.name: task.blank(*size) for task in tasks}
   for name, label in labels.items():
     full[name][place] = label

@@ -1,27 +1,50 @@
 """Evaluation: every metric of every task on initial and final maps, over a whole split.
 
 Scores are sums of per-image states (never averages of batches), so that batches, hosts and
-devices change nothing; each image counts once.
+devices change nothing; each image counts once. By config.eval.resolution they are taken at the network's
+input, in batches, or at each image's own size, as --mode=predict predicts it.
 """
 
-from collections.abc import Callable
+import collections
+from collections.abc import Callable, Iterator, Sequence
 import copy
+import dataclasses
 import functools
-import time
+import itertools
+import operator
 
 import jax
 import numpy as np
 
 from dmtl_jax.basics import sharding
+from dmtl_jax.basics.errors import UserError
 from dmtl_jax.basics.processes import mapper
 from dmtl_jax.basics.progress import Progress
 from dmtl_jax.data import pipeline, transforms
 from dmtl_jax.inference import gallery
+from dmtl_jax.inference.pieces import cut_image, Piece, score, Tally
+from dmtl_jax.inference.prediction import Predictor
 from dmtl_jax.inference.steps import compiled_predict_step, make_predict_step
 from dmtl_jax.metrics.base import merge
 from dmtl_jax.metrics.delta_m import delta_m
 
-VERSION = 2  # of what scores mean; 1: boundaries by the Berkeley protocol everywhere, depth as it came
+# Of what scores mean. 1: boundaries by the Berkeley protocol everywhere, depth as it came; 2: every image at the
+# network's input, where labels of boundaries were dotted.
+VERSION = 3
+
+
+def check(config):
+  """Raises UserError where config.eval.resolution cannot go with the protocol."""
+  if config.eval.resolution == 'image' and config.eval.protocol == 'pascal':
+    raise UserError(
+      'config.eval.resolution=image: protocol pascal scores at sizes of its own; '
+      'set --config.eval.resolution=input, or --config.eval.protocol=plain'
+    )
+
+
+def size_text(resolution: str, size: Sequence[int]) -> str:
+  """At which size scores are taken, in words; `size` is that of the network's input."""
+  return 'at the size of each image' if resolution == 'image' else f'at the network input, {size[0]}x{size[1]}'
 
 
 class Evaluator:
@@ -30,15 +53,21 @@ class Evaluator:
   Args:
     source: the split, with all labels it has.
     mesh: of any number of devices; config.eval.batch is rounded up to a multiple of it.
-    fast: boundary by a fixed tolerance instead of the full protocol (periodic evaluation).
+    fast: boundary by a fixed tolerance instead of the full protocol, all at the network's input (periodic evaluation).
     limit: evaluate the first `limit` images only; 0: all.
 
+  Attributes:
+    at_image_size: whether images are scored at their own sizes (config.eval.resolution), predicted as --mode=predict
+      does it, noise included: that of index 0 for every image. Never if `fast`.
+
   Raises:
-    UserError: config.eval.single_task lacks a task.
+    UserError: config.eval.single_task lacks a task, or see `check`.
   """
 
   def __init__(self, model, config, source, mesh, fast: bool = False, limit: int = 0):
-    self.tasks, self.source, self.mesh = source.tasks, source, mesh
+    check(config)
+    self.model, self.tasks, self.source, self.mesh = model, source.tasks, source, mesh
+    self.at_image_size = config.eval.resolution == 'image' and not fast
     self.config = copy.deepcopy(config)
     self.config.eval.batch = -(-config.eval.batch // mesh.size) * mesh.size
     self.count = min(limit or len(source), len(source))
@@ -48,6 +77,7 @@ class Evaluator:
     if config.eval.single_task:  # a mistake shows now, not after the work
       delta_m({task.name: 1.0 for task in self.tasks}, dict(config.eval.single_task), self.tasks)
     self._warm = False
+    self._predictor: Predictor | None = None
     self._predict = compiled_predict_step(model, self.config, self.tasks, mesh)
     self._predict_stages = jax.jit(make_predict_step(model, self.config, self.tasks, with_steps=True))
 
@@ -60,64 +90,100 @@ class Evaluator:
 
     Returns:
       {'final': {task: {metric: value}}, 'initial': {...}} (initial only for methods that have it)
-      with 'per_class' {task: {class: IoU of the final maps}} and 'seconds_per_image' of prediction on all
-      devices together; and a row of scores of each image, in the order of the source.
+      with 'per_class' {task: {class: IoU of the final maps}}, 'seconds_per_image' of prediction on all
+      devices together and, at the size of images, 'boundary_side' and 'boundary_shrunk', how many images have had
+      boundaries scored at that side instead; and a row of scores of each image, in the order of the source.
     """
-    states, rows, seconds, batches = {}, {}, 0.0, 0
+    totals, rows, tally = {}, {}, Tally()
+    pieces = (self._pieces_at_image_size if self.at_image_size else self._pieces_at_input)(variables, tally, each)
     workers = self.config.eval.workers  # the boundary protocol is slow
-    with Progress('evaluating', self.count, 'img') as progress, mapper(workers) as map_images:
-      for batch in self._batches():
-        if not self._warm:  # compiling is no part of the time
-          self._predict_local(variables, batch)
-          self._warm = True
-        began = time.monotonic()
-        predictions = self._predict_local(variables, batch)
-        seconds, batches = seconds + time.monotonic() - began, batches + 1
-        counted = np.flatnonzero(batch['valid'] & (batch['index'] < self.count)).tolist()
-        work = [self._work(predictions, batch, i) for i in counted]
-        for i, scored in zip(counted, map_images(_states, work)):
-          states, index = _add(states, scored), int(batch['index'][i])
-          rows[index] = {'id': self.source.ids[index]} | _row(scored, self.metrics)
-          if each:
-            maps = {name: m[i] for name, m in predictions['final'].items()}
-            each(self.source.ids[index], maps, batch['region'][i], batch['size'][i])
-        progress.update(min(self.config.eval.batch, self.count - progress.done))
-    gathered = sharding.gather((states, rows))
-    states = functools.reduce(_add, [s for s, _ in gathered])
-    rows = dict(sorted(item for _, rows in gathered for item in rows.items()))
-    scores = {
+    with Progress('evaluating', self.count, 'img') as progress, mapper(workers) as map_pieces:
+      for index, scored in itertools.groupby(map_pieces(score, pieces), operator.itemgetter(0)):
+        states = {}
+        for _, stage, name, state in scored:
+          of_stage = states.setdefault(stage, {})
+          of_stage[name] = merge(of_stage[name], state) if name in of_stage else state
+        totals = _add(totals, states)
+        rows[index] = {'id': self.source.ids[index]} | _row(states, self.metrics)
+        progress.update(min(jax.process_count(), self.count - progress.done))
+    gathered = sharding.gather((totals, rows, tally))
+    totals = functools.reduce(_add, [totals for totals, _, _ in gathered])
+    rows = dict(sorted(item for _, rows, _ in gathered for item in rows.items()))
+    tallies = [tally for _, _, tally in gathered]
+    return self._scores(totals, tallies), list(rows.values())
+
+  def _scores(self, totals: dict, tallies: Sequence[Tally]) -> dict:
+    """Scores of the whole set, see `run`, from {stage: {task: state}} and what each host's pass took."""
+    scores: dict = {
       stage: {name: self.metrics[name].compute(state) for name, state in tasks.items()}
-      for stage, tasks in states.items()
+      for stage, tasks in totals.items()
     }
     scores['per_class'] = {
-      task.name: self.metrics[task.name].per_class(states['final'][task.name]) for task in self.tasks if task.classes
+      task.name: self.metrics[task.name].per_class(totals['final'][task.name]) for task in self.tasks if task.classes
     }
-    return scores | {'seconds_per_image': seconds / (batches * self.config.eval.batch)}, list(rows.values())
+    scores['seconds_per_image'] = max(tally.seconds for tally in tallies) / tallies[0].images
+    if self.at_image_size:
+      scores['boundary_side'] = self.config.eval.boundary_side
+      scores['boundary_shrunk'] = sum(tally.shrunk for tally in tallies)
+    return scores
 
-  def _work(self, predictions: dict, batch: dict, i: int) -> tuple[dict, dict, dict]:
-    """What `_states` takes of image i of a batch."""
-    maps = {stage: {name: values[i] for name, values in of.items()} for stage, of in predictions.items()}
-    seen = [task.name for n, task in enumerate(self.tasks) if batch['label_mask'][i, n]]
-    labels: dict[str, tuple] = {name: (batch['labels'][name][i],) for name in seen}
-    truths = self.source.truth(int(batch['index'][i])) if self._by_truth else {}
-    for task in self.tasks:
-      truth = truths.get(task.name)
-      if truth is not None:  # the benchmark's own, of the image's own size
-        cut, size = _inside(batch['region'][i]), truth.shape[:2]
-        for of in maps.values():
-          of[task.name] = task.resized(of[task.name][cut], size)
-        label = transforms.nearest(batch['labels'][task.name][i][cut], size)
-        labels[task.name] = (label, truth.astype(np.uint8)[..., None])
-      elif task.name in truths:  # an image that it does not score
-        labels.pop(task.name, None)
-    return self.metrics, maps, labels
+  def _pieces_at_input(self, variables, tally: Tally, each: Callable | None) -> Iterator[Piece]:
+    """The pieces of this host's images at the network's input, predicted batch by batch."""
+    for batch in self._batches():
+      if not self._warm:  # compiling is no part of the time
+        self._predict_local(variables, batch)
+        self._warm = True
+      with tally.timed():
+        predictions = self._predict_local(variables, batch)
+      tally.images += self.config.eval.batch
+      for i in np.flatnonzero(batch['valid'] & (batch['index'] < self.count)).tolist():
+        yield from self._of_batch(predictions, batch, i)
+        if each:
+          maps = {name: m[i] for name, m in predictions['final'].items()}
+          each(self.source.ids[int(batch['index'][i])], maps, batch['region'][i], batch['size'][i])
+
+  def _of_batch(self, predictions: dict, batch: dict, i: int) -> Iterator[Piece]:
+    """The pieces of image i of a batch."""
+    index = int(batch['index'][i])
+    truths = self.source.truth(index) if self._by_truth else {}
+    for n, task in enumerate(self.tasks):
+      label, truth = batch['labels'][task.name][i], truths.get(task.name)
+      scored = truth is not None or (batch['label_mask'][i, n] and task.name not in truths)
+      for stage, maps in predictions.items():
+        piece = Piece(index, stage, task.name, self.metrics[task.name])
+        if not scored:
+          yield piece
+        elif truth is None:
+          yield dataclasses.replace(piece, prediction=maps[task.name][i], labels=(label,))
+        else:  # the benchmark's own, of the image's own size
+          cut, size = _inside(batch['region'][i]), truth.shape[:2]
+          labels = task.resize_label(label[cut], size), truth.astype(np.uint8)[..., None]
+          yield dataclasses.replace(piece, prediction=task.resized(maps[task.name][i][cut], size), labels=labels)
+
+  def _pieces_at_image_size(self, variables, tally: Tally, each: Callable | None) -> Iterator[Piece]:
+    """The pieces of this host's images at their own sizes, predicted one by one, on one of its devices."""
+    variables, side, tally.images = _local(variables), self.config.eval.boundary_side, self.count
+    if self._predictor is None:  # compiled once
+      self._predictor = Predictor(self.model, self.config, self.tasks, variables)
+    predictor, self._predictor.variables = self._predictor, variables
+    for example in pipeline.eval_examples(self.source, self.count, jax.process_index(), jax.process_count()):
+      image = example['image']
+      if not self._warm:  # compiling is no part of the time
+        collections.deque(cut_image(predictor.raw(image), example, self.metrics, side, Tally()), maxlen=0)
+        self._warm = True
+      with tally.timed():
+        raw = predictor.raw(image)
+      yield from cut_image(raw, example, self.metrics, side, tally)
+      if each:
+        size = image.shape[:2]
+        each(self.source.ids[example['index']], raw.predictions('final', size), (0, 0, *size), size)
 
   def stages(self, variables, index: int) -> gallery.Example:
     """One image with its labels and every stage of its maps, without padding; runs on this host alone."""
-    variables = jax.tree.map(lambda x: x.addressable_data(0), variables)
     example = self.source[index]
     ready = transforms.eval_transform(self.config, self.tasks)(example)
-    maps = self._predict_stages(variables, ready['image'][None], np.array([index], np.int32))
+    noise = 0 if self.at_image_size else index  # the noise of what was scored
+    maps = self._predict_stages(_local(variables), ready['image'][None], np.array([noise], np.int32))
     inside = _inside(ready['region'])
     cut = lambda x: np.asarray(x)[inside]
     return gallery.Example(
@@ -144,20 +210,9 @@ class Evaluator:
     return jax.tree.map(sharding.local_rows, self._predict(variables, arrays['image'], arrays['index']))
 
 
-def _states(work: tuple[dict, dict, dict]) -> dict:
-  """{stage: {task: state}} of one image; an unlabelled task has an empty state.
-
-  Args:
-    work: {task: metric}, {stage: {task: map}}, {task: (label, maybe truth)} of labelled tasks only.
-  """
-  metrics, predictions, labels = work
-  return {
-    stage: {
-      name: metrics[name].image(values, *labels[name]) if name in labels else metrics[name].empty()
-      for name, values in maps.items()
-    }
-    for stage, maps in predictions.items()
-  }
+def _local(variables):
+  """Variables that every device has, as arrays of one device of this host."""
+  return jax.tree.map(lambda x: x.addressable_data(0), variables)
 
 
 def _inside(region) -> tuple[slice, slice]:

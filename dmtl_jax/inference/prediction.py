@@ -21,7 +21,6 @@ from dmtl_jax.basics.errors import UserError
 from dmtl_jax.data import transforms
 from dmtl_jax.inference import images
 from dmtl_jax.inference.steps import make_maps_step, make_samples_step
-from dmtl_jax.models import build_model
 from dmtl_jax.models.parts.layers import resize
 from dmtl_jax.runs import checkpoints
 from dmtl_jax.runs import workdir as workdir_lib
@@ -39,9 +38,9 @@ class Predictor:
     config, variables: of the run.
   """
 
-  def __init__(self, config, tasks: tuple[Task, ...], variables: dict):
+  def __init__(self, model, config, tasks: tuple[Task, ...], variables: dict):
     self.config, self.tasks, self.variables = config, tasks, variables
-    model, size = build_model(config, tasks), tuple(config.data.size)
+    size = tuple(config.data.size)
     maps_step = make_maps_step(model, config, tasks)
 
     def one(variables, image):
@@ -111,21 +110,22 @@ class Predictor:
   def _view(self, image: np.ndarray, samples: int, scale: float) -> 'Raw':
     """The maps of an image scaled by a factor, in tiles where it is larger than the network's input then."""
     size, cells, step = tuple(self.config.data.size), self._cells, self._step(samples)
-    centred = self.config.eval.geometry == 'pad'
     scaled, _ = transforms.rescale(image, {}, scale, {})
+    # Centred only along an axis where the whole scaled image is smaller than a tile: the last tiles may hold less than
+    # a tile too, and centring them would shift what they show.
+    shown = [min(n, m) for n, m in zip(scaled.shape, size)]
+    top_left = transforms.corner(shown, size, self.config.eval.geometry == 'pad')
     pitch = size[0] / cells[0], size[1] / cells[1]
     extent = scaled.shape[0] / pitch[0], scaled.shape[1] / pitch[1]
 
     def tile(top: int, left: int) -> images.Maps:
       window = scaled[round(top * pitch[0]) :, round(left * pitch[1]) :][: size[0], : size[1]]
-      ready = transforms.finish(window, {}, size, (), 0, centred)['image']
-      stages = jax.device_get(step(self.variables, ready[None]))
+      stages = jax.device_get(step(self.variables, transforms.pad_image(window, size, top_left)[None]))
       return {(s, t.name): np.asarray(maps[t.name], np.float32) for s, maps in stages.items() for t in self.tasks}
 
     rows, columns = (max(n, int(np.ceil(x - 1e-6))) for n, x in zip(cells, extent))
-    shown = [min(n, m) for n, m in zip(scaled.shape, size)]
-    top, left = (n / p for n, p in zip(transforms.corner(shown, size, centred), pitch))
-    return Raw(self.tasks, images.blend_tiles(tile, (rows, columns), cells), extent, samples, (top, left))
+    origin = top_left[0] / pitch[0], top_left[1] / pitch[1]
+    return Raw(self.tasks, images.blend_tiles(tile, (rows, columns), cells), extent, samples, origin)
 
   def _scales(self, shape: Sequence[int], zoom: float | None) -> list[float]:
     """The factors by which the network sees an image scaled."""
@@ -170,15 +170,20 @@ class Raw:
     Raw maps are enlarged first and activated then, so that edges are smooth; in bands of rows,
     so that the raw maps of a large image never are in memory.
     """
-    step = max(BAND // size[1], 1)
-    bands = [slice(top, min(top + step, size[0])) for top in range(0, size[0], step)]
-    found = {}
-    for task in self.tasks:
-      parts = (images.enlarge(self.maps[stage, task.name], self.extent, size, band, self.origin) for band in bands)
-      found[task.name] = np.concatenate(
-        [part[..., 0] if stage == 'uncertainty' else _activated(task, part) for part in parts]
-      )
-    return found
+    return {task.name: self.prediction(stage, task, size) for task in self.tasks}
+
+  def prediction(self, stage: str, task: Task, size: tuple[int, int], rows: slice | None = None) -> np.ndarray:
+    """As `predictions`, of one task; all of it, or these rows, one of `bands(size)`."""
+    if rows is None:
+      return np.concatenate([self.prediction(stage, task, size, band) for band in bands(size)])
+    part = images.enlarge(self.maps[stage, task.name], self.extent, size, rows, self.origin)
+    return part[..., 0] if stage == 'uncertainty' else _activated(task, part)
+
+
+def bands(size: tuple[int, int]) -> list[slice]:
+  """The rows of an image of a size (H, W), in bands that are worked on one after the other."""
+  step = max(BAND // size[1], 1)
+  return [slice(top, min(top + step, size[0])) for top in range(0, size[0], step)]
 
 
 def _joined(whole: Raw, tiles: Raw) -> Raw:
@@ -220,5 +225,5 @@ def load(workdir: str | os.PathLike, which: str = 'best') -> Predictor:
   shipped = pathlib.Path(datasets.__path__[0]) / workdir / 'trained'
   workdir = shipped if shipped.exists() and not os.path.exists(workdir) else workdir
   config, tasks = workdir_lib.read_config(workdir), workdir_lib.read_tasks(workdir)
-  _, variables, _ = checkpoints.load(workdir, str(which), config, tasks)
-  return Predictor(config, tasks, variables)
+  model, variables, _ = checkpoints.load(workdir, str(which), config, tasks)
+  return Predictor(model, config, tasks, variables)

@@ -10,7 +10,7 @@ from dmtl_jax.basics import atomic, sharding, stopping
 from dmtl_jax.basics.progress import say
 from dmtl_jax.data import source as source_lib
 from dmtl_jax.inference import gallery
-from dmtl_jax.inference.evaluation import delta_to_single, Evaluator, headline, VERSION
+from dmtl_jax.inference.evaluation import delta_to_single, Evaluator, headline, size_text, VERSION
 from dmtl_jax.runs.checkpoints import load
 
 
@@ -32,7 +32,7 @@ def run(config, workdir: str, which: str = '', predictions: bool = False) -> dic
   """The job `--mode=evaluate`: restores a checkpoint, writes W/metrics.json, per_image.csv and panels/.
 
   With another number of denoising steps than the run's (config.eval.steps = S) it writes W/metrics_S.json alone,
-  beside what there is.
+  beside what there is. By protocol mtpsl the scores of the last weights stand beside those of the best, as 'last'.
 
   Args:
     which: checkpoint: 'best', 'latest' or a step; default config.eval.weights, as the benchmark does.
@@ -48,18 +48,22 @@ def run(config, workdir: str, which: str = '', predictions: bool = False) -> dic
 def _evaluate(config, path: pathlib.Path, which: str, predictions: bool) -> dict:
   source = source_lib.open_source(config.data, 'val')
   model, variables, step = load(path, which, config, source.tasks)
-  say(f'evaluating step {step} ({which}) of {path} on {len(source)} images, protocol {config.eval.protocol}')
   evaluator = Evaluator(model, config, source, sharding.make_mesh())
+  size = size_text(config.eval.resolution, config.data.size)
+  say(f'evaluating step {step} ({which}) of {path} on {len(source)} images {size}, protocol {config.eval.protocol}')
   save = functools.partial(gallery.save_predictions, path / 'predictions', source.tasks)
   scores, rows = evaluator.run(variables, save if predictions else None)
   result = {
     'version': VERSION,
     'protocol': config.eval.protocol,
+    'resolution': config.eval.resolution,
     'weights': which,
     'step': step,
     **scores,
     'delta_m': delta_to_single(scores['final'], config, source.tasks),
   }
+  if config.eval.protocol == 'mtpsl' and which == 'best':
+    result['last'] = _score_last(evaluator, config, path, result)
   if jax.process_index() == 0:
     other = config.eval.steps if config.eval.steps != config.model.steps and model.diffuses else 0
     with atomic.at_once():
@@ -69,4 +73,23 @@ def _evaluate(config, path: pathlib.Path, which: str, predictions: bool) -> dict
         chosen = gallery.choose(rows, source.tasks, config.eval.panels)
         gallery.save_panels(path / 'panels', source.tasks, chosen, functools.partial(evaluator.stages, variables))
     say(as_text(scores, source.tasks))
+    if 'last' in result:
+      say(f'\nthe last weights, step {result["last"]["step"]}:\n{as_text(result["last"], source.tasks)}')
   return result
+
+
+def _score_last(evaluator: Evaluator, config, path: pathlib.Path, best: dict) -> dict:
+  """Scores of a run's last weights, beside those of its best as metrics.json has them; evaluated where they are others.
+
+  MTPSL's code reports its best epoch, chosen by its scores on these very images. The last weights are not chosen.
+
+  Returns:
+    {'step', 'final', 'initial' (where there is one), 'delta_m'}.
+  """
+  _, variables, step = load(path, 'latest', config, evaluator.tasks)
+  if step == best['step']:
+    return {name: best[name] for name in ('step', 'final', 'initial', 'delta_m') if name in best}
+  say(f'evaluating step {step} (the last)')
+  scores, _ = evaluator.run(variables)
+  stages = {name: scores[name] for name in ('final', 'initial') if name in scores}
+  return {'step': step, **stages, 'delta_m': delta_to_single(scores['final'], config, evaluator.tasks)}

@@ -5,7 +5,7 @@ import pathlib
 
 from dmtl_jax.basics import atomic, progress, stopping
 from dmtl_jax.basics.errors import UserError
-from dmtl_jax.report import gains, paired, steps
+from dmtl_jax.report import gains, last, paired, steps
 from dmtl_jax.report.page import page
 from dmtl_jax.report.results import read_run, Run, sections
 from dmtl_jax.report.table import make_table, markdown, numbers
@@ -39,5 +39,6 @@ def write(runs: Sequence[Run], folder: pathlib.Path) -> pathlib.Path:
 
 
 def to_markdown(section, table) -> str:
-  """All of a section as text: scores, methods seed by seed, what denoising changed, scores by the number of steps."""
-  return markdown(section, table) + paired.markdown(section) + gains.markdown(section) + steps.markdown(section)
+  """All of a section as text: scores, also of last weights, seed by seed, what denoising changed, scores by S."""
+  parts = (last, paired, gains, steps)
+  return markdown(section, table) + ''.join(part.markdown(section) for part in parts)

@@ -1,6 +1,7 @@
 """What every metric is: a state per image, added up over a set, then scored."""
 
 import abc
+from typing import ClassVar
 
 import numpy as np
 
@@ -34,7 +35,13 @@ class Metric(abc.ABC):
   Args:
     task: a `tasks.Task`, of which a metric uses `name`, `classes`, `valid` and what is blank.
     protocol: config.eval.protocol, whose definitions count where they differ.
+
+  Attributes:
+    sums_over_pixels: whether the state of an image is the sum of the states of its parts, so that a large image can be
+      scored part by part.
   """
+
+  sums_over_pixels: ClassVar[bool] = False
 
   def __init__(self, task, protocol: str = 'plain'):
     self.task, self.protocol = task, protocol

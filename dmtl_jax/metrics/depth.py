@@ -10,6 +10,8 @@ FLOOR = 1e-9  # the released meter's smallest depth, which keeps a logarithm fin
 class AbsoluteError(Metric):
   """MAE: mean absolute error over channels and the valid pixels of the set, in the label's unit."""
 
+  sums_over_pixels = True
+
   def image(self, prediction, label) -> State:
     valid = self.valid(prediction, label)
     error = np.abs(prediction.reshape(label.shape).astype(np.float64) - label)[valid]
@@ -26,6 +28,8 @@ class Depth(Metric):
   sqRel = mean (p - d)^2 / d, RMSE and logRMSE = root of the mean (p - d)^2, (ln p - ln d)^2.
   A prediction is at least FLOOR in all of them, as in the released code.
   """
+
+  sums_over_pixels = True
 
   def image(self, prediction, label) -> State:
     valid = self.valid(prediction, label)

@@ -23,6 +23,8 @@ class Normals(Metric):
   All over the valid pixels of the set. The median, of a histogram, is exact to half a thousandth of a degree.
   """
 
+  sums_over_pixels = True
+
   def image(self, prediction, label) -> State:
     valid = self.valid(prediction, label)
     error = angles(prediction, label)[valid]

@@ -32,6 +32,8 @@ class Saliency(Metric):
   first, beside maxF_released. mIoU: mean IoU of salient and background at probability 0.5.
   """
 
+  sums_over_pixels = True
+
   def __init__(self, task, protocol: str = 'plain'):
     super().__init__(task, protocol)
     self.names = ('maxF_plain', 'maxF') if protocol == 'pascal' else ('maxF', 'maxF_released')

@@ -28,6 +28,8 @@ class Segmentation(Metric):
     ValueError: a class id outside the task's classes.
   """
 
+  sums_over_pixels = True
+
   def image(self, prediction, label) -> State:
     valid = self.valid(prediction, label)
     count = len(self.task.classes)

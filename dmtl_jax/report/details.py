@@ -16,7 +16,7 @@ def details(section) -> str:
     for entry in section.entries
     for run in entry.runs
   ]
-  heads = ('folder', 'method', 'seed', 'checkpoint', 'image size')
+  heads = ('folder', 'method', 'seed', 'checkpoint', 'network input')
   tables = [
     ('All metrics', ''.join(_metrics(section, task) for task in section.tasks)),
     ('IoU by class', ''.join(_classes(section, task) for task in section.tasks if task.classes)),

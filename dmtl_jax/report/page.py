@@ -4,7 +4,7 @@ import collections
 from collections.abc import Sequence
 import pathlib
 
-from dmtl_jax.report import charts, scoring, steps, viewer
+from dmtl_jax.report import charts, last, scoring, steps, viewer
 from dmtl_jax.report.details import details
 from dmtl_jax.report.gains import gain
 from dmtl_jax.report.markup import card, entry_name, escape, html_table, swatch, verdict
@@ -48,6 +48,7 @@ def _section(section, table, name: str, album, left: int) -> str:
   blocks = [
     ('', _verdict(section, table)),
     ('Scores and costs', _scores(section, table)),
+    (last.TITLE, last.html(section)),
     ('What denoising changes', len(section.entries) > 1 and _denoising(section)),  # of one, the first cards tell
     ('How many denoising steps', steps.cards(section)),
     ('Image by image', by_image and _note(' '.join(methods)) + by_image),

@@ -57,9 +57,10 @@ def _are_files(value) -> bool:
 _NUMBER = optional(is_number)
 _SCORES = optional({ANY: {ANY: _NUMBER}})  # {task: {metric or class: number}}
 METRICS = dict.fromkeys(('initial', 'final', 'per_class'), _SCORES) | dict.fromkeys(
-  ('step', 'seconds_per_image', 'delta_m', 'version'), _NUMBER
+  ('step', 'seconds_per_image', 'delta_m', 'version', 'boundary_side', 'boundary_shrunk'), _NUMBER
 )
-METRICS |= dict.fromkeys(('protocol', 'weights'), optional(_is_text))
+METRICS |= dict.fromkeys(('protocol', 'weights', 'resolution'), optional(_is_text))
+METRICS['last'] = optional(dict.fromkeys(('initial', 'final'), _SCORES) | dict.fromkeys(('step', 'delta_m'), _NUMBER))
 COST = dict.fromkeys(('parameters', 'gmac', 'train_memory_bytes'), _NUMBER)
 _DRAWN = {'why': [_is_text], 'scores': {ANY: is_number}, 'limits': optional(_are_limits), 'files': _are_files}
 INDEX = {'images': optional([{'id': _is_text, 'input': _is_inside, 'tasks': {ANY: _DRAWN}}])}  # see gallery.py

@@ -17,6 +17,7 @@ from dmtl_jax.basics.progress import say
 from dmtl_jax.configs import check as check_config
 from dmtl_jax.data import label_settings, pipeline
 from dmtl_jax.data import source as source_lib
+from dmtl_jax.inference import evaluation
 from dmtl_jax.models import build_model
 from dmtl_jax.models.inputs import init_variables
 from dmtl_jax.runs import pretrained
@@ -83,6 +84,7 @@ def check(config, fresh: bool = True):
   )
   label_settings.check(config.data.labels)
   periodic.check(config.train.best_by, tasks)
+  evaluation.check(config)
   if fresh and config.init_from and not os.path.isdir(config.init_from):
     pretrained.resolve(config.init_from)
   names = [task.name for task in tasks]

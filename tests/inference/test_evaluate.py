@@ -148,7 +148,9 @@ def test_two_hosts_of_two_devices_get_what_one_gets(five, tmp_path):
     for i, file in enumerate(files)
   ]
   assert [host.wait(timeout=240) for host in hosts] == [0, 0]
-  (first, seen, gathered, batch), (second, seen2, gathered2, _) = (pickle.loads(file.read_bytes()) for file in files)
+  (first, seen, gathered, batch, own), (second, seen2, gathered2, _, own2) = (
+    pickle.loads(f.read_bytes()) for f in files
+  )
   assert batch == 4 and sorted(seen + seen2) == [f'room{i}' for i in range(5)] and seen and seen2
   for scores, rows in (first, second):
     for stage in ('initial', 'final'):
@@ -156,6 +158,11 @@ def test_two_hosts_of_two_devices_get_what_one_gets(five, tmp_path):
     assert [row['id'] for row in rows] == [row['id'] for row in five[1]]
     assert rows[4]['semseg/mIoU final'] == pytest.approx(five[1][4]['semseg/mIoU final'])
   assert first[0]['final'] == second[0]['final']
+  evaluator, variables = stub.make(5, 4, shape=(30, 50), resolution='image')
+  scores, rows = evaluator.run(variables)
+  assert own == own2 and [row['id'] for row in own[1]] == [row['id'] for row in rows]
+  for stage in ('initial', 'final'):  # each host has predicted its share at the images' own sizes
+    assert_scores(own[0][stage], scores[stage])
   for values in (gathered, gathered2):
     assert [value['from'] for value in values] == [0, 1]
     assert all(value['count'] == 2**40 + 1 and value['count'].dtype == np.int64 for value in values)

@@ -281,6 +281,25 @@ def test_a_view_that_is_padded_around_joins_tiles_where_the_image_is(predictor, 
     np.testing.assert_allclose(joined[name][inner], seen[name][inner], rtol=0.02, atol=0.02)
 
 
+@pytest.mark.parametrize('size', [(90, 121), (65, 200), (127, 97), (67, 50)])
+@pytest.mark.parametrize('geometry', ['pad', 'fit'])
+def test_tiles_show_each_pixel_at_its_place(predictor, monkeypatch, size, geometry):
+  """Tiles of a network that averages 8x8 pixels give the averages of the image, also in the last rows and columns."""
+  monkeypatch.setattr(predictor, 'config', predictor.config.copy_and_resolve_references())
+  predictor.config.eval.geometry = geometry
+  Pointwise(predictor, monkeypatch)
+  image = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+  raw = predictor._view(image, 1, 1.0)
+  rows, columns = (-(-max(n, least) // 8) for n, least in zip(size, SIZE))
+  spare = [(SIZE[i] - size[i]) // 2 if geometry == 'pad' and size[i] < SIZE[i] else 0 for i in (0, 1)]
+  whole = np.zeros((8 * rows, 8 * columns))
+  inside = np.s_[spare[0] : spare[0] + size[0], spare[1] : spare[1] + size[1]]
+  whole[inside] = ((image / 255 - transforms.MEAN) / transforms.STD).mean(-1)
+  want = whole.reshape(rows, 8, columns, 8).mean((1, 3))
+  np.testing.assert_allclose(raw.maps['final', 'depth'][..., 0], want, atol=1e-5)
+  assert raw.origin == tuple(n / 8 for n in spare) and raw.extent == tuple(n / 8 for n in size)
+
+
 def test_samples_and_tiles_together(predictor):
   maps, uncertainty = predictor.sample(photo(150, 230), SAMPLES)
   for task in TASKS:

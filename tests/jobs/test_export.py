@@ -84,7 +84,7 @@ def test_other_methods(arg, images, monkeypatch):
   exported = export.export(tiny.config, tiny.tasks, variables)
   assert asked == {'cpu', 'gpu'}, 'each platform has its own convolutions in the file'
   got = jax.device_get(exported.call(images[:1]))
-  want = prediction.Predictor(tiny.config, tiny.tasks, variables)(images[0])
+  want = prediction.Predictor(tiny.model, tiny.config, tiny.tasks, variables)(images[0])
   for task in tiny.tasks:
     agrees(task, got[task.name][0], want[task.name])
 
