@@ -142,6 +142,7 @@ class Method:
     note: what to know of its pictures.
     loss: its own loss (a scalar float32), added to the tasks'.
     initial_loss: weight of the tasks' losses on its initial maps, the default of config.initial_loss.
+    balances_images: whether an image's losses are weighed by T / its labelled tasks, see `losses.combine`.
     defaults: of config.model, where they differ from others'.
     fixed: fields of the network that make the method, whatever config.model says.
     reference: whether Delta_m compares with its scores.
@@ -157,6 +158,7 @@ class Method:
   note: str = ''
   loss: Callable[[Forward], jax.Array] | None = None
   initial_loss: float = losses.INITIAL_LOSS
+  balances_images: bool = True
   defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   reference: bool = False
@@ -165,7 +167,8 @@ class Method:
   def total_loss(self, run: Forward) -> tuple[jax.Array, dict[str, jax.Array]]:
     """All that is minimised, and the tasks' losses in parts, see `losses.total_loss`."""
     labels, mask = run.batch['labels'], run.batch['label_mask']
-    loss, parts = losses.total_loss(run.tasks, run.output, labels, mask, run.weights, run.config.initial_loss)
+    initial = run.config.initial_loss
+    loss, parts = losses.total_loss(run.tasks, run.output, labels, mask, run.weights, initial, self.balances_images)
     return loss + self.loss(run) if self.loss else loss, parts
 
 

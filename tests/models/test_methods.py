@@ -231,6 +231,44 @@ def test_initial_maps_weigh_as_published_or_as_the_config_says(method, times):
   assert set(parts) == {'final', 'initial'}
 
 
+# --- single_task ---
+
+
+@functools.cache
+def alone_and_together():
+  """Gradients of a batch with uneven labels: of the joint run, and of a run of each task alone with its own mask."""
+  size, mask = (32, 32), np.array([[1, 1], [1, 0], [0, 1], [0, 0], [1, 1]], bool)
+  rng, config = np.random.default_rng(0), tiny_config('method=single_task')
+  config.loss_weights.normals = 10.0
+  variables = random_variables(build_model(config, TWO), size)
+  images, labels = rng.standard_normal((5, *size, 3)).astype(np.float32), random_labels(rng, 5, size)
+
+  def gradients(tasks):
+    step = TrainStep(build_model(config, tasks), None, config, tasks, pair_count=10, groups=1)
+    own = {part: {task.name: values[task.name] for task in tasks} for part, values in variables.items()}
+    columns = [TWO.index(task) for task in tasks]
+    batch = {'image': images, 'label_mask': mask[:, columns], 'position': jnp.arange(5)}
+    batch['labels'] = {task.name: labels[task.name] for task in tasks}
+    run = jax.jit(lambda params, stats: step.gradients(params, (stats, None), batch, KEY))
+    grads, _, scalars = run(own['params'], own['batch_stats'])
+    return jax.device_get(grads), float(scalars['loss/total'])
+
+  return gradients(TWO), {task.name: gradients((task,)) for task in TWO}
+
+
+@pytest.mark.parametrize('task', [task.name for task in TWO])
+def test_a_joint_run_of_single_tasks_trains_each_as_if_alone(task):
+  (together, _), alone = alone_and_together()
+  norm = lambda x: np.linalg.norm(x).item()
+  for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(alone[task][0][task]), jax.tree.leaves(together[task])):
+    assert norm(b - a) <= 1e-5 * norm(a) + 1e-7, jax.tree_util.keystr(path)
+
+
+def test_the_loss_of_a_joint_run_of_single_tasks_is_the_sum_of_theirs():
+  (_, total), alone = alone_and_together()
+  assert total == pytest.approx(sum(loss for _, loss in alone.values()), rel=1e-5)
+
+
 # --- mti_net ---
 
 
