@@ -71,7 +71,10 @@ class Network(nn.Module):
     return False
 
   def noise_shape(self, pairs: Pairs, size: tuple[int, int], steps: int | None = None) -> tuple[int, ...]:
-    """Of a network that diffuses: shape [K, N, h, w, C_x] of the noise for N pairs of images of `size` (H, W)."""
+    """Of a network that diffuses: shape [K, N, h, w, C_x] of the noise for N pairs of images of `size` (H, W).
+
+    K may be 0: no noise.
+    """
     raise NotImplementedError(f'{type(self).__name__}.noise_shape')
 
   def check(self):

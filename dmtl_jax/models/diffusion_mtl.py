@@ -29,7 +29,8 @@ class DiffusionMTL(Network):
     stop_condition: stops the gradient through the condition (released code).
     posterior: between steps draw from the DDPM posterior (released code) instead of
       passing the denoiser's output on (paper).
-    add_noise: False for the ablation without diffusion.
+    add_noise: False for the ablation without diffusion: nothing decays, and with `posterior` the
+      posterior's mean is passed on.
     step_offset: the step index fed to the embedding is s - step_offset.
     initial_weights: of denoiser, condition and last heads: 'paper', 'released' (see released.py) or 'identity'
       (see parts/identity.py); weights alone, the network is the same.
@@ -93,12 +94,13 @@ class DiffusionMTL(Network):
 
   @property
   def draws_noise(self):
-    return self.add_noise or self.posterior
+    return self.add_noise
 
   def noise_shape(self, pairs, size, steps=None):
-    """K is 1, or S for the posterior."""
+    """K is 1, S for the posterior, and 0 where no noise is added."""
     channels = sum(task.channels for task in self.tasks) if self.predictions else self.channels
-    return ((steps or self.steps) if self.posterior else 1, pairs.count, *stride8(size), channels)
+    draws = (steps or self.steps) if self.posterior else 1
+    return (draws if self.add_noise else 0, pairs.count, *stride8(size), channels)
 
   def check(self):
     if self.channels % self.heads:
@@ -149,7 +151,7 @@ class DiffusionMTL(Network):
       self.put_variable('params', 'denoiser', drawn['params'])
     params = self.get_variable('params', 'denoiser')
     if self.add_noise:
-      if self.predictions:
+      if self.predictions:  # all draws, the posterior's too: no noise outside a task's slot
         noise = jnp.where(Slots(channels).mask(pairs.task_index), noise, 0)
       x = schedule.decay(x, noise[0])
 
@@ -169,7 +171,7 @@ class DiffusionMTL(Network):
 
     # The last step adds no noise (sigma_1 = 0); its draw would only be multiplied by 0.
     draws = jnp.zeros((schedule.steps, len(x), 1, 1, 1))
-    if self.posterior:
+    if self.posterior and self.add_noise:
       draws = jnp.concatenate([noise[1:], jnp.zeros_like(noise[:1])])
     final, after = pairs.in_chunks(denoise, x, condition, pairs.task, _swap(draws))
     return final, jnp.concatenate([x[None], _swap(after)])

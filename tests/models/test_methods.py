@@ -18,6 +18,7 @@ from dmtl_jax.models.inputs import init_variables
 from dmtl_jax.models.invpt import MessageAttention
 from dmtl_jax.models.mti_net import Distillation
 from dmtl_jax.models.parts import encoder
+from dmtl_jax.models.parts.pairs import DensePairs
 from dmtl_jax.runs.state import TrainState
 from dmtl_jax.training.step import TrainStep
 
@@ -168,10 +169,12 @@ def test_a_network_has_the_last_word_on_its_first_weights():
 
 @pytest.mark.parametrize('add_noise', [False, True])
 @pytest.mark.parametrize('posterior', [False, True])
-def test_predictions_depend_on_noise_where_some_is_drawn(add_noise, posterior):
-  config = tiny_config('method=feature')
+def test_noise_is_drawn_where_some_is_added(add_noise, posterior):
+  config = tiny_config('method=feature,steps=3')
   config.model.update(add_noise=add_noise, posterior=posterior)
-  assert build_model(config, TWO).draws_noise == (add_noise or posterior)
+  model = build_model(config, TWO)
+  assert model.draws_noise == add_noise
+  assert model.noise_shape(DensePairs(2, 2), (64, 96))[0] == add_noise * (3 if posterior else 1)
   assert not build_model(tiny_config('method=ss'), TWO).draws_noise
 
 
