@@ -25,7 +25,7 @@ METHODS: dict[str, 'Method'] = {}  # by name; filled as the methods' files are i
 
 @struct.dataclass
 class Output:
-  """What every model returns: raw maps at stride 8, before `Task.activate`.
+  """What every model returns: raw maps at stride 8, before `Task.activate`, in float32 whatever its dtype.
 
   Attributes:
     final: {task: [B, h, w, C_t]}; 0 for a pair that was not denoised.
@@ -49,7 +49,7 @@ class Network(nn.Module):
     backbone: 'resnet18' or 'resnet50'.
     width: channels of the encoder's stem; 64 is the published ResNet.
     channels: C.
-    dtype: of activations; parameters are float32.
+    dtype: of activations; parameters and the maps of the last layers (`layers.Head`) are float32.
     remat: recompute the activations of blocks for the gradient instead of keeping them.
     diffuses: whether it denoises pairs of image and task, and takes `pairs`, `noise` and `steps` as inputs.
     clips_parts: whether each part (`part`) is a network by itself, whose gradient is clipped by itself.

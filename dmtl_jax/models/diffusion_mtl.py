@@ -80,7 +80,7 @@ class DiffusionMTL(Network):
     x, steps_out = self._denoise(pairs.take_tasks(maps).astype(jnp.float32), condition, pairs, noise, schedule)
 
     if not self.predictions:
-      head = SlotHead(slots.channels, self.dtype, name='head')
+      head = SlotHead(slots.channels, name='head')
       x = head(x, pairs.task)
       steps_out = jnp.stack([head(step, pairs.task) for step in steps_out])
     put = lambda maps: slots.split(pairs.put(maps))

@@ -14,7 +14,7 @@ import pytest
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.configs import common
 from dmtl_jax.models import build_model, find, Forward, METHODS, Network, Output, register, xtc
-from dmtl_jax.models.inputs import init_variables
+from dmtl_jax.models.inputs import init_variables, model_inputs
 from dmtl_jax.models.invpt import MessageAttention
 from dmtl_jax.models.mti_net import Distillation
 from dmtl_jax.models.parts import encoder
@@ -119,6 +119,25 @@ def test_the_condition_trains_unlabelled_tasks_decoders():
   trained = by_method('prediction')
   _, grads = trained.run(trained.labels, np.array([[1, 0], [1, 0]], bool))
   assert any((g != 0).any() for g in jax.tree.leaves(grads['decoders']['normals_block0']))
+
+
+@pytest.mark.parametrize('method', ['prediction', 'feature', 'mtl_baseline', 'mti_net', 'invpt'])
+def test_maps_of_a_bfloat16_network_are_not_rounded_to_it(method):
+  """In float32 a number in 65536 is one of bfloat16 as well; of one's rounded maps all are."""
+  config = tiny_config(f'method={method}')
+  config.dtype = 'bfloat16'
+  model = build_model(config, TWO)
+  images = np.random.default_rng(0).standard_normal((1, *SIZE, 3)).astype(np.float32)
+  inputs = model_inputs(model, images, KEY, len(TWO))
+  output = jax.jit(lambda variables: model.apply(variables, images, **inputs))(random_variables(model, SIZE))
+  maps = [
+    output.final,
+    output.initial,
+    *({name: x[i] for name, x in output.steps.items()} for i in range(3) if output.steps),
+  ]
+  for each in jax.tree.leaves(jax.device_get([m for m in maps if m])):
+    assert each.dtype == np.float32
+    assert (each == each.astype(jnp.bfloat16)).mean() < 0.01
 
 
 # --- names and parts ---
