@@ -99,9 +99,9 @@ class Dense(nn.Module):
 def project(x: jax.Array, kernel: jax.Array) -> jax.Array:
   """The last product of a network: x [..., C] of any dtype and kernel [C, D] float32 to [..., D] float32.
 
-  Rounded to bfloat16, a map has three digits, and depths that are close become one. With so few outputs the product
-  costs little, also at `highest`, without which TPUs and GPUs round a float32 product's inputs. A checkpoint, so that x is
-  kept for the gradient as it was, not in float32.
+  Rounded to bfloat16, a map has less than three digits: too few for depths and for small differences of logits.
+  `highest`, because GPUs and TPUs round the inputs of a float32 product otherwise; so few outputs cost little.
+  A checkpoint, so that the gradient keeps x as it was, not a copy in float32.
   """
   return jnp.dot(x.astype(jnp.float32), kernel, precision='highest')
 
