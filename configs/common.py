@@ -75,7 +75,7 @@ def base(arg: str | None) -> ConfigDict:
     dict(
       method=method.name,  # which network with which loss, as in the config string
       seed=0,  # of weights, noise and the order of images
-      dtype='float32',  # of activations: bfloat16, or float16 with scaled losses; parameters are float32
+      dtype='float32',  # of activations: bfloat16, or float16 with scaled losses; parameters and maps are float32
       init_from='',  # encoder or whole weights to start from
       model=model,
       data=dict(
@@ -147,8 +147,8 @@ def benchmark(arg: str | None, name: str) -> ConfigDict:
   return config
 
 
-def mtpsl(arg: str | None, name: str, cross_task_weight: float, film: float) -> ConfigDict:
-  """As `benchmark`, by MTPSL's code; of XTC, the weight of its consistency and its parts' own rate."""
+def mtpsl(arg: str | None, name: str, cross_task_weight: float, flip_view: bool, film: float) -> ConfigDict:
+  """As `benchmark`, by MTPSL's code; of XTC, its consistency's weight and second view, and its parts' own rate."""
   config = benchmark(arg, name)
   config.data.augment = 'mtan'
   config.train.epochs = 200
@@ -156,6 +156,7 @@ def mtpsl(arg: str | None, name: str, cross_task_weight: float, film: float) -> 
   config.eval.weights = 'best'  # MTPSL reports its best epoch by evaluation
   if config.method == 'xtc':
     config.model.cross_task_weight = cross_task_weight  # of XTC's consistency
+    config.model.flip_view = flip_view  # XTC's second view of an image is flipped with probability 0.5
     config.optim.part_lr = dict(film=film)
   return config
 
@@ -199,6 +200,8 @@ def upgraded(values: dict) -> dict:
     dict(initial_weights='paper', token_stride=4) | model,
     dict(denoiser_fan_in=0, part_lr={}) | dict(values.get('optim', {})),
   )
+  if method == 'xtc':
+    model.setdefault('flip_view', False)
   data, scores = dict(values.get('data', {})), dict(values.get('eval', {}))
   if data.get('name') == 'scenes':
     data.setdefault('simple', False)
