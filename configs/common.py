@@ -9,9 +9,11 @@ A config string is `configs/NAME.py:key=value,key=value`. Keys:
   backbone   resnet18 (default) | resnet50
   steps      S, diffusion steps (default 2)
   condition  what Multi-Task Conditioning is made of: predictions (default; one convolution per task, then
-             fused) | concat (default of feature; one convolution over all predictions, as the paper's
-             table of parameters counts) | features (initial features, as the paper's text says)
-  preset     paper (default) | released (what the authors' code does, docs/paper.md)
+             fused) | concat (default of feature; one convolution over all predictions: not the paper's
+             text, but the released code, and the only one of the size in the paper's table) | features
+             (initial features: the paper's text on Feature Diffusion)
+  preset     paper (default; but for the condition of feature, see there) | released (what the authors'
+             code does, docs/paper.md)
 
 Any other field is a flag: `--config.optim.lr=1e-4`.
 """

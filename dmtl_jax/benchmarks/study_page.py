@@ -24,7 +24,8 @@ images held back from it. The networks are half-trained: scores of the short tra
 each other and are no measure of what a method reaches. The paper's own scores are in [paper.md](paper.md).
 
 """
-# Delta_m in % of the paper's tables, one label or random labels: PASCAL-Context, NYUD-v2, Cityscapes.
+# Delta_m in % of the paper's tables, one label or random labels: PASCAL-Context, NYUD-v2, Cityscapes. XTC's is that of
+# the paper's XTC*, its own re-implementation.
 PAPER = {
   'one': {
     'mtl_baseline': (-2.85, -3.99, -18.81),

@@ -24,8 +24,9 @@ class DiffusionMTL(Network):
   Attributes:
     predictions: diffuse raw predictions (Prediction Diffusion), else features.
     condition: what F_cond is made of: 'predictions' (a convolution per task, then fused),
-      'features' (the same on initial features), 'concat' (one convolution over the
-      concatenated predictions) or 'none'.
+      'features' (the same on initial features, the text of the paper on Feature Diffusion), 'concat'
+      (one convolution over the concatenated predictions: the released code, and what the paper's
+      table counts) or 'none'.
     stop_condition: stops the gradient through the condition (released code).
     posterior: between steps draw from the DDPM posterior (released code) instead of
       passing the denoiser's output on (paper).
@@ -196,6 +197,6 @@ variant(
 )  # fmt: skip
 variant(
   'feature', title='DiffusionMTL (Feature)', row=10, color='#4f7df0', fixed=dict(predictions=False),
-  defaults=dict(condition='concat'), cost='132.9 M, 675.3 GMAC; with ResNet-50 159 M, 742 GMAC',
+  defaults=dict(condition='concat'), cost='133 M, 676 GMAC; with ResNet-50 159 M, 742 GMAC',
   note='Feature Diffusion decays and denoises features: shown is what the prediction head makes of them.',
 )  # fmt: skip

@@ -104,12 +104,12 @@ class XTC(MTLBaseline):
 def cross_task_consistency(run: Forward) -> jax.Array:
   """XTC: an unlabelled task's prediction and a labelled task's label agree in the space of their pair.
 
-  As in the public code they are those of a second view of the image (config.model.flip_view: flipped or not). For source s and target t, with the mapping
-  network m and F_backbone f (no gradient): d(m(P_s), m(Y_t)) + 0.5 (d(m(P_s), f) + d(m(Y_t), f)), d one minus
-  the cosine over channels, mean over pixels; summed over pairs, mean over images, times
-  config.model.cross_task_weight. Sources are the tasks without a label, or all others where every task has
-  one. An image with several labels draws one target a step (its loss counts as many times), which keeps
-  the cost of every setting that of one label.
+  As in the public code they are those of a second view of the image, which config.model.flip_view says may be
+  flipped. For source s and target t, with the mapping network m and F_backbone f (no gradient):
+  d(m(P_s), m(Y_t)) + 0.5 (d(m(P_s), f) + d(m(Y_t), f)), d one minus the cosine over channels, mean over pixels;
+  summed over pairs, mean over images, times config.model.cross_task_weight. Sources are the tasks without a label,
+  or all others where every task has one. An image with several labels draws one target a step (its loss counts as
+  many times), which keeps the cost of every setting that of one label.
   """
   tasks, mask = run.tasks, run.batch['label_mask']
   count = mask.shape[1]
@@ -165,6 +165,7 @@ def encoded_predictions(tasks, final: dict, size: tuple[int, int], key: jax.Arra
 
 
 register(
-  'xtc', XTC, 'XTC', row=4, color='#cc79a7', loss=cross_task_consistency,
-  defaults=dict(cross_task_weight=WEIGHT, flip_view=FLIP_VIEW), baseline=True, cost='173 M, of which the mapping networks serve training alone; 608 GMAC',
+  'xtc', XTC, 'XTC', row=4, color='#cc79a7', loss=cross_task_consistency, baseline=True,
+  defaults=dict(cross_task_weight=WEIGHT, flip_view=FLIP_VIEW),
+  cost='173 M, of which the mapping networks serve training only; 608 GMAC',
 )  # fmt: skip
