@@ -94,7 +94,8 @@ def _beside_paper(section: Section, table: Table) -> str:
       numbers = [f'{value:+.2f}' for value in paper[entry.method.name]]
       body.append([entry.name, cell.text, *numbers, *['–'] * (3 - len(numbers))])
   heads = ['Δm %', 'here', 'PASCAL-Context', 'NYUD-v2', 'Cityscapes']
-  return f'\n#### Beside the paper\n\n{markdown_table(heads, body)}\n' if body else ''
+  note = "\nThe paper's XTC is XTC*, its own re-implementation.\n" if any('XTC' in row[0] for row in body) else ''
+  return f'\n#### Beside the paper\n\n{markdown_table(heads, body)}\n{note}' if body else ''
 
 
 def _rates(path: pathlib.Path) -> str:
