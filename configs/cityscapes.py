@@ -11,7 +11,7 @@ from dmtl_jax.configs import common
 
 
 def get_config(arg=None):
-  config = common.mtpsl(arg, 'cityscapes', cross_task_weight=1.0, film=1e-5)
+  config = common.mtpsl(arg, 'cityscapes', cross_task_weight=1.0, flip_view=True, film=1e-5)
   config.data.size = (128, 256)
   config.train.batch = 8
   config.optim.lr = 1e-4

@@ -9,9 +9,11 @@ A config string is `configs/NAME.py:key=value,key=value`. Keys:
   backbone   resnet18 (default) | resnet50
   steps      S, diffusion steps (default 2)
   condition  what Multi-Task Conditioning is made of: predictions (default; one convolution per task, then
-             fused) | concat (default of feature; one convolution over all predictions, as the paper's
-             table of parameters counts) | features (initial features, as the paper's text says)
-  preset     paper (default) | released (what the authors' code does, docs/paper.md)
+             fused) | concat (default of feature; one convolution over all predictions: not the paper's
+             text, but the released code, and the only one of the size in the paper's table) | features
+             (initial features: the paper's text on Feature Diffusion)
+  preset     paper (default; but for the condition of feature, see there) | released (what the authors'
+             code does, docs/paper.md)
 
 Any other field is a flag: `--config.optim.lr=1e-4`.
 """
@@ -75,7 +77,7 @@ def base(arg: str | None) -> ConfigDict:
     dict(
       method=method.name,  # which network with which loss, as in the config string
       seed=0,  # of weights, noise and the order of images
-      dtype='float32',  # of activations: bfloat16, or float16 with scaled losses; parameters are float32
+      dtype='float32',  # of activations: bfloat16, or float16 with scaled losses; parameters and maps are float32
       init_from='',  # encoder or whole weights to start from
       model=model,
       data=dict(
@@ -149,8 +151,8 @@ def benchmark(arg: str | None, name: str) -> ConfigDict:
   return config
 
 
-def mtpsl(arg: str | None, name: str, cross_task_weight: float, film: float) -> ConfigDict:
-  """As `benchmark`, by MTPSL's code; of XTC, the weight of its consistency and its parts' own rate."""
+def mtpsl(arg: str | None, name: str, cross_task_weight: float, flip_view: bool, film: float) -> ConfigDict:
+  """As `benchmark`, by MTPSL's code; of XTC, its consistency's weight and second view, and its parts' own rate."""
   config = benchmark(arg, name)
   config.data.augment = 'mtan'
   config.train.epochs = 200
@@ -158,6 +160,7 @@ def mtpsl(arg: str | None, name: str, cross_task_weight: float, film: float) -> 
   config.eval.weights = 'best'  # MTPSL reports its best epoch by evaluation
   if config.method == 'xtc':
     config.model.cross_task_weight = cross_task_weight  # of XTC's consistency
+    config.model.flip_view = flip_view  # XTC's second view of an image is flipped with probability 0.5
     config.optim.part_lr = dict(film=film)
   return config
 
@@ -201,6 +204,8 @@ def upgraded(values: dict) -> dict:
     dict(initial_weights='paper', token_stride=4) | model,
     dict(denoiser_fan_in=0, part_lr={}) | dict(values.get('optim', {})),
   )
+  if method == 'xtc':
+    model.setdefault('flip_view', False)
   data, scores = dict(values.get('data', {})), dict(values.get('eval', {}))
   if data.get('name') == 'scenes':
     data.setdefault('simple', False)

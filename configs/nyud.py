@@ -11,7 +11,7 @@ from dmtl_jax.configs import common
 
 
 def get_config(arg=None):
-  config = common.mtpsl(arg, 'nyud', cross_task_weight=2.0, film=1e-3)
+  config = common.mtpsl(arg, 'nyud', cross_task_weight=2.0, flip_view=False, film=1e-3)
   config.data.size = (288, 384)
   config.train.batch = 4
   config.optim.lr = 2e-5

@@ -256,7 +256,7 @@ class DiffusionMTL(nn.Module):
       clean = self.denoiser(x, float(s - c.step_offset), condition, task)
       if c.posterior and s > 1:
         of_x0, of_xs, sigma = self.posterior[s - 1]
-        x = of_x0 * clean + of_xs * x + sigma * draw(c.steps - s + 1)
+        x = of_x0 * clean + of_xs * x + (sigma * draw(c.steps - s + 1) if c.add_noise else 0)
       else:
         x = clean
     return self.head[task](x) if not c.predictions else x

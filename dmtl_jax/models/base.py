@@ -25,7 +25,7 @@ METHODS: dict[str, 'Method'] = {}  # by name; filled as the methods' files are i
 
 @struct.dataclass
 class Output:
-  """What every model returns: raw maps at stride 8, before `Task.activate`.
+  """What every model returns: raw maps at stride 8, before `Task.activate`, in float32 whatever its dtype.
 
   Attributes:
     final: {task: [B, h, w, C_t]}; 0 for a pair that was not denoised.
@@ -49,7 +49,7 @@ class Network(nn.Module):
     backbone: 'resnet18' or 'resnet50'.
     width: channels of the encoder's stem; 64 is the published ResNet.
     channels: C.
-    dtype: of activations; parameters are float32.
+    dtype: of activations; parameters and the maps of the last layers (`layers.Head`) are float32.
     remat: recompute the activations of blocks for the gradient instead of keeping them.
     diffuses: whether it denoises pairs of image and task, and takes `pairs`, `noise` and `steps` as inputs.
     clips_parts: whether each part (`part`) is a network by itself, whose gradient is clipped by itself.
@@ -71,7 +71,10 @@ class Network(nn.Module):
     return False
 
   def noise_shape(self, pairs: Pairs, size: tuple[int, int], steps: int | None = None) -> tuple[int, ...]:
-    """Of a network that diffuses: shape [K, N, h, w, C_x] of the noise for N pairs of images of `size` (H, W)."""
+    """Of a network that diffuses: shape [K, N, h, w, C_x] of the noise for N pairs of images of `size` (H, W).
+
+    K may be 0: no noise.
+    """
     raise NotImplementedError(f'{type(self).__name__}.noise_shape')
 
   def check(self):
@@ -142,6 +145,7 @@ class Method:
     note: what to know of its pictures.
     loss: its own loss (a scalar float32), added to the tasks'.
     initial_loss: weight of the tasks' losses on its initial maps, the default of config.initial_loss.
+    balances_images: whether an image's losses are weighed by T / its labelled tasks, see `losses.combine`.
     defaults: of config.model, where they differ from others'.
     fixed: fields of the network that make the method, whatever config.model says.
     reference: whether Delta_m compares with its scores.
@@ -157,6 +161,7 @@ class Method:
   note: str = ''
   loss: Callable[[Forward], jax.Array] | None = None
   initial_loss: float = losses.INITIAL_LOSS
+  balances_images: bool = True
   defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   reference: bool = False
@@ -165,7 +170,8 @@ class Method:
   def total_loss(self, run: Forward) -> tuple[jax.Array, dict[str, jax.Array]]:
     """All that is minimised, and the tasks' losses in parts, see `losses.total_loss`."""
     labels, mask = run.batch['labels'], run.batch['label_mask']
-    loss, parts = losses.total_loss(run.tasks, run.output, labels, mask, run.weights, run.config.initial_loss)
+    initial = run.config.initial_loss
+    loss, parts = losses.total_loss(run.tasks, run.output, labels, mask, run.weights, initial, self.balances_images)
     return loss + self.loss(run) if self.loss else loss, parts
 
 

@@ -24,12 +24,14 @@ class DiffusionMTL(Network):
   Attributes:
     predictions: diffuse raw predictions (Prediction Diffusion), else features.
     condition: what F_cond is made of: 'predictions' (a convolution per task, then fused),
-      'features' (the same on initial features), 'concat' (one convolution over the
-      concatenated predictions) or 'none'.
+      'features' (the same on initial features, the text of the paper on Feature Diffusion), 'concat'
+      (one convolution over the concatenated predictions: the released code, and what the paper's
+      table counts) or 'none'.
     stop_condition: stops the gradient through the condition (released code).
     posterior: between steps draw from the DDPM posterior (released code) instead of
       passing the denoiser's output on (paper).
-    add_noise: False for the ablation without diffusion.
+    add_noise: False for the ablation without diffusion: nothing decays, and with `posterior` the
+      posterior's mean is passed on.
     step_offset: the step index fed to the embedding is s - step_offset.
     initial_weights: of denoiser, condition and last heads: 'paper', 'released' (see released.py) or 'identity'
       (see parts/identity.py); weights alone, the network is the same.
@@ -79,7 +81,7 @@ class DiffusionMTL(Network):
     x, steps_out = self._denoise(pairs.take_tasks(maps).astype(jnp.float32), condition, pairs, noise, schedule)
 
     if not self.predictions:
-      head = SlotHead(slots.channels, self.dtype, name='head')
+      head = SlotHead(slots.channels, name='head')
       x = head(x, pairs.task)
       steps_out = jnp.stack([head(step, pairs.task) for step in steps_out])
     put = lambda maps: slots.split(pairs.put(maps))
@@ -93,12 +95,13 @@ class DiffusionMTL(Network):
 
   @property
   def draws_noise(self):
-    return self.add_noise or self.posterior
+    return self.add_noise
 
   def noise_shape(self, pairs, size, steps=None):
-    """K is 1, or S for the posterior."""
+    """K is 1, S for the posterior, and 0 where no noise is added."""
     channels = sum(task.channels for task in self.tasks) if self.predictions else self.channels
-    return ((steps or self.steps) if self.posterior else 1, pairs.count, *stride8(size), channels)
+    draws = (steps or self.steps) if self.posterior else 1
+    return (draws if self.add_noise else 0, pairs.count, *stride8(size), channels)
 
   def check(self):
     if self.channels % self.heads:
@@ -149,7 +152,7 @@ class DiffusionMTL(Network):
       self.put_variable('params', 'denoiser', drawn['params'])
     params = self.get_variable('params', 'denoiser')
     if self.add_noise:
-      if self.predictions:
+      if self.predictions:  # all draws, the posterior's too: no noise outside a task's slot
         noise = jnp.where(Slots(channels).mask(pairs.task_index), noise, 0)
       x = schedule.decay(x, noise[0])
 
@@ -169,7 +172,7 @@ class DiffusionMTL(Network):
 
     # The last step adds no noise (sigma_1 = 0); its draw would only be multiplied by 0.
     draws = jnp.zeros((schedule.steps, len(x), 1, 1, 1))
-    if self.posterior:
+    if self.posterior and self.add_noise:
       draws = jnp.concatenate([noise[1:], jnp.zeros_like(noise[:1])])
     final, after = pairs.in_chunks(denoise, x, condition, pairs.task, _swap(draws))
     return final, jnp.concatenate([x[None], _swap(after)])
@@ -194,6 +197,6 @@ variant(
 )  # fmt: skip
 variant(
   'feature', title='DiffusionMTL (Feature)', row=10, color='#4f7df0', fixed=dict(predictions=False),
-  defaults=dict(condition='concat'), cost='132.9 M, 675.3 GMAC; with ResNet-50 159 M, 742 GMAC',
+  defaults=dict(condition='concat'), cost='133 M, 676 GMAC; with ResNet-50 159 M, 742 GMAC',
   note='Feature Diffusion decays and denoises features: shown is what the prediction head makes of them.',
 )  # fmt: skip

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from dmtl_jax.models.base import Network, Output, register
 from dmtl_jax.models.parts.denoiser import Mlp
-from dmtl_jax.models.parts.layers import batch_norm, Conv, Dense, Dtype, resize
+from dmtl_jax.models.parts.layers import batch_norm, Conv, Dense, Dtype, Head, resize
 from dmtl_jax.tasks import Task
 
 STAGES = 3
@@ -126,7 +126,7 @@ class InvPT(Network):
     width = 8 * round(9 * self.channels / 64)  # 576 at C = 512; a quarter of it still has two heads
     maps, message, gathered = [], None, [0] * len(self.tasks)
     for task in self.tasks:
-      joined = jnp.concatenate([features[task.name], initial[task.name]], axis=-1)
+      joined = jnp.concatenate([features[task.name], initial[task.name].astype(self.dtype)], axis=-1)
       maps.append(Conv(width, 1, dtype=self.dtype, name=f'{task.name}_mix')(joined))
     names = tuple(task.name for task in self.tasks)
     size = tuple(2**STAGES * n for n in fused.shape[1:3])
@@ -151,7 +151,7 @@ class InvPT(Network):
   def _head(self, task: Task, x, train: bool):
     x = Conv(x.shape[-1], 3, dtype=self.dtype, name=f'{task.name}_final_conv')(x)
     x = nn.relu(batch_norm(train, dtype=self.dtype, name=f'{task.name}_final_bn')(x))
-    return Conv(task.channels, 1, dtype=self.dtype, name=f'{task.name}_final_head')(x)
+    return Head(task.channels, name=f'{task.name}_final_head')(x)
 
 
 register(

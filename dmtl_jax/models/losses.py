@@ -37,15 +37,21 @@ def map_losses(tasks: tuple[Task, ...], maps: dict, labels: dict, label_mask: ja
   return jnp.stack(columns, axis=1)
 
 
-def combine(losses: jax.Array, label_mask: jax.Array, weights: jax.Array) -> jax.Array:
+def combine(losses: jax.Array, label_mask: jax.Array, weights: jax.Array, balance: bool = True) -> jax.Array:
   """Mean over images of T / (labelled tasks of the image) * sum_t w_t L[b, t].
+
+  The factor is the released code's. A network of one task has none (T = 1), so neither do several such networks
+  that are trained side by side: what other tasks' labels an image has must not matter to them.
 
   Args:
     losses: [B, T], 0 where not label_mask [B, T] bool.
     weights: [T].
+    balance: False leaves the factor out.
   """
-  labelled = jnp.maximum(label_mask.sum(1), 1)
-  return ((losses * weights).sum(1) * losses.shape[1] / labelled).mean()
+  by_image = (losses * weights).sum(1)
+  if balance:
+    by_image = by_image * losses.shape[1] / jnp.maximum(label_mask.sum(1), 1)
+  return by_image.mean()
 
 
 def total_loss(
@@ -55,11 +61,13 @@ def total_loss(
   label_mask: jax.Array,
   weights: jax.Array,
   initial_loss: float = INITIAL_LOSS,
+  balance: bool = True,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """The tasks' losses and their parts.
 
   Args:
     output: `models.Output`.
+    balance: see `combine`.
 
   Returns:
     Scalar loss, and {'final': [B, T], 'initial': [B, T]} unweighted losses
@@ -70,4 +78,4 @@ def total_loss(
   if output.initial:
     parts['initial'] = map_losses(tasks, output.initial, labels, label_mask)
     combined = combined + initial_loss * parts['initial']
-  return combine(combined, label_mask, weights), parts
+  return combine(combined, label_mask, weights, balance), parts

@@ -16,7 +16,7 @@ from dmtl_jax.models import losses
 from dmtl_jax.models.base import Forward, Network, Output, register
 from dmtl_jax.models.parts.decoder import Decoders
 from dmtl_jax.models.parts.encoder import Residual
-from dmtl_jax.models.parts.layers import batch_norm, Conv, Dense, Dtype, remat_if, resize
+from dmtl_jax.models.parts.layers import batch_norm, Conv, Dense, Dtype, Head, remat_if, resize
 
 
 class FeaturePropagation(nn.Module):
@@ -88,11 +88,11 @@ class Aggregation(nn.Module):
 
   @nn.compact
   def __call__(self, maps: list[jax.Array], train: bool) -> jax.Array:
-    """Maps [B, h_i, w_i, C_i] to [B, h_0, w_0, outputs]."""
+    """Maps [B, h_i, w_i, C_i] to [B, h_0, w_0, outputs] float32."""
     x = jnp.concatenate([resize(m, maps[0].shape[1:3]) for m in maps], axis=-1)
     x = Conv(self.channels, 3, dtype=self.dtype, name='fuse')(x)
     x = nn.relu(batch_norm(train, dtype=self.dtype, name='bn')(x))
-    return Conv(self.outputs, 1, dtype=self.dtype, name='head')(x)
+    return Head(self.outputs, name='head')(x)
 
 
 class MTINet(Network):

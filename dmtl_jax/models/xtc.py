@@ -23,6 +23,7 @@ from dmtl_jax.tasks.normals import normalize
 
 STAGE_CONVS = (2, 2, 3, 3, 3)  # convolutions between two poolings
 WEIGHT = 2.0  # of the loss in the public code on NYUD; 1 on Cityscapes, which does not anneal it either
+FLIP_VIEW = False  # its second view is a crop on NYUD; on Cityscapes half of them are flipped too, same source
 FEATURE_WEIGHT = 0.5  # of the regularisation by backbone features, same source
 
 
@@ -103,17 +104,17 @@ class XTC(MTLBaseline):
 def cross_task_consistency(run: Forward) -> jax.Array:
   """XTC: an unlabelled task's prediction and a labelled task's label agree in the space of their pair.
 
-  As in the public code they are those of a second view of the image. For source s and target t, with the mapping
-  network m and F_backbone f (no gradient): d(m(P_s), m(Y_t)) + 0.5 (d(m(P_s), f) + d(m(Y_t), f)), d one minus
-  the cosine over channels, mean over pixels; summed over pairs, mean over images, times
-  config.model.cross_task_weight. Sources are the tasks without a label, or all others where every task has
-  one. An image with several labels draws one target a step (its loss counts as many times), which keeps
-  the cost of every setting that of one label.
+  As in the public code they are those of a second view of the image, which config.model.flip_view says may be
+  flipped. For source s and target t, with the mapping network m and F_backbone f (no gradient):
+  d(m(P_s), m(Y_t)) + 0.5 (d(m(P_s), f) + d(m(Y_t), f)), d one minus the cosine over channels, mean over pixels;
+  summed over pairs, mean over images, times config.model.cross_task_weight. Sources are the tasks without a label,
+  or all others where every task has one. An image with several labels draws one target a step (its loss counts as
+  many times), which keeps the cost of every setting that of one label.
   """
   tasks, mask = run.tasks, run.batch['label_mask']
   count = mask.shape[1]
   key_view, key_target, key_encode = jax.random.split(run.key, 3)
-  view = views.draw_crops(key_view, len(mask))
+  view = views.draw_crops(key_view, len(mask), run.config.model.get('flip_view', FLIP_VIEW))
   output, _ = run.apply(view.image(run.batch['image']))
   labels = {task.name: view.label(task, run.batch['labels'][task.name]) for task in tasks}
   seen = mask & jnp.stack([task.valid(labels[task.name]).any((1, 2)) for task in tasks], axis=1)
@@ -164,6 +165,7 @@ def encoded_predictions(tasks, final: dict, size: tuple[int, int], key: jax.Arra
 
 
 register(
-  'xtc', XTC, 'XTC', row=4, color='#cc79a7', loss=cross_task_consistency, defaults=dict(cross_task_weight=WEIGHT),
-  baseline=True, cost='173 M, of which the mapping networks serve training alone; 608 GMAC',
+  'xtc', XTC, 'XTC', row=4, color='#cc79a7', loss=cross_task_consistency, baseline=True,
+  defaults=dict(cross_task_weight=WEIGHT, flip_view=FLIP_VIEW),
+  cost='173 M, of which the mapping networks serve training only; 608 GMAC',
 )  # fmt: skip

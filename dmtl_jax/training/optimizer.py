@@ -42,7 +42,9 @@ def learning_rate(config, steps: int, steps_per_epoch: int) -> optax.Schedule:
 
 
 def optimizer(config, schedule: optax.Schedule, model=None) -> optax.GradientTransformationExtraArgs:
-  """config.optim.name on clipped gradients; the paper has Adam with L2 (docs/paper.md, Datasets and protocol).
+  """config.optim.name on clipped gradients (docs/paper.md, Datasets and protocol).
+
+  The paper has Adam; L2 and clipping are known from the released PASCAL config only.
 
   Args:
     model: the network, for what its parts have of their own, see `clip` and `rates`.

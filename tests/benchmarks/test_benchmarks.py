@@ -167,7 +167,9 @@ def test_scaling_varies_one_number_at_a_time():
   assert config.model.steps == 4 and config.model.channels == 128
 
 
-@pytest.fixture(params=['method=prediction', 'method=feature,preset=released'])
+@pytest.fixture(params=[
+    'method=prediction', 'method=feature,preset=released', 'method=no_diffusion,preset=released',
+])  # fmt: skip
 def both(request, short_encoder):
   """A tiny network of two tasks and the module of its PyTorch re-statement."""
   pytest.importorskip('torch', reason='PyTorch is not installed; only the benchmark uses it')

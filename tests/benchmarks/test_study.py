@@ -90,6 +90,17 @@ def test_a_page_shows_rendered_rooms_and_no_photographs(data, shown, tmp_path, m
   assert ((tmp_path / 'page' / 'toy.jpg').exists(), 'toy.jpg' in (tmp_path / 'page.md').read_text()) == (shown, shown)
 
 
+def test_a_page_says_which_xtc_the_papers_is(tmp_path, monkeypatch):
+  monkeypatch.setitem(SUITES, 'toy', dataclasses.replace(TOY, methods={'one': ('single_task', 'xtc', 'prediction')}))
+  pages = {}
+  for method in ('single_task', 'prediction', 'xtc'):
+    report_runs.write_run(tmp_path / 'toy' / f'{method}-one-0', f'method={method},labels=one')
+    study_page.write(tmp_path, str(tmp_path / f'{method}.md'))
+    pages[method] = (tmp_path / f'{method}.md').read_text()
+  assert "The paper's XTC is XTC*" in pages['xtc'] and 'Beside the paper' in pages['prediction']
+  assert 'XTC*' not in pages['prediction']
+
+
 @pytest.mark.parametrize('why', ENDS)
 def test_runs_that_fail_or_are_stopped_are_named_after_the_others_are_done(tmp_path, runner, why):
   with pytest.raises(UserError, match=r'prediction-0.001.*failed.*says why'):

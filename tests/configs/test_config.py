@@ -63,6 +63,7 @@ def test_an_older_run_is_read_as_it_was_trained():
   assert old['model'] == {'initial_weights': 'paper', 'token_stride': 4}
   assert old['optim'] == {'denoiser_fan_in': 0, 'part_lr': {}}
   assert old['initial_loss'] == 0.5 and not old['data']['simple'] and old['eval']['protocol'] == 'plain'
+  assert common.upgraded({'data': {'name': 'cityscapes'}, 'method': 'xtc'})['model']['flip_view'] is False
   asked = {'protocol': 'pascal', 'geometry': 'fit'}  # by a run of today
   for name, scores in (('pascal', {'protocol': 'pascal'}), ('folder', asked)):
     assert common.upgraded({'data': {'name': name}, 'eval': scores})['eval']['protocol'] == 'pascal'

@@ -62,11 +62,33 @@ def test_a_flip_mirrors_normals_and_a_zoom_brings_depth_nearer():
 
 
 def test_drawn_views_are_crops_and_differ_from_image_to_image():
-  crops, drawn = jax.device_get(jax.jit(lambda: (views.draw_crops(KEY, 64), views.draw(KEY, 64)))())
+  crops, drawn = jax.device_get(jax.jit(lambda: (views.draw_crops(KEY, 64, False), views.draw(KEY, 64)))())
   assert {round(float(z), 4) for z in crops.zoom} == {1.0, 1.2, 1.5} and not crops.flip.any()
   assert (crops.contrast == 1).all() and (crops.brightness == 0).all()
   assert drawn.flip.any() and not drawn.flip.all() and len(set(np.asarray(drawn.zoom).tolist())) > 60
   assert drawn.zoom.min() >= 1 and drawn.zoom.max() <= 1.5
+
+
+@pytest.mark.parametrize('name, share', [('nyud', 0), ('cityscapes', 0.5)])
+def test_second_views_are_flipped_as_mtpsl_does_on_each_data_set(name, share, monkeypatch):
+  """Of 1024 images a share of 0.5 has a standard error of 0.016; labels and predictions have the same view."""
+  config, drawn, draw = (
+    importlib.import_module(f'dmtl_jax.configs.{name}').get_config('method=xtc'),
+    [],
+    views.draw_crops,
+  )
+  monkeypatch.setattr(views, 'draw_crops', lambda *args: drawn.append(draw(*args)) or drawn[-1])
+  count = 1024
+  batch = {'image': jnp.zeros((count, 1, 1, 3)), 'label_mask': jnp.zeros((count, 2), bool)}
+  batch['labels'] = {task.name: jnp.zeros((count, 1, 1, 1), task.label_dtype) for task in (SEMSEG, DEPTH)}
+  maps = {task.name: jnp.zeros((count, 1, 1, task.channels)) for task in (SEMSEG, DEPTH)}
+
+  def apply(image_or_maps, task=None, pair=None, method=None):
+    features = jnp.ones((count, 1, 1, 3))
+    return (jnp.ones((2 * count, 1, 1, 3)) if method else Output(maps, extra={'features': features})), {}
+
+  find('xtc').loss(Forward(apply, batch, None, (SEMSEG, DEPTH), None, KEY, config))
+  assert np.mean(drawn[0].flip) == pytest.approx(share, abs=0.06)
 
 
 SURE, UNSURE = np.log(99), np.log(9)  # logits of 0.99 and 0.9
@@ -206,7 +228,7 @@ def test_predictions_labels_and_features_are_those_of_the_second_view(monkeypatc
   """A view that is nothing but a flip: so is the image that is predicted, and the label that is mapped."""
   flip = view(flip=True)
   flips = jax.tree.map(lambda x: jnp.repeat(x, 2, axis=0), flip)
-  monkeypatch.setattr(views, 'draw_crops', lambda key, count: flips)
+  monkeypatch.setattr(views, 'draw_crops', lambda key, count, flipped: flips)
   rng, seen = np.random.default_rng(0), {}
   image, labels = rng.standard_normal((2, 32, 32, 3)).astype(np.float32), {'semseg': LABELS['semseg']}
   labels['normals'] = np.stack([NORMALS.blank(32, 32)] * 2)

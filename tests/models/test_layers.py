@@ -8,7 +8,7 @@ import pytest
 import scipy.special
 
 from dmtl_jax.models.parts.denoiser import CrossAttentionBlock
-from dmtl_jax.models.parts.layers import Conv, convolve, Dense, ReducedConv, resize
+from dmtl_jax.models.parts.layers import Conv, convolve, Dense, Head, ReducedConv, resize
 from dmtl_jax.models.parts.task_layers import of_task, SlotEmbed, SlotHead, TaskConv
 
 
@@ -126,6 +126,32 @@ def test_slots_act_like_separate_convolutions():
   )
   for task in (None, np.array([0, 1])):
     np.testing.assert_allclose(jax.jit(head.apply)(params, y, task), expected, atol=1e-5)
+
+
+LAST = {'Head': (Head(4), None), 'SlotHead': (SlotHead((3, 1)), [0, 1, 0]), 'SlotHead, dense': (SlotHead((3, 1)), None)}
+
+
+@pytest.mark.parametrize('name', LAST)
+@pytest.mark.parametrize('dtype', ['bfloat16', 'float16'])
+def test_a_last_layer_is_exact_whatever_the_dtype_of_its_features(dtype, name):
+  """The product in float64 of the features as they are, rounded, and weights that are not; so is its gradient."""
+  (layer, task), rng = LAST[name], np.random.default_rng(0)
+  x = jnp.asarray(rng.standard_normal((3 if task else 2, 4, 5, 256)), dtype)
+  task = task and np.array(task)
+  kernel, bias = rng.standard_normal((256, 4)).astype(np.float32), rng.standard_normal(4).astype(np.float32)
+  apply = lambda kernel: layer.apply(
+    {'params': {'kernel': kernel, 'bias': bias}}, x, *([] if name == 'Head' else [task])
+  )
+  shape = (1, 1, 256, 4) if name == 'Head' else (256, 4)
+  own = np.ones((3, 4), bool) if name == 'Head' else np.array([[1, 1, 1, 0], [0, 0, 0, 1], [1, 1, 1, 0]], bool)
+  own = own[: len(x), None, None]
+  features = np.asarray(x, np.float64)
+  out, gradient = jax.jit(lambda k: (apply(k), jax.grad(lambda k: (apply(k) ** 2).sum() / 2)(k)))(kernel.reshape(shape))
+  expected = np.where(own, features @ kernel + bias, 0)
+  assert out.dtype == jnp.float32
+  np.testing.assert_allclose(out, expected, rtol=0, atol=2e-6 * np.abs(expected).max())
+  expected = np.einsum('nhwc,nhwd->cd', features, expected)
+  np.testing.assert_allclose(gradient.reshape(256, 4), expected, rtol=0, atol=2e-6 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize('heads', [1, 2])

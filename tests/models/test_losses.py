@@ -47,6 +47,12 @@ def test_combination_by_hand():
   np.testing.assert_allclose(total, ((10 + 2) * 2 / 2 + 4 * 2 / 1) / 2)
 
 
+def test_without_balance_an_image_of_many_labels_weighs_as_one_of_one():
+  losses = jnp.array([[1.0, 2.0], [0.0, 4.0]])
+  mask = jnp.array([[True, True], [False, True]])
+  assert combine(losses, mask, jnp.array([10.0, 1.0]), balance=False) == ((10 + 2) + 4) / 2
+
+
 def test_no_labelled_pair_at_all_gives_zero():
   assert combine(jnp.zeros((3, 2)), jnp.zeros((3, 2), bool), jnp.ones(2)) == 0
 

@@ -14,10 +14,11 @@ import pytest
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.configs import common
 from dmtl_jax.models import build_model, find, Forward, METHODS, Network, Output, register, xtc
-from dmtl_jax.models.inputs import init_variables
+from dmtl_jax.models.inputs import init_variables, model_inputs
 from dmtl_jax.models.invpt import MessageAttention
 from dmtl_jax.models.mti_net import Distillation
 from dmtl_jax.models.parts import encoder
+from dmtl_jax.models.parts.pairs import DensePairs
 from dmtl_jax.runs.state import TrainState
 from dmtl_jax.training.step import TrainStep
 
@@ -120,6 +121,25 @@ def test_the_condition_trains_unlabelled_tasks_decoders():
   assert any((g != 0).any() for g in jax.tree.leaves(grads['decoders']['normals_block0']))
 
 
+@pytest.mark.parametrize('method', ['prediction', 'feature', 'mtl_baseline', 'mti_net', 'invpt'])
+def test_maps_of_a_bfloat16_network_are_not_rounded_to_it(method):
+  """In float32 a number in 65536 is one of bfloat16 as well; of one's rounded maps all are."""
+  config = tiny_config(f'method={method}')
+  config.dtype = 'bfloat16'
+  model = build_model(config, TWO)
+  images = np.random.default_rng(0).standard_normal((1, *SIZE, 3)).astype(np.float32)
+  inputs = model_inputs(model, images, KEY, len(TWO))
+  output = jax.jit(lambda variables: model.apply(variables, images, **inputs))(random_variables(model, SIZE))
+  maps = [
+    output.final,
+    output.initial,
+    *({name: x[i] for name, x in output.steps.items()} for i in range(3) if output.steps),
+  ]
+  for each in jax.tree.leaves(jax.device_get([m for m in maps if m])):
+    assert each.dtype == np.float32
+    assert (each == each.astype(jnp.bfloat16)).mean() < 0.01
+
+
 # --- names and parts ---
 
 
@@ -168,10 +188,12 @@ def test_a_network_has_the_last_word_on_its_first_weights():
 
 @pytest.mark.parametrize('add_noise', [False, True])
 @pytest.mark.parametrize('posterior', [False, True])
-def test_predictions_depend_on_noise_where_some_is_drawn(add_noise, posterior):
-  config = tiny_config('method=feature')
+def test_noise_is_drawn_where_some_is_added(add_noise, posterior):
+  config = tiny_config('method=feature,steps=3')
   config.model.update(add_noise=add_noise, posterior=posterior)
-  assert build_model(config, TWO).draws_noise == (add_noise or posterior)
+  model = build_model(config, TWO)
+  assert model.draws_noise == add_noise
+  assert model.noise_shape(DensePairs(2, 2), (64, 96))[0] == add_noise * (3 if posterior else 1)
   assert not build_model(tiny_config('method=ss'), TWO).draws_noise
 
 
@@ -229,6 +251,44 @@ def test_initial_maps_weigh_as_published_or_as_the_config_says(method, times):
   loss, parts = jax.jit(lambda: find(method).total_loss(run))()
   assert loss == pytest.approx(times * 2 * np.log(4) / 2, rel=1e-4)
   assert set(parts) == {'final', 'initial'}
+
+
+# --- single_task ---
+
+
+@functools.cache
+def alone_and_together():
+  """Gradients of a batch with uneven labels: of the joint run, and of a run of each task alone with its own mask."""
+  size, mask = (32, 32), np.array([[1, 1], [1, 0], [0, 1], [0, 0], [1, 1]], bool)
+  rng, config = np.random.default_rng(0), tiny_config('method=single_task')
+  config.loss_weights.normals = 10.0
+  variables = random_variables(build_model(config, TWO), size)
+  images, labels = rng.standard_normal((5, *size, 3)).astype(np.float32), random_labels(rng, 5, size)
+
+  def gradients(tasks):
+    step = TrainStep(build_model(config, tasks), None, config, tasks, pair_count=10, groups=1)
+    own = {part: {task.name: values[task.name] for task in tasks} for part, values in variables.items()}
+    columns = [TWO.index(task) for task in tasks]
+    batch = {'image': images, 'label_mask': mask[:, columns], 'position': jnp.arange(5)}
+    batch['labels'] = {task.name: labels[task.name] for task in tasks}
+    run = jax.jit(lambda params, stats: step.gradients(params, (stats, None), batch, KEY))
+    grads, _, scalars = run(own['params'], own['batch_stats'])
+    return jax.device_get(grads), float(scalars['loss/total'])
+
+  return gradients(TWO), {task.name: gradients((task,)) for task in TWO}
+
+
+@pytest.mark.parametrize('task', [task.name for task in TWO])
+def test_a_joint_run_of_single_tasks_trains_each_as_if_alone(task):
+  (together, _), alone = alone_and_together()
+  norm = lambda x: np.linalg.norm(x).item()
+  for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(alone[task][0][task]), jax.tree.leaves(together[task])):
+    assert norm(b - a) <= 1e-5 * norm(a) + 1e-7, jax.tree_util.keystr(path)
+
+
+def test_the_loss_of_a_joint_run_of_single_tasks_is_the_sum_of_theirs():
+  (_, total), alone = alone_and_together()
+  assert total == pytest.approx(sum(loss for _, loss in alone.values()), rel=1e-5)
 
 
 # --- mti_net ---

@@ -99,6 +99,57 @@ def test_variants_run_and_differ_from_the_default(tiny, arg):
   assert not np.allclose(output.final['semseg'], default.final['semseg'])
 
 
+RELEASED_PREDICTION = ['method=no_diffusion,preset=released', 'method=prediction,preset=released,steps=3']
+
+
+@pytest.fixture(scope='module', params=RELEASED_PREDICTION)
+def tiny_released(request, short_encoder):
+  return Tiny(request.param, TASKS)
+
+
+def test_training_on_every_pair_computes_what_inference_does(tiny_released):
+  """From one step to the next as well, where the released preset draws from the posterior."""
+  tiny = tiny_released
+  pairs = pairs_lib.select(jnp.ones((4, T), bool), 4 * T)
+  trained = tiny.apply(tiny.variables, tiny.images, **tiny.inputs(pairs))
+  inferred = tiny.apply(tiny.variables, tiny.images, **tiny.inputs(None))
+  for task in TASKS:
+    scale = np.abs(inferred.steps[task.name]).max()
+    np.testing.assert_allclose(trained.steps[task.name], inferred.steps[task.name], atol=1e-5 * scale)
+
+
+def test_slots_of_other_tasks_stay_zero_through_all_steps(tiny_released):
+  tiny, task, rng = tiny_released, jnp.array([0, 1, 2, 1]), np.random.default_rng(0)
+  own = np.asarray(Slots(tuple(t.channels for t in TASKS)).mask(task))
+  pairs = pairs_lib.SparsePairs(jnp.arange(4)[None], task[None], jnp.ones((1, 4), bool), 4, T)
+  x = np.where(own, rng.standard_normal((4, 8, 12, own.shape[-1])), 0).astype(np.float32)
+  condition = rng.standard_normal((4, 6, tiny.config.model.channels)).astype(np.float32)
+  schedule = Schedule(tiny.model.steps)
+  run = jax.jit(lambda noise: tiny.model.apply(tiny.variables, x, condition, pairs, noise, schedule, method='_denoise'))
+  _, steps = run(tiny.inputs(pairs)['noise'])
+  assert len(steps) == tiny.model.steps + 1 and (np.abs(steps) > 0).any((0, 1, 2, 3)).all()
+  assert (np.where(own, 0, steps) == 0).all()
+
+
+def test_refinement_without_noise_passes_on_the_posteriors_mean():
+  """Nothing decays; X_1 is the mean of q(x_1 | x_2 = P_init, x_0 = what the denoiser says), by Bayes' rule."""
+  tiny = Tiny(RELEASED_PREDICTION[0], TASKS)
+  config, params = tiny.config.model, unfreeze(tiny.variables['params'])
+  output = tiny.apply(tiny.variables, tiny.images, **tiny.inputs())
+  initial = {task.name: output.initial[task.name] for task in TASKS}
+  fused = Conditioning(config.channels, config.token_stride).apply({'params': params['conditioning']}, initial)
+  channels = tuple(task.channels for task in TASKS)
+  denoiser = Denoiser(channels, config.channels, True, config.depth, config.heads, config.token_stride)
+  denoise = jax.jit(lambda x, s: denoiser.apply({'params': params['denoiser']}, x, s, jnp.tile(fused, (T, 1, 1)), None))
+  x2 = jnp.concatenate(Slots(channels).place(list(initial.values())))
+  beta = np.array([1e-3, 1e-2])
+  forward, before = (1 - beta[1]) / beta[1], 1 / beta[0]  # precisions of x_2 = sqrt(1 - beta_2) x_1 + ... and of x_1
+  clean = denoise(x2, 1.0)
+  x1 = (forward * x2 / np.sqrt(1 - beta[1]) + before * np.sqrt(1 - beta[0]) * clean) / (forward + before)
+  for t, maps in enumerate(Slots(channels).split(list(denoise(x1, 0.0).reshape(T, 4, *x1.shape[1:])))):
+    np.testing.assert_allclose(output.final[TASKS[t].name], maps, atol=1e-5)
+
+
 def test_noise_of_a_pair_does_not_depend_on_the_other_pairs(tiny):
   mask = np.zeros((4, T), bool)
   mask[2, 2] = True

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from dmtl_jax.models.parts.encoder import Residual
-from dmtl_jax.models.parts.layers import Conv, Dtype, remat_if
+from dmtl_jax.models.parts.layers import Dtype, Head, remat_if
 from dmtl_jax.tasks import Task
 
 
@@ -25,7 +25,7 @@ class Decoders(nn.Module):
 
   @nn.compact
   def __call__(self, features: jax.Array | dict[str, jax.Array], train: bool) -> tuple[dict, dict]:
-    """F_backbone [B, h, w, any], or one a task, to {task: F_init [B, h, w, C]} and {task: P_init [.., C_t]}."""
+    """F_backbone [B, h, w, any], or one a task, to {task: F_init [B, h, w, C]} and {task: P_init [.., C_t] float32}."""
     block = remat_if(self.remat, Residual)
     task_features, predictions = {}, {}
     for task in self.tasks:
@@ -33,5 +33,5 @@ class Decoders(nn.Module):
       for i in range(self.blocks):
         x = block(self.channels, dtype=self.dtype, name=f'{task.name}_block{i}')(x, train)
       task_features[task.name] = x
-      predictions[task.name] = Conv(task.channels, 1, dtype=self.dtype, name=f'{task.name}_head')(x)
+      predictions[task.name] = Head(task.channels, name=f'{task.name}_head')(x)
     return task_features, predictions

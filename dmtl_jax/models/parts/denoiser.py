@@ -138,7 +138,7 @@ class Denoiser(nn.Module):
       task: [N] int32, or None for the dense layout.
 
     Returns:
-      Array of x's shape.
+      Array of x's shape: raw predictions in float32, or features in `dtype`.
     """
     tasks, height, width = len(self.task_channels), *x.shape[1:3]
     if self.predictions:
@@ -156,5 +156,5 @@ class Denoiser(nn.Module):
 
     out = TaskHeads(tasks, self.channels, self.dtype, name='heads')(mixed, task)
     if self.predictions:
-      out = SlotHead(self.task_channels, self.dtype, name='predict')(out, task)
+      out = SlotHead(self.task_channels, name='predict')(out, task)
     return out

@@ -95,6 +95,28 @@ class Dense(nn.Module):
     return add_bias(x, self.param('bias', nn.initializers.zeros, (self.features,))) if self.use_bias else x
 
 
+@jax.checkpoint
+def project(x: jax.Array, kernel: jax.Array) -> jax.Array:
+  """The last product of a network: x [..., C] of any dtype and kernel [C, D] float32 to [..., D] float32.
+
+  Rounded to bfloat16, a map has less than three digits: too few for depths and for small differences of logits.
+  `highest`, because GPUs and TPUs round the inputs of a float32 product otherwise; so few outputs cost little.
+  A checkpoint, so that the gradient keeps x as it was, not a copy in float32.
+  """
+  return jnp.dot(x.astype(jnp.float32), kernel, precision='highest')
+
+
+class Head(nn.Module):
+  """1x1 convolution to a task's map: float32 outputs of inputs of any dtype, see `project`."""
+
+  features: int
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    kernel = self.param('kernel', kernel_init, (1, 1, x.shape[-1], self.features))
+    return project(x, kernel[0, 0]) + self.param('bias', nn.initializers.zeros, (self.features,))
+
+
 def batch_norm(train: bool, *, dtype: Dtype, name: str | None = None):
   """Batch norm over the global batch; running statistics with torch's momentum 0.1."""
   return nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=dtype, name=name)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dmtl_jax.models.parts import winograd
-from dmtl_jax.models.parts.layers import add_bias, convolve, Dtype, kernel_init
+from dmtl_jax.models.parts.layers import add_bias, convolve, Dtype, kernel_init, project
 
 
 def _kernel_init(relu: bool):
@@ -141,19 +141,17 @@ class SlotEmbed(nn.Module):
 
 
 class SlotHead(nn.Module):
-  """Per-task 1x1 convolution to C_t channels: [N, h, w, C] to slots [N, h, w, total]."""
+  """Per-task 1x1 convolution to C_t channels: [N, h, w, C] of any dtype to slots [N, h, w, total] float32."""
 
   channels: tuple[int, ...]
-  dtype: Dtype = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array, task: jax.Array | None) -> jax.Array:
     slots = Slots(self.channels)
-    kernel = self.param('kernel', kernel_init, (x.shape[-1], slots.total)).astype(self.dtype)
+    kernel = self.param('kernel', kernel_init, (x.shape[-1], slots.total))
     bias = self.param('bias', nn.initializers.zeros, (slots.total,))
-    x = x.astype(self.dtype)
     if task is not None:
-      return jnp.where(slots.mask(task), add_bias(x @ kernel, bias), 0)
+      return jnp.where(slots.mask(task), project(x, kernel) + bias, 0)
     blocks = x.reshape(len(self.channels), -1, *x.shape[1:])
-    own = [add_bias(blocks[t] @ kernel[:, slots.of(t)], bias[slots.of(t)]) for t in range(len(self.channels))]
+    own = [project(blocks[t], kernel[:, slots.of(t)]) + bias[slots.of(t)] for t in range(len(self.channels))]
     return jnp.concatenate(slots.place(own))

@@ -76,12 +76,12 @@ def draw(key: jax.Array, batch: int) -> View:
   )
 
 
-def draw_crops(key: jax.Array, batch: int) -> View:
-  """MTPSL's second view: a crop alone, of one of its zooms."""
-  zoom, corner = jax.random.split(key)
+def draw_crops(key: jax.Array, batch: int, flips: bool) -> View:
+  """MTPSL's second view: a crop of one of its zooms; with `flips` every second one is flipped, on average."""
+  zoom, corner, flip = jax.random.split(key, 3)
   zooms = jax.random.choice(zoom, np.float32(ZOOMS), (batch,))
-  same = jnp.zeros(batch)
-  return View(zooms, jax.random.uniform(corner, (batch, 2)), same > 0, same + 1, same)
+  flipped = jax.random.bernoulli(flip, shape=(batch,)) & flips
+  return View(zooms, jax.random.uniform(corner, (batch, 2)), flipped, jnp.ones(batch), jnp.zeros(batch))
 
 
 def _column(values):
