@@ -25,6 +25,7 @@ class Source:
     official: {label setting: file of the benchmark's mapping for it} (see label_settings.py).
     guide: a task whose label, if there is one, an example has as 'crop_guide' [H, W, K], be it visible or not:
       where to crop may depend on it (the PASCAL recipe), what is learned may not.
+    part_of: the whole split, of which this is a selection: a mapping names all images and tasks of that.
   """
 
   tasks: tuple[Task, ...]
@@ -34,6 +35,7 @@ class Source:
   read_truth: Callable[[int], dict] | None = None
   official: dict[str, Path] = dataclasses.field(default_factory=dict)
   guide: Task | None = None
+  part_of: 'Source | None' = None
 
   def __len__(self) -> int:
     return len(self.ids)
@@ -50,7 +52,14 @@ class Source:
     """The source of some of its images."""
     at = lambda read: read and functools.partial(_read_at, read, tuple(positions))
     chosen = dict(ids=[self.ids[i] for i in positions], label_mask=self.label_mask[list(positions)])
-    return dataclasses.replace(self, **chosen, read=at(self.read), read_truth=at(self.read_truth))
+    return self._part(**chosen, read=at(self.read), read_truth=at(self.read_truth))
+
+  def with_tasks(self, columns: Sequence[int]) -> 'Source':
+    """The source of some of its tasks, in this order."""
+    return self._part(tasks=tuple(self.tasks[t] for t in columns), label_mask=self.label_mask[:, list(columns)])
+
+  def _part(self, **chosen) -> 'Source':
+    return dataclasses.replace(self, **chosen, part_of=self.part_of or self)
 
   def truth(self, index: int) -> dict[str, np.ndarray | None]:
     """What a benchmark scores an image against instead of its labels: {task: map [H, W]; None: it does not}."""
