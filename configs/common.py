@@ -115,7 +115,7 @@ def base(arg: str | None) -> ConfigDict:
         geometry='fit',  # images are scaled to fit data.size; pad: only padded, never enlarged
         workers=0,  # processes that score images; 0: this one
         boundary_tolerance=0.0075,  # of the diagonal
-        single_task=dict(),  # {task or kind: headline score of the single-task run}, for Delta_m: single_task.depth=0.0125
+        single_task=dict(),  # {task or kind: single-task run's headline score}, for Delta_m: single_task.depth=0.0125
       ),
       optim=dict(
         name='adam',  # adamw, sgd (momentum 0.9)

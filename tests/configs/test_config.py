@@ -157,7 +157,7 @@ RUN = ['--config=configs/scenes.py', '--workdir=runs/none']
     ([*RUN, '--config.eval.single_task.trees=x'], "eval.single_task must be a number for each name, not .*'x'"),
     ([*RUN, '--config.train.batch=0'], "train.batch must be a whole number from 1 to 65536, not '0'"),
     ([*RUN, '--config.train.batch=2.5'], "train.batch must be a whole number .*, not '2.5'"),
-    ([*RUN, '--config.optim.lr=fast'], "optim.lr must be a number from 0 to 1e.06, not 'fast'"),
+    ([*RUN, '--config.optim.lr=fast'], "optim.lr must be a number from 1e-12 to 1e.06, not 'fast'"),
     ([*RUN, '--config.train.remat=maybe'], "train.remat must be true or false, not 'maybe'"),
     ([*RUN, '--config.data.size=96'], "data.size must be height and width, .* not '.96,.'"),
     *(([*RUN, f'--config.{field}={wrong}'], rf"{field}: '{wrong}' is none of .*; did you mean {near}") for
@@ -185,8 +185,8 @@ WITH, OF = ['--workdir=W'], '--config=configs/folder.py'
   [
     (['--force', OF, *WITH], 'train.run', ('config', 'W', True)),
     (['--replay=W/nan_3.json', OF, *WITH], 'replay.run', ('config', 'W', 'W/nan_3.json')),
-    (['--mode=evaluate', '--step=7', '--predictions', OF, *WITH], 'evaluate.run', ('config', 'W', '7', True)),
-    (['--mode=evaluate', *WITH], 'evaluate.run', ('stored', 'W', '', False)),
+    (['--mode=evaluate', '--step=7', '--predictions', OF, *WITH], 'evaluate.run', ('config', 'W', '7', True, False)),
+    (['--mode=evaluate', '--force', *WITH], 'evaluate.run', ('stored', 'W', '', False, True)),
     (['--mode=predict', '--images=main.py', '--out=O', *WITH], 'predict.run', ('W', 'best', 'main.py', 'O', 1, None)),
     (['--mode=predict', '--images=main.py', '--out=O', '--step=7', '--samples=8', '--zoom=2', *WITH],
      'predict.run', ('W', '7', 'main.py', 'O', 8, 2.0)),
