@@ -122,11 +122,11 @@ def _check_section(values: dict, defaults: dict, where: str, prefix: str):
     if not isinstance(key, str) or not re.fullmatch('[A-Za-z][A-Za-z0-9_]{0,63}', key) or hasattr(ConfigDict, key):
       raise UserError(f"{where}: '{printable(str(field), 80)}' is no name of a field; remove it")
     if field in NUMBERS:
-      fits = isinstance(value, dict) and all(map(_is_number, value.values()))
-      _need(fits, where, field, 'a number for each name', value)
+      _need(isinstance(value, dict), where, field, 'a number for each name', value)
       low, high = NUMBERS[field]
       for name, number in value.items():
-        _need(low <= number <= high, where, f'{field}.{name}', f'a number from {low:g} to {high:g}', number)
+        fits = _is_number(number) and low <= number <= high
+        _need(fits, where, f'{field}.{printable(str(name), 64)}', f'a number from {low:g} to {high:g}', number)
     elif isinstance(defaults.get(key), dict):
       _need(isinstance(value, dict), where, field, 'a section of fields', value)
       _check_section(value, defaults[key], where, f'{field}.')

@@ -33,9 +33,9 @@ def run(config, workdir: str, force: bool = False) -> dict | None:
   Raises:
     UserError: bad config or data, another process in the workdir, no space left, or a loss that is not finite.
   """
+  setup.check(config, is_fresh(workdir))  # before the folder is made
   with workdir_lib.held(workdir):
-    fresh = not any(pathlib.Path(workdir).glob('checkpoints/[0-9]*'))  # what an earlier start left is replaced
-    setup.check(config, fresh)
+    fresh = is_fresh(workdir)
     if not (fresh or force):
       sharding.on_first_host(workdir_lib.check_config, workdir, config)
     started_from = config.init_from if fresh else workdir
@@ -123,6 +123,11 @@ def train(training: setup.Training, config, workdir: str, stop: StopSignal) -> b
     say(f'stopped by SIGTERM at step {step} of {steps}, saved; the same command goes on from here')
     return False
   return True
+
+
+def is_fresh(workdir: str) -> bool:
+  """Whether no checkpoint is there: what an earlier start left is replaced then."""
+  return not any(pathlib.Path(workdir).glob('checkpoints/[0-9]*'))
 
 
 def check_labels(workdir: str, source):

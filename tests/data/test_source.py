@@ -271,7 +271,7 @@ def test_a_name_in_a_mapping_that_is_no_task_is_refused_but_a_column_of_a_benchm
   config.labels = str(tmp_path / 'm.json')
   with pytest.raises(UserError, match="image 'x' names task 'normals'; the data set has saliency, depth"):
     open_training(config)
-  monkeypatch.setattr(torch_file, 'load', lambda path: dict.fromkeys('xyz', [1, 1, 1, 0, 0]))
+  monkeypatch.setattr(torch_file, 'load', lambda path: {key: [1, 1, 1, 0, 0] for key in 'xyz'})
   config.labels = str(tmp_path / 'm.pth')
   (tmp_path / 'm.pth').touch()
   assert open_training(config).label_mask.tolist() == [[True, False]] * 3
