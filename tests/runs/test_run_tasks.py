@@ -69,9 +69,6 @@ def test_another_order_of_tasks_has_the_same_scores_to_the_bit(run, data):
   expected = scores_of(run, workdir_lib.read_config(run))
   describe(data, NAMES[::-1])
   assert scores_of(run, workdir_lib.read_config(run)) == expected
-  config = config_of(data)
-  config.data.tasks = ('saliency', 'depth', 'semseg')
-  assert scores_of(run, config) == expected
   describe(data, semseg={'classes': ['wall', 'ground', 'box']})
   (run / 'metrics.json').unlink()
   with pytest.raises(UserError, match="class 1 of semseg is 'floor' in this run, 'ground' in the data"):
@@ -120,6 +117,14 @@ def test_other_tasks_are_refused_with_the_difference(names, changed, message, fo
   else:
     with pytest.raises(UserError, match=message):
       run_tasks.match(config, RUN, 'W', force=True)
+
+
+@pytest.mark.parametrize('chosen', [('saliency', 'depth', 'semseg'), NAMES, ()])
+def test_the_order_of_a_run_goes_before_that_of_the_config(chosen, data):
+  config = config_of(data)
+  config.data.tasks = chosen
+  matched = run_tasks.match(config, RUN, 'W')
+  assert run_tasks.source.data_tasks(matched.data) == RUN and config.data.tasks == chosen
 
 
 @pytest.fixture
