@@ -101,7 +101,7 @@ def base(arg: str | None) -> ConfigDict:
         eval_every=0,  # steps; 0: ten times a run
         save_every=0,  # steps; 0: at evaluations
         eval_images=0,  # images of a periodic evaluation; 0: all
-        keep=2,  # latest checkpoints; the best one is kept besides
+        keep=2,  # latest checkpoints, at least one; the best one is kept besides
         keep_every=0,  # and those of every so many steps; 0: none
         best_by='delta_m',  # against eval.single_task (without: wins at more tasks), or TASK/METRIC
         nan_policy='stop',  # or skip: steps whose loss or gradient is not finite
