@@ -11,7 +11,7 @@ import re
 
 from ml_collections import ConfigDict
 
-from dmtl_jax.basics.errors import none_of, printable, UserError
+from dmtl_jax.basics.errors import check_local, none_of, printable, UserError
 from dmtl_jax.configs import common
 from dmtl_jax.models.parts.encoder import STAGES
 
@@ -29,11 +29,12 @@ LIMITS = {
   (1, 8192): 'model.channels',
   (1, 1 << 16): 'train.batch train.accumulate train.fsdp eval.batch',
   (1, 10**6): 'data.train_count data.val_count',
-  (0, 1e6): 'initial_loss model.cross_task_weight optim.lr optim.l2',
+  (0, 1e6): 'initial_loss model.cross_task_weight optim.l2',
+  (1e-12, 1e6): 'optim.lr',  # of 0 nothing would be learned, nor of gradients clipped to 0
   (1, 10**9): 'train.log_every',
   (0, 10**9): 'train.steps train.epochs train.eval_every train.save_every train.eval_images train.keep '
   'train.keep_every eval.panels eval.boundary_side optim.denoiser_fan_in optim.warmup',
-  (0, 1e12): 'optim.clip',
+  (1e-9, 1e12): 'optim.clip',
 }
 RANGES = {field: limits for limits, fields in LIMITS.items() for field in fields.split()}
 CHOICES = {
@@ -50,9 +51,14 @@ CHOICES = {
   'optim.schedule': ('poly', 'cosine', 'constant'),
   'train.nan_policy': ('stop', 'skip'),
 }
-SIDE = (1, 1 << 14)  # pixels of data.size
+SIDE = (5, 1 << 14)  # pixels of data.size: of 4 the maps of stride 4, halved, would have none
 TEXTS = ('data.path', 'data.dir', 'data.raw', 'data.raw_sha256')  # of some data sets only
-NUMBERS = ('loss_weights', 'eval.single_task', 'optim.part_lr')  # {task or part: number}
+PATHS = ('init_from', 'data.path', 'data.dir', 'data.labels')
+NUMBERS = {
+  'loss_weights': (0, 1e6),
+  'eval.single_task': (-1e9, 1e9),
+  'optim.part_lr': (0, 1e6),
+}  # {task or part: number}
 
 
 def check(values: dict, where: str = 'config'):
@@ -117,8 +123,11 @@ def _check_section(values: dict, defaults: dict, where: str, prefix: str):
     if not isinstance(key, str) or not re.fullmatch('[A-Za-z][A-Za-z0-9_]{0,63}', key) or hasattr(ConfigDict, key):
       raise UserError(f"{where}: '{printable(str(field), 80)}' is no name of a field; remove it")
     if field in NUMBERS:
-      fits = isinstance(value, dict) and all(map(_is_number, value.values()))
-      _need(fits, where, field, 'a number for each name', value)
+      _need(isinstance(value, dict), where, field, 'a number for each name', value)
+      low, high = NUMBERS[field]
+      for name, number in value.items():
+        fits = _is_number(number) and low <= number <= high
+        _need(fits, where, f'{field}.{printable(str(name), 64)}', f'a number from {low:g} to {high:g}', number)
     elif isinstance(defaults.get(key), dict):
       _need(isinstance(value, dict), where, field, 'a section of fields', value)
       _check_section(value, defaults[key], where, f'{field}.')
@@ -142,6 +151,8 @@ def _check_field(value, default, where: str, field: str):
       raise none_of(f'{where}: {field}', str(value), CHOICES[field])
   elif isinstance(default, str):
     _need(isinstance(value, str) and len(value) < 4096, where, field, 'a text', value)
+    if field in PATHS or field == 'data.raw':
+      check_local(f'{where}: {field}', value, ('http', 'https') if field == 'data.raw' else ())
   elif field == 'data.size':
     fits = isinstance(value, (list, tuple)) and len(value) == 2
     fits = fits and all(isinstance(n, int) and _is_number(n) and SIDE[0] <= n <= SIDE[1] for n in value)

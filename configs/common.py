@@ -82,7 +82,7 @@ def base(arg: str | None) -> ConfigDict:
       model=model,
       data=dict(
         name='',  # folder in datasets/
-        tasks=(),  # names of the tasks to learn, in this order; (): all
+        tasks=(),  # names of the tasks to learn, in this order (a run keeps its own); (): all
         labels=a['labels'],  # which may be seen: one, random, full, or a file that maps images to tasks
         label_seed=0,  # of labels that are drawn, where the benchmark has no mapping
         held_back=0.0,  # share of the training images to score instead of validation, and not to train on
@@ -103,7 +103,7 @@ def base(arg: str | None) -> ConfigDict:
         eval_every=0,  # steps; 0: ten times a run
         save_every=0,  # steps; 0: at evaluations
         eval_images=0,  # images of a periodic evaluation; 0: all
-        keep=2,  # latest checkpoints; the best one is kept besides
+        keep=2,  # latest checkpoints, at least one; the best one is kept besides
         keep_every=0,  # and those of every so many steps; 0: none
         best_by='delta_m',  # against eval.single_task (without: wins at more tasks), or TASK/METRIC
         nan_policy='stop',  # or skip: steps whose loss or gradient is not finite
@@ -119,7 +119,7 @@ def base(arg: str | None) -> ConfigDict:
         geometry='fit',  # images are scaled to fit data.size; pad: only padded, never enlarged
         workers=0,  # processes that score images; 0: this one
         boundary_tolerance=0.0075,  # of the diagonal
-        single_task=dict(),  # {task: headline score} of the single-task run, for Delta_m: single_task.depth=0.0125
+        single_task=dict(),  # {task or kind: single-task run's headline score}, for Delta_m: single_task.depth=0.0125
       ),
       optim=dict(
         name='adam',  # adamw, sgd (momentum 0.9)
@@ -128,10 +128,10 @@ def base(arg: str | None) -> ConfigDict:
         denoiser_fan_in=0,  # above it, a kernel of the denoiser learns at a rate as much lower; 0: at lr
         schedule='poly',  # cosine, constant
         l2=1e-6,  # weight decay: a part of the gradient (torch's), of adamw a part of the update
-        clip=10.0,  # norm of the whole gradient
+        clip=10.0,  # norm of the whole gradient; 1e12: never
         warmup=0,  # steps
       ),
-      loss_weights=dict(),  # {task: weight of its loss}; 1 where not given
+      loss_weights=dict(),  # {task or kind: weight of its loss}; a task's name goes first, and 1 where neither is there
       initial_loss=method.initial_loss,  # weight of the losses on initial maps; on denoised ones 1
     )
   )

@@ -27,6 +27,7 @@ class Source:
     units: {task: unit of its values, as it stands behind a number}, of the tasks that have one.
     guide: a task whose label, if there is one, an example has as 'crop_guide' [H, W, K], be it visible or not:
       where to crop may depend on it (the PASCAL recipe), what is learned may not.
+    part_of: the whole split, of which this is a selection: a mapping names all images and tasks of that.
   """
 
   tasks: tuple[Task, ...]
@@ -38,6 +39,7 @@ class Source:
   read_warnings: Callable[[int, Sequence[Task]], dict] | None = None
   units: dict[str, str] = dataclasses.field(default_factory=dict)
   guide: Task | None = None
+  part_of: 'Source | None' = None
 
   def __len__(self) -> int:
     return len(self.ids)
@@ -55,7 +57,14 @@ class Source:
     at = lambda read: read and functools.partial(_read_at, read, tuple(positions))
     chosen = dict(ids=[self.ids[i] for i in positions], label_mask=self.label_mask[list(positions)])
     reads = {name: at(getattr(self, name)) for name in ('read', 'read_truth', 'read_warnings')}
-    return dataclasses.replace(self, **chosen, **reads)
+    return self._part(**chosen, **reads)
+
+  def with_tasks(self, columns: Sequence[int]) -> 'Source':
+    """The source of some of its tasks, in this order."""
+    return self._part(tasks=tuple(self.tasks[t] for t in columns), label_mask=self.label_mask[:, list(columns)])
+
+  def _part(self, **chosen) -> 'Source':
+    return dataclasses.replace(self, **chosen, part_of=self.part_of or self)
 
   def truth(self, index: int) -> dict[str, np.ndarray | None]:
     """What a benchmark scores an image against instead of its labels: {task: map [H, W]; None: it does not}."""

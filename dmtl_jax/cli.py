@@ -24,7 +24,7 @@ from ml_collections import config_flags
 
 from dmtl_jax import configs
 from dmtl_jax.basics import accelerators
-from dmtl_jax.basics.errors import closest, none_of, printable, program, tell, UserError
+from dmtl_jax.basics.errors import check_local, closest, none_of, printable, program, tell, UserError
 from dmtl_jax.inference import images
 
 # Modes, and the flags that each needs.
@@ -43,7 +43,9 @@ _CONFIG = config_flags.DEFINE_config_file(
 )  # new: config.eval.single_task.TASK; check.check_fields refuses others
 _MODE = flags.DEFINE_string('mode', 'train', f'What to do: {", ".join(MODES)}.')
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run: config, checkpoints, logs, scores, pictures.')
-_FORCE = flags.DEFINE_bool('force', False, 'train: resume although the config changed.')
+_FORCE = flags.DEFINE_bool(
+  'force', False, 'train: resume although the config or the labels changed. train, evaluate: classes were renamed.'
+)
 _REPLAY = flags.DEFINE_string('replay', None, 'train: only runs the step of a W/nan_STEP.json again, for its losses.')
 _STEP = flags.DEFINE_string(
   'step', '', 'evaluate, predict: checkpoint: best, latest or a number; default config.eval.weights and best.'
@@ -149,6 +151,11 @@ def _check_flags(config: str | None):
   for name in ('workdir',) if _REPLAY.value else MODES[mode]:
     if not given[name]:
       raise UserError(f'--mode={mode} needs --{name}{"=configs/NAME.py" if name == "config" else ""}; see --help')
+  for name in ('workdir', 'images', 'out', 'workdirs', 'replay'):
+    for path in (flags.FLAGS[name].value or '').split(','):
+      check_local(f'--{name}', path.strip())
+  if mode in ('predict', 'report') and config:
+    raise UserError(f'--config: --mode={mode} takes the config that a run was trained with; leave it out')
   if not re.fullmatch(r'|best|latest|[0-9]+', _STEP.value):
     raise UserError(f"--step: '{printable(_STEP.value)}' is not best, latest or the number of a checkpoint")
   if _FOR.value is not None:
@@ -163,13 +170,22 @@ def _check_flags(config: str | None):
 def _read_config(program: str, file: str, fields: list[tuple[str, str | None]]):
   """Reads the config, once the fields that flags set are known to be there and to be numbers where they must."""
   from dmtl_jax.configs import check
+  from dmtl_jax.data import source
   from dmtl_jax.models import find
+  from dmtl_jax.tasks import check_keys
 
   check.check_fields(fields, flags.FLAGS['config'].parser.parse(file).to_dict())
   overrides = [f'--config.{field}' + ('' if value is None else f'={value}') for field, value in fields]
   flags.FLAGS([program, f'--config={file}', *overrides])
   check.check(_CONFIG.value.to_dict(), '--config')
   find(_CONFIG.value.method)
+  for section, values in (
+    ('loss_weights', _CONFIG.value.loss_weights),
+    ('eval.single_task', _CONFIG.value.eval.single_task),
+  ):
+    keys = [path.rpartition('.')[2] for path, _ in fields if path.rpartition('.')[0] == section]
+    if keys:
+      check_keys(f'--config.{section}', keys, values, source.data_tasks(_CONFIG.value.data))
   _CONFIG.value.lock()
 
 
@@ -193,7 +209,7 @@ def _run():
   elif mode == 'train':
     job.run(_CONFIG.value, workdir, _FORCE.value)
   elif mode == 'evaluate':
-    job.run(_run_config(), workdir, _STEP.value, _PREDICTIONS.value)
+    job.run(_run_config(), workdir, _STEP.value, _PREDICTIONS.value, _FORCE.value)
   elif mode == 'predict':
     return job.run(workdir, _STEP.value or 'best', _IMAGES.value, _OUT.value, _SAMPLES.value, _ZOOM.value)
   elif mode == 'summary':

@@ -17,14 +17,22 @@ DESCRIPTION = {
 }
 
 
-def write(root: pathlib.Path, train: int = 8, val: int = 3, size=(64, 96)):
-  """Writes train and val splits with all labels of every image."""
+def write(root: pathlib.Path, train: int = 8, val: int = 3, size=(64, 96), kinds: dict[str, str] | None = None):
+  """Writes train and val splits with all labels of every image.
+
+  Args:
+    kinds: {name: kind} of tasks that go by another name than their kind's.
+  """
   root.mkdir(parents=True, exist_ok=True)
-  (root / 'dataset.json').write_text(json.dumps(DESCRIPTION))
+  names = {kind: name for name, kind in (kinds or {}).items()}
+  tasks = {names.get(kind, kind): entry | {'kind': kind} for kind, entry in DESCRIPTION['tasks'].items()}
+  (root / 'dataset.json').write_text(json.dumps({'tasks': tasks}))
   rng = np.random.default_rng(0)
   for split, count in (('train', train), ('val', val)):
     for n in range(count):
       _write_image(root / split, f'{split}{n:02d}', rng, size)
+    for kind, name in names.items():
+      (root / split / 'labels' / kind).rename(root / split / 'labels' / name)
 
 
 def _write_image(folder: pathlib.Path, name: str, rng: np.random.Generator, size):

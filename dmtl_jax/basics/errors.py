@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 import difflib
 import os
+import re
 import sys
 import traceback
 import unicodedata
@@ -47,6 +48,21 @@ def listed(names: Sequence[object], most: int = 3) -> str:
   """'a, b, c and 12 more'."""
   more = f' and {len(names) - most} more' if len(names) > most else ''
   return ', '.join(map(str, names[:most])) + more
+
+
+def check_local(where: str, path: str, schemes: Sequence[str] = ()):
+  """Raises UserError for an address like gs://bucket, of which `pathlib` would make a folder gs: here.
+
+  Args:
+    where: flag or field; begins the sentence.
+    schemes: of addresses that are understood there.
+  """
+  match = re.match(r'([A-Za-z][A-Za-z0-9+.-]*)://', path)
+  if match and match[1].lower() not in schemes:
+    raise UserError(
+      f"{where}: '{printable(path)}' is an address, and {match[1]}:// is not supported there; "
+      f'give a path of this machine, where it may be mounted'
+    )
 
 
 def program() -> str:

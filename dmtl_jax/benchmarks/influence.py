@@ -26,6 +26,7 @@ from dmtl_jax.inference.prediction import load, Predictor
 from dmtl_jax.models import build_model
 from dmtl_jax.models.parts.denoiser import Conditioning
 from dmtl_jax.report.markup import markdown_table
+from dmtl_jax.runs import run_tasks
 
 # Rows besides the tasks; no task can have such a name.
 DENOISING, OTHERS, ALL = 'denoising (on initial maps)', 'all others', 'all tasks'
@@ -96,7 +97,8 @@ def main():
   options = parser.parse_args()
   try:
     predictor = load(options.run)
-    result = measure(predictor, source_lib.open_source(predictor.config.data, 'val'), options.images)
+    config = run_tasks.match(predictor.config, predictor.tasks, options.run)
+    result = measure(predictor, source_lib.open_source(config.data, 'val'), options.images)
   except UserError as error:
     sys.exit(f'Error: {error}')
   print(as_text(result))

@@ -21,7 +21,7 @@ import sys
 import threading
 
 from dmtl_jax.basics.atomic import write_json
-from dmtl_jax.basics.errors import UserError
+from dmtl_jax.basics.errors import check_local, UserError
 from dmtl_jax.basics.progress import Progress, say
 from dmtl_jax.benchmarks import study_page
 from dmtl_jax.benchmarks.suites import Run, Suite, SUITES
@@ -68,6 +68,7 @@ def main():
     parser.error('give a --suite to run, or a --page to write')
   out = pathlib.Path(options.out)
   try:
+    check_local('--out', options.out)
     if options.suite:
       study(SUITES[options.suite], out / options.suite, Places(options.jobs), given)
     if options.page:

@@ -11,7 +11,7 @@ from dmtl_jax.basics.errors import UserError
 from dmtl_jax.benchmarks import torch_net
 from dmtl_jax.models import build_model
 from dmtl_jax.models.losses import INITIAL_LOSS
-from dmtl_jax.tasks import IGNORE, Task
+from dmtl_jax.tasks import IGNORE, Task, values_by_task
 from dmtl_jax.tasks.boundary import POSITIVE
 
 VERSION = torch.__version__
@@ -130,7 +130,8 @@ class TrainStep:
   def __init__(self, config, tasks, variables, batch: dict, dtype: str, compiled: bool, device: str):
     self.net, self.tasks, self.dtype = network(config, tasks, variables, device), tasks, dtype
     self.forward = torch.compile(self.net) if compiled else self.net
-    self.weights, self.clip, self.device = dict(config.loss_weights), config.optim.clip, device
+    self.weights = values_by_task(config.loss_weights, tasks)
+    self.clip, self.device = config.optim.clip, device
     self.optimizer = torch.optim.Adam(self.net.parameters(), config.optim.lr, weight_decay=config.optim.l2)
     self.images = _tensor(batch['image'], device)
     self.labels = {name: _tensor(x, device) for name, x in batch['labels'].items()}

@@ -22,6 +22,7 @@ from dmtl_jax.data import source as source_lib
 from dmtl_jax.inference import images as images_lib
 from dmtl_jax.inference.prediction import load, Predictor
 from dmtl_jax.report.markup import markdown_table
+from dmtl_jax.runs import run_tasks
 from dmtl_jax.tasks import Task
 
 KEPT = (1.0, 0.8, 0.5, 0.2)
@@ -86,7 +87,8 @@ def main():
   try:
     predictor = load(options.workdir)
     predictor.check(options.samples, 1)
-    source = source_lib.open_source(predictor.config.data, 'val')
+    config = run_tasks.match(predictor.config, predictor.tasks, options.workdir)
+    source = source_lib.open_source(config.data, 'val')
     result = measure(predictor, source, options.samples, options.images)
   except UserError as error:
     sys.exit(f'Error: {error}')

@@ -30,7 +30,14 @@ OFFICIAL_MTPSL = {2: ('semseg', 'depth'), 3: ('semseg', 'depth', 'normals')}
 
 
 def apply_labels(source, setting: str, seed: int = 0):
-  """The source with only a setting's labels visible; raises UserError if that is unknown or does not fit the source."""
+  """The source with only a setting's labels visible.
+
+  Args:
+    source: maybe a part of a split; a mapping is one of the whole split.
+
+  Raises:
+    UserError: the setting is unknown, does not fit the source or leaves it no label.
+  """
   check(setting)
   if setting == 'full':
     mask = source.label_mask
@@ -40,14 +47,27 @@ def apply_labels(source, setting: str, seed: int = 0):
       raise UserError(f"{path}: the official '{setting}' mapping is missing; run --mode=prepare to fetch it")
     if setting == 'random' and path == source.official.get('one'):
       logging.warning('config.data.labels=random: this benchmark has one mapping, so this is its one-label setting')
-    mask = source.label_mask & load_mapping(path, source.ids, source.tasks)
+    mask = source.label_mask & _mapped(path, source)
   elif setting == 'one':
     mask = draw_one(source.ids, source.label_mask, seed)
   elif setting == 'random':
     mask = draw_random(source.ids, source.label_mask, seed)
   else:
-    mask = source.label_mask & load_mapping(pathlib.Path(setting), source.ids, source.tasks)
+    mask = source.label_mask & _mapped(pathlib.Path(setting), source)
+  if not mask.any():
+    names = ', '.join(task.name for task in source.tasks)
+    raise UserError(
+      f'config.data.labels={printable(setting)}: none of {len(mask)} training images has a label of {names}'
+    )
   return dataclasses.replace(source, label_mask=mask)
+
+
+def _mapped(path: pathlib.Path, source) -> np.ndarray:
+  """Mask [N, T] of a source by a mapping of the whole split, of which the source may be a part."""
+  whole = source.part_of or source
+  rows, columns = ({key: n for n, key in enumerate(keys)} for keys in (whole.ids, [task.name for task in whole.tasks]))
+  mask = load_mapping(path, whole.ids, whole.tasks)
+  return mask[np.ix_([rows[i] for i in source.ids], [columns[task.name] for task in source.tasks])]
 
 
 def check(setting: str):
@@ -112,6 +132,7 @@ def load_mapping(path: pathlib.Path, ids, tasks) -> np.ndarray:
   reader = {'.csv': _read_csv, '.json': _read_json}.get(path.suffix.lower())
   rows = reader(path) if reader else _read_torch(path, ids)
   names = [task.name for task in tasks]
+  others = () if reader else OFFICIAL_PASCAL + OFFICIAL_MTPSL[3]  # columns of a benchmark of which the data are a part
   mask = np.zeros((len(ids), len(names)), bool)
   position = {i: n for n, i in enumerate(ids)}
   unknown = [i for i in rows if i not in position]
@@ -121,7 +142,7 @@ def load_mapping(path: pathlib.Path, ids, tasks) -> np.ndarray:
     for name in wanted:
       if name in names:
         mask[position[i], names.index(name)] = True
-      elif name not in OFFICIAL_PASCAL + OFFICIAL_MTPSL[3]:
+      elif name not in others:
         raise UserError(f"{path}: image '{i}' names task '{printable(name)}'; the data set has {', '.join(names)}")
   return mask
 

@@ -37,12 +37,16 @@ def open_source(data_config, split: str) -> Source:
   source = package(data_config.name).open_split(data_config, 'train' if share else split)
   if split == 'train' and data_config.get('augment') == 'pascal':
     source = dataclasses.replace(source, guide=next((task for task in source.tasks if task.guides_crops), None))
-  columns = _columns(source.tasks, data_config.get('tasks', ()))
-  tasks = tuple(source.tasks[t] for t in columns)
-  source = dataclasses.replace(source, tasks=tasks, label_mask=source.label_mask[:, columns])
+  source = source.with_tasks(_columns(source.tasks, data_config.get('tasks', ())))
   if not share:
     return source
-  back, rest = np.split(np.random.default_rng(0).permutation(len(source)), [round(share * len(source))])
+  count = round(share * len(source))
+  if count in (0, len(source)):
+    raise UserError(
+      f'config.data.held_back={share:g} leaves {count} of {len(source)} images to validate on; '
+      f'it must leave some for that and some to train on'
+    )
+  back, rest = np.split(np.random.default_rng(0).permutation(len(source)), [count])
   return source.only(sorted(map(int, back if split == 'val' else rest)))
 
 

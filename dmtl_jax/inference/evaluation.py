@@ -27,6 +27,7 @@ from dmtl_jax.inference.prediction import Predictor
 from dmtl_jax.inference.steps import compiled_predict_step, make_predict_step
 from dmtl_jax.metrics.base import merge
 from dmtl_jax.metrics.delta_m import delta_m
+from dmtl_jax.tasks import values_by_task
 
 # Of what scores mean. 1: boundaries by the Berkeley protocol everywhere, depth as it came; 2: every image at the
 # network's input, where labels of boundaries were dotted.
@@ -75,7 +76,8 @@ class Evaluator:
     self.metrics = {task.name: task.scorer(protocol, tolerance, fast) for task in self.tasks}
     self._by_truth = protocol == 'pascal' and not fast
     if config.eval.single_task:  # a mistake shows now, not after the work
-      delta_m({task.name: 1.0 for task in self.tasks}, dict(config.eval.single_task), self.tasks)
+      single = values_by_task(config.eval.single_task, self.tasks)
+      delta_m({task.name: 1.0 for task in self.tasks}, single, self.tasks)
     self._warm = False
     self._predictor: Predictor | None = None
     self._predict = compiled_predict_step(model, self.config, self.tasks, mesh)
@@ -249,7 +251,7 @@ def delta_to_single(scores: dict, config, tasks) -> float | None:
 
   Tasks of which the scores hold but the quick metric, which is another than the headline, are left out.
   """
-  single = dict(config.eval.single_task)
+  single = values_by_task(config.eval.single_task, tasks)
   tasks = [task for task in tasks if task.metric in scores[task.name]]
   return delta_m(headline(scores, tasks), single, tasks) if single and tasks else None
 

@@ -14,7 +14,7 @@ from dmtl_jax.data import source as source_lib
 from dmtl_jax.draw import panels
 from dmtl_jax.draw.png import save_png
 from dmtl_jax.tasks import Task
-from dmtl_jax.training import setup
+from dmtl_jax.training import setup, step
 
 SHOWN = 12  # images of the picture
 MANY = 0.001  # share of a task's pixels from which on a warning is shown
@@ -65,6 +65,8 @@ def first_lines(config, source, val=None) -> list[str]:
     f'{config.method} on {config.data.name}: {len(source)} images, labels ({config.data.labels}): {count(source)}',
     f'a batch of {batch} images holds {batch * pairs.mean():.3g} pairs of image and task, and has room for '
     f'{setup.pair_count(source, config, 1)}',
+    'loss weights: '
+    + ', '.join(f'{t.name} {w:g}' for t, w in zip(source.tasks, step.task_weights(config, source.tasks))),
   ]
   if val is not None:
     lines.append(f'validated on {len(val)} images: {count(val)}')

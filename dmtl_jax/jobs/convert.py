@@ -16,7 +16,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from dmtl_jax import configs
-from dmtl_jax.basics.errors import program, tell, UserError
+from dmtl_jax.basics.errors import check_local, program, tell, UserError
 from dmtl_jax.data import source as source_lib
 from dmtl_jax.models import build_model
 from dmtl_jax.models.inputs import variable_shapes
@@ -82,6 +82,7 @@ def main(argv: list[str] | None = None) -> int:
   parser.add_argument('--config', default=RELEASED_CONFIG, help='config of the model (default: %(default)s)')
   args = parser.parse_args(argv)
   try:
+    check_local('DST', args.workdir)
     if os.path.isdir(args.source):
       lighten(pathlib.Path(args.source), pathlib.Path(args.workdir).resolve())
     else:

@@ -11,7 +11,9 @@ from dmtl_jax.basics.progress import say
 from dmtl_jax.data import source as source_lib
 from dmtl_jax.inference import gallery
 from dmtl_jax.inference.evaluation import delta_to_single, Evaluator, headline, size_text, VERSION
+from dmtl_jax.runs import run_tasks
 from dmtl_jax.runs.checkpoints import load
+from dmtl_jax.runs.workdir import read_tasks
 
 
 def as_text(scores: dict, tasks) -> str:
@@ -28,7 +30,7 @@ def as_text(scores: dict, tasks) -> str:
   return '\n'.join(lines)
 
 
-def run(config, workdir: str, which: str = '', predictions: bool = False) -> dict:
+def run(config, workdir: str, which: str = '', predictions: bool = False, force: bool = False) -> dict:
   """The job `--mode=evaluate`: restores a checkpoint, writes W/metrics.json, per_image.csv and panels/.
 
   With another number of denoising steps than the run's (config.eval.steps = S) it writes W/metrics_S.json alone,
@@ -37,11 +39,16 @@ def run(config, workdir: str, which: str = '', predictions: bool = False) -> dic
   Args:
     which: checkpoint: 'best', 'latest' or a step; default config.eval.weights, as the benchmark does.
     predictions: also write every image's final maps, to W/predictions (see `gallery.save_predictions`).
+    force: although classes were renamed since, see `run_tasks.match`.
 
   Returns:
     What metrics.json holds.
+
+  Raises:
+    UserError: no checkpoint there, or data with other tasks, kinds or classes than the run's.
   """
   with stopping.told(lambda: f'the scores and panels in {workdir} are as they were', workdir):
+    config = run_tasks.match(config, read_tasks(workdir), workdir, force)
     return _evaluate(config, pathlib.Path(workdir), which or config.eval.weights, predictions)
 
 

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 
 from dmtl_jax.basics import stopping, target
 from dmtl_jax.basics.atomic import replacing
-from dmtl_jax.basics.errors import tell, UserError
+from dmtl_jax.basics.errors import check_local, tell, UserError
 from dmtl_jax.data import transforms
 from dmtl_jax.inference import prediction
 from dmtl_jax.inference.steps import make_predict_step
@@ -62,6 +62,7 @@ def export(config, tasks: tuple[Task, ...], variables: dict) -> jax.export.Expor
 
 def write(workdir: str, out: str, which: str = 'best') -> jax.export.Exported:
   """Exports a checkpoint ('best', 'latest' or a step) to the file `out`; raises UserError where that cannot be."""
+  check_local('OUT', out)
   if not out.endswith(SUFFIX):  # so that no mistake overwrites a file of the run
     raise UserError(f'{out}: the name of an exported file ends in {SUFFIX}; write {out}{SUFFIX}')
   run = prediction.load(workdir, which)

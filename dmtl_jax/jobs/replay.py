@@ -7,7 +7,9 @@ import jax
 from dmtl_jax.basics import files, sharding
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.basics.progress import say
+from dmtl_jax.runs import run_tasks
 from dmtl_jax.runs.checkpoints import Checkpoints
+from dmtl_jax.runs.workdir import read_tasks
 from dmtl_jax.training import bad_numbers, setup
 
 
@@ -22,9 +24,10 @@ def run(config, workdir: str, path: str) -> dict[str, float]:
     The scalars of the step, see `step.TrainStep`.
 
   Raises:
-    UserError: no such file or checkpoint, or another batch than the run's.
+    UserError: no such file or checkpoint, or other tasks or another batch than the run's.
   """
   told = _read(path)
+  config = run_tasks.match(config, read_tasks(workdir), workdir)
   training = setup.build(config, *setup.open_data(config))
   checkpoints = Checkpoints(workdir, read_only=True)
   if told['checkpoint'] not in checkpoints.steps():

@@ -2,6 +2,7 @@
 
 from contextlib import closing, ExitStack
 import importlib.util
+import os
 import pathlib
 
 import jax
@@ -13,6 +14,7 @@ from dmtl_jax.basics.stopping import Stopped, StopSignal
 from dmtl_jax.data import label_settings
 from dmtl_jax.jobs import check, evaluate, report
 from dmtl_jax.report import results
+from dmtl_jax.runs import run_tasks
 from dmtl_jax.runs import workdir as workdir_lib
 from dmtl_jax.runs.checkpoints import Checkpoints
 from dmtl_jax.runs.log import Log
@@ -23,7 +25,7 @@ def run(config, workdir: str, force: bool = False) -> dict | None:
   """The job `--mode=train`: trains in `workdir`, or goes on where an earlier run there stopped.
 
   Args:
-    force: resume even with a changed config.
+    force: resume even with a changed config, other labels or renamed classes.
 
   Returns:
     The final evaluation, as in metrics.json; None when SIGTERM stopped the run early.
@@ -31,13 +33,17 @@ def run(config, workdir: str, force: bool = False) -> dict | None:
   Raises:
     UserError: bad config or data, another process in the workdir, no space left, or a loss that is not finite.
   """
+  setup.check(config, is_fresh(workdir))  # before the folder is made
   with workdir_lib.held(workdir):
-    fresh = not any(pathlib.Path(workdir).glob('checkpoints/[0-9]*'))  # what an earlier start left is replaced
-    setup.check(config, fresh)
+    fresh = is_fresh(workdir)
     if not (fresh or force):
       sharding.on_first_host(workdir_lib.check_config, workdir, config)
+    started_from = config.init_from if fresh else workdir
+    if os.path.isdir(started_from):  # a run, by `setup.check`
+      config = run_tasks.match(config, workdir_lib.read_tasks(started_from), started_from, force)
     training = setup.build(config, *setup.open_data(config))
-    sharding.on_first_host(write_start, workdir, config, training.source, fresh or force)
+    if not (fresh or force):
+      sharding.on_first_host(check_labels, workdir, training.source)
     say('\n'.join(check.first_lines(config, training.source, training.val)))
     with StopSignal() as stop:
       if not train(training, config, workdir, stop):
@@ -60,6 +66,7 @@ def train(training: setup.Training, config, workdir: str, stop: StopSignal) -> b
   with ExitStack() as opened:
     checkpoints = opened.enter_context(closing(Checkpoints(workdir, config.train.keep, config.train.keep_every)))
     state, start = setup.start_state(config, checkpoints, training)
+    sharding.on_first_host(write_start, workdir, config, source)  # not before: what is refused changes nothing
     steps = max(training.steps, start)
     window = bad_numbers.Window(source.tasks, checkpoints.notes['window'])
     log = opened.enter_context(closing(Log(workdir, start, checkpoints.notes['evaluated'])))
@@ -118,16 +125,22 @@ def train(training: setup.Training, config, workdir: str, stop: StopSignal) -> b
   return True
 
 
-def write_start(workdir: str, config, source, free: bool):
-  """Writes what a run is told by, before its first step: config.json, labels.json, tasks.json.
+def is_fresh(workdir: str) -> bool:
+  """Whether no checkpoint is there: what an earlier start left is replaced then."""
+  return not any(pathlib.Path(workdir).glob('checkpoints/[0-9]*'))
 
-  Raises UserError where the labels are others than those that an earlier start saw, and not `free` to be.
-  """
-  labels, seen = pathlib.Path(workdir) / 'labels.json', (source.ids, source.tasks, source.label_mask)
-  if labels.exists() and not free:
-    label_settings.check_same(labels, *seen)
+
+def check_labels(workdir: str, source):
+  """Raises UserError where the labels are others than those that an earlier start saw."""
+  labels = pathlib.Path(workdir) / 'labels.json'
+  if labels.exists():
+    label_settings.check_same(labels, source.ids, source.tasks, source.label_mask)
+
+
+def write_start(workdir: str, config, source):
+  """Writes the files that identify a run: config.json, labels.json, tasks.json."""
   workdir_lib.write_config(workdir, config)
-  label_settings.save_mapping(labels, *seen)
+  label_settings.save_mapping(pathlib.Path(workdir) / 'labels.json', source.ids, source.tasks, source.label_mask)
   workdir_lib.write_tasks(workdir, source.tasks)
 
 

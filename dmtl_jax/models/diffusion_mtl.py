@@ -106,6 +106,11 @@ class DiffusionMTL(Network):
   def check(self):
     if self.channels % self.heads:
       raise UserError(f'config.model.heads: {self.channels} channels cannot be shared by {self.heads}; set a divisor')
+    if self.step_offset > self.steps:
+      raise UserError(
+        f'config.model.step_offset: {self.step_offset} is beyond the {self.steps} steps, of which it is subtracted; '
+        f'set 0 (paper) or 1 (released)'
+      )
     needed = identity.width(tuple(task.channels for task in self.tasks))
     if self.initial_weights == 'identity' and self.predictions and self.channels < needed:
       raise UserError(

@@ -15,7 +15,7 @@ from dmtl_jax.models import counting
 from dmtl_jax.report import scoring
 from dmtl_jax.report.markup import markdown_table
 from dmtl_jax.report.results import unequal
-from dmtl_jax.tasks import Task
+from dmtl_jax.tasks import Task, values_by_task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,7 +125,7 @@ def _references(section) -> tuple[str, dict[str, dict[str, float]]]:
   for entry in section.entries:
     backbone, given = entry.config['model']['backbone'], entry.config['eval'].get('single_task')
     if given and backbone not in found:
-      found[backbone] = given
+      found[backbone] = values_by_task(given, section.tasks)
       sources.append('config.eval.single_task')
   return ' and '.join(dict.fromkeys(sources)), found
 

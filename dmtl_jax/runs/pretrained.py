@@ -101,6 +101,17 @@ def load(source: str, variables: dict, tasks: tuple[Task, ...]) -> dict:
   return load_torchvision(state, variables, source)
 
 
+def check(source: str):
+  """Raises UserError where `load` could not start from a source; a file of the hub is downloaded for it."""
+  if not os.path.isdir(source):
+    resolve(source)
+  elif not (os.path.isfile(f'{source}/tasks.json') and any(pathlib.Path(source).glob('checkpoints/[0-9]*'))):
+    raise UserError(
+      f"config.init_from: the folder '{printable(source)}' is of no run: no tasks.json and checkpoints; "
+      f'give the --workdir of a trained run, or a file'
+    )
+
+
 def resolve(source: str) -> pathlib.Path:
   """The file of a source: a path as it is; a name of `HUB` from the cache, downloaded before if need be.
 

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from dmtl_jax.basics import sharding, stopping
 from dmtl_jax.basics.atomic import write_json
-from dmtl_jax.basics.errors import is_plain, printable, UserError
+from dmtl_jax.basics.errors import check_local, is_plain, printable, UserError
 from dmtl_jax.configs import check, common
 from dmtl_jax.tasks import make_task, Task
 
@@ -34,6 +34,7 @@ def held(workdir: str | os.PathLike):
   Raises:
     UserError: another job trains there, the folder cannot be written, or see `stopping.told`.
   """
+  check_local('--workdir', os.fspath(workdir))
   file = sharding.on_first_host(_lock, pathlib.Path(workdir))
   try:
     with stopping.told(lambda: 'what was saved is whole, and the run goes on from its last checkpoint', workdir):
@@ -68,13 +69,16 @@ def to_json(config: ConfigDict) -> dict:
 
 
 def check_config(workdir: str | os.PathLike, config: ConfigDict):
-  """Raises UserError, with the difference, where a field that matters is another than a run was started with."""
+  """Raises UserError, with the difference, where a field that matters is another than a run was started with.
+
+  The order of the tasks does not matter, and which they are `run_tasks.match` compares.
+  """
   path = pathlib.Path(workdir) / 'config.json'
   before, after = (flatten_dict(to_json(c), sep='.') for c in (read_config(workdir), config))
   changed = [
     f'  {k}: {before.get(k)!r} -> {after.get(k)!r}'
     for k in sorted(before.keys() | after.keys())
-    if before.get(k) != after.get(k) and k not in FREE
+    if before.get(k) != after.get(k) and k not in (*FREE, 'data.tasks')
   ]
   if changed:
     lines = '\n'.join(changed)
@@ -96,7 +100,7 @@ def read_config(workdir: str | os.PathLike) -> ConfigDict:
   check.check(values, str(path))
   values = common.upgraded(values)
   values = _filled(values, common.defaults(values))
-  values['data']['size'] = tuple(values['data']['size'])
+  values['data'].update({field: tuple(values['data'][field]) for field in ('size', 'tasks')})
   return ConfigDict(values)
 
 

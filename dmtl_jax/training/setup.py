@@ -3,7 +3,6 @@
 from collections.abc import Callable
 import dataclasses
 import functools
-import os
 from typing import Any
 
 import jax
@@ -12,18 +11,19 @@ import numpy as np
 import optax
 
 from dmtl_jax.basics import sharding
-from dmtl_jax.basics.errors import none_of
+from dmtl_jax.basics.errors import UserError
 from dmtl_jax.basics.progress import say
 from dmtl_jax.configs import check as check_config
 from dmtl_jax.data import label_settings, pipeline
 from dmtl_jax.data import source as source_lib
 from dmtl_jax.inference import evaluation
+from dmtl_jax.metrics.delta_m import delta_m
 from dmtl_jax.models import build_model
 from dmtl_jax.models.inputs import init_variables
 from dmtl_jax.runs import pretrained
 from dmtl_jax.runs.checkpoints import Checkpoints
 from dmtl_jax.runs.state import loss_scale, TrainState
-from dmtl_jax.tasks import KINDS, Task
+from dmtl_jax.tasks import check_keys, KINDS, Task, values_by_task
 from dmtl_jax.training import optimizer as optimizer_lib
 from dmtl_jax.training import periodic
 from dmtl_jax.training.step import TrainStep
@@ -85,12 +85,18 @@ def check(config, fresh: bool = True):
   label_settings.check(config.data.labels)
   periodic.check(config.train.best_by, tasks)
   evaluation.check(config)
-  if fresh and config.init_from and not os.path.isdir(config.init_from):
-    pretrained.resolve(config.init_from)
-  names = [task.name for task in tasks]
-  for field, given in (('loss_weights', config.loss_weights), ('eval.single_task', config.eval.single_task)):
-    for name in set(given) - {*names, *KINDS}:  # a config file weighs tasks that its data set may not have
-      raise none_of(f'config.{field}', name, names)
+  if fresh and config.init_from:
+    pretrained.check(config.init_from)
+  if not (config.train.steps or config.train.epochs):
+    raise UserError('config.train: steps and epochs are both 0, so nothing would be trained; set one of them')
+  weights, scores = config.loss_weights, config.eval.single_task
+  # A config file weighs kinds that its data set may not have; what flags set is checked as they are read (cli.py).
+  check_keys('config.loss_weights', set(weights) - set(KINDS), weights, tasks)
+  check_keys('config.eval.single_task', scores, scores, tasks)
+  if scores:
+    delta_m({task.name: 1.0 for task in tasks}, values_by_task(scores, tasks), tasks)
+  if not any(values_by_task(weights, tasks).get(task.name, 1) for task in tasks):
+    raise UserError('config.loss_weights: every task has weight 0, so nothing would be learned; raise one')
 
 
 def build(config, source, val) -> Training:

@@ -13,7 +13,7 @@ from dmtl_jax.models import find, Forward
 from dmtl_jax.models.inputs import model_inputs
 from dmtl_jax.models.parts import pairs as pairs_lib
 from dmtl_jax.runs.state import LEAST_SCALE, TrainState
-from dmtl_jax.tasks import Task
+from dmtl_jax.tasks import Task, values_by_task
 from dmtl_jax.training import optimizer
 
 
@@ -122,8 +122,9 @@ class TrainStep:
 
 
 def task_weights(config, tasks: tuple[Task, ...]) -> jax.Array:
-  """Loss weights [T] of config.loss_weights, 1 where a task is not named."""
-  return jnp.array([float(config.loss_weights.get(task.name, 1.0)) for task in tasks])
+  """Loss weights [T] of config.loss_weights: of the task's name, or else of its kind, or else 1."""
+  weights = values_by_task(config.loss_weights, tasks)
+  return jnp.array([weights.get(task.name, 1.0) for task in tasks])
 
 
 def finite(tree) -> jax.Array:

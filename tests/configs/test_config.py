@@ -10,6 +10,7 @@ import subprocess
 import sys
 
 from flax.traverse_util import flatten_dict
+import jax
 from ml_collections import ConfigDict
 import pytest
 
@@ -18,7 +19,9 @@ from dmtl_jax.basics import accelerators
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.configs import check, common
 from dmtl_jax.data import source
+from dmtl_jax.jobs import train
 from dmtl_jax.models import build_model, METHODS
+from dmtl_jax.models.inputs import init_variables, model_inputs
 from dmtl_jax.runs import workdir
 from dmtl_jax.tasks import make_task
 from dmtl_jax.training import setup
@@ -155,10 +158,30 @@ RUN = ['--config=configs/scenes.py', '--workdir=runs/none']
     ([*RUN, '--config.optm.lr=1'], 'config.optm.lr: no such field; did you mean --config.optim.lr?'),
     ([*RUN, '--config.train.batchsize=4'], 'did you mean --config.train.batch?'),
     (['--config', 'configs/folder.py', '--workdir', 'x', '--config.eval.stepz=1'], 'did you mean --config.eval.steps?'),
-    ([*RUN, '--config.eval.single_task.trees=x'], "eval.single_task must be a number for each name, not .*'x'"),
+    ([*RUN, '--config.eval.single_task.trees=x'], "eval.single_task.trees must be a number from -1e.09 to 1e.09, not 'x'"),
     ([*RUN, '--config.train.batch=0'], "train.batch must be a whole number from 1 to 65536, not '0'"),
     ([*RUN, '--config.train.batch=2.5'], "train.batch must be a whole number .*, not '2.5'"),
-    ([*RUN, '--config.optim.lr=fast'], "optim.lr must be a number from 0 to 1e.06, not 'fast'"),
+    ([*RUN, '--config.optim.lr=fast'], "optim.lr must be a number from 1e-12 to 1e.06, not 'fast'"),
+    *(([*RUN, f'--config.loss_weights.depth={wrong}'], f"loss_weights.depth must be a number from 0 to 1e.06, not '{told}'")
+      for wrong, told in (('-1', '-1.0'), ('inf', 'inf'), ('nan', 'nan'))),
+    ([*RUN, '--config.optim.part_lr.film=-1'], "optim.part_lr.film must be a number from 0 to 1e.06, not '-1"),
+    ([*RUN, '--config.optim.lr=0'], "optim.lr must be a number from 1e-12 to 1e.06, not '0.0'"),
+    ([*RUN, '--config.optim.clip=0'], "optim.clip must be a number from 1e-09 to 1e.12, not '0.0'"),
+    ([*RUN, '--config.optim.clip=inf'], "optim.clip must be a number from 1e-09 to 1e.12, not 'inf'"),
+    ([*RUN, '--config.data.size=(4,96)'], 'data.size must be height and width, 5 to 16384 pixels'),
+    # Addresses, of which folders would be made.
+    (['--config=configs/scenes.py', '--workdir=gs://b/r'], "--workdir: 'gs://b/r' is an address, and gs:// is not supported"),
+    (['--mode=report', '--workdirs=a, s3://b', '--out=x'], "--workdirs: 's3://b' is an address"),
+    (['--mode=report', '--workdirs=a', '--out=gs://b'], "--out: 'gs://b' is an address"),
+    (['--mode=predict', '--workdir=x', '--images=a.png,https://b/c.png', '--out=x'], "--images: 'https://b/c.png' is an address"),
+    (['--workdir=x', '--replay=gs://b/nan_3.json'], "--replay: 'gs://b/nan_3.json' is an address"),
+    ([*RUN, '--config.data.dir=gs://b'], "data.dir: 'gs://b' is an address"),
+    ([*RUN, '--config.init_from=hf://b'], "init_from: 'hf://b' is an address"),
+    (['--config=configs/scenes.py:labels=gs://b/m.csv', '--workdir=x'], "data.labels: 'gs://b/m.csv' is an address"),
+    (['--config=configs/folder.py', '--workdir=x', '--config.data.path=file:///b'], "data.path: 'file:///b' is an address"),
+    (['--config=configs/nyud.py', '--mode=prepare', '--config.data.raw=gs://b'], "data.raw: 'gs://b' is an address"),
+    (['--mode=predict', '--workdir=x', '--images=main.py', '--out=x', '--config.eval.steps=4'],
+     '--config: --mode=predict takes the config that a run was trained with'),
     ([*RUN, '--config.train.remat=maybe'], "train.remat must be true or false, not 'maybe'"),
     ([*RUN, '--config.data.size=96'], "data.size must be height and width, .* not '.96,.'"),
     *(([*RUN, f'--config.{field}={wrong}'], rf"{field}: '{wrong}' is none of .*; did you mean {near}") for
@@ -186,8 +209,8 @@ WITH, OF = ['--workdir=W'], '--config=configs/folder.py'
   [
     (['--force', OF, *WITH], 'train.run', ('config', 'W', True)),
     (['--replay=W/nan_3.json', OF, *WITH], 'replay.run', ('config', 'W', 'W/nan_3.json')),
-    (['--mode=evaluate', '--step=7', '--predictions', OF, *WITH], 'evaluate.run', ('config', 'W', '7', True)),
-    (['--mode=evaluate', *WITH], 'evaluate.run', ('stored', 'W', '', False)),
+    (['--mode=evaluate', '--step=7', '--predictions', OF, *WITH], 'evaluate.run', ('config', 'W', '7', True, False)),
+    (['--mode=evaluate', '--force', *WITH], 'evaluate.run', ('stored', 'W', '', False, True)),
     (['--mode=predict', '--images=main.py', '--out=O', *WITH], 'predict.run', ('W', 'best', 'main.py', 'O', 1, None)),
     (['--mode=predict', '--images=main.py', '--out=O', '--step=7', '--samples=8', '--zoom=2', *WITH],
      'predict.run', ('W', '7', 'main.py', 'O', 8, 2.0)),
@@ -260,6 +283,9 @@ def test_every_number_has_a_range_and_every_optimizer_is_a_choice():
     ('train.fsdp', 1000, 'train.fsdp=1000 does not divide the 1 devices'),
     ('model.heads', 3, 'model.heads: 32 channels cannot be shared by 3;'),
     ('init_from', 'none.pth', "'none.pth': no such file"),
+    ('init_from', str(ROOT / 'docs'), 'config.init_from: the folder .*docs. is of no run'),
+    ('train.epochs', 0, 'steps and epochs are both 0, so nothing would be trained'),
+    ('model.step_offset', 3, 'config.model.step_offset: 3 is beyond the 2 steps'),
     ('loss_weights.depht', 1.0, "config.loss_weights: 'depht' is none of .*; did you mean depth?"),
     ('eval.single_task.dept', 1.0, "config.eval.single_task: 'dept' is none of"),
   ],
@@ -267,11 +293,44 @@ def test_every_number_has_a_range_and_every_optimizer_is_a_choice():
 def test_what_cannot_be_trained_is_told_before_data_is_opened(field, wrong, message, monkeypatch):
   monkeypatch.setattr(source, 'open_source', None)
   config = get_config('scenes', 'method=feature')
-  config.data.dir = '/nowhere'
+  config.data.dir, config.train.steps = '/nowhere', 0
   setup.check(config)
   config.update_from_flattened_dict({field: wrong})
   with pytest.raises(UserError, match=message):
     setup.check(config)
+
+
+def test_an_address_of_raw_data_is_understood_where_https_is():
+  config = get_config('nyud')
+  for config.data.raw in ('https://host/raw.zip', 'raw://folder'):
+    with contextlib.nullcontext() if 'https' in config.data.raw else pytest.raises(UserError, match='raw:// is not'):
+      check.check(config.to_dict())
+
+
+@pytest.mark.parametrize('method', ['prediction', 'mtl_baseline', 'mti_net', 'invpt'])
+def test_the_least_size_is_one_that_every_network_has_maps_for(method):
+  config, tasks = common.base(f'method={method}'), (make_task('depth', 'depth'), make_task('normals', 'normals'))
+  config.model.update(width=8, channels=16, depth=1)
+  model, least = build_model(config, tasks), check.SIDE[0]
+  maps = lambda side: jax.eval_shape(lambda key: init_with_output(model, key, (side, 2 * side)), jax.random.key(0))
+  assert all(min(x.shape) >= 1 for x in jax.tree.leaves(maps(least)))
+  if method == 'mtl_baseline':  # of others layers refuse it
+    assert maps(least - 1).final['depth'].shape[1] == 0
+
+
+def init_with_output(model, key, size):
+  images, variables = jax.numpy.zeros((1, *size, 3)), init_variables(model, key, size)
+  return model.apply(variables, images, **model_inputs(model, images, key, len(model.tasks)))
+
+
+def test_a_refused_run_leaves_no_folder(tmp_path):
+  config = get_config('scenes')
+  config.train.steps = config.train.epochs = 0
+  with pytest.raises(UserError, match='nothing would be trained'):
+    train.run(config, str(tmp_path / 'run'))
+  with pytest.raises(UserError, match="'gs://b/r' is an address"):
+    train.run(get_config('scenes'), 'gs://b/r')
+  assert not list(tmp_path.iterdir()) and not pathlib.Path('gs:').exists()
 
 
 def test_help_names_every_method_and_field_of_the_config_string(capsys):

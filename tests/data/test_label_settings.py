@@ -28,6 +28,7 @@ class Fake:
   tasks: tuple
   label_mask: np.ndarray
   official: dict = dataclasses.field(default_factory=dict)
+  part_of: None = None
 
 
 def fake(count=60, tasks=TASKS, exists=None, **fields):

@@ -1,15 +1,18 @@
 """Opening a TFDS data set as a source, on a stand-in for a data set's package."""
 
+import json
 import pickle
 import runpy
 import sys
 import types
 
+from conftest import shared
 from ml_collections import ConfigDict
 import numpy as np
 import pytest
 
 from dmtl_jax import datasets
+from dmtl_jax.basics import torch_file
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.data import label_settings, pipeline
 from dmtl_jax.data import source as source_lib
@@ -167,6 +170,111 @@ def test_official_mappings_are_those_the_data_set_lists(config, tmp_path):
   assert source.official == {'one': tmp_path / 'label_mappings/onelabel.pth'}
   with pytest.raises(UserError, match='onelabel.pth: the official .* missing; run --mode=prepare'):
     label_settings.apply_labels(source, 'one')
+
+
+def open_training(data_config):
+  source = source_lib.open_source(data_config, 'train')
+  return label_settings.apply_labels(source, data_config.labels)
+
+
+def test_a_mapping_is_of_the_whole_split_whatever_part_is_trained_on(config, monkeypatch, tmp_path):
+  """A made mapping of all images and tasks, with images held back and one task chosen."""
+  monkeypatch.setattr(Builder, 'as_data_source', lambda self, split: None)
+  ids = [f'{n:02d}' for n in range(10)]
+  monkeypatch.setattr(stored, 'is_id', lambda name: True)
+  init = Builder.__init__
+  monkeypatch.setattr(
+    Builder, '__init__', lambda self, path: init(self, path) or self.info.metadata['ids'].update(train=ids)
+  )
+  shown = {name: ['depth'] if int(name) % 3 else ['saliency'] for name in ids}
+  (tmp_path / 'm.json').write_text(json.dumps(shown))
+  config.labels, config.held_back = str(tmp_path / 'm.json'), 0.3
+  whole, back = open_training(config), source_lib.open_source(config, 'val')
+  assert len(whole) == 7 and sorted([*whole.ids, *back.ids]) == ids and back.label_mask.all()
+  for name, row in zip(whole.ids, whole.label_mask):
+    assert [task.name for task, seen in zip(TASKS, row) if seen] == shown[name]
+  config.tasks = ('depth',)
+  part = open_training(config)
+  assert part.ids == whole.ids and part.label_mask.tolist() == [[bool(int(name) % 3)] for name in part.ids]
+
+
+def official(name: str):
+  """A file of the benchmark's, and what it says without our reader of mappings."""
+  path = shared(f'label_mappings/{name}.pth')
+  content = torch_file.load(path)
+  return path, np.asarray(content['labels_weights']) if 'labels_weights' in content else content
+
+
+@pytest.mark.parametrize('name', ['pascal_onelabel', 'pascal_randomlabels'])
+def test_parsing_alone_on_pascal_goes_with_the_official_mapping(name, monkeypatch):
+  """Of the images with people, those labels that the file shows; others are left out, though the file names them."""
+  path, rows = official(name)
+  ids = sorted(rows)
+  people = [n for n, i in enumerate(ids) if np.asarray(rows[i])[1] > 0 or n % 2]
+  metadata = {'ids': {'train': ids}, 'people': {'train': people}}
+  builder = types.SimpleNamespace(
+    data_path=path.parent, info=types.SimpleNamespace(metadata=metadata), as_data_source=lambda split: None
+  )
+  monkeypatch.setattr(stored, 'prepared', lambda *args: builder)
+  data = ConfigDict({'name': 'pascal', 'dir': '', 'labels': str(path), 'tasks': ('parsing',)})
+  source = open_training(data)
+  assert source.ids == [ids[n] for n in people] and [task.name for task in source.tasks] == ['parsing']
+  assert source.label_mask[:, 0].tolist() == [bool(np.asarray(rows[i])[1] > 0) for i in source.ids]
+  assert source.label_mask.sum() == (999 if name == 'pascal_onelabel' else 847)
+  with data.unlocked():
+    data.tasks, data.held_back = (), 0.25
+  source = open_training(data)
+  assert len(source) == len(ids) - round(0.25 * len(ids))
+  np.testing.assert_array_equal(source.label_mask, [np.asarray(rows[i]).ravel() > 0 for i in source.ids])
+
+
+def test_images_of_nyud_are_held_back_with_the_official_mapping(monkeypatch):
+  path, table = official('nyud_randomlabels')
+  ids = [f'train/{n}' for n in range(len(table))]
+  builder = types.SimpleNamespace(
+    data_path=path.parent,
+    info=types.SimpleNamespace(metadata={'ids': {'train': ids}}),
+    as_data_source=lambda split: None,
+  )
+  monkeypatch.setattr(stored, 'prepared', lambda *args: builder)
+  monkeypatch.setattr(stored, 'is_id', lambda name: True)
+  data = ConfigDict({'name': 'nyud', 'dir': '', 'labels': str(path), 'tasks': ('normals', 'depth'), 'held_back': 0.2})
+  source = open_training(data)
+  assert len(source) == 636
+  expected = [table[int(i.removeprefix('train/'))][[2, 1]] > 0 for i in source.ids]
+  np.testing.assert_array_equal(source.label_mask, expected)
+
+
+@pytest.mark.parametrize('share, left', [(0.1, '0 of 3'), (0.9, '3 of 3')])
+def test_images_held_back_leave_some_to_train_and_some_to_validate_on(config, share, left):
+  config.held_back = share
+  for split in ('train', 'val'):
+    with pytest.raises(UserError, match=f'held_back={share} leaves {left} images to validate on'):
+      source_lib.open_source(config, split)
+
+
+def test_labels_that_leave_nothing_to_learn_are_refused(config, tmp_path):
+  (tmp_path / 'm.json').write_text('{"x": []}')
+  config.labels = str(tmp_path / 'm.json')
+  with pytest.raises(UserError, match='labels=.*m.json: none of 3 training images has a label of saliency, depth'):
+    open_training(config)
+  (tmp_path / 'm.json').write_text('{"x": ["depth"]}')
+  config.tasks = ('saliency',)
+  with pytest.raises(UserError, match='none of 3 training images has a label of saliency'):
+    open_training(config)
+
+
+def test_a_name_in_a_mapping_that_is_no_task_is_refused_but_a_column_of_a_benchmark_is_not(
+  config, tmp_path, monkeypatch
+):
+  (tmp_path / 'm.json').write_text('{"x": ["depth", "normals"]}')
+  config.labels = str(tmp_path / 'm.json')
+  with pytest.raises(UserError, match="image 'x' names task 'normals'; the data set has saliency, depth"):
+    open_training(config)
+  monkeypatch.setattr(torch_file, 'load', lambda path: {key: [1, 1, 1, 0, 0] for key in 'xyz'})
+  config.labels = str(tmp_path / 'm.pth')
+  (tmp_path / 'm.pth').touch()
+  assert open_training(config).label_mask.tolist() == [[True, False]] * 3
 
 
 def test_workers_can_take_a_source(config):

@@ -44,6 +44,7 @@ def test_what_a_folder_holds_is_told_and_drawn(config, tmp_path, capsys):
   assert f'semseg: 4 labels, {100 * whole / len(pixels):.3g}% of their pixels labelled: ' in told
   assert f'wall {100 * wall / whole:.3g}%' in told and f'box {100 * box / whole:.3g}%' in told
   assert 'a batch of 4 images holds 16 pairs of image and task, and has room for 20' in told  # 3 x 5 and 1 of 4
+  assert 'loss weights: semseg 2, saliency 5, boundary 25, normals 3, depth 1\n' in told
   assert 'validated on 2 images: semseg 1,' in told and 'depth: no validation label, so no score' in told
   assert np.asarray(Image.open(tmp_path / 'page.png')).shape[0] > 4 * 107
 

@@ -100,10 +100,12 @@ def test_a_finished_run_only_evaluates_again(trained, data):
 
 
 def test_what_a_start_without_a_checkpoint_left_is_replaced(data, tmp_path, monkeypatch):
-  monkeypatch.setattr(train, 'train', lambda *args: False)  # it was killed before the first checkpoint
+  faults.use_toy_model(monkeypatch.setattr)
+  monkeypatch.setattr(train.cost, 'compile_step', lambda *args: interrupt())  # before the first checkpoint
   config = config_for(data)
   for config.optim.lr in (0.1, 0.2):
-    assert train.run(config, str(tmp_path)) is None
+    with pytest.raises(UserError, match='stopped by Ctrl-C'):
+      train.run(config, str(tmp_path))
     assert json.loads((tmp_path / 'config.json').read_text())['optim']['lr'] == config.optim.lr
 
 

@@ -267,6 +267,8 @@ def test_command_makes_a_run_that_restores(tmp_path, feature, state, capsys):
   safetensors.numpy.save_file(torch_state(torchvision_shapes('resnet18', 8)), tmp_path / 'encoder.safetensors')
   assert convert.main([str(tmp_path / 'encoder.safetensors'), str(tmp_path / 'new'), *command[2:]]) == 1
   assert 'no whole model' in capsys.readouterr().err
+  assert convert.main([source, 'gs://b/run', *command[2:]]) == 1
+  assert "DST: 'gs://b/run' is an address" in capsys.readouterr().err
   assert not (tmp_path / 'new').exists()
 
 

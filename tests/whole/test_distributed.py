@@ -79,7 +79,8 @@ def one_device(data, tmp_path_factory, short_encoder):
 def copy_start(before, step: int, workdir):
   """What a run needs to go on from a checkpoint of another."""
   shutil.copytree(before / 'checkpoints' / str(step), workdir / 'checkpoints' / str(step))
-  shutil.copy(before / 'config.json', workdir)
+  for name in ('config.json', 'tasks.json'):
+    shutil.copy(before / name, workdir)
 
 
 def go_on(data, before, step: int, workdir, processes: int, devices: int, *flags) -> list[str]:

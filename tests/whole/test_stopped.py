@@ -20,6 +20,7 @@ from dmtl_jax.configs import common
 from dmtl_jax.datasets import nyud, raw
 from dmtl_jax.inference.prediction import Raw
 from dmtl_jax.jobs import evaluate, export, predict, prepare, report
+from dmtl_jax.runs import workdir
 from tests.whole import test_fuzz_runs
 
 
@@ -93,6 +94,8 @@ def test_evaluate(tmp_path, monkeypatch):
   evaluator, variables = stub.make(1, 1)
   config = common.base('')
   config.eval.panels = 2
+  workdir.write_tasks(tmp_path, stub.TASKS)
+  monkeypatch.setattr(evaluate.source_lib, 'data_tasks', lambda *_: stub.TASKS)
   monkeypatch.setattr(evaluate.source_lib, 'open_source', lambda *_: evaluator.source)
   monkeypatch.setattr(evaluate, 'Evaluator', lambda *_: evaluator)
 

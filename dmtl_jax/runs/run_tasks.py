@@ -1,0 +1,60 @@
+"""Holds the tasks of a config's data against those of a run: its weights mean nothing else."""
+
+from collections.abc import Sequence
+
+from ml_collections import ConfigDict
+
+from dmtl_jax.basics.errors import listed, printable, UserError
+from dmtl_jax.data import source
+from dmtl_jax.tasks import Task
+
+
+def match(config: ConfigDict, tasks: Sequence[Task], workdir, force: bool = False) -> ConfigDict:
+  """The config with config.data.tasks in the order of a run's tasks, by which its weights are arranged.
+
+  Args:
+    config: of the data; unchanged.
+    tasks: of the run that is evaluated, resumed or started from, see `workdir.read_tasks`.
+    workdir: its folder, for the message.
+    force: classes may go by other names; their number may not change.
+
+  Raises:
+    UserError: names the file, the task and the difference: other tasks, kinds or classes.
+  """
+  data = source.data_tasks(config.data)
+  _check(f'{workdir}/tasks.json', tasks, data, force)
+  names = tuple(task.name for task in tasks)
+  config = config.copy_and_resolve_references()
+  if names != tuple(task.name for task in data):
+    config.data.tasks = names
+  return config
+
+
+def _check(path: str, run: Sequence[Task], data: Sequence[Task], force: bool):
+  ours, theirs = ({task.name: task for task in tasks} for tasks in (run, data))
+  missing, extra = (list(a.keys() - b.keys()) for a, b in ((ours, theirs), (theirs, ours)))
+  if missing:
+    raise UserError(
+      f'{path}: the data (or config.data.tasks) do not have {listed(sorted(missing))} of this run; '
+      f'they have {listed(list(theirs), 8)}'
+    )
+  if extra:
+    chosen = ','.join(f"'{name}'" for name in ours)
+    raise UserError(
+      f'{path}: this run does not have {listed(sorted(extra))} of the data; choose its own, '
+      f'--config.data.tasks="({chosen},)"'
+    )
+  for name, task in ours.items():
+    if theirs[name].kind != task.kind:
+      raise UserError(f'{path}: {name} is of kind {task.kind} in this run, of kind {theirs[name].kind} in the data')
+    if theirs[name].channels != task.channels:
+      raise UserError(
+        f'{path}: {name} has {len(task.classes)} classes in this run, {len(theirs[name].classes)} in the data'
+      )
+    if theirs[name].classes != task.classes and not force:
+      c = next(c for c, pair in enumerate(zip(task.classes, theirs[name].classes)) if pair[0] != pair[1])
+      was, now = (printable(tasks[name].classes[c], 64) for tasks in (ours, theirs))
+      raise UserError(
+        f"{path}: class {c} of {name} is '{was}' in this run, '{now}' in the data; "
+        f'restore their order and names, or --force if only a name changed'
+      )
