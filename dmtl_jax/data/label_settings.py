@@ -113,6 +113,7 @@ def load_mapping(path: pathlib.Path, ids, tasks) -> np.ndarray:
   rows = reader(path) if reader else _read_torch(path, ids)
   names = [task.name for task in tasks]
   mask = np.zeros((len(ids), len(names)), bool)
+  rows = {files.nfc(i): wanted for i, wanted in rows.items()}  # as the ids of a folder are
   position = {i: n for n, i in enumerate(ids)}
   unknown = [i for i in rows if i not in position]
   if unknown:
