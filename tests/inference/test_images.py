@@ -1,5 +1,7 @@
 """Reading whatever a person drops in, and tiles without seams."""
 
+import unicodedata
+
 import cv2
 import numpy as np
 from PIL import Image
@@ -92,6 +94,21 @@ def test_loops_of_links_are_refused(tmp_path):
 def test_results_never_share_a_name(paths, names, tmp_path):
   found = images.result_names([tmp_path / path for path in paths])
   assert found == names
+
+
+def test_names_of_results_are_in_one_unicode_form(tmp_path):
+  """And those of two files that look alike differ."""
+  composed, apart = (unicodedata.normalize(form, 'é') for form in ('NFC', 'NFD'))
+  assert images.result_names([tmp_path / f'{apart}.png']) == [composed]
+  names = images.result_names([tmp_path / f'{composed}.png', tmp_path / f'{apart}.png'])
+  assert len(set(names)) == 2 and all(name.startswith(composed) for name in names)
+
+
+def test_names_of_results_that_no_file_can_have(tmp_path):
+  longest = 'ố' * 83 + 'xx'  # 251 bytes, and four of .png
+  assert images.result_names([tmp_path / f'a/{longest}.png']) == [longest]
+  with pytest.raises(UserError, match=f'a/{longest}.jpg: the name of its results, a_{longest}.png, is too long'):
+    images.result_names([tmp_path / f'a/{longest}.jpg', tmp_path / f'b/{longest}.jpg'])
 
 
 def test_what_the_python_api_takes(tmp_path):
