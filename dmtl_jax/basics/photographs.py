@@ -81,11 +81,10 @@ def unread_files(paths: Iterable[pathlib.Path]) -> str:
     return ''
   counts = collections.Counter(unread.values())
   what = ' and '.join(counts) if len(counts) < 3 else listed(list(counts))
-  fixes = [fix for name, fix in EXTRA_FORMATS.items() if _titled(name) in counts]
+  fix = ''.join(f'{fix}, or ' for name, fix in EXTRA_FORMATS.items() if _titled(name) in counts)
   names = listed([path.name for path in unread])
   return (
-    f'{len(unread)} of {len(paths)} files are {what} ({names}), which is not read; '
-    f'{", or ".join([*fixes, "convert them to JPEG or PNG"])}'
+    f'{len(unread)} of {len(paths)} files are {what} ({names}), which is not read; {fix}convert them to JPEG or PNG'
   )
 
 
@@ -221,7 +220,7 @@ def _check_tiff(tags, path: str | os.PathLike):
   """Raises UserError for pixels of a TIFF that are no colours."""
   channels, bits, sample_format = (int(np.max(tags.get(tag, 1))) for tag in (_SAMPLES, _BITS, _SAMPLE_FORMAT))
   what = None
-  if sample_format in (3, 6):  # 6: complex ones
+  if sample_format in (3, 6) or tags.get(_PHOTOMETRIC) in (32844, 32845):  # 6: complex ones; LogLuv, as OpenCV 4 writes
     what = 'floating-point numbers'
   elif sample_format in (2, 5):
     what = 'signed numbers'

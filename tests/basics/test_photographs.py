@@ -258,10 +258,6 @@ def saved(image: Image.Image, kind: str, **options) -> bytes:
   return stream.getvalue()
 
 
-def float_colours() -> bytes:
-  return cv2.imencode('.tif', RNG.random((6, 8, 3), np.float32))[1].tobytes()
-
-
 WHOLE = saved(Image.fromarray(RNG.integers(0, 256, (200, 300, 3), np.uint8)), 'JPEG', quality=90)
 HALF = len(WHOLE) // 2
 REFUSED = {
@@ -271,7 +267,8 @@ REFUSED = {
     'has 6 channels',
   ),
   'float grey': (saved(Image.fromarray(RNG.random((6, 8), np.float32)), 'TIFF'), 'floating-point'),
-  'float colours': (float_colours(), 'floating-point'),
+  'float colours': (tiff((258, 3, 32), (262, 3, 2), (277, 3, 3), (339, 3, 3)), 'floating-point'),
+  'float colours by OpenCV': (cv2.imencode('.tif', RNG.random((6, 8, 3), np.float32))[1].tobytes(), 'floating-point'),
   'float of 64 bits': (cv2.imencode('.tif', RNG.random((6, 8)))[1].tobytes(), 'floating-point'),
   '32-bit': (tiff((258, 3, 32), (262, 3, 1), (277, 3, 1)), '32-bit numbers'),
   'signed': (tiff((258, 3, 16), (262, 3, 1), (277, 3, 1), (339, 3, 2)), 'signed numbers'),
