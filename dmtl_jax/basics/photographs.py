@@ -7,7 +7,6 @@ Workers of the input pipeline read with this, so it knows nothing of jax.
 
 import collections
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 import contextlib
 import functools
 import importlib
@@ -35,7 +34,9 @@ OTHER_SUFFIXES |= dict.fromkeys(RAW_SUFFIXES.split(), 'camera RAW')
 
 DARK = 2**14  # of 16 bits: cameras have 14 at most, which would be at most a quarter of white
 _SAMPLES, _BITS, _SAMPLE_FORMAT, _PHOTOMETRIC, _ORIENTATION = 277, 258, 339, 262, 274  # tags of TIFF and EXIF
-_LEFT_OVER = 'extraneous bytes before marker 0xd9'  # which ends an image; in libjpeg's words
+_LEFT_OVER = 'extraneous bytes before marker 0xd9'  # which ends an image; in libjpeg's words, as the next ones
+_DAMAGE = ('Corrupt JPEG data', 'Premature end', 'Inconsistent progression')
+_read_with_left_over: set[str] = set()  # paths
 _BRANDS = {b'avif': 'AVIF', b'avis': 'AVIF'} | dict.fromkeys(
   (b'heic', b'heix', b'heim', b'heis', b'hevc', b'hevx', b'mif1', b'msf1'), 'HEIF'
 )
@@ -122,8 +123,10 @@ def _decode(path: str | os.PathLike) -> np.ndarray:
     with files.opened_image(path, (*FORMATS, *extra_formats())) as file:
       if isinstance(file, TiffImagePlugin.TiffImageFile):
         _check_tiff(file.tag_v2, path)  # Pillow drops channels beyond the fourth of some
-      if file.format in ('JPEG', 'MPO') and file.mode in ('L', 'RGB'):
-        return _upright(_decode_jpeg(path), file)
+      if file.format in ('JPEG', 'MPO'):
+        pixels = _decode_jpeg(path, 'CMYK' if file.mode == 'CMYK' else 'RGB')
+        if pixels is not None and file.mode != 'CMYK':  # which has two ways of writing no ink, and Pillow knows them
+          return _upright(pixels, file)
       file.load()
       if file.mode in ('RGB', 'RGBX', 'RGBA', 'LA') and file.format in ('PNG', 'TIFF', 'JPEG2000'):
         _check_high_bytes(file, path)
@@ -165,38 +168,34 @@ def _upright(pixels: np.ndarray, image: Image.Image) -> np.ndarray:
   return cv2.flip(pixels, flips[orientation]) if orientation in flips else pixels
 
 
-def _decode_jpeg(path: str | os.PathLike) -> np.ndarray:
-  """By libjpeg-turbo itself, which says where data are damaged: Pillow passes over it, OpenCV prints a line."""
+def _decode_jpeg(path: str | os.PathLike, colors: str) -> np.ndarray | None:
+  """By libjpeg-turbo itself, which says where data are damaged: Pillow passes over it, OpenCV prints a line.
+
+  None where it says something else, of the version in the header or of a way of coding that it does not have.
+  """
   data = pathlib.Path(path).read_bytes()
   try:
-    return simplejpeg.decode_jpeg(data, 'RGB')
+    return simplejpeg.decode_jpeg(data, colors)
   except ValueError as error:
     if _LEFT_OVER in str(error):
-      return simplejpeg.decode_jpeg(data, 'RGB', strict=False)
-    raise UserError(f'{path}: a damaged JPEG ({files.reason(error)}); copy it again or replace it') from error
+      _read_with_left_over.add(os.fspath(path))
+      return simplejpeg.decode_jpeg(data, colors, strict=False)
+    if str(error).startswith(_DAMAGE):
+      raise UserError(f'{path}: a damaged JPEG ({files.reason(error)}); copy it again or replace it') from error
+    return None
 
 
 def left_over(paths: Iterable[pathlib.Path]) -> str:
   """A remark on JPEGs with bytes between the last pixel and the end of the image; '' where there are none.
 
   Some cameras write them, and they do no harm; but damage in the middle leaves them too, and nothing else tells it.
+
+  Args:
+    paths: of images that this process has read.
   """
-  with ThreadPoolExecutor() as pool:
-    paths = list(paths)
-    names = [path.name for path, there in zip(paths, pool.map(_has_left_over, paths)) if there]
+  names = [path.name for path in paths if os.fspath(path) in _read_with_left_over]
   what = 'which some cameras write and damage leaves too; look whether the images are whole'
   return f'{listed(names)}: bytes are left over behind the last pixel, {what}' if names else ''
-
-
-def _has_left_over(path: pathlib.Path) -> bool:
-  if path.suffix.lower() not in ('.jpg', '.jpeg'):
-    return False
-  try:
-    # At an eighth of the size, which takes half of the time.
-    simplejpeg.decode_jpeg(path.read_bytes(), 'GRAY', min_height=1, min_width=1, min_factor=8)
-  except (OSError, ValueError) as error:
-    return _LEFT_OVER in str(error)
-  return False
 
 
 def _explain_unknown(path: str | os.PathLike):

@@ -260,6 +260,7 @@ def saved(image: Image.Image, kind: str, **options) -> bytes:
 
 WHOLE = saved(Image.fromarray(RNG.integers(0, 256, (200, 300, 3), np.uint8)), 'JPEG', quality=90)
 HALF = len(WHOLE) // 2
+INKS = saved(Image.fromarray(RNG.integers(0, 256, (60, 80, 4), np.uint8), 'CMYK'), 'JPEG')
 REFUSED = {
   'six channels': (tiff((258, 3, 8), (262, 3, 1), (277, 3, 6)), 'has 6 channels, 3 are needed'),
   'six channels, of which Pillow drops three': (
@@ -275,6 +276,9 @@ REFUSED = {
   'JPEG cut short': (WHOLE[:HALF], 'a damaged JPEG (Premature end'),
   'JPEG without its second half': (WHOLE[:HALF] + b'\xff\xd9', 'a damaged JPEG (Corrupt JPEG data'),
   'JPEG with its end in the middle': (WHOLE[:HALF] + b'\xff\xd9' + WHOLE[HALF + 2 :], 'a damaged JPEG (Corrupt JPEG data'),
+  'JPEG of four inks, with its end in the middle': (
+    INKS[: len(INKS) // 2] + b'\xff\xd9' + INKS[len(INKS) // 2 + 2 :], 'a damaged JPEG (Corrupt JPEG data'
+  ),
   'HEIC called JPEG': (b'\0\0\0\x18ftypheic' + bytes(90), 'is HEIC, which is not read; pip install pillow-heif'),
   'nothing': (b'', 'the file is empty'),
   'text': (b'hello', 'unknown format'),
@@ -312,6 +316,15 @@ def test_bytes_after_the_last_pixel_do_no_harm_and_are_remarked(tmp_path, capfd)
   paths = [tmp_path / name for name in ('a.jpg', 'b.jpg', 'b.png')]
   assert photographs.left_over(paths).startswith('b.jpg: bytes are left over behind the last pixel')
   assert photographs.left_over(paths[::2]) == ''
+
+
+def test_an_odd_header_is_no_damage(tmp_path):
+  """JFIF of a version that libjpeg does not know; it warns, and reads it."""
+  data = saved(Image.fromarray(smooth(16, 16)), 'JPEG')
+  assert data[6:12] == b'JFIF\0\1'
+  (tmp_path / 'a.jpg').write_bytes(data)
+  (tmp_path / 'b.jpg').write_bytes(data[:11] + b'\x09' + data[12:])
+  np.testing.assert_array_equal(*(photographs.read_image(tmp_path / name) for name in ('a.jpg', 'b.jpg')))
 
 
 def test_a_folder_with_such_jpegs_opens_and_names_them_each_time(tmp_path, caplog):
