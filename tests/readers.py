@@ -19,13 +19,12 @@ from PIL import Image
 import safetensors.numpy
 import scipy.io
 
-from dmtl_jax.basics import download, files, torch_file
+from dmtl_jax.basics import download, files, photographs, torch_file
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.configs import common
 from dmtl_jax.data import label_settings
 from dmtl_jax.datasets import folder
 from dmtl_jax.datasets.pascal import labels as pascal
-from dmtl_jax.inference import images
 from dmtl_jax.runs import checkpoints, pretrained
 from dmtl_jax.tasks import make_task
 from tests import fuzzing
@@ -280,7 +279,7 @@ READERS = {
   'meta of a checkpoint': _json(
     'meta', lambda path: _opened(path.parent).choose('best'), _META, 50, 20_000, write=_write_meta
   ),
-  'image to predict': Reader('x.png', images.read_image, _PICTURES, 60),
+  'image to predict': Reader('x.png', photographs.read_image, _PICTURES, 60),
   'ids of PASCAL': Reader(
     'train.txt', pascal.read_ids, [b'2008_000001\n2008_000002\n'], 30,
     inputs=st.one_of(_ids, fuzzing.files(b'2008_000001\n2008_000002\n')),

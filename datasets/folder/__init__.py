@@ -21,13 +21,12 @@ import unicodedata
 import cv2
 import numpy as np
 
-from dmtl_jax.basics import files
+from dmtl_jax.basics import files, photographs
 from dmtl_jax.basics.errors import is_plain, listed, printable, UserError
 from dmtl_jax.datasets.folder import scan
 from dmtl_jax.datasets.source import Source
 from dmtl_jax.tasks import KINDS, LONGEST, make_task, Task
 
-IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
 LABEL_SUFFIXES = ('.png', '.npy')
 FIELDS = {'kind', 'classes', 'ignore', 'positive', 'scale'}
 SCALES = (1e-9, 1e9)  # metres; beyond, float32 would lose depths
@@ -57,7 +56,7 @@ class Files:
 
   def image(self, index: int) -> np.ndarray:
     with self._unchanged(self.images[index]) as path:
-      return read_image(path)
+      return photographs.read_image(path)
 
   def label(self, index: int, task: Task) -> np.ndarray:
     with self._unchanged(self.labels[index][task.name]) as path:
@@ -96,9 +95,7 @@ def open_folder(path: str, split: str) -> Source:
   """Opens PATH/SPLIT and checks every file in it (once: the result is cached); raises UserError with what is wrong."""
   root = _root(path)
   tasks, encodings = read_description(root / 'dataset.json')
-  images = _by_stem(root / split / 'images', IMAGE_SUFFIXES)
-  if not images:
-    raise UserError(f'{root / split}/images: no image here; put images ({", ".join(IMAGE_SUFFIXES)}) there')
+  images = _image_files(root / split / 'images')
   found = _label_files(root / split / 'labels', tasks, images)
   ids = sorted(images)
   labels = [{task.name: found[task.name][i] for task in tasks if i in found[task.name]} for i in ids]
@@ -189,11 +186,24 @@ def _read_encoding(where: str, entry: dict) -> dict:
   return encoding
 
 
+def _image_files(folder: pathlib.Path) -> dict[str, pathlib.Path]:
+  """{id: path} of a split's images."""
+  if folder.is_dir() and (unread := photographs.unread_files(_visible(folder))):
+    raise UserError(f'{folder}: {unread}')
+  images = _by_stem(folder, photographs.suffixes())
+  if not images:
+    raise UserError(f'{folder}: no image here; put images ({", ".join(photographs.suffixes())}) there')
+  for id, path in images.items():
+    if not files.is_name(f'{id}.png'):  # found now, not when a network has been trained
+      raise UserError(f'{path}: its name is too long for its results, NAME.png; give it and its labels a shorter one')
+  return images
+
+
 def _by_stem(folder: pathlib.Path, suffixes: tuple[str, ...]) -> dict[str, pathlib.Path]:
-  """Files of a folder by name without suffix; hidden files do not count."""
+  """Files of a folder by name without suffix, in Unicode's NFC; hidden files do not count."""
   if not folder.is_dir():
     raise UserError(f'{folder}: no such folder; see docs/your_own_data.md')
-  files = {}
+  by_stem = {}
   for path in _visible(folder):
     if not is_plain(path.name):
       raise UserError(f"{folder}: '{printable(path.name)}' has control characters or is not UTF-8; rename the file")
@@ -202,10 +212,20 @@ def _by_stem(folder: pathlib.Path, suffixes: tuple[str, ...]) -> dict[str, pathl
     # Passed over, a label in another format would silently mean "not labelled".
     if path.suffix.lower() not in suffixes:
       raise UserError(f'{path}: is not one of {", ".join(suffixes)}; convert or remove it')
-    if path.stem in files:
-      raise UserError(f'{path}: {files[path.stem].name} has the same name; rename one of them')
-    files[path.stem] = path
-  return files
+    _refuse_same_name(path, by_stem.setdefault(files.nfc(path.stem), path))
+  return by_stem
+
+
+def _refuse_same_name(path: pathlib.Path, other: pathlib.Path):
+  """Raises UserError where two files of a folder would be one image, label or task."""
+  if path == other:
+    return
+  if path.stem == other.stem:
+    raise UserError(f'{path}: {other.name} has the same name; rename one of them')
+  raise UserError(
+    f'{path}: {other.name!a} and {path.name!a} are one name in other bytes (Unicode NFC and NFD); rename '
+    'or remove one of them'
+  )
 
 
 def _visible(folder: pathlib.Path) -> list[pathlib.Path]:
@@ -217,27 +237,16 @@ def _visible(folder: pathlib.Path) -> list[pathlib.Path]:
 
 def _label_files(folder: pathlib.Path, tasks, images) -> dict[str, dict[str, pathlib.Path]]:
   """{task: {stem: path}}; a task without a folder has no labels in this split."""
-  names = {task.name for task in tasks}
-  present = [path.name for path in _visible(folder)] if folder.is_dir() else []
-  for name in present:
-    if name not in names:
-      raise UserError(f'{folder}/{printable(name)}: dataset.json has no such task; add it there or remove this')
-  found = {name: _by_stem(folder / name, LABEL_SUFFIXES) if name in present else {} for name in names}
+  names, present = {files.nfc(task.name): task.name for task in tasks}, {}
+  for path in _visible(folder) if folder.is_dir() else ():
+    if files.nfc(path.name) not in names:
+      raise UserError(f'{folder}/{printable(path.name)}: dataset.json has no such task; add it there or remove this')
+    _refuse_same_name(path, present.setdefault(files.nfc(path.name), path))
+  found = {task: _by_stem(present[name], LABEL_SUFFIXES) if name in present else {} for name, task in names.items()}
   orphans = [path for files in found.values() for stem, path in files.items() if stem not in images]
   if orphans:
     raise UserError(f'{listed(orphans)}: no image of the same name in {folder.parent / "images"}')
   return found
-
-
-def read_image(path: pathlib.Path) -> np.ndarray:
-  """uint8 [H, W, 3] RGB, turned as EXIF says, also of grey and alpha; raises UserError where it is not readable."""
-  try:
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-  except cv2.error:  # more than a billion pixels claimed
-    image = None
-  if image is None:
-    raise UserError(f'{path}: not a readable image; replace it or convert it to PNG')
-  return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
 def read_label(path: pathlib.Path, task: Task, encoding: dict) -> np.ndarray:

@@ -9,12 +9,12 @@ import pathlib
 from absl import logging
 from PIL import Image
 
-from dmtl_jax.basics import files
+from dmtl_jax.basics import photographs
 from dmtl_jax.basics.atomic import write_atomic
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.basics.progress import Progress
 
-VERSION = 4  # of the checks: a change makes old results void
+VERSION = 5  # of the checks: a change makes old results void
 EXIF_ORIENTATION = 0x0112
 TURNS = {5: 'transposed', 6: 'clockwise', 7: 'transposed, then by 180 degrees', 8: 'counterclockwise'}
 
@@ -23,13 +23,15 @@ def check(source, root: pathlib.Path):
   """Reads every image and label of a split, `folder.Files`; raises UserError with what is wrong with the first few."""
   cache = _cache_file(source, root)
   try:
-    problems = list(json.loads(cache.read_text()))
+    problems, remark = json.loads(cache.read_text())
   except (OSError, ValueError, TypeError):  # none yet, or a damaged one
-    problems = _scan(source, root)
+    problems, remark = _scan(source, root), photographs.left_over(source.images)
     try:
-      write_atomic(cache, json.dumps(problems))
+      write_atomic(cache, json.dumps([problems, remark]))
     except OSError as error:  # costs a scan next time, no more
       logging.warning('%s: cannot be written (%s); the data set will be checked again', cache, error.strerror)
+  if remark:
+    logging.warning('%s/images: %s', root, remark)
   if problems:
     rest = f' (and {len(problems) - 3} more files; --mode=check lists them)' if len(problems) > 3 else ''
     raise UserError('; '.join(problems[:3]) + rest, problems)
@@ -46,7 +48,8 @@ def stamp(path: pathlib.Path) -> tuple[int, int]:
 
 def _cache_file(source, root: pathlib.Path) -> pathlib.Path:
   """Where the result is kept: named by every file's path, size and time, so that a change is a new scan."""
-  description = (VERSION, source.tasks, sorted(source.encodings.items()), str(root.resolve()))
+  formats = photographs.extra_formats()  # what is installed later may read what was refused
+  description = (VERSION, formats, source.tasks, sorted(source.encodings.items()), str(root.resolve()))
   digest = hashlib.sha256(repr(description).encode())
   for path, (size, time) in source.stamps.items():
     digest.update(f'{path.parent.name}/{path.name} {size} {time}\n'.encode())
@@ -68,15 +71,9 @@ def _check_one(source, index: int) -> list[str]:
   """Problems of one image and its labels."""
   path = source.images[index]
   try:
-    size = files.open_image(path, upright=True).size[::-1]
-  except ValueError as error:
-    return [f'{path}: {error}; replace or remove it']
-  try:
-    decoded = source.image(index).shape[:2]  # by OpenCV, as in training
+    size = source.image(index).shape[:2]
   except UserError as error:
     return [str(error)]
-  if decoded != size:
-    return [f'{path}: OpenCV and Pillow do not agree on its size; convert it to PNG or JPEG']
   problems = []
   for task in source.tasks:
     label_path = source.labels[index].get(task.name)

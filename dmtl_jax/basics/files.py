@@ -5,26 +5,40 @@ is taken. Nothing is unpickled, and no decoder runs but that of a format asked f
 hand PostScript to Ghostscript, whatever the file is called).
 """
 
+from collections.abc import Iterator, Sequence
+import contextlib
 import json
 import math
 import os
 from typing import Any
+import unicodedata
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from dmtl_jax.basics.errors import is_plain, printable, UserError
 
 IMAGE_FORMATS = ('JPEG', 'PNG', 'BMP', 'TIFF', 'WEBP')
 # A PNG of one bit a pixel holds 8 pixels a byte, which deflate makes at most 1032 times smaller.
 PIXELS_A_BYTE = 10_000
+LONGEST_NAME = 255  # bytes
 _NPY_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
 def is_id(name) -> bool:
   """Whether it can be the id of an image, which names files: a word without '/', not '..' and the like."""
   return isinstance(name, str) and is_plain(name) and name not in ('', '.', '..') and not set('/\\') & set(name)
+
+
+def is_name(name: str) -> bool:
+  """Whether a file can have this name: common file systems take 255 bytes."""
+  return len(os.fsencode(name)) <= LONGEST_NAME
+
+
+def nfc(name: str) -> str:
+  """A name in Unicode's NFC: of `é` and the like macOS, and archives made there, have other bytes (NFD)."""
+  return unicodedata.normalize('NFC', name)
 
 
 def read_json(path: str | os.PathLike, fix: str = 'mend it') -> Any:
@@ -61,23 +75,32 @@ def read_npy(path: str | os.PathLike) -> np.ndarray:
     raise ValueError(f'not a readable .npy ({reason(error)})') from error
 
 
-def open_image(path: str | os.PathLike, formats: tuple[str, ...] = IMAGE_FORMATS, upright: bool = False) -> Image.Image:
-  """A decoded image file.
+@contextlib.contextmanager
+def opened_image(path: str | os.PathLike, formats: Sequence[str] = IMAGE_FORMATS) -> Iterator[Image.Image]:
+  """An image file of which only the header has been read; `formats` are Pillow's names of those it may have.
+
+  Raises ValueError for a header that claims more than the file can hold, and whatever Pillow raises.
+  """
+  with Image.open(path, formats=tuple(formats)) as file:
+    length = os.path.getsize(path)
+    if file.width * file.height > PIXELS_A_BYTE * length:
+      raise ValueError(f'{length} bytes that claim {file.width}x{file.height} pixels')
+    yield file
+
+
+def open_image(path: str | os.PathLike, formats: Sequence[str] = IMAGE_FORMATS) -> Image.Image:
+  """A decoded image file, pixels as they are stored: see `photographs.read_image` for what a viewer shows.
 
   Args:
     formats: Pillow's names of those it may have.
-    upright: whether to turn it as EXIF says.
 
   Raises:
     ValueError: what is wrong with the file, without its name.
   """
   try:
-    with Image.open(path, formats=formats) as file:
-      length = os.path.getsize(path)
-      if file.width * file.height > PIXELS_A_BYTE * length:
-        raise ValueError(f'{length} bytes that claim {file.width}x{file.height} pixels')
+    with opened_image(path, formats) as file:
       file.load()
-      return ImageOps.exif_transpose(file) if upright else file
+      return file
   except Exception as error:  # Pillow has no common error: OSError, SyntaxError, struct.error, KeyError, ...
     raise ValueError(f'not a readable image ({reason(error)})') from error
 

@@ -134,6 +134,7 @@ def load_mapping(path: pathlib.Path, ids, tasks) -> np.ndarray:
   names = [task.name for task in tasks]
   others = () if reader else OFFICIAL_PASCAL + OFFICIAL_MTPSL[3]  # columns of a benchmark of which the data are a part
   mask = np.zeros((len(ids), len(names)), bool)
+  rows = {files.nfc(i): wanted for i, wanted in rows.items()}  # as the ids of a folder are
   position = {i: n for n, i in enumerate(ids)}
   unknown = [i for i in rows if i not in position]
   if unknown:

@@ -13,13 +13,11 @@ import pathlib
 os.environ.setdefault('OPENCV_FFMPEG_LOGLEVEL', '-8')  # what cannot be read is told by us
 import cv2
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
-from dmtl_jax.basics import atomic, files
+from dmtl_jax.basics import atomic, files, photographs
 from dmtl_jax.basics.errors import UserError
 
-IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.gif', '.ppm', '.pgm', '.jp2')
-FORMATS = (*files.IMAGE_FORMATS, 'GIF', 'PPM', 'JPEG2000')  # Pillow would run Ghostscript for others
 VIDEO_SUFFIXES = ('.mp4', '.mov', '.avi', '.mkv', '.webm', '.m4v', '.mpg', '.mpeg')
 Maps = dict[tuple[str, str], np.ndarray]
 
@@ -28,7 +26,7 @@ Maps = dict[tuple[str, str], np.ndarray]
 
 
 def find_images(spec: str | Sequence[str], out: str | os.PathLike | None = None) -> list[pathlib.Path]:
-  """Image and video files that a spec names, each once, in the order given.
+  """Image and video files that a spec names, each once, in the order given; photographs that are not read too.
 
   Args:
     spec: files, folders (searched with their subfolders) and globs ('**' reaches into
@@ -36,8 +34,9 @@ def find_images(spec: str | Sequence[str], out: str | os.PathLike | None = None)
     out: the folder of results.
 
   Raises:
-    UserError: a part that names nothing, a loop of links, or `out` in a folder of images or around an image: results
-      could overwrite images, and would be taken for images the next time.
+    UserError: a part that names nothing, only photographs that are not read (see `photographs.unread_files`), a loop
+      of links, or `out` in a folder of images or around an image: results could overwrite images, and would be taken
+      for images the next time.
   """
   if isinstance(spec, str):
     spec = [spec] if os.path.exists(spec) else spec.split(',')  # a file's name may hold a comma
@@ -45,6 +44,8 @@ def find_images(spec: str | Sequence[str], out: str | os.PathLike | None = None)
   found = list(dict.fromkeys(path for part in parts for path in _find(part)))
   if not found:
     raise UserError('--images: empty; give a file, a folder or a quoted glob')
+  if all(map(photographs.unread_format, found)):
+    raise UserError(f'--images: {photographs.unread_files(found)}')
   if out is not None:
     place = pathlib.Path(out).resolve()
     folders = [path for path in map(pathlib.Path, parts) if path.expanduser().resolve() in (place, *place.parents)]
@@ -58,8 +59,9 @@ def _find(part: str) -> list[pathlib.Path]:
   if path.is_file():
     return [path]
   inside = path.rglob('*') if path.is_dir() else map(pathlib.Path, glob.glob(str(path), recursive=True))
-  suffixes = IMAGE_SUFFIXES + VIDEO_SUFFIXES
-  paths = sorted(p for p in inside if p.suffix.lower() in suffixes and not p.name.startswith('.') and p.is_file())
+  suffixes = photographs.suffixes() + VIDEO_SUFFIXES
+  wanted = lambda path: path.suffix.lower() in suffixes or photographs.unread_format(path)
+  paths = sorted(path for path in inside if wanted(path) and not path.name.startswith('.') and path.is_file())
   if not paths:
     raise UserError(f"--images: '{part}' names no image; give a file, a folder or a quoted glob")
   for link in {folder for path in paths for folder in path.parents if folder.is_symlink()}:
@@ -72,17 +74,24 @@ def result_names(paths: Sequence[pathlib.Path]) -> list[str]:
   """A name for the results of each file: its own without suffix, longer where two would share it.
 
   'a/x.jpg' and 'b/x.jpg' become 'a_x' and 'b_x', 'x.jpg' and 'x.png' of one folder 'x_jpg' and
-  'x_png'. Names that differ in upper and lower case only count as one: some disks cannot hold both.
+  'x_png'. Names that differ in upper and lower case only count as one: some disks cannot hold both. They are in
+  Unicode's NFC, see `files.nfc`.
+
+  Raises:
+    UserError: NAME.png would be longer than a file's name can be.
   """
   absolute = [path.absolute() for path in paths]
   root = os.path.commonpath([path.parent for path in absolute])
-  below = ['_'.join((*path.parent.relative_to(root).parts, path.stem)) for path in absolute]
+  below = [files.nfc('_'.join((*path.parent.relative_to(root).parts, path.stem))) for path in absolute]
   suffixed = [f'{name}_{path.suffix[1:]}' for name, path in zip(below, paths)]
   numbered = [f'{name}_{i}' for i, name in enumerate(suffixed)]
-  names = [path.stem for path in paths]
+  names = [files.nfc(path.stem) for path in paths]
   for longer in (below, suffixed, numbered):
     taken = [name.casefold() for name in names]
     names = [more if taken.count(key) > 1 else name for name, key, more in zip(names, taken, longer)]
+  for path, name in zip(paths, names):
+    if not files.is_name(f'{name}.png'):
+      raise UserError(f'{path}: the name of its results, {name}.png, is too long; rename it, or predict it alone')
   return names
 
 
@@ -91,50 +100,12 @@ def is_video(path: os.PathLike | str) -> bool:
   return pathlib.Path(path).suffix.lower() in VIDEO_SUFFIXES
 
 
-def read_image(path: os.PathLike | str) -> np.ndarray:
-  """An image file as a viewer shows it: uint8 [H, W, 3] RGB.
-
-  EXIF rotation is applied, transparent pixels are laid on white, palettes are looked up, grey
-  is repeated; 16 bits a channel become 8 by their high byte; of an animation, the first frame.
-
-  Raises:
-    UserError: the file is missing, empty, not an image, cut short, or of floating-point pixels.
-  """
-  try:
-    if not os.path.getsize(path):
-      raise ValueError('the file is empty')
-    return to_rgb(files.open_image(path, FORMATS, upright=True), path)
-  except FileNotFoundError:
-    raise UserError(f'{path}: no such file') from None
-  except UserError:
-    raise
-  except Exception as error:  # Pillow has no common error
-    raise UserError(f'{path}: {files.reason(error)}; replace it or convert it to PNG') from error
-
-
-def to_rgb(image: Image.Image, name: object = 'image') -> np.ndarray:
-  """A Pillow image as `read_image` gives it; `name` stands in the error."""
-  image = ImageOps.exif_transpose(image)
-  image.load()
-  if image.mode.startswith('I'):
-    values = np.asarray(image)
-    if values.min() < 0 or values.max() > 65535:
-      raise UserError(f'{name}: pixels beyond 16 bits; convert it to an 8- or 16-bit image')
-    return (values >> 8).astype(np.uint8)[..., None].repeat(3, -1)
-  if image.mode == 'F':
-    raise UserError(f'{name}: pixels are floating-point numbers; convert it to an 8- or 16-bit image')
-  if image.has_transparency_data:
-    image = image.convert('RGBA')
-    image = Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image)
-  return np.array(image.convert('RGB'))
-
-
 def as_rgb(image) -> np.ndarray:
   """Such an array, a Pillow image or a path as uint8 [H, W, 3] RGB; raises UserError for anything else."""
   if isinstance(image, (str, os.PathLike)):
-    return read_image(image)
+    return photographs.read_image(image)
   if isinstance(image, Image.Image):
-    return to_rgb(image)
+    return photographs.to_rgb(image)
   image = np.asarray(image)
   if image.ndim != 3 or image.shape[-1] != 3 or 0 in image.shape:
     raise UserError(f'image: shape {list(image.shape)}; give one RGB image [H, W, 3], or a list of them')
@@ -163,7 +134,7 @@ class Still:
   rate = None
 
   def __iter__(self) -> Iterator[np.ndarray]:
-    yield read_image(self.path)
+    yield photographs.read_image(self.path)
 
 
 class Video:
@@ -186,7 +157,6 @@ class Video:
     self.length = max(int(length), 0)
 
   def _open(self) -> cv2.VideoCapture:
-    (getattr(cv2, 'setLogLevel', None) or cv2.utils.logging.setLogLevel)(0)  # of OpenCV 4, of 5: say nothing
     video = cv2.VideoCapture(str(self.path))
     if not video.isOpened():
       raise UserError(f'{self.path}: not a readable video; convert it to MP4 (H.264)')

@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 
-from dmtl_jax.basics import stopping
+from dmtl_jax.basics import photographs, stopping
 from dmtl_jax.basics.atomic import at_once, replacing
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.basics.progress import Progress, say
@@ -34,25 +34,32 @@ def run(workdir: str, which: str, spec: str, out: str, samples: int = 1, zoom: f
     samples, zoom: see `Predictor`.
 
   Returns:
-    1 where a file could not be read (it is named and skipped), else 0.
+    1 where a file could not be read (it is named and skipped, those of formats that are not read together), else 0.
 
   Raises:
     UserError: no run, no image, options that do not fit, or OUT cannot be written.
   """
   paths = images.find_images(spec, out)
+  readable = [path for path in paths if not photographs.unread_format(path)]
+  names = images.result_names(readable)
   predictor = load(workdir, which)
   predictor.check(samples, zoom)
   sources, broken = [], []
-  for path, name in zip(paths, images.result_names(paths)):
+  for path, name in zip(readable, names):
     try:
       sources.append((name, images.Video(path) if images.is_video(path) else images.Still(path)))
     except UserError as error:
       broken.append(str(error))
   _predict_all(predictor, sources, pathlib.Path(out), samples, zoom, broken)
+  count = len(readable) - len(broken)
+  if unread := photographs.unread_files(paths):
+    broken.append(unread)
   for reason in broken:
     print(f'skipped {reason}', file=sys.stderr)
-  told = f'{len(paths) - len(broken)} of {len(paths)} files predicted'
-  say(f'{told}: panels in {out}, arrays and overlays in {out}/TASK' if len(broken) < len(paths) else told)
+  if remark := photographs.left_over(readable):
+    print(remark, file=sys.stderr)
+  summary = f'{count} of {len(paths)} files predicted'
+  say(f'{summary}: panels in {out}, arrays and overlays in {out}/TASK' if count else summary)
   return 1 if broken else 0
 
 

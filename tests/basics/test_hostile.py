@@ -195,7 +195,7 @@ def test_a_damaged_cache_of_checks_is_made_anew(root):
   (cache,) = (root.parent / 'cache').rglob('*.json')
   cache.write_text('{')
   open_folder(root)
-  assert json.loads(cache.read_text()) == []
+  assert json.loads(cache.read_text()) == [[], '']
 
 
 # --- Mappings and PyTorch files --------------------------------------------------------------

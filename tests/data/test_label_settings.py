@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import pathlib
+import unicodedata
 
 from conftest import shared
 import numpy as np
@@ -145,6 +146,14 @@ def test_bad_mapping(tmp_path, name, text, words):
   with pytest.raises(UserError) as caught:
     apply_labels(fake(3), str(path))
   assert words in str(caught.value) and str(path) in str(caught.value)
+
+
+def test_a_mapping_names_images_in_any_unicode_form(tmp_path):
+  path = tmp_path / 'm.json'
+  for form in ('NFC', 'NFD'):
+    path.write_text(json.dumps({unicodedata.normalize(form, 'café'): ['depth']}))
+    mask = load_mapping(path, [unicodedata.normalize('NFC', 'café')], TASKS)
+    np.testing.assert_array_equal(mask, [[False, False, False, True]])
 
 
 def test_official_mapping_goes_before_drawing(tmp_path):

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pathlib
+import unicodedata
 
 from conftest import shared
 import cv2
@@ -127,7 +128,7 @@ def test_rotated_grey_and_transparent_images(root):
   Image.fromarray(np.full((4, 5, 4), (10, 20, 30, 0), np.uint8)).save(root / 'train/images/b.png')
   source = open_train(root)
   assert source[0]['image'].shape == (HEIGHT, WIDTH, 3)
-  np.testing.assert_array_equal(source[1]['image'][0, 0], [10, 20, 30])
+  np.testing.assert_array_equal(source[1]['image'][0, 0], [255, 255, 255])  # as a viewer shows it
 
 
 def test_palette_class_map_is_read_as_indices(root):
@@ -183,6 +184,53 @@ def test_bad_file(root, name):
   refused(root, *words)
   refused(root, *words)  # from the cache of the first scan
   folder.open_folder(str(root), 'val')  # the other split is in order
+
+
+def spelled(form: str, name: str) -> str:
+  return unicodedata.normalize(form, name)
+
+
+def test_names_match_whatever_their_unicode_form(root):
+  """macOS and archives made there write letters with accents as two characters."""
+  train = root / 'train'
+  for folder_name, suffix, form in (
+    ('images', '.jpg', 'NFC'),
+    ('labels/semseg', '.png', 'NFD'),
+    ('labels/depth', '.png', 'NFC'),
+  ):
+    (train / folder_name / f'a{suffix}').rename(train / folder_name / f'{spelled(form, "café Ångström")}{suffix}')
+  for name in ('objects', 'normals'):
+    (train / f'labels/{name}/a.png').unlink()
+  for form, other in (('NFC', 'NFD'), ('NFD', 'NFC')):  # the images' form makes no difference
+    path = train / 'images' / f'{spelled(form, "café Ångström")}.jpg'
+    source = open_train(root)
+    assert source.ids == ['b', spelled('NFC', 'café Ångström')]
+    assert source[1]['labels'].keys() == {'semseg', 'depth'}
+    path.rename(train / 'images' / f'{spelled(other, "café Ångström")}.jpg')
+
+
+def test_tasks_match_whatever_their_unicode_form(root):
+  tasks = TASKS | {spelled('NFD', 'fläche'): {'kind': 'saliency'}}
+  (root / 'dataset.json').write_text(json.dumps({'tasks': tasks}))
+  write(root / 'train/labels' / spelled('NFC', 'fläche') / 'a.png', np.eye(HEIGHT, WIDTH, dtype=np.uint8))
+  assert open_train(root).label_mask[0].all()
+
+
+@pytest.mark.parametrize('place', ['images', 'labels/semseg'])
+def test_two_files_of_one_name_in_other_bytes_are_refused(root, place):
+  for form in ('NFC', 'NFD'):
+    image(root / 'train' / place / f'{spelled(form, "é")}.png')
+  refused(root, f'{place}/', "'\\xe9.png'", "'e\\u0301.png'", 'one name in other bytes', 'rename')
+
+
+def test_names_too_long_for_results_are_refused_before_any_work(root):
+  """A file's name has 255 bytes at most; NFC makes some longer than they are on the disk."""
+  longest, grown = 'n' * 251, '\u0958' * 60 + 'n' * 71
+  for path in [*(root / 'train/images').glob('a.*'), *(root / 'train/labels').glob('*/a.*')]:
+    path.rename(path.with_name(f'{longest}{path.suffix}'))
+  assert longest in open_train(root).ids
+  image(root / f'train/images/{grown}.jpg')
+  refused(root, grown, 'too long for its results')
 
 
 def test_empty_missing_and_unlabelled_splits(root):

@@ -291,6 +291,17 @@ def test_prediction_files_have_the_images_own_size(maps, tmp_path):
   assert np.load(tmp_path / 'depth/a.npy').shape == Image.open(tmp_path / 'saliency/a.png').size[::-1] == (32, 64)
 
 
+def test_the_longest_names(maps, tmp_path):
+  """255 bytes, as many as a file's name has."""
+  longest = 'ố' * 83 + 'xx'
+  gallery.save_predictions(tmp_path, stub.TASKS, longest, maps, (0, 0, 32, 40), (32, 40))
+  assert {path.stem for path in tmp_path.rglob('*.*')} == {longest}
+  example = gallery.Example(longest, np.zeros((32, 40, 3), np.uint8), {}, {'final': maps})
+  chosen = {0: {task.name: {'why': ['panel'], 'scores': {}} for task in stub.TASKS}}
+  gallery.save_panels(tmp_path / 'panels', stub.TASKS, chosen, lambda index: example)
+  assert (tmp_path / 'panels' / f'{longest}.png').exists() and (tmp_path / 'panels' / longest / 'input.jpg').exists()
+
+
 def test_every_image_is_handed_over_once_with_its_size():
   evaluator, variables = stub.make(3, 2, size=(48, 48), shape=(24, 32))
   got = {}

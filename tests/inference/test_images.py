@@ -1,5 +1,7 @@
 """Reading whatever a person drops in, and tiles without seams."""
 
+import unicodedata
+
 import cv2
 import numpy as np
 from PIL import Image
@@ -37,39 +39,6 @@ def test_a_spec_that_names_nothing(spec, message):
     images.find_images(spec)
 
 
-def test_exif_rotation_is_applied(tmp_path):
-  exif = Image.Exif()
-  exif[0x0112] = 6  # the camera was held upright: turn a quarter clockwise to view
-  path = saved(tmp_path / 'a.png', COLORS, exif=exif)
-  np.testing.assert_array_equal(images.read_image(path), np.rot90(COLORS, -1))
-
-
-def test_grey_and_16_bit(tmp_path):
-  grey = COLORS[..., 0]
-  np.testing.assert_array_equal(images.read_image(saved(tmp_path / 'g.png', grey)), grey[..., None].repeat(3, -1))
-  deep = grey.astype(np.uint16) * 256 + 77
-  assert cv2.imwrite(str(tmp_path / 'd.png'), deep)
-  np.testing.assert_array_equal(images.read_image(tmp_path / 'd.png'), grey[..., None].repeat(3, -1))
-  assert cv2.imwrite(str(tmp_path / 'rgb.png'), COLORS[..., ::-1].astype(np.uint16) * 257)
-  np.testing.assert_array_equal(images.read_image(tmp_path / 'rgb.png'), COLORS)
-
-
-def test_transparent_pixels_lie_on_white(tmp_path):
-  alpha = np.zeros((6, 8, 1), np.uint8)
-  alpha[:3] = 255
-  path = saved(tmp_path / 'a.png', np.concatenate([COLORS, alpha], -1))
-  expected = np.where(alpha == 255, COLORS, 255)
-  np.testing.assert_array_equal(images.read_image(path), expected)
-
-
-def test_palettes_are_looked_up(tmp_path):
-  indexed = Image.fromarray(np.array([[0, 1], [2, 0]], np.uint8), mode=None).convert('P')
-  indexed.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90])
-  indexed.save(tmp_path / 'p.png', transparency=1)
-  expected = [[[10, 20, 30], [255, 255, 255]], [[70, 80, 90], [10, 20, 30]]]
-  np.testing.assert_array_equal(images.read_image(tmp_path / 'p.png'), expected)
-
-
 def test_broken_files_are_told(tmp_path):
   whole = saved(tmp_path / 'whole.jpg', RNG.integers(0, 256, (64, 64, 3), np.uint8)).read_bytes()
   (tmp_path / 'cut.jpg').write_bytes(whole[: len(whole) // 2])
@@ -78,7 +47,7 @@ def test_broken_files_are_told(tmp_path):
   (tmp_path / 'bad.mp4').write_bytes(b'no video at all')
   saved(tmp_path / 'float.tif', np.zeros((4, 4), np.float32))
   for name, why in [
-    ('cut.jpg', 'truncated'),
+    ('cut.jpg', 'a damaged JPEG'),
     ('text.png', 'unknown format'),
     ('zero.jpg', 'the file is empty'),
     ('bad.mp4', 'not a readable video'),
@@ -125,6 +94,21 @@ def test_loops_of_links_are_refused(tmp_path):
 def test_results_never_share_a_name(paths, names, tmp_path):
   found = images.result_names([tmp_path / path for path in paths])
   assert found == names
+
+
+def test_names_of_results_are_in_one_unicode_form(tmp_path):
+  """And those of two files that look alike differ."""
+  composed, apart = (unicodedata.normalize(form, 'é') for form in ('NFC', 'NFD'))
+  assert images.result_names([tmp_path / f'{apart}.png']) == [composed]
+  names = images.result_names([tmp_path / f'{composed}.png', tmp_path / f'{apart}.png'])
+  assert len(set(names)) == 2 and all(name.startswith(composed) for name in names)
+
+
+def test_names_of_results_that_no_file_can_have(tmp_path):
+  longest = 'ố' * 83 + 'xx'  # 251 bytes, and four of .png
+  assert images.result_names([tmp_path / f'a/{longest}.png']) == [longest]
+  with pytest.raises(UserError, match=f'a/{longest}.jpg: the name of its results, a_{longest}.png, is too long'):
+    images.result_names([tmp_path / f'a/{longest}.jpg', tmp_path / f'b/{longest}.jpg'])
 
 
 def test_what_the_python_api_takes(tmp_path):

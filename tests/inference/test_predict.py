@@ -8,6 +8,7 @@ from PIL import Image
 import pytest
 
 import dmtl_jax
+from dmtl_jax.basics import photographs
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.data import transforms
 from dmtl_jax.inference import images as images_lib
@@ -366,6 +367,32 @@ def test_when_nothing_can_be_read(tiny_run, loaded, folder, tmp_path, capsys):
   assert predict.run(str(tiny_run), 'best', str(folder / 'broken.png'), str(tmp_path / 'out')) == 1
   told = capsys.readouterr()
   assert '0 of 1 files predicted' in told.out and 'panels' not in told.out
+
+
+def test_photographs_of_other_formats_are_counted_and_named(loaded, tiny_run, folder, tmp_path, monkeypatch, capsys):
+  monkeypatch.setattr(photographs, 'extra_formats', lambda: ())
+  (tmp_path / 'photos').mkdir()
+  (tmp_path / 'photos' / 'IMG_0.png').write_bytes((folder / 'dot.png').read_bytes())
+  for name in ('IMG_1.HEIC', 'IMG_2.HEIC', 'IMG_0.HEIC'):  # a phone writes both of one picture
+    (tmp_path / 'photos' / name).write_bytes(b'ftypheic')
+  out = tmp_path / 'maps'
+  assert predict.run(str(tiny_run), 'best', str(tmp_path / 'photos'), str(out)) == 1
+  said = capsys.readouterr()
+  assert '1 of 4 files predicted' in said.out and (out / 'IMG_0.png').exists()
+  assert said.err.count('skipped') == 1
+  assert 'skipped 3 of 4 files are HEIC (IMG_0.HEIC, IMG_1.HEIC, IMG_2.HEIC), which is not read' in said.err
+  (tmp_path / 'photos' / 'IMG_0.png').unlink()
+  with pytest.raises(UserError, match='--images: 3 of 3 files are HEIC'):
+    predict.run(str(tiny_run), 'best', str(tmp_path / 'photos'), str(out))
+
+
+def test_the_longest_names(loaded, tiny_run, folder, tmp_path):
+  """255 bytes, as many as a file's name has."""
+  (tmp_path / 'photos').mkdir()
+  name = 'ố' * 83 + 'xx'
+  (tmp_path / 'photos' / f'{name}.png').write_bytes((folder / 'dot.png').read_bytes())
+  assert predict.run(str(tiny_run), 'best', str(tmp_path / 'photos'), str(tmp_path / 'maps')) == 0
+  assert {path.stem for path in (tmp_path / 'maps').rglob('*.*')} == {name}
 
 
 def test_a_folder_that_cannot_be_written(tiny_run, loaded, folder, tmp_path):
