@@ -230,7 +230,7 @@ def test_pascals_protocol_has_sizes_of_its_own():
 
 
 @pytest.fixture
-def two_checkpoints(monkeypatch):
+def two_checkpoints(monkeypatch, tmp_path):
   """A run whose best weights are of step 3 and whose last are of step `last`; counts evaluations."""
   passes, last = [], [5]
   evaluator, variables = stub.make(3, 2, protocol='mtpsl')
@@ -241,6 +241,8 @@ def two_checkpoints(monkeypatch):
   )
   monkeypatch.setattr(evaluate, 'load', loaded)
   monkeypatch.setattr(evaluate.source_lib, 'open_source', lambda *_: stub.Rooms(3))
+  monkeypatch.setattr(evaluate.source_lib, 'data_tasks', lambda _: stub.TASKS)
+  workdir.write_tasks(tmp_path, stub.TASKS)
   monkeypatch.setattr(evaluation.Evaluator, 'run', lambda *args: passes.append(1) or run(*args))
   evaluator.config.eval.single_task = {task.name: 50.0 for task in stub.TASKS}
   return evaluator.config, variables, other, passes, last
