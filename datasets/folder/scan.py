@@ -3,13 +3,12 @@
 from concurrent.futures import ThreadPoolExecutor
 import hashlib
 import json
-import os
 import pathlib
 
 from absl import logging
 import numpy as np
 
-from dmtl_jax.basics import files
+from dmtl_jax.basics import caches, files
 from dmtl_jax.basics.atomic import write_atomic
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.basics.progress import Progress
@@ -20,17 +19,23 @@ VERSION = 3  # of the checks: a change makes old results void
 def check(source, root: pathlib.Path):
   """Reads every image and label of a split, `folder.Files`; raises UserError with what is wrong with the first few."""
   cache = _cache_file(source, root)
-  try:
-    problems = list(json.loads(cache.read_text()))
-  except (OSError, ValueError, TypeError):  # none yet, or a damaged one
-    problems = _scan(source, root)
-    try:
-      write_atomic(cache, json.dumps(problems))
-    except OSError as error:  # costs a scan next time, no more
-      logging.warning('%s: cannot be written (%s); the data set will be checked again', cache, error.strerror)
+  problems = _scan_once(source, root, cache) if cache else _scan(source, root)
   if problems:
     rest = f' (and {len(problems) - 3} more files; --mode=check lists them)' if len(problems) > 3 else ''
     raise UserError('; '.join(problems[:3]) + rest, problems)
+
+
+def _scan_once(source, root: pathlib.Path, cache: pathlib.Path) -> list[str]:
+  """What is kept of an earlier `_scan`; where there is none, or a damaged one, it is made and kept."""
+  try:
+    return list(files.read_json(cache))
+  except (ValueError, TypeError):
+    problems = _scan(source, root)
+  try:
+    write_atomic(cache, json.dumps(problems))
+  except OSError as error:  # costs a scan next time, no more
+    logging.warning('%s: cannot be written (%s); the data set will be checked again', cache, error.strerror)
+  return problems
 
 
 def stamp(path: pathlib.Path) -> tuple[int, int]:
@@ -42,14 +47,14 @@ def stamp(path: pathlib.Path) -> tuple[int, int]:
   return stat.st_size, stat.st_mtime_ns
 
 
-def _cache_file(source, root: pathlib.Path) -> pathlib.Path:
-  """Where the result is kept: named by every file's path, size and time, so that a change is a new scan."""
+def _cache_file(source, root: pathlib.Path) -> pathlib.Path | None:
+  """Where the result is kept, if anywhere: named by every file's path, size and time, so that a change is a new scan."""
   description = (VERSION, source.tasks, sorted(source.encodings.items()), str(root.resolve()))
   digest = hashlib.sha256(repr(description).encode())
   for path, (size, time) in source.stamps.items():
     digest.update(f'{path.parent.name}/{path.name} {size} {time}\n'.encode())
-  home = pathlib.Path(os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache')
-  return home / 'dmtl_jax' / 'scans' / f'{digest.hexdigest()[:32]}.json'
+  home = caches.folder()
+  return home and home / 'scans' / f'{digest.hexdigest()[:32]}.json'
 
 
 def _scan(source, root: pathlib.Path) -> list[str]:

@@ -65,10 +65,11 @@ class Evaluator:
     """
     states, rows, seconds, batches = {}, {}, 0.0, 0
     workers = self.config.eval.workers  # the boundary protocol is slow
-    with Progress('evaluating', self.count, 'img') as progress, mapper(workers) as map_images:
+    with Progress('evaluating', self.count, 'img') as progress, mapper(workers, 'config.eval.workers') as map_images:
       for batch in self._batches():
         if not self._warm:  # compiling is no part of the time
-          self._predict_local(variables, batch)
+          with progress.paused():
+            self._predict_local(variables, batch)
           self._warm = True
         began = time.monotonic()
         predictions = self._predict_local(variables, batch)
