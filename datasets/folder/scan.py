@@ -48,7 +48,7 @@ def stamp(path: pathlib.Path) -> tuple[int, int]:
 
 
 def _cache_file(source, root: pathlib.Path) -> pathlib.Path | None:
-  """Where the result is kept, if anywhere: named by every file's path, size and time, so that a change is a new scan."""
+  """Where the result is kept, if anywhere: named by the files' paths, sizes and times; a change is a new scan."""
   description = (VERSION, source.tasks, sorted(source.encodings.items()), str(root.resolve()))
   digest = hashlib.sha256(repr(description).encode())
   for path, (size, time) in source.stamps.items():

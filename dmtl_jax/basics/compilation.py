@@ -9,9 +9,9 @@ from dmtl_jax.basics import caches
 
 def use_cache():
   """Keeps compiled programs in the user's cache folder unless JAX is told another place."""
-  if not jax.config.jax_compilation_cache_dir:  # pyrefly: ignore[missing-attribute] (made when jax starts)
-    if home := caches.folder():
-      jax.config.update('jax_compilation_cache_dir', str(home / 'jax'))
+  elsewhere = jax.config.jax_compilation_cache_dir  # pyrefly: ignore[missing-attribute] (made when jax starts)
+  if not elsewhere and (home := caches.folder()):
+    jax.config.update('jax_compilation_cache_dir', str(home / 'jax'))
 
 
 def collect_rarely():

@@ -87,7 +87,7 @@ class Progress:
       parts.append(f'{rate:.1f} {self.unit}/s' if rate >= 1 else f'{1 / rate:.1f} s/{self.unit}')
       parts += [] if final else [f'{duration((self.total - self.done) / rate)} left']
     line = ', '.join([*parts, f'in {duration(seconds)}'] if final else parts)
-    line += f' | {self.note}' if self.note else ''
+    line = printable(line + (f' | {self.note}' if self.note else ''), 1000)
     with contextlib.suppress(OSError, ValueError):  # full, closed, or its reader is gone: no reason to end a job
       if self.renews:
         _renew(line, final)
@@ -102,7 +102,7 @@ def _renew(line: str, final: bool):
     most = os.get_terminal_size(sys.stderr.fileno()).columns - 1  # in the last one a terminal would begin a new line
   except (OSError, ValueError):  # a notebook
     most = NOTEBOOK
-  line, columns = cut(printable(line, 1000), most if most > 0 else NOTEBOOK)  # a terminal of an unknown size has 0
+  line, columns = cut(line, most if most > 0 else NOTEBOOK)  # a terminal of an unknown size has 0
   print(f'\r{line}{" " * (min(_shown, most) - columns)}', end='\n' if final else '', file=sys.stderr, flush=True)
   _shown = 0 if final else columns
 
