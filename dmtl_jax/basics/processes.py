@@ -8,12 +8,13 @@ import contextlib
 import functools
 import itertools
 import multiprocessing
+from multiprocessing import resource_tracker
 import os
+import signal
 import threading
 
 import cv2
 
-from dmtl_jax.basics import stopping
 from dmtl_jax.basics.errors import UserError
 
 AHEAD = 8  # results a process that may wait to be taken: who takes them may be slower
@@ -35,11 +36,22 @@ def mapper(workers: int, setting: str = ''):
   context = multiprocessing.get_context('spawn')  # a fork of a process that has threads, as jax has, can hang
   with concurrent.futures.ProcessPoolExecutor(workers, context, _start) as pool:
     try:
-      with stopping.without_ctrl_c():
+      with without_ctrl_c():
         pool.submit(int)  # starts all of them
       yield functools.partial(_map, pool, AHEAD * workers, setting)
     finally:
       pool.shutdown(cancel_futures=True)
+
+
+@contextlib.contextmanager
+def without_ctrl_c() -> Iterator[None]:
+  """Keeps Ctrl-C, which a terminal sends to every process, from those started here: the parent handles it."""
+  resource_tracker.ensure_running()  # which else would be started with the first of them, and unblock the signal
+  before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+  try:
+    yield
+  finally:
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _map(pool, most: int, setting: str, function: Callable, items: Iterable) -> Iterator:

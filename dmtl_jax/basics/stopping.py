@@ -82,16 +82,6 @@ def _in_main_thread() -> bool:
   return threading.current_thread() is threading.main_thread()
 
 
-@contextlib.contextmanager
-def without_ctrl_c() -> Iterator[None]:
-  """Keeps Ctrl-C, which a terminal sends to all processes, from those that are started here, and from threads."""
-  before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-  try:
-    yield
-  finally:
-    signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 class StopSignal:
   """Remembers Ctrl-C and SIGTERM while it is open, so that training can save and leave between two steps.
 

@@ -17,7 +17,7 @@ import grain
 from ml_collections import ConfigDict
 import numpy as np
 
-from dmtl_jax.basics import processes, stopping
+from dmtl_jax.basics import processes
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.data import transforms
 from dmtl_jax.data.source import Source
@@ -154,7 +154,7 @@ class _Workers:
   def __next__(self) -> dict:
     try:
       if self._batches is None:
-        with stopping.without_ctrl_c():  # grain starts them with the first batch
+        with processes.without_ctrl_c():  # grain starts them with the first batch
           self._batches = batches = iter(self._data)
           return next(batches)
       return next(self._batches)

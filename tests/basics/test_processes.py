@@ -53,7 +53,9 @@ def die(_):
 
 
 def test_a_killed_worker_is_reported_in_a_sentence():
-  with pytest.raises(UserError, match='a worker process was killed, .*memory ran out; set config.eval.workers to fewer'):
+  with pytest.raises(
+    UserError, match='a worker process was killed, .*memory ran out; set config.eval.workers to fewer'
+  ):
     with processes.mapper(2, 'config.eval.workers') as mapped:
       list(mapped(die, range(3)))
 
