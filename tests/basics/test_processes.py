@@ -8,6 +8,7 @@ import sys
 import time
 
 import cv2
+import faults
 import pytest
 
 from dmtl_jax.basics import processes
@@ -48,16 +49,12 @@ def ask_a_worker():
     return list(mapped(ask, ['signal', 'threads']))
 
 
-def die(_):
-  os.kill(os.getpid(), signal.SIGKILL)  # as the system does where memory runs out
-
-
 def test_a_killed_worker_is_reported_in_a_sentence():
   with pytest.raises(
     UserError, match='a worker process was killed, .*memory ran out; set config.eval.workers to fewer'
   ):
     with processes.mapper(2, 'config.eval.workers') as mapped:
-      list(mapped(die, range(3)))
+      list(mapped(faults.die, range(3)))
 
 
 PARENT = """
