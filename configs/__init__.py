@@ -6,7 +6,9 @@ import pathlib
 from dmtl_jax.basics.errors import closest, printable, UserError
 
 OURS = {
-  path.stem: path for path in pathlib.Path(__file__).parent.glob('*.py') if '\ndef get_config(' in path.read_text()
+  path.stem: path
+  for path in pathlib.Path(__file__).parent.glob('*.py')
+  if '\ndef get_config(' in path.read_text(encoding='utf-8')
 }
 
 

@@ -76,7 +76,7 @@ def alone(builder, wait: bool) -> Iterator[None]:
     raise UserError("data are prepared by processes that run this script again; put it under if __name__ == '__main__'")
   folder = Path(builder.data_path).parent
   folder.mkdir(parents=True, exist_ok=True)
-  with open(folder / '.lock', 'w') as lock:
+  with open(folder / '.lock', 'wb') as lock:
     try:
       fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:

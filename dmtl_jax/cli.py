@@ -13,7 +13,6 @@ report     python main.py --mode=report --workdirs=runs/a,runs/b --out=runs/repo
 """
 
 import ast
-import contextlib
 import importlib
 import pathlib
 import re
@@ -23,7 +22,7 @@ from absl import flags, logging
 from ml_collections import config_flags
 
 from dmtl_jax import configs
-from dmtl_jax.basics import accelerators
+from dmtl_jax.basics import accelerators, streams
 from dmtl_jax.basics.errors import check_local, closest, none_of, printable, program, tell, UserError
 from dmtl_jax.inference import images
 
@@ -75,12 +74,12 @@ _UNREADABLE = (
 
 def main(argv: list[str] = sys.argv) -> int:
   """Runs one job; returns the exit status: 0, or 1 after an error told in one sentence."""
+  streams.secure()
   if any(arg in ('-h', '--help', '-help') for arg in argv[1:]):
     common = pathlib.Path(configs.__path__[0], 'common.py')  # read, not imported: that takes JAX, and seconds
-    _, _, keys = ast.get_docstring(ast.parse(common.read_text())).partition('\n\n')
-    with contextlib.suppress(BrokenPipeError):  # of `| head`
-      print(f'{__doc__}\n{keys}\n\nflags:'.replace('python main.py', program()))
-      print(flags.FLAGS.module_help('dmtl_jax.cli'), flush=True)
+    _, _, keys = ast.get_docstring(ast.parse(common.read_text(encoding='utf-8'))).partition('\n\n')
+    print(f'{__doc__}\n{keys}\n\nflags:'.replace('python main.py', program()))
+    print(flags.FLAGS.module_help('dmtl_jax.cli'), flush=True)
     return 0
   logging.set_verbosity(logging.WARNING)
   try:

@@ -3,13 +3,12 @@
 from concurrent.futures import ThreadPoolExecutor
 import hashlib
 import json
-import os
 import pathlib
 
 from absl import logging
 from PIL import Image
 
-from dmtl_jax.basics import photographs
+from dmtl_jax.basics import caches, files, photographs
 from dmtl_jax.basics.atomic import write_atomic
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.basics.progress import Progress
@@ -22,19 +21,26 @@ TURNS = {5: 'transposed', 6: 'clockwise', 7: 'transposed, then by 180 degrees', 
 def check(source, root: pathlib.Path):
   """Reads every image and label of a split, `folder.Files`; raises UserError with what is wrong with the first few."""
   cache = _cache_file(source, root)
-  try:
-    problems, remark = json.loads(cache.read_text())
-  except (OSError, ValueError, TypeError):  # none yet, or a damaged one
-    problems, remark = _scan(source, root), photographs.left_over(source.images)
-    try:
-      write_atomic(cache, json.dumps([problems, remark]))
-    except OSError as error:  # costs a scan next time, no more
-      logging.warning('%s: cannot be written (%s); the data set will be checked again', cache, error.strerror)
+  problems, remark = _scan_once(source, root, cache) if cache else _scan(source, root)
   if remark:
     logging.warning('%s/images: %s', root, remark)
   if problems:
     rest = f' (and {len(problems) - 3} more files; --mode=check lists them)' if len(problems) > 3 else ''
     raise UserError('; '.join(problems[:3]) + rest, problems)
+
+
+def _scan_once(source, root: pathlib.Path, cache: pathlib.Path) -> tuple[list[str], str]:
+  """The stored result of an earlier `_scan`; where there is none, or a damaged one, scans and stores it."""
+  try:
+    problems, remark = files.read_json(cache)
+    return list(problems), str(remark)
+  except (ValueError, TypeError):
+    problems, remark = _scan(source, root)
+  try:
+    write_atomic(cache, json.dumps([problems, remark]))
+  except OSError as error:  # costs a scan next time, no more
+    logging.warning('%s: cannot be written (%s); the data set will be checked again', cache, error.strerror)
+  return problems, remark
 
 
 def stamp(path: pathlib.Path) -> tuple[int, int]:
@@ -46,25 +52,25 @@ def stamp(path: pathlib.Path) -> tuple[int, int]:
   return stat.st_size, stat.st_mtime_ns
 
 
-def _cache_file(source, root: pathlib.Path) -> pathlib.Path:
-  """Where the result is kept: named by every file's path, size and time, so that a change is a new scan."""
+def _cache_file(source, root: pathlib.Path) -> pathlib.Path | None:
+  """Where the result is kept, if anywhere: named by the files' paths, sizes and times; a change is a new scan."""
   formats = photographs.extra_formats()  # what is installed later may read what was refused
   description = (VERSION, formats, source.tasks, sorted(source.encodings.items()), str(root.resolve()))
   digest = hashlib.sha256(repr(description).encode())
   for path, (size, time) in source.stamps.items():
     digest.update(f'{path.parent.name}/{path.name} {size} {time}\n'.encode())
-  home = pathlib.Path(os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache')
-  return home / 'dmtl_jax' / 'scans' / f'{digest.hexdigest()[:32]}.json'
+  home = caches.folder()
+  return home and home / 'scans' / f'{digest.hexdigest()[:32]}.json'
 
 
-def _scan(source, root: pathlib.Path) -> list[str]:
-  """One sentence a broken file."""
+def _scan(source, root: pathlib.Path) -> tuple[list[str], str]:
+  """One sentence per broken file; and a remark on the images, see `photographs.left_over`."""
   problems = []
   with Progress(f'checking {root}', len(source.images), 'img') as progress, ThreadPoolExecutor() as pool:
     for found in pool.map(lambda i: _check_one(source, i), range(len(source.images))):
       problems += found
       progress.update()
-  return problems
+  return problems, photographs.left_over(source.images)
 
 
 def _check_one(source, index: int) -> list[str]:

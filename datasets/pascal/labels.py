@@ -63,10 +63,10 @@ NORMALS_CLASSES = [
 def read_ids(path: Path) -> list[str]:
   """The image ids in a list of ImageSets; raises UserError for anything else there: ids name files here and later."""
   try:
-    ids = path.read_text(encoding='ascii').split()
+    ids = files_lib.read_text(path).split()
   except (OSError, ValueError) as error:
     raise UserError(f'{path}: not a readable list of ids ({printable(str(error))}); replace it') from error
-  strange = [id for id in ids if not re.fullmatch(r'\w[\w-]*', id)]
+  strange = [id for id in ids if not re.fullmatch(r'\w[\w-]*', id, re.ASCII)]
   if strange or len(set(ids)) < len(ids):
     what = f"'{printable(strange[0])}', which is no id" if strange else 'an id twice'
     raise UserError(f'{path}: holds {what}; replace it')

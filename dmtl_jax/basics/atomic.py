@@ -9,7 +9,8 @@ import json
 import math
 import os
 import pathlib
-import tempfile
+import secrets
+import stat
 
 from dmtl_jax.basics import stopping
 
@@ -20,7 +21,7 @@ _waiting: contextvars.ContextVar[_Waiting | None] = contextvars.ContextVar('wait
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike, mode: str = 'w'):
   """As `in_place_of`, with the file open for writing."""
-  with in_place_of(path) as temporary, open(temporary, mode) as file:
+  with in_place_of(path) as temporary, open(temporary, mode, encoding=None if 'b' in mode else 'utf-8') as file:
     yield file
 
 
@@ -29,6 +30,7 @@ def in_place_of(path: str | os.PathLike, suffix: str = '.tmp'):
   """The name of an empty file that takes the place of `path` at the end of the `with` block.
 
   A reader, a crash or an error in the block sees the old content or the new, whole. The folder is made if need be.
+  Who may read the file is as it was; of a new one the umask says it.
 
   Args:
     suffix: of the name, for a writer that goes by it.
@@ -38,14 +40,16 @@ def in_place_of(path: str | os.PathLike, suffix: str = '.tmp'):
   """
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
-  handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.', suffix=suffix)
+  temporary = str(path.parent / f'.{secrets.token_hex(8)}{suffix}')  # not of the path's name, which may be too long
+  handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
   try:
     try:
+      with contextlib.suppress(FileNotFoundError):
+        os.fchmod(handle, stat.S_IMODE(os.stat(path).st_mode))
       yield temporary
       os.fsync(handle)  # the content before the name, also where the power fails
     finally:
       os.close(handle)
-    os.chmod(temporary, 0o644)
     if (waiting := _waiting.get()) is None:
       os.replace(temporary, path)
     else:

@@ -1,16 +1,17 @@
 """Compiling less: where compiled programs are kept, and what tracing them need not wait for."""
 
 import gc
-import os
 
 import jax
+
+from dmtl_jax.basics import caches
 
 
 def use_cache():
   """Keeps compiled programs in the user's cache folder unless JAX is told another place."""
-  if not jax.config.jax_compilation_cache_dir:  # pyrefly: ignore[missing-attribute] (made when jax starts)
-    home = os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')
-    jax.config.update('jax_compilation_cache_dir', os.path.join(home, 'dmtl_jax', 'jax'))
+  elsewhere = jax.config.jax_compilation_cache_dir  # pyrefly: ignore[missing-attribute] (made when jax starts)
+  if not elsewhere and (home := caches.folder()):
+    jax.config.update('jax_compilation_cache_dir', str(home / 'jax'))
 
 
 def collect_rarely():

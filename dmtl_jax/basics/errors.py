@@ -1,6 +1,7 @@
 """The error a user can mend, and how its sentence is put."""
 
 from collections.abc import Iterable, Sequence
+import contextlib
 import difflib
 import os
 import re
@@ -26,11 +27,12 @@ class UserError(ValueError):
 
 def tell(error: BaseException):
   """Prints a UserError's sentence, of any other error its traceback."""
-  if isinstance(error, UserError):
-    lines = [printable(line, 10_000) for line in str(error).split('\n')]  # a file's words must not move the cursor
-    print('Error:', '\n'.join(lines), file=sys.stderr)
-  else:
-    traceback.print_exception(error)
+  with contextlib.suppress(OSError, ValueError):  # nobody can be told: the exit status says it
+    if isinstance(error, UserError):
+      lines = [printable(line, 10_000) for line in str(error).split('\n')]  # a file's words must not move the cursor
+      print('Error:', '\n'.join(lines), file=sys.stderr, flush=True)
+    else:
+      traceback.print_exception(error)
 
 
 def printable(text: str, most: int = 200) -> str:

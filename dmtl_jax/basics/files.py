@@ -10,6 +10,7 @@ import contextlib
 import json
 import math
 import os
+import stat
 from typing import Any
 import unicodedata
 
@@ -23,6 +24,8 @@ IMAGE_FORMATS = ('JPEG', 'PNG', 'BMP', 'TIFF', 'WEBP')
 # A PNG of one bit a pixel holds 8 pixels a byte, which deflate makes at most 1032 times smaller.
 PIXELS_A_BYTE = 10_000
 LONGEST_NAME = 255  # bytes
+TEXT_BYTES = 1 << 28  # of a text file that is read whole
+LOG_BYTES = 1 << 32  # of log.jsonl, which grows by a line with each that training logs
 _NPY_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
@@ -41,6 +44,26 @@ def nfc(name: str) -> str:
   return unicodedata.normalize('NFC', name)
 
 
+def read_text(path: str | os.PathLike, most: int = TEXT_BYTES, errors: str = 'strict') -> str:
+  """The content of a text file in UTF-8, without its mark of the encoding (which spreadsheets write).
+
+  Args:
+    most: bytes.
+    errors: as of `open`.
+
+  Raises:
+    OSError: it cannot be read.
+    ValueError: it is a pipe, which would be waited for, a device, which may have no end, too long, or not in UTF-8.
+  """
+  status = os.stat(path)
+  if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
+    raise ValueError('it is a pipe or a device')
+  if status.st_size > most:
+    raise ValueError(f'it has {status.st_size} bytes, more than {most}')
+  with open(path, encoding='utf-8-sig', errors=errors, newline='') as file:
+    return file.read()
+
+
 def read_json(path: str | os.PathLike, fix: str = 'mend it') -> Any:
   """The content of a JSON file.
 
@@ -51,8 +74,7 @@ def read_json(path: str | os.PathLike, fix: str = 'mend it') -> Any:
     UserError: it cannot be read or is not JSON.
   """
   try:
-    with open(path, encoding='utf-8-sig') as file:
-      return json.load(file)
+    return json.loads(read_text(path))
   except OSError as error:
     raise UserError(f'{path}: cannot be read ({error.strerror})') from error
   except (ValueError, RecursionError) as error:  # ValueError: also of bytes not in UTF-8 and of endless numbers

@@ -1,11 +1,19 @@
 """Progress of a long job: share done, rate and time left."""
 
+from collections.abc import Iterator
+import contextlib
+import os
 import sys
 import time
+import unicodedata
 
 from absl import logging
 
+from dmtl_jax.basics.errors import printable
+
 silent = False  # True on all hosts but the first (see `cli`)
+NOTEBOOK = 200  # columns
+_shown = 0  # columns of the line that is to be written over, by whichever Progress comes next
 
 
 def duration(seconds: float) -> str:
@@ -33,9 +41,10 @@ class Progress:
     self.done, self.start = start, start
     self.note = ''
     self.began = time.monotonic()
+    self._clock = self.began  # as `began`, later by what does not count for the rate
+    self._first: int | None = None  # units done when that clock started: the first update, which waits for its data
     self.told = -float('inf')  # when
     self.renews = sys.stderr.isatty() or 'ipykernel' in sys.modules
-    self.length = 0  # of the line that is to be written over
 
   def __enter__(self):
     return self
@@ -47,33 +56,71 @@ class Progress:
     """Counts `count` more units as done; `note` (a loss, a file name) is shown behind them."""
     self.done += count
     self.note = note or self.note
+    if count and self._first is None:
+      self._clock, self._first = time.monotonic(), self.done
     if time.monotonic() - self.told > (0.2 if self.renews else 10):
       self._show()
 
+  @contextlib.contextmanager
+  def paused(self) -> Iterator[None]:
+    """The time of this block does not count for the rate: something is compiled or evaluated."""
+    began = time.monotonic()
+    try:
+      yield
+    finally:
+      self._clock += time.monotonic() - began
+
   def rate(self) -> float:
-    """Units per second of this run."""
-    return (self.done - self.start) / max(time.monotonic() - self.began, 1e-9)
+    """Units per second of this run, after the first update and without pauses; 0 where nothing is known yet."""
+    done = self.done - (self.start if self._first is None else self._first)
+    return done / max(time.monotonic() - self._clock, 1e-9)
 
   def _show(self, final=False):
     self.told = time.monotonic()
     if silent:
       return
-    rate = self.rate()
-    left = duration((self.total - self.done) / rate) if rate > 0 else '?'
-    tail = f'in {duration(self.told - self.began)}' if final else f'{left} left'
-    per = f'{rate:.1f} {self.unit}/s' if rate >= 1 or rate == 0 else f'{1 / rate:.1f} s/{self.unit}'
-    line = f'{self.what} {self.done}/{self.total} ({100 * self.done / max(self.total, 1):.0f}%), {per}, {tail}'
-    line += f' | {self.note}' if self.note else ''
-    if self.renews:
-      line, length = line[:200].ljust(self.length), len(line[:200])
-      print(f'\r{line}', end='\n' if final else '', file=sys.stderr, flush=True)
-      self.length = length
-    else:
-      print(line, file=sys.stderr, flush=True)
+    seconds, rate = self.told - self.began, self.rate()
+    if final and not rate:  # all in one update
+      rate = (self.done - self.start) / max(seconds, 1e-9)
+    parts = [f'{self.what} {self.done}/{self.total} ({100 * self.done / max(self.total, 1):.0f}%)']
+    if rate > 0:
+      parts.append(f'{rate:.1f} {self.unit}/s' if rate >= 1 else f'{1 / rate:.1f} s/{self.unit}')
+      parts += [] if final else [f'{duration((self.total - self.done) / rate)} left']
+    line = ', '.join([*parts, f'in {duration(seconds)}'] if final else parts)
+    line = printable(line + (f' | {self.note}' if self.note else ''), 1000)
+    with contextlib.suppress(OSError, ValueError):  # full, closed, or its reader is gone: no reason to end a job
+      if self.renews:
+        _renew(line, final)
+      else:
+        print(line, file=sys.stderr, flush=True)
+
+
+def _renew(line: str, final: bool):
+  """Writes over the line on the screen, in as many columns as it has now."""
+  global _shown
+  try:
+    most = os.get_terminal_size(sys.stderr.fileno()).columns - 1  # in the last one a terminal would begin a new line
+  except (OSError, ValueError):  # a notebook
+    most = NOTEBOOK
+  line, columns = cut(line, most if most > 0 else NOTEBOOK)  # a terminal of an unknown size has 0
+  print(f'\r{line}{" " * (min(_shown, most) - columns)}', end='\n' if final else '', file=sys.stderr, flush=True)
+  _shown = 0 if final else columns
+
+
+def cut(text: str, most: int) -> tuple[str, int]:
+  """The beginning of a text that fits into `most` columns, and how many it takes: a Chinese character takes two."""
+  columns = 0
+  for place, character in enumerate(text):
+    wide = 0 if unicodedata.combining(character) else 1 + (unicodedata.east_asian_width(character) in 'WF')
+    if columns + wide > most:
+      return text[:place], columns
+    columns += wide
+  return text, columns
 
 
 def say(text: str):
   """A line for the person at the terminal; of several hosts, the first speaks for all."""
   logging.info('%s', text)
   if not silent:
-    print(text, flush=True)
+    with contextlib.suppress(OSError, ValueError):  # as above
+      print(text, flush=True)

@@ -5,18 +5,23 @@ import contextlib
 import errno
 import os
 import signal
+import sys
 import threading
 
-from dmtl_jax.basics.errors import UserError
+from dmtl_jax.basics.errors import tell, UserError
 
 DISK = (
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE,
     errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG,
 )  # fmt: skip
 
+WHOLE = 'what was saved is whole, and the run goes on from its last checkpoint'
+NOTICE = 'Ctrl-C: stops and saves after this step (compiling has to end first); Ctrl-C again quits at once'
+PATIENCE = 3  # seconds until a second Ctrl-C that Python does not get ends the process
+
 
 class Stopped(BaseException):  # as KeyboardInterrupt: no reader's `except Exception` may take it for a broken file
-  """SIGTERM came while `StopSignal.at_once`, or `told`."""
+  """Ctrl-C or SIGTERM came while `StopSignal.at_once`, or SIGTERM while `told`."""
 
 
 @contextlib.contextmanager
@@ -78,41 +83,85 @@ def _in_main_thread() -> bool:
 
 
 class StopSignal:
-  """Remembers SIGTERM while it is open, so that training can save and leave between two steps.
+  """Remembers Ctrl-C and SIGTERM while it is open, so that training can save and leave between two steps.
 
-  Of several hosts one or all may get the signal; there JAX catches it, and all stop at one step.
+  The second Ctrl-C raises KeyboardInterrupt. Where Python has no say, because XLA compiles, it ends the process.
+  Of several hosts one or all may get a signal: JAX catches SIGTERM, as which Ctrl-C is passed on; all stop at one step.
+
+  Attributes:
+    asked: what asked this host to stop, 'Ctrl-C' or 'SIGTERM' (of several hosts JAX alone knows of that); '' before.
   """
 
   def __enter__(self):
     import jax
 
-    self.asked, self._at_once, self._alone = False, False, jax.process_count() == 1
-    if self._alone:
-      self._before = signal.signal(signal.SIGTERM, self._ask)
+    self.asked, self._at_once, self._presses = '', False, 0
+    self._alone, self._interrupted = jax.process_count() == 1, threading.Event()
+    numbers = [signal.SIGTERM] if self._alone else []
+    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # as of a command that a shell runs in the background
+      numbers.append(signal.SIGINT)
+    self._before = {number: signal.signal(number, self._ask) for number in numbers if _in_main_thread()}
+    if self._before:
+      read, self._write = os.pipe()
+      os.set_blocking(self._write, False)
+      self._speaker = threading.Thread(target=self._speak, args=(read,), daemon=True)
+      self._speaker.start()
+      self._wakeup = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
     return self
 
   def __exit__(self, *error):
-    if self._alone:
-      signal.signal(signal.SIGTERM, self._before)
+    if self._before:
+      signal.set_wakeup_fd(self._wakeup)
+      os.close(self._write)
+      self._speaker.join()
+      for number, handler in self._before.items():
+        signal.signal(number, handler)
 
   def reached(self, step: int) -> bool:
     """Whether to stop after `step`; to be asked at every step."""
     from jax.experimental import multihost_utils
 
-    return self.asked if self._alone else multihost_utils.reached_preemption_sync_point(step)
+    return bool(self.asked) if self._alone else multihost_utils.reached_preemption_sync_point(step)
+
+  def cause(self) -> str:
+    """What asked some host to stop, 'Ctrl-C' or 'SIGTERM'; all hosts must call it."""
+    from dmtl_jax.basics import sharding
+
+    return 'Ctrl-C' if 'Ctrl-C' in sharding.gather(self.asked) else 'SIGTERM'
 
   @contextlib.contextmanager
   def at_once(self):
-    """While open, the signal raises Stopped: for work that is long and can be done again. On one host only."""
-    self._at_once = True
+    """While open, a signal raises Stopped: for work that is long and can be done again. On one host only."""
+    self._at_once = self._alone
     try:
-      if self.asked:
+      if self._at_once and self.asked:
         raise Stopped
       yield
     finally:
       self._at_once = False
 
-  def _ask(self, *_):
-    self.asked = True
+  def _ask(self, number, _):
+    if number == signal.SIGINT:
+      self._presses += 1
+      if self._presses > 1:
+        self._interrupted.set()
+        raise KeyboardInterrupt
+    self.asked = self.asked or ('Ctrl-C' if number == signal.SIGINT else 'SIGTERM')
     if self._at_once:
       raise Stopped
+    if not self._alone:
+      os.kill(os.getpid(), signal.SIGTERM)
+
+  def _speak(self, read: int):
+    """Answers Ctrl-C: in a thread, as Python runs `_ask` only once XLA has compiled, which takes minutes."""
+    presses = 0
+    with open(read, 'rb', buffering=0) as pipe:
+      while received := pipe.read(1):
+        presses += received[0] == signal.SIGINT
+        if received[0] != signal.SIGINT:
+          continue
+        if presses == 1:
+          print(f'\n{NOTICE}', file=sys.stderr, flush=True)
+        elif not self._interrupted.wait(PATIENCE):
+          tell(UserError(f'stopped by Ctrl-C while compiling; {WHOLE}'))
+          os._exit(1)

@@ -113,7 +113,9 @@ def _run(command: list[str], file: pathlib.Path, variables: dict[str, str], seco
   if seconds <= 0:
     return {'failed': 'no time was left'}
   pipe = subprocess.PIPE
-  process = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=variables | os.environ, process_group=0)
+  process = subprocess.Popen(
+    command, stdout=pipe, stderr=pipe, encoding='utf-8', env=variables | os.environ, process_group=0
+  )
   RUNNING.add(process)
   try:
     _, told = process.communicate(timeout=seconds)
@@ -123,7 +125,7 @@ def _run(command: list[str], file: pathlib.Path, variables: dict[str, str], seco
     RUNNING.discard(process)
     _end(process)
   if file.exists():
-    return json.loads(file.read_text())
+    return json.loads(file.read_text(encoding='utf-8'))
   return {'failed': (told.strip().splitlines() or [f'status {process.returncode}'])[-1]}
 
 

@@ -127,7 +127,7 @@ def make(run: Run, out: pathlib.Path, places: Places, given: list[str]) -> int:
   command = [sys.executable, '-m', 'dmtl_jax', f'--config={run.config}', *fields, *given]
   log = out / f'{run.name}.txt'
   log.parent.mkdir(parents=True, exist_ok=True)
-  with open(log, 'a') as file:
+  with open(log, 'a', encoding='utf-8') as file:
     command.append(f'--workdir={out / run.name}')
     return subprocess.run(command, env=places.variables, stdout=file, stderr=subprocess.STDOUT).returncode
 

@@ -62,7 +62,7 @@ def write(out: pathlib.Path, page: str):
       parts.append(_suite(name, suite, runs, _rates(out / name / 'rates.json'), path))
   if not parts:
     raise UserError(f'{out}: no suite with scores; run one first')
-  head = path.read_text().partition(MARK)[0] if path.exists() else HEAD
+  head = path.read_text(encoding='utf-8').partition(MARK)[0] if path.exists() else HEAD
   write_atomic(path, '\n'.join([head + MARK, '', *parts]))
   say(f'page: {path}')
 

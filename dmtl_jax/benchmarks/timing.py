@@ -149,7 +149,7 @@ def device() -> dict:
 
 
 def _processor() -> str:
-  with contextlib.suppress(OSError), open('/proc/cpuinfo') as file:
+  with contextlib.suppress(OSError), open('/proc/cpuinfo', encoding='utf-8') as file:
     for line in file:
       if line.startswith('model name'):
         return line.partition(':')[2].strip()

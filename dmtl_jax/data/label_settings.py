@@ -13,6 +13,7 @@ for both). Else labels are drawn: by the seed and the image's id alone, not by o
 import csv
 import dataclasses
 import hashlib
+import io
 import json
 import os
 import pathlib
@@ -150,9 +151,8 @@ def load_mapping(path: pathlib.Path, ids, tasks) -> np.ndarray:
 
 def _read_csv(path) -> dict[str, list[str]]:
   try:
-    with open(path, newline='', encoding='utf-8-sig') as f:  # spreadsheets write a mark of the encoding
-      reader = csv.DictReader(f)
-      rows, header = list(reader), list(reader.fieldnames or ())
+    reader = csv.DictReader(io.StringIO(files.read_text(path), newline=''))
+    rows, header = list(reader), list(reader.fieldnames or ())
   except (OSError, ValueError, csv.Error) as error:
     raise UserError(f'{path}: not a CSV file in UTF-8 ({files.reason(error)}); write it again') from error
   if not rows or header[:1] != ['image'] or len(header) < 2 or len(set(header)) < len(header):

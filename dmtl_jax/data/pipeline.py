@@ -17,6 +17,7 @@ import grain
 from ml_collections import ConfigDict
 import numpy as np
 
+from dmtl_jax.basics import processes
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.data import transforms
 from dmtl_jax.data.source import Source
@@ -100,7 +101,7 @@ class TrainIterator:
 
   def close(self):
     """Ends the workers."""
-    if self._batches is not None and hasattr(self._batches, 'close'):
+    if hasattr(self._batches, 'close'):
       self._batches.close()
     self._batches = None
 
@@ -114,7 +115,7 @@ def train_iterator(source, config, process_index: int = 0, process_count: int = 
   return TrainIterator(lambda start: _batches(load, start, _MANY, config))
 
 
-def eval_batches(source, config, process_index: int = 0, process_count: int = 1) -> grain.DatasetIterator:
+def eval_batches(source, config, process_index: int = 0, process_count: int = 1) -> Iterator[dict]:
   """Every image once, in order; all hosts get the same number of batches."""
   batch = config.eval.batch
   load = _LoadEvaluation(source, config, batch, process_index, process_count)
@@ -131,7 +132,7 @@ def eval_examples(source, count: int, process_index: int = 0, process_count: int
   return iter(examples.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)))
 
 
-def _batches(load: _Load, start: int, stop: int, config) -> grain.DatasetIterator:
+def _batches(load: _Load, start: int, stop: int, config) -> Iterator[dict]:
   """This host's share of the batches from `start` to `stop`."""
   # Decoding and OpenCV release the GIL: threads of this process serve until workers are asked for.
   reads = grain.ReadOptions(num_threads=config.data.threads, prefetch_buffer_size=config.data.prefetch)
@@ -142,5 +143,37 @@ def _batches(load: _Load, start: int, stop: int, config) -> grain.DatasetIterato
     if not flags.FLAGS.is_parsed():
       flags.FLAGS.mark_as_parsed()  # grain's workers ask absl; notebooks never parse flags
     workers = grain.MultiprocessingOptions(num_workers=config.data.workers, per_worker_buffer_size=2)
-    data = data.mp_prefetch(workers)
+    return _Workers(data.mp_prefetch(workers, processes.end_with_parent))
   return iter(data)
+
+
+class _Workers:
+  """The batches that grain's worker processes make; Ctrl-C does not reach them.
+
+  Raises:
+    UserError: one of them was killed.
+  """
+
+  def __init__(self, data: grain.IterDataset):
+    self._data = data
+    self._batches: grain.DatasetIterator | None = None
+
+  def __iter__(self):
+    return self
+
+  def __next__(self) -> dict:
+    try:
+      if self._batches is None:
+        with processes.without_ctrl_c():  # grain starts them with the first batch
+          self._batches = batches = iter(self._data)
+          return next(batches)
+      return next(self._batches)
+    except RuntimeError as error:
+      if 'terminated unexpectedly' not in str(error):
+        raise
+      raise processes.killed('a process that reads data', 'config.data.workers') from error
+
+  def close(self):
+    """Ends the workers."""
+    if hasattr(self._batches, 'close'):
+      self._batches.close()

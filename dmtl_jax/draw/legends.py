@@ -1,5 +1,6 @@
 """Legends: what colours mean, in swatches, scales and balls; and pictures with their legends below."""
 
+import bisect
 from collections.abc import Callable, Sequence
 import dataclasses
 import functools
@@ -90,11 +91,11 @@ def fitted(text: str, width: float, points: float, least: float = 10):
   """The text and its font, smaller down to `least` or cut, so that it is at most `width` pixels wide."""
   while points > least and font(points).getlength(text) > width:
     points -= 1
-  whole = text
-  while len(text) > 1 and font(points).getlength(text) > width:
-    whole = whole[:-1]
-    text = whole + '\u2026'
-  return text, font(points)
+  letters = font(points)
+  if len(text) > 1 and letters.getlength(text) > width:  # by halving: a name may be as long as a book
+    too_long = lambda length: letters.getlength(text[:length] + '\u2026') > width
+    text = text[: bisect.bisect(range(1, len(text)), False, key=too_long)] + '\u2026'
+  return text, letters
 
 
 def balls(width: int, scale: float) -> np.ndarray:

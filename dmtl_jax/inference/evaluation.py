@@ -97,9 +97,10 @@ class Evaluator:
       boundaries scored at that side instead; and a row of scores of each image, in the order of the source.
     """
     totals, rows, tally = {}, {}, Tally()
-    pieces = (self._pieces_at_image_size if self.at_image_size else self._pieces_at_input)(variables, tally, each)
+    cut = self._pieces_at_image_size if self.at_image_size else self._pieces_at_input
     workers = self.config.eval.workers  # the boundary protocol is slow
-    with Progress('evaluating', self.count, 'img') as progress, mapper(workers) as map_pieces:
+    with Progress('evaluating', self.count, 'img') as progress, mapper(workers, 'config.eval.workers') as map_pieces:
+      pieces = cut(variables, tally, progress, each)
       for index, scored in itertools.groupby(map_pieces(score, pieces), operator.itemgetter(0)):
         states = {}
         for _, stage, name, state in scored:
@@ -129,11 +130,12 @@ class Evaluator:
       scores['boundary_shrunk'] = sum(tally.shrunk for tally in tallies)
     return scores
 
-  def _pieces_at_input(self, variables, tally: Tally, each: Callable | None) -> Iterator[Piece]:
+  def _pieces_at_input(self, variables, tally: Tally, progress: Progress, each: Callable | None) -> Iterator[Piece]:
     """The pieces of this host's images at the network's input, predicted batch by batch."""
     for batch in self._batches():
       if not self._warm:  # compiling is no part of the time
-        self._predict_local(variables, batch)
+        with progress.paused():
+          self._predict_local(variables, batch)
         self._warm = True
       with tally.timed():
         predictions = self._predict_local(variables, batch)
@@ -162,7 +164,9 @@ class Evaluator:
           labels = task.resize_label(label[cut], size), truth.astype(np.uint8)[..., None]
           yield dataclasses.replace(piece, prediction=task.resized(maps[task.name][i][cut], size), labels=labels)
 
-  def _pieces_at_image_size(self, variables, tally: Tally, each: Callable | None) -> Iterator[Piece]:
+  def _pieces_at_image_size(
+    self, variables, tally: Tally, progress: Progress, each: Callable | None
+  ) -> Iterator[Piece]:
     """The pieces of this host's images at their own sizes, predicted one by one, on one of its devices."""
     variables, side, tally.images = _local(variables), self.config.eval.boundary_side, self.count
     if self._predictor is None:  # compiled once
@@ -171,7 +175,8 @@ class Evaluator:
     for example in pipeline.eval_examples(self.source, self.count, jax.process_index(), jax.process_count()):
       image = example['image']
       if not self._warm:  # compiling is no part of the time
-        collections.deque(cut_image(predictor.raw(image), example, self.metrics, side, Tally()), maxlen=0)
+        with progress.paused():
+          collections.deque(cut_image(predictor.raw(image), example, self.metrics, side, Tally()), maxlen=0)
         self._warm = True
       with tally.timed():
         raw = predictor.raw(image)

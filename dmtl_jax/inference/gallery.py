@@ -13,14 +13,13 @@ figures (report.py); W/panels/index.json says which image is there, for which ta
 
 from collections.abc import Callable, Sequence
 import dataclasses
-import json
 import pathlib
 
 import numpy as np
 from PIL import Image
 
 from dmtl_jax.basics.atomic import at_once, remove, replacing, write_json
-from dmtl_jax.basics.files import is_id
+from dmtl_jax.basics.files import is_id, read_json
 from dmtl_jax.draw import panels
 from dmtl_jax.draw.png import save_png
 from dmtl_jax.inference import images as images_lib
@@ -134,8 +133,8 @@ def _names(entry: dict) -> list[str]:
 def _earlier(folder: pathlib.Path) -> set[pathlib.Path]:
   """Pictures that an earlier evaluation left, of ids that are names of something right here."""
   try:
-    ids = [entry['id'] for entry in json.loads((folder / 'index.json').read_text())['images']]
-  except (OSError, ValueError, TypeError, KeyError, RecursionError):
+    ids = [entry['id'] for entry in read_json(folder / 'index.json')['images']]
+  except (ValueError, TypeError, KeyError):
     return set()
   return {path for id in ids if is_id(id) for path in (folder / f'{id}.png', *(folder / id).glob('*'))}
 

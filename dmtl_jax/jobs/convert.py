@@ -16,6 +16,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from dmtl_jax import configs
+from dmtl_jax.basics import streams
 from dmtl_jax.basics.errors import check_local, program, tell, UserError
 from dmtl_jax.data import source as source_lib
 from dmtl_jax.models import build_model
@@ -74,6 +75,7 @@ def write_run(workdir: pathlib.Path, config, tasks: tuple[Task, ...], variables:
 
 def main(argv: list[str] | None = None) -> int:
   """The command above; returns the exit status."""
+  streams.secure()
   parser = argparse.ArgumentParser(prog='python -m dmtl_jax.jobs.convert', description=__doc__.split('\n\n')[0])
   parser.add_argument(
     'source', metavar='SRC', help='released checkpoint (.pth.tar, .pth, .safetensors), or the folder of a run'

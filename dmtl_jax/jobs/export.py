@@ -20,7 +20,7 @@ import jax
 import jax.export
 import jax.numpy as jnp
 
-from dmtl_jax.basics import stopping, target
+from dmtl_jax.basics import stopping, streams, target
 from dmtl_jax.basics.atomic import replacing
 from dmtl_jax.basics.errors import check_local, tell, UserError
 from dmtl_jax.data import transforms
@@ -74,6 +74,7 @@ def write(workdir: str, out: str, which: str = 'best') -> jax.export.Exported:
 
 def main(argv: list[str] | None = None) -> int:
   """The command above; returns the exit status."""
+  streams.secure()
   parser = argparse.ArgumentParser(prog='python -m dmtl_jax.jobs.export', description=__doc__.split('\n\n')[0])
   parser.add_argument('workdir', metavar='WORKDIR', help='folder of a trained run')
   parser.add_argument('out', metavar='OUT', help='file to write')

@@ -20,7 +20,7 @@ def write_report(workdirs: list[str], out: str) -> pathlib.Path:
   if not runs:
     raise UserError('--workdirs names no run; give one or more, separated by commas')
   path = write(runs, pathlib.Path(out))
-  progress.say(f'report: {path}\n\n{path.with_suffix(".md").read_text()}')
+  progress.say(f'report: {path}\n\n{path.with_suffix(".md").read_text(encoding="utf-8")}')
   for run in runs:
     if not run.metrics.get('final'):
       progress.say(f'{run.path} has no scores; run --mode=evaluate --workdir={run.path}')

@@ -1,6 +1,6 @@
 """Training, top to bottom: data, model, state, resume, steps, evaluation, checkpoints."""
 
-from contextlib import closing, ExitStack
+from contextlib import closing, contextmanager, ExitStack
 import importlib.util
 import os
 import pathlib
@@ -28,7 +28,7 @@ def run(config, workdir: str, force: bool = False) -> dict | None:
     force: resume even with a changed config, other labels or renamed classes.
 
   Returns:
-    The final evaluation, as in metrics.json; None when SIGTERM stopped the run early.
+    The final evaluation, as in metrics.json; None when Ctrl-C or SIGTERM stopped the run early.
 
   Raises:
     UserError: bad config or data, another process in the workdir, no space left, or a loss that is not finite.
@@ -52,7 +52,7 @@ def run(config, workdir: str, force: bool = False) -> dict | None:
         with stop.at_once():
           result = evaluate.run(config, workdir)
       except Stopped:
-        say('stopped by SIGTERM in the last evaluation, all is saved; the same command evaluates again')
+        say(f'stopped by {stop.asked} in the last evaluation, all is saved; the same command evaluates again')
         return None
     if jax.process_index() == 0:
       folder = pathlib.Path(workdir)
@@ -61,7 +61,7 @@ def run(config, workdir: str, force: bool = False) -> dict | None:
 
 
 def train(training: setup.Training, config, workdir: str, stop: StopSignal) -> bool:
-  """The loop; returns False when SIGTERM stopped it before its end."""
+  """The loop; returns False when Ctrl-C or SIGTERM stopped it before its end."""
   source, batches = training.source, training.batches
   with ExitStack() as opened:
     checkpoints = opened.enter_context(closing(Checkpoints(workdir, config.train.keep, config.train.keep_every)))
@@ -81,19 +81,25 @@ def train(training: setup.Training, config, workdir: str, stop: StopSignal) -> b
       told = {'best': evaluation.best, 'evaluated': evaluation.evaluated, 'window': window.to_json(before)}
       checkpoints.save(state, data, {'config': workdir_lib.to_json(config)} | told)
 
+    @contextmanager
+    def saved_on_error(data: dict):
+      """Keeps what was learned since the last checkpoint where data vanish, or a process that reads them is killed."""
+      try:
+        yield
+      except UserError:
+        if jax.process_count() == 1 and not window.fetch():
+          save(state, data)
+        raise
+
     for step in range(start, steps + 1):
       due = evaluation.due(step)
       if step > start:
         position = batches.get_state()
-        try:
+        with saved_on_error(position):
           batch = next(batches)
-        except UserError:  # the data vanished: what was learned since the last checkpoint is kept
-          if jax.process_count() == 1 and not window.fetch():
-            save(state, position)
-          raise
         state, scalars = update(state, training.on_devices(batch), step)
         window.add(step, scalars, batch['index'], position)
-      elif not due:  # where a run goes on, an evaluation that SIGTERM cut short may be left to do
+      elif not due:  # where a run goes on, an evaluation that was cut short may be left to do
         continue
       stops = stop.reached(step)
       saves = due or stops or (config.train.save_every and step % config.train.save_every == 0)
@@ -103,14 +109,16 @@ def train(training: setup.Training, config, workdir: str, stop: StopSignal) -> b
         bad = refused[0]
         save(state, bad.data, before=bad.number)
         raise bad_numbers.report(bad, source, workdir)
+      note = ''
       if logs:
         values = log_values(window, training.schedule, config, step)
         log.scalars(step, values)
-        told = f'loss {values["loss/total"]:.4g}' if 'loss/total' in values else 'skipped'
-        progress.update(step - progress.done, told)
+        note = f'loss {values["loss/total"]:.4g}' if 'loss/total' in values else 'skipped'
         window.clear()
+      progress.update(step - progress.done, note)
       if due:
-        evaluation.run(state, step)
+        with progress.paused(), saved_on_error(batches.get_state()):
+          evaluation.run(state, step)
       if saves:
         save(state, batches.get_state())
       if stops or evaluation.due(step):
@@ -120,7 +128,7 @@ def train(training: setup.Training, config, workdir: str, stop: StopSignal) -> b
   if window.total_skipped():
     say(f'{window.total_skipped()} of {step} steps skipped: their loss or gradient was not finite')
   if step < steps or evaluation.due(step):
-    say(f'stopped by SIGTERM at step {step} of {steps}, saved; the same command goes on from here')
+    say(f'stopped by {stop.cause()} at step {step} of {steps}, saved; the same command goes on from here')
     return False
   return True
 

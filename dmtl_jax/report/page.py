@@ -11,7 +11,7 @@ from dmtl_jax.report.markup import card, entry_name, escape, html_table, swatch,
 from dmtl_jax.report.results import unequal
 from dmtl_jax.tasks import Task
 
-STYLE = (pathlib.Path(__file__).parent / 'report.css').read_text()
+STYLE = (pathlib.Path(__file__).parent / 'report.css').read_text(encoding='utf-8')
 
 
 def page(parts: Sequence[tuple]) -> str:

@@ -188,7 +188,11 @@ def read_curves(path: pathlib.Path) -> dict[str, tuple[list[int], list[float]]]:
   What is not a number, and a line cut short by a crash, are left out.
   """
   curves = {}
-  for line in path.read_text(errors='replace').splitlines() if path.is_file() else []:
+  try:
+    text = files.read_text(path, files.LOG_BYTES, 'replace') if path.exists() else ''
+  except (OSError, ValueError) as error:
+    raise UserError(f'{path}: cannot be read ({files.reason(error)}); move it away') from error
+  for line in text.splitlines():
     try:
       row = json.loads(line)
       step = row.pop('step')

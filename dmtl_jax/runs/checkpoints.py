@@ -35,6 +35,8 @@ from dmtl_jax.runs.state import loss_scale, TrainState
 
 FORMAT = 2  # 1: without 'crc32', 'window' and 'data' in meta
 
+DAMAGED = 'all checkpoints are damaged; restore one from a copy, or train again in another --workdir'
+
 
 class DamagedError(UserError):
   """A checkpoint that cannot be read, or does not hold what was saved."""
@@ -171,9 +173,12 @@ class Checkpoints:
       else:
         self._delete_old()
         return state, step
-    if steps:
-      raise UserError(f'{self.path}: all checkpoints are damaged; restore one from a copy, or choose a new --workdir')
+    if self._damaged():  # now, or at an earlier start: training from scratch beside them is not what anyone means
+      raise UserError(f'{self.path}: {DAMAGED}')
     return None, None
+
+  def _damaged(self) -> bool:
+    return any(self.path.glob('*.damaged'))
 
   def _put_aside(self, step: int):
     if jax.process_index() == 0:
@@ -266,6 +271,8 @@ class Checkpoints:
   def choose(self, which: str) -> int:
     """Step of 'best' (the latest where nothing was evaluated), 'latest' or a number; raises UserError without one."""
     steps = self.steps()
+    if not steps and self._damaged():
+      raise UserError(f'{self.path}: {DAMAGED}')
     if not steps:
       raise UserError(f'{self.path}: no checkpoint here; train first, or check --workdir')
     if which in ('latest', 'best'):
@@ -283,7 +290,7 @@ class Checkpoints:
         return step, self.meta(step)
       except DamagedError as error:
         say(f'{error}; the checkpoint before it is taken')
-    raise UserError(f'{self.path}: all checkpoints are damaged; restore one from a copy, or train again')
+    raise UserError(f'{self.path}: {DAMAGED}')
 
 
 def _items(state: TrainState) -> dict:

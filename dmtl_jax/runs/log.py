@@ -16,7 +16,9 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 
+from dmtl_jax.basics import files
 from dmtl_jax.basics.atomic import without_nan, write_atomic
+from dmtl_jax.basics.errors import UserError
 
 
 class Log:
@@ -38,11 +40,14 @@ class Log:
     path = pathlib.Path(workdir)
     jsonl, board = path / 'log.jsonl', path / 'tensorboard'
     if jsonl.exists():
-      lines = jsonl.read_text(errors='replace').splitlines(keepends=True)
+      try:
+        lines = files.read_text(jsonl, files.LOG_BYTES, 'replace').splitlines(keepends=True)
+      except ValueError as error:
+        raise UserError(f'{jsonl}: cannot be read ({error}); move it away') from error
       kept = [line for line in lines if _counts(line, step, evaluated)]
       if len(kept) < len(lines):
         write_atomic(jsonl, ''.join(kept))
-    self._file = open(jsonl, 'a')  # noqa: SIM115 (see close)
+    self._file = open(jsonl, 'a', encoding='utf-8')  # noqa: SIM115 (see close)
     board.mkdir(exist_ok=True)
     # SummaryWriter would write in a thread of its own: a kill loses its queue, and a full disk stops it for ever.
     number = len(list(board.iterdir()))  # names hold the second only, and are read in their order

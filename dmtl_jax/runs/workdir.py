@@ -13,7 +13,7 @@ import pathlib
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
-from dmtl_jax.basics import sharding, stopping
+from dmtl_jax.basics import files, sharding, stopping
 from dmtl_jax.basics.atomic import write_json
 from dmtl_jax.basics.errors import check_local, is_plain, printable, UserError
 from dmtl_jax.configs import check, common
@@ -37,7 +37,7 @@ def held(workdir: str | os.PathLike):
   check_local('--workdir', os.fspath(workdir))
   file = sharding.on_first_host(_lock, pathlib.Path(workdir))
   try:
-    with stopping.told(lambda: 'what was saved is whole, and the run goes on from its last checkpoint', workdir):
+    with stopping.told(lambda: stopping.WHOLE, workdir):
       yield
   finally:
     if file:
@@ -48,7 +48,7 @@ def _lock(path: pathlib.Path):
   """The file that is locked until it is closed."""
   try:
     path.mkdir(parents=True, exist_ok=True)
-    file = open(path / '.lock', 'a')  # noqa: SIM115 (the lock lasts until it is closed)
+    file = open(path / '.lock', 'ab')  # noqa: SIM115 (the lock lasts until it is closed)
   except OSError as error:
     raise UserError(f'--workdir={path}: cannot be written ({error.strerror}); choose another folder') from error
   try:
@@ -96,7 +96,7 @@ def read_config(workdir: str | os.PathLike) -> ConfigDict:
   """The config a run was trained with; raises UserError where there is none, or it is damaged."""
   path = pathlib.Path(workdir) / 'config.json'
   with _of_a_run(path, 'config'):
-    values = json.loads(path.read_text())
+    values = json.loads(files.read_text(path))
   check.check(values, str(path))
   values = common.upgraded(values)
   values = _filled(values, common.defaults(values))
@@ -124,7 +124,7 @@ def read_tasks(workdir: str | os.PathLike) -> tuple[Task, ...]:
   path = pathlib.Path(workdir) / 'tasks.json'
   with _of_a_run(path, 'tasks'):
     tasks = tuple(
-      make_task(t['name'], t['kind'], tuple(map(_text, t['classes']))) for t in json.loads(path.read_text())
+      make_task(t['name'], t['kind'], tuple(map(_text, t['classes']))) for t in json.loads(files.read_text(path))
     )
     if not tasks or len({task.name for task in tasks}) < len(tasks):
       raise ValueError('none, or two of one name')

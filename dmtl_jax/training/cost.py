@@ -5,13 +5,12 @@ W/cost.json: 'parameters' and 'gmac' of the network (see summary.py), 'train_mem
 neither is known), 'devices' and the 'batch' they share.
 """
 
-import json
 import pathlib
 
 import jax
 import jax.numpy as jnp
 
-from dmtl_jax.basics import atomic, sharding
+from dmtl_jax.basics import atomic, files, sharding
 from dmtl_jax.models import counting
 
 
@@ -66,7 +65,7 @@ def write_peak(workdir):
   stats = [device.memory_stats() or {} for device in jax.local_devices()]
   peaks = [each['peak_bytes_in_use'] for each in stats if 'peak_bytes_in_use' in each]
   if peaks:
-    content = json.loads(_path(workdir).read_text())
+    content = files.read_json(_path(workdir), 'delete it')
     atomic.write_json(_path(workdir), content | {'train_memory_bytes': max(peaks)})
 
 

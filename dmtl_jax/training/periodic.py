@@ -37,7 +37,7 @@ class Periodic:
     return self.evaluated < step and (step % self._every == 0 or step >= self._last)
 
   def run(self, state, step: int):
-    """Evaluates, unless SIGTERM cuts it short: then nothing is changed, and it stays due."""
+    """Evaluates, unless Ctrl-C or SIGTERM cuts it short: then nothing is changed, and it stays due."""
     variables = sharding.replicate(state.variables, self._mesh)
     try:
       with self._stop.at_once():

@@ -20,7 +20,9 @@ from dmtl_jax.data import label_settings
 from dmtl_jax.datasets import folder, mtan
 from dmtl_jax.datasets.pascal import labels as pascal
 from dmtl_jax.jobs import convert
+from dmtl_jax.report import results
 from dmtl_jax.runs import workdir
+from dmtl_jax.runs.log import Log
 from dmtl_jax.tasks import make_task
 from tests import fuzzing
 from tests.archives import file, HARD, link, tar, zipped
@@ -167,6 +169,38 @@ def test_what_is_no_file(root):
   (root / 'dataset.json').unlink()
   os.mkfifo(root / 'dataset.json')
   refused(lambda _: open_folder(root), root, 'dataset.json: no such file')
+
+
+def pipe(path):
+  os.mkfifo(path)  # nobody writes to it, so reading it would wait for ever
+
+
+def device(path):
+  path.symlink_to('/dev/zero')
+
+
+def huge(path):
+  path.touch()
+  os.truncate(path, 1 << 40)
+
+
+@pytest.mark.parametrize('make', [pipe, device, huge])
+def test_what_is_no_text_file(tmp_path, make):
+  """In the place of each file of a run that is read whole."""
+  reads = {
+    'config.json': workdir.read_config,
+    'tasks.json': workdir.read_tasks,
+    'log.jsonl': lambda path: results.read_curves(path / 'log.jsonl'),
+    'metrics.json': lambda path: files.read_json(path / 'metrics.json'),
+    'labels.csv': lambda path: load_mapping(path / 'labels.csv'),
+  }
+  words = 'more than' if make is huge else 'a pipe or a device'
+  for name, read in reads.items():
+    make(tmp_path / name)
+    with pytest.raises(UserError, match=f'{name}: .*{words}'), fuzzing.watched(tmp_path):
+      read(tmp_path)
+  with pytest.raises(UserError, match=f'log.jsonl: cannot be read .*{words}'), fuzzing.watched(tmp_path):
+    Log(tmp_path, 0, 0)
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,11 @@ import sys
 import time
 
 import cv2
+import faults
 import pytest
 
 from dmtl_jax.basics import processes
+from dmtl_jax.basics.errors import UserError
 
 
 def test_results_come_in_order_and_work_is_taken_a_little_ahead():
@@ -24,8 +26,12 @@ def test_results_come_in_order_and_work_is_taken_a_little_ahead():
 
 
 def ask(question):
-  """What a worker has of Ctrl-C, or of threads of OpenCV."""
-  return signal.getsignal(signal.SIGINT) if question == 'signal' else cv2.getNumThreads()
+  """In a worker: whether it lives on after Ctrl-C; its threads of OpenCV."""
+  if question == 'threads':
+    return cv2.getNumThreads()
+  os.kill(os.getpid(), signal.SIGINT)
+  time.sleep(0.1)  # in which a handler would run
+  return 'lives'
 
 
 def test_a_worker_leaves_ctrl_c_to_its_parent_and_has_one_thread(monkeypatch):
@@ -35,12 +41,20 @@ def test_a_worker_leaves_ctrl_c_to_its_parent_and_has_one_thread(monkeypatch):
     told = ask_a_worker()
   finally:
     signal.signal(signal.SIGINT, before)
-  assert told == [signal.SIG_IGN, 1]
+  assert told == ['lives', 1]
 
 
 def ask_a_worker():
   with processes.mapper(1) as mapped:
     return list(mapped(ask, ['signal', 'threads']))
+
+
+def test_a_killed_worker_is_reported_in_a_sentence():
+  with pytest.raises(
+    UserError, match='a worker process was killed, .*memory ran out; set config.eval.workers to fewer'
+  ):
+    with processes.mapper(2, 'config.eval.workers') as mapped:
+      list(mapped(faults.die, range(3)))
 
 
 PARENT = """

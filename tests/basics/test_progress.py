@@ -1,8 +1,17 @@
 """What a person sees of a long job."""
 
+import contextlib
+import fcntl
+import os
+import pty
+import struct
 import sys
+import termios
 
-from dmtl_jax.basics.progress import Progress
+import pytest
+
+from dmtl_jax.basics import progress as progress_lib
+from dmtl_jax.basics.progress import Progress, say
 
 
 def seen(text: str) -> list[str]:
@@ -21,9 +30,9 @@ def test_a_notebook_shows_one_line_that_renews_itself(monkeypatch, capsys):
   with Progress('training', 3, 'step') as progress:
     progress.update(1, 'with a long note on the loss, of which nothing may be left')
     shown = seen(capsys.readouterr().err)
-    progress.told = 0.0  # long ago
+    progress.told = -1e9  # long ago
     progress.update(2, 'short')
-  assert len(shown) == 1 and shown[0].startswith('training 1/3 (33%), ') and shown[0].endswith('may be left')
+  assert len(shown) == 1 and shown[0].startswith('training 1/3 (33%) | ') and shown[0].endswith('may be left')
   first, end = seen('\r' + shown[0] + capsys.readouterr().err)
   assert first.startswith('training 3/3 (100%), ') and first.endswith('| short') and not end
 
@@ -34,3 +43,82 @@ def test_a_log_has_lines(capsys):
     progress.update()  # within ten seconds
   told = capsys.readouterr().err
   assert [line.split(' (')[0] for line in told.splitlines()] == ['training 1/2', 'training 2/2']
+
+
+@contextlib.contextmanager
+def terminal(monkeypatch):
+  """A terminal as the standard error: a function that sets its columns, and its other end."""
+  master, slave = pty.openpty()
+  os.set_blocking(master, False)  # a test that fails must not wait
+  resize = lambda columns: fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack('HHHH', 24, columns, 0, 0))
+  resize(80)
+  with open(slave, 'w', encoding='utf-8') as stderr:
+    monkeypatch.setattr(sys, 'stderr', stderr)
+    yield resize, master
+  os.close(master)
+
+
+def columns(text: str) -> int:
+  """Of a text of Latin letters and Chinese characters."""
+  return sum(1 + ('\u4e00' <= character <= '\u9fff') for character in text)
+
+
+@pytest.mark.parametrize('note', ['x' * 300, '\u5b57' * 300, 'a name\nof two lines \x1b[2J' * 9])
+def test_the_line_fits_the_terminal_also_after_that_was_resized(monkeypatch, note):
+  with terminal(monkeypatch) as (resize, master), Progress('training', 1000, 'step') as progress:
+    for width in (80, 50, 120):
+      resize(width)
+      progress.told = -1e9  # long ago
+      progress.update(1, note)
+      line = os.read(master, 10_000).decode()
+      assert line[0] == '\r' and not set('\n\x1b') & set(line)
+      assert width - 3 < columns(line[1:]) < width  # in its last column a terminal would begin a new line
+    progress._show(final=True)
+    assert os.read(master, 10_000).decode().count('\n') == 1
+
+
+def test_one_line_takes_the_place_of_another_job_s(monkeypatch):
+  with terminal(monkeypatch) as (_, master), Progress('training', 4, 'step') as outer:
+    outer.update(1, 'x' * 60)
+    with outer.paused(), Progress('evaluating', 1, 'img') as inner:
+      inner.update()
+    first, end, *_ = seen(os.read(master, 10_000).decode().replace('\r\n', '\n'))
+  assert first.startswith('evaluating 1/1 (100%)') and 'x' not in first and not end
+
+
+def test_compiling_and_evaluations_do_not_count_for_the_rate(monkeypatch, capsys):
+  now = [0.0]
+  monkeypatch.setattr(progress_lib.time, 'monotonic', lambda: now[0])
+  with Progress('training', 100, 'step', start=10) as progress:
+    now[0] += 60  # until the first batch is there
+    progress.update()
+    assert progress.rate() == 0
+    for _ in range(10):
+      now[0] += 2
+      progress.update()
+      with progress.paused():
+        now[0] += 100
+    assert progress.rate() == 0.5
+    now[0] += 2
+    progress.update()
+  lines = capsys.readouterr().err.splitlines()
+  assert lines[0] == 'training 11/100 (11%)'
+  assert lines[-1] == 'training 22/100 (22%), 2.0 s/step, in 18 min 02 s'
+  assert lines[-2] == 'training 22/100 (22%), 2.0 s/step, 2 min 36 s left'
+
+
+class Gone:
+  """A stream whose reader is gone."""
+
+  def write(self, text):
+    raise BrokenPipeError
+
+  flush = isatty = lambda self: False
+
+
+def test_no_job_ends_because_nobody_listens(monkeypatch):
+  for name in ('stdout', 'stderr'):
+    monkeypatch.setattr(sys, name, Gone())
+  with Progress('training', 2) as progress:
+    progress.update()
+  say('a line')

@@ -1,6 +1,10 @@
 """The input pipeline: the order of images, hosts, workers, exact resumption, evaluation."""
 
 import dataclasses
+import os
+import signal
+import subprocess
+import sys
 
 from ml_collections import ConfigDict
 import numpy as np
@@ -139,6 +143,34 @@ def test_worker_processes_give_the_same_batches_and_resume(ten):
   iterator.set_state(state)
   assert_same([next(iterator) for _ in range(3)], ten[3:6])
   iterator.close()
+
+
+PARENT = """
+import os, signal
+from tests.data import test_pipeline
+if __name__ == '__main__':
+  signal.signal(signal.SIGINT, lambda *_: print('Ctrl-C', flush=True))
+  iterator = test_pipeline.pipeline.train_iterator(test_pipeline.numbered(), test_pipeline.make_config(workers=2))
+  next(iterator)
+  os.killpg(0, signal.SIGINT)  # as a terminal does
+  for _ in range(20):  # more than the workers have ahead
+    next(iterator)
+  os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_workers_end_with_their_parent_and_not_by_its_ctrl_c(tmp_path):
+  (tmp_path / 'parent.py').write_text(PARENT)
+  environment = os.environ | {'PYTHONPATH': os.pathsep.join(sys.path)}
+  done = subprocess.run(  # returns when nobody holds the outputs any more
+    [sys.executable, tmp_path / 'parent.py'],
+    env=environment,
+    capture_output=True,
+    text=True,
+    timeout=60,
+    start_new_session=True,
+  )
+  assert done.returncode == -signal.SIGKILL and done.stdout == 'Ctrl-C\n' and 'Error' not in done.stderr, done
 
 
 def test_fewer_images_than_a_batch_repeat():

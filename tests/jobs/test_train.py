@@ -139,21 +139,26 @@ def test_the_api_agrees_with_evaluation(trained, data):
   assert abs(100 * np.mean(hits) - trained[1]['final']['semseg']['pixelAcc']) < 3  # noise differs by image index
 
 
-def test_sigterm_saves_and_ends_the_process(data, tmp_path):
-  """As a user would: a process of its own, stopped from outside."""
+def test_ctrl_c_saves_and_ends_the_process(data, tmp_path):
+  """As a terminal does: it comes to the process and to those that read data for it, with a line for the person."""
   command = [
     sys.executable,
     '-c',
-    'import faults, sys; sys.exit(faults._main(*sys.argv[1:]))',
+    'import faults, signal, sys\n'
+    'signal.signal(signal.SIGINT, signal.default_int_handler)\n'  # a suite in the background has it ignored
+    'sys.exit(faults._main(*sys.argv[1:]))',
     str(data),
     str(tmp_path),
   ]
   command += ['--config.train.steps=100000', '--config.train.eval_every=100000', '--config.train.log_every=1']
+  command += ['--config.data.workers=1']
   environment = os.environ | {'PYTHONPATH': f'{faults.ROOT}:{faults.ROOT / "tests"}'}
-  process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+  process = subprocess.Popen(
+    command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+  )
   while process.poll() is None and not ((tmp_path / 'log.jsonl').exists() and (tmp_path / 'log.jsonl').read_text()):
     time.sleep(0.2)
-  process.send_signal(signal.SIGTERM)
+  os.killpg(process.pid, signal.SIGINT)
   output = process.communicate(timeout=120)[0]
-  assert process.returncode == 0 and 'stopped by SIGTERM' in output, output
+  assert process.returncode == 0 and 'stopped by Ctrl-C at step' in output and 'Traceback' not in output, output
   assert list((tmp_path / 'checkpoints').glob('[0-9]*'))

@@ -109,13 +109,19 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(copy, damage, 
 
 
 def test_garbage_and_missing_items_are_damage_too(copy, capsys):
+  shutil.copytree(copy / 'checkpoints/3', copy / 'checkpoints/4.whole')
   (copy / 'checkpoints/3/meta/metadata').write_text('{"format": "new"}')
   shutil.rmtree(copy / 'checkpoints/2/variables')
   assert Checkpoints(copy).restore_latest(state_of(0), iterator())[1] == 1
   assert 'checkpoints/3/meta: no format' in (said := capsys.readouterr().out) and 'checkpoints/2: damaged' in said
   shutil.rmtree(copy / 'checkpoints/1/optimizer')
-  with pytest.raises(UserError, match='all checkpoints are damaged; restore one from a copy'):
-    Checkpoints(copy).restore_latest(state_of(0), iterator())
+  for _ in range(2):  # the second start finds none, and must not train from scratch
+    with pytest.raises(UserError, match='checkpoints: all checkpoints are damaged; restore one from a copy'):
+      Checkpoints(copy).restore_latest(state_of(0), iterator())
+  with pytest.raises(UserError, match='checkpoints: all checkpoints are damaged; restore one from a copy'):
+    Checkpoints(copy).choose('best')
+  shutil.copytree(copy / 'checkpoints/4.whole', copy / 'checkpoints/4')
+  assert Checkpoints(copy).restore_latest(state_of(0), iterator())[1] == 4
 
 
 def test_every_file_matters_or_does_not(copy, capsys):

@@ -1,6 +1,7 @@
 """What may befall a run: kills, a signal, numbers that are not finite, data that vanish, a full disk."""
 
 import json
+import multiprocessing
 import os
 import pathlib
 import resource
@@ -89,28 +90,61 @@ def test_killed_runs_end_with_the_same_bits(flags):
   assert done.returncode == 0 and told in done.stdout, done.stdout + done.stderr
 
 
-def test_sigterm_between_two_log_lines_leaves_no_trace(whole, data, tmp_path, monkeypatch, capsys):
-  faults.at_batch(monkeypatch, 5, os.kill, os.getpid(), signal.SIGTERM)
-  assert train.run(config_for(data), str(tmp_path)) is None
-  assert 'stopped by SIGTERM at step 5 of 8, saved' in capsys.readouterr().out
+SIGNALS = {signal.SIGTERM: 'SIGTERM', signal.SIGINT: 'Ctrl-C'}
+
+
+@pytest.fixture(autouse=True)
+def ctrl_c():
+  """A suite that a shell runs in the background is born with Ctrl-C ignored."""
+  before = signal.signal(signal.SIGINT, signal.default_int_handler)
+  yield
+  assert signal.signal(signal.SIGINT, before) == signal.default_int_handler
+
+
+def test_a_signal_between_two_log_lines_leaves_no_trace(whole, data, tmp_path, monkeypatch, capsys):
+  for step, (number, name) in zip((2, 5), SIGNALS.items()):
+    with monkeypatch.context() as patch:
+      faults.at_batch(patch, 2 if step == 2 else 3, os.kill, os.getpid(), number)
+      assert train.run(config_for(data), str(tmp_path)) is None
+    told = capsys.readouterr()
+    assert f'stopped by {name} at step {step} of 8, saved' in told.out
+    assert ('Ctrl-C again quits at once' in told.err) == (number == signal.SIGINT)
   train.run(config_for(data), str(tmp_path))
   assert differences(whole, tmp_path) == []
 
 
-def test_sigterm_in_an_evaluation_leaves_at_once_and_no_trace(whole, data, tmp_path, monkeypatch, capsys):
+def test_a_second_ctrl_c_quits_at_once(whole, data, tmp_path, monkeypatch):
+  def twice():
+    os.kill(os.getpid(), signal.SIGINT)
+    os.kill(os.getpid(), signal.SIGINT)
+
+  faults.at_batch(monkeypatch, 7, twice)
+  with pytest.raises(UserError, match='stopped by Ctrl-C; what was saved is whole'):
+    train.run(config_for(data), str(tmp_path))
+  assert [path.name for path in (tmp_path / 'checkpoints').iterdir()] == ['4']
+  train.run(config_for(data), str(tmp_path))
+  assert differences(whole, tmp_path) == []
+
+
+def test_a_signal_in_an_evaluation_leaves_at_once_and_no_trace(whole, data, tmp_path, monkeypatch, capsys):
   """In that of step 4, in that of step 8 (the last one of the loop), and in the final one."""
   evaluated, run = [], evaluation.Evaluator.run
+  numbers = {1: signal.SIGINT, 3: signal.SIGTERM, 5: signal.SIGINT}
 
   def interrupted(self, variables, *rest):
     evaluated.append(1)
-    if len(evaluated) in (1, 3, 5):
-      os.kill(os.getpid(), signal.SIGTERM)
+    if number := numbers.get(len(evaluated)):
+      os.kill(os.getpid(), number)
     return run(self, variables, *rest)
 
   monkeypatch.setattr(evaluation.Evaluator, 'run', interrupted)
-  for word in ('step 4 of 8, saved', 'step 8 of 8, saved', 'in the last evaluation, all is saved'):
+  for words in (
+    'Ctrl-C at step 4 of 8, saved',
+    'SIGTERM at step 8 of 8, saved',
+    'Ctrl-C in the last evaluation, all is saved',
+  ):
     assert train.run(config_for(data), str(tmp_path)) is None
-    assert f'stopped by SIGTERM {"" if "last" in word else "at "}{word}' in capsys.readouterr().out
+    assert f'stopped by {words}' in capsys.readouterr().out
   train.run(config_for(data), str(tmp_path))
   assert len(evaluated) == 6 and differences(whole, tmp_path) == []
 
@@ -210,6 +244,33 @@ def test_data_that_vanish_while_training_are_named_and_nothing_is_lost(whole, da
   assert 6 <= int(path.name) == saved['step'] == saved['meta']['data']['next_index'] < 12
   with pytest.raises(UserError, match=f'{copy}/train'):
     train.run(config, str(workdir))
+
+
+def kill_a_worker():
+  os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)  # as the system does where memory runs out
+
+
+def test_a_killed_reader_is_told_and_nothing_is_lost(data, tmp_path, monkeypatch):
+  config = config_for(data)
+  config.train.steps, config.train.eval_every, config.data.prefetch, config.data.workers = 800, 400, 1, 1
+  faults.at_batch(monkeypatch, 6, kill_a_worker)
+  with pytest.raises(UserError, match='a process that reads data was killed, .* set config.data.workers to fewer'):
+    train.run(config, str(tmp_path))
+  (path,) = (tmp_path / 'checkpoints').iterdir()  # the regular ones are at 400 and 800
+  assert 6 <= int(path.name) == faults.checkpoint(path)['meta']['data']['next_index'] < 12
+
+
+def test_a_scorer_killed_in_an_evaluation_is_told_and_nothing_is_lost(whole, data, tmp_path, monkeypatch):
+  config, states = config_for(data), evaluation._states
+  config.eval.workers = 1
+  with monkeypatch.context() as patch:
+    patch.setattr(evaluation, '_states', faults.die)
+    with pytest.raises(UserError, match='a worker process was killed, .* set config.eval.workers to fewer'):
+      train.run(config, str(tmp_path))
+  assert evaluation._states is states and [p.name for p in (tmp_path / 'checkpoints').iterdir()] == ['4']
+  config.eval.workers = 0
+  train.run(config, str(tmp_path))
+  assert differences(whole, tmp_path) == []
 
 
 def test_a_disk_that_is_full_is_told_and_nothing_is_lost(whole, data, tmp_path, capsys):

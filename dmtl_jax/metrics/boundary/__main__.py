@@ -11,6 +11,7 @@ import os
 import pathlib
 import sys
 
+from dmtl_jax.basics import streams
 from dmtl_jax.basics.atomic import write_json
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.metrics import boundary
@@ -19,6 +20,7 @@ from dmtl_jax.metrics.boundary import folders
 
 def main(arguments=None) -> int:
   """Runs the command; returns the exit status."""
+  streams.secure()
   parser = _parser()
   options = parser.parse_args(arguments)
   if min(options.thresholds, options.workers) < 1 or options.max_dist < 0:

@@ -37,7 +37,7 @@ def evaluate(
   score = functools.partial(_score, ignore=ignore, **options)
   states = {}
   processes = 0 if workers == 1 else min(workers, len(found))
-  with Progress('scoring boundaries', len(found), 'img') as progress, mapper(processes) as map_pairs:
+  with Progress('scoring boundaries', len(found), 'img') as progress, mapper(processes, '--workers') as map_pairs:
     for name, state in zip(found, map_pairs(score, found.values())):
       states[name] = state
       progress.update(1, name)

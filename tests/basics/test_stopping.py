@@ -1,0 +1,30 @@
+"""Ctrl-C where Python has no say."""
+
+import os
+import signal
+import subprocess
+import sys
+
+BUSY = """
+import hashlib, signal, sys
+from dmtl_jax.basics import stopping
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background has it ignored
+stopping.PATIENCE = 0.1
+with stopping.StopSignal() as stop:
+  print('begins', flush=True)
+  hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)  # minutes without Python, as XLA compiles
+"""
+
+
+def test_ctrl_c_is_answered_while_compiling_and_the_second_quits():
+  environment = os.environ | {'PYTHONPATH': os.pathsep.join(sys.path)}
+  process = subprocess.Popen(
+    [sys.executable, '-c', BUSY], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+  )
+  assert process.stdout.readline() == 'begins\n'
+  process.send_signal(signal.SIGINT)
+  assert process.stderr.readline() == '\n'
+  assert 'compiling has to end first); Ctrl-C again quits at once' in process.stderr.readline()
+  process.send_signal(signal.SIGINT)
+  _, error = process.communicate(timeout=60)
+  assert process.returncode == 1 and 'stopped by Ctrl-C while compiling; what was saved is whole' in error
