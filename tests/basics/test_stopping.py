@@ -32,7 +32,7 @@ def test_ctrl_c_is_answered_while_compiling_and_the_second_quits():
   assert 'compiling has to end first); Ctrl-C again quits at once' in process.stderr.readline()
   process.send_signal(signal.SIGINT)
   _, error = process.communicate(timeout=60)
-  assert process.returncode == 1 and 'stopped by Ctrl-C while compiling; what was saved is whole' in error
+  assert process.returncode == 1 and 'stopped by Ctrl-C; what was saved is whole' in error
 
 
 def test_of_several_processes_ctrl_c_is_passed_on_to_jax(monkeypatch):
