@@ -20,7 +20,7 @@ def folder() -> pathlib.Path | None:
     if not os.access(path, os.W_OK | os.X_OK):
       raise PermissionError(None, 'no permission')
   except OSError as error:
-    sentence = '%s: not a folder for caches (%s), so all is compiled and checked anew; set XDG_CACHE_HOME to one'
-    logging.log_first_n(logging.WARNING, sentence, 1, path, error.strerror)
+    what = f'not a folder for caches ({error.strerror}), so all is compiled and checked anew'
+    logging.log_first_n(logging.WARNING, '%s', 1, f'{path}: {what}; set XDG_CACHE_HOME to one')
     return None
   return path

@@ -163,5 +163,5 @@ class StopSignal:
         if presses == 1:
           print(f'\n{NOTICE}', file=sys.stderr, flush=True)
         elif not self._interrupted.wait(PATIENCE):
-          tell(UserError(f'stopped by Ctrl-C while compiling; {WHOLE}'))
+          tell(UserError(f'stopped by Ctrl-C; {WHOLE}'))
           os._exit(1)

@@ -35,8 +35,6 @@ from dmtl_jax.runs.state import loss_scale, TrainState
 
 FORMAT = 2  # 1: without 'crc32', 'window' and 'data' in meta
 
-DAMAGED = 'all checkpoints are damaged; restore one from a copy, or train again in another --workdir'
-
 
 class DamagedError(UserError):
   """A checkpoint that cannot be read, or does not hold what was saved."""
@@ -174,11 +172,14 @@ class Checkpoints:
         self._delete_old()
         return state, step
     if self._damaged():  # now, or at an earlier start: training from scratch beside them is not what anyone means
-      raise UserError(f'{self.path}: {DAMAGED}')
+      raise self._all_damaged()
     return None, None
 
   def _damaged(self) -> bool:
     return any(self.path.glob('*.damaged'))
+
+  def _all_damaged(self) -> UserError:
+    return UserError(f'{self.path}: all checkpoints are damaged; restore one from a copy, or choose a new --workdir')
 
   def _put_aside(self, step: int):
     if jax.process_index() == 0:
@@ -272,7 +273,7 @@ class Checkpoints:
     """Step of 'best' (the latest where nothing was evaluated), 'latest' or a number; raises UserError without one."""
     steps = self.steps()
     if not steps and self._damaged():
-      raise UserError(f'{self.path}: {DAMAGED}')
+      raise self._all_damaged()
     if not steps:
       raise UserError(f'{self.path}: no checkpoint here; train first, or check --workdir')
     if which in ('latest', 'best'):
@@ -290,7 +291,7 @@ class Checkpoints:
         return step, self.meta(step)
       except DamagedError as error:
         say(f'{error}; the checkpoint before it is taken')
-    raise UserError(f'{self.path}: {DAMAGED}')
+    raise self._all_damaged()
 
 
 def _items(state: TrainState) -> dict:

@@ -1,9 +1,14 @@
-"""Ctrl-C where Python has no say."""
+"""Ctrl-C where Python has no say, and where JAX has one of its own."""
 
 import os
 import signal
 import subprocess
 import sys
+
+import jax
+import pytest
+
+from dmtl_jax.basics.stopping import StopSignal
 
 BUSY = """
 import hashlib, signal, sys
@@ -27,4 +32,24 @@ def test_ctrl_c_is_answered_while_compiling_and_the_second_quits():
   assert 'compiling has to end first); Ctrl-C again quits at once' in process.stderr.readline()
   process.send_signal(signal.SIGINT)
   _, error = process.communicate(timeout=60)
-  assert process.returncode == 1 and 'stopped by Ctrl-C while compiling; what was saved is whole' in error
+  assert process.returncode == 1 and 'stopped by Ctrl-C; what was saved is whole' in error
+
+
+def test_of_several_processes_ctrl_c_is_passed_on_to_jax(monkeypatch):
+  """By SIGTERM, which JAX catches; the second one quits."""
+  passed = []
+  before = (
+    signal.signal(signal.SIGINT, signal.default_int_handler),
+    signal.signal(signal.SIGTERM, lambda *_: passed.append(1)),
+  )
+  monkeypatch.setattr(jax, 'process_count', lambda: 2)
+  try:
+    with StopSignal() as stop, pytest.raises(KeyboardInterrupt):
+      os.kill(os.getpid(), signal.SIGINT)
+      assert passed == [1] and stop.asked == 'Ctrl-C'
+      with stop.at_once():  # no process may leave alone
+        pass
+      os.kill(os.getpid(), signal.SIGINT)
+  finally:
+    for number, handler in zip((signal.SIGINT, signal.SIGTERM), before):
+      signal.signal(number, handler)

@@ -184,7 +184,7 @@ def test_a_photograph_is_scored_in_pieces_that_processes_can_take(monkeypatch):
     def __exit__(self, *error):
       pass
 
-  monkeypatch.setattr(evaluation, 'mapper', lambda workers: Mapper())
+  monkeypatch.setattr(evaluation, 'mapper', lambda workers, field: Mapper())
   evaluator, variables = stub.make(1, 1, shape=(900, 1200), resolution='image', boundary_side=64)
   scores, _ = evaluator.run(variables)
   assert len(sent) == 2 * (4 * 5 + 1)  # stages; bands of at most 2**18 pixels of four tasks, and the boundary

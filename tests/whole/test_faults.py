@@ -261,13 +261,13 @@ def test_a_killed_reader_is_told_and_nothing_is_lost(data, tmp_path, monkeypatch
 
 
 def test_a_scorer_killed_in_an_evaluation_is_told_and_nothing_is_lost(whole, data, tmp_path, monkeypatch):
-  config, states = config_for(data), evaluation._states
+  config, score = config_for(data), evaluation.score
   config.eval.workers = 1
   with monkeypatch.context() as patch:
-    patch.setattr(evaluation, '_states', faults.die)
+    patch.setattr(evaluation, 'score', faults.die)
     with pytest.raises(UserError, match='a worker process was killed, .* set config.eval.workers to fewer'):
       train.run(config, str(tmp_path))
-  assert evaluation._states is states and [p.name for p in (tmp_path / 'checkpoints').iterdir()] == ['4']
+  assert evaluation.score is score and [p.name for p in (tmp_path / 'checkpoints').iterdir()] == ['4']
   config.eval.workers = 0
   train.run(config, str(tmp_path))
   assert differences(whole, tmp_path) == []
