@@ -3,7 +3,7 @@
 import os
 import pathlib
 
-from dmtl_jax.basics.errors import closest, printable, UserError
+from dmtl_jax.basics.errors import closest, sanitize, UserError
 
 OURS = {
   path.stem: path
@@ -27,5 +27,5 @@ def find(text: str) -> str:
     if os.path.isfile(file):
       return f'{file}{colon}{arguments}'
   raise UserError(
-    f'--config={printable(path)}: no such file; did you mean {closest(name, OURS)}, of {", ".join(sorted(OURS))}?'
+    f'--config={sanitize(path)}: no such file; did you mean {closest(name, OURS)}, of {", ".join(sorted(OURS))}?'
   )

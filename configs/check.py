@@ -11,7 +11,7 @@ import re
 
 from ml_collections import ConfigDict
 
-from dmtl_jax.basics.errors import check_local, none_of, printable, UserError
+from dmtl_jax.basics.errors import check_local, sanitize, unknown_value_error, UserError
 from dmtl_jax.configs import common
 from dmtl_jax.models.parts.encoder import STAGES
 
@@ -19,11 +19,11 @@ from dmtl_jax.models.parts.encoder import STAGES
 LIMITS = {
   (0, 2**32 - 1): 'seed',
   (0, 2**63): 'data.label_seed',
-  (0, 0.9): 'data.held_back',
+  (0, 0.9): 'data.holdout_fraction',
   (0, 1): 'eval.boundary_tolerance',
   (1, 64): 'model.depth model.heads model.token_stride',
-  (1, 1000): 'model.steps',
-  (0, 1000): 'model.step_offset eval.steps',
+  (1, 1000): 'model.diffusion_steps',
+  (0, 1000): 'model.step_offset eval.diffusion_steps',
   (1, 1024): 'model.width',
   (0, 1024): 'data.workers data.threads data.prefetch eval.workers',
   (1, 8192): 'model.channels',
@@ -88,7 +88,7 @@ def check_fields(fields: Iterable[tuple[str, str | None]], values: dict):
     if path not in known and section not in NUMBERS:
       others = [*known, *(f'{near}.{key}' for near in difflib.get_close_matches(section, NUMBERS, 1, 0.8))]
       likely = max(others, key=functools.partial(_likeness, path))
-      raise UserError(f'--config.{printable(path, 80)}: no such field; did you mean --config.{likely}?')
+      raise UserError(f'--config.{sanitize(path, 80)}: no such field; did you mean --config.{likely}?')
     if text is not None and isinstance(known.get(path), (bool, int, float)):
       _need(_reads(text, type(known[path])), '--config', path, _number(path, known[path]), text)
 
@@ -121,13 +121,13 @@ def _check_section(values: dict, defaults: dict, where: str, prefix: str):
   for key, value in values.items():
     field = f'{prefix}{key}'
     if not isinstance(key, str) or not re.fullmatch('[A-Za-z][A-Za-z0-9_]{0,63}', key) or hasattr(ConfigDict, key):
-      raise UserError(f"{where}: '{printable(str(field), 80)}' is no name of a field; remove it")
+      raise UserError(f"{where}: '{sanitize(str(field), 80)}' is no name of a field; remove it")
     if field in NUMBERS:
       _need(isinstance(value, dict), where, field, 'a number for each name', value)
       low, high = NUMBERS[field]
       for name, number in value.items():
         fits = _is_number(number) and low <= number <= high
-        _need(fits, where, f'{field}.{printable(str(name), 64)}', f'a number from {low:g} to {high:g}', number)
+        _need(fits, where, f'{field}.{sanitize(str(name), 64)}', f'a number from {low:g} to {high:g}', number)
     elif isinstance(defaults.get(key), dict):
       _need(isinstance(value, dict), where, field, 'a section of fields', value)
       _check_section(value, defaults[key], where, f'{field}.')
@@ -148,7 +148,7 @@ def _check_field(value, default, where: str, field: str):
     _need(fits and low <= value <= high, where, field, _number(field, default), value)
   elif field in CHOICES:
     if value not in CHOICES[field]:
-      raise none_of(f'{where}: {field}', str(value), CHOICES[field])
+      raise unknown_value_error(f'{where}: {field}', str(value), CHOICES[field])
   elif isinstance(default, str):
     _need(isinstance(value, str) and len(value) < 4096, where, field, 'a text', value)
     if field in PATHS or field == 'data.raw':
@@ -176,4 +176,4 @@ def _is_number(value) -> bool:
 
 def _need(fits: bool, where: str, field: str, what: str, value):
   if not fits:
-    raise UserError(f"{where}: {field} must be {what}, not '{printable(str(value), 80)}'")
+    raise UserError(f"{where}: {field} must be {what}, not '{sanitize(str(value), 80)}'")

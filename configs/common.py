@@ -7,7 +7,7 @@ A config string is `configs/NAME.py:key=value,key=value`. Keys:
              (models/base.py) that your config file imports
   labels     one (default) | random | full | PATH of a mapping (CSV, JSON or the official .pth)
   backbone   resnet18 (default) | resnet50
-  steps      S, diffusion steps (default 2)
+  diffusion_steps  S (default 2)
   condition  what Multi-Task Conditioning is made of: predictions (default; one convolution per task, then
              fused) | concat (default of feature; one convolution over all predictions: not the paper's
              text, but the released code, and the only one of the size in the paper's table) | features
@@ -23,15 +23,17 @@ import importlib.util
 
 from ml_collections import ConfigDict
 
-from dmtl_jax.basics.errors import none_of, printable
+from dmtl_jax.basics.errors import sanitize, unknown_value_error
 from dmtl_jax.models import find, METHODS
 
-ARGUMENTS = dict(method='prediction', labels='one', backbone='resnet18', steps=2, condition='', preset='paper')
+ARGUMENTS = dict(
+  method='prediction', labels='one', backbone='resnet18', diffusion_steps=2, condition='', preset='paper'
+)
 PRESETS = ('paper', 'released')
 
 
 def parse(arg: str | None) -> dict:
-  """'method=feature,steps=3' to {'method': 'feature', 'steps': 3, ...} with all defaults.
+  """'method=feature,diffusion_steps=3' to {'method': 'feature', 'diffusion_steps': 3, ...} with all defaults.
 
   Raises:
     ValueError: an unknown key, a part without '=', or a value of the wrong type.
@@ -40,13 +42,13 @@ def parse(arg: str | None) -> dict:
   for part in filter(None, map(str.strip, (arg or '').split(','))):
     key, equals, value = part.partition('=')
     if not equals or key not in ARGUMENTS:
-      raise none_of('config string', part, [f'{name}=' for name in ARGUMENTS])
+      raise unknown_value_error('config string', part, [f'{name}=' for name in ARGUMENTS])
     try:
       values[key] = type(ARGUMENTS[key])(value)
     except ValueError:
-      raise ValueError(f"config string: {key} takes a whole number, got '{printable(value)}'") from None
+      raise ValueError(f"config string: {key} takes a whole number, got '{sanitize(value)}'") from None
   if values['preset'] not in PRESETS:
-    raise none_of('config string: preset', values['preset'], PRESETS)
+    raise unknown_value_error('config string: preset', values['preset'], PRESETS)
   return values
 
 
@@ -58,7 +60,7 @@ def base(arg: str | None) -> ConfigDict:
     backbone=a['backbone'],  # of the encoder: resnet18, resnet50
     width=64,  # stem channels of the encoder; 64 is the published ResNet
     channels=512,  # C, of the maps inside the network
-    steps=a['steps'],  # S, denoising steps
+    diffusion_steps=a['diffusion_steps'],  # S, denoising steps
     depth=4,  # attention blocks of the denoiser
     heads=1,  # of the attention
     token_stride=4,  # places of a map, in each direction, that a token of the attention stands for
@@ -85,7 +87,7 @@ def base(arg: str | None) -> ConfigDict:
         tasks=(),  # names of the tasks to learn, in this order (a run keeps its own); (): all
         labels=a['labels'],  # which may be seen: one, random, full, or a file that maps images to tasks
         label_seed=0,  # of labels that are drawn, where the benchmark has no mapping
-        held_back=0.0,  # share of the training images to score instead of validation, and not to train on
+        holdout_fraction=0.0,  # share of the training images to score instead of validation, and not to train on
         size=(512, 512),  # height and width that the network sees
         augment='none',  # pascal, mtan (crop and resize back), light (crop, scale, colours), none
         workers=0,  # processes that load images; 0: threads of this one
@@ -110,7 +112,7 @@ def base(arg: str | None) -> ConfigDict:
       ),
       eval=dict(
         batch=8,  # images, on all devices together
-        steps=0,  # S at inference; 0: as in training
+        diffusion_steps=0,  # S at inference; 0: as in training
         panels=6,  # pictures to write
         protocol='plain',  # how scores are defined: as usual, or as the code of a benchmark does: pascal, mtpsl
         resolution='input',  # where final scores are taken: at data.size, or image: at each image's size, as predicted

@@ -25,7 +25,7 @@ class Source:
     official: {label setting: file of the benchmark's mapping for it} (see label_settings.py).
     read_warnings: (index, tasks) -> what `warnings` gives; None: {}.
     units: {task: unit of its values, as it stands behind a number}, of the tasks that have one.
-    guide: a task whose label, if there is one, an example has as 'crop_guide' [H, W, K], be it visible or not:
+    crop_guide: a task whose label, if there is one, an example has as 'crop_guide' [H, W, K], be it visible or not:
       where to crop may depend on it (the PASCAL recipe), what is learned may not.
     part_of: the whole split, of which this is a selection: a mapping names all images and tasks of that.
   """
@@ -38,7 +38,7 @@ class Source:
   official: dict[str, Path] = dataclasses.field(default_factory=dict)
   read_warnings: Callable[[int, Sequence[Task]], dict] | None = None
   units: dict[str, str] = dataclasses.field(default_factory=dict)
-  guide: Task | None = None
+  crop_guide: Task | None = None
   part_of: 'Source | None' = None
 
   def __len__(self) -> int:
@@ -46,13 +46,15 @@ class Source:
 
   def __getitem__(self, index: int) -> dict:
     visible = [task for t, task in enumerate(self.tasks) if self.label_mask[index, t]]
-    hidden = [self.guide] if self.guide and self.guide not in visible else []
+    hidden = [self.crop_guide] if self.crop_guide and self.crop_guide not in visible else []
     found = self.read(index, visible + hidden)
     labels = found['labels']
     example = {'image': found['image'], 'labels': {task.name: labels[task.name] for task in visible}, 'index': index}
-    return example | ({'crop_guide': labels[self.guide.name]} if self.guide and self.guide.name in labels else {})
+    return example | (
+      {'crop_guide': labels[self.crop_guide.name]} if self.crop_guide and self.crop_guide.name in labels else {}
+    )
 
-  def only(self, positions: Sequence[int]) -> 'Source':
+  def subset(self, positions: Sequence[int]) -> 'Source':
     """The source of some of its images."""
     at = lambda read: read and functools.partial(_read_at, read, tuple(positions))
     chosen = dict(ids=[self.ids[i] for i in positions], label_mask=self.label_mask[list(positions)])

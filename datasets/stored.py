@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import shuffle
 
-from dmtl_jax.basics.errors import printable, program, UserError
+from dmtl_jax.basics.errors import program, sanitize, UserError
 from dmtl_jax.basics.files import is_id
 from dmtl_jax.datasets.source import Source
 from dmtl_jax.tasks import Task
@@ -56,7 +56,7 @@ def _read(what: str, examples, decode: Callable, index: int, *tasks):
   try:
     example = examples[index]  # ArrayRecord has a sum of every record, by which a damaged one is told
   except Exception as error:  # of no class of its own
-    reason = f'cannot be read ({printable(str(error))}); delete the folder and prepare the data set again'
+    reason = f'cannot be read ({sanitize(str(error))}); delete the folder and prepare the data set again'
     raise UserError(f'{what.format(index)} {reason}') from error
   return decode(example, *tasks)
 

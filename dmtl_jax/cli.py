@@ -4,7 +4,7 @@ check      python main.py --mode=check --config=configs/folder.py --config.data.
            (what the data holds, with a picture of its labels, before anything is trained)
 train      python main.py --config=configs/scenes.py:method=prediction,labels=one --workdir=runs/scenes
            (run it again on the same workdir and it goes on where it stopped)
-evaluate   python main.py --mode=evaluate --workdir=runs/scenes [--step=best|latest|N] [--config.eval.steps=4]
+evaluate   python main.py --mode=evaluate --workdir=runs/scenes [--step=best|latest|N] [--config.eval.diffusion_steps=4]
 predict    python main.py --mode=predict --workdir=runs/scenes --images=PHOTOS --out=maps [--samples=8]
 summary    python main.py --mode=summary --config=configs/pascal.py:method=feature [--json] [--memory [--for=v5e-1]]
            (what it costs; --memory compiles it, --for compiles it for an accelerator that need not be here)
@@ -23,7 +23,7 @@ from ml_collections import config_flags
 
 from dmtl_jax import configs
 from dmtl_jax.basics import accelerators, streams
-from dmtl_jax.basics.errors import check_local, closest, none_of, printable, program, tell, UserError
+from dmtl_jax.basics.errors import check_local, closest, print_error, program, sanitize, unknown_value_error, UserError
 from dmtl_jax.inference import images
 
 # Modes, and the flags that each needs.
@@ -89,7 +89,7 @@ def main(argv: list[str] = sys.argv) -> int:
     compilation.use_cache()
     return (_together(_DISTRIBUTED.value) if _DISTRIBUTED.value else _run()) or 0
   except UserError as error:
-    tell(error)
+    print_error(error)
     return 1
 
 
@@ -108,7 +108,7 @@ def _parse(argv: list[str]):
     if file:
       _read_config(argv[0], file, fields)
   except _UNREADABLE as error:
-    raise UserError(printable(_sentence(error), 400)) from error
+    raise UserError(sanitize(_sentence(error), 400)) from error
 
 
 def _split(argv: list[str]) -> tuple[str | None, list[tuple[str, str | None]], list[str]]:
@@ -137,15 +137,15 @@ def _misplaced(word: str) -> str:
   if word in MODES:
     return f"'{word}': write --mode={word}"
   if '=' in word:
-    return f"'{printable(word)}': not a flag; a config string has no spaces, unless it is quoted"
-  return f"'{printable(word)}': not a flag; is --mode={closest(word, MODES)} meant? See --help"
+    return f"'{sanitize(word)}': not a flag; a config string has no spaces, unless it is quoted"
+  return f"'{sanitize(word)}': not a flag; is --mode={closest(word, MODES)} meant? See --help"
 
 
 def _check_flags(config: str | None):
   """What can be said of the flags without reading the config."""
   mode = _MODE.value
   if mode not in MODES:
-    raise none_of('--mode', mode, MODES)
+    raise unknown_value_error('--mode', mode, MODES)
   given = {name: flags.FLAGS[name].value for name in ('workdir', 'images', 'out', 'workdirs')} | {'config': config}
   for name in ('workdir',) if _REPLAY.value else MODES[mode]:
     if not given[name]:
@@ -156,7 +156,7 @@ def _check_flags(config: str | None):
   if mode in ('predict', 'report') and config:
     raise UserError(f'--config: --mode={mode} takes the config that a run was trained with; leave it out')
   if not re.fullmatch(r'|best|latest|[0-9]+', _STEP.value):
-    raise UserError(f"--step: '{printable(_STEP.value)}' is not best, latest or the number of a checkpoint")
+    raise UserError(f"--step: '{sanitize(_STEP.value)}' is not best, latest or the number of a checkpoint")
   if _FOR.value is not None:
     accelerators.find(_FOR.value)
     if mode != 'summary' or not _MEMORY.value:
@@ -229,7 +229,7 @@ def _together(spec: str):
   """
   import jax
 
-  from dmtl_jax.basics import partners, progress
+  from dmtl_jax.basics import peers, progress
 
   if _MODE.value not in ('train', 'evaluate') or _REPLAY.value:
     raise UserError(f'--distributed: --mode={_MODE.value} is the work of one process; leave it out')
@@ -240,13 +240,13 @@ def _together(spec: str):
       address, count, number = spec.split(',')
       jax.distributed.initialize(address, int(count), int(number), cluster_detection_method='deactivate')
   except (ValueError, RuntimeError) as error:
-    reason = printable(str(error).rstrip('.'), 200)
+    reason = sanitize(str(error).rstrip('.'), 200)
     raise UserError(
-      f'--distributed={printable(spec)}: {reason}; use auto under srun, mpirun, on a TPU pod or GKE, '
+      f'--distributed={sanitize(spec)}: {reason}; use auto under srun, mpirun, on a TPU pod or GKE, '
       f'and elsewhere ADDRESS:PORT,PROCESSES,NUMBER'
     ) from error
   progress.silent = jax.process_index() > 0
-  return partners.together(_run)
+  return peers.run_with_peers(_run)
 
 
 def _run_config():

@@ -340,7 +340,7 @@ def imports():
 
   logging.set_verbosity(logging.ERROR)
   from dmtl_jax import cli  # noqa: F401
-  from dmtl_jax.basics import partners  # noqa: F401
+  from dmtl_jax.basics import peers  # noqa: F401
   from dmtl_jax.configs import folder  # noqa: F401
   from dmtl_jax.inference import evaluation  # noqa: F401
   from dmtl_jax.jobs import train  # noqa: F401

@@ -223,8 +223,8 @@ def _write_meta(path: pathlib.Path, data: bytes):
 
 
 PARTS = st.one_of(
-    st.sampled_from(['method=feature', 'method=', 'steps=3', 'steps=-1', 'steps=' + '9' * 5000, 'labels=\0', '=', 'a=b', ',,',
-                     'preset=released', 'method==', 'condition=concat', 'steps=１', '\udcff', 'x' * 5000, 'labels=a:b']),
+    st.sampled_from(['method=feature', 'method=', 'diffusion_steps=3', 'diffusion_steps=-1', 'diffusion_steps=' + '9' * 5000, 'labels=\0', '=', 'a=b', ',,',
+                     'preset=released', 'method==', 'condition=concat', 'diffusion_steps=１', '\udcff', 'x' * 5000, 'labels=a:b']),
     st.text(st.characters(exclude_categories=['Cs']), max_size=6),
 )  # fmt: skip
 _strings = st.lists(PARTS, max_size=3).map(lambda parts: ','.join(parts).encode(errors='surrogateescape'))
@@ -274,7 +274,7 @@ READERS = {
     _without_results,
   ),
   'config string': Reader(
-    'config', refusing(_parse), [b'method=feature,labels=one,steps=3,preset=released'], 150, 100_000, _strings
+    'config', refusing(_parse), [b'method=feature,labels=one,diffusion_steps=3,preset=released'], 150, 100_000, _strings
   ),
   'meta of a checkpoint': _json(
     'meta', lambda path: _opened(path.parent).choose('best'), _META, 50, 20_000, write=_write_meta

@@ -22,7 +22,7 @@ import cv2
 import numpy as np
 
 from dmtl_jax.basics import files, photographs
-from dmtl_jax.basics.errors import is_plain, listed, printable, UserError
+from dmtl_jax.basics.errors import is_plain, listed, sanitize, UserError
 from dmtl_jax.datasets.folder import scan
 from dmtl_jax.datasets.source import Source
 from dmtl_jax.tasks import KINDS, LONGEST, make_task, Task
@@ -115,7 +115,7 @@ def _root(path: str) -> pathlib.Path:
   if not path:
     raise UserError('config.data.path is empty; give the folder of your images, --config.data.path=PATH')
   if not is_plain(path):
-    raise UserError(f"config.data.path: '{printable(path)}' has control characters or is not UTF-8; rename the folder")
+    raise UserError(f"config.data.path: '{sanitize(path)}' has control characters or is not UTF-8; rename the folder")
   return pathlib.Path(path)
 
 
@@ -130,7 +130,7 @@ def read_description(path: pathlib.Path) -> tuple[tuple[Task, ...], dict[str, di
   for field in sorted(FIELDS & content.keys()):  # others may say what the data are
     raise UserError(f'{path}: "{field}" has no effect beside "tasks"; put it into the description of a task')
   described = {
-    name: _read_entry(f'{path}: "tasks"."{printable(name, LONGEST)}"', name, entry) for name, entry in entries.items()
+    name: _read_entry(f'{path}: "tasks"."{sanitize(name, LONGEST)}"', name, entry) for name, entry in entries.items()
   }
   return tuple(task for task, _ in described.values()), {name: e for name, (_, e) in described.items()}
 
@@ -140,7 +140,7 @@ def _read_entry(where: str, name: str, entry) -> tuple[Task, dict]:
     raise UserError(f'{where} must be an object like {{}}')
   unknown = entry.keys() - FIELDS
   if unknown:
-    raise UserError(f'{where}: unknown field "{printable(min(unknown), 40)}"; known are {", ".join(sorted(FIELDS))}')
+    raise UserError(f'{where}: unknown field "{sanitize(min(unknown), 40)}"; known are {", ".join(sorted(FIELDS))}')
   kind, classes = entry.get('kind', name), entry.get('classes', [])
   if not isinstance(kind, str):
     raise UserError(f'{where}."kind" must be one of {", ".join(KINDS)}')
@@ -206,7 +206,7 @@ def _by_stem(folder: pathlib.Path, suffixes: tuple[str, ...]) -> dict[str, pathl
   by_stem = {}
   for path in _visible(folder):
     if not is_plain(path.name):
-      raise UserError(f"{folder}: '{printable(path.name)}' has control characters or is not UTF-8; rename the file")
+      raise UserError(f"{folder}: '{sanitize(path.name)}' has control characters or is not UTF-8; rename the file")
     if not path.is_file():
       raise UserError(f'{path}: is not a file, or a link to none; replace or remove it')
     # Passed over, a label in another format would silently mean "not labelled".
@@ -240,7 +240,7 @@ def _label_files(folder: pathlib.Path, tasks, images) -> dict[str, dict[str, pat
   names, present = {files.nfc(task.name): task.name for task in tasks}, {}
   for path in _visible(folder) if folder.is_dir() else ():
     if files.nfc(path.name) not in names:
-      raise UserError(f'{folder}/{printable(path.name)}: dataset.json has no such task; add it there or remove this')
+      raise UserError(f'{folder}/{sanitize(path.name)}: dataset.json has no such task; add it there or remove this')
     _refuse_same_name(path, present.setdefault(files.nfc(path.name), path))
   found = {task: _by_stem(present[name], LABEL_SUFFIXES) if name in present else {} for name, task in names.items()}
   orphans = [path for files in found.values() for stem, path in files.items() if stem not in images]

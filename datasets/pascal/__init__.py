@@ -37,7 +37,7 @@ def open_split(data_config, split: str) -> Source:
   read_truth = functools.partial(truth, listed=stored.official_file(builder, LISTED))
   source = stored.open_split(builder, split, TASKS, decode, read_truth)
   if split == 'train' and tuple(data_config.get('tasks', ())) == ('parsing',):
-    return source.only(builder.info.metadata['people'][split])
+    return source.subset(builder.info.metadata['people'][split])
   return source
 
 

@@ -21,7 +21,7 @@ import numpy as np
 import scipy.io
 
 from dmtl_jax.basics import files as files_lib
-from dmtl_jax.basics.errors import printable, UserError
+from dmtl_jax.basics.errors import sanitize, UserError
 from dmtl_jax.metrics.boundary import pascal as protocol
 from dmtl_jax.metrics.thinning import thin
 from dmtl_jax.tasks import IGNORE
@@ -65,10 +65,10 @@ def read_ids(path: Path) -> list[str]:
   try:
     ids = files_lib.read_text(path).split()
   except (OSError, ValueError) as error:
-    raise UserError(f'{path}: not a readable list of ids ({printable(str(error))}); replace it') from error
+    raise UserError(f'{path}: not a readable list of ids ({sanitize(str(error))}); replace it') from error
   strange = [id for id in ids if not re.fullmatch(r'\w[\w-]*', id, re.ASCII)]
   if strange or len(set(ids)) < len(ids):
-    what = f"'{printable(strange[0])}', which is no id" if strange else 'an id twice'
+    what = f"'{sanitize(strange[0])}', which is no id" if strange else 'an id twice'
     raise UserError(f'{path}: holds {what}; replace it')
   return ids
 
@@ -225,4 +225,4 @@ def _check_compressed(data: bytes):
 
 
 def _told(error: Exception) -> str:
-  return f'{type(error).__name__}: {printable(str(error))}'
+  return f'{type(error).__name__}: {sanitize(str(error))}'

@@ -7,7 +7,7 @@ import dataclasses
 import os
 from typing import Any
 
-from dmtl_jax.basics.errors import none_of, printable, UserError
+from dmtl_jax.basics.errors import sanitize, unknown_value_error, UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +74,7 @@ INSTALL = {'tpu': "pip install 'dmtl_jax[tpu]'", 'gpu': "pip install 'dmtl_jax[c
 def find(name: str) -> Accelerator:
   """That of --for; raises UserError where there is none, with the closest."""
   if name not in ACCELERATORS:
-    raise none_of('--for', name, ACCELERATORS)
+    raise unknown_value_error('--for', name, ACCELERATORS)
   return ACCELERATORS[name]
 
 
@@ -94,7 +94,7 @@ def devices(name: str) -> list:
     config = _gpu_config(chosen)
     return topologies.get_topology_desc(platform='cuda', target_config=config, topology='1x1x1').devices
   except Exception as error:  # by platform and version
-    reason = printable(str(error).split('\n')[0], 200)
+    reason = sanitize(str(error).split('\n')[0], 200)
     if 'not installed' in reason or isinstance(error, NotImplementedError):  # what JAX says of TPUs, and of GPUs
       raise UserError(f'--for={name}: what compiles for it is not installed; {INSTALL[chosen.platform]}') from error
     raise UserError(f'--for={name}: what compiles for it does not start: {reason}') from error

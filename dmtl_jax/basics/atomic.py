@@ -14,19 +14,19 @@ import stat
 
 from dmtl_jax.basics import stopping
 
-_Waiting = list[tuple[str | None, pathlib.Path]]  # of `at_once`: (temporary or None, path)
+_Waiting = list[tuple[str | None, pathlib.Path]]  # of `transaction`: (temporary or None, path)
 _waiting: contextvars.ContextVar[_Waiting | None] = contextvars.ContextVar('waiting', default=None)
 
 
 @contextlib.contextmanager
-def replacing(path: str | os.PathLike, mode: str = 'w'):
-  """As `in_place_of`, with the file open for writing."""
-  with in_place_of(path) as temporary, open(temporary, mode, encoding=None if 'b' in mode else 'utf-8') as file:
+def atomic_open(path: str | os.PathLike, mode: str = 'w'):
+  """As `atomic_path`, with the file open for writing."""
+  with atomic_path(path) as temporary, open(temporary, mode, encoding=None if 'b' in mode else 'utf-8') as file:
     yield file
 
 
 @contextlib.contextmanager
-def in_place_of(path: str | os.PathLike, suffix: str = '.tmp'):
+def atomic_path(path: str | os.PathLike, suffix: str = '.tmp'):
   """The name of an empty file that takes the place of `path` at the end of the `with` block.
 
   A reader, a crash or an error in the block sees the old content or the new, whole. The folder is made if need be.
@@ -60,7 +60,7 @@ def in_place_of(path: str | os.PathLike, suffix: str = '.tmp'):
 
 
 @contextlib.contextmanager
-def at_once() -> Iterator[_Waiting]:
+def transaction() -> Iterator[_Waiting]:
   """What is written and removed in this block shows together at its end, or none of it does.
 
   Only a kill or a crash between two renames could part it. A block in another is part of that.
@@ -84,8 +84,8 @@ def at_once() -> Iterator[_Waiting]:
 
 
 def remove(path: pathlib.Path):
-  """Removes a file, and its folder if that is empty then; see `at_once`."""
-  with at_once() as waiting:
+  """Removes a file, and its folder if that is empty then; see `transaction`."""
+  with transaction() as waiting:
     waiting.append((None, path))
 
 
@@ -99,13 +99,13 @@ def _show(temporary: str | None, path: pathlib.Path):
 
 
 def write_atomic(path: str | os.PathLike, text: str):
-  """Writes a text file, see `replacing`."""
-  with replacing(path) as file:
+  """Writes a text file, see `atomic_open`."""
+  with atomic_open(path) as file:
     file.write(text)
 
 
 def write_json(path: str | os.PathLike, value):
-  """Writes JSON, see `replacing`; a score that is not defined (NaN) becomes null."""
+  """Writes JSON, see `atomic_open`; a score that is not defined (NaN) becomes null."""
   write_atomic(path, json.dumps(without_nan(value), indent=1, allow_nan=False) + '\n')
 
 

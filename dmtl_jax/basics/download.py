@@ -17,7 +17,7 @@ import zipfile
 
 from absl import logging
 
-from dmtl_jax.basics.errors import printable, UserError
+from dmtl_jax.basics.errors import sanitize, UserError
 from dmtl_jax.basics.progress import Progress
 
 BLOCK = 1 << 20  # bytes read at a time; progress counts them
@@ -83,9 +83,9 @@ def _fetch(url, part):
   except urllib.error.HTTPError as error:
     nothing_lacks = have and error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE
     if not nothing_lacks:
-      raise UserError(f'{url}: the server says {error.code} {printable(error.reason)}; {_by_hand(part)}') from error
+      raise UserError(f'{url}: the server says {error.code} {sanitize(error.reason)}; {_by_hand(part)}') from error
   except (OSError, ValueError, http.client.HTTPException) as error:  # URLError is an OSError
-    raise UserError(f'{url}: {printable(str(error))}; run again to go on, or {_by_hand(part)}') from error
+    raise UserError(f'{url}: {sanitize(str(error))}; run again to go on, or {_by_hand(part)}') from error
 
 
 def _save(response, part, have):
@@ -134,7 +134,7 @@ def extract(archive: str | os.PathLike, folder: str | os.PathLike) -> Path:
       raise UserError(
         f'{archive}: cannot be unpacked ({error.strerror}); unpack it by hand and give its folder'
       ) from error
-    raise UserError(f'{archive}: damaged or cut short ({printable(str(error))}); download it again') from error
+    raise UserError(f'{archive}: damaged or cut short ({sanitize(str(error))}); download it again') from error
   os.replace(incomplete, folder)
   return folder
 
@@ -169,7 +169,7 @@ def _untar(archive, folder):
         try:
           file.extract(member, folder, filter='data')  # no devices, links only within the folder
         except tarfile.FilterError as error:
-          raise UserError(f'{archive}: refused to unpack it: {printable(str(error))}') from error
+          raise UserError(f'{archive}: refused to unpack it: {sanitize(str(error))}') from error
         progress.update((raw.tell() >> 20) - progress.done)
 
 
@@ -214,4 +214,4 @@ def _check_inside(archive, name):
   """Refuses absolute names and '..' outright: then no chain of links can lead out either."""
   parts = re.split(r'[/\\]', name)
   if not parts[0] or '..' in parts or '\0' in name or re.match('[A-Za-z]:', name):
-    raise UserError(f"{archive}: refused to unpack '{printable(name)}', which would land outside the folder")
+    raise UserError(f"{archive}: refused to unpack '{sanitize(name)}', which would land outside the folder")

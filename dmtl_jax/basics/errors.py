@@ -25,17 +25,17 @@ class UserError(ValueError):
     self.parts = parts
 
 
-def tell(error: BaseException):
+def print_error(error: BaseException):
   """Prints a UserError's sentence, of any other error its traceback."""
   with contextlib.suppress(OSError, ValueError):  # nobody can be told: the exit status says it
     if isinstance(error, UserError):
-      lines = [printable(line, 10_000) for line in str(error).split('\n')]  # a file's words must not move the cursor
+      lines = [sanitize(line, 10_000) for line in str(error).split('\n')]  # a file's words must not move the cursor
       print('Error:', '\n'.join(lines), file=sys.stderr, flush=True)
     else:
       traceback.print_exception(error)
 
 
-def printable(text: str, most: int = 200) -> str:
+def sanitize(text: str, most: int = 200) -> str:
   """Text out of a file, fit for a message: one line, nothing that moves a terminal's cursor, not too long."""
   escaped = ''.join(c if is_plain(c) else ascii(c)[1:-1] for c in text[:most])
   return escaped if len(text) <= most else f'{escaped}...'
@@ -62,7 +62,7 @@ def check_local(where: str, path: str, schemes: Sequence[str] = ()):
   match = re.match(r'([A-Za-z][A-Za-z0-9+.-]*)://', path)
   if match and match[1].lower() not in schemes:
     raise UserError(
-      f"{where}: '{printable(path)}' is an address, and {match[1]}:// is not supported there; "
+      f"{where}: '{sanitize(path)}' is an address, and {match[1]}:// is not supported there; "
       f'give a path of this machine, where it may be mounted'
     )
 
@@ -77,7 +77,7 @@ def closest(text: str, known: Iterable[str]) -> str:
   return difflib.get_close_matches(text, list(known), 1, 0)[0]
 
 
-def none_of(where: str, text: str, known: Iterable[str]) -> UserError:
+def unknown_value_error(where: str, text: str, known: Iterable[str]) -> UserError:
   """That a text is none of the known words, with all of them and the closest."""
   known = list(known)
-  return UserError(f"{where}: '{printable(text)}' is none of {', '.join(known)}; did you mean {closest(text, known)}?")
+  return UserError(f"{where}: '{sanitize(text)}' is none of {', '.join(known)}; did you mean {closest(text, known)}?")

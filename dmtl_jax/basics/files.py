@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from dmtl_jax.basics.errors import is_plain, printable, UserError
+from dmtl_jax.basics.errors import is_plain, sanitize, UserError
 
 IMAGE_FORMATS = ('JPEG', 'PNG', 'BMP', 'TIFF', 'WEBP')
 # A PNG of one bit a pixel holds 8 pixels a byte, which deflate makes at most 1032 times smaller.
@@ -145,4 +145,4 @@ def reason(error: Exception) -> str:
   """An error's words in one short line."""
   if isinstance(error, UnidentifiedImageError):
     return 'unknown format'  # Pillow would repeat the path
-  return printable(str(error).rstrip('.') or type(error).__name__)
+  return sanitize(str(error).rstrip('.') or type(error).__name__)

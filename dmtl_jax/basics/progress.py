@@ -9,7 +9,7 @@ import unicodedata
 
 from absl import logging
 
-from dmtl_jax.basics.errors import printable
+from dmtl_jax.basics.errors import sanitize
 
 silent = False  # True on all hosts but the first (see `cli`)
 NOTEBOOK = 200  # columns
@@ -87,7 +87,7 @@ class Progress:
       parts.append(f'{rate:.1f} {self.unit}/s' if rate >= 1 else f'{1 / rate:.1f} s/{self.unit}')
       parts += [] if final else [f'{duration((self.total - self.done) / rate)} left']
     line = ', '.join([*parts, f'in {duration(seconds)}'] if final else parts)
-    line = printable(line + (f' | {self.note}' if self.note else ''), 1000)
+    line = sanitize(line + (f' | {self.note}' if self.note else ''), 1000)
     with contextlib.suppress(OSError, ValueError):  # full, closed, or its reader is gone: no reason to end a job
       if self.renews:
         _renew(line, final)

@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 
-from dmtl_jax.basics.errors import tell, UserError
+from dmtl_jax.basics.errors import print_error, UserError
 
 DISK = (
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE,
@@ -21,11 +21,11 @@ PATIENCE = 3  # seconds until a second Ctrl-C that Python does not get ends the 
 
 
 class Stopped(BaseException):  # as KeyboardInterrupt: no reader's `except Exception` may take it for a broken file
-  """Ctrl-C or SIGTERM came while `StopSignal.at_once`, or SIGTERM while `told`."""
+  """Ctrl-C or SIGTERM came while `StopSignal.interruptible`, or SIGTERM while `report_interruption`."""
 
 
 @contextlib.contextmanager
-def told(kept: Callable[[], str], where: object = '') -> Iterator[None]:
+def report_interruption(kept: Callable[[], str], where: object = '') -> Iterator[None]:
   """Around a job's work: what ends it early is told in a sentence.
 
   Args:
@@ -95,7 +95,7 @@ class StopSignal:
   def __enter__(self):
     import jax
 
-    self.asked, self._at_once, self._presses = '', False, 0
+    self.asked, self._interruptible, self._presses = '', False, 0
     self._alone, self._interrupted = jax.process_count() == 1, threading.Event()
     numbers = [signal.SIGTERM] if self._alone else []
     if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # as of a command that a shell runs in the background
@@ -130,15 +130,15 @@ class StopSignal:
     return 'Ctrl-C' if 'Ctrl-C' in sharding.gather(self.asked) else 'SIGTERM'
 
   @contextlib.contextmanager
-  def at_once(self):
+  def interruptible(self):
     """While open, a signal raises Stopped: for work that is long and can be done again. On one host only."""
-    self._at_once = self._alone
+    self._interruptible = self._alone
     try:
-      if self._at_once and self.asked:
+      if self._interruptible and self.asked:
         raise Stopped
       yield
     finally:
-      self._at_once = False
+      self._interruptible = False
 
   def _ask(self, number, _):
     if number == signal.SIGINT:
@@ -147,7 +147,7 @@ class StopSignal:
         self._interrupted.set()
         raise KeyboardInterrupt
     self.asked = self.asked or ('Ctrl-C' if number == signal.SIGINT else 'SIGTERM')
-    if self._at_once:
+    if self._interruptible:
       raise Stopped
     if not self._alone:
       os.kill(os.getpid(), signal.SIGTERM)
@@ -163,5 +163,5 @@ class StopSignal:
         if presses == 1:
           print(f'\n{NOTICE}', file=sys.stderr, flush=True)
         elif not self._interrupted.wait(PATIENCE):
-          tell(UserError(f'stopped by Ctrl-C; {WHOLE}'))
+          print_error(UserError(f'stopped by Ctrl-C; {WHOLE}'))
           os._exit(1)

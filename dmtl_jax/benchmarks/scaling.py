@@ -58,7 +58,7 @@ def configured(config, point: Point):
   config = config.copy_and_resolve_references()
   config.data.tasks = tuple(task.name for task in data_tasks(config.data)[: point.tasks])
   config.data.size = (point.size, point.size)
-  config.train.batch, config.model.steps = point.batch, point.steps
+  config.train.batch, config.model.diffusion_steps = point.batch, point.steps
   config.model.update(NARROW)
   return config
 

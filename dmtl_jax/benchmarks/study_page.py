@@ -5,7 +5,7 @@ import pathlib
 from PIL import Image
 
 from dmtl_jax.basics import files
-from dmtl_jax.basics.atomic import replacing, write_atomic
+from dmtl_jax.basics.atomic import atomic_open, write_atomic
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.basics.progress import say
 from dmtl_jax.benchmarks.suites import Suite, SUITES
@@ -90,7 +90,7 @@ def _beside_paper(section: Section, table: Table) -> str:
   """A table of Delta_m here and in the paper; '' where there are none of both."""
   paper, body = PAPER.get(section.labels, {}), []
   for entry, cell in zip(section.entries, table.delta):
-    if cell.values and entry.method.name in paper and entry.runs[0].steps == 2:
+    if cell.values and entry.method.name in paper and entry.runs[0].diffusion_steps == 2:
       numbers = [f'{value:+.2f}' for value in paper[entry.method.name]]
       body.append([entry.name, cell.text, *numbers, *['–'] * (3 - len(numbers))])
   heads = ['Δm %', 'here', 'PASCAL-Context', 'NYUD-v2', 'Cityscapes']
@@ -111,6 +111,6 @@ def _picture(run: Run, path: pathlib.Path, root: pathlib.Path) -> str:
   panel = next(iter(sorted((run.path / 'panels').glob('*.png'))), None)
   if panel is None:
     return ''
-  with Image.open(panel) as image, replacing(path, 'wb') as file:
+  with Image.open(panel) as image, atomic_open(path, 'wb') as file:
     image.convert('RGB').resize((WIDTH, WIDTH * image.height // image.width)).save(file, 'JPEG', quality=85)
   return f'\n![input, initial, denoised and true maps]({path.relative_to(root)})\n'

@@ -27,7 +27,7 @@ class Suite:
     flags: {field: value} of every config.
     seeds: {label setting: how many}, 1 where it is not named: 0, 1, ... of weights, order and augmentation;
       `data.label_seed`, which image shows which label, is the same number.
-    steps: numbers S that Prediction Diffusion is trained with besides its own (one label, the first seed).
+    diffusion_steps: numbers S that Prediction Diffusion is trained with besides its own (one label, the first seed).
     rates: learning rates that every method chooses from, by its score on a part of the training images that is held
       back from it; (): the config's.
     rate_steps: of training for that choice.
@@ -39,7 +39,7 @@ class Suite:
   methods: dict[str, tuple[str, ...]]
   flags: dict[str, object]
   seeds: dict[str, int] = dataclasses.field(default_factory=dict)
-  steps: tuple[int, ...] = ()
+  diffusion_steps: tuple[int, ...] = ()
   rates: tuple[float, ...] = ()
   rate_steps: int = 0
   needs: tuple[str, ...] = ()
@@ -48,7 +48,7 @@ class Suite:
   def trials(self) -> Iterator[tuple[str, float, Run]]:
     """(method, rate, run) of every candidate."""
     labels = next(iter(self.methods))
-    flags = self.flags | {'data.held_back': 0.2, 'train.steps': self.rate_steps, 'eval.panels': 0}
+    flags = self.flags | {'data.holdout_fraction': 0.2, 'train.steps': self.rate_steps, 'eval.panels': 0}
     for method in dict.fromkeys(method for methods in self.methods.values() for method in methods):
       for rate in self.rates:
         run = Run(f'rates/{method}-{rate:g}', self._string(method, labels), flags | {'optim.lr': rate})
@@ -61,10 +61,10 @@ class Suite:
       for labels, methods in self.methods.items():
         for method in methods if seed < self.seeds.get(labels, 1) else ():
           own = {'seed': seed, 'data.label_seed': seed} | ({'optim.lr': rates[method]} if method in rates else {})
-          steps = self.steps if (method, labels, seed) == ('prediction', 'one', 0) else ()
+          steps = self.diffusion_steps if (method, labels, seed) == ('prediction', 'one', 0) else ()
           found.append(Run(f'{method}-{labels}-{seed}', self._string(method, labels), self.flags | own))
           for s in steps:
-            string = self._string(method, labels) + f',steps={s}'
+            string = self._string(method, labels) + f',diffusion_steps={s}'
             found.append(Run(f'{method}-{labels}-{seed}-S{s}', string, self.flags | own))
     return found
 
@@ -79,7 +79,8 @@ SUITES = {
       'data.train_count': 300, 'data.val_count': 100, 'train.steps': 600, 'train.eval_every': 600,
       'train.eval_images': 8, 'eval.workers': 0,
     },
-    {'one': 6, 'random': 3}, steps=(1, 3, 4), rates=(1e-3, 2e-3), rate_steps=600, cost='two CPU cores for four hours',
+    {'one': 6, 'random': 3}, diffusion_steps=(1, 3, 4), rates=(1e-3, 2e-3), rate_steps=600,
+    cost='two CPU cores for four hours',
   ),
   'camvid': Suite(
     'folder', {'one': SMALL, 'random': CORE},
@@ -87,7 +88,7 @@ SUITES = {
       'data.size': (96, 128), 'model.token_stride': 1, 'model.width': 64, 'train.steps': 150, 'train.eval_every': 150,
       'train.eval_images': 8, 'eval.workers': 0,
     },
-    {'one': 3, 'random': 3}, steps=(1, 3, 4), rates=(1e-3, 2e-3), rate_steps=150,
+    {'one': 3, 'random': 3}, diffusion_steps=(1, 3, 4), rates=(1e-3, 2e-3), rate_steps=150,
     needs=('data.path', 'init_from'), cost='two CPU cores for two hours',
   ),
   'scenes-full': Suite(
@@ -97,10 +98,10 @@ SUITES = {
       'model.channels': 512, 'train.batch': 8, 'train.steps': 1000, 'train.eval_every': 1000,
       'optim.lr': 2e-4, 'dtype': 'bfloat16',
     },
-    {'one': 3, 'random': 3}, steps=(1, 3, 4), rates=(1e-4, 3e-4), rate_steps=250, needs=('init_from',),
+    {'one': 3, 'random': 3}, diffusion_steps=(1, 3, 4), rates=(1e-4, 3e-4), rate_steps=250, needs=('init_from',),
     cost='an H200 for 25 minutes, with --jobs=4 (a step of Prediction takes 32 ms)',
   ),
   'pascal': Suite('pascal', {'one': PAPER, 'random': CORE, 'full': CORE}, {}, cost='a GPU for days'),
   'nyud': Suite('nyud', {'one': PAPER, 'random': CORE}, {}, cost='a GPU for a day'),
-  'cityscapes': Suite('cityscapes', {'one': PAPER}, {}, steps=(1, 3), cost='a GPU for a day'),
+  'cityscapes': Suite('cityscapes', {'one': PAPER}, {}, diffusion_steps=(1, 3), cost='a GPU for a day'),
 }  # fmt: skip

@@ -199,7 +199,7 @@ class DiffusionMTL(nn.Module):
   def __init__(self, config, channels: dict[str, int]):
     super().__init__()
     self.config, self.channels = config, channels
-    c, schedule = config, Schedule(config.steps)
+    c, schedule = config, Schedule(config.diffusion_steps)
     # Plain numbers, made here: torch.compile fails on numpy in what it traces.
     self.decay = [float(x) ** 0.5 for x in (schedule.alpha_bar[-1], 1 - schedule.alpha_bar[-1])]
     self.posterior = [[float(x) for x in row] for row in zip(*schedule.posterior())]
@@ -252,11 +252,11 @@ class DiffusionMTL(nn.Module):
     draw = lambda k: torch.randn_like(x) if noise is None else noise[k]
     if c.add_noise:
       x = self.decay[0] * x + self.decay[1] * draw(0)
-    for s in range(c.steps, 0, -1):
+    for s in range(c.diffusion_steps, 0, -1):
       clean = self.denoiser(x, float(s - c.step_offset), condition, task)
       if c.posterior and s > 1:
         of_x0, of_xs, sigma = self.posterior[s - 1]
-        x = of_x0 * clean + of_xs * x + (sigma * draw(c.steps - s + 1) if c.add_noise else 0)
+        x = of_x0 * clean + of_xs * x + (sigma * draw(c.diffusion_steps - s + 1) if c.add_noise else 0)
       else:
         x = clean
     return self.head[task](x) if not c.predictions else x

@@ -63,7 +63,7 @@ def build(config, mask: np.ndarray | None = None) -> Job:
   """
   tasks = data_tasks(config.data)
   mask = synthetic.label_mask(tasks, config.data.labels) if mask is None else mask
-  training = setup.build_unfed(config, tasks, mask)
+  training = setup.build_without_data(config, tasks, mask)
   state = synthetic.train_state(jax.eval_shape(training.init, jax.random.key(0)))
   batch = synthetic.train_batch(config, tasks, mask)
   pairs = int(batch['label_mask'].sum()) if training.model.diffuses else None

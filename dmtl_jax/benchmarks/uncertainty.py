@@ -5,7 +5,7 @@
 For every task, on validation images: mean error of the surest 100, 80, 50 and 20% of the labelled pixels, where sure is
 what the draws agree on, what one draw itself says (entropy of the classes, distance of a probability from a
 half), and the truth ('best': the least wrong first). Pixels in random order would keep the error of 100%. Errors are
-those of `Task.mistake`: shares of wrong pixels, mean absolute errors, degrees.
+those of `Task.pixel_error`: shares of wrong pixels, mean absolute errors, degrees.
 """
 
 import argparse
@@ -55,8 +55,8 @@ def measure(predictor: Predictor, source, samples: int, images: int) -> dict:
 
 def _maps(task: Task, one, stages: dict, label: np.ndarray) -> list[np.ndarray]:
   """Maps [H, W] of mistakes, of the draws' spread and, where the task has it, of the doubt of `one` draw itself."""
-  maps = [task.mistake(stages['final'][task.name], label), stages['uncertainty'][task.name]]
-  doubt = task.doubt(jnp.asarray(one.maps['final', task.name]))
+  maps = [task.pixel_error(stages['final'][task.name], label), stages['uncertainty'][task.name]]
+  doubt = task.self_uncertainty(jnp.asarray(one.maps['final', task.name]))
   if doubt is not None:
     doubt = np.asarray(doubt)[..., None]
     maps.append(images_lib.enlarge(doubt, one.extent, label.shape[:2], slice(None), one.origin)[..., 0])

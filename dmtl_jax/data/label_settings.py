@@ -23,7 +23,7 @@ import numpy as np
 
 from dmtl_jax.basics import files, torch_file
 from dmtl_jax.basics.atomic import write_atomic
-from dmtl_jax.basics.errors import none_of, printable, UserError
+from dmtl_jax.basics.errors import sanitize, unknown_value_error, UserError
 
 SETTINGS = ('full', 'one', 'random')
 OFFICIAL_PASCAL = ('semseg', 'parsing', 'saliency', 'normals', 'boundary')
@@ -58,7 +58,7 @@ def apply_labels(source, setting: str, seed: int = 0):
   if not mask.any():
     names = ', '.join(task.name for task in source.tasks)
     raise UserError(
-      f'config.data.labels={printable(setting)}: none of {len(mask)} training images has a label of {names}'
+      f'config.data.labels={sanitize(setting)}: none of {len(mask)} training images has a label of {names}'
     )
   return dataclasses.replace(source, label_mask=mask)
 
@@ -74,7 +74,7 @@ def _mapped(path: pathlib.Path, source) -> np.ndarray:
 def check(setting: str):
   """Raises UserError where config.data.labels is neither a word nor a file."""
   if setting not in SETTINGS and not os.path.isfile(setting):
-    raise none_of('config.data.labels', setting, (*SETTINGS, 'a file'))
+    raise unknown_value_error('config.data.labels', setting, (*SETTINGS, 'a file'))
 
 
 def _hash(seed: int, name: str) -> int:
@@ -119,7 +119,7 @@ def check_same(path: pathlib.Path, ids, tasks, mask: np.ndarray):
   if changed:
     was, is_now = (';'.join(rows.get(changed[0], ['not there'])) or 'none' for rows in (before, now))
     raise UserError(
-      f'{path}: this run was started with other labels: {len(changed)} images differ, e.g. {printable(changed[0])}, '
+      f'{path}: this run was started with other labels: {len(changed)} images differ, e.g. {sanitize(changed[0])}, '
       f'{was} -> {is_now}; restore the data or the mapping, choose a new --workdir, or --force'
     )
 
@@ -139,13 +139,13 @@ def load_mapping(path: pathlib.Path, ids, tasks) -> np.ndarray:
   position = {i: n for n, i in enumerate(ids)}
   unknown = [i for i in rows if i not in position]
   if unknown:
-    raise UserError(f"{path}: {len(unknown)} images are not in the data set, e.g. '{printable(unknown[0])}'")
+    raise UserError(f"{path}: {len(unknown)} images are not in the data set, e.g. '{sanitize(unknown[0])}'")
   for i, wanted in rows.items():
     for name in wanted:
       if name in names:
         mask[position[i], names.index(name)] = True
       elif name not in others:
-        raise UserError(f"{path}: image '{i}' names task '{printable(name)}'; the data set has {', '.join(names)}")
+        raise UserError(f"{path}: image '{i}' names task '{sanitize(name)}'; the data set has {', '.join(names)}")
   return mask
 
 

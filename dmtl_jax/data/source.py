@@ -8,7 +8,7 @@ import pkgutil
 import numpy as np
 
 from dmtl_jax import datasets
-from dmtl_jax.basics.errors import none_of, printable, UserError
+from dmtl_jax.basics.errors import sanitize, unknown_value_error, UserError
 from dmtl_jax.datasets.source import Source
 from dmtl_jax.tasks import Task
 
@@ -16,7 +16,7 @@ from dmtl_jax.tasks import Task
 def package(name: str):
   """The package of a data set (see `dmtl_jax.datasets`), the folder of that name; raises UserError where none is."""
   if name not in names():
-    raise none_of('config.data.name', name, names())
+    raise unknown_value_error('config.data.name', name, names())
   return importlib.import_module(f'{datasets.__name__}.{name}')
 
 
@@ -28,26 +28,26 @@ def names() -> list[str]:
 def open_source(data_config, split: str) -> Source:
   """The split 'train' or 'val' of config.data, with every label it has of config.data.tasks (default: all).
 
-  With config.data.held_back both are of the training images, the same in every run: 'val' is that share of them.
+  With config.data.holdout_fraction both are of the training images, the same in every run: 'val' is that share of them.
 
   Raises:
     UserError: what is missing or broken in the data, and what to do.
   """
-  share = data_config.get('held_back', 0)
+  share = data_config.get('holdout_fraction', 0)
   source = package(data_config.name).open_split(data_config, 'train' if share else split)
   if split == 'train' and data_config.get('augment') == 'pascal':
-    source = dataclasses.replace(source, guide=next((task for task in source.tasks if task.guides_crops), None))
+    source = dataclasses.replace(source, crop_guide=next((task for task in source.tasks if task.guides_crops), None))
   source = source.with_tasks(_columns(source.tasks, data_config.get('tasks', ())))
   if not share:
     return source
   count = round(share * len(source))
   if count in (0, len(source)):
     raise UserError(
-      f'config.data.held_back={share:g} leaves {count} of {len(source)} images to validate on; '
+      f'config.data.holdout_fraction={share:g} leaves {count} of {len(source)} images to validate on; '
       f'it must leave some for that and some to train on'
     )
   back, rest = np.split(np.random.default_rng(0).permutation(len(source)), [count])
-  return source.only(sorted(map(int, back if split == 'val' else rest)))
+  return source.subset(sorted(map(int, back if split == 'val' else rest)))
 
 
 def data_tasks(data_config) -> tuple[Task, ...]:
@@ -62,7 +62,7 @@ def _columns(tasks: Sequence[Task], names: Sequence[str]) -> list[int]:
   known = [task.name for task in tasks]
   for name in names:
     if name not in known:
-      raise none_of('config.data.tasks', name, known)
+      raise unknown_value_error('config.data.tasks', name, known)
   if len(set(names)) != len(names):
-    raise UserError(f'config.data.tasks: {printable(",".join(names))} names a task twice')
+    raise UserError(f'config.data.tasks: {sanitize(",".join(names))} names a task twice')
   return [known.index(name) for name in names or known]

@@ -100,7 +100,7 @@ def rescale(
 
 def nearer(labels: dict, named: dict[str, Task], zoom: float) -> dict:
   """Labels of a scene that is seen `zoom` times as large."""
-  return {name: named[name].nearer(label, np.float32(zoom)) for name, label in labels.items()}
+  return {name: named[name].rescale_for_zoom(label, np.float32(zoom)) for name, label in labels.items()}
 
 
 def fit(image, labels, size, named, upscale: bool = True, by_nearest: bool = False) -> tuple[np.ndarray, dict]:
@@ -162,7 +162,7 @@ def crop_and_resize(image, labels, size, rng, named) -> tuple[np.ndarray, dict]:
 
 def flip(image, labels, named) -> tuple[np.ndarray, dict]:
   """Mirrors left and right."""
-  return image[:, ::-1], {name: named[name].mirrored(label[:, ::-1]) for name, label in labels.items()}
+  return image[:, ::-1], {name: named[name].flip_values(label[:, ::-1]) for name, label in labels.items()}
 
 
 def photometric(image: np.ndarray, rng: np.random.Generator, strength: float = 1.0) -> np.ndarray:

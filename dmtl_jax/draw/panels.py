@@ -24,7 +24,7 @@ def annotated(task, image: np.ndarray, values: np.ndarray, limits=None, present=
     limits, present: see `tasks.Task.key`.
   """
   key = functools.partial(task.overlay_legend, limits=limits, present=present)
-  return legends.captioned(task.laid_over(image, values, limits), key)
+  return legends.captioned(task.overlay_prediction(image, values, limits), key)
 
 
 def uncertainty(task, values: np.ndarray, high: float) -> np.ndarray:
@@ -51,7 +51,7 @@ def changed(task, before: np.ndarray, after: np.ndarray, label: np.ndarray, limi
     uint8 [H, W, 3]; colours end where those of uncertainty do (`Task.spread_limit`), those of classes where a right
     one stands for a wrong one.
   """
-  gain = task.mistake(before, label) - task.mistake(after, label)
+  gain = task.pixel_error(before, label) - task.pixel_error(after, label)
   return hatch_unless(task.valid(label), signed(gain / task.spread_limit(limits)))
 
 
@@ -122,7 +122,7 @@ def contact_sheet(images: Sequence[tuple[str, np.ndarray, dict]], tasks: Sequenc
   grid, keys = [], [blank]
   limits = {t.name: _joint_limits(t, [labels[t.name] for _, _, labels in images if t.name in labels]) for t in tasks}
   for _, image, labels in images:
-    drawn = [t.drawn_over(image, labels[t.name], limits[t.name]) if t.name in labels else None for t in tasks]
+    drawn = [t.overlay_label(image, labels[t.name], limits[t.name]) if t.name in labels else None for t in tasks]
     grid.append([_framed(image, size), *(_no_label(size) if one is None else _framed(one, size) for one in drawn)])
   for t in tasks:
     shown = [(id, {t.name: labels.get(t.name)}) for id, _, labels in images]

@@ -10,7 +10,7 @@ from dmtl_jax.basics import atomic
 
 def save_png(path: os.PathLike | str, picture: np.ndarray):
   """Writes uint8 [H, W(, 3)] whole or not at all, making its folder if need be."""
-  with atomic.replacing(path, 'wb') as file:
+  with atomic.atomic_open(path, 'wb') as file:
     Image.fromarray(picture).save(file, format='PNG', compress_level=4)  # 6 takes twice the time to save 6%
 
 

@@ -18,7 +18,7 @@ import pathlib
 import numpy as np
 from PIL import Image
 
-from dmtl_jax.basics.atomic import at_once, remove, replacing, write_json
+from dmtl_jax.basics.atomic import atomic_open, remove, transaction, write_json
 from dmtl_jax.basics.files import is_id, read_json
 from dmtl_jax.draw import panels
 from dmtl_jax.draw.png import save_png
@@ -95,7 +95,7 @@ def save_panels(folder: pathlib.Path, tasks: Sequence[Task], chosen: dict, examp
   Args:
     chosen: as `choose` gives it.
   """
-  with at_once():
+  with transaction():
     images = [_save_pictures(folder, tasks, index, wanted, example(index)) for index, wanted in chosen.items()]
     write_json(folder / 'index.json', {'images': images})
     for path in _earlier(folder) - {folder / file for entry in images for file in _names(entry)}:
@@ -105,7 +105,7 @@ def save_panels(folder: pathlib.Path, tasks: Sequence[Task], chosen: dict, examp
 def _save_pictures(folder: pathlib.Path, tasks: Sequence[Task], index: int, wanted: dict, shown: Example) -> dict:
   """Writes the pictures of one image; returns its entry of the index."""
   entry = {'id': shown.id, 'index': index, 'input': f'{shown.id}/input.jpg', 'tasks': {}}
-  with replacing(folder / entry['input'], 'wb') as file:
+  with atomic_open(folder / entry['input'], 'wb') as file:
     Image.fromarray(images_lib.shrink(shown.image, SIDE)).save(file, format='JPEG', quality=90)
   for task in tasks:
     if task.name in wanted:
@@ -203,10 +203,10 @@ def save_predictions(folder: pathlib.Path, tasks: Sequence[Task], id: str, maps:
     values = np.asarray(maps[task.name])[top : top + height, left : left + width]
     if values.shape[:2] != tuple(size):
       values = task.resized(values, (int(size[0]), int(size[1])))
-    suffix, values = task.stored(values)
+    suffix, values = task.encode_file(values)
     path = folder / task.name / f'{id}{suffix}'
     if suffix == '.png':
       save_png(path, values)
     else:
-      with replacing(path, 'wb') as file:
+      with atomic_open(path, 'wb') as file:
         np.save(file, values)

@@ -195,7 +195,7 @@ class VideoWriter:
     odd = [(0, side % 2) for side in frame.shape[:2]]
     frame = np.pad(frame, [*odd, (0, 0)], mode='edge')  # codecs want even sides
     if self._video is None:
-      temporary = self._place.enter_context(atomic.in_place_of(self._path, '.tmp.mp4'))
+      temporary = self._place.enter_context(atomic.atomic_path(self._path, '.tmp.mp4'))
       code = cv2.VideoWriter.fourcc(*'mp4v')
       self._video = cv2.VideoWriter(temporary, code, self._rate, frame.shape[1::-1])
       if not self._video.isOpened():

@@ -22,12 +22,14 @@ def make_maps_step(model, config, tasks: tuple[Task, ...]):
   key = jax.random.key(config.seed)
 
   def maps_step(variables, images, index):
-    steps = config.eval.steps or None
-    output = model.apply(variables, images, **model_inputs(model, images, key, len(tasks), None, index, steps))
+    diffusion_steps = config.eval.diffusion_steps or None
+    output = model.apply(
+      variables, images, **model_inputs(model, images, key, len(tasks), None, index, diffusion_steps)
+    )
     stages = {'final': output.final} | ({'initial': output.initial} if output.initial else {})
-    if output.steps:
-      count = next(iter(output.steps.values())).shape[0]
-      stages |= {f'step{i}': {name: maps[i] for name, maps in output.steps.items()} for i in range(count)}
+    if output.trajectory:
+      count = next(iter(output.trajectory.values())).shape[0]
+      stages |= {f'step{i}': {name: maps[i] for name, maps in output.trajectory.items()} for i in range(count)}
     return stages
 
   return maps_step
@@ -59,7 +61,7 @@ def make_samples_step(model, config, tasks: tuple[Task, ...], samples: int):
   """The function (variables, images [1, H, W, 3]) -> {stage: {task: [h, w, C_t]}} at stride 8.
 
   Stages: 'final', raw maps whose activation is the mean prediction of the draws (`Task.mean`);
-  'uncertainty', [h, w, 1] (`Task.spread`); and 'initial' where the method has it. Draw k has the noise of
+  'uncertainty', [h, w, 1] (`Task.sample_spread`); and 'initial' where the method has it. Draw k has the noise of
   the image of index k in evaluation; draw 0 is the prediction without sampling.
 
   Raises:
@@ -84,7 +86,7 @@ def make_samples_step(model, config, tasks: tuple[Task, ...], samples: int):
     finals = drawn.pop('final')
     stages = jax.tree.map(lambda x: x[0], drawn)
     stages['final'] = {task.name: task.mean(finals[task.name]) for task in tasks}
-    stages['uncertainty'] = {task.name: task.spread(finals[task.name]) for task in tasks}
+    stages['uncertainty'] = {task.name: task.sample_spread(finals[task.name]) for task in tasks}
     return stages
 
   return samples_step

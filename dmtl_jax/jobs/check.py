@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 
-from dmtl_jax.basics.errors import listed, printable, UserError
+from dmtl_jax.basics.errors import listed, sanitize, UserError
 from dmtl_jax.basics.progress import Progress, say
 from dmtl_jax.configs import check as check_config
 from dmtl_jax.data import label_settings, transforms
@@ -41,7 +41,7 @@ def run(config, out: str | None = None) -> int:
     except UserError as error:
       broken = True
       say(
-        '\n'.join([f'{split}: cannot be used', *(f'  {printable(str(part), 1000)}' for part in error.parts or [error])])
+        '\n'.join([f'{split}: cannot be used', *(f'  {sanitize(str(part), 1000)}' for part in error.parts or [error])])
       )
       continue
     say('\n'.join([f'{split}: {len(sources[split])} images', *contents(sources[split])]))

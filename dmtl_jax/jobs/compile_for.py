@@ -46,7 +46,7 @@ def plan(config, tasks: tuple[Task, ...], name: str) -> dict:
 
 def training_step(config, tasks) -> tuple:
   """The jitted step, and abstract arguments."""
-  training = setup.build_unfed(config, tasks)
+  training = setup.build_without_data(config, tasks)
   return training.update, (setup.abstract_state(training), cost.abstract_batch(config, tasks, training.mesh), 1)
 
 

@@ -17,7 +17,7 @@ import orbax.checkpoint as ocp
 
 from dmtl_jax import configs
 from dmtl_jax.basics import streams
-from dmtl_jax.basics.errors import check_local, program, tell, UserError
+from dmtl_jax.basics.errors import check_local, print_error, program, UserError
 from dmtl_jax.data import source as source_lib
 from dmtl_jax.models import build_model
 from dmtl_jax.models.inputs import variable_shapes
@@ -91,7 +91,7 @@ def main(argv: list[str] | None = None) -> int:
       config = _read_config(args.config)
       convert(args.source, args.workdir, config, source_lib.data_tasks(config.data))
   except UserError as error:
-    tell(error)
+    print_error(error)
     return 1
   print(f'{args.workdir}: ready; {program()} --mode=evaluate --workdir={args.workdir}')
   return 0

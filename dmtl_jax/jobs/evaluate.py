@@ -33,8 +33,8 @@ def as_text(scores: dict, tasks) -> str:
 def run(config, workdir: str, which: str = '', predictions: bool = False, force: bool = False) -> dict:
   """The job `--mode=evaluate`: restores a checkpoint, writes W/metrics.json, per_image.csv and panels/.
 
-  With another number of denoising steps than the run's (config.eval.steps = S) it writes W/metrics_S.json alone,
-  beside what there is. By protocol mtpsl the scores of the last weights stand beside those of the best, as 'last'.
+  With another number of denoising steps S (config.eval.diffusion_steps) than the run was trained with, it only writes
+  W/metrics_S.json. By protocol mtpsl the scores of the last weights stand beside those of the best, as 'last'.
 
   Args:
     which: checkpoint: 'best', 'latest' or a step; default config.eval.weights, as the benchmark does.
@@ -47,7 +47,7 @@ def run(config, workdir: str, which: str = '', predictions: bool = False, force:
   Raises:
     UserError: no checkpoint there, or data with other tasks, kinds or classes than the run's.
   """
-  with stopping.told(lambda: f'the scores and panels in {workdir} are as they were', workdir):
+  with stopping.report_interruption(lambda: f'the scores and panels in {workdir} are as they were', workdir):
     config = run_tasks.match(config, read_tasks(workdir), workdir, force)
     return _evaluate(config, pathlib.Path(workdir), which or config.eval.weights, predictions)
 
@@ -72,8 +72,12 @@ def _evaluate(config, path: pathlib.Path, which: str, predictions: bool) -> dict
   if config.eval.protocol == 'mtpsl' and which == 'best':
     result['last'] = _score_last(evaluator, config, path, result)
   if jax.process_index() == 0:
-    other = config.eval.steps if config.eval.steps != config.model.steps and model.diffuses else 0
-    with atomic.at_once():
+    other = (
+      config.eval.diffusion_steps
+      if config.eval.diffusion_steps != config.model.diffusion_steps and model.diffuses
+      else 0
+    )
+    with atomic.transaction():
       atomic.write_json(path / (f'metrics_{other}.json' if other else 'metrics.json'), result)
       if not other:
         atomic.write_csv(path / 'per_image.csv', rows)

@@ -21,8 +21,8 @@ import jax.export
 import jax.numpy as jnp
 
 from dmtl_jax.basics import stopping, streams, target
-from dmtl_jax.basics.atomic import replacing
-from dmtl_jax.basics.errors import check_local, tell, UserError
+from dmtl_jax.basics.atomic import atomic_open
+from dmtl_jax.basics.errors import check_local, print_error, UserError
 from dmtl_jax.data import transforms
 from dmtl_jax.inference import prediction
 from dmtl_jax.inference.steps import make_predict_step
@@ -66,7 +66,10 @@ def write(workdir: str, out: str, which: str = 'best') -> jax.export.Exported:
   if not out.endswith(SUFFIX):  # so that no mistake overwrites a file of the run
     raise UserError(f'{out}: the name of an exported file ends in {SUFFIX}; write {out}{SUFFIX}')
   run = prediction.load(workdir, which)
-  with stopping.told(lambda: f'{out}, if it was there, is as it was', out), replacing(out, 'wb') as file:
+  with (
+    stopping.report_interruption(lambda: f'{out}, if it was there, is as it was', out),
+    atomic_open(out, 'wb') as file,
+  ):
     exported = export(run.config, run.tasks, run.variables)  # after `out` was opened: a mistake shows before the work
     file.write(exported.serialize())
   return exported
@@ -83,7 +86,7 @@ def main(argv: list[str] | None = None) -> int:
   try:
     exported = write(args.workdir, args.out, args.step)
   except UserError as error:
-    tell(error)
+    print_error(error)
     return 1
   (images,) = exported.in_avals
   maps = jax.tree.unflatten(exported.out_tree, exported.out_avals)

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 
 from dmtl_jax.basics import photographs, stopping
-from dmtl_jax.basics.atomic import at_once, replacing
+from dmtl_jax.basics.atomic import atomic_open, transaction
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.basics.progress import Progress, say
 from dmtl_jax.draw import panels
@@ -67,7 +67,7 @@ def _predict_all(predictor, sources, folder: pathlib.Path, samples, zoom, broken
   """Predicts images and videos; appends to `broken` why one could not be read to its end."""
   progress = Progress('predicting', sum(source.length for _, source in sources), 'img')
   kept = lambda: f'{progress.done} of {progress.total} images are new in {folder}; what is there of others is older'
-  with stopping.told(kept, folder), progress:
+  with stopping.report_interruption(kept, folder), progress:
     folder.mkdir(parents=True, exist_ok=True)
     for name, source in sources:
       video, scales, clips, end = bool(source.rate), {}, {}, progress.done + source.length
@@ -124,10 +124,10 @@ def draw(raw: Raw, image: np.ndarray, scales: dict, every_class: bool = False) -
 
 def _save(raw: Raw, size: tuple[int, int], pictures: dict[str, np.ndarray], folder: pathlib.Path, name: str):
   """All files of one image, at once."""
-  with at_once():
+  with transaction():
     for place, picture in pictures.items():
       save_png(folder / place / f'{name}.png', picture)
     for stage, place in (('final', folder), ('uncertainty', folder / 'uncertainty')):
       for task, values in raw.predictions(stage, size).items() if stage in raw.stages else ():
-        with replacing(place / task / f'{name}.npy', 'wb') as file:
+        with atomic_open(place / task / f'{name}.npy', 'wb') as file:
           np.save(file, values)

@@ -34,7 +34,10 @@ def prepare(config) -> Path:
   data = config.data
   builder = builder_class(data.name)(data_dir=data.dir, file_format='array_record')
   state = lambda: 'is whole' if builder.data_path.exists() else 'is not built, and the same command starts again'
-  with stopping.told(lambda: f'{builder.data_path} {state()}', data.dir), stored.alone(builder, wait=False):
+  with (
+    stopping.report_interruption(lambda: f'{builder.data_path} {state()}', data.dir),
+    stored.alone(builder, wait=False),
+  ):
     if not builder.data_path.exists():
       _build(builder, data)
     counts = [f'{info.num_examples} images in {split}' for split, info in builder.info.splits.items()]

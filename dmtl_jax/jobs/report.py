@@ -31,7 +31,10 @@ def write(runs: Sequence[Run], folder: pathlib.Path) -> pathlib.Path:
   """Writes FOLDER/report.md, report.csv and report.html; returns the path of the page."""
   parts = [(section, make_table(section)) for section in sections(runs)]
   text = '\n'.join(to_markdown(section, table) for section, table in parts)
-  with stopping.told(lambda: f'the report in {folder}, if any, is as it was', folder), atomic.at_once():
+  with (
+    stopping.report_interruption(lambda: f'the report in {folder}, if any, is as it was', folder),
+    atomic.transaction(),
+  ):
     atomic.write_atomic(folder / 'report.md', text)
     atomic.write_csv(folder / 'report.csv', [*numbers(parts), *steps.numbers(parts)])
     atomic.write_atomic(folder / 'report.html', page(parts))

@@ -76,7 +76,7 @@ def memory_text(memory: dict, config) -> str:
 
 def as_text(result: dict) -> str:
   """The summary as aligned text, in millions of parameters and GMAC."""
-  steps = f', {result["steps"]} steps' if result['steps'] else ''
+  steps = f', {result["diffusion_steps"]} denoising steps' if result['diffusion_steps'] else ''
   title = f'{result["method"]}, {result["backbone"]}, {result["size"][0]}x{result["size"][1]}{steps}'
   tasks = ', '.join(f'{name} {channels}' for name, channels in result['tasks'].items())
   rows = [(name, part['parameters'], part['gmac']) for name, part in result['parts'].items()]

@@ -34,7 +34,7 @@ def run(config, workdir: str, force: bool = False) -> dict | None:
     UserError: bad config or data, another process in the workdir, no space left, or a loss that is not finite.
   """
   setup.check(config, is_fresh(workdir))  # before the folder is made
-  with workdir_lib.held(workdir):
+  with workdir_lib.locked(workdir):
     fresh = is_fresh(workdir)
     if not (fresh or force):
       sharding.on_first_host(workdir_lib.check_config, workdir, config)
@@ -49,7 +49,7 @@ def run(config, workdir: str, force: bool = False) -> dict | None:
       if not train(training, config, workdir, stop):
         return None
       try:
-        with stop.at_once():
+        with stop.interruptible():
           result = evaluate.run(config, workdir)
       except Stopped:
         say(f'stopped by {stop.asked} in the last evaluation, all is saved; the same command evaluates again')
@@ -68,7 +68,7 @@ def train(training: setup.Training, config, workdir: str, stop: StopSignal) -> b
     state, start = setup.start_state(config, checkpoints, training)
     sharding.on_first_host(write_start, workdir, config, source)  # not before: what is refused changes nothing
     steps = max(training.steps, start)
-    window = bad_numbers.Window(source.tasks, checkpoints.notes['window'])
+    window = bad_numbers.PendingSteps(source.tasks, checkpoints.notes['window'])
     log = opened.enter_context(closing(Log(workdir, start, checkpoints.notes['evaluated'])))
     evaluation = periodic.Periodic(training, config, log, stop, checkpoints.notes)
     if start < steps:
@@ -152,7 +152,7 @@ def write_start(workdir: str, config, source):
   workdir_lib.write_tasks(workdir, source.tasks)
 
 
-def log_values(window: bad_numbers.Window, schedule, config, step: int) -> dict[str, float]:
+def log_values(window: bad_numbers.PendingSteps, schedule, config, step: int) -> dict[str, float]:
   """What is logged at a step: means since the last log line, steps skipped since the first, rate and scale at it."""
   skipped, last = window.total_skipped(), window.steps[-1].scalars
   told = {'loss_scale': last['loss_scale']} if 'loss_scale' in last else {}

@@ -12,7 +12,7 @@ from flax import struct
 import jax
 import jax.numpy as jnp
 
-from dmtl_jax.basics.errors import none_of
+from dmtl_jax.basics.errors import unknown_value_error
 from dmtl_jax.models import losses
 from dmtl_jax.models.parts.decoder import Decoders
 from dmtl_jax.models.parts.encoder import Backbone
@@ -30,14 +30,14 @@ class Output:
   Attributes:
     final: {task: [B, h, w, C_t]}; 0 for a pair that was not denoised.
     initial: {task: [B, h, w, C_t]} before the diffusion; empty for methods without.
-    steps: {task: [S + 1, B, h, w, C_t]} for figures: the decayed map X_S, then the map after
+    trajectory: {task: [S + 1, B, h, w, C_t]} for figures: the decayed map X_S, then the map after
       each step (features are passed through the head); empty for methods without.
     extra: what a method's own loss needs (see its module).
   """
 
   final: dict[str, jax.Array]
   initial: dict[str, jax.Array] = struct.field(default_factory=dict)
-  steps: dict[str, jax.Array] = struct.field(default_factory=dict)
+  trajectory: dict[str, jax.Array] = struct.field(default_factory=dict)
   extra: dict[str, Any] = struct.field(default_factory=dict)
 
 
@@ -51,7 +51,7 @@ class Network(nn.Module):
     channels: C.
     dtype: of activations; parameters and the maps of the last layers (`layers.Head`) are float32.
     remat: recompute the activations of blocks for the gradient instead of keeping them.
-    diffuses: whether it denoises pairs of image and task, and takes `pairs`, `noise` and `steps` as inputs.
+    diffuses: whether it denoises pairs of image and task, and takes `pairs`, `noise` and `diffusion_steps` as inputs.
     clips_parts: whether each part (`part`) is a network by itself, whose gradient is clipped by itself.
   """
 
@@ -70,7 +70,7 @@ class Network(nn.Module):
     """Whether its predictions depend on noise."""
     return False
 
-  def noise_shape(self, pairs: Pairs, size: tuple[int, int], steps: int | None = None) -> tuple[int, ...]:
+  def noise_shape(self, pairs: Pairs, size: tuple[int, int], diffusion_steps: int | None = None) -> tuple[int, ...]:
     """Of a network that diffuses: shape [K, N, h, w, C_x] of the noise for N pairs of images of `size` (H, W).
 
     K may be 0: no noise.
@@ -80,7 +80,7 @@ class Network(nn.Module):
   def check(self):
     """Raises UserError where its fields do not fit together."""
 
-  def started(self, params: dict, key: jax.Array) -> dict:
+  def init_params(self, params: dict, key: jax.Array) -> dict:
     """The first parameters, of those that the layers drew by themselves."""
     del key
     return params
@@ -184,7 +184,7 @@ def register(name: str, network: type[Network], title: str, **more) -> Method:
 def find(name: str) -> Method:
   """The method of a name; raises UserError where there is none, with the closest."""
   if name not in METHODS:
-    raise none_of('config.method', name, METHODS)
+    raise unknown_value_error('config.method', name, METHODS)
   return METHODS[name]
 
 

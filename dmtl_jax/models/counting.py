@@ -30,13 +30,13 @@ def summarize(config, tasks: tuple[Task, ...], size: tuple[int, int]) -> dict:
     size: image size (H, W).
 
   Returns:
-    {'method', 'backbone', 'steps' (0: not a diffusion), 'size', 'tasks': {task: C_t},
+    {'method', 'backbone', 'diffusion_steps' (0: not a diffusion), 'size', 'tasks': {task: C_t},
     'parameters': int, 'gmac': float in 1e9, 'parts': {part: {'parameters', 'gmac'}}}. A part
     sums what tasks, layers and blocks have of it: 'backbone/encoder', 'decoders/block', ...
   """
   model = build_model(config, tasks)
   variables = variable_shapes(model, size)
-  steps = config.eval.steps or config.model.steps if model.diffuses else 0
+  diffusion_steps = config.eval.diffusion_steps or config.model.diffusion_steps if model.diffuses else 0
   names = [task.name for task in tasks]
   parts = {}
 
@@ -46,14 +46,14 @@ def summarize(config, tasks: tuple[Task, ...], size: tuple[int, int]) -> dict:
 
   for path, leaf in jax.tree_util.tree_leaves_with_path(variables['params']):
     add([key.key for key in path[:-1]], 'parameters', math.prod(leaf.shape))
-  for scope, macs in multiply_adds(_forward_jaxpr(model, variables, tasks, size, steps), '', as_defined=True):
+  for scope, macs in multiply_adds(_forward_jaxpr(model, variables, tasks, size, diffusion_steps), '', as_defined=True):
     add(_module_path(scope, model), 'gmac', macs)
   for part in parts.values():
     part['gmac'] /= 1e9
   return {
     'method': config.method,
     'backbone': config.model.backbone,
-    'steps': steps,
+    'diffusion_steps': diffusion_steps,
     'size': list(size),
     'tasks': {task.name: task.channels for task in tasks},
     'parameters': sum(part['parameters'] for part in parts.values()),
@@ -78,11 +78,11 @@ def _module_path(scope: str, model) -> list[str]:
   return [names[0].lower(), *names[1:]]  # a module applied without a parent is in the scope of its class
 
 
-def _forward_jaxpr(model, variables, tasks, size, steps):
+def _forward_jaxpr(model, variables, tasks, size, diffusion_steps):
   """Jaxpr of the final maps of one image, without equations that only other outputs need."""
 
   def forward(variables, images):
-    inputs = model_inputs(model, images, jax.random.key(0), len(tasks), steps=steps or None)
+    inputs = model_inputs(model, images, jax.random.key(0), len(tasks), diffusion_steps=diffusion_steps or None)
     return model.apply(variables, images, **inputs).final
 
   return used(jax.make_jaxpr(forward)(variables, jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)).jaxpr)

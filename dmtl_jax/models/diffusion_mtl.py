@@ -36,7 +36,7 @@ class DiffusionMTL(Network):
     initial_weights: of denoiser, condition and last heads: 'paper', 'released' (see released.py) or 'identity'
       (see parts/identity.py); weights alone, the network is the same.
     token_stride: a token of the attention stands for so many places of a map in each direction.
-    steps: S; `__call__` can override it for inference.
+    diffusion_steps: S; `__call__` can override it for inference.
   """
 
   predictions: bool = True
@@ -50,7 +50,7 @@ class DiffusionMTL(Network):
   depth: int = 4
   heads: int = 1
   token_stride: int = 4
-  steps: int = 2
+  diffusion_steps: int = 2
 
   diffuses = True
 
@@ -62,7 +62,7 @@ class DiffusionMTL(Network):
     pairs: Pairs | None = None,
     noise: jax.Array | None = None,
     train: bool = False,
-    steps: int | None = None,
+    diffusion_steps: int | None = None,
   ) -> Output:
     """See `Output`.
 
@@ -70,46 +70,49 @@ class DiffusionMTL(Network):
       images: normalised [B, H, W, 3].
       pairs: to denoise; None: all.
       noise: standard normal, `noise_shape(...)`: [K, N, h, w, C_x].
-      steps: S of this call; None: the model's.
+      diffusion_steps: S of this call; None: the model's.
     """
-    pairs, schedule = pairs or DensePairs(len(images), len(self.tasks)), Schedule(steps or self.steps)
+    pairs, schedule = (
+      pairs or DensePairs(len(images), len(self.tasks)),
+      Schedule(diffusion_steps or self.diffusion_steps),
+    )
     initial_features, initial = self._decoders(self.decoder_blocks)(self._encoder()(images, train), train)
     condition = self._condition(initial_features, initial, pairs)
 
     slots = Slots(tuple(task.channels for task in self.tasks))
     maps = slots.place(list(initial.values())) if self.predictions else list(initial_features.values())
-    x, steps_out = self._denoise(pairs.take_tasks(maps).astype(jnp.float32), condition, pairs, noise, schedule)
+    x, steps_out = self._denoise(pairs.gather_tasks(maps).astype(jnp.float32), condition, pairs, noise, schedule)
 
     if not self.predictions:
       head = SlotHead(slots.channels, name='head')
       x = head(x, pairs.task)
       steps_out = jnp.stack([head(step, pairs.task) for step in steps_out])
-    put = lambda maps: slots.split(pairs.put(maps))
+    put = lambda maps: slots.split(pairs.scatter(maps))
     names = [task.name for task in self.tasks]
     every = [put(step) for step in steps_out]
     return Output(
       final=dict(zip(names, put(x))),
       initial=initial,
-      steps={name: jnp.stack([step[t] for step in every]) for t, name in enumerate(names)},
+      trajectory={name: jnp.stack([step[t] for step in every]) for t, name in enumerate(names)},
     )
 
   @property
   def draws_noise(self):
     return self.add_noise
 
-  def noise_shape(self, pairs, size, steps=None):
+  def noise_shape(self, pairs, size, diffusion_steps=None):
     """K is 1, S for the posterior, and 0 where no noise is added."""
     channels = sum(task.channels for task in self.tasks) if self.predictions else self.channels
-    draws = (steps or self.steps) if self.posterior else 1
+    draws = (diffusion_steps or self.diffusion_steps) if self.posterior else 1
     return (draws if self.add_noise else 0, pairs.count, *stride8(size), channels)
 
   def check(self):
     if self.channels % self.heads:
       raise UserError(f'config.model.heads: {self.channels} channels cannot be shared by {self.heads}; set a divisor')
-    if self.step_offset > self.steps:
+    if self.step_offset > self.diffusion_steps:
       raise UserError(
-        f'config.model.step_offset: {self.step_offset} is beyond the {self.steps} steps, of which it is subtracted; '
-        f'set 0 (paper) or 1 (released)'
+        f'config.model.step_offset: {self.step_offset} is beyond the {self.diffusion_steps} steps that it is '
+        f'subtracted from; set 0 (paper) or 1 (released)'
       )
     needed = identity.width(tuple(task.channels for task in self.tasks))
     if self.initial_weights == 'identity' and self.predictions and self.channels < needed:
@@ -118,13 +121,13 @@ class DiffusionMTL(Network):
         f'set --config.model.channels={1 << (needed - 1).bit_length()}, or --config.model.initial_weights=paper'
       )
 
-  def started(self, params, key):
+  def init_params(self, params, key):
     if self.initial_weights == 'paper':
       return params
     channels = tuple(task.channels for task in self.tasks)
     if self.initial_weights == 'identity':
       decays = self.add_noise and not self.posterior
-      gain = float(Schedule(self.steps).alpha_bar[-1] ** (-0.5 / self.steps)) if decays else 1.0
+      gain = float(Schedule(self.diffusion_steps).alpha_bar[-1] ** (-0.5 / self.diffusion_steps)) if decays else 1.0
       names = tuple(task.name for task in self.tasks)
       return identity.start(params, names, channels, self.predictions, self.condition != 'none', gain)
     return params | {part: released.draw(params[part], part, channels, key) for part in DENOISING if part in params}
@@ -145,7 +148,7 @@ class DiffusionMTL(Network):
       if self.is_initializing():
         module(maps)
       return None
-    return pairs.take_images(module(maps))
+    return pairs.gather_images(module(maps))
 
   def _denoise(self, x, condition, pairs: Pairs, noise, schedule: Schedule):
     """X_init [N, h, w, C_x] to X_0 and the maps X_S, ..., X_0 [S + 1, N, h, w, C_x]."""
@@ -161,7 +164,7 @@ class DiffusionMTL(Network):
         noise = jnp.where(Slots(channels).mask(pairs.task_index), noise, 0)
       x = schedule.decay(x, noise[0])
 
-    s = jnp.arange(schedule.steps, 0, -1, dtype=jnp.float32)
+    s = jnp.arange(schedule.diffusion_steps, 0, -1, dtype=jnp.float32)
     coefficients = [jnp.asarray(c[::-1], jnp.float32) for c in schedule.posterior()]
 
     def denoise(x, condition, task, draws):
@@ -176,10 +179,10 @@ class DiffusionMTL(Network):
       return final, _swap(after)
 
     # The last step adds no noise (sigma_1 = 0); its draw would only be multiplied by 0.
-    draws = jnp.zeros((schedule.steps, len(x), 1, 1, 1))
+    draws = jnp.zeros((schedule.diffusion_steps, len(x), 1, 1, 1))
     if self.posterior and self.add_noise:
       draws = jnp.concatenate([noise[1:], jnp.zeros_like(noise[:1])])
-    final, after = pairs.in_chunks(denoise, x, condition, pairs.task, _swap(draws))
+    final, after = pairs.map_chunks(denoise, x, condition, pairs.task, _swap(draws))
     return final, jnp.concatenate([x[None], _swap(after)])
 
 

@@ -16,7 +16,7 @@ INITIAL_LOSS = 0.5  # weight of the losses on initial maps (released code; the p
 def task_loss(task: Task, logits: jax.Array, label: jax.Array) -> jax.Array:
   """Loss [B] float32 of raw maps [B, H, W, C_t] against labels [B, H, W, K]."""
   valid = task.valid(label)
-  error = task.error(logits.astype(jnp.float32), label, valid)
+  error = task.pixel_loss(logits.astype(jnp.float32), label, valid)
   count = valid.sum((1, 2))
   return jnp.where(valid, error, 0).sum((1, 2)) / jnp.maximum(count, 1)
 

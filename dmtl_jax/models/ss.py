@@ -20,7 +20,7 @@ def augmentation_consistency(run: Forward) -> jax.Array:
   student, _ = run.apply(view.image(run.batch['image']))
   columns = []
   for task in run.tasks:
-    target = view.prediction(task, task.soft(jax.lax.stop_gradient(run.output.final[task.name])))
+    target = view.prediction(task, task.soft_prediction(jax.lax.stop_gradient(run.output.final[task.name])))
     columns.append(task.consistency(student.final[task.name], target).mean((1, 2)))
   unlabelled = ~mask & mask.any(1, keepdims=True)
   return (jnp.where(unlabelled, jnp.stack(columns, axis=1), 0) * run.weights).sum(1).mean()

@@ -140,7 +140,7 @@ def _helped(better: Sequence[str], worse: Sequence[str], count: int) -> str:
 
 def _after(entry) -> str:
   """'in 2 steps, by a network trained for 2,000 steps'."""
-  steps = entry.config['eval']['steps'] or entry.runs[0].steps
+  steps = entry.config['eval']['diffusion_steps'] or entry.runs[0].diffusion_steps
   trained = sorted({run.metrics['step'] for run in entry.runs if run.metrics.get('step')})
   told = f'in {steps} step{"s" if steps > 1 else ""}'
   return told + (f', by a network trained for {" and ".join(f"{n:,}" for n in trained)} steps' if trained else '')

@@ -56,9 +56,9 @@ class Run:
 
   def at(self, steps: int) -> 'Run':
     """The run as scored, and with what it costs, with this number of denoising steps."""
-    measured = self.config['eval']['steps'] or self.steps
-    config = self.config | {'eval': self.config['eval'] | {'steps': steps}}
-    metrics = self.metrics if steps == self.steps else self.others[steps]
+    measured = self.config['eval']['diffusion_steps'] or self.diffusion_steps
+    config = self.config | {'eval': self.config['eval'] | {'diffusion_steps': steps}}
+    metrics = self.metrics if steps == self.diffusion_steps else self.others[steps]
     return dataclasses.replace(self, config=config, metrics=metrics, cost=self.cost if steps == measured else {})
 
   def stored(self, stage: str, task: Task) -> dict[str, float | None]:
@@ -71,9 +71,9 @@ class Run:
     return math.nan if value is None else float(value)
 
   @property
-  def steps(self) -> int:
+  def diffusion_steps(self) -> int:
     """Number of denoising steps that it was trained with."""
-    return self.config['model']['steps']
+    return self.config['model']['diffusion_steps']
 
   @property
   def size(self) -> list[int]:
@@ -254,8 +254,10 @@ def _fields(run: Run) -> dict:
 
 def family(entry: Entry) -> tuple[str, str]:
   """What entries share that differ in their number of denoising steps alone: a name, and all other fields."""
-  fields = {k: v for k, v in _fields(entry.runs[0]).items() if k != 'model.steps'}
-  return re.sub(rf', steps={entry.runs[0].steps}(?=,|$)', '', entry.name, count=1), json.dumps(fields, sort_keys=True)
+  fields = {k: v for k, v in _fields(entry.runs[0]).items() if k != 'model.diffusion_steps'}
+  return re.sub(rf', diffusion_steps={entry.runs[0].diffusion_steps}(?=,|$)', '', entry.name, count=1), json.dumps(
+    fields, sort_keys=True
+  )
 
 
 def unequal(section: Section) -> str:

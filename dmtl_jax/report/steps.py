@@ -36,11 +36,11 @@ def lines(section) -> list[Line]:
   entries = [entry for entry in section.entries if entry.method.network.diffuses]
   found, families = [], {}
   for entry in entries:
-    scored = [run.at(steps) for run in entry.runs for steps in {run.steps, *run.others}]
+    scored = [run.at(steps) for run in entry.runs for steps in {run.diffusion_steps, *run.others}]
     found.append((f'{entry.name}, one network', entry.color, scored))
     families.setdefault(results.family(entry), []).append(entry)
   for (name, _), family in families.items():
-    scored = [run.at(run.steps) for entry in family for run in entry.runs]
+    scored = [run.at(run.diffusion_steps) for entry in family for run in entry.runs]
     found.append((f'{name}, trained with each S', family[0].color, scored))
   return [line for line in _with_colors(found) if len(line.points) > 1]
 
@@ -50,9 +50,9 @@ def _with_colors(found: Sequence[tuple]) -> list[Line]:
   made = []
   for name, color, runs in found:
     points = {}
-    for run in sorted(runs, key=lambda run: run.config['eval']['steps']):
+    for run in sorted(runs, key=lambda run: run.config['eval']['diffusion_steps']):
       if run.metrics.get('final'):
-        points.setdefault(run.config['eval']['steps'], []).append(run)
+        points.setdefault(run.config['eval']['diffusion_steps'], []).append(run)
     taken = [line.color for line in made if len(line.points) > 1]
     color = next(c for c in (color, *results.MORE_COLORS, '#777777') if c not in taken or c == '#777777')
     made.append(Line(name, color, {s: results.Entry(name, color, tuple(of)) for s, of in points.items()}))

@@ -175,8 +175,8 @@ def cost(entry) -> dict[str, list[float]]:
 
 def _count(entry) -> dict:
   """`counting.summarize` of an entry's network; {} for a config that this version of the code cannot build."""
-  steps = entry.config['eval']['steps'] or entry.runs[0].steps
-  alike = {part: entry.config[part] | {'steps': steps} for part in ('model', 'eval')}
+  steps = entry.config['eval']['diffusion_steps'] or entry.runs[0].diffusion_steps
+  alike = {part: entry.config[part] | {'diffusion_steps': steps} for part in ('model', 'eval')}
   return _counted(json.dumps(entry.config | alike, sort_keys=True), entry.runs[0].tasks, tuple(entry.runs[0].size))
 
 

@@ -69,7 +69,7 @@ class Checkpoints:
   Attributes:
     notes: of the checkpoint last saved or restored, plain values: 'config'; 'evaluated', the last step that was
       evaluated; 'best', {'step': int, 'scores': {task: value}} of the best evaluation so far, or {}; 'window',
-      the log's open one (`bad_numbers.Window.to_json`), or {}.
+      the log's open one (`bad_numbers.PendingSteps.to_json`), or {}.
   """
 
   def __init__(self, workdir, keep: int = 2, keep_every: int = 0, read_only: bool = False):

@@ -18,7 +18,7 @@ import safetensors
 import safetensors.numpy
 
 from dmtl_jax.basics import download, torch_file
-from dmtl_jax.basics.errors import printable, UserError
+from dmtl_jax.basics.errors import sanitize, UserError
 from dmtl_jax.models.parts.task_layers import Slots
 from dmtl_jax.runs import checkpoints as checkpoints_lib
 from dmtl_jax.tasks import Task
@@ -107,7 +107,7 @@ def check(source: str):
     resolve(source)
   elif not (os.path.isfile(f'{source}/tasks.json') and any(pathlib.Path(source).glob('checkpoints/[0-9]*'))):
     raise UserError(
-      f"config.init_from: the folder '{printable(source)}' is of no run: no tasks.json and checkpoints; "
+      f"config.init_from: the folder '{sanitize(source)}' is of no run: no tasks.json and checkpoints; "
       f'give the --workdir of a trained run, or a file'
     )
 
@@ -119,7 +119,7 @@ def resolve(source: str) -> pathlib.Path:
   """
   if source not in HUB:
     if not os.path.isfile(source):
-      raise UserError(f"'{printable(source)}': no such file, and not one of {', '.join(HUB)}")
+      raise UserError(f"'{sanitize(source)}': no such file, and not one of {', '.join(HUB)}")
     return pathlib.Path(source)
   revision, sha256 = HUB[source]
   try:
@@ -142,7 +142,7 @@ def read_state(path: pathlib.Path) -> dict:
     except (safetensors.SafetensorError, OSError, ValueError, TypeError, KeyError) as error:
       # Of types that numpy has not, KeyError or TypeError.
       raise UserError(
-        f'{path}: damaged or not a safetensors file ({printable(str(error))}); download it again'
+        f'{path}: damaged or not a safetensors file ({sanitize(str(error))}); download it again'
       ) from error
   else:
     state = torch_file.load(path)
@@ -255,7 +255,7 @@ def fill(views: Views, state: dict, source: str):
   }
   if any(problems.values()):
     told = [
-      f'{len(names)} {what}: {", ".join(map(printable, names[:10]))}{", ..." if len(names) > 10 else ""}'
+      f'{len(names)} {what}: {", ".join(map(sanitize, names[:10]))}{", ..." if len(names) > 10 else ""}'
       for what, names in problems.items()
       if names
     ]

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
-from dmtl_jax.basics.errors import listed, printable, UserError
+from dmtl_jax.basics.errors import listed, sanitize, UserError
 from dmtl_jax.data import source
 from dmtl_jax.tasks import Task
 
@@ -53,7 +53,7 @@ def _check(path: str, run: Sequence[Task], data: Sequence[Task], force: bool):
       )
     if theirs[name].classes != task.classes and not force:
       c = next(c for c, pair in enumerate(zip(task.classes, theirs[name].classes)) if pair[0] != pair[1])
-      was, now = (printable(tasks[name].classes[c], 64) for tasks in (ours, theirs))
+      was, now = (sanitize(tasks[name].classes[c], 64) for tasks in (ours, theirs))
       raise UserError(
         f"{path}: class {c} of {name} is '{was}' in this run, '{now}' in the data; "
         f'restore their order and names, or --force if only a name changed'

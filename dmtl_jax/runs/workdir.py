@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from dmtl_jax.basics import files, sharding, stopping
 from dmtl_jax.basics.atomic import write_json
-from dmtl_jax.basics.errors import check_local, is_plain, printable, UserError
+from dmtl_jax.basics.errors import check_local, is_plain, sanitize, UserError
 from dmtl_jax.configs import check, common
 from dmtl_jax.tasks import make_task, Task
 
@@ -28,16 +28,16 @@ FREE = (
 
 
 @contextlib.contextmanager
-def held(workdir: str | os.PathLike):
+def locked(workdir: str | os.PathLike):
   """Holds the run's folder for this job, making it if need be; all hosts must call it.
 
   Raises:
-    UserError: another job trains there, the folder cannot be written, or see `stopping.told`.
+    UserError: another job trains there, the folder cannot be written, or see `stopping.report_interruption`.
   """
   check_local('--workdir', os.fspath(workdir))
   file = sharding.on_first_host(_lock, pathlib.Path(workdir))
   try:
-    with stopping.told(lambda: stopping.WHOLE, workdir):
+    with stopping.report_interruption(lambda: stopping.WHOLE, workdir):
       yield
   finally:
     if file:
@@ -139,7 +139,7 @@ def _of_a_run(path: pathlib.Path, what: str):
   except FileNotFoundError:
     raise UserError(f'{path}: no such file; --workdir must name the folder of a trained run') from None
   except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-    raise UserError(f'{path}: not the {what} of a run ({printable(str(error))}); restore it or train again') from error
+    raise UserError(f'{path}: not the {what} of a run ({sanitize(str(error))}); restore it or train again') from error
 
 
 def _text(value) -> str:

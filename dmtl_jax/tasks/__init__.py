@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import importlib
 import pkgutil
 
-from dmtl_jax.basics.errors import none_of, printable
+from dmtl_jax.basics.errors import sanitize, unknown_value_error
 from dmtl_jax.tasks.base import IGNORE, KINDS, LONGEST, Task
 
 __all__ = ['IGNORE', 'KINDS', 'LONGEST', 'Task', 'check_keys', 'make_task', 'values_by_task']
@@ -16,7 +16,7 @@ for _file in pkgutil.iter_modules(__path__):
 def make_task(name: str, kind: str, classes: tuple[str, ...] = ()) -> Task:
   """The task of a kind given by name, as files give it; raises ValueError for no kind, and what `Task` refuses."""
   if kind not in KINDS:
-    raise none_of(f"task '{printable(name, LONGEST)}': kind", kind, KINDS)
+    raise unknown_value_error(f"task '{sanitize(name, LONGEST)}': kind", kind, KINDS)
   return KINDS[kind](name, tuple(classes))
 
 
@@ -42,7 +42,7 @@ def check_keys(where: str, keys: Iterable[str], values: Mapping[str, float], tas
   reached = {_key(values, task) for task in tasks}
   known = dict.fromkeys([*(task.name for task in tasks), *(_key(values, task) for task in tasks)])
   for key in sorted(set(keys) - reached):
-    raise none_of(where, key, known)
+    raise unknown_value_error(where, key, known)
 
 
 def _key(values: Mapping[str, float], task: Task) -> str:

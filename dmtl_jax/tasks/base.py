@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dmtl_jax.basics.errors import printable
+from dmtl_jax.basics.errors import sanitize
 from dmtl_jax.draw import colors, legends
 from dmtl_jax.metrics.base import Metric
 from dmtl_jax.metrics.depth import AbsoluteError
@@ -58,8 +58,8 @@ class Task:
     binary: whether its labels are 0 and 1, no and yes, without names of classes.
     line_like: whether its labels are lines (1) on a ground (0), which `resize_label` keeps whole and thin.
     framed: whether its pictures are white like a page, and need a frame there.
-    spread_unit: of `spread`, as it stands behind a number.
-    spread_most: where the colours of `spread` end; of every image the same, so that they compare.
+    spread_unit: of `sample_spread`, as it stands behind a number.
+    spread_most: where the colours of `sample_spread` end; of every image the same, so that they compare.
 
   Raises:
     ValueError: for another name, or a number of classes the kind cannot have.
@@ -92,7 +92,7 @@ class Task:
 
   def __post_init__(self):
     if not self.name.isidentifier() or len(self.name) > LONGEST:
-      raise ValueError(f"task '{printable(self.name, LONGEST)}': a name is letters, digits and _, at most {LONGEST}")
+      raise ValueError(f"task '{sanitize(self.name, LONGEST)}': a name is letters, digits and _, at most {LONGEST}")
     if self.raw_channels is None and not 2 <= len(self.classes) <= IGNORE:
       raise ValueError(f"task '{self.name}': {self.kind} needs 2 to {IGNORE} class names, got {len(self.classes)}")
     if self.raw_channels is not None and self.classes:
@@ -127,11 +127,11 @@ class Task:
     """Mask [..., H, W] bool of the labelled pixels of label [..., H, W, K]; numpy or jax."""
     return (label != self.unlabelled).any(-1)
 
-  def mirrored(self, values):
+  def flip_values(self, values):
     """The values of a map [..., K] whose pixels have been mirrored left and right; numpy or jax."""
     return values
 
-  def nearer(self, values, zoom):
+  def rescale_for_zoom(self, values, zoom):
     """The values of a map [..., K] of a scene that is seen `zoom` times as large; numpy or jax."""
     del zoom
     return values
@@ -197,12 +197,12 @@ class Task:
     logits = logits.astype(jnp.float32)
     return logits[..., 0] if self.channels == 1 else logits
 
-  def error(self, logits: jax.Array, label: jax.Array, valid: jax.Array) -> jax.Array:
+  def pixel_loss(self, logits: jax.Array, label: jax.Array, valid: jax.Array) -> jax.Array:
     """Loss [B, H, W] of each pixel of raw maps [B, H, W, C_t] float32; anything where not `valid` [B, H, W]."""
     del valid
     return jnp.abs(logits - label).sum(-1)
 
-  def soft(self, logits: jax.Array) -> jax.Array:
+  def soft_prediction(self, logits: jax.Array) -> jax.Array:
     """Raw maps to a differentiable prediction of the same shape: probabilities, unit vectors, values."""
     return logits.astype(jnp.float32)
 
@@ -213,14 +213,14 @@ class Task:
   def encode_prediction(self, logits: jax.Array, key: jax.Array) -> jax.Array:
     """Raw maps encoded as `encode_label` encodes labels, differentiable; `key` for kinds that draw classes."""
     del key
-    return self.soft(logits)
+    return self.soft_prediction(logits)
 
   def consistency(self, logits: jax.Array, target: jax.Array) -> jax.Array:
-    """Distance [B, h, w] of raw maps [B, h, w, C_t] to a prediction (`soft`) of the network itself of the same pixels.
+    """Distance [B, h, w] of raw maps [B, h, w, C_t] to the network's own `soft_prediction` of the same pixels.
 
     As MTPSL's, it is 0 where the target is not to be trusted: for values, where the two lie `FAR` or more apart.
     """
-    return near(jnp.abs(self.soft(logits) - target).mean(-1))
+    return near(jnp.abs(self.soft_prediction(logits) - target).mean(-1))
 
   def mean(self, draws: jax.Array) -> jax.Array:
     """Raw map [..., C_t] float32 whose activation is the mean of the activated raw maps [K, ..., C_t].
@@ -229,17 +229,17 @@ class Task:
     """
     return draws.astype(jnp.float32).mean(0)
 
-  def spread(self, draws: jax.Array) -> jax.Array:
+  def sample_spread(self, draws: jax.Array) -> jax.Array:
     """How far the activated predictions of raw maps [K, ..., C_t] differ: [..., 1] float32 >= 0, in `spread_unit`."""
     return draws.astype(jnp.float32).std(0).mean(-1, keepdims=True)
 
-  def doubt(self, logits: jax.Array) -> jax.Array | None:
+  def self_uncertainty(self, logits: jax.Array) -> jax.Array | None:
     """How unsure a raw map [..., C_t] says it is itself: [...] float32; None of kinds that say nothing of it."""
     del logits
 
   # --- Scores --------------------------------------------------------------------------------
 
-  def mistake(self, prediction: np.ndarray, label: np.ndarray) -> np.ndarray:
+  def pixel_error(self, prediction: np.ndarray, label: np.ndarray) -> np.ndarray:
     """How wrong each pixel of a prediction (see `activate`) is against a label [H, W, K]: [H, W] float32."""
     return np.abs(prediction.reshape(label.shape) - label.astype(np.float32)).mean(-1)
 
@@ -260,7 +260,7 @@ class Task:
   # --- Pictures and files --------------------------------------------------------------------
 
   def spread_limit(self, limits: tuple[float, float] | None) -> float:
-    """Where the colours of `spread` end, for a map with these `limits`."""
+    """Where the colours of `sample_spread` end, for a map with these `limits`."""
     del limits
     return self.spread_most
 
@@ -289,24 +289,24 @@ class Task:
     """`key` drawn: uint8 [h, width, 3] on white; letters at scale 1 suit a picture of 640 pixels."""
     return self.key(limits, present).draw(width, scale)
 
-  def drawn_over(self, image: np.ndarray, label: np.ndarray, limits=None) -> np.ndarray:
+  def overlay_label(self, image: np.ndarray, label: np.ndarray, limits=None) -> np.ndarray:
     """A label [H, W, K] laid over its image; unlabelled pixels show the image alone."""
     shares = 0.65 * self.valid(label)[..., None]
     return colors.overlay(image, self.picture(label, limits), shares)
 
-  def laid_over(self, image: np.ndarray, values: np.ndarray, limits=None) -> np.ndarray:
+  def overlay_prediction(self, image: np.ndarray, values: np.ndarray, limits=None) -> np.ndarray:
     """A prediction laid over its image, both uint8 [H, W, 3]."""
     return colors.overlay(image, self.picture(values, limits))
 
   def overlay_legend(self, width: int, limits=None, present=None, scale: float = 1) -> np.ndarray:
-    """As `legend`, of `laid_over`."""
+    """As `legend`, of `overlay_prediction`."""
     return self.legend(width, limits, present, scale)
 
   def resized(self, values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """A prediction at another size (H, W)."""
     return cv2.resize(values, size[::-1], interpolation=cv2.INTER_LINEAR)
 
-  def stored(self, values: np.ndarray) -> tuple[str, np.ndarray]:
+  def encode_file(self, values: np.ndarray) -> tuple[str, np.ndarray]:
     """Suffix and content of the file that keeps a prediction: '.png' of whole numbers, or '.npy'."""
     return '.npy', values.astype(np.float32)
 

@@ -28,12 +28,12 @@ class Boundary(Saliency):
   line_like = True
   ends = np.array([colors.PAPER, colors.INK])
 
-  def error(self, logits, label, valid):
+  def pixel_loss(self, logits, label, valid):
     positive = label[..., 0] == 1
     weight = jnp.where(positive, POSITIVE, 1 - POSITIVE)
     return weight * optax.sigmoid_binary_cross_entropy(logits[..., 0], positive.astype(jnp.float32))
 
-  def soft(self, logits):
+  def soft_prediction(self, logits):
     return jax.nn.sigmoid(logits.astype(jnp.float32))
 
   def encode_label(self, label):

@@ -25,7 +25,7 @@ class Depth(Task):
   def valid(self, label):
     return label[..., 0] > 0
 
-  def nearer(self, values, zoom):
+  def rescale_for_zoom(self, values, zoom):
     return values / zoom
 
   @property

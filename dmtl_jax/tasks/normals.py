@@ -27,7 +27,7 @@ class Normals(Task):
   spread_most = 45.0
   spread_unit = '\u00b0 between draws'  # root mean square angle to the mean direction
 
-  def mirrored(self, values):
+  def flip_values(self, values):
     return values * np.array([-1, 1, 1], np.float32)
 
   def from_file(self, values):
@@ -60,17 +60,17 @@ class Normals(Task):
     }
 
   def activate(self, logits):
-    return self.soft(logits)
+    return self.soft_prediction(logits)
 
-  def error(self, logits, label, valid):
+  def pixel_loss(self, logits, label, valid):
     return jnp.abs(normalize(logits) - label).sum(-1)
 
-  def soft(self, logits):
+  def soft_prediction(self, logits):
     return normalize(logits.astype(jnp.float32))
 
   def consistency(self, logits, target):
     """One minus the cosine."""
-    return near(1 - (self.soft(logits) * normalize(target)).sum(-1))
+    return near(1 - (self.soft_prediction(logits) * normalize(target)).sum(-1))
 
   def encode_label(self, label):
     return (label + 1) / 2
@@ -84,7 +84,7 @@ class Normals(Task):
     length = jnp.linalg.norm(draws, axis=-1, keepdims=True).mean(0)
     return length * normalize(normalize(draws).mean(0))
 
-  def spread(self, draws):
+  def sample_spread(self, draws):
     draws = draws.astype(jnp.float32)
     vectors, center = normalize(draws), normalize(self.mean(draws))
     # By both sine and cosine: the arc cosine alone is blind to small angles.
@@ -92,7 +92,7 @@ class Normals(Task):
     angle = jnp.arctan2(sine, (vectors * center).sum(-1, keepdims=True))
     return jnp.degrees(jnp.sqrt((angle**2).mean(0)))
 
-  def mistake(self, prediction, label):
+  def pixel_error(self, prediction, label):
     """Degrees."""
     return np.degrees(np.arccos(np.clip((prediction * label).sum(-1), -1, 1)))
 
@@ -110,7 +110,7 @@ class Normals(Task):
     values = super().resized(values, size)
     return values / np.maximum(np.linalg.norm(values, axis=-1, keepdims=True), 1e-12)
 
-  def stored(self, values):
+  def encode_file(self, values):
     return '.npy', values.astype(np.float16)
 
 

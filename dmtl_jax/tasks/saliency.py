@@ -26,23 +26,23 @@ class Saliency(Semseg):
   ends = np.array([(0, 0, 0), colors.PAPER])  # colours of probability 0 and 1
 
   def activate(self, logits):
-    return self.soft(logits)[..., -1]
+    return self.soft_prediction(logits)[..., -1]
 
-  def error(self, logits, label, valid):
+  def pixel_loss(self, logits, label, valid):
     """Positives weigh the share of negatives in the image's valid pixels, and the reverse."""
     positive = label[..., 0] == 1
     count = jnp.maximum(valid.sum((1, 2), keepdims=True), 1)
     share = 1 - (positive & valid).sum((1, 2), keepdims=True) / count
-    return jnp.where(positive, share, 1 - share) * super().error(logits, label, valid)
+    return jnp.where(positive, share, 1 - share) * super().pixel_loss(logits, label, valid)
 
-  def spread(self, draws):
+  def sample_spread(self, draws):
     return self.activate(draws).std(0)[..., None]
 
-  def doubt(self, logits):
+  def self_uncertainty(self, logits):
     return 0.5 - jnp.abs(self.activate(logits) - 0.5)
 
-  def mistake(self, prediction, label):
-    return Task.mistake(self, prediction, label)
+  def pixel_error(self, prediction, label):
+    return Task.pixel_error(self, prediction, label)
 
   def picture(self, values, limits=None):
     plane = values.reshape(values.shape[:2])
@@ -58,13 +58,13 @@ class Saliency(Semseg):
     share = np.linspace(0, 1, 256)[:, None]
     return legends.Scale(np.round((1 - share) * low + share * high).astype(np.uint8), '0', 'probability 1')
 
-  def laid_over(self, image, values, limits=None):
+  def overlay_prediction(self, image, values, limits=None):
     """Orange where it is probable."""
     orange = np.broadcast_to(np.array(colors.ORANGE, np.float32), image.shape)
     return colors.overlay(image, orange, self.most * values[..., None])
 
-  def drawn_over(self, image, label, limits=None):
-    return self.laid_over(image, (label[..., 0] == 1).astype(np.float32))
+  def overlay_label(self, image, label, limits=None):
+    return self.overlay_prediction(image, (label[..., 0] == 1).astype(np.float32))
 
   def overlay_legend(self, width, limits=None, present=None, scale=1):
     grey = np.full(3, 235)
@@ -73,5 +73,5 @@ class Saliency(Semseg):
   def resized(self, values, size):
     return cv2.resize(values, size[::-1], interpolation=cv2.INTER_LINEAR)
 
-  def stored(self, values):
+  def encode_file(self, values):
     return '.png', np.round(values * 65535).astype(np.uint16)

@@ -79,12 +79,12 @@ class Semseg(Task):
   def activate(self, logits):
     return jnp.argmax(logits, axis=-1).astype(jnp.uint8)
 
-  def error(self, logits, label, valid):
+  def pixel_loss(self, logits, label, valid):
     # A product with one-hot classes, which XLA fuses: the gradient of looking them up is a scatter, slow on CPUs.
     target = jnp.where(valid, label[..., 0], 0)
     return optax.softmax_cross_entropy(logits, jax.nn.one_hot(target, self.channels))
 
-  def soft(self, logits):
+  def soft_prediction(self, logits):
     return jax.nn.softmax(logits.astype(jnp.float32), axis=-1)
 
   def encode_label(self, label):
@@ -104,14 +104,14 @@ class Semseg(Task):
   def mean(self, draws):
     return log_mean(jax.nn.log_softmax(draws.astype(jnp.float32)))
 
-  def spread(self, draws):
+  def sample_spread(self, draws):
     log = jax.nn.log_softmax(self.mean(draws))
     return -(jnp.exp(log) * log).sum(-1, keepdims=True) / np.log(log.shape[-1])
 
-  def doubt(self, logits):
-    return self.spread(logits[None])[..., 0]
+  def self_uncertainty(self, logits):
+    return self.sample_spread(logits[None])[..., 0]
 
-  def mistake(self, prediction, label):
+  def pixel_error(self, prediction, label):
     return (prediction != label[..., 0]).astype(np.float32)
 
   def picture(self, values, limits=None):
@@ -125,7 +125,7 @@ class Semseg(Task):
   def resized(self, values, size):
     return cv2.resize(values, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
 
-  def stored(self, values):
+  def encode_file(self, values):
     return '.png', values
 
 

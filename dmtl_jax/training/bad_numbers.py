@@ -18,7 +18,7 @@ from dmtl_jax.runs import checkpoints
 
 
 @dataclasses.dataclass
-class Made:
+class StepRecord:
   """A step that was made.
 
   Attributes:
@@ -33,7 +33,7 @@ class Made:
   data: dict | None = None
 
 
-class Window:
+class PendingSteps:
   """The steps since the last log line, and how many were ever skipped.
 
   A checkpoint holds it too (`to_json`): a resumed run then logs what one that never stopped does.
@@ -42,27 +42,27 @@ class Window:
   def __init__(self, tasks, saved: dict | None = None):
     self.tasks = tasks
     self.skipped = saved['skipped'] if saved else 0  # before this window
-    self.steps = [Made(scalars) for scalars in saved['steps']] if saved else []
+    self.steps = [StepRecord(scalars) for scalars in saved['steps']] if saved else []
 
   def add(self, number: int, scalars: dict, index, data: dict):
-    self.steps.append(Made(scalars, number, np.asarray(index), data))
+    self.steps.append(StepRecord(scalars, number, np.asarray(index), data))
 
-  def fetch(self) -> list[Made]:
+  def fetch(self) -> list[StepRecord]:
     """Waits for the device; returns the steps of this process that were refused (not for an overflow), in order."""
     for made, scalars in zip(self.steps, jax.device_get([made.scalars for made in self.steps])):
       made.scalars = {name: float(value) for name, value in scalars.items()}
-    refused = lambda scalars: not scalars['good'] and not scalars.get('overflow')
+    refused = lambda scalars: not scalars['is_finite'] and not scalars.get('overflow')
     return [made for made in self.steps if refused(made.scalars) and made.index is not None]
 
   def means(self) -> dict[str, float]:
     """Means of the good steps: a task's losses over its labelled images, the rest over steps. Fetch first."""
-    good = [made.scalars for made in self.steps if made.scalars['good']]
+    good = [made.scalars for made in self.steps if made.scalars['is_finite']]
     total = lambda name: math.fsum(scalars[name] for scalars in good)
     values = {name: total(name) / len(good) for name in ('loss/total', 'grad_norm') if good}
     return values | (task_means(total, good[0], self.tasks) if good else {})
 
   def total_skipped(self) -> int:
-    return self.skipped + sum(not made.scalars['good'] for made in self.steps)
+    return self.skipped + sum(not made.scalars['is_finite'] for made in self.steps)
 
   def clear(self):
     self.skipped, self.steps = self.total_skipped(), []
@@ -70,10 +70,10 @@ class Window:
   def to_json(self, before: int | None = None) -> dict:
     """What `__init__` takes as `saved`: the steps, all or those with a number below `before`. Fetch first."""
     steps = [made.scalars for made in self.steps if before is None or made.number < before]
-    return {'skipped': self.skipped, 'steps': [s if s['good'] else {'good': 0.0} for s in steps]}
+    return {'skipped': self.skipped, 'steps': [s if s['is_finite'] else {'is_finite': 0.0} for s in steps]}
 
 
-def report(bad: Made, source, workdir) -> UserError:
+def report(bad: StepRecord, source, workdir) -> UserError:
   """The error that ends a run at a bad step; writes the replay file W/nan_STEP.json.
 
   The file holds the step, the checkpoint it starts from, the batch's image ids, and the scalars of that

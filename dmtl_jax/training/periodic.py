@@ -3,7 +3,7 @@
 import math
 
 from dmtl_jax.basics import sharding
-from dmtl_jax.basics.errors import none_of
+from dmtl_jax.basics.errors import unknown_value_error
 from dmtl_jax.basics.stopping import Stopped
 from dmtl_jax.inference import evaluation
 
@@ -40,7 +40,7 @@ class Periodic:
     """Evaluates, unless Ctrl-C or SIGTERM cuts it short: then nothing is changed, and it stays due."""
     variables = sharding.replicate(state.variables, self._mesh)
     try:
-      with self._stop.at_once():
+      with self._stop.interruptible():
         scores, _ = self._evaluator.run(variables)
         shown = self._log.writes and (step % self._pictured == 0 or step >= self._last)
         pictures = list(self._evaluator.panels(variables)) if shown else []
@@ -58,7 +58,7 @@ def check(best_by: str, tasks):
   metrics = {task.name: task.scorer(quick=True) for task in tasks}
   known = {f'{name}/{score}' for name, metric in metrics.items() for score in metric.compute(metric.empty())}
   if best_by not in known | {'delta_m'}:
-    raise none_of('config.train.best_by', best_by, ['delta_m', *sorted(known)])
+    raise unknown_value_error('config.train.best_by', best_by, ['delta_m', *sorted(known)])
 
 
 def choose(best: dict, step: int, scores: dict, config, tasks) -> dict:

@@ -128,7 +128,7 @@ class _Labels:
     return len(self.label_mask)
 
 
-def build_unfed(config, tasks: tuple[Task, ...], mask: np.ndarray | None = None) -> Training:
+def build_without_data(config, tasks: tuple[Task, ...], mask: np.ndarray | None = None) -> Training:
   """`build` without a data set.
 
   Args:

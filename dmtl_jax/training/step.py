@@ -23,7 +23,7 @@ class TrainStep:
 
   Its inputs are a TrainState, a Batch (see data/pipeline.py) and the number of the step to be made, from 1. The
   scalars: 'loss/total', 'loss/final/TASK' and 'loss/initial/TASK' (sums over this batch's labelled images) with
-  'count/TASK' labelled images, 'grad_norm', and 'good': the update was made. Of a float16 network also
+  'count/TASK' labelled images, 'grad_norm', and 'is_finite': the update was made. Of a float16 network also
   'loss_scale', by which the loss was multiplied, and 'overflow': the update was not made, since the gradient of the
   loss so scaled was not finite.
 
@@ -49,13 +49,13 @@ class TrainStep:
     norms = optimizer.norms(grads, self.model)
     scalars['grad_norm'] = optax.tree.norm(norms)
     counts = finite((scalars['loss/total'], batch_stats)) & (state.step + 1 == number)
-    scalars['good'] = counts & jnp.isfinite(scalars['grad_norm'])
+    scalars['is_finite'] = counts & jnp.isfinite(scalars['grad_norm'])
     if state.scale is not None:
       scalars['loss_scale'] = state.scale.scale
-      scalars['overflow'] = counts & ~scalars['good'] & (state.scale.scale > LEAST_SCALE)
+      scalars['overflow'] = counts & ~scalars['is_finite'] & (state.scale.scale > LEAST_SCALE)
     # Not a choice between two states after the update (`where`): that takes four times the time, and memory for both.
     after = (state, grads, batch_stats, scale, scalars.get('overflow', False), norms)
-    return jax.lax.cond(scalars['good'], self.update, self.refuse, *after), scalars
+    return jax.lax.cond(scalars['is_finite'], self.update, self.skip_update, *after), scalars
 
   def gradients(self, params, moving: tuple, batch: dict, key: jax.Array, number=0) -> tuple[Any, tuple, dict]:
     """Gradient, what moves with it, and scalars of the batch, or of micro-batch `number` of it.
@@ -106,10 +106,10 @@ class TrainStep:
   def update(self, state: TrainState, grads, batch_stats, scale=None, overflow=False, norms=None) -> TrainState:
     """The state after a good step."""
     del overflow
-    updates, opt_state = self.tx.update(grads, state.opt_state, state.params, known=norms)
+    updates, opt_state = self.tx.update(grads, state.opt_state, state.params, grad_norms=norms)
     return TrainState(state.step + 1, optax.apply_updates(state.params, updates), batch_stats, opt_state, scale)
 
-  def refuse(self, state: TrainState, grads, batch_stats, scale=None, overflow=False, norms=None) -> TrainState:
+  def skip_update(self, state: TrainState, grads, batch_stats, scale=None, overflow=False, norms=None) -> TrainState:
     """The state after a step that is not finite: the same, but for what config.train.nan_policy says.
 
     'skip': `state.step` goes on. 'stop': it does not either, so that all later steps are refused as well, by their

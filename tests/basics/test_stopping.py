@@ -47,7 +47,7 @@ def test_of_several_processes_ctrl_c_is_passed_on_to_jax(monkeypatch):
     with StopSignal() as stop, pytest.raises(KeyboardInterrupt):
       os.kill(os.getpid(), signal.SIGINT)
       assert passed == [1] and stop.asked == 'Ctrl-C'
-      with stop.at_once():  # no process may leave alone
+      with stop.interruptible():  # no process may leave alone
         pass
       os.kill(os.getpid(), signal.SIGINT)
   finally:

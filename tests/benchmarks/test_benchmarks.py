@@ -162,9 +162,11 @@ def test_scaling_varies_one_number_at_a_time():
   point = scaling.Point(labels=3)
   mask = scaling.mask_of(point)
   assert (mask.sum(1) == 3).all() and np.ptp(mask.sum(0)) == 0
-  config = scaling.configured(pascal.get_config('method=prediction'), scaling.Point(size=64, tasks=3, steps=4))
+  config = scaling.configured(
+    pascal.get_config('method=prediction'), scaling.Point(size=64, tasks=3, diffusion_steps=4)
+  )
   assert config.data.size == (64, 64) and config.data.tasks == ('semseg', 'parsing', 'saliency')
-  assert config.model.steps == 4 and config.model.channels == 128
+  assert config.model.diffusion_steps == 4 and config.model.channels == 128
 
 
 @pytest.fixture(params=[

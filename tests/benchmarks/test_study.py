@@ -53,7 +53,7 @@ def test_a_study_chooses_rates_runs_reports_and_goes_on(tmp_path, runner, monkey
   study.study(TOY, tmp_path / 'toy', study.Places(2), ['--config.model.width=8'])
   trials, runs = runner[:4], runner[4:]
   assert {name for name, _ in trials} == {f'{m}-{r}' for m in SCORES for r in ('0.001', '0.002')}
-  assert all(flags['data.held_back'] == '0.2' and flags['train.steps'] == '3' for _, flags in trials)
+  assert all(flags['data.holdout_fraction'] == '0.2' and flags['train.steps'] == '3' for _, flags in trials)
   assert sorted(name for name, _ in runs) == [f'{m}-one-{seed}' for m in SCORES for seed in (0, 1)]
   for name, flags in runs:
     method, _, seed = name.split('-')
@@ -110,7 +110,7 @@ def test_runs_that_fail_or_are_stopped_are_named_after_the_others_are_done(tmp_p
 
 def test_label_settings_have_their_own_number_of_seeds():
   suite = dataclasses.replace(
-    TOY, methods={'one': ('prediction',), 'random': ('feature',)}, seeds={'one': 2}, steps=(1,)
+    TOY, methods={'one': ('prediction',), 'random': ('feature',)}, seeds={'one': 2}, diffusion_steps=(1,)
   )
   names = ['prediction-one-0', 'prediction-one-0-S1', 'feature-random-0', 'prediction-one-1']
   assert [run.name for run in suite.runs({})] == names

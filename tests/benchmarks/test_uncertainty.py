@@ -27,7 +27,7 @@ def test_the_surest_pixels_come_first():
 )
 def test_mistakes(kind, prediction, label, expected):
   task = next(task for task in TASKS if task.kind == kind)
-  np.testing.assert_allclose(task.mistake(prediction, label), expected, atol=1e-6)
+  np.testing.assert_allclose(task.pixel_error(prediction, label), expected, atol=1e-6)
 
 
 def test_doubt_is_largest_where_classes_are_alike():
@@ -36,9 +36,9 @@ def test_doubt_is_largest_where_classes_are_alike():
     sharp[0, 0] = 9
     if task.kind in ('semseg', 'parsing', 'saliency', 'boundary'):
       highest = 1 if task.classes else 0.5
-      assert task.doubt(flat)[0] == pytest.approx(highest) and task.doubt(sharp)[0] < 0.01
+      assert task.self_uncertainty(flat)[0] == pytest.approx(highest) and task.self_uncertainty(sharp)[0] < 0.01
     else:
-      assert task.doubt(flat) is None
+      assert task.self_uncertainty(flat) is None
 
 
 def test_a_run(tiny_run):

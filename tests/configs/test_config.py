@@ -32,7 +32,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 def test_defaults():
   config = common.base(None)
-  assert (config.method, config.model.steps, config.model.heads) == ('prediction', 2, 1)
+  assert (config.method, config.model.diffusion_steps, config.model.heads) == ('prediction', 2, 1)
   assert config.data.labels == 'one'
 
 
@@ -117,7 +117,10 @@ def test_a_config_of_an_older_run_is_read(stored, method, tmp_path):
 
 @pytest.mark.parametrize('name', ['scenes', 'folder', 'pascal', 'nyud', 'cityscapes'])
 def test_every_config_builds_a_model(name):
-  assert build_model(get_config(name, 'method=feature,steps=3'), (make_task('depth', 'depth'),)).steps == 3
+  assert (
+    build_model(get_config(name, 'method=feature,diffusion_steps=3'), (make_task('depth', 'depth'),)).diffusion_steps
+    == 3
+  )
 
 
 def test_an_error_is_one_sentence_and_a_status(tmp_path):
@@ -148,7 +151,7 @@ RUN = ['--config=configs/scenes.py', '--workdir=runs/none']
     (['--config=configs/scene.py', '--workdir=x'], 'no such file; did you mean scenes, of cityscapes, folder, nyud, pascal, scenes'),
     # Of the config.
     (['--config=configs/scenes:metod=1', '--workdir=x'], "'metod=1' is none of .*; did you mean method=?"),
-    (['--config=configs/scenes.py:method=feature, labels=one,steps=x', '--workdir=x'], 'steps takes a whole number'),
+    (['--config=configs/scenes.py:method=feature, labels=one,diffusion_steps=x', '--workdir=x'], 'steps takes a whole number'),
     (['--config=configs/scenes:feature', '--workdir=x'], "config string: 'feature' is none of method=, "),
     (['--config=configs/scenes:labels', '--workdir=x'], "'labels' is none of method=, .*; did you mean labels=?"),
     (['--config=configs/scenes:preset=paperr', '--workdir=x'], "'paperr' is none of paper, released; did you mean paper"),
@@ -157,7 +160,7 @@ RUN = ['--config=configs/scenes.py', '--workdir=runs/none']
     ([*RUN, '--config.method=feture'], "'feture' is none of .*; did you mean feature?"),
     ([*RUN, '--config.optm.lr=1'], 'config.optm.lr: no such field; did you mean --config.optim.lr?'),
     ([*RUN, '--config.train.batchsize=4'], 'did you mean --config.train.batch?'),
-    (['--config', 'configs/folder.py', '--workdir', 'x', '--config.eval.stepz=1'], 'did you mean --config.eval.steps?'),
+    (['--config', 'configs/folder.py', '--workdir', 'x', '--config.eval.diffusion_stepz=1'], 'did you mean --config.eval.diffusion_steps?'),
     ([*RUN, '--config.eval.single_task.trees=x'], "eval.single_task.trees must be a number from -1e.09 to 1e.09, not 'x'"),
     ([*RUN, '--config.train.batch=0'], "train.batch must be a whole number from 1 to 65536, not '0'"),
     ([*RUN, '--config.train.batch=2.5'], "train.batch must be a whole number .*, not '2.5'"),
@@ -180,7 +183,7 @@ RUN = ['--config=configs/scenes.py', '--workdir=runs/none']
     (['--config=configs/scenes.py:labels=gs://b/m.csv', '--workdir=x'], "data.labels: 'gs://b/m.csv' is an address"),
     (['--config=configs/folder.py', '--workdir=x', '--config.data.path=file:///b'], "data.path: 'file:///b' is an address"),
     (['--config=configs/nyud.py', '--mode=prepare', '--config.data.raw=gs://b'], "data.raw: 'gs://b' is an address"),
-    (['--mode=predict', '--workdir=x', '--images=main.py', '--out=x', '--config.eval.steps=4'],
+    (['--mode=predict', '--workdir=x', '--images=main.py', '--out=x', '--config.eval.diffusion_steps=4'],
      '--config: --mode=predict takes the config that a run was trained with'),
     ([*RUN, '--config.train.remat=maybe'], "train.remat must be true or false, not 'maybe'"),
     ([*RUN, '--config.data.size=96'], "data.size must be height and width, .* not '.96,.'"),
@@ -251,7 +254,12 @@ def test_help_names_the_command_that_is_there_and_a_closed_pipe_is_no_error(monk
 
 @pytest.mark.parametrize(
   'field, low, high',
-  [('seed', 0, 2**32 - 1), ('model.steps', 1, 1000), ('eval.steps', 0, 1000), ('data.held_back', 0, 0.9)],
+  [
+    ('seed', 0, 2**32 - 1),
+    ('model.diffusion_steps', 1, 1000),
+    ('eval.diffusion_steps', 0, 1000),
+    ('data.holdout_fraction', 0, 0.9),
+  ],
 )
 def test_the_ends_of_a_range_are_in_it(field, low, high):
   config = common.base(None)
@@ -341,7 +349,7 @@ def test_help_names_every_method_and_field_of_the_config_string(capsys):
 
 def test_a_config_goes_by_its_name_where_there_is_no_such_file(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
-  for text in ('scenes', 'configs/scenes', 'configs/scenes.py', 'configs/scenes.py:steps=3'):
+  for text in ('scenes', 'configs/scenes', 'configs/scenes.py', 'configs/scenes.py:diffusion_steps=3'):
     path, _, arguments = configs.find(text).partition(':')
     assert os.path.samefile(path, ROOT / 'configs/scenes.py') and arguments == text.partition(':')[2]
   (tmp_path / 'scenes.py').touch()
@@ -354,7 +362,7 @@ def test_a_config_goes_by_its_name_where_there_is_no_such_file(tmp_path, monkeyp
     ('lr', 'optim.lr'),
     ('data.sise', 'data.size'),
     ('dta.size', 'data.size'),
-    ('model.steps.x', 'model.steps'),
+    ('model.diffusion_steps.x', 'model.diffusion_steps'),
     ('eval.single_taks.semseg', 'eval.single_task.semseg'),
     ('loss_weight.depth', 'loss_weights.depth'),
   ],

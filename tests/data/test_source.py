@@ -188,7 +188,7 @@ def test_a_mapping_is_of_the_whole_split_whatever_part_is_trained_on(config, mon
   )
   shown = {name: ['depth'] if int(name) % 3 else ['saliency'] for name in ids}
   (tmp_path / 'm.json').write_text(json.dumps(shown))
-  config.labels, config.held_back = str(tmp_path / 'm.json'), 0.3
+  config.labels, config.holdout_fraction = str(tmp_path / 'm.json'), 0.3
   whole, back = open_training(config), source_lib.open_source(config, 'val')
   assert len(whole) == 7 and sorted([*whole.ids, *back.ids]) == ids and back.label_mask.all()
   for name, row in zip(whole.ids, whole.label_mask):
@@ -222,7 +222,7 @@ def test_parsing_alone_on_pascal_goes_with_the_official_mapping(name, monkeypatc
   assert source.label_mask[:, 0].tolist() == [bool(np.asarray(rows[i])[1] > 0) for i in source.ids]
   assert source.label_mask.sum() == (999 if name == 'pascal_onelabel' else 847)
   with data.unlocked():
-    data.tasks, data.held_back = (), 0.25
+    data.tasks, data.holdout_fraction = (), 0.25
   source = open_training(data)
   assert len(source) == len(ids) - round(0.25 * len(ids))
   np.testing.assert_array_equal(source.label_mask, [np.asarray(rows[i]).ravel() > 0 for i in source.ids])
@@ -238,7 +238,9 @@ def test_images_of_nyud_are_held_back_with_the_official_mapping(monkeypatch):
   )
   monkeypatch.setattr(stored, 'prepared', lambda *args: builder)
   monkeypatch.setattr(stored, 'is_id', lambda name: True)
-  data = ConfigDict({'name': 'nyud', 'dir': '', 'labels': str(path), 'tasks': ('normals', 'depth'), 'held_back': 0.2})
+  data = ConfigDict(
+    {'name': 'nyud', 'dir': '', 'labels': str(path), 'tasks': ('normals', 'depth'), 'holdout_fraction': 0.2}
+  )
   source = open_training(data)
   assert len(source) == 636
   expected = [table[int(i.removeprefix('train/'))][[2, 1]] > 0 for i in source.ids]
@@ -247,9 +249,9 @@ def test_images_of_nyud_are_held_back_with_the_official_mapping(monkeypatch):
 
 @pytest.mark.parametrize('share, left', [(0.1, '0 of 3'), (0.9, '3 of 3')])
 def test_images_held_back_leave_some_to_train_and_some_to_validate_on(config, share, left):
-  config.held_back = share
+  config.holdout_fraction = share
   for split in ('train', 'val'):
-    with pytest.raises(UserError, match=f'held_back={share} leaves {left} images to validate on'):
+    with pytest.raises(UserError, match=f'holdout_fraction={share} leaves {left} images to validate on'):
       source_lib.open_source(config, split)
 
 

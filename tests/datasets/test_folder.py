@@ -330,7 +330,7 @@ def test_a_crop_may_be_guided_by_a_label_that_is_hidden(root):
 
 
 def test_a_share_of_the_training_images_is_held_back(tmp_path):
-  config = ConfigDict({'name': 'folder', 'path': str(tmp_path), 'held_back': 0.25})
+  config = ConfigDict({'name': 'folder', 'path': str(tmp_path), 'holdout_fraction': 0.25})
   toy.write(tmp_path, train=8)
   whole = folder.open_folder(config.path, 'train')
   rest, back = (source_lib.open_source(config, split) for split in ('train', 'val'))

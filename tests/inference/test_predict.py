@@ -150,7 +150,7 @@ def test_options_out_of_range(predictor, options, message):
 def test_mean_and_spread_against_plain_arithmetic(task):
   raw = 2 * np.random.default_rng(0).standard_normal((5, 6, 4, task.channels))
   mean, spread = by_hand(task, raw)
-  found, variation = jax.jit(lambda x: (task.mean(x), task.spread(x)))(np.float32(raw))
+  found, variation = jax.jit(lambda x: (task.mean(x), task.sample_spread(x)))(np.float32(raw))
   if task.classes or task.kind == 'saliency':
     found = softmax(np.asarray(found, np.float64))
     found = found if task.classes else found[..., 1]
@@ -165,7 +165,7 @@ def test_mean_and_spread_against_plain_arithmetic(task):
 def test_spread_of_extreme_draws():
   """Draws that agree; that know nothing; that are sure of opposites; at right angles."""
   spread = lambda task, *draws: np.asarray(spreads[task](jnp.float32(draws)[:, None, None]))
-  spreads = {task.kind: jax.jit(task.spread) for task in TASKS}
+  spreads = {task.kind: jax.jit(task.sample_spread) for task in TASKS}
   same = np.random.default_rng(0).standard_normal(3)
   np.testing.assert_allclose(spread('parsing', [0, 0, 0], [0, 0, 0]), 1, atol=1e-6)
   np.testing.assert_allclose(spread('parsing', [99, 0, 0], [99, 0, 0]), 0, atol=1e-6)

@@ -58,7 +58,7 @@ def test_single_task_is_five_networks():
 
 
 def test_parts_against_hand_counts():
-  parts = summarize('method=prediction,steps=3')['parts']
+  parts = summarize('method=prediction,diffusion_steps=3')['parts']
   conv = 9 * 512 * 512
   batch_norm = 2 * 512
   assert parts['decoders/block']['parameters'] == 5 * 2 * 2 * (conv + batch_norm)
@@ -73,12 +73,12 @@ def test_parts_against_hand_counts():
 
 
 def test_steps_at_inference_count():
-  config = tiny_config('method=prediction,steps=2')
-  config.eval.steps = 5
+  config = tiny_config('method=prediction,diffusion_steps=2')
+  config.eval.diffusion_steps = 5
   result = counting.summarize(config, TASKS, (64, 96))
-  two = counting.summarize(tiny_config('method=prediction,steps=2'), TASKS, (64, 96))
+  two = counting.summarize(tiny_config('method=prediction,diffusion_steps=2'), TASKS, (64, 96))
   name = 'denoiser/heads'
-  assert result['steps'] == 5
+  assert result['diffusion_steps'] == 5
   assert result['parts'][name]['gmac'] == pytest.approx(2.5 * two['parts'][name]['gmac'])
   assert result['parts']['backbone/encoder'] == two['parts']['backbone/encoder']
 

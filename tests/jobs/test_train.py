@@ -110,7 +110,7 @@ def test_what_a_start_without_a_checkpoint_left_is_replaced(data, tmp_path, monk
 
 
 def test_a_second_process_in_the_workdir_is_refused(trained, data):
-  with workdir_lib.held(trained[0]), pytest.raises(UserError, match='another process'):
+  with workdir_lib.locked(trained[0]), pytest.raises(UserError, match='another process'):
     train.run(config_for(data), str(trained[0]))
 
 

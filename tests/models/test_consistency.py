@@ -97,7 +97,7 @@ SURE, UNSURE = np.log(99), np.log(9)  # logits of 0.99 and 0.9
 @functools.partial(jax.jit, static_argnums=0)
 def distance(task, student, teacher):
   """And its gradient."""
-  target = task.soft(teacher) * (0.9 if task is NORMALS else 1)  # shorter, as between two directions
+  target = task.soft_prediction(teacher) * (0.9 if task is NORMALS else 1)  # shorter, as between two directions
   return jax.value_and_grad(lambda student: task.consistency(student, target)[0, 0, 0])(student)
 
 

@@ -25,7 +25,7 @@ def built(arg: str):
   config.model.initial_weights = 'identity'
   model = build_model(config, FEW)
   drawn = jax.tree_util.tree_map_with_path(untrained, random_variables(model))
-  return model, drawn, drawn | {'params': jax.jit(model.started)(drawn['params'], KEY)}
+  return model, drawn, drawn | {'params': jax.jit(model.init_params)(drawn['params'], KEY)}
 
 
 def untrained(path, x):
@@ -39,20 +39,20 @@ def images():
   return np.random.default_rng(0).standard_normal((2, *SIZE, 3)).astype(np.float32)
 
 
-@pytest.mark.parametrize('more', ['', ',condition=concat', ',steps=3', ',preset=released'])
+@pytest.mark.parametrize('more', ['', ',condition=concat', ',diffusion_steps=3', ',preset=released'])
 def test_prediction_returns_the_initial_maps_without_noise_and_the_noisy_ones_with_it(more, images):
   model, _, variables = built(f'method=prediction{more}')
   inputs = model_inputs(model, images, KEY, len(FEW))
   apply = jax.jit(lambda noise: model.apply(variables, images, **(inputs | {'noise': noise})))
   noisy, quiet = apply(inputs['noise']), apply(jnp.zeros_like(inputs['noise']))
-  scale = 1 if 'released' in more else np.sqrt(Schedule(model.steps).alpha_bar[-1])
+  scale = 1 if 'released' in more else np.sqrt(Schedule(model.diffusion_steps).alpha_bar[-1])
   for task in FEW:
     size = np.abs(quiet.initial[task.name]).max()
     if 'released' not in more:  # draws from the posterior between its steps
       np.testing.assert_allclose(quiet.final[task.name], quiet.initial[task.name], atol=1e-5 * size)
-      np.testing.assert_allclose(noisy.final[task.name], noisy.steps[task.name][0] / scale, atol=1e-5 * size)
+      np.testing.assert_allclose(noisy.final[task.name], noisy.trajectory[task.name][0] / scale, atol=1e-5 * size)
     else:
-      np.testing.assert_allclose(quiet.steps[task.name][1], quiet.steps[task.name][0], atol=1e-2 * size)
+      np.testing.assert_allclose(quiet.trajectory[task.name][1], quiet.trajectory[task.name][0], atol=1e-2 * size)
 
 
 def test_feature_returns_the_initial_heads_maps(images):

@@ -9,7 +9,7 @@ import scipy.special
 
 from dmtl_jax.models.parts.denoiser import CrossAttentionBlock
 from dmtl_jax.models.parts.layers import Conv, convolve, Dense, Head, ReducedConv, resize
-from dmtl_jax.models.parts.task_layers import of_task, SlotEmbed, SlotHead, TaskConv
+from dmtl_jax.models.parts.task_layers import gather_by_task, SlotEmbed, SlotHead, TaskConv
 
 
 def resize_by_hand(x, size):
@@ -84,7 +84,7 @@ def test_the_gradient_of_a_tasks_weights_is_the_sum_over_its_maps(dtype):
   """One task has two maps, another none; against numpy's scattered sum."""
   rng, task = np.random.default_rng(3), np.array([3, 0, 3, 1])
   weights, grad = (jnp.asarray(rng.standard_normal((4, 2, 5)), dtype) for _ in range(2))
-  chosen, back = jax.vjp(lambda w: of_task(w, task), weights)
+  chosen, back = jax.vjp(lambda w: gather_by_task(w, task), weights)
   np.testing.assert_array_equal(np.asarray(chosen, float), np.asarray(weights, float)[task])
   expected = np.zeros((4, 2, 5))
   np.add.at(expected, task, np.asarray(grad, float))

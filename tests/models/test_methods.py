@@ -133,7 +133,7 @@ def test_maps_of_a_bfloat16_network_are_not_rounded_to_it(method):
   maps = [
     output.final,
     output.initial,
-    *({name: x[i] for name, x in output.steps.items()} for i in range(3) if output.steps),
+    *({name: x[i] for name, x in output.trajectory.items()} for i in range(3) if output.trajectory),
   ]
   for each in jax.tree.leaves(jax.device_get([m for m in maps if m])):
     assert each.dtype == np.float32
@@ -179,7 +179,7 @@ def test_a_method_from_outside_trains_a_step():
 
 def test_a_network_has_the_last_word_on_its_first_weights():
   class Marked(Mine):
-    def started(self, params, key):
+    def init_params(self, params, key):
       return params | {'mark': jnp.zeros(())}
 
   params = jax.eval_shape(lambda: init_variables(Marked(TWO, channels=4), KEY, SIZE))['params']
@@ -189,7 +189,7 @@ def test_a_network_has_the_last_word_on_its_first_weights():
 @pytest.mark.parametrize('add_noise', [False, True])
 @pytest.mark.parametrize('posterior', [False, True])
 def test_noise_is_drawn_where_some_is_added(add_noise, posterior):
-  config = tiny_config('method=feature,steps=3')
+  config = tiny_config('method=feature,diffusion_steps=3')
   config.model.update(add_noise=add_noise, posterior=posterior)
   model = build_model(config, TWO)
   assert model.draws_noise == add_noise

@@ -37,7 +37,7 @@ def test_maps_of_images_of_any_size_have_stride_8(tiny, size, stride8):
   output = jax.eval_shape(run, jax.ShapeDtypeStruct((1, *size, 3), jnp.float32))
   for task in TASKS:
     assert output.initial[task.name].shape == output.final[task.name].shape == (1, *stride8, task.channels)
-    assert output.steps[task.name].shape == (3, 1, *stride8, task.channels)
+    assert output.trajectory[task.name].shape == (3, 1, *stride8, task.channels)
 
 
 def test_scan_equals_an_unrolled_loop(tiny):
@@ -89,7 +89,7 @@ def test_selected_pairs_are_those_of_the_mask():
 
 
 @pytest.mark.parametrize(
-  'arg', ['method=no_condition', 'method=no_diffusion', 'preset=released', 'method=feature,steps=3']
+  'arg', ['method=no_condition', 'method=no_diffusion', 'preset=released', 'method=feature,diffusion_steps=3']
 )
 def test_variants_run_and_differ_from_the_default(tiny, arg):
   variant = Tiny(arg, TASKS, depth=2, token_stride=2)
@@ -99,7 +99,7 @@ def test_variants_run_and_differ_from_the_default(tiny, arg):
   assert not np.allclose(output.final['semseg'], default.final['semseg'])
 
 
-RELEASED_PREDICTION = ['method=no_diffusion,preset=released', 'method=prediction,preset=released,steps=3']
+RELEASED_PREDICTION = ['method=no_diffusion,preset=released', 'method=prediction,preset=released,diffusion_steps=3']
 
 
 @pytest.fixture(scope='module', params=RELEASED_PREDICTION)
@@ -114,8 +114,8 @@ def test_training_on_every_pair_computes_what_inference_does(tiny_released):
   trained = tiny.apply(tiny.variables, tiny.images, **tiny.inputs(pairs))
   inferred = tiny.apply(tiny.variables, tiny.images, **tiny.inputs(None))
   for task in TASKS:
-    scale = np.abs(inferred.steps[task.name]).max()
-    np.testing.assert_allclose(trained.steps[task.name], inferred.steps[task.name], atol=1e-5 * scale)
+    scale = np.abs(inferred.trajectory[task.name]).max()
+    np.testing.assert_allclose(trained.trajectory[task.name], inferred.trajectory[task.name], atol=1e-5 * scale)
 
 
 def test_slots_of_other_tasks_stay_zero_through_all_steps(tiny_released):
@@ -124,10 +124,10 @@ def test_slots_of_other_tasks_stay_zero_through_all_steps(tiny_released):
   pairs = pairs_lib.SparsePairs(jnp.arange(4)[None], task[None], jnp.ones((1, 4), bool), 4, T)
   x = np.where(own, rng.standard_normal((4, 8, 12, own.shape[-1])), 0).astype(np.float32)
   condition = rng.standard_normal((4, 6, tiny.config.model.channels)).astype(np.float32)
-  schedule = Schedule(tiny.model.steps)
+  schedule = Schedule(tiny.model.diffusion_steps)
   run = jax.jit(lambda noise: tiny.model.apply(tiny.variables, x, condition, pairs, noise, schedule, method='_denoise'))
   _, steps = run(tiny.inputs(pairs)['noise'])
-  assert len(steps) == tiny.model.steps + 1 and (np.abs(steps) > 0).any((0, 1, 2, 3)).all()
+  assert len(steps) == tiny.model.diffusion_steps + 1 and (np.abs(steps) > 0).any((0, 1, 2, 3)).all()
   assert (np.where(own, 0, steps) == 0).all()
 
 
@@ -159,12 +159,12 @@ def test_noise_of_a_pair_does_not_depend_on_the_other_pairs(tiny):
 
 
 def test_steps_at_inference_can_differ_from_training(tiny):
-  inputs = model_inputs(tiny.model, tiny.images, jax.random.key(1), T, steps=4)
+  inputs = model_inputs(tiny.model, tiny.images, jax.random.key(1), T, diffusion_steps=4)
   output = jax.eval_shape(
-    lambda **kw: tiny.model.apply(tiny.variables, tiny.images, steps=4, **kw),
-    **{k: v for k, v in inputs.items() if k != 'steps'},
+    lambda **kw: tiny.model.apply(tiny.variables, tiny.images, diffusion_steps=4, **kw),
+    **{k: v for k, v in inputs.items() if k != 'diffusion_steps'},
   )
-  assert output.steps['depth'].shape[0] == 5
+  assert output.trajectory['depth'].shape[0] == 5
 
 
 # --- first weights of preset=released ---
@@ -192,7 +192,7 @@ def started(request, short_encoder):
   """Layers {path: {'kernel', 'bias'}} drawn anew where all was 7, and the model."""
   model = Tiny(f'method={request.param},preset=released', TASKS, channels=C, depth=1).model
   shapes = jax.eval_shape(lambda: init_variables(model, jax.random.key(0), (32, 32)))['params']
-  params = jax.jit(model.started)(jax.tree.map(lambda x: jnp.full(x.shape, 7.0), shapes), jax.random.key(0))
+  params = jax.jit(model.init_params)(jax.tree.map(lambda x: jnp.full(x.shape, 7.0), shapes), jax.random.key(0))
   layers = {}
   for path, x in jax.tree_util.tree_leaves_with_path(params):
     *names, last = [key.key for key in path]
@@ -231,4 +231,4 @@ def test_no_two_layers_are_drawn_alike(started):
 
 
 def test_papers_weights_are_those_of_the_layers(tiny):
-  assert tiny.model.started('as they are', None) == 'as they are'
+  assert tiny.model.init_params('as they are', None) == 'as they are'

@@ -61,16 +61,16 @@ def test_config_gives_the_single_task_scores_where_no_run_does(tmp_path):
 
 def test_what_differs_between_runs_of_a_method_is_named(tmp_path):
   runs = [
-    write_run(tmp_path / '1', 'method=prediction,steps=1'),
-    write_run(tmp_path / '3', 'method=prediction,steps=3'),
+    write_run(tmp_path / '1', 'method=prediction,diffusion_steps=1'),
+    write_run(tmp_path / '3', 'method=prediction,diffusion_steps=3'),
     write_run(tmp_path / 'r', 'method=feature,backbone=resnet50'),
     write_run(tmp_path / '4', train__log_every=99),
   ]
   _, _, rows = make(tmp_path, *runs)
   assert [(row['method'], row['runs']) for row in rows if not row['S']] == [
-    ('DiffusionMTL (Prediction), steps=1', '1'),
-    ('DiffusionMTL (Prediction), steps=3', '1'),
-    ('DiffusionMTL (Prediction), steps=2', '1'),
+    ('DiffusionMTL (Prediction), diffusion_steps=1', '1'),
+    ('DiffusionMTL (Prediction), diffusion_steps=3', '1'),
+    ('DiffusionMTL (Prediction), diffusion_steps=2', '1'),
     ('DiffusionMTL (Feature), R50', '1'),
   ]
 

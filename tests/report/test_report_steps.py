@@ -33,14 +33,14 @@ def test_a_network_evaluated_with_several_steps_has_a_chart_a_task_and_one_of_wh
   run = write_run(tmp_path / 'p', final=(50, 20, 1), initial=(45, 22, 1), cost=False, **SMALL)
   write_steps(run, 1, (48, 21, 1.5))
   write_steps(run, 10, (52, 19.5, None))
-  plain = write_run(tmp_path / 'm', 'method=mtl_baseline,steps=3')
+  plain = write_run(tmp_path / 'm', 'method=mtl_baseline,diffusion_steps=3')
   page, text, rows = make(tmp_path, run, plain)
   name = 'DiffusionMTL (Prediction), one network'
   assert curves(page, 'semseg') == ({name: {1: 48, 2: 50, 10: 52}}, [(f'{name}, initial', '45')])
   assert curves(page, 'depth')[0] == {name: {1: 1.5, 2: 1}}
   config = workdir_lib.read_config(run)
   for steps, gmac in curves(page, 'compute')[0][name].items():
-    config.eval.steps = steps
+    config.eval.diffusion_steps = steps
     assert gmac == pytest.approx(counting.summarize(config, TASKS, (32, 32))['gmac'], rel=1e-3)
   assert re.findall(r'\(Prediction\), one network \| (\d+) \| (\S+) \|', text) == [
     ('0', '45.00'),
@@ -60,10 +60,12 @@ def test_a_network_evaluated_with_several_steps_has_a_chart_a_task_and_one_of_wh
 
 def test_runs_that_differ_in_their_steps_alone_are_a_line_of_means_over_seeds(tmp_path):
   runs = [
-    write_run(tmp_path / f'{steps}{seed}', f'method=prediction,steps={steps}', (40 + steps + seed, 20, 1), seed=seed)
+    write_run(
+      tmp_path / f'{steps}{seed}', f'method=prediction,diffusion_steps={steps}', (40 + steps + seed, 20, 1), seed=seed
+    )
     for steps, seed in [(1, 0), (3, 0), (3, 1)]
   ]
-  other = write_run(tmp_path / 'other', 'method=prediction,steps=4', optim__lr=1.0)
+  other = write_run(tmp_path / 'other', 'method=prediction,diffusion_steps=4', optim__lr=1.0)
   page, text, _ = make(tmp_path, *runs, other)
   (line,) = curves(page, 'semseg')[0].items()
   assert line[0].endswith('trained with each S') and line[1] == {1: 41, 3: 43.5} and 'Mind that some' not in page + text

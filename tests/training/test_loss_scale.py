@@ -66,7 +66,7 @@ def test_steps_train_as_in_float32():
     step, state = linear(dtype)
     for number in range(1, 9):
       state, scalars = step(state, batch_of(), number)
-      assert scalars['good']
+      assert scalars['is_finite']
       told.append(float(scalars['loss/total']))
     if dtype == jnp.float16:
       assert scalars['loss_scale'] == 2**16 and state.scale.fin_steps == 8 and not scalars['overflow']
@@ -80,10 +80,10 @@ def test_an_overflow_halves_the_scale_and_skips_the_step(accumulate, policy):
   step, state = linear(accumulate=accumulate, nan_policy=policy)
   start = scaled(state, 2.0**40)
   after, scalars = step(start, batch_of(), 1)
-  assert scalars['overflow'] and not scalars['good'] and np.isfinite(scalars['loss/total'])
+  assert scalars['overflow'] and not scalars['is_finite'] and np.isfinite(scalars['loss/total'])
   assert after.step == 1 and after.scale.scale == 2.0 ** (40 - accumulate) and after.scale.fin_steps == 0
   same(after.replace(step=start.step, scale=start.scale), start)
-  window = bad_numbers.Window(TWO)
+  window = bad_numbers.PendingSteps(TWO)
   window.add(1, scalars, [0], {})
   assert window.fetch() == [] and window.total_skipped() == 1  # so that nan_policy=stop does not stop
   config = tiny_config('method=mtl_baseline')
@@ -91,23 +91,23 @@ def test_an_overflow_halves_the_scale_and_skips_the_step(accumulate, policy):
   assert train.log_values(window, float, config, 1) == {'loss_scale': 2.0**40, 'skipped': 1, 'lr': -1}
   for number in range(2, 40):
     after, scalars = step(after, batch_of(), number)
-  assert scalars['good'] and after.step == 39
+  assert scalars['is_finite'] and after.step == 39
 
 
 def test_a_loss_that_is_not_finite_is_no_overflow():
   step, state = linear()
   batch = batch_of()
   after, scalars = step(state, batch | {'image': batch['image'] * np.nan}, 1)
-  assert not scalars['good'] and not scalars['overflow']
+  assert not scalars['is_finite'] and not scalars['overflow']
   same(after, state)  # it waits
   stuck, scalars = step(scaled(state, 2.0**40), batch, 2)  # by its number one step was refused before
-  assert not scalars['good'] and not scalars['overflow'] and stuck.scale.scale == 2.0**40
+  assert not scalars['is_finite'] and not scalars['overflow'] and stuck.scale.scale == 2.0**40
   _, scalars = step(scaled(state, 1.0), batch | {'image': batch['image'] * 6e4}, 1)  # no scale is less
-  assert not scalars['good'] and not scalars['overflow']
+  assert not scalars['is_finite'] and not scalars['overflow']
 
 
 def test_small_gradients_are_those_of_float32_and_would_be_zero_without_the_scale(short_encoder):
-  config = tiny_config('method=prediction,steps=1')
+  config = tiny_config('method=prediction,diffusion_steps=1')
   config.model.update(width=4, channels=8)
   config.loss_weights = {task.name: 1e-4 for task in TWO}
   tx, moved = optax.sgd(1.0), {}
@@ -118,7 +118,7 @@ def test_small_gradients_are_those_of_float32_and_would_be_zero_without_the_scal
     state = TrainState(jnp.int32(0), variables['params'], variables['batch_stats'], tx.init(variables['params']))
     state = scaled(state.replace(scale=loss_scale()), scale) if scale else state
     after, scalars = jax.jit(TrainStep(model, tx, config, TWO, 4, 1))(state, batch_of(), 1)
-    assert scalars['good']
+    assert scalars['is_finite']
     difference = jax.tree.map(np.subtract, jax.device_get(after.params), state.params)
     moved[dtype, scale] = np.concatenate([np.ravel(x) for x in jax.tree.leaves(difference)])
   exact = moved['float32', None]
@@ -154,4 +154,4 @@ def test_a_run_goes_on_in_another_dtype(before, now, tmp_path):
   step, other = linear(now)
   restored = Checkpoints(tmp_path).restore(1, other)
   same(restored.replace(scale=None), state.replace(scale=None))
-  assert (restored.scale is None) == (now == jnp.float32) and step(restored, batch_of(), 2)[1]['good']
+  assert (restored.scale is None) == (now == jnp.float32) and step(restored, batch_of(), 2)[1]['is_finite']

@@ -32,11 +32,11 @@ class Noisy(Network):
     calls = self.variable('batch_stats', 'calls', jnp.zeros, ())
     calls.value += 1
     x = nn.Dense(self.slots.total)(images[:, ::8, ::8])
-    x = pairs.take_images(x) + self.param('scale', nn.initializers.ones, ()) * noise[0]
-    maps = self.slots.split(pairs.put(x))
+    x = pairs.gather_images(x) + self.param('scale', nn.initializers.ones, ()) * noise[0]
+    maps = self.slots.split(pairs.scatter(x))
     return Output({task.name: m for task, m in zip(TASKS, maps)})
 
-  def noise_shape(self, pairs, size, steps=None):
+  def noise_shape(self, pairs, size, diffusion_steps=None):
     return 1, pairs.count, size[0] // 8, size[1] // 8, self.slots.total
 
 
@@ -84,7 +84,7 @@ def test_micro_batches_make_the_gradient_and_losses_of_the_batch(accumulate, gro
 
 def small(method: str, **train):
   """A network, a state to start from and a batch of four, small enough to compile in seconds."""
-  config = tiny_config(f'method={method},steps=1')
+  config = tiny_config(f'method={method},diffusion_steps=1')
   config.model.update(width=4, channels=8)
   config.train.update(train)
   model, tx = build_model(config, TWO), optax.sgd(1.0)

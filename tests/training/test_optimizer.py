@@ -78,7 +78,7 @@ def test_guard_update_and_refusal_by_themselves(policy):
   updates, _ = step.tx.update(drawn(1), state.opt_state, state.params)
   jax.tree.map(np.testing.assert_array_equal, new.params, optax.apply_updates(state.params, updates))
   assert (new.step, new.opt_state[2].count, new.opt_state[3].count) == (5, 1, 1) and new.batch_stats['mean'].all()
-  refused = step.refuse(new, drawn(2), {'mean': jnp.full(3, jnp.nan)})
+  refused = step.skip_update(new, drawn(2), {'mean': jnp.full(3, jnp.nan)})
   assert refused.step == (6 if policy == 'skip' else 5)
   jax.tree.map(np.testing.assert_array_equal, refused.replace(step=new.step), new)
 

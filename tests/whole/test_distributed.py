@@ -29,7 +29,7 @@ from dmtl_jax.training import setup
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 STEPS, EVERY = 18, 4
 COMPARED = 10  # steps after a checkpoint; then rounding has grown
-ARG = 'method=prediction,labels=one,steps=1'
+ARG = 'method=prediction,labels=one,diffusion_steps=1'
 pytestmark = pytest.mark.usefixtures('short_encoder')
 # main.py with that encoder.
 MAIN = """

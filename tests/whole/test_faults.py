@@ -173,7 +173,7 @@ def test_the_log_drops_what_is_beyond_the_checkpoint(tmp_path):
 def test_a_file_that_is_not_finished_leaves_the_one_before(tmp_path):
   path = tmp_path / 'new' / 'a.txt'
   atomic.write_atomic(path, 'before')
-  with pytest.raises(ZeroDivisionError), atomic.replacing(path, 'wb') as file:
+  with pytest.raises(ZeroDivisionError), atomic.atomic_open(path, 'wb') as file:
     file.write(b'half')
     file.flush()
     assert path.read_text() == 'before'
@@ -186,7 +186,7 @@ def test_what_a_killed_write_left_goes_when_the_run_goes_on(tmp_path):
   for name in left + kept:
     (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / name).touch()
-  with workdir_lib.held(tmp_path):
+  with workdir_lib.locked(tmp_path):
     pass
   assert not any((tmp_path / name).exists() for name in left) and all((tmp_path / name).exists() for name in kept)
 
@@ -221,10 +221,10 @@ def test_a_skipped_step_changes_nothing_but_the_count_of_steps(data, monkeypatch
     before = jax.device_get(state)
     batch = training.on_devices(next(training.batches))
     state, bad = training.update(state, batch | {'image': batch['image'] * np.inf}, 1)
-    assert int(state.step) == after and not bad['good']
+    assert int(state.step) == after and not bad['is_finite']
     jax.tree.map(np.testing.assert_array_equal, state.replace(step=before.step), before)
     state, scalars = training.update(state, batch, 2)
-    assert bool(scalars['good']) == (policy == 'skip')  # once stopped, nothing moves any more
+    assert bool(scalars['is_finite']) == (policy == 'skip')  # once stopped, nothing moves any more
     changed = [
       (np.asarray(a) != b).any() for a, b in zip(jax.tree.leaves(state.params), jax.tree.leaves(before.params))
     ]

@@ -43,7 +43,7 @@ def test_a_wheel_brings_one_package_and_all_of_its_files(wheel):
 
 
 def test_configs_go_by_name_outside_a_checkout(wheel, tmp_path):
-  ask = "from dmtl_jax import configs; print(configs.find('configs/scenes.py:steps=3'))"
+  ask = "from dmtl_jax import configs; print(configs.find('configs/scenes.py:diffusion_steps=3'))"
   done = subprocess.run(
     [sys.executable, '-c', ask],
     cwd=tmp_path,
@@ -51,4 +51,4 @@ def test_configs_go_by_name_outside_a_checkout(wheel, tmp_path):
     capture_output=True,
     text=True,
   )
-  assert done.stdout.strip() == f'{wheel}/dmtl_jax/configs/scenes.py:steps=3', done.stderr
+  assert done.stdout.strip() == f'{wheel}/dmtl_jax/configs/scenes.py:diffusion_steps=3', done.stderr

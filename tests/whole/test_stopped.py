@@ -180,8 +180,8 @@ def test_prepare(tmp_path, monkeypatch, trouble):
 def test_files_show_together(tmp_path):
   """Written and removed in one block, and in a block in it."""
   atomic.write_atomic(tmp_path / 'old/a', 'old')
-  with atomic.at_once():
-    with atomic.at_once():
+  with atomic.transaction():
+    with atomic.transaction():
       atomic.write_atomic(tmp_path / 'new/b', 'new')
       atomic.remove(tmp_path / 'old/a')
     assert files(tmp_path / 'old') == {'a': b'old'} and not (tmp_path / 'new/b').exists()
@@ -197,7 +197,7 @@ def test_a_signal_while_files_are_renamed_comes_too_late(tmp_path, monkeypatch):
     replace(*args)
 
   monkeypatch.setattr(os, 'replace', stopped)
-  with stopping.told(lambda: 'kept'), atomic.at_once():
+  with stopping.report_interruption(lambda: 'kept'), atomic.transaction():
     atomic.write_atomic(tmp_path / 'a', 'new')
     atomic.write_atomic(tmp_path / 'b', 'new')
   assert files(tmp_path) == {'a': b'new', 'b': b'new'}
@@ -205,5 +205,5 @@ def test_a_signal_while_files_are_renamed_comes_too_late(tmp_path, monkeypatch):
 
 def test_a_vanished_folder_is_told(tmp_path):
   with pytest.raises(UserError, match='No such file or directory; mend that .*: kept'):
-    with stopping.told(lambda: 'kept'), atomic.replacing(tmp_path / 'x/a'):
+    with stopping.report_interruption(lambda: 'kept'), atomic.atomic_open(tmp_path / 'x/a'):
       shutil.rmtree(tmp_path / 'x')

@@ -86,7 +86,7 @@ def test_a_new_file_has_the_umask_s_mode_and_an_old_one_keeps_its_own(tmp_path, 
 def test_a_name_as_long_as_may_be(tmp_path):
   """What a killed write would leave is found by the pattern that `workdir` removes it by."""
   path = tmp_path / ('x' * 251 + '.png')
-  with atomic.replacing(path) as file:
+  with atomic.atomic_open(path) as file:
     file.write('text')
     assert [p.name for p in tmp_path.glob('.*.tmp')] == [pathlib.Path(file.name).name]
   assert [(p, p.read_text()) for p in tmp_path.iterdir()] == [(path, 'text')]

@@ -41,19 +41,19 @@ class DensePairs:
     """Task [N] of each pair."""
     return jnp.asarray(np.repeat(np.arange(self.tasks), self.batch))
 
-  def take_images(self, x: jax.Array) -> jax.Array:
+  def gather_images(self, x: jax.Array) -> jax.Array:
     """Maps of images [B, ...] to maps of pairs [N, ...]."""
     return jnp.tile(x, (self.tasks,) + (1,) * (x.ndim - 1))
 
-  def take_tasks(self, maps: list[jax.Array]) -> jax.Array:
+  def gather_tasks(self, maps: list[jax.Array]) -> jax.Array:
     """T maps [B, ...] of one shape to maps of pairs [N, ...]."""
     return jnp.concatenate(maps)
 
-  def put(self, x: jax.Array) -> list[jax.Array]:
+  def scatter(self, x: jax.Array) -> list[jax.Array]:
     """Maps of pairs [N, ...] back to T maps [B, ...], 0 where a pair is missing."""
     return list(x.reshape(self.tasks, self.batch, *x.shape[1:]))
 
-  def in_chunks(self, run, *arrays):
+  def map_chunks(self, run, *arrays):
     """run(*arrays), of arrays [N, ...] of pairs; skips what work it can."""
     return run(*arrays)
 
@@ -94,14 +94,14 @@ class SparsePairs:
   def task_index(self) -> jax.Array:
     return self.task
 
-  def take_images(self, x: jax.Array) -> jax.Array:
+  def gather_images(self, x: jax.Array) -> jax.Array:
     return self._join(jax.vmap(lambda maps, i: maps[i])(self._split(x), self.image))
 
-  def take_tasks(self, maps: list[jax.Array]) -> jax.Array:
+  def gather_tasks(self, maps: list[jax.Array]) -> jax.Array:
     x = self._split(jnp.stack(maps, axis=1))
     return self._join(jax.vmap(lambda maps, i, t: maps[i, t])(x, self.image, self.group_task))
 
-  def put(self, x: jax.Array) -> list[jax.Array]:
+  def scatter(self, x: jax.Array) -> list[jax.Array]:
     x, size = self._split(x), self.batch // self.image.shape[0]
     # Pairs that only fill up the count are sent out of bounds, where scatter drops them.
     image = jnp.where(self.valid, self.image, size)
@@ -109,8 +109,8 @@ class SparsePairs:
     full = self._join(jax.vmap(lambda x, i, t: empty.at[i, t].set(x, mode='drop'))(x, image, self.group_task))
     return [full[:, t] for t in range(self.tasks)]
 
-  def in_chunks(self, run, *arrays):
-    """As `DensePairs.in_chunks`, but in chunks of one pair per image, without those that hold no valid pair.
+  def map_chunks(self, run, *arrays):
+    """As `DensePairs.map_chunks`, but in chunks of one pair per image, without those that hold no valid pair.
 
     The static count is that of the image with the most labels; where images differ, most of the last
     chunks are empty, and their work is skipped: what run gives is 0 there.

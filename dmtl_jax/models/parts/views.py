@@ -43,7 +43,7 @@ class View:
     return self._flipped(jax.vmap(one)(maps, self.zoom, self.corner))
 
   def prediction(self, task: Task, maps: jax.Array) -> jax.Array:
-    """Predictions (`Task.soft`) in the view; a flip mirrors normals, a zoom brings depth nearer."""
+    """Predictions (`Task.soft_prediction`) in the view; a flip mirrors normals, a zoom brings depth nearer."""
     return self._values(task, self.maps(maps))
 
   def label(self, task: Task, label: jax.Array) -> jax.Array:
@@ -59,8 +59,8 @@ class View:
     return jnp.where(_column(self.flip), maps[:, :, ::-1], maps)
 
   def _values(self, task: Task, maps):
-    mirrored = jnp.where(_column(self.flip), task.mirrored(maps), maps)
-    return task.nearer(mirrored, _column(self.zoom))
+    mirrored = jnp.where(_column(self.flip), task.flip_values(maps), maps)
+    return task.rescale_for_zoom(mirrored, _column(self.zoom))
 
 
 def draw(key: jax.Array, batch: int) -> View:

@@ -18,7 +18,7 @@ import jax
 from jax._src import distributed
 from jax.experimental import multihost_utils
 
-from dmtl_jax.basics.errors import printable, tell, UserError
+from dmtl_jax.basics.errors import print_error, sanitize, UserError
 
 DONE = b'\1'
 NAME = 'dmtl_jax/partners'  # of what the coordinator carries
@@ -26,7 +26,7 @@ PATIENCE = 30  # seconds to connect
 GRACE = 1  # second
 
 
-def together(job: Callable[[], Any]) -> Any:
+def run_with_peers(job: Callable[[], Any]) -> Any:
   """What the job of this process returns, one of several that have joined by `jax.distributed`.
 
   Where it fails, and where another process ends before all are done, this one tells it and ends with status 1.
@@ -60,7 +60,7 @@ def _watch(number: int, connection: socket.socket):
 
 
 def _end(error: BaseException) -> NoReturn:
-  tell(error)
+  print_error(error)
   sys.stdout.flush()
   sys.stderr.flush()
   os._exit(1)  # at an ordinary end JAX would wait for the others, and they for this process
@@ -79,7 +79,7 @@ def _connect() -> dict[int, socket.socket]:
     else:
       partners[0] = _call()
   except (OSError, jax.errors.JaxRuntimeError) as error:
-    reason = printable(str(error), 100)
+    reason = sanitize(str(error), 100)
     print(f'no connection between the processes ({reason}): where one dies, others wait 100 s', file=sys.stderr)
   return partners
 

@@ -7,7 +7,7 @@ import types
 import jax
 import pytest
 
-from dmtl_jax.basics import partners, sharding
+from dmtl_jax.basics import peers, sharding
 
 
 class Coordinator:
@@ -33,18 +33,18 @@ def two(monkeypatch):
   monkeypatch.setattr(jax, 'process_count', lambda: 2)
   # A collective would wait for a process that has died.
   monkeypatch.setattr(sharding, 'gather', pytest.fail)
-  monkeypatch.setattr(partners.multihost_utils, 'process_allgather', pytest.fail)
+  monkeypatch.setattr(peers.multihost_utils, 'process_allgather', pytest.fail)
   state = types.SimpleNamespace(client=coordinator, coordinator_address='localhost:1')
-  monkeypatch.setattr(partners.distributed, 'global_state', state)
+  monkeypatch.setattr(peers.distributed, 'global_state', state)
 
   def process(number):
     own.number = number
     if number:
       assert coordinator.there.wait(10)
-      port = int(coordinator.values[partners.NAME].split()[0])
+      port = int(coordinator.values[peers.NAME].split()[0])
       with socket.create_connection(('localhost', port)) as stranger:
         stranger.sendall(b'?' * 20)
-    connected[number] = partners._connect()
+    connected[number] = peers._connect()
 
   threads = [threading.Thread(target=process, args=(number,)) for number in (0, 1)]
   for thread in threads:
@@ -58,11 +58,11 @@ def two(monkeypatch):
 def test_an_end_is_told_unless_the_work_was_done(two, monkeypatch, done):
   assert {number: list(others) for number, others in two.items()} == {0: [1], 1: [0]}
   told = []
-  monkeypatch.setattr(partners, '_end', told.append)
+  monkeypatch.setattr(peers, '_end', told.append)
   if done:
-    two[1][0].sendall(partners.DONE)
+    two[1][0].sendall(peers.DONE)
   two[1][0].close()  # as the system does when a process ends
-  partners._watch(1, two[0][1])
+  peers._watch(1, two[0][1])
   assert [str(error)[:54] for error in told] == (
     [] if done else ['process 1 of 2 ended before the work was done, so this']
   )
