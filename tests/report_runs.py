@@ -1,9 +1,10 @@
-"""Workdirs for tests of the report, written by hand, and what every page must be."""
+"""Workdirs for tests of the report, written by hand, and a look at the page made of them."""
 
 import csv
 import html.parser
 import io
 import json
+from xml.etree import ElementTree
 
 import numpy as np
 from PIL import Image
@@ -74,35 +75,72 @@ def write_log(path, rows):
 
 
 def make(tmp_path, *runs):
-  """The page, the Markdown and the CSV rows of some runs."""
-  page = report.write_report([str(run) for run in runs], str(tmp_path / 'out')).read_text()
-  Checker().check(page)
-  rows = list(csv.DictReader(io.StringIO((tmp_path / 'out' / 'report.csv').read_text())))
-  return page, (tmp_path / 'out' / 'report.md').read_text(), rows
+  """The page (its root element), the Markdown and the CSV rows of some runs."""
+  path = report.write_report([str(run) for run in runs], str(tmp_path / 'out'))
+  rows = list(csv.DictReader(io.StringIO(path.with_suffix('.csv').read_text())))
+  return parse_page(path.read_text()), path.with_suffix('.md').read_text(), rows
 
 
-class Checker(html.parser.HTMLParser):
-  """What every page must be: well nested, self-contained, without scripts, pictures described, labels of inputs."""
+def parse_page(page):
+  """The root element, after checking what every page must be: self-contained, without scripts, well formed."""
+  parser = PageParser()
+  parser.feed(page)
+  root = parser.builder.close()
+  ids = [element.get('id') for element in root.iter() if element.get('id')]
+  assert len(set(ids)) == len(ids)
+  for element in root.iter():
+    assert element.tag != 'script'
+    assert not any(name.startswith('on') for name in element.attrib)
+    assert element.get('src', 'data:').startswith('data:')
+    assert element.get('for', ids[0]) in ids
+    assert element.get('href', f'#{ids[0]}').removeprefix('#') in ids
+    assert element.tag != 'img' or element.get('alt')
+  assert len(page) < 5_000_000
+  return root
 
-  VOID = {'meta', 'img', 'input', 'line', 'circle', 'polyline'}
 
-  def check(self, page):
-    self.open, self.ids, self.targets = [], [], []
-    self.feed(page)
-    assert not self.open and len(set(self.ids)) == len(self.ids)
-    assert set(self.targets) <= set(self.ids)
-    assert len(page) < 5_000_000
+class PageParser(html.parser.HTMLParser):
+  """Builds an element tree; a tag that is not closed in its place raises an AssertionError."""
 
-  def handle_starttag(self, tag, attributes):
-    values = dict(attributes)
-    if tag not in self.VOID:
+  def __init__(self):
+    super().__init__()
+    self.builder = ElementTree.TreeBuilder()
+    self.open = []
+
+  def handle_starttag(self, tag, attrs):
+    self.builder.start(tag, {name: value or '' for name, value in attrs})
+    if tag in ('meta', 'img', 'input'):
+      self.builder.end(tag)
+    else:
       self.open.append(tag)
-    self.ids += [values['id']] if 'id' in values else []
-    self.targets += [values[name].lstrip('#') for name in ('for', 'href') if name in values]
-    assert tag != 'script' and not any(name.startswith('on') for name in values)
-    assert values.get('src', 'data:').startswith('data:') and values.get('href', '#').startswith('#')
-    assert tag != 'img' or values.get('alt')
+
+  def handle_startendtag(self, tag, attrs):
+    self.builder.start(tag, dict(attrs))
+    self.builder.end(tag)
 
   def handle_endtag(self, tag):
-    if tag not in self.VOID:
-      assert self.open.pop() == tag
+    assert self.open.pop() == tag
+    self.builder.end(tag)
+
+  def handle_data(self, data):
+    self.builder.data(data)
+
+
+def words(element):
+  """The text of an element with single spaces."""
+  return ' '.join(''.join(element.itertext()).split())
+
+
+def find_section(page, title):
+  """The section under a heading; None if the page does not have it."""
+  return next((section for section in page.iter('section') if section.findtext('h3') == title), None)
+
+
+def find_class(element, name):
+  """Elements of a class, in their order."""
+  return [found for found in element.iter() if name in found.get('class', '').split()]
+
+
+def read_table(element):
+  """The cells of the first table: a list of texts per row, its head first."""
+  return [[words(cell) for cell in row] for row in next(element.iter('table')).iter('tr')]

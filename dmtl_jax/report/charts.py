@@ -5,8 +5,6 @@ import dataclasses
 import math
 from typing import NamedTuple
 
-from dmtl_jax.report.table import Column
-
 MOST_POINTS = 60  # per curve
 
 
@@ -118,13 +116,6 @@ def make_ticks(low: float, high: float) -> list[float]:
   first = math.floor(low / step)
   last = max(math.ceil(high / step), first + 1)
   return [round(step * i, 12) for i in range(first, last + 1)]
-
-
-def rank_position(column: Column, value: float, values: Sequence[float]) -> float:
-  """Place of a score among others on an axis, in %; the better, the further right."""
-  low, high = min(values), max(values)
-  place = 50 if high == low else 4 + 92 * (value - low) / (high - low)
-  return round(place if column.higher_is_better else 100 - place, 1)
 
 
 class Bar(NamedTuple):

@@ -1,66 +1,43 @@
-"""The folded tables at the end of a report's section: every metric, IoU by class, and where the runs are."""
+"""The folded tables at the end of a report's section: every metric, and IoU by class."""
 
-from collections.abc import Iterator, Sequence
-import statistics
-from typing import NamedTuple
+from collections.abc import Sequence
+import dataclasses
 
 from dmtl_jax.report.results import Entry, Section
+from dmtl_jax.report.table import Cell, Column, Row, Table
 from dmtl_jax.tasks import Task
 
 
-class DetailTable(NamedTuple):
-  """A table of text: (colour of the row or '', its cells) per row."""
-
-  title: str
-  heads: Sequence[str]
-  rows: list[tuple[str, list[str]]]
-
-
-def metric_tables(section: Section) -> list[DetailTable]:
-  """A table per task with every metric, a row per method and stage."""
-  tables = []
+def metric_tables(section: Section) -> dict[str, Table]:
+  """{task: every metric}, a row per method and stage."""
+  tables = {}
   for task in section.tasks:
-    rows = []
-    for entry in section.entries:
-      stages = [stage for stage in ('initial', 'final') if any(run.scores(stage, task) for run in entry.runs)]
-      for stage in stages:
-        name = entry.name if len(stages) == 1 else f'{entry.name}: {stage}'
-        rows.append((name, entry, stage))
-    names = dict.fromkeys(name for _, entry, stage in rows for run in entry.runs for name in run.scores(stage, task))
-    tables += _mean_table(task.name, list(names), rows, task, task.digits)
-  return tables
+    rows = [(entry, stage) for entry in section.entries for stage in ('initial', 'final')]
+    names = dict.fromkeys(name for entry, stage in rows for run in entry.runs for name in run.scores(stage, task))
+    columns = [Column(name, '', not task.lower_is_better(name), task.digits) for name in names]
+    tables[task.name] = _table(section, columns, rows, task)
+  return {name: table for name, table in tables.items() if table.rows}
 
 
-def class_tables(section: Section) -> list[DetailTable]:
-  """A table per segmentation task with the IoU of every class, for the final maps."""
-  tables = []
+def class_tables(section: Section) -> dict[str, Table]:
+  """{task: IoU of every class of the final maps}, a row per method."""
+  tables = {}
   for task in section.tasks:
-    known = [entry for entry in section.entries if any(run.scores('per_class', task) for run in entry.runs)]
-    rows = [(entry.name, entry, 'per_class') for entry in known]
-    tables += _mean_table(f'{task.name}, IoU in %', task.classes, rows, task, 2)
-  return tables
+    columns = [Column(name, '%', True, 2) for name in task.classes]
+    tables[task.name] = _table(section, columns, [(entry, 'per_class') for entry in section.entries], task)
+  return {name: table for name, table in tables.items() if table.rows}
 
 
-def _mean_table(
-  title: str, names: Sequence[str], rows: Sequence[tuple[str, Entry, str]], task: Task, digits: int
-) -> Iterator[DetailTable]:
-  """A table of means over an entry's runs, from (head, entry, stage) per row; nothing without rows or columns."""
-  lines = []
-  for head, entry, stage in rows:
-    cells = [head]
-    for name in names:
-      values = [value for run in entry.runs if (value := run.scores(stage, task).get(name)) is not None]
-      cells.append(f'{statistics.fmean(values):.{digits}f}' if values else '–')
-    lines.append((entry.color, cells))
-  if lines and names:
-    yield DetailTable(title, (title, *names), lines)
-
-
-def run_table(section: Section) -> DetailTable:
-  """Folder, method, seed, checkpoint and input size of every run."""
+def _table(section: Section, columns: list[Column], stages: Sequence[tuple[Entry, str]], task: Task) -> Table:
+  """A table of the entries with scores of a stage, whose name is added where an entry has several rows."""
+  known = [(entry, stage) for entry, stage in stages if any(run.scores(stage, task) for run in entry.runs)]
+  entries = [entry for entry, _ in known]
   rows = []
-  for entry in section.entries:
-    for run in entry.runs:
-      step = str(run.evaluation.step) if run.evaluation else 'not evaluated'
-      rows.append(('', [str(run.path), entry.name, str(run.config['seed']), step, '×'.join(map(str, run.size))]))
-  return DetailTable('Runs', ('folder', 'method', 'seed', 'checkpoint', 'network input'), rows)
+  for entry, stage in known:
+    cells = []
+    for column in columns:
+      values = [run.scores(stage, task).get(column.title) for run in entry.runs]
+      cells.append(Cell(column, tuple(value for value in values if value is not None)))
+    name = f'{entry.name}: {stage}' if entries.count(entry) > 1 else entry.name
+    rows.append(Row(dataclasses.replace(entry, name=name), tuple(cells)))
+  return Table(section, tuple(columns), tuple(rows), reference='')

@@ -44,7 +44,6 @@ def _part(table: Table, album: pictures.Album, sections_left: int) -> dict:
     curves=_curves(section),
     metric_tables=details.metric_tables(section),
     class_tables=details.class_tables(section),
-    run_table=details.run_table(section),
   )
 
 

@@ -84,7 +84,6 @@ class Shot:
   task: Task
   top: list[Figure]
   key: Any
-  columns: int
   strips: list[Strip]
 
 
@@ -175,7 +174,7 @@ def _shot(section: Section, task: Task, images: dict[str, DrawnImage], album: Al
       for stage in stages
     ]
     strips.append(_strip(entry, task, figures, drawing.scores))
-  return Shot(image.id, task, top, task.key(drawings[first].limits), len(stages), strips)
+  return Shot(image.id, task, top, task.key(drawings[first].limits), strips)
 
 
 def _stages(drawn: Sequence[dict]) -> list[str]:
