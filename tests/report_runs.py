@@ -1,7 +1,6 @@
 """Workdirs for tests of the report, written by hand, and a look at the page made of them."""
 
 import csv
-import html.parser
 import io
 import json
 from xml.etree import ElementTree
@@ -34,15 +33,19 @@ def write_run(
     by: what metrics.json says of how it was scored.
   """
   config = common.base(arg)
-  config.seed, config.data.name, config.data.size = seed, 'rooms', (32, 32)
+  config.seed = seed
+  config.data.update({'name': 'rooms', 'size': (32, 32)})
   for name, value in fields.items():
     group, _, field = name.partition('__')
     config[group][field] = value
   atomic.write_json(path / 'config.json', workdir_lib.to_json(config))
   workdir_lib.write_tasks(path, tasks)
-  table = lambda values: {task.name: {task.metric: value} for task, value in zip(tasks, values)}
   if final is not None:
-    stages = {'final': table(final)} | ({'initial': table(initial)} if initial else {})
+    stages = {
+      stage: {task.name: {task.metric: value} for task, value in zip(tasks, scores)}
+      for stage, scores in (('final', final), ('initial', initial))
+      if scores
+    }
     atomic.write_json(path / 'metrics.json', {**by, 'step': 7, **stages, 'seconds_per_image': 0.25})
   if cost:
     atomic.write_json(path / 'cost.json', {'parameters': 2_500_000, 'gmac': 3.5, 'train_memory_bytes': None})
@@ -51,7 +54,8 @@ def write_run(
 
 def write_pictures(path, ids=('a', 'b'), tasks=TASKS, stages=STAGES, color=None, size=(12, 8)):
   """W/panels with pictures of one colour each; returns {(id, task, stage): colour}."""
-  images, colors = [], {}
+  images = []
+  colors = {}
   rng = np.random.default_rng(abs(hash(path.name)) % 1000)
   for index, id in enumerate(ids):
     entry = {'id': id, 'index': index, 'input': f'{id}/input.jpg', 'tasks': {}}
@@ -82,48 +86,19 @@ def make(tmp_path, *runs):
 
 
 def parse_page(page):
-  """The root element, after checking what every page must be: self-contained, without scripts, well formed."""
-  parser = PageParser()
-  parser.feed(page)
-  root = parser.builder.close()
-  ids = [element.get('id') for element in root.iter() if element.get('id')]
+  """The root element, after checking what every page must be: self-contained, without scripts, and well-formed XML."""
+  root = ElementTree.fromstring(page)
+  ids = [element.get('id') for element in root.iter() if 'id' in element.attrib]
   assert len(set(ids)) == len(ids)
   for element in root.iter():
     assert element.tag != 'script'
+    assert element.tag != 'img' or element.get('alt')
     assert not any(name.startswith('on') for name in element.attrib)
     assert element.get('src', 'data:').startswith('data:')
     assert element.get('for', ids[0]) in ids
     assert element.get('href', f'#{ids[0]}').removeprefix('#') in ids
-    assert element.tag != 'img' or element.get('alt')
   assert len(page) < 5_000_000
   return root
-
-
-class PageParser(html.parser.HTMLParser):
-  """Builds an element tree; a tag that is not closed in its place raises an AssertionError."""
-
-  def __init__(self):
-    super().__init__()
-    self.builder = ElementTree.TreeBuilder()
-    self.open = []
-
-  def handle_starttag(self, tag, attrs):
-    self.builder.start(tag, {name: value or '' for name, value in attrs})
-    if tag in ('meta', 'img', 'input'):
-      self.builder.end(tag)
-    else:
-      self.open.append(tag)
-
-  def handle_startendtag(self, tag, attrs):
-    self.builder.start(tag, dict(attrs))
-    self.builder.end(tag)
-
-  def handle_endtag(self, tag):
-    assert self.open.pop() == tag
-    self.builder.end(tag)
-
-  def handle_data(self, data):
-    self.builder.data(data)
 
 
 def words(element):

@@ -1,6 +1,5 @@
 """What denoising changes: scores of initial and of denoised maps, task by task."""
 
-from collections.abc import Sequence
 import math
 import statistics
 from typing import NamedTuple

@@ -1,7 +1,7 @@
 """Pictures of a report's page: one image and task at a time, the methods below each other, stages side by side.
 
-As in the paper's Figures 5, 7 and 9: input and ground truth, then the initial, decayed and denoised maps of each method.
-Readers choose images and tasks by radio buttons and CSS, so that the page needs no script.
+As in the paper's Figures 5, 7 and 9: input and ground truth, then each method's initial, decayed and denoised maps.
+Images and tasks are chosen by radio buttons and CSS, so that the page needs no script.
 """
 
 import base64

@@ -236,7 +236,9 @@ def markdown(table: Table) -> str:
 
 def csv_rows(tables: Sequence[Table]) -> list[dict]:
   """A row of the report's CSV per entry of all tables."""
-  return [csv_row(table.section, row.entry.name, len(row.entry.runs), row.cells) for table in tables for row in table.rows]
+  return [
+    csv_row(table.section, row.entry.name, len(row.entry.runs), row.cells) for table in tables for row in table.rows
+  ]
 
 
 def csv_row(section: Section, method: str, runs: int, cells: Sequence[Cell], **more) -> dict:

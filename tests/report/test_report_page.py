@@ -8,13 +8,23 @@ import numpy as np
 from PIL import Image
 import pytest
 from report_runs import (
-  DEPTH, find_class, find_section, make, NORMALS, read_table, SEMSEG, STAGES, words, write_log, write_pictures, write_run
-)  # fmt: skip
+  find_class,
+  find_section,
+  make,
+  read_table,
+  STAGES,
+  TASKS,
+  words,
+  write_log,
+  write_pictures,
+  write_run,
+)
 
 from dmtl_jax.inference import gallery
 from dmtl_jax.report import charts, pictures, reading, table, verdict
 from dmtl_jax.tasks import make_task
 
+SEMSEG, NORMALS, DEPTH = TASKS
 FULL = ['Initial', 'Decayed', 'Denoised 1/2', 'Denoised 2/2', 'Nearer the truth: blue']
 
 
@@ -108,7 +118,9 @@ def test_pictures_stay_within_their_budget(tmp_path, monkeypatch):
   monkeypatch.setattr(pictures.Album.__init__, '__defaults__', (180_000,))
   runs = [write_run(tmp_path / 'p'), write_run(tmp_path / 'q', 'method=feature')]
   for run in runs:
-    write_pictures(run, ids='abcdef', color=lambda rng, size: rng.integers(0, 256, (*size[::-1], 3), np.uint8), size=(64, 48))
+    write_pictures(
+      run, ids='abcdef', color=lambda rng, size: rng.integers(0, 256, (*size[::-1], 3), np.uint8), size=(64, 48)
+    )
   page, _, _ = make(tmp_path, *runs)
   assert 1 <= len(read_thumbnails(page)) < 6
   assert sum(len(image.get('src')) for image in page.iter('img')) < 180_000 * 1.3
