@@ -48,7 +48,8 @@ def write_run(
     }
     atomic.write_json(path / 'metrics.json', {**by, 'step': 7, **stages, 'seconds_per_image': 0.25})
   if cost:
-    atomic.write_json(path / 'cost.json', {'parameters': 2_500_000, 'gmac': 3.5, 'train_memory_bytes': None})
+    costs = {'parameters': 2_500_000, 'gmac': 3.5, 'train_memory_bytes': None, 'devices': '1 x cpu', 'batch': 4}
+    atomic.write_json(path / 'cost.json', costs)
   return path
 
 

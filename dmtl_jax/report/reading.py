@@ -115,7 +115,8 @@ def read_step_evaluations(workdir: pathlib.Path) -> dict[int, Evaluation]:
 def read_costs(path: pathlib.Path) -> dict[str, float]:
   """Reads cost.json: the measured ones of parameters, gmac and train_memory_bytes."""
   with _content(path) as content:
-    return {name: _number(value) for name, value in content.items() if value is not None}
+    costs = {name: content.get(name) for name in ('parameters', 'gmac', 'train_memory_bytes')}
+    return {name: _number(value) for name, value in costs.items() if value is not None}
 
 
 def read_images(path: pathlib.Path) -> list[DrawnImage]:
