@@ -1,9 +1,9 @@
-"""Workdirs for tests of the report, written by hand, and what every page must be."""
+"""Workdirs for tests of the report, written by hand, and a look at the page made of them."""
 
 import csv
-import html.parser
 import io
 import json
+from xml.etree import ElementTree
 
 import numpy as np
 from PIL import Image
@@ -33,24 +33,30 @@ def write_run(
     by: what metrics.json says of how it was scored.
   """
   config = common.base(arg)
-  config.seed, config.data.name, config.data.size = seed, 'rooms', (32, 32)
+  config.seed = seed
+  config.data.update({'name': 'rooms', 'size': (32, 32)})
   for name, value in fields.items():
     group, _, field = name.partition('__')
     config[group][field] = value
   atomic.write_json(path / 'config.json', workdir_lib.to_json(config))
   workdir_lib.write_tasks(path, tasks)
-  table = lambda values: {task.name: {task.metric: value} for task, value in zip(tasks, values)}
   if final is not None:
-    stages = {'final': table(final)} | ({'initial': table(initial)} if initial else {})
+    stages = {
+      stage: {task.name: {task.metric: value} for task, value in zip(tasks, scores)}
+      for stage, scores in (('final', final), ('initial', initial))
+      if scores
+    }
     atomic.write_json(path / 'metrics.json', {**by, 'step': 7, **stages, 'seconds_per_image': 0.25})
   if cost:
-    atomic.write_json(path / 'cost.json', {'parameters': 2_500_000, 'gmac': 3.5, 'train_memory_bytes': None})
+    costs = {'parameters': 2_500_000, 'gmac': 3.5, 'train_memory_bytes': None, 'devices': '1 x cpu', 'batch': 4}
+    atomic.write_json(path / 'cost.json', costs)
   return path
 
 
 def write_pictures(path, ids=('a', 'b'), tasks=TASKS, stages=STAGES, color=None, size=(12, 8)):
   """W/panels with pictures of one colour each; returns {(id, task, stage): colour}."""
-  images, colors = [], {}
+  images = []
+  colors = {}
   rng = np.random.default_rng(abs(hash(path.name)) % 1000)
   for index, id in enumerate(ids):
     entry = {'id': id, 'index': index, 'input': f'{id}/input.jpg', 'tasks': {}}
@@ -74,35 +80,43 @@ def write_log(path, rows):
 
 
 def make(tmp_path, *runs):
-  """The page, the Markdown and the CSV rows of some runs."""
-  page = report.write_report([str(run) for run in runs], str(tmp_path / 'out')).read_text()
-  Checker().check(page)
-  rows = list(csv.DictReader(io.StringIO((tmp_path / 'out' / 'report.csv').read_text())))
-  return page, (tmp_path / 'out' / 'report.md').read_text(), rows
+  """The page (its root element), the Markdown and the CSV rows of some runs."""
+  path = report.write_report([str(run) for run in runs], str(tmp_path / 'out'))
+  rows = list(csv.DictReader(io.StringIO(path.with_suffix('.csv').read_text())))
+  return parse_page(path.read_text()), path.with_suffix('.md').read_text(), rows
 
 
-class Checker(html.parser.HTMLParser):
-  """What every page must be: well nested, self-contained, without scripts, pictures described, labels of inputs."""
+def parse_page(page):
+  """The root element, after checking what every page must be: self-contained, without scripts, and well-formed XML."""
+  root = ElementTree.fromstring(page)
+  ids = [element.get('id') for element in root.iter() if 'id' in element.attrib]
+  assert len(set(ids)) == len(ids)
+  for element in root.iter():
+    assert element.tag != 'script'
+    assert element.tag != 'img' or element.get('alt')
+    assert not any(name.startswith('on') for name in element.attrib)
+    assert element.get('src', 'data:').startswith('data:')
+    assert element.get('for', ids[0]) in ids
+    assert element.get('href', f'#{ids[0]}').removeprefix('#') in ids
+  assert len(page) < 5_000_000
+  return root
 
-  VOID = {'meta', 'img', 'input', 'line', 'circle', 'polyline'}
 
-  def check(self, page):
-    self.open, self.ids, self.targets = [], [], []
-    self.feed(page)
-    assert not self.open and len(set(self.ids)) == len(self.ids)
-    assert set(self.targets) <= set(self.ids)
-    assert len(page) < 5_000_000
+def words(element):
+  """The text of an element with single spaces."""
+  return ' '.join(''.join(element.itertext()).split())
 
-  def handle_starttag(self, tag, attributes):
-    values = dict(attributes)
-    if tag not in self.VOID:
-      self.open.append(tag)
-    self.ids += [values['id']] if 'id' in values else []
-    self.targets += [values[name].lstrip('#') for name in ('for', 'href') if name in values]
-    assert tag != 'script' and not any(name.startswith('on') for name in values)
-    assert values.get('src', 'data:').startswith('data:') and values.get('href', '#').startswith('#')
-    assert tag != 'img' or values.get('alt')
 
-  def handle_endtag(self, tag):
-    if tag not in self.VOID:
-      assert self.open.pop() == tag
+def find_section(page, title):
+  """The section under a heading; None if the page does not have it."""
+  return next((section for section in page.iter('section') if section.findtext('h3') == title), None)
+
+
+def find_class(element, name):
+  """Elements of a class, in their order."""
+  return [found for found in element.iter() if name in found.get('class', '').split()]
+
+
+def read_table(element):
+  """The cells of the first table: a list of texts per row, its head first."""
+  return [[words(cell) for cell in row] for row in next(element.iter('table')).iter('tr')]

@@ -25,7 +25,7 @@ from dmtl_jax.inference.evaluation import Evaluator, headline
 from dmtl_jax.inference.prediction import load, Predictor
 from dmtl_jax.models import build_model
 from dmtl_jax.models.parts.denoiser import Conditioning
-from dmtl_jax.report.markup import markdown_table
+from dmtl_jax.report.table import markdown_table
 from dmtl_jax.runs import run_tasks
 
 # Rows besides the tasks; no task can have such a name.

@@ -11,9 +11,8 @@ from dmtl_jax.basics.progress import say
 from dmtl_jax.benchmarks.suites import Suite, SUITES
 from dmtl_jax.jobs.report import to_markdown
 from dmtl_jax.report import gains
-from dmtl_jax.report.markup import markdown_table
 from dmtl_jax.report.results import read_run, Run, Section, sections
-from dmtl_jax.report.table import make_table, Table
+from dmtl_jax.report.table import make_table, markdown_table, Table
 
 WIDTH = 1200  # of a picture
 MARK = '<!-- Made by dmtl_jax.benchmarks.study from here on; what stands above is kept. -->'
@@ -76,8 +75,8 @@ def _suite(name: str, suite: Suite, runs: list[Run], rates: str, page: pathlib.P
   )
   for section in sections(runs):
     table = make_table(section)
-    text += '\n' + to_markdown(section, table).replace('## ', '### ') + _beside_paper(section, table)
-    if drawing := gains.drawing(section):
+    text += '\n' + to_markdown(table).replace('## ', '### ') + _beside_paper(section, table)
+    if drawing := gains.draw(section):
       path = page.with_suffix('') / f'{name}-{section.labels}.svg'
       write_atomic(path, drawing)
       text += f'\n![What denoising gains, by task and method]({path.relative_to(page.parent)})\n'

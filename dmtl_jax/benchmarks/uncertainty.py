@@ -21,7 +21,7 @@ from dmtl_jax.basics.progress import Progress
 from dmtl_jax.data import source as source_lib
 from dmtl_jax.inference import images as images_lib
 from dmtl_jax.inference.prediction import load, Predictor
-from dmtl_jax.report.markup import markdown_table
+from dmtl_jax.report.table import markdown_table
 from dmtl_jax.runs import run_tasks
 from dmtl_jax.tasks import Task
 

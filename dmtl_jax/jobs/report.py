@@ -5,10 +5,9 @@ import pathlib
 
 from dmtl_jax.basics import atomic, progress, stopping
 from dmtl_jax.basics.errors import UserError
-from dmtl_jax.report import gains, last, paired, steps
-from dmtl_jax.report.page import page
+from dmtl_jax.report import gains, last, paired, steps, table
+from dmtl_jax.report.page import render_page
 from dmtl_jax.report.results import read_run, Run, sections
-from dmtl_jax.report.table import make_table, markdown, numbers
 
 
 def write_report(workdirs: list[str], out: str) -> pathlib.Path:
@@ -22,26 +21,24 @@ def write_report(workdirs: list[str], out: str) -> pathlib.Path:
   path = write(runs, pathlib.Path(out))
   progress.say(f'report: {path}\n\n{path.with_suffix(".md").read_text(encoding="utf-8")}')
   for run in runs:
-    if not run.metrics.get('final'):
+    if not run.evaluation:
       progress.say(f'{run.path} has no scores; run --mode=evaluate --workdir={run.path}')
   return path
 
 
 def write(runs: Sequence[Run], folder: pathlib.Path) -> pathlib.Path:
   """Writes FOLDER/report.md, report.csv and report.html; returns the path of the page."""
-  parts = [(section, make_table(section)) for section in sections(runs)]
-  text = '\n'.join(to_markdown(section, table) for section, table in parts)
+  tables = [table.make_table(section) for section in sections(runs)]
   with (
     stopping.report_interruption(lambda: f'the report in {folder}, if any, is as it was', folder),
     atomic.transaction(),
   ):
-    atomic.write_atomic(folder / 'report.md', text)
-    atomic.write_csv(folder / 'report.csv', [*numbers(parts), *steps.numbers(parts)])
-    atomic.write_atomic(folder / 'report.html', page(parts))
+    atomic.write_atomic(folder / 'report.md', '\n'.join(map(to_markdown, tables)))
+    atomic.write_csv(folder / 'report.csv', [*table.csv_rows(tables), *steps.csv_rows(tables)])
+    atomic.write_atomic(folder / 'report.html', render_page(tables))
   return folder / 'report.html'
 
 
-def to_markdown(section, table) -> str:
-  """All of a section as text: scores, also of last weights, seed by seed, what denoising changed, scores by S."""
-  parts = (last, paired, gains, steps)
-  return markdown(section, table) + ''.join(part.markdown(section) for part in parts)
+def to_markdown(scores: table.Table) -> str:
+  """A section as text: scores, those of the last weights, seed by seed, gains by denoising, and scores by S."""
+  return table.markdown(scores) + ''.join(part.markdown(scores.section) for part in (last, paired, gains, steps))

@@ -1,151 +1,158 @@
-"""Charts of a report's page: learning curves as SVG, ranks and bars as HTML."""
+"""Geometry of a report's charts: where templates/chart.svg and templates/gains.svg draw lines, bars and text."""
 
 from collections.abc import Sequence
+import dataclasses
 import math
+from typing import NamedTuple
 
-from dmtl_jax.report.markup import escape
-from dmtl_jax.tasks import Task
-
-POINTS = 60  # of a curve, at most
-
-Curve = tuple[str, str, Sequence[int], Sequence[float]]  # name, colour, steps, values
+MOST_POINTS = 60  # per curve
 
 
-def plot(curves: Sequence[Curve], label: str, before: Sequence[Curve] = ()) -> str:
-  """A line plot, dashed of initial maps (`before`); points tell their values, a start far off the rest is cut off."""
-  curves, before = (
-    [(name, color, *_thinned(steps, values)) for name, color, steps, values in group] for group in (curves, before)
-  )
-  last = max(max(steps) for _, _, steps, _ in curves) or 1
-  ticks = _ticks(*_range([*curves, *before]))
-  return _svg(curves, (), ticks, {0: 'step 0', last: f'{last:,}'}, 'step ', label, before)
+@dataclasses.dataclass(frozen=True)
+class Curve:
+  """Values over steps; `level` is a value independent of the steps, drawn as a dashed line."""
+
+  name: str
+  color: str
+  steps: Sequence[int]
+  values: Sequence[float]
+  level: float | None = None
+  is_dashed: bool = False
 
 
-def plot_steps(curves: Sequence[Curve], levels: Sequence[tuple[str, str, float]], label: str) -> str:
-  """A line plot against numbers of denoising steps S, with dashed lines at `levels`, (name, colour, value)."""
-  values = [v for *_, vs in curves for v in vs] + [level for *_, level in levels]
-  marks = {s: str(s) for s in sorted({s for _, _, steps, _ in curves for s in steps})}
-  return _svg(curves, levels, _ticks(min(values), max(values)), marks, 'S = ', label)
+class Point(NamedTuple):
+  """A place in a chart, with the text to show when it is pointed at."""
+
+  x: float
+  y: float
+  text: str = ''
 
 
-def _svg(
-  curves, levels, ticks, marks: dict[int, str], unit: str, label: str, before=(), width: int = 360, height: int = 190
-) -> str:
-  """Curves, dashed curves and levels between the first and last of the ticks (values) and of the marks (steps)."""
-  low, high, first, last = ticks[0], ticks[-1], min(marks), max(marks)
-  left, right, top, bottom = 46, 12, 10, 24
-  x = lambda step: left + (width - left - right) * (step - first) / (last - first or 1)
-  y = lambda value: top + (height - top - bottom) * (1 - (min(max(value, low), high) - low) / (high - low))
-  across = lambda value: f'x1="{left}" x2="{width - right}" y1="{y(value):.1f}" y2="{y(value):.1f}"'
-  parts = [
-    f'<line class="grid" {across(t)}/><text x="{left - 6}" y="{y(t) + 4:.1f}" text-anchor="end">{t:.6g}</text>'
-    for t in ticks
-  ]
-  end = 0.0
-  for step, text in marks.items():
-    anchor = {first: 'start', last: 'end'}.get(step, 'middle')
-    if step in (first, last) or end + 14 < x(step) < x(last) - 14:  # else they overlap
-      parts.append(f'<text x="{x(step):.1f}" y="{height - 6}" text-anchor="{anchor}">{text}</text>')
-      end = x(step)
-  for name, color, level in levels:
-    title = f'<title>{escape(name)}, initial: {level:.4g}</title>'
-    parts.append(f'<g stroke="{color}" stroke-dasharray="5 4">{title}<line {across(level)}/></g>')
-  dashed = [(f'{name}, initial', *rest, ' stroke-dasharray="5 4"') for name, *rest in before]
-  for name, color, steps, values, dash in [*dashed, *((*curve, '') for curve in curves)]:
-    points = ' '.join(f'{x(s):.1f},{y(v):.1f}' for s, v in zip(steps, values))
-    size = 'r="3"' if len(steps) < 12 else 'r="6" fill-opacity="0"'
-    dots = ''.join(
-      f'<circle cx="{x(s):.1f}" cy="{y(v):.1f}" {size}><title>{escape(name)}, {unit}{s:,}: {v:.4g}</title></circle>'
-      for s, v in zip(steps, values)
-    )
-    parts.append(f'<g stroke="{color}" fill="{color}"{dash}><polyline points="{points}"/>{dots}</g>')
-  return f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(label)}">{"".join(parts)}</svg>'
+class Line(NamedTuple):
+  """A line through points, which are marked if they are few."""
+
+  title: str
+  color: str
+  is_dashed: bool
+  points: list[Point]
+  has_marks: bool
 
 
-def _thinned(steps, values) -> tuple[list[int], list[float]]:
-  """At most POINTS points: means of neighbours, at the step of the last of them."""
-  size = -(-len(steps) // POINTS)
-  parts = [slice(i, i + size) for i in range(0, len(steps), size)]
-  return [steps[p][-1] for p in parts], [sum(values[p]) / len(values[p]) for p in parts]
+class LineChart(NamedTuple):
+  """Curves with the numbers at their axes, in the coordinates of chart.svg."""
+
+  title: str
+  ticks: list[Point]
+  marks: list[Point]
+  lines: list[Line]
 
 
-def _range(curves) -> tuple[float, float]:
-  values = sorted(v for *_, vs in curves for v in vs)
-  if len(values) < 20:  # too few to say which is usual
+def curve_chart(title: str, curves: Sequence[Curve]) -> LineChart:
+  """Values during training; the high start of a curve is cut off if it would flatten the rest."""
+  curves = [_thin(curve) for curve in curves]
+  last = max(curve.steps[-1] for curve in curves) or 1
+  return _line_chart(title, curves, _usual_range(curves), {0: 'step 0', last: f'{last:,}'}, 'step ')
+
+
+def step_chart(title: str, curves: Sequence[Curve]) -> LineChart:
+  """Values by the number of denoising steps S."""
+  values = [value for curve in curves for value in (*curve.values, curve.level) if value is not None]
+  steps = sorted({step for curve in curves for step in curve.steps})
+  return _line_chart(title, curves, (min(values), max(values)), {step: str(step) for step in steps}, 'S = ')
+
+
+def _line_chart(title: str, curves: Sequence[Curve], limits, marks: dict[int, str], unit: str) -> LineChart:
+  """A chart from the first to the last tick (values) and mark (steps)."""
+  ticks = make_ticks(*limits)
+  first, last = min(marks), max(marks)
+  left, right, top, bottom = 46, 348, 10, 166
+
+  def x(step: float) -> float:
+    return round(left + (right - left) * (step - first) / (last - first or 1), 1)
+
+  def y(value: float) -> float:
+    value = min(max(value, ticks[0]), ticks[-1])
+    return round(bottom - (bottom - top) * (value - ticks[0]) / (ticks[-1] - ticks[0]), 1)
+
+  lines = []
+  for curve in curves:
+    name = f'{curve.name}, initial' if curve.is_dashed else curve.name
+    if curve.level is not None:
+      text = f'{name}, initial: {curve.level:.4g}'
+      level = [Point(x(first), y(curve.level)), Point(x(last), y(curve.level))]
+      lines.append(Line(text, curve.color, True, level, has_marks=False))
+    points = [Point(x(s), y(v), f'{name}, {unit}{s:,}: {v:.4g}') for s, v in zip(curve.steps, curve.values)]
+    lines.append(Line(name, curve.color, curve.is_dashed, points, has_marks=len(points) < 12))
+  shown = []
+  for step in sorted(marks):
+    if step in (first, last) or shown[-1].x + 14 < x(step) < x(last) - 14:  # else the numbers overlap
+      shown.append(Point(x(step), bottom, marks[step]))
+  return LineChart(title, [Point(left, y(tick), f'{tick:.6g}') for tick in ticks], shown, lines)
+
+
+def _thin(curve: Curve) -> Curve:
+  """At most MOST_POINTS points: means of neighbours, at the last of their steps."""
+  size = math.ceil(len(curve.steps) / MOST_POINTS)
+  parts = [slice(i, i + size) for i in range(0, len(curve.steps), size)]
+  means = [sum(curve.values[part]) / len(curve.values[part]) for part in parts]
+  return dataclasses.replace(curve, steps=[curve.steps[part][-1] for part in parts], values=means)
+
+
+def _usual_range(curves: Sequence[Curve]) -> tuple[float, float]:
+  """Range of the values, without the highest 5% if they are far off."""
+  values = sorted(value for curve in curves for value in curve.values)
+  if len(values) < 20:  # too few to say which are usual
     return values[0], values[-1]
   usual = values[int(0.95 * (len(values) - 1))]
-  high = values[-1] if values[-1] - values[0] < 3 * (usual - values[0]) else usual
-  return values[0], high
+  is_far_off = values[-1] - values[0] >= 3 * (usual - values[0])
+  return values[0], usual if is_far_off else values[-1]
 
 
-def _ticks(low: float, high: float) -> list[float]:
+def make_ticks(low: float, high: float) -> list[float]:
   """Three to six round numbers around the range."""
   span = high - low or abs(high) or 1
   unit = 10 ** math.floor(math.log10(span / 3))
   step = next(unit * f for f in (1, 2, 5, 10) if span / (unit * f) <= 4)
-  first, last = math.floor(low / step), math.ceil(high / step)
-  return [round(step * i, 12) for i in range(first, max(last, first + 1) + 1)]
+  first = math.floor(low / step)
+  last = max(math.ceil(high / step), first + 1)
+  return [round(step * i, 12) for i in range(first, last + 1)]
 
 
-def strip(task: Task, values: Sequence[tuple[str, str, float]]) -> str:
-  """One axis with a dot a method, (name, colour, score), the best first; the better the further right."""
-  scores = [score for *_, score in values]
-  low, high = min(scores), max(scores)
-  dots = ''
-  for name, color, score in reversed(values):
-    place = 50.0 if high == low else 100 * (score - low) / (high - low) * 0.92 + 4
-    place = place if task.higher_is_better else 100 - place
-    dots += f'<i style="left:{place:.1f}%;background:{color}" title="{escape(name)}: {score:.4g}"></i>'
-  return f'<div class="rank" aria-hidden="true">{dots}</div>'
+class Bar(NamedTuple):
+  """A bar from the axis to a value, with the ends of its error bar; the axis is below or above it."""
+
+  x: float
+  y: float
+  height: float
+  error: tuple[float, float] | None
 
 
-def bar(value: float, most: float, color: str, text: str) -> str:
-  """A bar from 0 with its number behind it."""
-  return (
-    f'<div class="bar"><i style="width:{100 * max(value, 0) / (most or 1) * 0.78:.1f}%;background:{color}"></i>'
-    f'<b>{text}</b></div>'
-  )
+class BarChart(NamedTuple):
+  """Bars in groups, in the coordinates of gains.svg: bars[method][task]."""
+
+  ticks: list[tuple[float, float]]
+  group_width: float
+  bar_width: float
+  bars: list[list[Bar | None]]
 
 
-Gain = tuple[str, str, Sequence[tuple[float, float] | None]]  # name, colour, (gain in %, its standard error) a task
+def bar_chart(rows: Sequence[Sequence[tuple[float, float] | None]]) -> BarChart:
+  """A group of bars per task with a bar per method, from rows[method][task], each a value and its error (or NaN)."""
+  left, right, top, bottom = 46, 750, 34, 256
+  pairs = [(value, 0 if math.isnan(error) else error) for row in rows for value, error in filter(None, row)]
+  low = min([0, *(value - error for value, error in pairs)])
+  high = max([0, *(value + error for value, error in pairs)])
+  ticks = make_ticks(low, high)
+  group_width = (right - left) / len(rows[0])
+  bar_width = 0.8 * group_width / len(rows)
 
+  def y(value: float) -> float:
+    return top + (bottom - top) * (ticks[-1] - value) / (ticks[-1] - ticks[0])
 
-def gains(names: Sequence[str], methods: Sequence[Gain], label: str, width: int = 760, height: int = 280) -> str:
-  """A drawing by itself, for Markdown: a group of bars a task (`names`), a bar a method, up where it gained."""
-  known = [pair for *_, pairs in methods for pair in pairs if pair]
-  reach = [mean + sign * (0 if math.isnan(error) else error) for mean, error in known for sign in (-1, 1)]
-  ticks = _ticks(min([0.0, *reach]), max([0.0, *reach]))
-  left, right, top, bottom = 46, 10, 34, 24
-  y = lambda value: top + (height - top - bottom) * (ticks[-1] - value) / (ticks[-1] - ticks[0])
-  group = (width - left - right) / len(names)
-  thick = 0.8 * group / len(methods)
-  parts = [
-    f'<path d="M{left} {y(t):.1f}H{width - right}" stroke="#8a94a6" stroke-opacity="{1 if t == 0 else 0.3}"/>'
-    f'<text x="{left - 6}" y="{y(t) + 4:.1f}" text-anchor="end">{t:+.6g}%</text>'
-    for t in ticks
-  ]
-  place = left
-  for name, color, _ in methods:
-    parts.append(f'<rect x="{place}" y="10" width="10" height="10" rx="2" fill="{color}"/>')
-    parts.append(f'<text x="{place + 15}" y="19">{escape(name)}</text>')
-    place += 32 + 7 * len(name)
-  for i, name in enumerate(names):
-    parts.append(
-      f'<text x="{left + group * (i + 0.5):.1f}" y="{height - 6}" text-anchor="middle">{escape(name)}</text>'
-    )
-    for j, (_, color, pairs) in enumerate(methods):
-      if pairs[i]:
-        parts.append(_gain(left + group * (i + 0.1) + thick * j, thick, color, y, *pairs[i]))
-  return (
-    f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(label)}" '
-    'font-family="system-ui, sans-serif" font-size="12" fill="#7d8794">\n' + '\n'.join(parts) + '\n</svg>\n'
-  )
+  def bar(method: int, task: int, value: float, error: float) -> Bar:
+    x = left + group_width * (task + 0.1) + bar_width * method
+    ends = None if math.isnan(error) else (y(value - error), y(value + error))
+    return Bar(x, min(y(0), y(value)), abs(y(0) - y(value)), ends)
 
-
-def _gain(x: float, thick: float, color: str, y, mean: float, error: float) -> str:
-  """One bar from 0, and a line of a standard error both ways."""
-  high, low = sorted((y(0), y(mean)))
-  bar = f'<rect x="{x:.1f}" y="{high:.1f}" width="{0.9 * thick:.1f}" height="{low - high:.1f}" fill="{color}"/>'
-  if math.isnan(error):
-    return bar
-  return bar + f'<path d="M{x + 0.45 * thick:.1f} {y(mean - error):.1f}V{y(mean + error):.1f}" stroke="#4b5563"/>'
+  bars = [[pair and bar(i, j, *pair) for j, pair in enumerate(row)] for i, row in enumerate(rows)]
+  return BarChart([(tick, y(tick)) for tick in ticks], group_width, bar_width, bars)

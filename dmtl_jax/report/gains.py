@@ -1,66 +1,84 @@
-"""What denoising changes: initial against denoised scores, task by task."""
+"""What denoising changes: scores of initial and of denoised maps, task by task."""
 
 import math
 import statistics
+from typing import NamedTuple
 
 from dmtl_jax.report import charts
-from dmtl_jax.report.markup import headed, markdown_table
-from dmtl_jax.report.results import Entry, mean_and_error
+from dmtl_jax.report.render import render
+from dmtl_jax.report.results import Entry, mean_and_error, Section
+from dmtl_jax.report.table import Column, markdown_table, task_column
 from dmtl_jax.tasks import Task
 
 
-def gain(entry: Entry, task: Task) -> tuple[float, float, float] | None:
-  """(initial, denoised, standard error of their difference over the runs; nan of one), means over an entry's runs.
+class Gain(NamedTuple):
+  """Scores of a task's initial and denoised maps, means over an entry's runs.
 
-  None where no run has both.
+  Attributes:
+    error: standard error of the improvement over the runs; NaN for one run.
   """
+
+  column: Column
+  initial: float
+  final: float
+  error: float = math.nan
+
+  @property
+  def improvement(self) -> float:
+    """Positive if denoising helped."""
+    return (1 if self.column.higher_is_better else -1) * (self.final - self.initial)
+
+  @property
+  def size(self) -> str:
+    """The change without its sign, as it is written; '' if it reads as 0."""
+    text = self.column.text(abs(self.improvement))
+    return text if text.strip('0.') else ''
+
+
+def gain(entry: Entry, task: Task) -> Gain | None:
+  """What denoising changes for one task; None if no run has both scores."""
   pairs = [(run.score('initial', task), run.score('final', task)) for run in entry.runs]
-  pairs = [pair for pair in pairs if not math.isnan(sum(pair))]
+  pairs = [(initial, final) for initial, final in pairs if not math.isnan(initial + final)]
   if not pairs:
     return None
   _, error = mean_and_error([final - initial for initial, final in pairs])
-  return *(statistics.fmean(values) for values in zip(*pairs)), error
+  initial, final = map(statistics.fmean, zip(*pairs))
+  return Gain(task_column(task), initial, final, error)
 
 
-def drawing(section) -> str:
-  """An SVG of what denoising changes of each score, in % of the initial maps' score, up is better; '' of nothing."""
-  methods = []
-  for entry in section.entries:
-    pairs = [_relative(task, gain(entry, task)) for task in section.tasks]
-    if any(pairs):
-      methods.append((entry.name, entry.color, pairs))
-  label = 'Gain of the denoised on the initial maps in %, by task and method'
-  return charts.gains([task.name for task in section.tasks], methods, label) if methods else ''
+def gains_by_entry(section: Section) -> list[tuple[Entry, list[Gain | None]]]:
+  """(entry, gain per task) of the entries that have initial maps."""
+  gains = [(entry, [gain(entry, task) for task in section.tasks]) for entry in section.entries]
+  return [(entry, row) for entry, row in gains if any(row)]
 
 
-def _relative(task: Task, found) -> tuple[float, float] | None:
-  """Gain and its standard error, in % of the initial score."""
-  if not found or not found[0]:
-    return None
-  initial, final, error = found
-  return (1 if task.higher_is_better else -1) * 100 * (final - initial) / initial, 100 * error / initial
+def draw(section: Section) -> str:
+  """An SVG of the gains in % of the initial score, up is better; '' if there are none."""
+  groups = gains_by_entry(section)
+  bars = [[_relative(gain) for gain in row] for _, row in groups]
+  names = [task.name for task in section.tasks]
+  return render('gains.svg', chart=charts.bar_chart(bars), names=names, entries=[e for e, _ in groups]) if bars else ''
 
 
-def markdown(section) -> str:
-  """A table with a row a method that has initial maps; '' where none has."""
-  body = []
-  for entry in section.entries:
-    cells = [_cell(task, gain(entry, task)) for task in section.tasks]
-    if any(cells):
-      body.append([entry.name, *(cell or '–' for cell in cells)])
-  table = markdown_table(['method', *map(headed, section.tasks)], body)
+def _relative(gain: Gain | None) -> tuple[float, float] | None:
+  """Improvement and its standard error in % of the initial score; None if that is unknown or 0."""
+  return (100 * gain.improvement / gain.initial, 100 * gain.error / gain.initial) if gain and gain.initial else None
+
+
+def markdown(section: Section) -> str:
+  """A table with a row per method that has initial maps; '' if none has."""
+  body = [[entry.name, *map(_cell, row)] for entry, row in gains_by_entry(section)]
+  table = markdown_table(['method', *(task_column(task).heading for task in section.tasks)], body)
   note = (
     'Initial → denoised, bold where denoising helped; in parentheses the gain, ± its standard error over the seeds.'
   )
-  return '\n'.join(['', '### Initial against denoised', '', table, '', note, '']) if body else ''
+  return f'\n### Initial against denoised\n\n{table}\n\n{note}\n' if body else ''
 
 
-def _cell(task: Task, found) -> str:
-  if found is None:
-    return ''
-  initial, final, error = found
-  sign = 1 if task.higher_is_better else -1
-  number = lambda value, plus='': f'{value:{plus}.{task.digits}f}'
-  told = f'{number(initial)} → {number(final)}'
-  told = f'**{told}**' if sign * (final - initial) > 0 else told
-  return f'{told} ({number(sign * (final - initial), "+")}' + (')' if math.isnan(error) else f' ± {number(error)})')
+def _cell(gain: Gain | None) -> str:
+  if gain is None:
+    return '–'
+  text = f'{gain.column.text(gain.initial)} → {gain.column.text(gain.final)}'
+  text = f'**{text}**' if gain.improvement > 0 else text
+  error = '' if math.isnan(gain.error) else f' ± {gain.column.text(gain.error)}'
+  return f'{text} ({gain.improvement:+.{gain.column.digits}f}{error})'

@@ -2,47 +2,35 @@
 
 import dataclasses
 
-from dmtl_jax.report.markup import entry_name, escape, html_table, markdown_table
-from dmtl_jax.report.table import make_table, Table
+from dmtl_jax.report.results import Section
+from dmtl_jax.report.table import Cell, make_table, markdown_table, Row, Table
 
 TITLE = 'Best and last weights'
-NOTE = 'Best: the weights of the best evaluation on these very images. Last: those at the end of training.'
+NOTE = 'Best: the weights of the best evaluation on these same images. Last: the weights at the end of training.'
 
 
-def compare(section) -> tuple[list, Table] | None:
-  """Entries (two a method, best and last) and their table, without costs; None where no run has both."""
+def compare(section: Section) -> Table | None:
+  """A table of scores with two rows per method, best and last; None if no run has both."""
   entries = []
   for entry in section.entries:
-    runs = [run for run in entry.runs if run.metrics.get('last')]
-    last = [dataclasses.replace(run, metrics=run.metrics['last']) for run in runs]
-    for name, scored in (('best', runs), ('last', last)) if runs else ():
-      entries.append(dataclasses.replace(entry, name=f'{entry.name}, {name}', runs=tuple(scored)))
+    best = tuple(run for run in entry.runs if run.evaluation and run.evaluation.last)
+    last = tuple(dataclasses.replace(run, evaluation=run.evaluation.last) for run in best)
+    for name, runs in (('best', best), ('last', last)) if best else ():
+      entries.append(dataclasses.replace(entry, name=f'{entry.name}, {name}', runs=runs))
   if not entries:
     return None
-  # With the others, of which one may be the reference of Delta_m.
+  # With the section's own entries, one of which may be the reference of Delta_m.
   table = make_table(dataclasses.replace(section, entries=(*entries, *section.entries)))
-  count = len(section.tasks) + bool(table.delta)
-  rows = tuple(cells[:count] for cells in table.rows[: len(entries)])
-  return entries, Table(table.columns[:count], rows, table.reference)
+  count = len(section.tasks) + bool(table.delta)  # no costs: both rows have the same
+  rows = [Row(row.entry, tuple(Cell(cell.column, cell.values) for cell in row.cells[:count])) for row in table.rows]
+  return dataclasses.replace(table, columns=table.columns[:count], rows=tuple(rows[: len(entries)]))
 
 
-def markdown(section) -> str:
-  """The table as text; '' where there is none."""
-  compared = compare(section)
-  if not compared:
+def markdown(section: Section) -> str:
+  """The table as text; '' if there is none."""
+  table = compare(section)
+  if table is None:
     return ''
-  entries, table = compared
-  heads = ['method', *(f'{column.title} {column.unit} {column.arrow}' for column in table.columns)]
-  lines = [[entry.name, *(cell.text for cell in cells)] for entry, cells in zip(entries, table.rows)]
-  return '\n'.join(['', f'### {TITLE}', '', markdown_table(heads, lines), '', NOTE, ''])
-
-
-def html(section) -> str:
-  """The table for the page; '' where there is none."""
-  compared = compare(section)
-  if not compared:
-    return ''
-  entries, table = compared
-  heads = ['method', *(f'{escape(c.title)}<small>{escape(c.unit)} {c.arrow}</small>' for c in table.columns)]
-  rows = [[entry_name(entry), *(cell.text for cell in cells)] for entry, cells in zip(entries, table.rows)]
-  return html_table(TITLE, heads, rows) + f'<p class="note">{escape(NOTE)}</p>'
+  heads = ['method', *(column.heading for column in table.columns)]
+  lines = [[row.entry.name, *(cell.text for cell in row.cells)] for row in table.rows]
+  return f'\n### {TITLE}\n\n{markdown_table(heads, lines)}\n\n{NOTE}\n'

@@ -1,46 +1,50 @@
-"""Methods against a baseline seed by seed: what is left of a difference when both saw the same images and labels."""
+"""Methods against a baseline seed by seed: the difference that remains with the same images and labels."""
 
 import math
 
 from dmtl_jax.metrics.delta_m import delta_m
-from dmtl_jax.report.markup import markdown_table
-from dmtl_jax.report.results import Entry, mean_and_error
+from dmtl_jax.report.results import Entry, mean_and_error, Section
+from dmtl_jax.report.table import markdown_table
 
 
-def lead(entry: Entry, baseline: Entry, tasks) -> tuple[float, float] | None:
-  """Mean over seeds of Delta_m against the baseline's run of the same seed, and its standard error (nan of one seed).
+def compare(entry: Entry, baseline: Entry, tasks) -> tuple[float, float] | None:
+  """Mean over seeds of Delta_m against the baseline's run of the same seed, and its standard error (NaN for one seed).
 
-  None where no seed has both, or a task has no score.
+  None if no seed has both runs with scores for all tasks.
   """
-  others = {run.config['seed']: run for run in baseline.runs}
-  leads = []
+  baseline_scores = {run.config['seed']: _scores(run, tasks) for run in baseline.runs}
+  deltas = []
   for run in entry.runs:
-    other = others.get(run.config['seed'])
-    ours, theirs = ({task.name: each.score('final', task) for task in tasks} if each else {} for each in (run, other))
-    if theirs and all(theirs.values()) and not math.isnan(value := delta_m(ours, theirs, tasks)):
-      leads.append(value)
-  return mean_and_error(leads) if leads else None
+    reference = baseline_scores.get(run.config['seed'], {})
+    if all(reference.get(task.name) for task in tasks):
+      deltas.append(delta_m(_scores(run, tasks), reference, tasks))
+  deltas = [delta for delta in deltas if not math.isnan(delta)]
+  return mean_and_error(deltas) if deltas else None
 
 
-def markdown(section) -> str:
-  """A table with a row a method and a column a baseline; '' where no method was trained with several seeds."""
+def _scores(run, tasks) -> dict[str, float]:
+  return {task.name: run.score('final', task) for task in tasks}
+
+
+def markdown(section: Section) -> str:
+  """A table with a row per method and a column per baseline; '' if no baseline was trained with several seeds."""
   baselines = [entry for entry in section.entries if entry.method.baseline and len(entry.runs) > 1]
   body = []
   for entry in section.entries:
-    cells = [None if entry is baseline else lead(entry, baseline, section.tasks) for baseline in baselines]
+    cells = [None if entry is baseline else compare(entry, baseline, section.tasks) for baseline in baselines]
     if any(cells):
       body.append([entry.name, *map(_cell, cells)])
   table = markdown_table(['method', *(f'against {entry.name} %' for entry in baselines)], body)
   note = (
     'Mean gain over tasks (as Δm) on the run of the same seed, ± its standard error over the seeds, '
-    'bold where it is more than two of them; of one seed the gain alone.'
+    'bold if it is more than two standard errors; for one seed only the gain.'
   )
-  return '\n'.join(['', '### Seed by seed', '', table, '', note, '']) if body else ''
+  return f'\n### Seed by seed\n\n{table}\n\n{note}\n' if body else ''
 
 
-def _cell(found: tuple[float, float] | None) -> str:
-  if found is None:
+def _cell(lead: tuple[float, float] | None) -> str:
+  if lead is None:
     return '–'
-  mean, error = found
+  mean, error = lead
   text = f'{mean:+.2f}' + ('' if math.isnan(error) else f' ± {error:.2f}')
   return f'**{text}**' if abs(mean) > 2 * error else text

@@ -5,15 +5,13 @@ import dataclasses
 import statistics
 
 from dmtl_jax.report import charts, results, scoring
-from dmtl_jax.report.markup import card, entry_name, escape, headed, markdown_table
-from dmtl_jax.report.table import Cell, Column, cost, unrounded
-
-COMPUTE = Column('compute', 'GMAC', False, 2)
+from dmtl_jax.report.results import Section
+from dmtl_jax.report.table import Cell, COMPUTE, cost_cells, csv_row, markdown_table, Table, task_column
 
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-  """One method at several S: `points` has of each its runs as scored with it, S ascending."""
+  """A method at several numbers of denoising steps: {S: its runs as evaluated with S}, in the order of S."""
 
   name: str
   color: str
@@ -24,112 +22,94 @@ class Line:
     return [run for entry in self.points.values() for run in entry.runs]
 
   @property
-  def comparable(self) -> bool:
-    """Whether all points were scored alike, and those of one run of one checkpoint."""
-    by = {tuple(scoring.scoring(run).values()) for run in self.runs}
-    checkpoints = {(run.path, run.metrics.get('step')) for run in self.runs}
-    return len(by) == 1 and len(checkpoints) == len({run.path for run in self.runs})
+  def is_comparable(self) -> bool:
+    """Whether all points were scored in the same way, and those of one run with the same checkpoint."""
+    settings = {tuple(scoring.settings(run).values()) for run in self.runs}
+    checkpoints = {(run.path, run.evaluation.step) for run in self.runs}
+    return len(settings) == 1 and len(checkpoints) == len({run.path for run in self.runs})
 
 
-def lines(section) -> list[Line]:
-  """Networks evaluated with several S, and runs that differ in their S alone."""
+def make_lines(section: Section) -> list[Line]:
+  """Lines of networks evaluated with several S, and of runs that differ only in their S."""
   entries = [entry for entry in section.entries if entry.method.network.diffuses]
-  found, families = [], {}
-  for entry in entries:
-    scored = [run.at(steps) for run in entry.runs for steps in {run.diffusion_steps, *run.others}]
-    found.append((f'{entry.name}, one network', entry.color, scored))
-    families.setdefault(results.family(entry), []).append(entry)
-  for (name, _), family in families.items():
-    scored = [run.at(run.diffusion_steps) for entry in family for run in entry.runs]
-    found.append((f'{name}, trained with each S', family[0].color, scored))
-  return [line for line in _with_colors(found) if len(line.points) > 1]
+  lines = []
 
-
-def _with_colors(found: Sequence[tuple]) -> list[Line]:
-  """Lines of (name, colour, scored runs); of two that share a colour the second gets another."""
-  made = []
-  for name, color, runs in found:
+  def add(name: str, color: str, runs: Sequence[results.Run]):
     points = {}
     for run in sorted(runs, key=lambda run: run.config['eval']['diffusion_steps']):
-      if run.metrics.get('final'):
+      if run.evaluation:
         points.setdefault(run.config['eval']['diffusion_steps'], []).append(run)
-    taken = [line.color for line in made if len(line.points) > 1]
-    color = next(c for c in (color, *results.MORE_COLORS, '#777777') if c not in taken or c == '#777777')
-    made.append(Line(name, color, {s: results.Entry(name, color, tuple(of)) for s, of in points.items()}))
-  return made
+    if len(points) > 1:
+      color = results.free_color(color, [line.color for line in lines])
+      lines.append(Line(name, color, {s: results.Entry(name, color, tuple(runs)) for s, runs in points.items()}))
+
+  for entry in entries:
+    runs = [run.with_steps(steps) for run in entry.runs for steps in {run.diffusion_steps, *run.step_evaluations}]
+    add(f'{entry.name}, one network', entry.color, runs)
+  for name, group in results.group_by_steps(entries):
+    runs = [run.with_steps(run.diffusion_steps) for entry in group for run in entry.runs]
+    add(f'{name}, trained with each S', group[0].color, runs)
+  return lines
 
 
-def rows(line: Line, section) -> list[tuple[int, list[Cell]]]:
-  """(S, cells of the tasks and multiply-adds) of each point; S = 0 are the initial maps."""
-  columns = [(task, Column(task.name, task.metric, task.higher_is_better, task.digits)) for task in section.tasks]
-  first = []
-  for task, column in columns:  # no denoising step changes them
+def cells_by_steps(line: Line, section: Section) -> dict[int, list[Cell]]:
+  """{S: cells of the tasks and of multiply-adds}; S = 0 has the scores of the initial maps."""
+  columns = {task: task_column(task) for task in section.tasks}
+  initial = []
+  for task, column in columns.items():  # the same for every S
     scores = [score for entry in line.points.values() for score in entry.scores('initial', task)]
-    first.append(Cell(column, (statistics.fmean(scores),) if scores else ()))
-  found = [(0, [*first, Cell(COMPUTE, ())])] if any(cell.values for cell in first) else []
+    initial.append(Cell(column, (statistics.fmean(scores),) if scores else ()))
+  cells = {0: [*initial, Cell(COMPUTE, ())]} if any(cell.values for cell in initial) else {}
   for steps, entry in line.points.items():
-    scores = [Cell(column, tuple(entry.scores('final', task))) for task, column in columns]
-    found.append((steps, [*scores, Cell(COMPUTE, tuple(cost(entry)['gmac']))]))
-  return found
+    scores = [Cell(column, tuple(entry.scores('final', task))) for task, column in columns.items()]
+    cells[steps] = [*scores, *(cell for cell in cost_cells(entry) if cell.column == COMPUTE)]
+  return cells
 
 
-def _warning(drawn: Sequence[Line]) -> str:
-  """What to mind of lines whose points were scored in different ways; '' if nothing."""
-  mixed = '; '.join(line.name for line in drawn if not line.comparable)
-  told = 'were scored with different checkpoints or definitions, S by S: run --mode=evaluate again with each'
-  return f' Mind that some {told} ({mixed}).' if mixed else ''
+def warn(lines: Sequence[Line]) -> str:
+  """A sentence on lines whose points were scored in different ways; '' if there are none."""
+  mixed = '; '.join(line.name for line in lines if not line.is_comparable)
+  advice = 'points scored with different checkpoints or definitions: run --mode=evaluate again with each S'
+  return f' Some lines have {advice} ({mixed}).' if mixed else ''
 
 
-# --- Page ------------------------------------------------------------------------------------
-
-
-def cards(section) -> str:
-  """A chart a task and one of multiply-adds; '' where no method has several S."""
-  drawn = lines(section)
-  tables = [(line, rows(line, section)) for line in drawn]
+def make_charts(lines: Sequence[Line], section: Section) -> list[charts.LineChart]:
+  """A chart per task and one of multiply-adds."""
+  tables = [(line, cells_by_steps(line, section)) for line in lines]
   titles = [
     f'{t.name}: {t.metric} by S, {"higher" if t.higher_is_better else "lower"} is better' for t in section.tasks
   ]
-  charts_ = ''.join(_card(title, tables, i) for i, title in enumerate([*titles, 'compute: GMAC by S']))
-  keys = ''.join(f'<span>{entry_name(line)}</span>' for line in drawn)
-  note = 'Scores of the denoised maps by the number S of denoising steps; dashed: of the initial maps.'
-  note = f'<p class="note">{escape(note + _warning(drawn))}</p>'
-  return f'<p class="keys">{keys}</p><div class="cards plots">{charts_}</div>{note}' if drawn else ''
+  drawn = []
+  for i, title in enumerate([*titles, 'compute: GMAC by S']):
+    curves = []
+    for line, cells in tables:
+      points = {steps: row[i].mean for steps, row in cells.items() if row[i].values}
+      level = points.pop(0, None)
+      curves.append(charts.Curve(line.name, line.color, list(points), list(points.values()), level))
+    curves = [curve for curve in curves if curve.steps]
+    drawn += [charts.step_chart(title, curves)] if curves else []
+  return drawn
 
 
-def _card(title: str, tables: Sequence[tuple], column: int) -> str:
-  """The chart of one column of `rows`; '' where it is empty."""
-  curves, levels = [], []
-  for line, found in tables:
-    points = {steps: cells[column].mean for steps, cells in found if cells[column].values}
-    first = points.pop(0, None)
-    curves += [(line.name, line.color, list(points), list(points.values()))] if points else []
-    levels += [(line.name, line.color, first)] if first is not None else []
-  return card(escape(title), charts.plot_steps(curves, levels, title)) if curves else ''
+def markdown(section: Section) -> str:
+  """A table with a row per line and S; '' if no method has several S."""
+  lines = make_lines(section)
+  body = [
+    [line.name, str(steps), *(cell.text for cell in cells)]
+    for line in lines
+    for steps, cells in cells_by_steps(line, section).items()
+  ]
+  heads = ['method', 'S', *(task_column(task).heading for task in section.tasks), COMPUTE.heading]
+  note = f'S: number of denoising steps; 0: the initial maps.{warn(lines)}'
+  return f'\n### How many denoising steps\n\n{markdown_table(heads, body)}\n\n{note}\n' if lines else ''
 
 
-# --- Text ------------------------------------------------------------------------------------
-
-
-def markdown(section) -> str:
-  """A table with a row a line and S; '' where no method has several S."""
-  drawn = lines(section)
-  body = []
-  for line in drawn:
-    for steps, cells in rows(line, section):
-      body.append([line.name, str(steps), *(cell.text for cell in cells)])
-  table = markdown_table(['method', 'S', *map(headed, section.tasks), 'compute GMAC ↓'], body)
-  note = f'S: number of denoising steps; 0: the initial maps.{_warning(drawn)}'
-  return '\n'.join(['', '### How many denoising steps', '', table, '', note, '']) if drawn else ''
-
-
-def numbers(parts: Sequence[tuple]) -> list[dict]:
-  """Rows of the report's CSV, one a line and S; they alone have an S."""
-  found = []
-  for section, _ in parts:
-    for line in lines(section):
-      for steps, cells in rows(line, section):
+def csv_rows(tables: Sequence[Table]) -> list[dict]:
+  """A row of the report's CSV per line and S; only these rows have an S."""
+  rows = []
+  for section in [table.section for table in tables]:
+    for line in make_lines(section):
+      for steps, cells in cells_by_steps(line, section).items():
         count = len(line.points[steps].runs) if steps else len({run.path for run in line.runs})
-        row = {'data': section.data, 'labels': section.labels, 'method': line.name, 'runs': count, 'S': steps}
-        found.append(row | unrounded(cells))
-  return found
+        rows.append(csv_row(section, line.name, count, cells, S=steps))
+  return rows

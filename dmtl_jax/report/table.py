@@ -1,4 +1,4 @@
-"""The table of a report's section, as the paper prints its own: a row per method, a column per task, then costs."""
+"""The table of a section, like the paper's: a row per method, a column per task, then costs."""
 
 from collections.abc import Sequence
 import dataclasses
@@ -13,36 +13,51 @@ from dmtl_jax.basics.errors import UserError
 from dmtl_jax.metrics.delta_m import delta_m
 from dmtl_jax.models import counting
 from dmtl_jax.report import scoring
-from dmtl_jax.report.markup import markdown_table
-from dmtl_jax.report.results import unequal
+from dmtl_jax.report.results import describe_differences, Entry, Section
 from dmtl_jax.tasks import Task, values_by_task
 
 
 @dataclasses.dataclass(frozen=True)
 class Column:
-  """One column: what it shows, and which way is better."""
+  """One column: title, unit, which way is better, and how its numbers are written."""
 
   title: str
   unit: str
-  higher: bool
+  higher_is_better: bool
   digits: int
-  signed: bool = False
+  is_signed: bool = False
 
   @property
   def arrow(self) -> str:
-    return '↑' if self.higher else '↓'
+    return '↑' if self.higher_is_better else '↓'
+
+  @property
+  def heading(self) -> str:
+    return f'{self.title} {self.unit} {self.arrow}'
 
   def text(self, value: float) -> str:
-    return f'{value:{"+" if self.signed else ""},.{self.digits}f}'
+    return f'{value:{"+" if self.is_signed else ""},.{self.digits}f}'
+
+
+def task_column(task: Task) -> Column:
+  """The column of a task's headline scores."""
+  return Column(task.name, task.metric, task.higher_is_better, task.digits)
+
+
+DELTA = Column('Δm', '%', True, 2, is_signed=True)
+PARAMETERS = Column('params', 'M', False, 2)
+COMPUTE = Column('compute', 'GMAC', False, 2)
+TIME = Column('time', 's/image', False, 4)
+MEMORY = Column('memory', 'MB, training', False, 0)
 
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-  """Values of a row's runs in a column, undefined ones left out; `best` in its column (or as good)."""
+  """The defined values of a row's runs in a column; `is_best` if no other mean of the column reads better."""
 
   column: Column
   values: tuple[float, ...]
-  best: bool = False
+  is_best: bool = False
 
   @property
   def mean(self) -> float:
@@ -50,174 +65,185 @@ class Cell:
 
   @property
   def spread(self) -> float:
-    """Standard deviation over the runs; nan of fewer than two."""
+    """Standard deviation over the runs; NaN for fewer than two."""
     return statistics.stdev(self.values) if len(self.values) > 1 else math.nan
 
   @property
+  def mean_text(self) -> str:
+    return self.column.text(self.mean) if self.values else '–'
+
+  @property
+  def spread_text(self) -> str:
+    return '' if math.isnan(self.spread) else f' ± {self.spread:,.{self.column.digits}f}'
+
+  @property
   def text(self) -> str:
-    if not self.values:
-      return '–'
-    return self.column.text(self.mean) + (
-      '' if math.isnan(self.spread) else f' ± {self.spread:,.{self.column.digits}f}'
-    )
+    return self.mean_text + self.spread_text
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """An entry of the section with its cells, one per column."""
+
+  entry: Entry
+  cells: tuple[Cell, ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-  """rows[i][j]: entry i of the section in column j; the first columns are those of the section's tasks."""
+  """Scores and costs of a section; the first columns are its tasks.
 
+  Attributes:
+    reference: where the single-task scores of Delta_m come from; '' if there are none.
+  """
+
+  section: Section
   columns: tuple[Column, ...]
-  rows: tuple[tuple[Cell, ...], ...]
-  reference: str  # where Delta_m's single-task scores come from; '' where there are none
+  rows: tuple[Row, ...]
+  reference: str
 
   @property
   def delta(self) -> tuple[Cell, ...]:
-    """The cells of Delta_m, one an entry."""
-    return tuple(cell for row in self.rows for cell in row if cell.column.title == 'Δm')
+    """The cells of Delta_m, one per row; () without it."""
+    return tuple(cell for row in self.rows for cell in row.cells if cell.column == DELTA)
 
 
-def make_table(section) -> Table:
-  """The table of a `results.Section`."""
-  single, references = _references(section)
+def make_table(section: Section) -> Table:
+  """The table of a section; costs that are unknown for all entries get no column."""
+  sources, references = _references(section)
   columns = []
   for task in section.tasks:
-    column = Column(task.name, task.metric, task.higher_is_better, task.digits)
+    column = task_column(task)
     columns.append([Cell(column, tuple(entry.scores('final', task))) for entry in section.entries])
   if references:
-    column = Column('Δm', '%', True, 2, signed=True)
-    columns.append([Cell(column, tuple(_deltas(entry, references, section.tasks))) for entry in section.entries])
-  costs = [cost(entry) for entry in section.entries]
-  for column, name in COSTS:
-    if any(found[name] for found in costs):
-      columns.append([Cell(column, tuple(found[name])) for found in costs])
+    columns.append([Cell(DELTA, tuple(_deltas(entry, references, section.tasks))) for entry in section.entries])
+  costs = zip(*map(cost_cells, section.entries))
+  columns += [list(cells) for cells in costs if any(cell.values for cell in cells)]
   columns = [_mark_best(cells) for cells in columns]
-  return Table(tuple(cells[0].column for cells in columns), tuple(zip(*columns)), single)
+  rows = tuple(Row(entry, tuple(cells)) for entry, *cells in zip(section.entries, *columns))
+  return Table(section, tuple(cells[0].column for cells in columns), rows, sources)
 
 
 def _mark_best(cells: Sequence[Cell]) -> list[Cell]:
-  """Marks the best mean, and what reads the same; none where there is nothing to compare."""
-  known = [cell.mean for cell in cells if cell.values]
-  if len(known) < 2:
+  """Marks the best mean and all that read the same, unless all means read the same."""
+  means = [cell.mean for cell in cells if cell.values]
+  texts = {cell.mean_text for cell in cells if cell.values}
+  if len(texts) < 2:
     return list(cells)
-  text, pick = cells[0].column.text, max if cells[0].column.higher else min
-  best = text(pick(known))
-  if all(text(value) == best for value in known):
-    return list(cells)
-  return [dataclasses.replace(cell, best=bool(cell.values) and text(cell.mean) == best) for cell in cells]
+  column = cells[0].column
+  best = column.text(max(means) if column.higher_is_better else min(means))
+  return [dataclasses.replace(cell, is_best=cell.mean_text == best) for cell in cells]
 
 
 # --- Delta_m ---------------------------------------------------------------------------------
 
 
-def _references(section) -> tuple[str, dict[str, dict[str, float]]]:
-  """Where single-task scores come from, and {backbone: {task: score}}; ('', {}) where there are none.
+def _references(section: Section) -> tuple[str, dict[str, dict[str, float]]]:
+  """Where single-task scores come from, and {backbone: {task: score}}; ('', {}) if there are none.
 
-  They are the mean of the section's single_task runs; of a backbone without one, what some run's
-  config.eval.single_task says.
+  Means over the section's single_task runs of a backbone, or else config.eval.single_task of another run with it.
   """
-  found, sources = {}, []
+  references = {}
+  sources = []
   for entry in section.entries:
     backbone = entry.config['model']['backbone']
     scores = {task.name: statistics.fmean(v) for task in section.tasks if (v := entry.scores('final', task))}
-    if entry.method.reference and scores and backbone not in found:
-      found[backbone] = scores
+    if entry.method.reference and scores and backbone not in references:
+      references[backbone] = scores
       sources.append(f'the {entry.name} run' + ('s' if len(entry.runs) > 1 else ''))
   for entry in section.entries:
-    backbone, given = entry.config['model']['backbone'], entry.config['eval'].get('single_task')
-    if given and backbone not in found:
-      found[backbone] = values_by_task(given, section.tasks)
+    backbone = entry.config['model']['backbone']
+    single_task = entry.config['eval'].get('single_task')
+    if single_task and backbone not in references:
+      references[backbone] = values_by_task(single_task, section.tasks)
       sources.append('config.eval.single_task')
-  return ' and '.join(dict.fromkeys(sources)), found
+  return ' and '.join(dict.fromkeys(sources)), references
 
 
-def _deltas(entry, references, tasks: Sequence[Task]) -> list[float]:
-  """Delta_m of every run that has all tasks; none for the reference itself."""
+def _deltas(entry: Entry, references: dict, tasks: Sequence[Task]) -> list[float]:
+  """Delta_m of the runs that have all tasks; none for the reference itself."""
   single = references.get(entry.config['model']['backbone'])
-  if single is None or entry.method.reference:
+  if single is None or entry.method.reference or not all(single.get(task.name) for task in tasks):
     return []
-  deltas = []
-  for run in entry.runs:
-    scores = {task.name: run.score('final', task) for task in tasks}
-    try:
-      delta = delta_m(scores, single, tasks)
-    except UserError:  # a task without a single-task score
-      continue
-    if not math.isnan(delta):
-      deltas.append(delta)
-  return deltas
+  deltas = [delta_m({task.name: run.score('final', task) for task in tasks}, single, tasks) for run in entry.runs]
+  return [delta for delta in deltas if not math.isnan(delta)]
 
 
 # --- Costs -----------------------------------------------------------------------------------
 
-COSTS = (
-  (Column('params', 'M', False, 2), 'parameters'),
-  (Column('compute', 'GMAC', False, 2), 'gmac'),
-  (Column('time', 's/image', False, 4), 'seconds'),
-  (Column('memory', 'MB, training', False, 0), 'memory'),
-)
 
+def cost_cells(entry: Entry) -> list[Cell]:
+  """Parameters, multiply-adds, prediction time and training memory, as far as they are known.
 
-def cost(entry) -> dict[str, list[float]]:
-  """What an entry costs, in the units of `COSTS`; [] where it is not known.
-
-  Parameters and multiply-adds are those of cost.json, or else counted from the config's shapes.
+  Parameters and multiply-adds are counted from the config's shapes if cost.json does not have them.
   """
-  measured = next((run.cost for run in entry.runs if run.cost), {})
-  known = measured if measured.get('parameters') and measured.get('gmac') else _count(entry)
-  scaled = lambda value, scale: [value / scale] if value else []
-  return {
-    'parameters': scaled(known.get('parameters'), 1e6),
-    'gmac': scaled(known.get('gmac'), 1),
-    'seconds': [s for run in entry.runs if (s := run.metrics.get('seconds_per_image'))],
-    'memory': scaled(measured.get('train_memory_bytes'), 1e6),
-  }
+  measured = next((run.costs for run in entry.runs if run.costs), {})
+  counted = measured if measured.get('parameters') and measured.get('gmac') else _count(entry)
+  seconds = [run.evaluation.seconds_per_image for run in entry.runs if run.evaluation]
+  return [
+    _cost_cell(PARAMETERS, counted.get('parameters'), scale=1e6),
+    _cost_cell(COMPUTE, counted.get('gmac')),
+    Cell(TIME, tuple(filter(None, seconds))),
+    _cost_cell(MEMORY, measured.get('train_memory_bytes'), scale=1e6),
+  ]
 
 
-def _count(entry) -> dict:
-  """`counting.summarize` of an entry's network; {} for a config that this version of the code cannot build."""
+def _cost_cell(column: Column, value: float | None, scale: float = 1) -> Cell:
+  return Cell(column, (value / scale,) if value else ())
+
+
+def _count(entry: Entry) -> dict:
+  """`counting.summarize` of an entry's network; {} for a method that is not registered here."""
   steps = entry.config['eval']['diffusion_steps'] or entry.runs[0].diffusion_steps
-  alike = {part: entry.config[part] | {'diffusion_steps': steps} for part in ('model', 'eval')}
-  return _counted(json.dumps(entry.config | alike, sort_keys=True), entry.runs[0].tasks, tuple(entry.runs[0].size))
+  same_steps = {part: entry.config[part] | {'diffusion_steps': steps} for part in ('model', 'eval')}
+  config = json.dumps(entry.config | same_steps, sort_keys=True)
+  return _count_config(config, entry.runs[0].tasks, tuple(entry.runs[0].size))
 
 
 @functools.cache  # it takes seconds
-def _counted(config: str, tasks: tuple[Task, ...], size: tuple[int, int]) -> dict:
+def _count_config(config: str, tasks: tuple[Task, ...], size: tuple[int, int]) -> dict:
   try:
     return counting.summarize(ConfigDict(json.loads(config)), tasks, size)
-  except (UserError, AttributeError, KeyError, TypeError, ValueError):
+  except UserError:
     return {}
 
 
 # --- Text ------------------------------------------------------------------------------------
 
 
-def markdown(section, table: Table) -> str:
-  """A heading and the table; the best of a column is bold."""
-  runs = lambda text: [text] if section.seeds else []
-  heads = ['method', *(f'{c.title} {c.unit} {c.arrow}' for c in table.columns), *runs('runs')]
+def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+  """A Markdown table: a first column of words, then columns of numbers."""
+  body = [[first.replace('|', '\\|'), *cells] for first, *cells in rows]
+  lines = [heads, ['---', *['---:'] * (len(heads) - 1)], *body]
+  return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
+
+
+def markdown(table: Table) -> str:
+  """A heading, the table with the best of each column in bold, and notes."""
+  section = table.section
+  heads = ['method', *(column.heading for column in table.columns)]
   lines = []
-  for entry, cells in zip(section.entries, table.rows):
-    texts = [f'**{cell.text}**' if cell.best else cell.text for cell in cells]
-    lines.append([entry.name, *texts, *runs(str(len(entry.runs)))])
-  notes = runs('Mean ± standard deviation over runs that differ in their seeds alone.')
-  notes += [f'Δm is against {table.reference}.'] if table.reference else []
-  notes += [note for note in (scoring.told(section), unequal(section), scoring.warning(section)) if note]
+  for row in table.rows:
+    lines.append([row.entry.name, *(f'**{cell.text}**' if cell.is_best else cell.text for cell in row.cells)])
+  notes = [f'Δm is against {table.reference}.'] if table.reference else []
+  if section.has_seeds:
+    heads.append('runs')
+    lines = [[*line, str(len(row.entry.runs))] for line, row in zip(lines, table.rows)]
+    notes.insert(0, 'Mean ± standard deviation over runs that differ only in their seeds.')
+  notes += filter(None, (scoring.describe(section), describe_differences(section), scoring.warn(section)))
   return f'## {section.title}\n\n{markdown_table(heads, lines)}\n' + (f'\n{" ".join(notes)}\n' if notes else '')
 
 
-def numbers(parts: Sequence[tuple]) -> list[dict]:
-  """Rows of one CSV for all sections, one an entry: numbers unrounded, the spread in a column of its own."""
-  rows = []
-  for section, table in parts:
-    for entry, cells in zip(section.entries, table.rows):
-      row = {'data': section.data, 'labels': section.labels, 'method': entry.name, 'runs': len(entry.runs)}
-      rows.append(row | unrounded(cells))
-  return rows
+def csv_rows(tables: Sequence[Table]) -> list[dict]:
+  """A row of the report's CSV per entry of all tables."""
+  return [
+    csv_row(table.section, row.entry.name, len(row.entry.runs), row.cells) for table in tables for row in table.rows
+  ]
 
 
-def unrounded(cells: Sequence[Cell]) -> dict:
-  """Columns of a CSV's row."""
-  row = {}
+def csv_row(section: Section, method: str, runs: int, cells: Sequence[Cell], **more) -> dict:
+  """One row of the report's CSV, numbers unrounded, with the spread of each column in one of its own."""
+  row = {'data': section.data, 'labels': section.labels, 'method': method, 'runs': runs, **more}
   for cell in cells:
     name = f'{cell.column.title} {cell.column.unit}'
     row[name] = cell.mean if cell.values else ''

@@ -20,7 +20,7 @@ from dmtl_jax.data import label_settings
 from dmtl_jax.datasets import folder, mtan
 from dmtl_jax.datasets.pascal import labels as pascal
 from dmtl_jax.jobs import convert
-from dmtl_jax.report import results
+from dmtl_jax.report import reading
 from dmtl_jax.runs import workdir
 from dmtl_jax.runs.log import Log
 from dmtl_jax.tasks import make_task
@@ -190,7 +190,7 @@ def test_what_is_no_text_file(tmp_path, make):
   reads = {
     'config.json': workdir.read_config,
     'tasks.json': workdir.read_tasks,
-    'log.jsonl': lambda path: results.read_curves(path / 'log.jsonl'),
+    'log.jsonl': lambda path: reading.read_curves(path / 'log.jsonl'),
     'metrics.json': lambda path: files.read_json(path / 'metrics.json'),
     'labels.csv': lambda path: load_mapping(path / 'labels.csv'),
   }

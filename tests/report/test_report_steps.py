@@ -1,87 +1,91 @@
-"""Scores and multiply-adds against the number of denoising steps, of workdirs that the test writes itself."""
+"""Scores and multiply-adds against the number of denoising steps, for workdirs that the test writes itself."""
 
 import json
-import re
 
 import pytest
-from report_runs import BY, make, TASKS, write_run
+from report_runs import BY, find_section, make, TASKS, words, write_run
 
 from dmtl_jax.models import counting
+from dmtl_jax.report import results, steps
 from dmtl_jax.runs import workdir as workdir_lib
 
 SMALL = dict(model__width=4, model__channels=8, model__depth=1)
 TITLE = 'How many denoising steps'
 
 
-def write_steps(run, steps, final, **more):
+def write_steps(run, diffusion_steps, final, **more):
   """Another evaluation of a run, with its metrics.json as an example."""
   scores = json.loads((run / 'metrics.json').read_text())
   scores['final'] = {task.name: {task.metric: value} for task, value in zip(TASKS, final)}
-  (run / f'metrics_{steps}.json').write_text(json.dumps(scores | more))
+  (run / f'metrics_{diffusion_steps}.json').write_text(json.dumps(scores | more))
 
 
-def curves(page, task):
-  """Values of the dots of a task's card, {line: {S: value}}, and of its dashed lines."""
-  svg = page.split(TITLE)[1].split(f'<h4>{task}: ')[1].split('</svg>')[0]
-  found = {}
-  for name, steps, value in re.findall(r'<title>([^<]*), S = (\d+): ([^<]*)</title>', svg):
-    found.setdefault(name, {})[int(steps)] = float(value)
-  return found, re.findall(r'stroke-dasharray="5 4"><title>([^<]*): ([^<]*)</title>', svg)
+def read_lines(*runs):
+  """{name of a line: {S: means of the tasks and multiply-adds}}."""
+  (section,) = results.sections([results.read_run(run) for run in runs])
+  return {
+    line.name: {s: [cell.mean for cell in cells] for s, cells in steps.cells_by_steps(line, section).items()}
+    for line in steps.make_lines(section)
+  }
 
 
-def test_a_network_evaluated_with_several_steps_has_a_chart_a_task_and_one_of_what_it_costs(tmp_path):
+def test_a_network_evaluated_with_several_steps_is_a_line_of_scores_and_costs(tmp_path):
   run = write_run(tmp_path / 'p', final=(50, 20, 1), initial=(45, 22, 1), cost=False, **SMALL)
   write_steps(run, 1, (48, 21, 1.5))
   write_steps(run, 10, (52, 19.5, None))
+  ((name, cells),) = read_lines(run).items()
+  assert name == 'DiffusionMTL (Prediction), one network'
+  assert {s: row[0] for s, row in cells.items()} == {0: 45, 1: 48, 2: 50, 10: 52}
+  config = workdir_lib.read_config(run)
+  for s in (1, 2, 10):
+    config.eval.diffusion_steps = s
+    assert cells[s][-1] == pytest.approx(counting.summarize(config, TASKS, (32, 32))['gmac'])
+
+
+def test_lines_are_in_the_page_the_text_and_the_csv(tmp_path):
+  run = write_run(tmp_path / 'p', initial=(45, 22, 1), **SMALL)
+  write_steps(run, 1, (48, 21, None))
   plain = write_run(tmp_path / 'm', 'method=mtl_baseline,diffusion_steps=3')
   page, text, rows = make(tmp_path, run, plain)
   name = 'DiffusionMTL (Prediction), one network'
-  assert curves(page, 'semseg') == ({name: {1: 48, 2: 50, 10: 52}}, [(f'{name}, initial', '45')])
-  assert curves(page, 'depth')[0] == {name: {1: 1.5, 2: 1}}
-  config = workdir_lib.read_config(run)
-  for steps, gmac in curves(page, 'compute')[0][name].items():
-    config.eval.diffusion_steps = steps
-    assert gmac == pytest.approx(counting.summarize(config, TASKS, (32, 32))['gmac'], rel=1e-3)
-  assert re.findall(r'\(Prediction\), one network \| (\d+) \| (\S+) \|', text) == [
-    ('0', '45.00'),
-    ('1', '48.00'),
-    ('2', '50.00'),
-    ('10', '52.00'),
-  ]
-  rows = [row for row in rows if row['S']]
-  assert [(row['S'], row['semseg mIoU']) for row in rows] == [
-    ('0', '45.0'),
-    ('1', '48.0'),
-    ('2', '50.0'),
-    ('10', '52.0'),
-  ]
-  assert float(rows[1]['compute GMAC']) < float(rows[3]['compute GMAC']) and rows[0]['compute GMAC'] == ''
+  semseg, _, depth, _compute = find_section(page, TITLE).iter('svg')
+  assert [words(title) for title in semseg.iter('title')] == [
+    f'{name}, initial: 45', name, f'{name}, S = 1: 48', f'{name}, S = 2: 50'
+  ]  # fmt: skip
+  assert [words(title) for title in depth.iter('title')][-1] == f'{name}, S = 2: 1'
+  assert f'| {name} | 1 | 48.00 | 21.00 | – |' in text
+  by_steps = [(row['S'], row['semseg mIoU']) for row in rows if row['S']]
+  assert by_steps == [('0', '45.0'), ('1', '48.0'), ('2', '50.0')]
 
 
-def test_runs_that_differ_in_their_steps_alone_are_a_line_of_means_over_seeds(tmp_path):
+def test_runs_that_differ_only_in_their_steps_are_a_line_of_means_over_seeds(tmp_path):
   runs = [
-    write_run(
-      tmp_path / f'{steps}{seed}', f'method=prediction,diffusion_steps={steps}', (40 + steps + seed, 20, 1), seed=seed
-    )
-    for steps, seed in [(1, 0), (3, 0), (3, 1)]
+    write_run(tmp_path / f'{s}{seed}', f'method=prediction,diffusion_steps={s}', (40 + s + seed, 20, 1), seed=seed)
+    for s, seed in [(1, 0), (3, 0), (3, 1)]
   ]
   other = write_run(tmp_path / 'other', 'method=prediction,diffusion_steps=4', optim__lr=1.0)
-  page, text, _ = make(tmp_path, *runs, other)
-  (line,) = curves(page, 'semseg')[0].items()
-  assert line[0].endswith('trained with each S') and line[1] == {1: 41, 3: 43.5} and 'Mind that some' not in page + text
-  assert TITLE not in ''.join(make(tmp_path, runs[0], other)[:2])
+  ((name, cells),) = read_lines(*runs, other).items()
+  assert name.endswith('trained with each S')
+  assert {s: row[0] for s, row in cells.items()} == {1: 41, 3: 43.5}
+  assert 'Some lines have points' not in make(tmp_path, *runs, other)[1]
+  assert read_lines(runs[0], other) == {}
 
 
-def test_points_that_do_not_compare_are_told_and_damaged_ones_left_out(tmp_path, capsys):
+def test_damaged_evaluations_are_left_out_with_a_sentence(tmp_path, capsys):
   run = write_run(tmp_path / 'p', **SMALL)
   for name, content in (('3', '{"final": '), ('4', '{"final": 3}'), ('5', '{"version": "x"}'), ('x', '{'), ('0', '{')):
     (run / f'metrics_{name}.json').write_text(content)
+  page, _, _ = make(tmp_path, run)
+  output = capsys.readouterr().out
+  assert find_section(page, TITLE) is None
+  for s in (3, 4, 5):
+    assert f'left out: {run}/metrics_{s}.json' in output
+
+
+@pytest.mark.parametrize('more, is_warned', [({}, False), ({'step': 9}, True), ({'protocol': 'pascal'}, True)])
+def test_points_that_are_not_comparable_have_a_warning(tmp_path, more, is_warned):
+  run = write_run(tmp_path / 'p', **SMALL)
+  write_steps(run, 1, (48, 21, 1.5), **BY | more)
   page, text, _ = make(tmp_path, run)
-  told = capsys.readouterr().out
-  assert TITLE not in page + text and all(f'left out: {run}/metrics_{steps}.json' in told for steps in (3, 4, 5))
-  write_steps(run, 1, (48, 21, 1.5))
-  assert 'Mind that some' not in make(tmp_path, run)[1]
-  for more in (dict(step=9), dict(protocol='pascal'), dict(version=None)):
-    write_steps(run, 1, (48, 21, 1.5), **BY | more)
-    page, text, _ = make(tmp_path, run)
-    assert 'Mind that some' in page and 'Mind that some' in text
+  assert ('Some lines have points' in text) == is_warned
+  assert ('Some lines have points' in words(page)) == is_warned

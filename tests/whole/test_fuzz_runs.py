@@ -66,7 +66,8 @@ INDEX = {'images': [{'id': 'a', 'index': 0, 'input': 'a/input.jpg', 'tasks': {
     'depth': {'why': ['panel', 'best'], 'scores': {'initial': 1.0, 'final': 0.5}, 'limits': [1.0, 4.0],
               'files': {'label': 'a/depth_label.png', 'initial': 'a/depth_initial.png', 'final': 'a/depth_final.png'}}}}]}  # fmt: skip
 METRICS = (
-  {'step': 20, 'delta_m': None, 'seconds_per_image': 0.1}
+  {'version': 3, 'protocol': 'plain', 'resolution': 'input', 'weights': 'best'}
+  | {'step': 20, 'delta_m': None, 'seconds_per_image': 0.1}
   | {stage: {task.name: {task.metric: 0.5} for task in TASKS} for stage in ('initial', 'final')}
   | {'per_class': {'semseg': {'sky': 1.0, 'road': None}}}
 )
