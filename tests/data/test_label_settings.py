@@ -128,8 +128,8 @@ def test_both_forms_of_csv(tmp_path, text):
 @pytest.mark.parametrize(
   'name, text, words',
   [
-    ('m.csv', '', 'needs a first line image,tasks'),
-    ('m.csv', 'file,tasks\nimg0,depth\n', 'needs a first line image,tasks'),
+    ('m.csv', '', 'must start with a line image,tasks'),
+    ('m.csv', 'file,tasks\nimg0,depth\n', 'must start with a line image,tasks'),
     ('m.csv', 'image,tasks\nimg0,depth,normals\n', 'line 2 has more or fewer columns'),
     ('m.csv', 'image,depth,normals\nimg0,1\n', 'line 2 has more or fewer columns'),
     ('m.csv', 'image,depth\nimg0,yes\n', 'line 2 must hold an image and 0 or 1'),
@@ -171,7 +171,7 @@ def test_random_labels_of_a_benchmark_with_one_mapping_are_its_one_label_setting
   path.write_text(json.dumps({'img0': ['depth']}))
   one, random = (apply_labels(fake(3, official={'one': path, 'random': path}), s) for s in ('one', 'random'))
   np.testing.assert_array_equal(one.label_mask, random.label_mask)
-  assert caplog.text.count('this is its one-label setting') == 1
+  assert caplog.text.count('this benchmark has one mapping only') == 1
   assert cityscapes.Builder.OFFICIAL['random'] == cityscapes.Builder.OFFICIAL['one']
 
 
@@ -218,8 +218,8 @@ def test_labels_that_changed_between_two_starts_are_named(tmp_path):
   save_mapping(tmp_path / 'labels.json', ['a', 'b'], TASKS, mask)
   check_same(tmp_path / 'labels.json', ['a', 'b'], TASKS, mask)
   for ids, other, words in (
-    (['a', 'b'], np.eye(2, len(TASKS), dtype=bool), '2 images differ, e.g. a, .*;.* -> '),
-    (['a', 'c'], mask, '2 images differ, e.g. b, .* -> not there'),
+    (['a', 'b'], np.eye(2, len(TASKS), dtype=bool), '2 images differ, e.g. a: .*;.* -> '),
+    (['a', 'c'], mask, '2 images differ, e.g. b: .* -> not there'),
   ):
     with pytest.raises(UserError, match=f'labels.json: this run was started with other labels: {words}'):
       check_same(tmp_path / 'labels.json', ids, TASKS, other)

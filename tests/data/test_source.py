@@ -90,7 +90,7 @@ class Builder(raw.RawBuilder):
     return {split: self._generate_examples(root, ids, split) for split in ids}
 
   def _generate_examples(self, root, ids, split):
-    return raw.examples(encode, root, ids, split, self.processes)
+    return raw.encode_split(encode, root, ids, split, self.processes)
 
 
 def open_split(data_config, split):
@@ -258,11 +258,11 @@ def test_images_held_back_leave_some_to_train_and_some_to_validate_on(config, sh
 def test_labels_that_leave_nothing_to_learn_are_refused(config, tmp_path):
   (tmp_path / 'm.json').write_text('{"x": []}')
   config.labels = str(tmp_path / 'm.json')
-  with pytest.raises(UserError, match='labels=.*m.json: none of 3 training images has a label of saliency, depth'):
+  with pytest.raises(UserError, match='labels=.*m.json: none of 3 training images has a label for saliency, depth'):
     open_training(config)
   (tmp_path / 'm.json').write_text('{"x": ["depth"]}')
   config.tasks = ('saliency',)
-  with pytest.raises(UserError, match='none of 3 training images has a label of saliency'):
+  with pytest.raises(UserError, match='none of 3 training images has a label for saliency'):
     open_training(config)
 
 

@@ -220,7 +220,7 @@ def test_tasks_match_whatever_their_unicode_form(root):
 def test_two_files_of_one_name_in_other_bytes_are_refused(root, place):
   for form in ('NFC', 'NFD'):
     image(root / 'train' / place / f'{spelled(form, "é")}.png')
-  refused(root, f'{place}/', "'\\xe9.png'", "'e\\u0301.png'", 'one name in other bytes', 'rename')
+  refused(root, f'{place}/', "'\\xe9.png'", "'e\\u0301.png'", 'the same name in two Unicode forms', 'rename')
 
 
 def test_names_too_long_for_results_are_refused_before_any_work(root):
@@ -230,13 +230,13 @@ def test_names_too_long_for_results_are_refused_before_any_work(root):
     path.rename(path.with_name(f'{longest}{path.suffix}'))
   assert longest in open_train(root).ids
   image(root / f'train/images/{grown}.jpg')
-  refused(root, grown, 'too long for its results')
+  refused(root, grown, 'too long for result files')
 
 
 def test_empty_missing_and_unlabelled_splits(root):
   for path in (root / 'val/images').iterdir():
     path.unlink()
-  refused(root, 'val/images', 'no image here', split='val')
+  refused(root, 'val/images', 'contains no images', split='val')
   (root / 'val/images').rmdir()
   refused(root, 'val/images', 'no such folder', split='val')
   with pytest.raises(UserError, match='config.data.path is empty'):

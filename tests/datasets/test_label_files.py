@@ -105,7 +105,7 @@ def test_normals_in_another_encoding_are_refused(tmp_path):
   parts = refused(tmp_path, {'kind': 'normals'}, files)
   assert ['a.npy' in parts[0], 'b.npy' in parts[1], 'c.npy' in parts[2], len(parts)] == [True, True, True, 3]
   assert '(xyz + 1) / 2' in parts[0] and '2 v - 1' in parts[0]
-  assert 'far from unit length' in parts[1] and 'far from unit length (1.3e+02' in parts[2]
+  assert 'far from unit length' in parts[1] and 'the median of these is 1.3e+02' in parts[2]
 
 
 def test_normals_that_happen_to_be_positive_are_read():
@@ -253,16 +253,19 @@ def test_every_kind_is_in_the_table():
     ({'kind': 'depth', 'positive': 3}, '."positive" would have no effect'),
     (
       {'kind': 'semseg', 'classes': TWO, 'scale': 2},
-      'no effect: semseg of 2 classes takes kind, classes, ignore, positive',
+      'no effect: semseg with 2 classes takes kind, classes, ignore, positive',
     ),
-    ({'kind': 'semseg', 'classes': ['a', 'b', 'c'], 'positive': 3}, 'semseg of 3 classes takes kind, classes, ignore;'),
+    (
+      {'kind': 'semseg', 'classes': ['a', 'b', 'c'], 'positive': 3},
+      'semseg with 3 classes takes kind, classes, ignore;',
+    ),
     ({'kind': 'saliency', 'positive': 0}, '."positive" must be a whole number from 1 to 65535'),
     ({'kind': 'saliency', 'positive': True}, '."positive" must be a whole number'),
     ({'kind': 'saliency', 'positive': 9, 'ignore': 9}, '"positive" and "ignore" are both 9'),
     ({'kind': 'semseg', 'classes': ['a', ' ']}, '."classes"[1] is blank'),
     ({'kind': 'semseg', 'classes': ['a', '\u200b']}, '."classes"[1] is blank'),
-    ({'kind': 'semseg', 'classes': ['a', 'b', 'a ']}, '."classes"[2]: [0] is named "a" too'),
-    ({'kind': 'semseg', 'classes': ['e\u0301', '\u00e9']}, '."classes"[1]: [0] is named'),
+    ({'kind': 'semseg', 'classes': ['a', 'b', 'a ']}, '."classes"[2]: [0] is also named "a"'),
+    ({'kind': 'semseg', 'classes': ['e\u0301', '\u00e9']}, '."classes"[1]: [0] is also named'),
     ({'kind': 'semseg', 'classes': ['a', 'x' * 65]}, '."classes"[1]: a name has at most 64 characters, not 65'),
     ({'kind': 'semseg', 'classes': ['a', 'b\n']}, '."classes" must be a list of names'),
   ],
@@ -301,8 +304,8 @@ def test_a_label_of_an_image_that_exif_turns(tmp_path, orientation, how):
   with pytest.raises(UserError) as caught:
     folder.open_folder(str(tmp_path), 'train')
   message = str(caught.value)
-  assert 'it/a.png: 4x5, as its image a.png is stored; EXIF turns the image by 90 degrees, to 5x4' in message
-  assert f'turn the label too ({how})' in message and 'equal' not in message
+  assert 'it/a.png: 4x5, as its image a.png is stored; EXIF rotates the image by 90 degrees, to 5x4' in message
+  assert f'rotate the label too ({how})' in message and 'equal' not in message
   # That is the right way: a label turned so by NumPy shows the place that the turned image shows.
   turned = np.rot90(tall, -1 if how == 'clockwise' else 1)
   Image.fromarray(np.ascontiguousarray(turned)).save(tmp_path / 'train/labels/it/a.png')

@@ -24,13 +24,13 @@ def test_a_name_is_cut_as_late_as_fits(monkeypatch):
     ('abcdef', 2, 'a\u2026'),
     ('abcdef', 0, '\u2026'),
   ):
-    assert legends.fitted(text, width, 13)[0] == expected
+    assert legends.fit_text(text, width, 13)[0] == expected
 
 
 def test_a_long_name_is_measured_a_few_times(monkeypatch):
   measured = []
   monkeypatch.setattr(legends, 'font', lambda points: Letters(measured))
-  text, _ = legends.fitted('x' * 100_000, 200, 13)
+  text, _ = legends.fit_text('x' * 100_000, 200, 13)
   assert text == 'x' * 199 + '\u2026' and len(measured) < 30
 
 

@@ -157,7 +157,7 @@ def test_tiles_fit_a_page(size):
 @pytest.mark.parametrize('text', ['car', 'a very long name of a class ' * 3, 'W' * 40])
 @pytest.mark.parametrize('width', [60, 160, 320])
 def test_text_is_shortened_to_its_place(text, width):
-  shown, letters = legends.fitted(text, width, 16)
+  shown, letters = legends.fit_text(text, width, 16)
   assert letters.getlength(shown) <= width and letters.size >= 10
   assert shown == text or (shown.endswith('\u2026') and text.startswith(shown[:-1]) and len(shown) > 3)
 
@@ -180,7 +180,7 @@ def test_an_overlay_keeps_the_image_and_adds_the_legend_below(task, size):
   image = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
   values = {'semseg': np.ones(size, np.uint8), 'normals': np.full((*size, 3), [0, 0, 1], np.float32)}
   values = values.get(task.kind, np.full(size, 0.25, np.float32))
-  sheet = panels.annotated(task, image, values, (0, 1), [1] if task.classes else None)
+  sheet = panels.draw_prediction(task, image, values, (0, 1), [1] if task.classes else None)
   assert sheet.shape[1] >= size[1] and sheet.shape[0] > size[0] + 20
   colors = task.picture(values, (0, 1))
   alpha = {'boundary': 0.25, 'saliency': 0.15}.get(task.kind, 0.55)
@@ -194,7 +194,7 @@ def test_an_overlay_keeps_the_image_and_adds_the_legend_below(task, size):
 
 def test_uncertainty_is_brighter_where_it_is_higher():
   values = np.linspace(0, 2, 256, dtype=np.float32)[None].repeat(20, 0)
-  sheet = panels.uncertainty(NORMALS, values, 2.0)
+  sheet = panels.draw_uncertainty(NORMALS, values, 2.0)
   luma = sheet[0].astype(float) @ np.array([0.299, 0.587, 0.114])
   assert luma[0] < 10 and luma[255] > 200 and (np.diff(luma[:256]) > -2).all()
   # the bar below has the same colours
@@ -240,7 +240,7 @@ def test_change_is_blue_where_denoising_helped_and_orange_where_it_harmed():
     assert (inside[:, slice(*columns)] == color).all(), color
   assert set(np.unique(inside[:, 120:-1])) == {206, 228}  # hatched: no label
   assert {color_lib.BLUE, color_lib.ORANGE} <= color_set(tile(sheet, 0))  # the key
-  np.testing.assert_array_equal(tile(sheet, 2), panels._no_label((160, 160)))
+  np.testing.assert_array_equal(tile(sheet, 2), panels._unlabelled_tile((160, 160)))
 
 
 @pytest.mark.parametrize('task, wrong, right', [
@@ -252,7 +252,7 @@ def test_change_of_numbers_is_as_strong_as_it_is_large(task, wrong, right):
   label = full(right).reshape(4, 4, -1)
   strength = 1.0 if task is NORMALS else 0.5
   for before, after, color in [(wrong, right, color_lib.BLUE), (right, wrong, color_lib.ORANGE)]:
-    drawn = panels.changed(task, full(before), full(after), label, (1, 5))
+    drawn = panels.draw_change(task, full(before), full(after), label, (1, 5))
     want = 255 + strength * (np.array(color) - 255)
     np.testing.assert_allclose(drawn, np.broadcast_to(want, drawn.shape), atol=1)
 
