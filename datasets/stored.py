@@ -76,8 +76,7 @@ def official_file(builder, name: str) -> Path:
 def lock(builder, wait: bool) -> Iterator[None]:
   """Locks a data set while it is built, and removes what a killed process left.
 
-  Raises UserError if another process holds the lock and `wait` is False, and in a worker process that runs the main
-  script again, which would deadlock.
+  Raises UserError if another process holds the lock and `wait` is False, or in a worker, which would deadlock.
   """
   if getattr(multiprocessing.current_process(), '_inheriting', False):
     raise UserError(

@@ -115,9 +115,7 @@ def _root(path: str) -> pathlib.Path:
   if not path:
     raise UserError('config.data.path is empty; give the folder of your images with --config.data.path=PATH')
   if not is_plain(path):
-    raise UserError(
-      f"config.data.path: '{sanitize(path)}' contains control characters or is not UTF-8; rename the folder"
-    )
+    raise UserError(f"config.data.path: '{sanitize(path)}' has control characters or is not UTF-8; rename the folder")
   return pathlib.Path(path)
 
 
@@ -211,7 +209,7 @@ def _by_stem(folder: pathlib.Path, suffixes: tuple[str, ...]) -> dict[str, pathl
   by_stem = {}
   for path in _visible_files(folder):
     if not is_plain(path.name):
-      raise UserError(f"{folder}: '{sanitize(path.name)}' contains control characters or is not UTF-8; rename the file")
+      raise UserError(f"{folder}: '{sanitize(path.name)}' has control characters or is not UTF-8; rename the file")
     if not path.is_file():
       raise UserError(f'{path}: is not a file, or is a broken link; replace or remove it')
     # If it were skipped, a label in another format would silently mean "not labelled".

@@ -44,8 +44,7 @@ def open_split(data_config, split: str) -> Source:
 def truth(example: dict, listed: Path) -> dict[str, np.ndarray | None]:
   """The boundaries that the benchmark scores against, other than those for training: {'boundary': bool [H,W]}.
 
-  None if the file `listed`, of the images that are scored, does not have the example's id; raises UserError if that
-  file is missing.
+  None if the file `listed` does not have the example's id; raises UserError if that file is missing.
   """
   if not listed.is_file():
     raise UserError(f'{listed}: the list of images with scored boundaries is missing; run --mode=prepare to fetch it')

@@ -80,10 +80,7 @@ def eval_transform(config, tasks: tuple[Task, ...]) -> Callable[[dict], dict]:
 def resize(
   image, labels: dict, size: tuple[int, int], named: dict[str, Task], shrink=cv2.INTER_AREA, by_nearest: bool = False
 ) -> tuple[np.ndarray, dict]:
-  """Resizes to `size` (H, W): the image bilinearly, or by `shrink` if it gets smaller; labels by their tasks.
-
-  With `by_nearest` all labels are resized by nearest neighbour.
-  """
+  """Resizes to `size` (H, W): image bilinear, or by `shrink` if it gets smaller; labels by task, or all by nearest."""
   if image.shape[:2] == size:
     return image, labels
   interpolation = shrink if size[0] < image.shape[0] else cv2.INTER_LINEAR
@@ -134,8 +131,8 @@ def _largest_share(label) -> float:
 def crop_and_scale(image, labels, size, rng, named) -> tuple[np.ndarray, dict]:
   """Crops a random window and scales it to `size`, by 1 to 1.4 times the scale at which the whole image covers it.
 
-  Cropping comes first because the whole scaled image may not fit into memory if it is a narrow strip. Depth is
-  divided by how much closer the scene looks than in evaluation, which fits the whole image into `size`.
+  Depth is divided by how much closer the scene looks than in evaluation, which fits the whole image into `size`.
+  Cropping comes first because a narrow strip, scaled as a whole, may not fit into memory.
   """
   ratios = (size[0] / image.shape[0], size[1] / image.shape[1])
   factor = max(ratios) * rng.uniform(1.0, 1.4)
@@ -146,10 +143,7 @@ def crop_and_scale(image, labels, size, rng, named) -> tuple[np.ndarray, dict]:
 
 
 def crop_and_resize(image, labels, size, rng, named) -> tuple[np.ndarray, dict]:
-  """MTAN's zoom: crops 1, 1/1.2 or 1/1.5 of the size and resizes it back.
-
-  The image is sampled bilinearly with aligned corners, labels by nearest neighbour; depth is divided by the scale.
-  """
+  """MTAN's zoom: crops 1, 1/1.2 or 1/1.5 of the size and resizes it back, bilinearly with aligned corners."""
   image, labels = resize(image, labels, size, named, by_nearest=True)
   scale = (1.0, 1.2, 1.5)[rng.integers(3)]
   height, width = int(size[0] / scale), int(size[1] / scale)
@@ -169,10 +163,9 @@ def flip(image, labels, named) -> tuple[np.ndarray, dict]:
 
 
 def photometric(image: np.ndarray, rng: np.random.Generator, strength: float = 1.0) -> np.ndarray:
-  """Distorts the colours of an image, uint8 [H, W, 3] to the same.
+  """Changes brightness by +-32, contrast and saturation by factors 0.5-1.5, hue by +-18 (of OpenCV's 180).
 
-  Brightness +-32, contrast and saturation times 0.5-1.5, hue +-18 (OpenCV's 180 degrees), each with probability 1/2;
-  contrast comes first or last.
+  Each with probability 1/2; contrast comes first or last. uint8 [H, W, 3] to the same.
   """
   values = np.arange(256, dtype=np.float32)
 

@@ -50,10 +50,7 @@ class Normals(Task):
     return np.divide(vectors, length, out=np.zeros_like(vectors), where=is_unit, casting='unsafe')
 
   def file_warnings(self, values):
-    """Counts vectors of wrong length, and vectors away from the camera if they are the majority.
-
-    Hardly any normal of a visible surface can point away from the camera.
-    """
+    """Counts vectors of wrong length, and those away from the camera (hardly any is real) if they are the majority."""
     vectors, length = _decode(values)
     is_unit = _is_unit(length)
     away = int((is_unit[..., 0] & (vectors[..., 2] < 0)).sum())

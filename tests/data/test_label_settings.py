@@ -203,8 +203,8 @@ def test_official_counts(name, tasks, images, counts):
 
 @pytest.mark.parametrize('content, words', [
     ({'labels_weights': np.ones((5, 3))}, r'shape \(5, 3\); the data set has 3 images'),
-    *((of, 'neither a mapping of image ids to 5 flags nor labels_weights') for of in ({'img0': [1, 0]}, {1: [1] * 5})),
-    *((of, '') for of in ({'labels_weights': [[1, 2], [1]]}, {'a': [[1], [1, 2], 3, 4, 5]}, {'a': 'x'}, [], {})),
+    *((content, 'neither a mapping of image ids to 5 flags nor labels_weights') for content in ({'img0': [1, 0]}, {1: [1] * 5})),
+    *((content, '') for content in ({'labels_weights': [[1, 2], [1]]}, {'a': [[1], [1, 2], 3, 4, 5]}, {'a': 'x'}, [], {})),
 ])  # fmt: skip
 def test_a_torch_file_of_another_data_set_or_kind_is_refused(content, words, monkeypatch):
   monkeypatch.setattr(torch_file, 'load', lambda path: content)

@@ -105,11 +105,10 @@ def _triangle(image, factor):
 
 def orientation(smoothed: np.ndarray) -> np.ndarray:
   """Angle [H, W] float32 in 0..pi across the ridges of a smoothed map [H, W] float32, from x towards y."""
-  x = _gradient(smoothed.T).T
   y = _gradient(smoothed)
-  xx = _gradient(x.T).T
-  xy = _gradient(y.T).T
   yy = _gradient(y)
+  xy = _gradient(y.T).T
+  xx = _gradient(_gradient(smoothed.T)).T
   with np.errstate(divide='ignore', invalid='ignore'):
     slope = (yy * np.sign(-xy) / (xx + TILT)).astype(np.float64)
   angle = np.nan_to_num(np.arctan(slope)).astype(np.float32)  # NumPy's arctan in float32 depends on the processor
@@ -126,10 +125,8 @@ def _gradient(image):
 
 def _bilinear(image, x, y):
   """Samples an image bilinearly at positions x, y [N] float32 inside it: [N] float32."""
-  column = x.astype(np.int64)
-  row = y.astype(np.int64)
-  x = x - column.astype(np.float32)
-  y = y - row.astype(np.float32)
+  column, row = x.astype(np.int64), y.astype(np.int64)
+  x, y = x - column.astype(np.float32), y - row.astype(np.float32)
   top = image[row, column] * (1 - x) * (1 - y) + image[row, column + 1] * x * (1 - y)
   return top + image[row + 1, column] * (1 - x) * y + image[row + 1, column + 1] * x * y
 
