@@ -1,10 +1,10 @@
-"""Data sets, a folder each. config.data.name is the folder's name; nothing else in the project names them.
+"""Data sets, one package each. config.data.name is the name of the package; no other code names them.
 
 A package has
 
-  open_split(data_config, split)  `source.Source` of 'train' or 'val', with every label there is
-  TASKS    its tasks; or tasks(data_config), where they depend on the config
-  Builder  where --mode=prepare makes it of raw files: a `raw.RawBuilder` (scenes' own Builder is none)
+  open_split(data_config, split)  `source.Source` of 'train' or 'val', with all labels
+  TASKS    its tasks; or tasks(data_config) if they depend on the config
+  Builder  a `raw.RawBuilder`, if --mode=prepare builds it from raw files (that of scenes needs none)
 
-and a README.md that tells where its data come from. `stored.py` serves those that TFDS stores.
+and a README.md that says where its data come from. `stored.py` opens data sets that TFDS stores.
 """

@@ -1,4 +1,4 @@
-"""MTAN's NYUv2 and Cityscapes: numbered .npy files, encoded the same way in both data sets.
+"""MTAN's NYUv2 and Cityscapes: numbered .npy files with the same encoding in both data sets.
 
 Raw layout: `{train,val}/{image,label or label_7,depth,normal}/i.npy` with i = 0, 1, ...:
 
@@ -7,8 +7,8 @@ Raw layout: `{train,val}/{image,label or label_7,depth,normal}/i.npy` with i = 0
   depth   [H,W,1] float, 0 is invalid (NYUv2: metres; Cityscapes: inverse depth, from disparity)
   normal  [H,W,3] float, unit vectors, 0, 0, 0 is invalid
 
-Stored as tensors that cost next to nothing to read: image uint8 (off by at most 1/510), semseg
-uint8 with 255 for unlabelled, depth float32 as it is, normals int16 in 1/32767.
+Stored as tensors, which are cheap to read: image uint8 (rounding error at most 1/510), semseg uint8 with 255 for
+unlabelled, depth float32 unchanged, normals int16 in units of 1/32767.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,93 +26,91 @@ from dmtl_jax.datasets.source import Source
 from dmtl_jax.tasks import IGNORE, Task
 
 SPLITS = ('train', 'val')
-STEPS = 32767  # of a stored normal's component
+NORMAL_SCALE = 32767  # a stored normal's component of 1
 
 
 def ids(root: Path, folders: Sequence[str]) -> dict[str, list[str]]:
-  """{split: ['0', '1', ...]} up to the highest number in any folder; raises UserError where a folder lacks some."""
+  """{split: ['0', '1', ...]} up to the highest number in any folder; raises UserError if a folder lacks some."""
   splits = {}
   for split in SPLITS:
-    found = [path.stem for folder in folders for path in (root / split / folder).glob('*.npy')]
-    numbers = [int(stem) for stem in found if re.fullmatch(r'0|[1-9]\d*', stem)]
+    stems = [path.stem for folder in folders for path in (root / split / folder).glob('*.npy')]
+    numbers = [int(stem) for stem in stems if re.fullmatch(r'0|[1-9]\d*', stem)]
     last = max(numbers, default=0)
-    if last > 100 * len(numbers):  # never make a list as long as a file's name says
+    if last > 100 * len(numbers):  # a single file name must not make the list of ids huge
       raise UserError(f'{root / split}: has {len(numbers)} files, one numbered {last}; remove it or add the others')
     splits[split] = [str(number) for number in range(last + 1)]
   files = [f'{split}/{folder}/{id}.npy' for split in SPLITS for folder in folders for id in splits[split]]
-  raw.require(root, files)
+  raw.require_files(root, files)
   return splits
 
 
 def encode(root: Path, file: tuple[str, str], folders: Sequence[str], classes: int) -> dict:
-  """What is stored of an image.
+  """Encodes the files of an image.
 
   Args:
     file: (split, id).
     folders: of image, label, depth and, if the data set has them, normals, in this order.
 
   Raises:
-    UserError: naming the file that cannot be read or holds what it must not.
+    UserError: names the file that cannot be read or has wrong content.
   """
   split, id = file
   paths = [root / split / folder / f'{id}.npy' for folder in folders]
   image = read(paths[0], 3)
   size = image.shape[:2]
-  image, *bad = pixels(image, paths[0])
+  image, *invalid = encode_image(image, paths[0])
   example = dict(id=id, image=image)
-  for (name, channels, convert), path in zip(LABELS, paths[1:]):
-    example[name], count = convert(read(path, channels, size), path, classes)
-    bad.append(count)
-  return example | {'invalid': {folder: count for folder, count in zip(folders, bad) if count}}
+  for (name, channels, encode_label), path in zip(LABELS, paths[1:]):
+    example[name], count = encode_label(read(path, channels, size), path, classes)
+    invalid.append(count)
+  return example | {'invalid': {folder: count for folder, count in zip(folders, invalid) if count}}
 
 
-def pixels(image: np.ndarray, path: Path) -> tuple[np.ndarray, int]:
-  """uint8 of an image in 0..1; what is outside is clipped, what is no number black. And how many values that are."""
-  outside = _outside((image < -1e-3) | (image > 1 + 1e-3), image, path, 'values from 0 to 1')
-  bad = outside | np.isnan(image)
-  return np.rint(np.nan_to_num(image, nan=0).clip(0, 1) * 255).astype(np.uint8), int(bad.sum())
+def encode_image(image: np.ndarray, path: Path) -> tuple[np.ndarray, int]:
+  """Converts an image in 0..1 to uint8, clipped and with 0 for nan; also returns the number of such values."""
+  outside = _check_few((image < -1e-3) | (image > 1 + 1e-3), image, path, 'values from 0 to 1')
+  invalid = outside | np.isnan(image)
+  return np.rint(np.nan_to_num(image, nan=0).clip(0, 1) * 255).astype(np.uint8), int(invalid.sum())
 
 
-def class_ids(label: np.ndarray, path: Path, classes: int) -> tuple[np.ndarray, int]:
-  """Class ids uint8 with 255 for -1 and for what is no class; and the number of the latter."""
-  bad = _outside(~np.isin(label, np.arange(-1, classes)), label, path, f'classes 0 to {classes - 1} and -1')
-  return np.where(bad | (label < 0), IGNORE, label).astype(np.uint8), int(bad.sum())
+def encode_class_ids(label: np.ndarray, path: Path, classes: int) -> tuple[np.ndarray, int]:
+  """Converts class ids to uint8, with 255 for -1 and invalid ids; also returns the number of invalid ids."""
+  invalid = _check_few(~np.isin(label, np.arange(-1, classes)), label, path, f'classes 0 to {classes - 1} and -1')
+  return np.where(invalid | (label < 0), IGNORE, label).astype(np.uint8), int(invalid.sum())
 
 
-def depths(depth: np.ndarray, path: Path, classes: int) -> tuple[np.ndarray, int]:
-  """float32 with 0 for invalid; and the number of values that are no depth, of which negative ones are known."""
-  del path, classes
-  bad = np.isnan(depth) | (depth > np.finfo(np.float32).max)
-  return np.where(bad, 0, np.maximum(depth, 0)).astype(np.float32), int(bad.sum())
+def encode_depth(depth: np.ndarray, _path: Path, _classes: int) -> tuple[np.ndarray, int]:
+  """Converts to float32 with 0 for invalid; also returns the number of invalid values, not counting negative ones."""
+  invalid = np.isnan(depth) | (depth > np.finfo(np.float32).max)
+  return np.where(invalid, 0, np.maximum(depth, 0)).astype(np.float32), int(invalid.sum())
 
 
-def normals(vectors: np.ndarray, path: Path, classes: int) -> tuple[np.ndarray, int]:
-  """int16 unit vectors in 1 / STEPS with 0, 0, 0 for invalid; and the number of those that are no unit vectors."""
-  del classes
-  outside = _outside((np.abs(vectors) > 1.01).any(-1), vectors, path, 'unit vectors')
-  bad = outside | np.isnan(vectors).any(-1)
-  return np.rint(unit(np.where(bad[..., None], 0, vectors)) * STEPS).astype(np.int16), int(bad.sum())
+def encode_normals(vectors: np.ndarray, path: Path, _classes: int) -> tuple[np.ndarray, int]:
+  """Converts unit vectors to int16 times NORMAL_SCALE, 0, 0, 0 if invalid; also returns the number of invalid ones."""
+  outside = _check_few((np.abs(vectors) > 1.01).any(-1), vectors, path, 'unit vectors')
+  invalid = outside | np.isnan(vectors).any(-1)
+  return np.rint(unit(np.where(invalid[..., None], 0, vectors)) * NORMAL_SCALE).astype(np.int16), int(invalid.sum())
 
 
-def _outside(bad: np.ndarray, values: np.ndarray, path: Path, expected: str) -> np.ndarray:
-  """`bad`, unless most of a file is: then it is another file than one thinks."""
-  if bad.mean() > 0.5:
+def _check_few(invalid: np.ndarray, values: np.ndarray, path: Path, expected: str) -> np.ndarray:
+  """Returns `invalid`; raises UserError if it covers most of a file, which then holds something else."""
+  if invalid.mean() > 0.5:
     raise UserError(f'{path}: holds values from {np.nanmin(values):g} to {np.nanmax(values):g}, expected {expected}')
-  return bad
+  return invalid
 
 
-# Feature, channels and converter of the folders after the image's.
-LABELS = (('semseg', 1, class_ids), ('depth', 1, depths), ('normals', 3, normals))
+# Feature, channels and encoder for each folder after the image's.
+LABELS = (('semseg', 1, encode_class_ids), ('depth', 1, encode_depth), ('normals', 3, encode_normals))
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
-  """Unit vectors [H,W,3]; resizing has made some shorter. Zero stays zero."""
+  """Scales vectors [H,W,3] to unit length, which resizing has reduced; zero stays zero."""
   length = np.linalg.norm(vectors, axis=-1, keepdims=True)
   return (vectors / np.where(length > 0, length, 1)).clip(-1, 1)
 
 
 def read(path: Path, channels: int, size: tuple[int, int] | None = None) -> np.ndarray:
-  """[H,W,channels] of numbers, also NaN; of the given size (H, W) if one is given."""
+  """Reads an array of numbers [H,W,channels], which may be NaN; raises UserError for another shape than `size`."""
   try:
     array = files.read_npy(path)
   except ValueError as error:
@@ -126,9 +124,9 @@ def read(path: Path, channels: int, size: tuple[int, int] | None = None) -> np.n
 
 
 class MtanBuilder(raw.RawBuilder, skip_registration=True):
-  """What the builders of both data sets share; they set the constants."""
+  """Base of the builders of both data sets, which set the constants."""
 
-  FOLDERS: tuple[str, ...]  # image, label, depth and perhaps normals
+  FOLDERS: tuple[str, ...]  # image, label, depth and, if there are any, normals
   CLASSES: tuple[str, ...]
   VERSION = tfds.core.Version('1.0.0')
   RELEASE_NOTES = {'1.0.0': 'First release.'}
@@ -146,7 +144,7 @@ class MtanBuilder(raw.RawBuilder, skip_registration=True):
       'depth': tensor(1, np.float32, 'bytes', '0: unlabelled'),
     }
     if len(self.FOLDERS) > 3:
-      features['normals'] = tensor(3, np.int16, 'bytes', f'{STEPS} xyz; 0, 0, 0: unlabelled')
+      features['normals'] = tensor(3, np.int16, 'bytes', f'{NORMAL_SCALE} xyz; 0, 0, 0: unlabelled')
     return self.dataset_info_from_configs(
       features=tfds.features.FeaturesDict(features),
       homepage=self.HOMEPAGE,
@@ -159,11 +157,11 @@ class MtanBuilder(raw.RawBuilder, skip_registration=True):
     splits = ids(root, self.FOLDERS)
     self.info.metadata['ids'] = splits
     first = root / 'train' / self.FOLDERS[0] / '0.npy'
-    found = read(first, 3).shape[:2]
-    if self.size not in (None, found):
+    height, width = read(first, 3).shape[:2]
+    if self.size not in (None, (height, width)):
       raise UserError(
-        f'{first}: {found[0]}x{found[1]} pixels, but config.data.size is {self.size[0]}x{self.size[1]}; '
-        f"take the benchmark's archive (README.md) or set --config.data.size={found[0]},{found[1]}"
+        f'{first}: {height}x{width} pixels, but config.data.size is {self.size[0]}x{self.size[1]}; '
+        f"take the benchmark's archive (README.md) or set --config.data.size={height},{width}"
       )
     return {split: self._generate_examples(root, splits, split) for split in splits}
 
@@ -171,7 +169,7 @@ class MtanBuilder(raw.RawBuilder, skip_registration=True):
     encoder = functools.partial(encode, folders=self.FOLDERS, classes=len(self.CLASSES))
     files = {name: [(name, id) for id in numbers] for name, numbers in splits.items()}
     invalid = self.info.metadata.setdefault('invalid', {})
-    for position, example in raw.examples(encoder, root, files, split, self.processes):
+    for position, example in raw.encode_split(encoder, root, files, split, self.processes):
       for folder, count in example.pop('invalid').items():
         invalid[f'{split}/{folder}'] = invalid.get(f'{split}/{folder}', 0) + count
       yield position, example
@@ -180,16 +178,16 @@ class MtanBuilder(raw.RawBuilder, skip_registration=True):
 def open_split(
   builder: type[MtanBuilder], tasks: Sequence[Task], data_config, split: str, units: Mapping[str, str] = {}
 ) -> Source:
-  """The prepared split 'train' or 'val' of a data set; raises UserError where it is not prepared."""
+  """Opens the prepared split 'train' or 'val' of a data set; raises UserError if it is not prepared."""
   return stored.open_split(stored.prepared(builder, data_config), split, tasks, decode, units=units)
 
 
 def decode(example: dict, tasks: Sequence[Task]) -> dict:
-  """One example of `as_data_source(split)`, its labels encoded as `dmtl_jax.tasks` says.
+  """Decodes an example of `as_data_source(split)`, with labels encoded as in tasks/base.py.
 
-  Arrays may be read-only: they are the record's own memory.
+  Arrays may be read-only, as they use the record's own memory.
   """
   labels = {task.name: example[task.name] for task in tasks}
   if 'normals' in labels:
-    labels['normals'] = labels['normals'] * np.float32(1 / STEPS)
+    labels['normals'] = labels['normals'] * np.float32(1 / NORMAL_SCALE)
   return dict(image=example['image'], labels=labels)

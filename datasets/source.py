@@ -1,4 +1,4 @@
-"""A split of a data set: random access to images and those of their labels that may be seen."""
+"""A split of a data set: random access to images and their visible labels."""
 
 from collections.abc import Callable, Sequence
 import dataclasses
@@ -12,22 +12,22 @@ from dmtl_jax.tasks import Task
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Source:
-  """One split. It is picklable, and knows nothing of jax.
+  """One split. It is picklable and does not use JAX.
 
-  An example is {'image': uint8 [H, W, 3] RGB, 'labels': {task: [H, W, K]} (see tasks/base.py; visible
-  ones only), 'index': int}. `dataclasses.replace(source, label_mask=...)` hides labels: they are never even read.
+  An example is {'image': uint8 [H, W, 3] RGB, 'labels': {task: [H, W, K]} (the visible ones, see tasks/base.py),
+  'index': int}. `dataclasses.replace(source, label_mask=...)` hides labels; hidden labels are not even read.
 
   Attributes:
-    ids: of the images.
-    label_mask: [N, T] bool, which labels exist and may be seen.
-    read: (index, tasks) -> {'image', 'labels'}, of these tasks the labels that exist.
-    read_truth: index -> what `truth` gives; None: {}.
+    ids: ids of the images.
+    label_mask: [N, T] bool, which labels exist and are visible.
+    read: (index, tasks) -> {'image', 'labels'}, with the existing labels of these tasks.
+    read_truth: index -> the result of `truth`; None: {}.
     official: {label setting: file of the benchmark's mapping for it} (see label_settings.py).
-    read_warnings: (index, tasks) -> what `warnings` gives; None: {}.
-    units: {task: unit of its values, as it stands behind a number}, of the tasks that have one.
-    crop_guide: a task whose label, if there is one, an example has as 'crop_guide' [H, W, K], be it visible or not:
-      where to crop may depend on it (the PASCAL recipe), what is learned may not.
-    part_of: the whole split, of which this is a selection: a mapping names all images and tasks of that.
+    read_warnings: (index, tasks) -> the result of `warnings`; None: {}.
+    units: {task: unit of its values, to append to a number}, without tasks that have no unit.
+    crop_guide: task whose label, even if hidden, is added to examples as 'crop_guide' [H, W, K]: the crop may depend
+      on it (the PASCAL recipe), the loss may not.
+    part_of: the whole split, if this is a part of one; mappings name its images and tasks.
   """
 
   tasks: tuple[Task, ...]
@@ -47,34 +47,41 @@ class Source:
   def __getitem__(self, index: int) -> dict:
     visible = [task for t, task in enumerate(self.tasks) if self.label_mask[index, t]]
     hidden = [self.crop_guide] if self.crop_guide and self.crop_guide not in visible else []
-    found = self.read(index, visible + hidden)
-    labels = found['labels']
-    example = {'image': found['image'], 'labels': {task.name: labels[task.name] for task in visible}, 'index': index}
-    return example | (
-      {'crop_guide': labels[self.crop_guide.name]} if self.crop_guide and self.crop_guide.name in labels else {}
-    )
+    loaded = self.read(index, visible + hidden)
+    labels = loaded['labels']
+    example = {'image': loaded['image'], 'labels': {task.name: labels[task.name] for task in visible}, 'index': index}
+    if self.crop_guide and self.crop_guide.name in labels:
+      example['crop_guide'] = labels[self.crop_guide.name]
+    return example
 
   def subset(self, positions: Sequence[int]) -> 'Source':
-    """The source of some of its images."""
-    at = lambda read: read and functools.partial(_read_at, read, tuple(positions))
-    chosen = dict(ids=[self.ids[i] for i in positions], label_mask=self.label_mask[list(positions)])
-    reads = {name: at(getattr(self, name)) for name in ('read', 'read_truth', 'read_warnings')}
-    return self._part(**chosen, **reads)
+    """A source with only these images."""
+
+    def select(reader: Callable | None) -> Callable | None:
+      return reader and functools.partial(_read_at, reader, tuple(positions))
+
+    return self._part(
+      ids=[self.ids[i] for i in positions],
+      label_mask=self.label_mask[list(positions)],
+      read=select(self.read),
+      read_truth=select(self.read_truth),
+      read_warnings=select(self.read_warnings),
+    )
 
   def with_tasks(self, columns: Sequence[int]) -> 'Source':
-    """The source of some of its tasks, in this order."""
+    """A source with only these tasks, in this order."""
     return self._part(tasks=tuple(self.tasks[t] for t in columns), label_mask=self.label_mask[:, list(columns)])
 
-  def _part(self, **chosen) -> 'Source':
-    return dataclasses.replace(self, **chosen, part_of=self.part_of or self)
+  def _part(self, **fields) -> 'Source':
+    return dataclasses.replace(self, **fields, part_of=self.part_of or self)
 
   def truth(self, index: int) -> dict[str, np.ndarray | None]:
-    """What a benchmark scores an image against instead of its labels: {task: map [H, W]; None: it does not}."""
+    """What a benchmark scores an image against instead of its labels: {task: map [H, W], or None if not scored}."""
     return self.read_truth(index) if self.read_truth else {}
 
   def warnings(self, index: int) -> dict[str, dict[str, int]]:
-    """Pixels of an image's labels that may not mean what they seem to: {task: see `Task.file_warnings`}."""
-    visible = [task for task, shown in zip(self.tasks, self.label_mask[index]) if shown]
+    """Suspicious pixels of an image's visible labels: {task: see `Task.file_warnings`}."""
+    visible = [task for t, task in enumerate(self.tasks) if self.label_mask[index, t]]
     return self.read_warnings(index, visible) if self.read_warnings else {}
 
 

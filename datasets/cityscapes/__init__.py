@@ -1,6 +1,6 @@
-"""Cityscapes at 128x256: semantic segmentation (7 classes) and inverse depth, 0..0.5, made from disparity.
+"""Cityscapes at 128x256: semantic segmentation (7 classes) and inverse depth, 0..0.5, from disparity.
 
-Prepared by `main.py --mode=prepare --config=configs/cityscapes.py`; README.md tells from what.
+Prepared by `main.py --mode=prepare --config=configs/cityscapes.py`; README.md says from which files.
 """
 
 import functools

@@ -10,4 +10,4 @@ class Builder(mtan.MtanBuilder):
   CLASSES = tuple('flat,construction,object,nature,sky,human,vehicle'.split(','))
   IMAGES = {'train': 2975, 'val': 500}
   USUAL = (128, 256)
-  OFFICIAL = {'one': 'onelabel.pth', 'random': 'onelabel.pth'}  # with two tasks MTPSL has no other
+  OFFICIAL = {'one': 'onelabel.pth', 'random': 'onelabel.pth'}  # for two tasks MTPSL has only this one

@@ -13,24 +13,24 @@ from dmtl_jax.basics.atomic import write_atomic
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.basics.progress import Progress
 
-VERSION = 5  # of the checks: a change makes old results void
+VERSION = 5  # of the checks; a change invalidates cached results
 EXIF_ORIENTATION = 0x0112
 TURNS = {5: 'transposed', 6: 'clockwise', 7: 'transposed, then by 180 degrees', 8: 'counterclockwise'}
 
 
 def check(source, root: pathlib.Path):
-  """Reads every image and label of a split, `folder.Files`; raises UserError with what is wrong with the first few."""
+  """Reads every image and label of a split, `folder.Files`; raises UserError with the first few problems."""
   cache = _cache_file(source, root)
   problems, remark = _scan_once(source, root, cache) if cache else _scan(source, root)
   if remark:
     logging.warning('%s/images: %s', root, remark)
   if problems:
-    rest = f' (and {len(problems) - 3} more files; --mode=check lists them)' if len(problems) > 3 else ''
+    rest = f' (and {len(problems) - 3} more files; --mode=check lists all)' if len(problems) > 3 else ''
     raise UserError('; '.join(problems[:3]) + rest, problems)
 
 
 def _scan_once(source, root: pathlib.Path, cache: pathlib.Path) -> tuple[list[str], str]:
-  """The stored result of an earlier `_scan`; where there is none, or a damaged one, scans and stores it."""
+  """The cached result of `_scan`; if there is none or it is damaged, scans and caches the result."""
   try:
     problems, remark = files.read_json(cache)
     return list(problems), str(remark)
@@ -38,13 +38,13 @@ def _scan_once(source, root: pathlib.Path, cache: pathlib.Path) -> tuple[list[st
     problems, remark = _scan(source, root)
   try:
     write_atomic(cache, json.dumps([problems, remark]))
-  except OSError as error:  # costs a scan next time, no more
+  except OSError as error:  # only costs another scan next time
     logging.warning('%s: cannot be written (%s); the data set will be checked again', cache, error.strerror)
   return problems, remark
 
 
 def stamp(path: pathlib.Path) -> tuple[int, int]:
-  """A file's size and time, by which a change is told; of one that is not there, none."""
+  """A file's size and modification time, which reveal a change; -1, -1 for a missing file."""
   try:
     stat = path.stat()
   except OSError:
@@ -53,8 +53,8 @@ def stamp(path: pathlib.Path) -> tuple[int, int]:
 
 
 def _cache_file(source, root: pathlib.Path) -> pathlib.Path | None:
-  """Where the result is kept, if anywhere: named by the files' paths, sizes and times; a change is a new scan."""
-  formats = photographs.extra_formats()  # what is installed later may read what was refused
+  """The cache file, if there is a cache folder; its name depends on the files' paths, sizes and times."""
+  formats = photographs.extra_formats()  # a package installed later may read files that were refused
   description = (VERSION, formats, source.tasks, sorted(source.encodings.items()), str(root.resolve()))
   digest = hashlib.sha256(repr(description).encode())
   for path, (size, time) in source.stamps.items():
@@ -64,11 +64,11 @@ def _cache_file(source, root: pathlib.Path) -> pathlib.Path | None:
 
 
 def _scan(source, root: pathlib.Path) -> tuple[list[str], str]:
-  """One sentence per broken file; and a remark on the images, see `photographs.left_over`."""
+  """One sentence per broken file, and a remark on the images (see `photographs.left_over`)."""
   problems = []
   with Progress(f'checking {root}', len(source.images), 'img') as progress, ThreadPoolExecutor() as pool:
-    for found in pool.map(lambda i: _check_one(source, i), range(len(source.images))):
-      problems += found
+    for sentences in pool.map(lambda i: _check_one(source, i), range(len(source.images))):
+      problems += sentences
       progress.update()
   return problems, photographs.left_over(source.images)
 
@@ -91,18 +91,18 @@ def _check_one(source, index: int) -> list[str]:
       problems.append(str(error))
       continue
     if label.shape[:2] != size:
-      problems.append(f'{label_path}: {_other_size(label.shape[:2], path, size)}')
+      problems.append(f'{label_path}: {_describe_sizes(label.shape[:2], path, size)}')
   return problems
 
 
-def _other_size(label_size: tuple[int, int], path: pathlib.Path, size: tuple[int, int]) -> str:
-  """That a label (H, W) is not as large as its image, and why if EXIF turns that: resizing it would ruin it."""
+def _describe_sizes(label_size: tuple[int, int], path: pathlib.Path, size: tuple[int, int]) -> str:
+  """The message for a label that differs in size (H, W) from its image, perhaps because EXIF rotates the image."""
   label, image = (f'{width}x{height}' for height, width in (label_size, size))
-  with Image.open(path) as file:  # not decoded: Pillow forgets the orientation of a TIFF that it has turned
+  with Image.open(path) as file:  # not decoded, as Pillow then drops the orientation of a TIFF
     turn = TURNS.get(file.getexif().get(EXIF_ORIENTATION, 1))
   if turn and label_size == size[::-1]:
     return (
-      f'{label}, as its image {path.name} is stored; EXIF turns the image by 90 degrees, to {image}: turn the label '
-      f'too ({turn}), or write the image again without its EXIF orientation'
+      f'{label}, as its image {path.name} is stored; EXIF rotates the image by 90 degrees, to {image}: rotate the '
+      f'label too ({turn}), or save the image again without its EXIF orientation'
     )
   return f'{label}, but its image {path.name} is {image}; make them equal'

@@ -1,6 +1,6 @@
 """NYUD-v2 at 288x384: semantic segmentation (13 classes), depth in metres and normals.
 
-Prepared by `main.py --mode=prepare --config=configs/nyud.py`; README.md tells from what.
+Prepared by `main.py --mode=prepare --config=configs/nyud.py`; README.md says from which files.
 """
 
 import functools

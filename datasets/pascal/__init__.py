@@ -1,6 +1,6 @@
 """PASCAL-Context: semantic segmentation, human parsing, saliency, normals and boundaries.
 
-Prepared by `main.py --mode=prepare --config=configs/pascal.py`; README.md tells from what.
+Prepared by `main.py --mode=prepare --config=configs/pascal.py`; README.md says from which files.
 """
 
 from collections.abc import Sequence
@@ -29,9 +29,9 @@ TASKS = (
 
 
 def open_split(data_config, split: str) -> Source:
-  """The prepared split; to train on parsing alone, the images with people, as the benchmark's code does.
+  """Opens a prepared split; raises UserError if it is not prepared.
 
-  Raises UserError where it is not prepared.
+  To train only on parsing it has only the images with people, as in the benchmark's code.
   """
   builder = stored.prepared(Builder, data_config)
   read_truth = functools.partial(truth, listed=stored.official_file(builder, LISTED))
@@ -42,12 +42,12 @@ def open_split(data_config, split: str) -> Source:
 
 
 def truth(example: dict, listed: Path) -> dict[str, np.ndarray | None]:
-  """The boundaries that the benchmark's evaluator compares with, not those to train on: {'boundary': bool [H,W]}.
+  """The boundaries that the benchmark scores against, other than those for training: {'boundary': bool [H,W]}.
 
-  None where `listed`, the file of those that it scores, has not the example's id; raises UserError without that file.
+  None if the file `listed` does not have the example's id; raises UserError if that file is missing.
   """
   if not listed.is_file():
-    raise UserError(f'{listed}: the list of images whose boundaries count is missing; run --mode=prepare to fetch it')
+    raise UserError(f'{listed}: the list of images with scored boundaries is missing; run --mode=prepare to fetch it')
   if example['id'].decode() not in _read_scored(listed):
     return {'boundary': None}
   return {'boundary': decode_image(example['boundary_truth'])[..., 0] > 0}
@@ -57,11 +57,8 @@ _read_scored = functools.lru_cache(maxsize=1)(labels.read_scored)
 
 
 def decode(example: dict, tasks: Sequence[Task] = TASKS) -> dict:
-  """One example of `Builder.as_data_source(split)`, image and label files as bytes, as `Source.read` gives it.
-
-  Labels of other tasks cost nothing.
-  """
-  flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION  # labels know nothing of EXIF's rotation
+  """Decodes the image and the labels of these tasks, from an example of `Builder.as_data_source(split)`."""
+  flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION  # labels are not rotated by EXIF either
   maps = {task.name: decode_image(example[task.name]) for task in tasks}
   if 'normals' in maps:
     maps['normals'] = labels.unit_normals(maps['normals'])

@@ -1,14 +1,14 @@
-"""From the raw files of PASCAL_MT to label maps, by the rules of the benchmark (ASTMT).
+"""Converts the raw files of PASCAL_MT to label maps, by the rules of the benchmark (ASTMT).
 
 Raw layout below `root`, for the image ID:
 
   JPEGImages/ID.jpg                 image
-  semseg/VOC12/ID.png               VOC classes 0..20, 255 ignored; where it exists, else
+  semseg/VOC12/ID.png               VOC classes 0..20, 255 ignored; if missing,
   semseg/pascal-context/ID.png      the same classes, annotated by PASCAL-Context
   human_parts/ID.mat                PASCAL-Part annotation (`anno`)
   pascal-context/trainval/ID.mat    `LabelMap`: Context classes 1..459
-  normals_distill/ID.png            normals of a network: RGB = 255 * (xyz + 1) / 2
-  sal_distill/ID.png                saliency of a network: 0..255
+  normals_distill/ID.png            normals predicted by a network: RGB = 255 * (xyz + 1) / 2
+  sal_distill/ID.png                saliency predicted by a network: 0..255
   ImageSets/Context/{train,val}.txt ids
 """
 
@@ -27,8 +27,8 @@ from dmtl_jax.metrics.thinning import thin
 from dmtl_jax.tasks import IGNORE
 
 MAT_COMPRESSED = 15  # type of an element of a .mat file
-MAT_BYTES = 1 << 28  # of masks in one annotation; the largest have a few dozen megabytes
-PERSON = 15  # class of VOC
+MAT_BYTES = 1 << 28  # limit for an unpacked annotation; the largest have a few dozen megabytes
+PERSON = 15  # VOC class
 CLASSES = tuple(
   'background,aeroplane,bicycle,bird,boat,bottle,bus,car,cat,chair,cow,diningtable,dog,horse,'
   'motorbike,person,pottedplant,sheep,sofa,train,tvmonitor'.split(',')
@@ -43,8 +43,8 @@ PARTS = {  # group: names in PASCAL-Part (l, r: left and right)
 }
 PART_IDS = {name: id for id, names in enumerate(PARTS.values(), 1) for name in names.split()}
 
-# Ids of the Context classes that NYUv2 has under the same name, and of tvmonitor (NYUv2's television):
-# the network whose normals were distilled had seen only those.
+# Context classes that NYUv2 has under the same name, and tvmonitor (NYUv2's television). The network that predicted the
+# normals was trained only on these.
 NORMALS_CLASSES = [
   int(id)
   for id in """
@@ -61,28 +61,28 @@ NORMALS_CLASSES = [
 
 
 def read_ids(path: Path) -> list[str]:
-  """The image ids in a list of ImageSets; raises UserError for anything else there: ids name files here and later."""
+  """Reads the image ids in a list of ImageSets; raises UserError if one is unsuitable as a file name."""
   try:
     ids = files_lib.read_text(path).split()
   except (OSError, ValueError) as error:
     raise UserError(f'{path}: not a readable list of ids ({sanitize(str(error))}); replace it') from error
-  strange = [id for id in ids if not re.fullmatch(r'\w[\w-]*', id, re.ASCII)]
-  if strange or len(set(ids)) < len(ids):
-    what = f"'{sanitize(strange[0])}', which is no id" if strange else 'an id twice'
-    raise UserError(f'{path}: holds {what}; replace it')
+  invalid = [id for id in ids if not re.fullmatch(r'\w[\w-]*', id, re.ASCII)]
+  if invalid or len(set(ids)) < len(ids):
+    problem = f"'{sanitize(invalid[0])}', which is not an id" if invalid else 'an id twice'
+    raise UserError(f'{path}: contains {problem}; replace it')
   return ids
 
 
 def read_scored(path: Path) -> frozenset[str]:
-  """As `read_ids`, those of the images whose boundaries are scored, from the evaluator's test_new.txt."""
+  """Reads the ids of the images whose boundaries are scored, the evaluator's test_new.txt."""
   ids = read_ids(path)
   if len(ids) != protocol.LISTED:
-    raise UserError(f'{path}: holds {len(ids)} ids, expected {protocol.LISTED}; replace it')
+    raise UserError(f'{path}: contains {len(ids)} ids, expected {protocol.LISTED}; replace it')
   return frozenset(ids)
 
 
 def files(root: Path, id: str) -> list[str]:
-  """The raw files of an image, relative to root; VOC12's segmentation comes before pascal-context's."""
+  """The raw files of an image, relative to root; prefers VOC12's segmentation to that of pascal-context."""
   voc, context = f'semseg/VOC12/{id}.png', f'semseg/pascal-context/{id}.png'
   return [
     f'JPEGImages/{id}.jpg',
@@ -95,14 +95,14 @@ def files(root: Path, id: str) -> list[str]:
 
 
 def encode(root: Path, id: str) -> dict:
-  """What is stored of an image: the JPEG file as it is, and a PNG file of each label.
+  """Encodes the files of an image: the JPEG file unchanged, and a PNG file per label.
 
   Returns:
     id, and bytes of files: image (JPEG), semseg, parsing, saliency, boundary, boundary_truth (grey PNG
     of ids), normals (RGB PNG; 0, 0, 0 is unlabelled). Labels have the image's size.
 
   Raises:
-    UserError: naming the file that cannot be read or holds what it must not.
+    UserError: names the file that cannot be read or has wrong content.
   """
   image, semseg, parts, context, normals, saliency = (root / file for file in files(root, id))
   size = read_image(image, 3).shape[:2]
@@ -120,11 +120,11 @@ def encode(root: Path, id: str) -> dict:
 
 
 def segmentation(path: Path) -> np.ndarray:
-  """Class ids [H,W] uint8, 255 where unlabelled, of a palette or grey PNG."""
+  """Reads class ids [H,W] uint8, 255 for unlabelled, from a palette or grey PNG."""
   label = read_image(path, 2)
-  strange = np.setdiff1d(label, [*range(len(CLASSES)), IGNORE])
-  if strange.size:
-    raise UserError(f'{path}: holds class {strange[0]}; classes are 0..{len(CLASSES) - 1} and {IGNORE}')
+  invalid = np.setdiff1d(label, [*range(len(CLASSES)), IGNORE])
+  if invalid.size:
+    raise UserError(f'{path}: contains class {invalid[0]}; classes are 0..{len(CLASSES) - 1} and {IGNORE}')
   return label
 
 
@@ -133,53 +133,50 @@ def parsing(annotation: np.ndarray, path: Path, size: tuple[int, int]) -> np.nda
 
   Args:
     annotation: PASCAL-Part's struct `anno`: objects(class_ind, mask, parts(part_name, mask)).
-    path: its file, for errors.
-    size: of the image.
+    path: its file, for error messages.
+    size: (H, W) of the image.
   """
   label = np.zeros(size, np.uint8)
   try:
     for thing in annotation['objects'][0, 0].ravel():
       if int(thing['class_ind'].item()) != PERSON:
         continue
-      for part in thing['parts'].ravel():  # later parts and persons lie in front
+      for part in thing['parts'].ravel():  # later parts and persons are in front
         label[fit(part['mask'].astype(np.uint8), size) > 0] = PART_IDS[part['part_name'].item()]
   except Exception as error:  # any of its fields may be of any type
-    raise UserError(f'{path}: not an annotation of PASCAL-Part ({_told(error)}); replace it') from error
+    raise UserError(f'{path}: not a PASCAL-Part annotation ({_describe(error)}); replace it') from error
   return label if label.any() else np.full_like(label, IGNORE)
 
 
 def boundary(label_map: np.ndarray) -> np.ndarray:
-  """1 [H,W] uint8 on the thinned lines where the Context class changes, else 0.
-
-  A pixel is on a line where the Laplacian of the class ids (four neighbours) is not zero.
-  """
+  """Boundaries [H,W] uint8: 1 where the Laplacian of the Context classes (four neighbours) is not 0, thinned."""
   return thin(cv2.Laplacian(label_map.astype(np.float64), cv2.CV_64F) != 0).astype(np.uint8)
 
 
 def mask_normals(normals: np.ndarray, label_map: np.ndarray) -> np.ndarray:
-  """Normals [H,W,3] uint8 with 0, 0, 0 (no unit vector) where the Context class is not one of NYUv2."""
-  known = np.isin(fit(label_map, normals.shape[:2]), NORMALS_CLASSES)
-  return normals * known[..., None].astype(np.uint8)
+  """Sets normals [H,W,3] uint8 to 0, 0, 0 (no unit vector) where the Context class is not in `NORMALS_CLASSES`."""
+  is_valid = np.isin(fit(label_map, normals.shape[:2]), NORMALS_CLASSES)
+  return normals * is_valid[..., None].astype(np.uint8)
 
 
 def unit_normals(stored: np.ndarray) -> np.ndarray:
-  """Unit vectors [H,W,3] float32 of stored normals [H,W,3] uint8; 0, 0, 0 stays."""
+  """Decodes stored normals [H,W,3] uint8 to unit vectors float32; 0, 0, 0 stays."""
   vectors = stored.astype(np.float32) * np.float32(2 / 255) - 1
   x, y, z = vectors[..., 0], vectors[..., 1], vectors[..., 2]
   labelled = (stored[..., 0] | stored[..., 1] | stored[..., 2]) != 0
-  scale = labelled / np.sqrt(x * x + y * y + z * z)  # no length is zero: 2 v / 255 is never 1
+  scale = labelled / np.sqrt(x * x + y * y + z * z)  # never divides by zero, because 2 v / 255 is never 1
   return vectors * scale[..., None]
 
 
 def fit(label: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-  """The label at the image's size, nearest neighbour; few raw labels differ from their image's size."""
+  """Resizes a label to the image's size by nearest neighbour; few raw labels have another size."""
   if label.shape[:2] == tuple(size):
     return label
   return cv2.resize(label, size[::-1], interpolation=cv2.INTER_NEAREST)
 
 
 def read_image(path: Path, dimensions: int) -> np.ndarray:
-  """[H,W] (a palette's indices, not its colours) or [H,W,3] uint8 of an image file."""
+  """Reads an image file as [H,W] (palette indices, not colours) or [H,W,3] uint8."""
   try:
     image = files_lib.open_image(path)
   except ValueError as error:
@@ -191,7 +188,7 @@ def read_image(path: Path, dimensions: int) -> np.ndarray:
 
 
 def read_label_map(path: Path) -> np.ndarray:
-  """Context classes [H,W] of a .mat file."""
+  """Reads the Context classes [H,W] from a .mat file."""
   label_map = read_mat(path, 'LabelMap')
   if label_map.ndim != 2 or label_map.dtype.kind not in 'uif' or not label_map.size:
     raise UserError(f'{path}: LabelMap is {label_map.dtype.kind} {list(label_map.shape)}, expected numbers [H, W]')
@@ -199,30 +196,32 @@ def read_label_map(path: Path) -> np.ndarray:
 
 
 def read_mat(path: Path, name: str) -> np.ndarray:
-  """A variable of a .mat file."""
+  """Reads a variable from a .mat file."""
   try:
     with open(path, 'rb') as file:
       _check_compressed(file.read())
     return np.asarray(scipy.io.loadmat(path, variable_names=[name])[name])
   except Exception as error:  # scipy has no common error: zlib's, struct's, ValueError, KeyError...
-    raise UserError(f"{path}: no readable .mat file with '{name}' ({_told(error)}); replace it") from error
+    raise UserError(f"{path}: not a readable .mat file with '{name}' ({_describe(error)}); replace it") from error
 
 
 def _check_compressed(data: bytes):
-  """Refuses a .mat file (version 5) that unpacks to more than any annotation: scipy would unpack all of it."""
+  """Raises ValueError for a .mat file (version 5) larger than any annotation, which scipy would unpack completely."""
   order = 'big' if data[126:128] == b'MI' else 'little'
-  position, left = 128, MAT_BYTES
+  position = 128
+  remaining = MAT_BYTES
   while position + 8 <= len(data):
     kind, size = (int.from_bytes(data[position + i : position + i + 4], order) for i in (0, 4))
     if kind == MAT_COMPRESSED:
-      stream, packed = zlib.decompressobj(), data[position + 8 : position + 8 + size]
-      while packed and left >= 0:
-        left -= len(stream.decompress(packed, 1 << 20))
+      stream = zlib.decompressobj()
+      packed = data[position + 8 : position + 8 + size]
+      while packed and remaining >= 0:
+        remaining -= len(stream.decompress(packed, 1 << 20))
         packed = stream.unconsumed_tail
-    if left < 0:
+    if remaining < 0:
       raise ValueError(f'unpacks to more than {MAT_BYTES >> 20} MB')
     position += 8 + size
 
 
-def _told(error: Exception) -> str:
+def _describe(error: Exception) -> str:
   return f'{type(error).__name__}: {sanitize(str(error))}'

@@ -19,7 +19,7 @@ class Builder(raw.RawBuilder):
   """
 
   VERSION = tfds.core.Version('1.1.0')
-  RELEASE_NOTES = {'1.0.0': 'First release.', '1.1.0': 'With the boundaries that the benchmark scores against.'}
+  RELEASE_NOTES = {'1.0.0': 'First release.', '1.1.0': 'Adds the boundaries that the benchmark scores against.'}
   MARKER = 'ImageSets/Context/train.txt'
   IMAGES = {'train': 4998, 'val': 5105}
   USUAL = (375, 500)
@@ -39,7 +39,7 @@ class Builder(raw.RawBuilder):
             shape=(None, None, 3), encoding_format='png', doc='255 (xyz + 1) / 2; 0, 0, 0: unlabelled'
           ),
           'boundary': grey(doc='1: boundary'),
-          'boundary_truth': grey(doc='1: boundary, as the evaluator of the benchmark draws them'),
+          'boundary_truth': grey(doc='1: boundary that the benchmark scores against'),
         }
       ),
       homepage='https://github.com/facebookresearch/astmt',
@@ -49,14 +49,14 @@ class Builder(raw.RawBuilder):
 
   def _split_generators(self, dl_manager):
     root = raw.find_root(Path(dl_manager.manual_dir), self.MARKER)
-    raw.require(root, [f'ImageSets/Context/{split}.txt' for split in self.IMAGES])
+    raw.require_files(root, [f'ImageSets/Context/{split}.txt' for split in self.IMAGES])
     splits = {split: labels.read_ids(root / f'ImageSets/Context/{split}.txt') for split in self.IMAGES}
-    raw.require(root, [file for ids in splits.values() for id in ids for file in labels.files(root, id)])
+    raw.require_files(root, [file for ids in splits.values() for id in ids for file in labels.files(root, id)])
     self.info.metadata.update(ids=splits, people={split: [] for split in splits})
     return {split: self._generate_examples(root, splits, split) for split in splits}
 
   def _generate_examples(self, root, splits, split):
-    for position, example in raw.examples(labels.encode, root, splits, split, self.processes):
+    for position, example in raw.encode_split(labels.encode, root, splits, split, self.processes):
       if (decode_image(example['parsing']) != IGNORE).any():
         self.info.metadata['people'][split].append(position)
       yield position, example | {name: io.BytesIO(example[name]) for name in self.files}

@@ -49,7 +49,7 @@ def builder(data_config) -> Builder:
   found = make()
   if found.data_path.exists():
     return found
-  with stored.alone(found, wait=True):
+  with stored.lock(found, wait=True):
     if not found.data_path.exists():  # no other process has made it while this one waited
       stored.build(found)
   return make()

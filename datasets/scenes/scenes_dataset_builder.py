@@ -83,5 +83,5 @@ class Builder(raw.FileBuilder):
   def _generate_examples(self, splits, split):
     config = self.builder_config
     settings = (config.seed, config.height, config.width, config.simple)
-    for position, example in raw.examples(labels.encode, settings, splits, split, self.processes):
+    for position, example in raw.encode_split(labels.encode, settings, splits, split, self.processes):
       yield position, example | {name: io.BytesIO(example[name]) for name in self.files}

@@ -1,13 +1,13 @@
-"""Label settings: which labels of each training image may be seen (docs/paper.md, Problem).
+"""Label settings: which labels of each training image are visible (docs/paper.md, Problem).
 
-  full      all there are
-  one       exactly one task an image, the tasks as even as the labels allow
+  full      all of them
+  one       exactly one task per image, as balanced over tasks as the labels allow
   random    a random non-empty subset per image
   PATH      a mapping: CSV (header image,tasks with tasks separated by ';', or image,TASK,TASK,...
             with 1 or 0), JSON ({image: [tasks]}) or an official .pth of MTPSL or DiffusionMTL
 
-Where the benchmark has an official mapping for `one` or `random`, that is used (Cityscapes has one
-for both). Else labels are drawn: by the seed and the image's id alone, not by order, platform or library versions.
+`one` and `random` use the benchmark's official mapping if it has one (Cityscapes has the same for both). Otherwise
+the draw depends only on the seed and the image's id, not on order, platform or library versions.
 """
 
 import csv
@@ -31,13 +31,13 @@ OFFICIAL_MTPSL = {2: ('semseg', 'depth'), 3: ('semseg', 'depth', 'normals')}
 
 
 def apply_labels(source, setting: str, seed: int = 0):
-  """The source with only a setting's labels visible.
+  """Hides the labels of a source that a setting does not show.
 
   Args:
-    source: maybe a part of a split; a mapping is one of the whole split.
+    source: a split or part of one; a mapping covers the whole split.
 
   Raises:
-    UserError: the setting is unknown, does not fit the source or leaves it no label.
+    UserError: the setting is unknown, does not fit the source or leaves no label visible.
   """
   check(setting)
   if setting == 'full':
@@ -47,32 +47,32 @@ def apply_labels(source, setting: str, seed: int = 0):
     if not path.is_file():
       raise UserError(f"{path}: the official '{setting}' mapping is missing; run --mode=prepare to fetch it")
     if setting == 'random' and path == source.official.get('one'):
-      logging.warning('config.data.labels=random: this benchmark has one mapping, so this is its one-label setting')
-    mask = source.label_mask & _mapped(path, source)
+      logging.warning('config.data.labels=random: this benchmark has one mapping only, that of the one-label setting')
+    mask = source.label_mask & _mapping_mask(path, source)
   elif setting == 'one':
     mask = draw_one(source.ids, source.label_mask, seed)
   elif setting == 'random':
     mask = draw_random(source.ids, source.label_mask, seed)
   else:
-    mask = source.label_mask & _mapped(pathlib.Path(setting), source)
+    mask = source.label_mask & _mapping_mask(pathlib.Path(setting), source)
   if not mask.any():
     names = ', '.join(task.name for task in source.tasks)
     raise UserError(
-      f'config.data.labels={sanitize(setting)}: none of {len(mask)} training images has a label of {names}'
+      f'config.data.labels={sanitize(setting)}: none of {len(mask)} training images has a label for {names}'
     )
   return dataclasses.replace(source, label_mask=mask)
 
 
-def _mapped(path: pathlib.Path, source) -> np.ndarray:
-  """Mask [N, T] of a source by a mapping of the whole split, of which the source may be a part."""
+def _mapping_mask(path: pathlib.Path, source) -> np.ndarray:
+  """Mask [N, T] of a source, from a mapping of the whole split."""
   whole = source.part_of or source
-  rows, columns = ({key: n for n, key in enumerate(keys)} for keys in (whole.ids, [task.name for task in whole.tasks]))
   mask = load_mapping(path, whole.ids, whole.tasks)
-  return mask[np.ix_([rows[i] for i in source.ids], [columns[task.name] for task in source.tasks])]
+  rows = {id: n for n, id in enumerate(whole.ids)}
+  return mask[np.ix_([rows[id] for id in source.ids], [whole.tasks.index(task) for task in source.tasks])]
 
 
 def check(setting: str):
-  """Raises UserError where config.data.labels is neither a word nor a file."""
+  """Raises UserError if config.data.labels is neither a known setting nor a file."""
   if setting not in SETTINGS and not os.path.isfile(setting):
     raise unknown_value_error('config.data.labels', setting, (*SETTINGS, 'a file'))
 
@@ -82,11 +82,12 @@ def _hash(seed: int, name: str) -> int:
 
 
 def draw_one(ids, exists: np.ndarray, seed: int) -> np.ndarray:
-  """Mask [N, T] with one of the existing labels of each image that has any.
+  """Draws one of the existing labels of each image: mask [N, T]; an image without labels gets none.
 
-  Images with the fewest choices come first, in random order; each takes the task that has the fewest so far.
+  Images with the fewest choices come first, in random order; each takes the task that has the fewest images so far.
   """
-  mask, counts = np.zeros_like(exists), np.zeros(exists.shape[1], int)
+  mask = np.zeros_like(exists)
+  counts = np.zeros(exists.shape[1], int)
   for i in sorted(range(len(ids)), key=lambda i: (exists[i].sum(), _hash(seed, ids[i]))):
     choices = np.flatnonzero(exists[i])
     if len(choices):
@@ -97,7 +98,7 @@ def draw_one(ids, exists: np.ndarray, seed: int) -> np.ndarray:
 
 
 def draw_random(ids, exists: np.ndarray, seed: int) -> np.ndarray:
-  """Mask [N, T] with a subset of the existing labels of each image, uniform over the non-empty ones."""
+  """Draws a non-empty subset of the existing labels of each image, uniformly: mask [N, T]."""
   mask = np.zeros_like(exists)
   for i, name in enumerate(ids):
     choices = np.flatnonzero(exists[i])
@@ -113,14 +114,14 @@ def save_mapping(path: pathlib.Path, ids, tasks, mask: np.ndarray):
 
 
 def check_same(path: pathlib.Path, ids, tasks, mask: np.ndarray):
-  """Raises UserError where what training may see is not what `save_mapping` wrote before."""
+  """Raises UserError if the visible labels differ from those that `save_mapping` wrote."""
   before, now = _read_json(path), _rows(ids, tasks, mask)
   changed = [i for i in before | now if before.get(i) != now.get(i)]
   if changed:
-    was, is_now = (';'.join(rows.get(changed[0], ['not there'])) or 'none' for rows in (before, now))
+    old, new = (';'.join(rows.get(changed[0], ['not there'])) or 'none' for rows in (before, now))
     raise UserError(
-      f'{path}: this run was started with other labels: {len(changed)} images differ, e.g. {sanitize(changed[0])}, '
-      f'{was} -> {is_now}; restore the data or the mapping, choose a new --workdir, or --force'
+      f'{path}: this run was started with other labels: {len(changed)} images differ, e.g. {sanitize(changed[0])}: '
+      f'{old} -> {new}; restore the data or the mapping, choose a new --workdir, or use --force'
     )
 
 
@@ -129,19 +130,19 @@ def _rows(ids, tasks, mask: np.ndarray) -> dict[str, list[str]]:
 
 
 def load_mapping(path: pathlib.Path, ids, tasks) -> np.ndarray:
-  """Mask [N, T] of a mapping file, of an image it does not name no label; raises UserError with what does not fit."""
+  """Reads a mapping file: mask [N, T], False for images that it does not name; raises UserError if it does not fit."""
   reader = {'.csv': _read_csv, '.json': _read_json}.get(path.suffix.lower())
   rows = reader(path) if reader else _read_torch(path, ids)
   names = [task.name for task in tasks]
-  others = () if reader else OFFICIAL_PASCAL + OFFICIAL_MTPSL[3]  # columns of a benchmark of which the data are a part
+  others = () if reader else OFFICIAL_PASCAL + OFFICIAL_MTPSL[3]  # an official file names tasks that were not chosen
   mask = np.zeros((len(ids), len(names)), bool)
-  rows = {files.nfc(i): wanted for i, wanted in rows.items()}  # as the ids of a folder are
+  rows = {files.nfc(i): visible for i, visible in rows.items()}  # the ids of a folder are in NFC
   position = {i: n for n, i in enumerate(ids)}
   unknown = [i for i in rows if i not in position]
   if unknown:
     raise UserError(f"{path}: {len(unknown)} images are not in the data set, e.g. '{sanitize(unknown[0])}'")
-  for i, wanted in rows.items():
-    for name in wanted:
+  for i, visible in rows.items():
+    for name in visible:
       if name in names:
         mask[position[i], names.index(name)] = True
       elif name not in others:
@@ -154,20 +155,20 @@ def _read_csv(path) -> dict[str, list[str]]:
     reader = csv.DictReader(io.StringIO(files.read_text(path), newline=''))
     rows, header = list(reader), list(reader.fieldnames or ())
   except (OSError, ValueError, csv.Error) as error:
-    raise UserError(f'{path}: not a CSV file in UTF-8 ({files.reason(error)}); write it again') from error
+    raise UserError(f'{path}: not a CSV file in UTF-8 ({files.reason(error)}); save it again') from error
   if not rows or header[:1] != ['image'] or len(header) < 2 or len(set(header)) < len(header):
-    raise UserError(f'{path}: needs a first line image,tasks or image,TASK,... (each once) and at least one more')
+    raise UserError(f'{path}: must start with a line image,tasks or image,TASK,... (each once) and have another line')
   for number, row in enumerate(rows, 2):
     if None in row or None in row.values():
       raise UserError(f'{path}: line {number} has more or fewer columns than the first line')
   if len({row['image'] for row in rows}) < len(rows):
-    raise UserError(f'{path}: an image is in more than one line; keep one')
+    raise UserError(f'{path}: an image is on more than one line; keep one of them')
   if set(rows[0]) == {'image', 'tasks'}:
     return {row['image']: list(filter(None, map(str.strip, row['tasks'].split(';')))) for row in rows}
-  return {row['image']: _flagged(f'{path}: line {number}', row) for number, row in enumerate(rows, 2)}
+  return {row['image']: _marked_tasks(f'{path}: line {number}', row) for number, row in enumerate(rows, 2)}
 
 
-def _flagged(where: str, row: dict[str, str]) -> list[str]:
+def _marked_tasks(where: str, row: dict[str, str]) -> list[str]:
   flags = {name: flag for name, flag in row.items() if name != 'image'}
   if not set(flags.values()) <= {'0', '1'}:
     raise UserError(f'{where} must hold an image and 0 or 1 for each of {len(flags)} tasks')
@@ -185,39 +186,40 @@ def _read_json(path) -> dict[str, list[str]]:
 
 
 def _read_torch(path, ids) -> dict[str, list[str]]:
-  """The official mappings: {image: 5 flags} of PASCAL, or labels_weights [N, T] of MTPSL."""
+  """Reads an official mapping: {image: 5 flags} of PASCAL, or labels_weights [N, T] of MTPSL."""
   content = torch_file.load(path)
   if isinstance(content, dict) and 'labels_weights' in content:
     table = _numbers(path, content['labels_weights'], len(ids))
     if table.ndim != 2 or table.shape[1] not in OFFICIAL_MTPSL or len(table) != len(ids):
       raise UserError(f'{path}: labels_weights has shape {table.shape}; the data set has {len(ids)} images')
-    columns, rows = OFFICIAL_MTPSL[table.shape[1]], dict(zip(ids, table))
+    columns = OFFICIAL_MTPSL[table.shape[1]]
+    rows = dict(zip(ids, table))
   else:
-    columns, rows = OFFICIAL_PASCAL, {}
+    columns = OFFICIAL_PASCAL
+    rows = {}
     if isinstance(content, dict) and all(isinstance(i, str) for i in content):
-      rows = {i: _numbers(path, values, len(OFFICIAL_PASCAL)).ravel() for i, values in content.items()}
+      rows = {i: _numbers(path, values, len(columns)).ravel() for i, values in content.items()}
     if not rows or any(flags.size != len(columns) for flags in rows.values()):
       raise UserError(f'{path}: neither a mapping of image ids to {len(columns)} flags nor labels_weights')
   return {i: [c for c, flag in zip(columns, flags) if flag > 0] for i, flags in rows.items()}
 
 
 def _numbers(path, values, count: int) -> np.ndarray:
-  """An array, or a list of numbers or of lists of them, as floats.
+  """Converts an array, or a list of numbers or of lists of numbers, to floats.
 
-  Of lists no more is looked at than `count` rows of as many columns as there are tasks: in a .pth file
-  one list may stand in endlessly many places.
+  Sizes are checked before anything is copied: in a .pth file one list may be referenced endlessly often.
   """
   if isinstance(values, (list, tuple)) and len(values) <= count:
     rows = [row if isinstance(row, (list, tuple)) else [row] for row in values]
-    flat = all(len(row) <= len(OFFICIAL_PASCAL) and all(_is_number(x) for x in row) for row in rows)
+    is_table = all(len(row) <= len(OFFICIAL_PASCAL) and all(_is_number(x) for x in row) for row in rows)
   else:
-    flat = isinstance(values, np.ndarray) and values.size <= count * len(OFFICIAL_PASCAL)
-  if flat:
+    is_table = isinstance(values, np.ndarray) and values.size <= count * len(OFFICIAL_PASCAL)
+  if is_table:
     try:
       return np.asarray(values, float)
     except (TypeError, ValueError, OverflowError):
       pass
-  raise UserError(f'{path}: holds no numbers, {count} rows of them, where flags should be; restore the file')
+  raise UserError(f'{path}: must hold flags as numbers in {count} rows, and does not; restore the file')
 
 
 def _is_number(value) -> bool:

@@ -1,15 +1,16 @@
 """The input pipeline: grain datasets of batches, deterministic by (seed, epoch, index).
 
 A batch is {'image' [B, H, W, 3] float32, 'labels' {task: [B, H, W, K]}, 'label_mask' [B, T],
-'index' [B] int32}; in evaluation also 'valid' [B], False for the fill of the last batch.
+'index' [B] int32}; in evaluation also 'valid' [B], False for images that pad the last batch.
 
-The order of images is a function of the position in training alone: batch k of the whole run
-holds the same images, in the same rows, on any number of hosts and workers.
+The order of images depends only on the position in training: batch k of the whole run holds
+the same images, in the same rows, on any number of hosts and workers.
 """
 
 from collections.abc import Callable, Iterator
 import dataclasses
 import functools
+import math
 
 from absl import flags
 import cv2
@@ -22,16 +23,16 @@ from dmtl_jax.basics.errors import UserError
 from dmtl_jax.data import transforms
 from dmtl_jax.data.source import Source
 
-_MANY = 2**40  # training has no end of its own
+_ENDLESS = 2**40  # batches; the caller decides when training ends
 
 
 @dataclasses.dataclass
 class _Load(grain.transforms.Map):
-  """Position of a host's image in its stream -> example; `position` says which image that is."""
+  """Maps an element of a host's stream to an example, by its position in the stream of all hosts."""
 
   source: Source
   config: ConfigDict
-  batch: int  # of all hosts
+  batch: int  # images over all hosts
   process_index: int
   process_count: int
 
@@ -51,14 +52,14 @@ class _Load(grain.transforms.Map):
 class _LoadTraining(_Load):
   def load(self, position: int) -> dict:
     per_epoch = max(len(self.source) // self.batch, 1) * self.batch
-    epoch, place = divmod(position, per_epoch)
-    index = int(_order(self.config.seed, epoch, len(self.source))[place % len(self.source)])
+    epoch, offset = divmod(position, per_epoch)
+    index = int(_order(self.config.seed, epoch, len(self.source))[offset % len(self.source)])
     rng = np.random.default_rng((self.config.seed, epoch, index))
     return self._transform(self.source[index], rng)
 
   @functools.cached_property
   def _transform(self):
-    cv2.setNumThreads(0)  # workers are the parallelism
+    cv2.setNumThreads(0)  # grain's threads and workers already use every core
     return transforms.train_transform(self.config.data, self.source.tasks)
 
 
@@ -74,12 +75,12 @@ class _LoadEvaluation(_Load):
 
 @functools.lru_cache(maxsize=4)
 def _order(seed: int, epoch: int, count: int) -> np.ndarray:
-  """The order of images in an epoch: a permutation drawn from (seed, epoch)."""
+  """Draws the order of images in an epoch: a permutation of `count` indices."""
   return np.random.default_rng((seed, epoch)).permutation(count)
 
 
 class TrainIterator:
-  """Endless batches of a host. Its state counts those taken: it resumes on any number of hosts and workers."""
+  """Endless batches of one host. Its state is the number of batches taken, so it resumes on any hosts and workers."""
 
   def __init__(self, open_at: Callable[[int], Iterator[dict]]):
     self._open_at = open_at
@@ -107,25 +108,25 @@ class TrainIterator:
 
 
 def train_iterator(source, config, process_index: int = 0, process_count: int = 1) -> TrainIterator:
-  """Endless batches of this host, shuffled anew each epoch; what is left of an epoch is dropped.
+  """Endless batches of this host, reshuffled each epoch; an incomplete last batch of an epoch is dropped.
 
-  Raises UserError where the batch does not divide over the hosts.
+  Raises UserError if the batch size is not a multiple of the number of hosts.
   """
   load = _LoadTraining(source, config, config.train.batch, process_index, process_count)
-  return TrainIterator(lambda start: _batches(load, start, _MANY, config))
+  return TrainIterator(lambda start: _batches(load, start, _ENDLESS, config))
 
 
 def eval_batches(source, config, process_index: int = 0, process_count: int = 1) -> Iterator[dict]:
-  """Every image once, in order; all hosts get the same number of batches."""
+  """Batches with every image once, in order; all hosts get the same number of batches."""
   batch = config.eval.batch
   load = _LoadEvaluation(source, config, batch, process_index, process_count)
-  return _batches(load, 0, -(-len(source) // batch), config)
+  return _batches(load, 0, math.ceil(len(source) / batch), config)
 
 
 def eval_examples(source, count: int, process_index: int = 0, process_count: int = 1) -> Iterator[dict]:
-  """This host's share of the first `count` images, as the source has them, of their own sizes.
+  """This host's share of the first `count` images, untransformed and of their own sizes.
 
-  One is read ahead, no more: a photograph with its labels may take hundreds of megabytes.
+  Only one is read ahead: a photograph with its labels may take hundreds of megabytes.
   """
   indices = grain.MapDataset.range(process_index, count, process_count)
   examples = indices.map(lambda index: source[int(index)])
@@ -134,25 +135,21 @@ def eval_examples(source, count: int, process_index: int = 0, process_count: int
 
 def _batches(load: _Load, start: int, stop: int, config) -> Iterator[dict]:
   """This host's share of the batches from `start` to `stop`."""
-  # Decoding and OpenCV release the GIL: threads of this process serve until workers are asked for.
+  # Decoding and OpenCV release the GIL, so threads are enough unless worker processes are configured.
   reads = grain.ReadOptions(num_threads=config.data.threads, prefetch_buffer_size=config.data.prefetch)
   local = load.batch // load.process_count
   data = grain.MapDataset.range(start * local, stop * local).map(load).batch(local)
   data = data.to_iter_dataset(reads)
   if config.data.workers:
     if not flags.FLAGS.is_parsed():
-      flags.FLAGS.mark_as_parsed()  # grain's workers ask absl; notebooks never parse flags
+      flags.FLAGS.mark_as_parsed()  # grain's workers read absl flags; notebooks never parse them
     workers = grain.MultiprocessingOptions(num_workers=config.data.workers, per_worker_buffer_size=2)
     return _Workers(data.mp_prefetch(workers, processes.end_with_parent))
   return iter(data)
 
 
 class _Workers:
-  """The batches that grain's worker processes make; Ctrl-C does not reach them.
-
-  Raises:
-    UserError: one of them was killed.
-  """
+  """Batches from grain's worker processes, which Ctrl-C does not reach; raises UserError if one of them is killed."""
 
   def __init__(self, data: grain.IterDataset):
     self._data = data

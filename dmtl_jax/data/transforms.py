@@ -1,9 +1,9 @@
-"""Joint transforms of an image and its labels, numpy and OpenCV (docs/paper.md, Augmentation).
+"""Joint transforms of an image and its labels, in NumPy and OpenCV (docs/paper.md, Augmentation).
 
-Geometry acts on an image (uint8 [H, W, 3]) and its labels at once. Labels are resized as their kind
-says (`Task.resize_label`): by nearest neighbour, so that unlabelled values never blend, and lines such
-that they stay whole and thin; in the recipes of `PUBLISHED` all by nearest neighbour. Every random choice
-comes from the generator passed in. Workers use these functions: no jax here.
+An image (uint8 [H, W, 3]) and its labels are transformed together. `Task.resize_label` resizes labels: by nearest
+neighbour, so that unlabelled values never blend, except that lines stay connected and thin. The recipes of
+`PUBLISHED` resize all labels by nearest neighbour. All randomness comes from the generator passed in. Workers of the
+input pipeline run these functions, so they do not use JAX.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,19 +16,19 @@ from dmtl_jax.tasks.base import nearest
 
 MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 STD = np.array([0.229, 0.224, 0.225], np.float32)
-PUBLISHED = ('pascal', 'mtan')  # augmentations of the authors' code, which breaks thin lines into dots
-_NORMALIZED = ((np.arange(256, dtype=np.float32)[:, None] / 255 - MEAN) / STD)[None]  # of each pixel value
+PUBLISHED = ('pascal', 'mtan')  # recipes of the authors' code, which breaks thin lines into dots
+_NORMALIZED = ((np.arange(256, dtype=np.float32)[:, None] / 255 - MEAN) / STD)[None]  # lookup table by pixel value
 
 
 def train_transform(data_config, tasks: tuple[Task, ...]) -> Callable[[dict, np.random.Generator], dict]:
-  """The function (example, rng) -> example ready for a batch, by config.data.augment.
+  """Makes the training transform (example, rng) -> example ready for a batch, for the recipe config.data.augment.
 
-  - 'pascal': scale 0.5-2, crop (no class over 75% of the labelled pixels of example['crop_guide'], if there
-    is one; a label that the crop leaves nothing of goes, see `Task.cropped`), flip, photometric, pad centred.
+  - 'pascal': scale by 0.5-2, crop (no class over 75% of the labelled pixels of example['crop_guide'], if there is
+    one; see also `Task.label_after_crop`), flip, photometric distortion, centred padding.
   - 'mtan' (NYUD, Cityscapes): crop 1, 1/1.2 or 1/1.5 of the size and resize back, flip.
-  - 'light' (scenes, folder): crop what covers the size when scaled by 1-1.4 times the least scale that
-    does, scale it to the size, flip, half of the photometric.
-  - 'none': scaled to fit the size.
+  - 'light' (scenes, folder): crop and scale to the size, by 1-1.4 times the smallest scale at which the image covers
+    it, flip, photometric distortion of half the strength.
+  - 'none': scale to fit into the size.
   """
   recipe, size = data_config.augment, tuple(data_config.size)
   named = {task.name: task for task in tasks}
@@ -40,7 +40,7 @@ def train_transform(data_config, tasks: tuple[Task, ...]) -> Callable[[dict, np.
       image, labels = rescale(image, labels, zoom, named, zoom, shrink=cv2.INTER_LINEAR, by_nearest=True)
       guide = example.get('crop_guide')
       image, labels = crop(image, labels, size, rng, None if guide is None else nearest(guide, image.shape[:2]))
-      labels = {name: named[name].cropped(label) for name, label in labels.items()}
+      labels = {name: named[name].label_after_crop(label) for name, label in labels.items()}
     elif recipe == 'mtan':
       image, labels = crop_and_resize(image, labels, size, rng, named)
     elif recipe == 'light':
@@ -57,12 +57,12 @@ def train_transform(data_config, tasks: tuple[Task, ...]) -> Callable[[dict, np.
 
 
 def eval_transform(config, tasks: tuple[Task, ...]) -> Callable[[dict], dict]:
-  """The function example -> example ready for a batch: fitted into config.data.size and padded, nothing random.
+  """Makes the deterministic transform example -> example ready for a batch, padded to config.data.size.
 
-  By config.eval.geometry: 'fit' scales to fit and pads at the bottom and right; 'pad' only shrinks what is
-  too large, and centres. Labels are resized as training with config.data.augment resizes them. Besides what
-  `finish` gives: 'region' [4] int32, top, left, height and width without the padding, and 'size' [2] int32,
-  height and width of the example as it came.
+  config.eval.geometry 'fit' scales to fit and pads at the bottom and right; 'pad' only shrinks images that are too
+  large, and pads all around. Labels are resized as config.data.augment resizes them in training. The result has two
+  entries more than that of `finish`: 'region' [4] int32, top, left, height and width of the image inside the padding,
+  and 'size' [2] int32, the original height and width.
   """
   size, pad = tuple(config.data.size), config.eval.geometry == 'pad'
   by_nearest = config.data.augment in PUBLISHED
@@ -80,73 +80,70 @@ def eval_transform(config, tasks: tuple[Task, ...]) -> Callable[[dict], dict]:
 def resize(
   image, labels: dict, size: tuple[int, int], named: dict[str, Task], shrink=cv2.INTER_AREA, by_nearest: bool = False
 ) -> tuple[np.ndarray, dict]:
-  """Image bilinear (by `shrink` where it gets smaller), labels as their tasks say or all nearest, to `size` (H, W)."""
+  """Resizes to `size` (H, W): image bilinear, or by `shrink` if it gets smaller; labels by task, or all by nearest."""
   if image.shape[:2] == size:
     return image, labels
-  smaller = size[0] < image.shape[0]
-  resized = cv2.resize(image, size[::-1], interpolation=shrink if smaller else cv2.INTER_LINEAR)
-  how = {name: nearest if by_nearest else named[name].resize_label for name in labels}
-  return resized, {name: how[name](label, size) for name, label in labels.items()}
+  interpolation = shrink if size[0] < image.shape[0] else cv2.INTER_LINEAR
+  resizers = {name: nearest if by_nearest else named[name].resize_label for name in labels}
+  labels = {name: resizers[name](label, size) for name, label in labels.items()}
+  return cv2.resize(image, size[::-1], interpolation=interpolation), labels
 
 
 def rescale(
   image, labels, factor: float, named, zoom: float = 1.0, shrink: int = cv2.INTER_AREA, by_nearest: bool = False
 ) -> tuple[np.ndarray, dict]:
-  """Resizes by a factor; depth is divided by `zoom`, how much nearer the scene looks than in evaluation."""
+  """Resizes by a factor and divides depth by `zoom`: how much closer the scene looks than in evaluation."""
   height, width = (max(round(n * factor), 1) for n in image.shape[:2])
   image, labels = resize(image, labels, (height, width), named, shrink, by_nearest)
-  return image, nearer(labels, named, zoom)
+  return image, rescale_labels(labels, named, zoom)
 
 
-def nearer(labels: dict, named: dict[str, Task], zoom: float) -> dict:
-  """Labels of a scene that is seen `zoom` times as large."""
+def rescale_labels(labels: dict, named: dict[str, Task], zoom: float) -> dict:
+  """Adapts label values to a scene that appears `zoom` times as large."""
   return {name: named[name].rescale_for_zoom(label, np.float32(zoom)) for name, label in labels.items()}
 
 
 def fit(image, labels, size, named, upscale: bool = True, by_nearest: bool = False) -> tuple[np.ndarray, dict]:
-  """Scales to fit inside `size`, keeping the aspect."""
+  """Scales to fit inside `size`, keeping the aspect ratio."""
   factor = min(size[0] / image.shape[0], size[1] / image.shape[1])
   if factor > 1 and not upscale:
     return image, labels
   return rescale(image, labels, factor, named, by_nearest=by_nearest)
 
 
-def crop(image, labels, size, rng, guide: np.ndarray | None = None, most: float = 0.75) -> tuple[np.ndarray, dict]:
-  """A random window of at most `size`; drawn again up to 10 times while a class of `guide` holds over `most`."""
-  spare = [max(have - want, 0) for have, want in zip(image.shape[:2], size)]
+def crop(image, labels, size, rng, guide: np.ndarray | None = None, max_share=0.75) -> tuple[np.ndarray, dict]:
+  """Crops a random window of at most `size`; redraws it up to 10 times while a class of `guide` exceeds `max_share`."""
+  spare = [max(length - cropped, 0) for length, cropped in zip(image.shape[:2], size)]
   for _ in range(11):
     top, left = (int(rng.integers(0, s + 1)) for s in spare)
     window = (slice(top, top + size[0]), slice(left, left + size[1]))
-    if guide is None or _largest_share(guide[window]) < most:
+    if guide is None or _largest_share(guide[window]) < max_share:
       break
   return image[window], {name: label[window] for name, label in labels.items()}
 
 
 def _largest_share(label) -> float:
-  """Share of the commonest class in the labelled pixels; 1 where there are none."""
+  """Share of the most frequent class in the labelled pixels; 1 if there are none."""
   counts = np.bincount(label.ravel(), minlength=256)[:IGNORE]
   return counts.max() / max(counts.sum(), 1) if counts.any() else 1.0
 
 
 def crop_and_scale(image, labels, size, rng, named) -> tuple[np.ndarray, dict]:
-  """A random window that is scaled to `size`, by 1 to 1.4 times the scale at which the whole image covers it.
+  """Crops a random window and scales it to `size`, by 1 to 1.4 times the scale at which the whole image covers it.
 
-  The window is cut before it is scaled: of a strip, the whole scaled image may not fit into memory. Depth is
-  divided by how much nearer the scene looks than in evaluation, which fits the whole image into `size`.
+  Depth is divided by how much closer the scene looks than in evaluation, which fits the whole image into `size`.
+  Cropping comes first because a narrow strip, scaled as a whole, may not fit into memory.
   """
-  ratios = size[0] / image.shape[0], size[1] / image.shape[1]
+  ratios = (size[0] / image.shape[0], size[1] / image.shape[1])
   factor = max(ratios) * rng.uniform(1.0, 1.4)
   window = [max(round(n / factor), 1) for n in size]
   image, labels = crop(image, labels, window, rng)
   image, labels = resize(image, labels, size, named)
-  return image, nearer(labels, named, factor / min(ratios))
+  return image, rescale_labels(labels, named, factor / min(ratios))
 
 
 def crop_and_resize(image, labels, size, rng, named) -> tuple[np.ndarray, dict]:
-  """MTAN's zoom: a random window of 1, 1/1.2 or 1/1.5 of the size, resized back.
-
-  The image by bilinear sampling with aligned corners, labels nearest, depth divided by the scale.
-  """
+  """MTAN's zoom: crops 1, 1/1.2 or 1/1.5 of the size and resizes it back, bilinearly with aligned corners."""
   image, labels = resize(image, labels, size, named, by_nearest=True)
   scale = (1.0, 1.2, 1.5)[rng.integers(3)]
   height, width = int(size[0] / scale), int(size[1] / scale)
@@ -157,52 +154,59 @@ def crop_and_resize(image, labels, size, rng, named) -> tuple[np.ndarray, dict]:
   rows = top + np.arange(size[0]) * height // size[0]
   columns = left + np.arange(size[1]) * width // size[1]
   labels = {name: label[rows][:, columns] for name, label in labels.items()}
-  return image, nearer(labels, named, scale)
+  return image, rescale_labels(labels, named, scale)
 
 
 def flip(image, labels, named) -> tuple[np.ndarray, dict]:
-  """Mirrors left and right."""
+  """Mirrors horizontally."""
   return image[:, ::-1], {name: named[name].flip_values(label[:, ::-1]) for name, label in labels.items()}
 
 
 def photometric(image: np.ndarray, rng: np.random.Generator, strength: float = 1.0) -> np.ndarray:
-  """Brightness +-32, contrast and saturation 0.5-1.5, hue +-18 (OpenCV's 180 degrees), each with
-  probability 1/2; contrast first or last. uint8 [H, W, 3] to the same."""
-  coin = lambda: rng.random() < 0.5
-  spread = lambda: 1 + strength * rng.uniform(-0.5, 0.5)
+  """Changes brightness by +-32, contrast and saturation by factors 0.5-1.5, hue by +-18 (of OpenCV's 180).
+
+  Each with probability 1/2; contrast comes first or last. uint8 [H, W, 3] to the same.
+  """
   values = np.arange(256, dtype=np.float32)
-  table = lambda v: np.clip(np.round(v), 0, 255).astype(np.uint8)
-  brightness = table(values + strength * rng.uniform(-32, 32) if coin() else values)
-  contrast_first, contrast = coin(), table(values * spread() if coin() else values)
-  factor = spread() if coin() else 1.0
-  saturation = table(values * factor)
-  hue = round(strength * rng.uniform(-18, 18)) if coin() else 0
+
+  def draw(limit: float) -> float:
+    """0 with probability 1/2, else uniform in +-limit."""
+    return strength * rng.uniform(-limit, limit) if rng.random() < 0.5 else 0.0
+
+  def table(scaled: np.ndarray) -> np.ndarray:
+    return np.clip(np.round(scaled), 0, 255).astype(np.uint8)
+
+  brightness = table(values + draw(32))
+  contrast_first = rng.random() < 0.5
+  contrast = table(values * (1 + draw(0.5)))
+  saturation = 1 + draw(0.5)
+  hue = round(draw(18))
   image = cv2.LUT(np.ascontiguousarray(image), contrast[brightness] if contrast_first else brightness)
-  if hue or factor != 1:
+  if hue or saturation != 1:
     hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
-    turned = ((np.arange(256) + hue) % 180).astype(np.uint8)
-    tables = np.stack([turned, saturation, values.astype(np.uint8)], -1)[None]
+    shifted_hue = ((np.arange(256) + hue) % 180).astype(np.uint8)
+    tables = np.stack([shifted_hue, table(values * saturation), values.astype(np.uint8)], -1)[None]
     image = cv2.cvtColor(cv2.LUT(hsv, tables), cv2.COLOR_HSV2RGB)
   return image if contrast_first else cv2.LUT(image, contrast)
 
 
 def normalize_image(image: np.ndarray) -> np.ndarray:
-  """uint8 [H, W, 3] to float32 with ImageNet's mean and deviation."""
+  """Normalises uint8 [H, W, 3] by ImageNet's mean and standard deviation, to float32."""
   return cv2.LUT(np.ascontiguousarray(image), _NORMALIZED)
 
 
 def to_uint8(image: np.ndarray) -> np.ndarray:
-  """The inverse of `normalize_image`, for pictures."""
+  """Inverts `normalize_image`."""
   return np.clip(np.round((image * STD + MEAN) * 255), 0, 255).astype(np.uint8)
 
 
 def corner(shape: Sequence[int], size: tuple[int, int], centred: bool) -> tuple[int, int]:
-  """Top and left of an image of `shape` in what it is padded to."""
+  """Top and left of an image of `shape` padded to `size`."""
   return ((size[0] - shape[0]) // 2, (size[1] - shape[1]) // 2) if centred else (0, 0)
 
 
 def pad_image(image: np.ndarray, size: tuple[int, int], top_left: tuple[int, int]) -> np.ndarray:
-  """uint8 [h, w, 3] to the network's input, float32 [H, W, 3]: normalised, and 0 around the image."""
+  """Normalises an image, uint8 [h, w, 3], and pads it with zeros to float32 [H, W, 3]."""
   padded = np.zeros((*size, 3), np.float32)
   top, left = top_left
   padded[top : top + image.shape[0], left : left + image.shape[1]] = normalize_image(image)
@@ -210,7 +214,9 @@ def pad_image(image: np.ndarray, size: tuple[int, int], top_left: tuple[int, int
 
 
 def finish(image, labels: dict, size, tasks, index: int, centred: bool = False) -> dict:
-  """Normalises, pads (image 0, labels unlabelled) all around or at the bottom and right, and adds blank labels.
+  """Makes an example ready for a batch: normalised, padded, with blank labels for the tasks that have none.
+
+  The padding is 0 in the image and unlabelled in labels; all around if `centred`, else at the bottom and right.
 
   Returns:
     {'image' float32 [H, W, 3], 'labels' {every task: [H, W, K]}, 'label_mask' [T] bool, 'index' int32}.

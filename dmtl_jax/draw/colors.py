@@ -1,14 +1,18 @@
-"""Colours: of class ids, of numbers, of what is not labelled; and pictures laid over pictures."""
+"""Colours of class ids, numbers and unlabelled pixels; overlays."""
 
 import functools
 
 import cv2
 import numpy as np
 
-INK, SOFT, PAPER, ORANGE, BLUE = (31, 36, 48), (110, 118, 132), (255, 255, 255), (255, 106, 0), (0, 114, 178)
-# The first classes: Okabe and Ito's colours for every kind of colour vision, on a dark background class.
+INK = (31, 36, 48)
+SOFT = (110, 118, 132)
+PAPER = (255, 255, 255)
+ORANGE = (255, 106, 0)
+BLUE = (0, 114, 178)
+# The first classes: a dark background, then Okabe and Ito's colours for every kind of colour vision.
 FIRST = ('28324a', 'e69f00', '56b4e9', '009e73', 'f0e442', '0072b2', 'd55e00', 'cc79a7')
-# What an eye without green cones sees of linear RGB (Machado et al. 2009, deuteranomaly, severity 1).
+# Linear RGB as seen without green cones (Machado et al. 2009, deuteranomaly, severity 1).
 _DEUTAN = np.array([[0.367, 0.861, -0.228], [0.280, 0.673, 0.047], [-0.012, 0.043, 0.969]])
 
 
@@ -16,14 +20,14 @@ _DEUTAN = np.array([[0.367, 0.861, -0.228], [0.280, 0.673, 0.047], [-0.012, 0.04
 def palette() -> np.ndarray:
   """Colours [256, 3] uint8 of class ids 0..254, the same for every data set; 255 is grey.
 
-  Each colour after the first few is the one farthest from all before it, in OKLab, as the
-  worse of normal and green-blind vision tells them apart.
+  Each colour after the first few is the one farthest from all before it in OKLab, where a distance is the smaller one
+  of normal and green-blind vision.
   """
   first = np.array([[int(h[i : i + 2], 16) for i in (0, 2, 4)] for h in FIRST]) / 255
   colors = np.concatenate([first, _candidates()])
   looks = _looks(colors)
   chosen = list(range(len(first)))
-  # White and black are taken: by the page, the boundaries and the text.
+  # White and black are already used for the page, boundaries and text.
   nearest = _distance(looks, _looks(np.array([[1.0, 1, 1], [0, 0, 0]]))).min(1)
   nearest = np.minimum(nearest, _distance(looks, looks[:, chosen]).min(1))
   while len(chosen) < 255:
@@ -34,7 +38,7 @@ def palette() -> np.ndarray:
 
 
 def _candidates() -> np.ndarray:
-  """sRGB colours [N, 3] of a regular grid in OKLCH, neither glaring nor muddy."""
+  """sRGB colours [N, 3] of a regular grid in OKLCH, neither too bright nor too dull."""
   light, chroma, hue = np.meshgrid(
     np.arange(0.42, 0.91, 0.06), np.arange(0.05, 0.21, 0.03), np.radians(range(0, 360, 9))
   )
@@ -45,7 +49,7 @@ def _candidates() -> np.ndarray:
   return np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * np.maximum(linear, 0) ** (1 / 2.4) - 0.055)
 
 
-# OKLab (Ottosson 2020): linear sRGB to cone responses, their cube roots to lightness and two opponents.
+# OKLab (Ottosson 2020): linear sRGB to cone responses; their cube roots to lightness and two opponent colours.
 _RGB_TO_LMS = np.array(
     [[0.4122214708, 0.5363325363, 0.0514459929],
      [0.2119034982, 0.6806995451, 0.1073969566],
@@ -61,24 +65,24 @@ _LMS_TO_LAB = np.array(
 def _looks(srgb: np.ndarray) -> np.ndarray:
   """OKLab [2, N, 3] of sRGB colours [N, 3] for normal and for green-blind vision."""
   linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
-  seen = np.stack([linear, np.clip(linear @ _DEUTAN.T, 0, 1)])
-  return np.cbrt(seen @ _RGB_TO_LMS.T) @ _LMS_TO_LAB.T
+  perceived = np.stack([linear, np.clip(linear @ _DEUTAN.T, 0, 1)])
+  return np.cbrt(perceived @ _RGB_TO_LMS.T) @ _LMS_TO_LAB.T
 
 
 def _distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-  """Smaller distance of the two kinds of vision: [2, N, 3], [2, M, 3] -> [N, M]."""
+  """The smaller of the distances in the two kinds of vision: [2, N, 3], [2, M, 3] -> [N, M]."""
   return np.linalg.norm(a[:, :, None] - b[:, None], axis=-1).min(0)
 
 
 def heat(values: np.ndarray, limits: tuple[float, float], scale: int = cv2.COLORMAP_VIRIDIS) -> np.ndarray:
-  """Numbers [...] on a perceptually uniform scale between two limits: uint8 [..., 3]."""
+  """Colours numbers [...] on a perceptually uniform scale between two limits: uint8 [..., 3]."""
   low, high = limits
   level = np.clip((np.asarray(values, np.float32) - low) / max(high - low, 1e-12), 0, 1)
   return ramp(scale)[np.round(255 * level).astype(np.uint8)]
 
 
 def signed(values: np.ndarray) -> np.ndarray:
-  """Numbers [...] from -1 (orange) over 0 (white) to 1 (blue): uint8 [..., 3]."""
+  """Colours numbers [...] from -1 (orange) over 0 (white) to 1 (blue): uint8 [..., 3]."""
   values = np.clip(values, -1, 1)[..., None]
   return np.round(255 + np.abs(values) * (np.where(values > 0, BLUE, ORANGE) - 255.0)).astype(np.uint8)
 
@@ -89,17 +93,17 @@ def ramp(scale: int = cv2.COLORMAP_VIRIDIS) -> np.ndarray:
   return cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], scale)[:, 0, ::-1]
 
 
-def hatch_unless(labelled: np.ndarray, picture: np.ndarray) -> np.ndarray:
-  """A picture [H, W, 3] with grey hatching where not `labelled` [H, W]: uint8."""
+def hatch_unlabelled(labelled: np.ndarray, picture: np.ndarray) -> np.ndarray:
+  """Hatches a picture [H, W, 3] where it is not `labelled` [H, W]: uint8."""
   return np.where(labelled[..., None], picture, hatch(*labelled.shape)).astype(np.uint8)
 
 
 def hatch(height: int, width: int) -> np.ndarray:
-  """Grey stripes, uint8 [height, width, 3]: no label here."""
+  """Grey stripes, uint8 [height, width, 3], which mean *unlabelled*."""
   stripe = np.add.outer(np.arange(height), np.arange(width)) % 8 < 3
   return np.where(stripe[..., None], np.uint8(206), np.uint8(228)).repeat(3, -1)
 
 
 def overlay(image: np.ndarray, colors: np.ndarray, alpha: float | np.ndarray = 0.55) -> np.ndarray:
-  """Colours laid over an image, both uint8 [H, W, 3]; `alpha` (also [H, W, 1]) is the share of the colours."""
+  """Blends colours over an image, both uint8 [H, W, 3]; `alpha` (a number or [H, W, 1]) is the share of the colours."""
   return np.round(image + alpha * (colors.astype(np.float32) - image)).astype(np.uint8)

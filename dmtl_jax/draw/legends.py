@@ -1,4 +1,4 @@
-"""Legends: what colours mean, in swatches, scales and balls; and pictures with their legends below."""
+"""Legends: swatches, scales and the colours of normals; pictures with their legends below."""
 
 import bisect
 from collections.abc import Callable, Sequence
@@ -11,8 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from dmtl_jax.draw.colors import INK, PAPER, ramp, SOFT
 
-# Where the colours of uncertainty come from: dark is sure.
-SURE = cv2.COLORMAP_INFERNO
+UNCERTAINTY = cv2.COLORMAP_INFERNO  # dark is certain
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,19 +21,23 @@ class Swatches:
   entries: Sequence[tuple[str, Sequence[int]]]
 
   def draw(self, width: int, scale: float = 1) -> np.ndarray:
-    """uint8 [h, width, 3] on white, line after line like text; letters at scale 1 suit a picture of 640 pixels."""
-    line, swatch, gap = round(20 * scale), round(13 * scale), round(5 * scale)
-    places, x, y = [], 0, 0
+    """Draws uint8 [h, width, 3] on white, wrapped like text; letters at scale 1 suit a picture of 640 pixels."""
+    line = round(20 * scale)
+    swatch = round(13 * scale)
+    gap = round(5 * scale)
+    entries = []  # with their positions
+    x = y = 0
     for name, color in self.entries:
-      name, letters = fitted(name, width - swatch - gap, 13 * scale, 13 * scale)
-      wide = swatch + gap + int(np.ceil(letters.getlength(name)))
-      if x and x + wide > width:
-        x, y = 0, y + line
-      places.append((x, y, name, letters, tuple(map(int, color))))
-      x += wide + 2 * gap
+      name, letters = fit_text(name, width - swatch - gap, 13 * scale, 13 * scale)
+      entry_width = swatch + gap + int(np.ceil(letters.getlength(name)))
+      if x and x + entry_width > width:
+        x = 0
+        y += line
+      entries.append((x, y, name, letters, tuple(map(int, color))))
+      x += entry_width + 2 * gap
     sheet = Image.new('RGB', (width, y + line), PAPER)
     pen = ImageDraw.Draw(sheet)
-    for x, y, name, letters, color in places:
+    for x, y, name, letters, color in entries:
       top = y + round((line - swatch) / 2)
       pen.rounded_rectangle((x, top, x + swatch - 1, top + swatch - 1), 3 * scale, color)
       pen.text((x + swatch + gap, y + line // 2), name, INK, letters, anchor='lm')
@@ -43,19 +46,20 @@ class Swatches:
 
 @dataclasses.dataclass(frozen=True)
 class Scale:
-  """Colours [256, 3] uint8 with words for their ends."""
+  """A colour scale [256, 3] uint8 with text at both ends."""
 
   colors: np.ndarray
   low: str
   high: str
 
   def draw(self, width: int, scale: float = 1) -> np.ndarray:
-    """A bar with the words below its ends, as those of `Swatches`."""
-    thick, top = round(10 * scale), round(2 * scale)
+    """Draws a bar with the text below its ends; arguments and result as for `Swatches`."""
+    height = round(10 * scale)
+    top = round(2 * scale)
     sheet = Image.new('RGB', (width, round(32 * scale)), PAPER)
-    sheet.paste(Image.fromarray(self.colors[None]).resize((width, thick)), (0, top))
+    sheet.paste(Image.fromarray(self.colors[None]).resize((width, height)), (0, top))
     pen = ImageDraw.Draw(sheet)
-    pen.rectangle((0, top, width - 1, top + thick - 1), outline=(196, 200, 208))
+    pen.rectangle((0, top, width - 1, top + height - 1), outline=(196, 200, 208))
     for text, x, anchor in ((self.low, 0, 'lt'), (self.high, width - 1, 'rt')):
       pen.text((x, round(15 * scale)), text, SOFT, font(13 * scale), anchor=anchor)
     return np.asarray(sheet)
@@ -64,48 +68,55 @@ class Scale:
 Key = Swatches | Scale
 
 
-def uncertainty(unit: str, high: float, beyond: bool) -> Scale:
-  """The colours of uncertainty, from 0 to `high` of a unit; `beyond`: some of it is larger, and looks like `high`."""
-  return Scale(ramp(SURE), '0', ('> ' if beyond else '') + f'{high:.2g}{unit}')
+def uncertainty_scale(unit: str, high: float, beyond: bool) -> Scale:
+  """The colour scale of uncertainty from 0 to `high`; `beyond` says whether some values are larger than `high`."""
+  return Scale(ramp(UNCERTAINTY), '0', ('> ' if beyond else '') + f'{high:.2g}{unit}')
 
 
-def captioned(picture: np.ndarray, key: Callable[..., np.ndarray]) -> np.ndarray:
-  """A picture with key(width=, scale=) below it, lettered to be read where the whole is seen at once."""
+def add_legend(picture: np.ndarray, key: Callable[..., np.ndarray]) -> np.ndarray:
+  """Puts key(width=, scale=) below a picture, with letters that are legible when the whole picture is in view."""
   scale = min(max(max(picture.shape[:2]) / 640, 1.0), 4.0)
   width = max(picture.shape[1], round(200 * scale))
-  below = key(width=width - round(16 * scale), scale=scale)
+  legend = key(width=width - round(16 * scale), scale=scale)
   gap = round(8 * scale)
-  sheet = np.full((len(picture) + len(below) + 2 * gap, width, 3), 255, np.uint8)
+  sheet = np.full((len(picture) + len(legend) + 2 * gap, width, 3), 255, np.uint8)
   sheet[: len(picture), : picture.shape[1]] = picture
-  sheet[len(picture) + gap : -gap, gap : gap + below.shape[1]] = below
+  sheet[len(picture) + gap : -gap, gap : gap + legend.shape[1]] = legend
   return sheet
 
 
 @functools.cache
 def font(size: float):
-  """The font of all pictures; it comes with Pillow."""
+  """The font of all pictures, which comes with Pillow."""
   return ImageFont.load_default(size)
 
 
-def fitted(text: str, width: float, points: float, least: float = 10):
-  """The text and its font, smaller down to `least` or cut, so that it is at most `width` pixels wide."""
-  while points > least and font(points).getlength(text) > width:
+def fit_text(text: str, width: float, points: float, min_points: float = 10):
+  """The text and its font, shrunk down to `min_points` or cut so that it is at most `width` pixels wide."""
+  while points > min_points and font(points).getlength(text) > width:
     points -= 1
   letters = font(points)
-  if len(text) > 1 and letters.getlength(text) > width:  # by halving: a name may be as long as a book
-    too_long = lambda length: letters.getlength(text[:length] + '\u2026') > width
-    text = text[: bisect.bisect(range(1, len(text)), False, key=too_long)] + '\u2026'
+
+  def is_too_long(length: int) -> bool:
+    return letters.getlength(text[:length] + '\u2026') > width
+
+  if len(text) > 1 and letters.getlength(text) > width:  # bisection, as a name may have any length
+    text = text[: bisect.bisect(range(1, len(text)), False, key=is_too_long)] + '\u2026'
   return text, letters
 
 
-def balls(width: int, scale: float) -> np.ndarray:
-  """Normals as two balls, of z > 0 and of z < 0, with x to the right and y up."""
-  px = lambda n: round(n * scale)
-  size, text = px(56), font(12 * scale)
-  at = (np.arange(size) + 0.5) / size * 2 - 1
-  x, y = np.meshgrid(at, -at)
+def draw_normals_key(width: int, scale: float) -> np.ndarray:
+  """Draws the colours of normals as two spheres, for z > 0 and z < 0, with x to the right and y up."""
+
+  def px(length: int) -> int:
+    return round(length * scale)
+
+  size = px(56)
+  text = font(12 * scale)
+  centers = (np.arange(size) + 0.5) / size * 2 - 1
+  x, y = np.meshgrid(centers, -centers)
   z = np.sqrt(np.maximum(1 - x**2 - y**2, 0))
-  inside = np.clip((1 - np.hypot(x, y)) * size / 2 + 0.5, 0, 1)[..., None]  # the share of the pixel, for a smooth rim
+  inside = np.clip((1 - np.hypot(x, y)) * size / 2 + 0.5, 0, 1)[..., None]  # coverage of the pixel, for a smooth edge
   sheet = Image.new('RGB', (width, size + px(34)), PAPER)
   pen = ImageDraw.Draw(sheet)
   for center, sign in ((px(40), 1), (px(120), -1)):

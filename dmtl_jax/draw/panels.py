@@ -2,57 +2,51 @@
 
 from collections.abc import Sequence
 import functools
+import math
 
 import cv2
 import numpy as np
 from PIL import Image, ImageDraw
 
 from dmtl_jax.draw import legends
-from dmtl_jax.draw.colors import BLUE, hatch, hatch_unless, heat, INK, ORANGE, overlay, PAPER, signed, SOFT
-from dmtl_jax.draw.legends import fitted, font
+from dmtl_jax.draw.colors import BLUE, hatch, hatch_unlabelled, heat, INK, ORANGE, overlay, PAPER, signed, SOFT
+from dmtl_jax.draw.legends import fit_text, font
 
 TRUTH = 'Ground truth'  # title of the row of labels
 DECAYED = 'Decayed: the initial maps with noise added; denoising starts from these.'
 
 
-def annotated(task, image: np.ndarray, values: np.ndarray, limits=None, present=None) -> np.ndarray:
-  """A prediction of a task laid over its image, with the legend below.
-
-  Args:
-    image: uint8 [H, W, 3].
-    values: prediction [H, W] or [H, W, 3].
-    limits, present: see `tasks.Task.key`.
-  """
+def draw_prediction(task, image: np.ndarray, values: np.ndarray, limits=None, present=None) -> np.ndarray:
+  """Overlays a prediction [H, W] or [H, W, 3] on its image, uint8 [H, W, 3], with the legend (`Task.key`) below."""
   key = functools.partial(task.overlay_legend, limits=limits, present=present)
-  return legends.captioned(task.overlay_prediction(image, values, limits), key)
+  return legends.add_legend(task.overlay_prediction(image, values, limits), key)
 
 
-def uncertainty(task, values: np.ndarray, high: float) -> np.ndarray:
-  """A map of uncertainty [H, W] as a picture, from dark (0) to bright (`high`), with the scale below."""
-  return legends.captioned(_uncertain(values, high), _uncertainty_key(task, values, high).draw)
+def draw_uncertainty(task, values: np.ndarray, high: float) -> np.ndarray:
+  """Draws a map of uncertainty [H, W] from dark (0) to bright (`high`), with the scale below."""
+  return legends.add_legend(_color_uncertainty(values, high), _uncertainty_key(task, values, high).draw)
 
 
-def _uncertain(values: np.ndarray, high: float) -> np.ndarray:
-  return heat(values, (0, high), legends.SURE)
+def _color_uncertainty(values: np.ndarray, high: float) -> np.ndarray:
+  return heat(values, (0, high), legends.UNCERTAINTY)
 
 
 def _uncertainty_key(task, values: np.ndarray, high: float) -> legends.Scale:
-  return legends.uncertainty(task.spread_unit, high, bool(values.max() > high))
+  return legends.uncertainty_scale(task.spread_unit, high, bool(values.max() > high))
 
 
-def changed(task, before: np.ndarray, after: np.ndarray, label: np.ndarray, limits=None) -> np.ndarray:
-  """What `after` makes of the mistakes of `before`: blue where it is nearer the label, orange where farther.
+def draw_change(task, before: np.ndarray, after: np.ndarray, label: np.ndarray, limits=None) -> np.ndarray:
+  """Compares two predictions with the label: blue where `after` is closer to it, orange where `before` is.
 
   Args:
-    before, after: predictions as `Task.activate` gives them, of the size of the label [H, W, K].
-    limits: see `tasks.Task.limits`.
+    before, after: predictions from `Task.activate`, of the size of the label [H, W, K].
+    limits: see `Task.limits`.
 
   Returns:
-    uint8 [H, W, 3]; colours end where those of uncertainty do (`Task.spread_limit`), those of classes where a right
-    one stands for a wrong one.
+    uint8 [H, W, 3]; the colours saturate at a gain of `Task.spread_limit`.
   """
   gain = task.pixel_error(before, label) - task.pixel_error(after, label)
-  return hatch_unless(task.valid(label), signed(gain / task.spread_limit(limits)))
+  return hatch_unlabelled(task.valid(label), signed(gain / task.spread_limit(limits)))
 
 
 def panel(
@@ -65,18 +59,17 @@ def panel(
   scores: dict[tuple[str, str], str] | None = None,
   change: tuple[str, str] | None = None,
 ) -> np.ndarray:
-  """A grid of tiles: a column per task, a row per stage (the paper's Figures 5, 7 and 9), legends below.
+  """Draws a grid of tiles: a column per task, a row per stage (the paper's Figures 5, 7 and 9), legends below.
 
   Args:
-    image: uint8 [H, W, 3]. It stands left of the row of the ground truth; left of the others stand its overlays
-      with the row's first segmentation. Without any of these, it stands left of the first row.
-    rows: (title, {task name: map as for `Task.picture`, of any size, or None}).
-    limits: {task: ends of its colours}, see `Task.limits`; default those of the first row.
-    uncertain: {task name: (map of uncertainty [H, W], where its colours end)}: a last row of these.
-    every_class: legends name all classes, not only those that some row shows.
-    scores: {(row's title, task name): words in the corner of the tile}.
-    change: titles of two rows, whose maps are as large as the ground truth: one row more says where the second one's
-      are nearer the ground truth than the first one's, and where farther, see `changed`.
+    image: uint8 [H, W, 3], shown left of the ground truth's row; the other rows show it overlaid with their first
+      task with classes. Without such a task only the first row shows it.
+    rows: (title, {task name: map for `Task.picture`, of any size, or None}).
+    limits: {task name: ends of the colour scale}, see `Task.limits`; default those of the first row.
+    uncertain: {task name: (map of uncertainty [H, W], upper end of its colour scale)}; adds a last row.
+    every_class: whether legends name all classes, not only those that appear in a row.
+    scores: {(title of a row, task name): text in the corner of the tile}.
+    change: titles of two rows with maps of the ground truth's size; adds a row with `draw_change` between them.
 
   Returns:
     uint8 [h, w, 3]; tiles are 160 to 320 pixels wide.
@@ -85,108 +78,115 @@ def panel(
   width = size[0]
   shared = {t.name: _shared_limits(t, [maps.get(t.name) for _, maps in rows]) for t in tasks}
   limits = shared | (limits or {})
-  columns = [_inputs(_resized(image, size), tasks, rows)]
+  columns = [_inputs(_resize(image, size), tasks, rows)]
   keys = [np.full((1, width, 3), 255, np.uint8)]
   for task in tasks:
     tiles = [_tile(task, maps.get(task.name), size, limits.get(task.name)) for _, maps in rows]
-    columns.append([_marked(tile, (scores or {}).get((title, task.name), '')) for tile, (title, _) in zip(tiles, rows)])
+    columns.append(
+      [_add_text(tile, (scores or {}).get((title, task.name), '')) for tile, (title, _) in zip(tiles, rows)]
+    )
     keys.append(task.legend(width, limits.get(task.name), None if every_class else _present(task, rows)))
-  grid, titles = [list(tiles) for tiles in zip(*columns)], [title for title, _ in rows]
+  grid = [list(tiles) for tiles in zip(*columns)]
+  titles = [title for title, _ in rows]
   if change:
     before, after, truth = (dict(rows)[title] for title in (*change, TRUTH))
-    of = lambda name: (before.get(name), after.get(name), truth.get(name), limits.get(name))
-    grid.append([_change_key(size), *(_change(task, *of(task.name), size) for task in tasks)])
+    tiles = [
+      _change_tile(t, before.get(t.name), after.get(t.name), truth.get(t.name), limits.get(t.name), size) for t in tasks
+    ]
+    grid.append([_change_key(size), *tiles])
     titles.append('Change')
   grid.append(keys)
   titles.append('')
   if uncertain:
     maps = [uncertain[t.name] for t in tasks]
-    grid.append([keys[0], *(_resized(_uncertain(values, high), size) for values, high in maps)])
-    grid.append([keys[0], *(_uncertainty_key(t, *of).draw(width) for t, of in zip(tasks, maps))])
+    grid.append([keys[0], *(_resize(_color_uncertainty(values, high), size) for values, high in maps)])
+    grid.append([keys[0], *(_uncertainty_key(t, values, high).draw(width) for t, (values, high) in zip(tasks, maps))])
     titles += ['Uncertainty', '']
   note = DECAYED if any(title == 'Decayed' for title, _ in rows) else ''
-  return _sheet(['Input', *(task.heading for task in tasks)], titles, grid, width, note)
+  return _draw_sheet(['Input', *(task.heading for task in tasks)], titles, grid, width, note)
 
 
 def contact_sheet(images: Sequence[tuple[str, np.ndarray, dict]], tasks: Sequence) -> np.ndarray:
-  """A row an image, a column a task: the labels laid over the image, legends below.
+  """Draws a row per image and a column per task: labels overlaid on the image, legends below.
 
   Args:
-    images: (id, uint8 [H, W, 3], {task name: label [H, W, K]}) of each, of any sizes.
+    images: (id, uint8 [H, W, 3], {task name: label [H, W, K]}), of any sizes.
 
   Returns:
     uint8 [h, w, 3].
   """
   size = tile_size(*images[0][1].shape[:2])
   blank = np.full((1, size[0], 3), 255, np.uint8)
-  grid, keys = [], [blank]
+  grid = []
+  keys = [blank]
   limits = {t.name: _joint_limits(t, [labels[t.name] for _, _, labels in images if t.name in labels]) for t in tasks}
   for _, image, labels in images:
     drawn = [t.overlay_label(image, labels[t.name], limits[t.name]) if t.name in labels else None for t in tasks]
-    grid.append([_framed(image, size), *(_no_label(size) if one is None else _framed(one, size) for one in drawn)])
+    grid.append(
+      [_letterbox(image, size), *(_unlabelled_tile(size) if one is None else _letterbox(one, size) for one in drawn)]
+    )
   for t in tasks:
     shown = [(id, {t.name: labels.get(t.name)}) for id, _, labels in images]
     keys.append(t.overlay_legend(size[0], limits[t.name], _present(t, shown)))
-  return _sheet(['Image', *(t.heading for t in tasks)], [*(id for id, _, _ in images), ''], [*grid, keys], size[0])
+  return _draw_sheet(['Image', *(t.heading for t in tasks)], [*(id for id, _, _ in images), ''], [*grid, keys], size[0])
 
 
 def _joint_limits(task, labels: Sequence[np.ndarray]) -> tuple[float, float] | None:
-  """One scale of colours for labels of several images."""
+  """Limits of one colour scale for labels of several images."""
   return task.limits(np.concatenate([label[task.valid(label)].ravel() for label in labels])) if labels else None
 
 
-def _framed(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-  """A picture as large as fits a tile, on white."""
+def _letterbox(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+  """Scales a picture to fit into a tile, on white."""
   scale = min(size[0] / picture.shape[1], size[1] / picture.shape[0])
-  small = _resized(picture, (max(round(picture.shape[1] * scale), 1), max(round(picture.shape[0] * scale), 1)))
+  small = _resize(picture, (max(round(picture.shape[1] * scale), 1), max(round(picture.shape[0] * scale), 1)))
   tile = np.full((size[1], size[0], 3), 255, np.uint8)
   top, left = (size[1] - len(small)) // 2, (size[0] - small.shape[1]) // 2
   tile[top : top + len(small), left : left + small.shape[1]] = small
   return tile
 
 
-def _sheet(
+def _draw_sheet(
   heads: Sequence[str], titles: Sequence[str], grid: Sequence[Sequence[np.ndarray]], width: int, note: str = ''
 ) -> np.ndarray:
-  """Pictures in rows and columns with a title above each column and left of each row, and a note below."""
+  """Arranges pictures in a grid with a title above each column and left of each row, and a note below."""
   gap, top, left, margin = 6, 30, 24, 10
   heights = [max(map(len, pictures)) for pictures in grid]
   bottom = top + sum(heights) + gap * (len(grid) - 1)
-  whole = left + len(heads) * (width + gap) - gap + margin
-  sheet = Image.new('RGB', (whole, bottom + margin + (20 if note else 0)), PAPER)
+  total_width = left + len(heads) * (width + gap) - gap + margin
+  sheet = Image.new('RGB', (total_width, bottom + margin + (20 if note else 0)), PAPER)
   draw = ImageDraw.Draw(sheet)
   if note:
-    text, letters = fitted(note, whole - left - margin, 13)
+    text, letters = fit_text(note, total_width - left - margin, 13)
     draw.text((left, bottom + margin), text, SOFT, letters, anchor='lt')
-  across = [left + c * (width + gap) for c in range(len(heads))]
-  for x, head in zip(across, heads):
-    text, letters = fitted(head, width, 16)
+  columns = [left + c * (width + gap) for c in range(len(heads))]
+  for x, head in zip(columns, heads):
+    text, letters = fit_text(head, width, 16)
     draw.text((x + width / 2, top / 2), text, INK, letters, anchor='mm')
   y = top
   for title, height, pictures in zip(titles, heights, grid):
     if title:
-      sheet.paste(_upright(title, (left, height)), (0, y))
-    for x, picture in zip(across, pictures):
+      sheet.paste(_vertical_title(title, (left, height)), (0, y))
+    for x, picture in zip(columns, pictures):
       sheet.paste(Image.fromarray(picture), (x, y))
     y += height + gap
   return np.asarray(sheet)
 
 
 def tile_size(height: int, width: int) -> tuple[int, int]:
-  """(width, height) of a tile: pixels of small images become squares, large images shrink, strips are stretched."""
-  scale = -(-160 // width) if width < 160 else 1
-  scale = min(scale, 320 / max(height, width))
+  """(width, height) of a tile: small images are enlarged by a whole number, large ones shrunk, strips stretched."""
+  scale = min(math.ceil(160 / width), 320 / max(height, width))
   return max(round(width * scale), 160), max(round(height * scale), 80)
 
 
 def _shared_limits(task, maps) -> tuple[float, float] | None:
-  """One scale of colours for all rows, so that they compare: that of the first map (the ground truth) with values."""
-  found = [task.limits(np.asarray(m)) for m in maps if m is not None and (np.asarray(m) > 0).any()]
-  return found[0] if found else None
+  """Limits of one colour scale for all rows, so that they compare: those of the first map with values."""
+  arrays = (np.asarray(values) for values in maps if values is not None)
+  return next((task.limits(values) for values in arrays if (values > 0).any()), None)
 
 
 def _present(task, rows) -> list[int] | None:
-  """Ids of the classes that some row shows."""
+  """Ids of the classes that appear in some row."""
   if not task.classes:
     return None
   maps = [maps[task.name] for _, maps in rows if maps.get(task.name) is not None]
@@ -195,20 +195,20 @@ def _present(task, rows) -> list[int] | None:
 
 def _tile(task, values, size: tuple[int, int], limits) -> np.ndarray:
   if values is None or (np.ndim(values) == 3 and not task.valid(np.asarray(values)).any()):
-    return _no_label(size)
+    return _unlabelled_tile(size)
   values = np.asarray(values)
   if values.shape[1] < size[0]:  # enlarged before it is coloured, so that hatching stays fine
-    labels = task.classes or values.dtype == np.uint8 or values.ndim == 3
-    how = cv2.INTER_NEAREST if labels else cv2.INTER_LINEAR
-    values = cv2.resize(values, size, interpolation=how).reshape(*size[::-1], *values.shape[2:])
-  picture = _resized(task.picture(values, limits), size)
-  return _ruled(picture) if task.framed else picture
+    is_label = task.classes or values.dtype == np.uint8 or values.ndim == 3
+    interpolation = cv2.INTER_NEAREST if is_label else cv2.INTER_LINEAR
+    values = cv2.resize(values, size, interpolation=interpolation).reshape(*size[::-1], *values.shape[2:])
+  picture = _resize(task.picture(values, limits), size)
+  return _add_frame(picture) if task.framed else picture
 
 
-def _change(task, before, after, label, limits, size: tuple[int, int]) -> np.ndarray:
+def _change_tile(task, before, after, label, limits, size: tuple[int, int]) -> np.ndarray:
   if any(values is None for values in (before, after, label)) or not task.valid(label).any():
-    return _no_label(size)
-  return _ruled(_resized(changed(task, before, after, label, limits), size))
+    return _unlabelled_tile(size)
+  return _add_frame(_resize(draw_change(task, before, after, label, limits), size))
 
 
 def _change_key(size: tuple[int, int]) -> np.ndarray:
@@ -218,52 +218,53 @@ def _change_key(size: tuple[int, int]) -> np.ndarray:
   return tile
 
 
-def _ruled(picture: np.ndarray) -> np.ndarray:
-  """With a frame, where most of the picture is white like the page."""
+def _add_frame(picture: np.ndarray) -> np.ndarray:
+  """Frames, in place, a picture that is mostly white like the page."""
   picture[[0, -1]], picture[:, [0, -1]] = 214, 214
   return picture
 
 
-def _no_label(size: tuple[int, int]) -> np.ndarray:
+def _unlabelled_tile(size: tuple[int, int]) -> np.ndarray:
   sheet = Image.fromarray(hatch(size[1], size[0]))
   ImageDraw.Draw(sheet).text((size[0] / 2, size[1] / 2), 'no label', SOFT, font(15), anchor='mm')
   return np.asarray(sheet)
 
 
-def _marked(tile: np.ndarray, words: str) -> np.ndarray:
-  """A tile with words in its lower left corner."""
-  if not words:
+def _add_text(tile: np.ndarray, text: str) -> np.ndarray:
+  """Writes text into the lower left corner of a tile."""
+  if not text:
     return tile
   sheet = Image.fromarray(tile)
-  draw, (text, letters) = ImageDraw.Draw(sheet), fitted(words, tile.shape[1] - 8, 13)
+  draw = ImageDraw.Draw(sheet)
+  text, letters = fit_text(text, tile.shape[1] - 8, 13)
   draw.rectangle((0, len(tile) - 18, letters.getlength(text) + 7, len(tile)), PAPER)
   draw.text((4, len(tile) - 9), text, INK, letters, anchor='lm')
   return np.asarray(sheet)
 
 
-def _resized(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def _resize(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
   shrinks = size[0] < picture.shape[1]
   return cv2.resize(picture, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
 
 
 def _inputs(image: np.ndarray, tasks: Sequence, rows) -> list[np.ndarray]:
-  """The left column: of each row the image with the row's first segmentation, of the ground truth's the image alone."""
-  found = next((task for task in tasks if task.classes), None)
+  """The left column: the image for the ground truth's row, overlaid with the first task with classes for others."""
+  semseg = next((task for task in tasks if task.classes), None)
   tiles = []
   for title, maps in rows:
-    values = maps.get(found.name) if found else None
-    if title == TRUTH or (found is None and not tiles):
+    values = maps.get(semseg.name) if semseg else None
+    if title == TRUTH or (semseg is None and not tiles):
       tiles.append(image)
     elif values is None:
       tiles.append(np.full_like(image, 255))
     else:
-      tiles.append(overlay(image, _tile(found, values, image.shape[1::-1], None)))
+      tiles.append(overlay(image, _tile(semseg, values, image.shape[1::-1], None)))
   return tiles
 
 
-def _upright(title: str, size: tuple[int, int]) -> Image.Image:
-  """A row's title [height, width], read from bottom to top; small enough for the tile."""
+def _vertical_title(title: str, size: tuple[int, int]) -> Image.Image:
+  """Draws a row's title in [height, width], reading from bottom to top."""
   sheet = Image.new('RGB', size[::-1], PAPER)
-  text, letters = fitted(title, size[1], 16)
+  text, letters = fit_text(title, size[1], 16)
   ImageDraw.Draw(sheet).text((size[1] / 2, size[0] / 2), text, INK, letters, anchor='mm')
   return sheet.transpose(Image.Transpose.ROTATE_90)

@@ -162,7 +162,9 @@ class Evaluator:
         else:  # the benchmark's own, of the image's own size
           cut, size = _inside(batch['region'][i]), truth.shape[:2]
           labels = task.resize_label(label[cut], size), truth.astype(np.uint8)[..., None]
-          yield dataclasses.replace(piece, prediction=task.resized(maps[task.name][i][cut], size), labels=labels)
+          yield dataclasses.replace(
+            piece, prediction=task.resize_prediction(maps[task.name][i][cut], size), labels=labels
+          )
 
   def _pieces_at_image_size(
     self, variables, tally: Tally, progress: Progress, each: Callable | None

@@ -8,7 +8,7 @@ figures (report.py); W/panels/index.json says which image is there, for which ta
       "scores": {"initial": value, "final": value},  # headline metric of this image alone
       "limits": [nearest, farthest],  # of a depth's colours
       "files": {"label": "ID/TASK_label.png", "initial", "step0" (decayed), "step1", ..., "final",
-                "change" (see `panels.changed`)}}}}]}
+                "change" (see `panels.draw_change`)}}}}]}
 """
 
 from collections.abc import Callable, Sequence
@@ -113,7 +113,7 @@ def _save_pictures(folder: pathlib.Path, tasks: Sequence[Task], index: int, want
       limits = task.limits(maps.get('label', maps['final']))  # one scale of colours for all of them
       pictures = {stage: task.picture(values, limits) for stage, values in maps.items()}
       if 'label' in maps and 'initial' in maps:
-        pictures['change'] = panels.changed(task, maps['initial'], maps['final'], maps['label'], limits)
+        pictures['change'] = panels.draw_change(task, maps['initial'], maps['final'], maps['label'], limits)
       for stage, picture in pictures.items():
         files[stage] = f'{shown.id}/{task.name}_{stage}.png'
         save_png(folder / files[stage], images_lib.shrink(picture, SIDE))
@@ -202,7 +202,7 @@ def save_predictions(folder: pathlib.Path, tasks: Sequence[Task], id: str, maps:
   for task in tasks:
     values = np.asarray(maps[task.name])[top : top + height, left : left + width]
     if values.shape[:2] != tuple(size):
-      values = task.resized(values, (int(size[0]), int(size[1])))
+      values = task.resize_prediction(values, (int(size[0]), int(size[1])))
     suffix, values = task.encode_file(values)
     path = folder / task.name / f'{id}{suffix}'
     if suffix == '.png':

@@ -107,11 +107,11 @@ def draw(raw: Raw, image: np.ndarray, scales: dict, every_class: bool = False) -
     values = final[task.name]
     scales.setdefault(task.name, task.limits(values))
     present = None if every_class or not task.classes else np.unique(values)
-    drawn[task.name] = panels.annotated(task, small, values, scales.get(task.name), present)
+    drawn[task.name] = panels.draw_prediction(task, small, values, scales.get(task.name), present)
     if spread:
       key = f'uncertainty/{task.name}'
       scales.setdefault(key, task.spread_limit(scales[task.name]))
-      drawn[key] = panels.uncertainty(task, spread[task.name], scales[key])
+      drawn[key] = panels.draw_uncertainty(task, spread[task.name], scales[key])
   tile = panels.tile_size(*image.shape[:2])[::-1]
   stages = {stage: raw.predictions(stage, tile) for stage in raw.stages if stage != 'uncertainty'}
   rows = gallery.panel_rows(stages, {}, raw.tasks)

@@ -36,7 +36,7 @@ def prepare(config) -> Path:
   state = lambda: 'is whole' if builder.data_path.exists() else 'is not built, and the same command starts again'
   with (
     stopping.report_interruption(lambda: f'{builder.data_path} {state()}', data.dir),
-    stored.alone(builder, wait=False),
+    stored.lock(builder, wait=False),
   ):
     if not builder.data_path.exists():
       _build(builder, data)
@@ -104,7 +104,7 @@ def _unpacked(path: Path, extracted: Path, marker: str, nested: int = NESTED) ->
     path = download.extract(path, target)
     nested -= 1
   inner = [p for pattern in ('*', '*/*') for p in path.glob(pattern) if p.name.lower().endswith(ARCHIVES)]
-  if nested and len(inner) == 1 and not raw_lib.roots(path, marker):
+  if nested and len(inner) == 1 and not raw_lib.find_roots(path, marker):
     return _unpacked(inner[0], extracted, marker, nested)
   return path
 

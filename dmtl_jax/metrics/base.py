@@ -1,4 +1,4 @@
-"""What every metric is: a state per image, added up over a set, then scored."""
+"""The interface of a metric: a state per image, added up over a set, then scored."""
 
 import abc
 from typing import ClassVar
@@ -9,9 +9,9 @@ State = dict[str, np.ndarray]  # float64 or int64 arrays of fixed shapes; states
 
 
 def merge(a: State, b: State) -> State:
-  """The state of two disjoint sets of images together."""
+  """Adds the states of two disjoint sets of images."""
   if a.keys() != b.keys():
-    raise ValueError(f'states of different metrics: {sorted(a)} and {sorted(b)}')
+    raise ValueError(f'the states belong to different metrics: {sorted(a)} and {sorted(b)}')
   return {name: a[name] + b[name] for name in a}
 
 
@@ -21,20 +21,19 @@ def ratio(numerator, denominator) -> np.ndarray:
 
 
 def mean(total, count) -> float:
-  """total / count; nan over an empty set, which has no mean."""
+  """total / count; nan for an empty set."""
   return float(total / count) if count else float('nan')
 
 
 class Metric(abc.ABC):
   """Scores of one task over a set of images.
 
-  A metric holds no counts itself: `image` returns the state of one image, `merge` adds
-  states (of images, batches, hosts), `compute` scores a state. An image without a labelled
-  pixel adds nothing, and a set without one scores nan.
+  A metric holds no counts itself: `image` returns the state of one image, `merge` adds states (of images, batches,
+  hosts), `compute` scores a state. An image without a labelled pixel adds nothing; a set without one scores nan.
 
   Args:
-    task: a `tasks.Task`, of which a metric uses `name`, `classes`, `valid` and what is blank.
-    protocol: config.eval.protocol, whose definitions count where they differ.
+    task: a `tasks.Task`; uses its `name`, `classes`, `valid`, `blank` and `blank_prediction`.
+    protocol: config.eval.protocol, which selects among definitions of the same metric.
 
   Attributes:
     sums_over_pixels: whether the state of an image is the sum of the states of its parts, so that a large image can be
@@ -60,7 +59,7 @@ class Metric(abc.ABC):
     """Scores by name; shares are percentages in 0..100."""
 
   def compute_one(self, state: State) -> dict[str, float]:
-    """As `compute`, of a single image."""
+    """Scores a single image, as `compute` does a set."""
     return self.compute(state)
 
   def empty(self) -> State:
@@ -68,11 +67,11 @@ class Metric(abc.ABC):
     return self.image(self.task.blank_prediction(), self.task.blank(1, 1))
 
   def valid(self, prediction: np.ndarray, label: np.ndarray) -> np.ndarray:
-    """Mask [H, W] of the labelled pixels; raises ValueError unless the prediction is of that size and finite there."""
+    """Mask [H, W] of the labelled pixels; raises ValueError unless the prediction has that size and is finite there."""
     name = self.task.name
     if prediction.shape[:2] != label.shape[:2]:
       raise ValueError(f"task '{name}': prediction {prediction.shape} and label {label.shape} differ in size")
     valid = self.task.valid(label)
     if not np.isfinite(prediction).all() and not np.isfinite(prediction[valid]).all():
-      raise ValueError(f"task '{name}': the prediction holds values that are not finite")
+      raise ValueError(f"task '{name}': the prediction contains values that are not finite")
     return valid

@@ -1,4 +1,4 @@
-"""Comparing runs over several tasks: Delta_m (docs/paper.md, Metrics)."""
+"""Delta_m, which compares runs over several tasks (docs/paper.md, Metrics)."""
 
 from collections.abc import Sequence
 
@@ -8,13 +8,13 @@ from dmtl_jax.basics.errors import UserError
 
 
 def delta_m(scores: dict[str, float], single: dict[str, float], tasks: Sequence) -> float:
-  """Mean over tasks of the signed relative gain on the single-task scores, in %.
+  """Mean over tasks of the relative gain over the single-task scores, in %; positive is better.
 
   Args:
     scores, single: {task: headline score}.
 
   Raises:
-    UserError: a task without a single-task score, or one that is 0.
+    UserError: a task has no single-task score, or one of 0.
   """
   missing = [task.name for task in tasks if not single.get(task.name)]
   if missing:

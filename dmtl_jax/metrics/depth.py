@@ -1,14 +1,14 @@
-"""Errors of any regression, and of depth."""
+"""Errors of depth, and the mean absolute error of any regression."""
 
 import numpy as np
 
 from dmtl_jax.metrics.base import mean, Metric, State
 
-FLOOR = 1e-9  # the released meter's smallest depth, which keeps a logarithm finite
+FLOOR = 1e-9  # smallest depth of the released code's metric; keeps the logarithm finite
 
 
 class AbsoluteError(Metric):
-  """MAE: mean absolute error over channels and the valid pixels of the set, in the label's unit."""
+  """MAE: mean absolute error over channels and the labelled pixels of the set, in the label's unit."""
 
   sums_over_pixels = True
 
@@ -22,11 +22,11 @@ class AbsoluteError(Metric):
 
 
 class Depth(Metric):
-  """absErr, relErr, sqRel, RMSE in the data set's unit and logRMSE, over the valid pixels of the set.
+  """absErr, relErr, sqRel, RMSE in the data set's unit and logRMSE, over the labelled pixels of the set.
 
   With d the label and p the prediction: absErr = mean |p - d|, relErr = mean |p - d| / d,
-  sqRel = mean (p - d)^2 / d, RMSE and logRMSE = root of the mean (p - d)^2, (ln p - ln d)^2.
-  A prediction is at least FLOOR in all of them, as in the released code.
+  sqRel = mean (p - d)^2 / d, RMSE = root of the mean (p - d)^2, logRMSE = root of the mean (ln p - ln d)^2.
+  As in the released code, predictions below FLOOR are raised to it first.
   """
 
   sums_over_pixels = True
@@ -46,11 +46,11 @@ class Depth(Metric):
     }
 
   def compute(self, state) -> dict[str, float]:
-    over = {name: mean(total, state['pixels']) for name, total in state.items()}
+    means = {name: mean(total, state['pixels']) for name, total in state.items()}
     return {
-      'absErr': over['absolute'],
-      'relErr': over['relative'],
-      'sqRel': over['squared_relative'],
-      'RMSE': over['squared'] ** 0.5,
-      'logRMSE': over['squared_log'] ** 0.5,
+      'absErr': means['absolute'],
+      'relErr': means['relative'],
+      'sqRel': means['squared_relative'],
+      'RMSE': means['squared'] ** 0.5,
+      'logRMSE': means['squared_log'] ** 0.5,
     }

@@ -10,17 +10,17 @@ WITHIN = (11.25, 22.5, 30)
 
 
 def angles(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
-  """Angle [...] in degrees between vectors [..., 3] of any length; 90 where one of them is zero."""
+  """Angles [...] in degrees between vectors [..., 3] of any length; 90 if one of them is zero."""
   p, q = (np.moveaxis(vectors, -1, 0).astype(np.float64, order='C') for vectors in (prediction, truth))
-  dot, squares = (p * q).sum(0), (p * p).sum(0) * (q * q).sum(0)
-  cosine = dot / np.sqrt(np.where(squares == 0, 1, squares))
+  squares = (p * p).sum(0) * (q * q).sum(0)
+  cosine = (p * q).sum(0) / np.sqrt(np.where(squares == 0, 1, squares))
   return np.degrees(np.arccos(np.clip(cosine, -1, 1)))
 
 
 class Normals(Metric):
   """mErr, median and RMSE in degrees; shares in % of pixels within 11.25, 22.5 and 30 degrees.
 
-  All over the valid pixels of the set. The median, of a histogram, is exact to half a thousandth of a degree.
+  All are over the labelled pixels of the set. The median comes from a histogram and is exact to 0.0005 degrees.
   """
 
   sums_over_pixels = True

@@ -7,8 +7,8 @@ from dmtl_jax.metrics.segmentation import intersection_over_union
 
 LEVELS = 255  # thresholds k / 255, k = 1..255
 BETA_SQUARED = 0.3
-# The released meter thresholds sigmoid(probability) at 0.05, 0.10, ..., 0.95; a probability
-# is at least 0, so its sigmoid passes every threshold up to 0.5.
+# The released code thresholds sigmoid(probability) at 0.05, 0.10, ..., 0.95. A probability is at least 0, so its
+# sigmoid passes every threshold up to 0.5.
 RELEASED = np.arange(1, 20) / 20
 RELEASED_EDGES = np.log(RELEASED / (1 - RELEASED))
 
@@ -19,17 +19,17 @@ def f_measure(precision, recall, beta_squared: float):
 
 
 def _passing(levels: np.ndarray, count: int) -> np.ndarray:
-  """Number of entries of `levels` that are at least 1, 2, ..., count."""
+  """Numbers of entries of `levels` that are at least 1, 2, ..., count."""
   return np.cumsum(np.bincount(levels, minlength=count + 1)[::-1])[::-1][1:]
 
 
 class Saliency(Metric):
   """maxF (beta^2 = 0.3) and mIoU, in %.
 
-  The best F over thresholds of the probability, precision and recall from the counts of the whole set, is
-  defined twice: over 255 thresholds; and as the released code computes it, after a second sigmoid, over the
-  thresholds 0.05..0.95. Under the protocol 'pascal' maxF is the released one, beside maxF_plain; else it is the
-  first, beside maxF_released. mIoU: mean IoU of salient and background at probability 0.5.
+  maxF is the best F over thresholds of the probability, with precision and recall of the whole set. It has two
+  definitions: plain, over 255 thresholds; and released, as the released code computes it, over thresholds 0.05..0.95
+  after a second sigmoid. With the protocol 'pascal' they are called maxF_plain and maxF, otherwise maxF and
+  maxF_released. mIoU is the mean IoU of salient and background at probability 0.5.
   """
 
   sums_over_pixels = True

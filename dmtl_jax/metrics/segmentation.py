@@ -6,7 +6,7 @@ from dmtl_jax.metrics.base import mean, Metric, ratio, State
 
 
 def intersection_over_union(confusion: np.ndarray) -> np.ndarray:
-  """IoU [C] in 0..1 of each class from counts [label, prediction]; nan for a class in neither."""
+  """IoU [C] in 0..1 of each class, from counts [label, prediction]; nan for a class that is in neither."""
   both = np.diag(confusion)
   either = confusion.sum(0) + confusion.sum(1) - both
   return np.where(either == 0, np.nan, ratio(both, either))
@@ -15,17 +15,16 @@ def intersection_over_union(confusion: np.ndarray) -> np.ndarray:
 class Segmentation(Metric):
   """mIoU and pixelAcc in %, from the confusion counts of the whole set, background included.
 
-  The protocols read the same state and differ in a class that neither a label nor a
-  prediction of the set shows: it scores 0 in 'pascal' (the released PASCAL-Context code)
-  and is left out of the mean in the others (MTPSL's own meter divides 0 by 0 there), and of
-  single images, which show few classes.
+  The protocols treat a class that is in no label and no prediction differently: in 'pascal' (the released
+  PASCAL-Context code) it scores 0, in the others it is left out of the mean (MTPSL's own code divides 0 by 0). The
+  mIoU of a single image, which shows few classes, always leaves it out.
 
   Args:
     task: of kind semseg or parsing.
     protocol: 'plain', 'pascal' or 'mtpsl'.
 
   Raises:
-    ValueError: a class id outside the task's classes.
+    ValueError: a class id is not one of the task's classes.
   """
 
   sums_over_pixels = True
@@ -37,7 +36,7 @@ class Segmentation(Metric):
     guess = prediction[valid].astype(np.int64)
     for name, ids in (('label', truth), ('prediction', guess)):
       if ids.size and ids.max() >= count:
-        raise ValueError(f"task '{self.task.name}': a {name} holds class {ids.max()} of {count} classes")
+        raise ValueError(f"task '{self.task.name}': a {name} contains class {ids.max()}, but there are {count} classes")
     return {'confusion': np.bincount(truth * count + guess, minlength=count**2).reshape(count, count)}
 
   def compute(self, state) -> dict[str, float]:
@@ -53,5 +52,5 @@ class Segmentation(Metric):
     return {'mIoU': 100 * float(np.nanmean(scores)), 'pixelAcc': 100 * mean(np.trace(confusion), confusion.sum())}
 
   def per_class(self, state) -> dict[str, float]:
-    """IoU in % by class name; nan for a class that the set does not show."""
+    """IoU in % by class name; nan for a class that does not occur in the set."""
     return {name: 100 * float(iou) for name, iou in zip(self.task.classes, intersection_over_union(state['confusion']))}

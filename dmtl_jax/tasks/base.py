@@ -1,4 +1,4 @@
-"""What a task is. A kind of task is one subclass in a file of its own, which everything else asks.
+"""The interface of a task. Each kind of task is a subclass in its own file; no other code depends on the kind.
 
 Label encoding, the same for every data set (arrays are [..., H, W, K]):
 
@@ -12,7 +12,7 @@ Label encoding, the same for every data set (arrays are [..., H, W, K]):
 | depth    | 1 | float32 | depth in the data set's unit, > 0    | 0                |
 
 A label that is hidden from the model is a map of unlabelled pixels (`Task.blank`). Functions marked
-*numpy or jax* take arrays of either; the data pipeline's workers call them with numpy.
+*numpy or jax* accept both kinds of array; the data pipeline's workers call them with numpy.
 """
 
 import dataclasses
@@ -30,39 +30,39 @@ from dmtl_jax.metrics.depth import AbsoluteError
 from dmtl_jax.metrics.thinning import resize_lines
 
 IGNORE = 255
-FAR = 0.1  # see `Task.consistency`
-SURE = 0.95  # of classes, how probable one must be there
-LONGEST = 64  # characters of a task's name
-KINDS: dict[str, type['Task']] = {}  # by name; filled as the kinds' files are imported
+FAR = 0.1  # distance of values from which `Task.consistency` is 0
+SURE = 0.95  # probability of a class below which `Task.consistency` is 0
+MAX_NAME_LENGTH = 64  # characters
+KINDS: dict[str, type['Task']] = {}  # by name; each kind registers itself when its file is imported
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-  """One dense prediction task of a data set; the methods here are those of a plain regression by L1.
+  """One dense prediction task of a data set. The methods here implement plain regression with an L1 loss.
 
   Attributes:
-    name: unique in the data set; names label folders, parameters, metrics and files, so it is a plain word.
-    classes: class names of kinds that are counted (at least two), else empty.
+    name: unique in the data set; names label folders, parameters, metrics and files, so it is an identifier.
+    classes: class names (at least two) of kinds that have classes, else empty.
 
-  What a kind says of itself:
-    kind, title: its name in files and configs, and for people.
+  Class attributes of a kind:
+    kind, title: its name in files and configs, and its name for people.
     metric: headline metric, as named in metrics.json.
-    scored_by: what computes it, (task, protocol) -> `Metric`.
-    quick_metric: what stands in for it in the periodic evaluation of a run; '' where nothing has to.
-    lower: names of those of its metrics of which lower is better.
-    digits: decimals of its scores in tables.
+    metric_class: computes it, (task, protocol) -> `Metric`.
+    quick_metric: replaces `metric` in the periodic evaluation of a run; '' if `metric` is fast enough.
+    lower_metrics: names of the metrics for which lower is better.
+    digits: decimals of scores in tables.
     label_channels, label_dtype, unlabelled: K, dtype and value of an unlabelled pixel of a label.
     raw_channels: C_t of the raw output map; None: one per class.
-    guides_crops: whether one of its classes may not fill a random crop (the PASCAL recipe).
-    relative_to_view: whether a value depends on how large the scene is seen, so that tiles do not agree on it.
-    binary: whether its labels are 0 and 1, no and yes, without names of classes.
-    line_like: whether its labels are lines (1) on a ground (0), which `resize_label` keeps whole and thin.
-    framed: whether its pictures are white like a page, and need a frame there.
-    spread_unit: of `sample_spread`, as it stands behind a number.
-    spread_most: where the colours of `sample_spread` end; of every image the same, so that they compare.
+    guides_crops: whether a random crop must not be filled by one class (the PASCAL recipe).
+    relative_to_view: whether values depend on how large the scene appears, so that tiles of an image disagree.
+    binary: whether labels are 0 and 1 without class names.
+    line_like: whether labels are lines (1) on background (0), which `resize_label` keeps connected and thin.
+    framed: whether pictures are white like a page and need a frame.
+    spread_unit: unit of `sample_spread`, appended to a number.
+    max_spread: upper end of the colour scale of `sample_spread`, the same for all images so that they compare.
 
   Raises:
-    ValueError: for another name, or a number of classes the kind cannot have.
+    ValueError: the name is no identifier, or the kind cannot have this number of classes.
   """
 
   name: str
@@ -71,9 +71,9 @@ class Task:
   kind: ClassVar[str]
   title: ClassVar[str]
   metric: ClassVar[str] = 'MAE'
-  scored_by: ClassVar[type[Metric]] = AbsoluteError
+  metric_class: ClassVar[type[Metric]] = AbsoluteError
   quick_metric: ClassVar[str] = ''
-  lower: ClassVar[frozenset[str]] = frozenset({'MAE'})
+  lower_metrics: ClassVar[frozenset[str]] = frozenset({'MAE'})
   digits: ClassVar[int] = 2
   label_channels: ClassVar[int] = 1
   label_dtype: ClassVar[type] = np.float32
@@ -85,14 +85,15 @@ class Task:
   line_like: ClassVar[bool] = False
   framed: ClassVar[bool] = False
   spread_unit: ClassVar[str] = ' std'
-  spread_most: ClassVar[float] = 0.5
+  max_spread: ClassVar[float] = 0.5
 
   def __init_subclass__(cls):
     KINDS[cls.kind] = cls
 
   def __post_init__(self):
-    if not self.name.isidentifier() or len(self.name) > LONGEST:
-      raise ValueError(f"task '{sanitize(self.name, LONGEST)}': a name is letters, digits and _, at most {LONGEST}")
+    if not self.name.isidentifier() or len(self.name) > MAX_NAME_LENGTH:
+      name = sanitize(self.name, MAX_NAME_LENGTH)
+      raise ValueError(f"task '{name}': a name consists of at most {MAX_NAME_LENGTH} letters, digits and _")
     if self.raw_channels is None and not 2 <= len(self.classes) <= IGNORE:
       raise ValueError(f"task '{self.name}': {self.kind} needs 2 to {IGNORE} class names, got {len(self.classes)}")
     if self.raw_channels is not None and self.classes:
@@ -105,16 +106,16 @@ class Task:
 
   @property
   def higher_is_better(self) -> bool:
-    """Of the headline metric."""
+    """Whether a higher headline metric is better."""
     return not self.lower_is_better(self.metric)
 
   def lower_is_better(self, metric: str) -> bool:
-    """Of any metric of the task."""
-    return metric in self.lower
+    """Whether a lower value of this metric of the task is better."""
+    return metric in self.lower_metrics
 
   @property
   def heading(self) -> str:
-    """The task for people: its kind's title, after its own name where that is another."""
+    """The task's name for people: the kind's title, after the task's own name if that differs from the kind."""
     return self.title if self.name == self.kind else f'{self.name} ({self.title.lower()})'
 
   # --- Labels --------------------------------------------------------------------------------
@@ -128,22 +129,21 @@ class Task:
     return (label != self.unlabelled).any(-1)
 
   def flip_values(self, values):
-    """The values of a map [..., K] whose pixels have been mirrored left and right; numpy or jax."""
+    """Adapts the values of a map [..., K] whose pixels were mirrored horizontally; numpy or jax."""
     return values
 
   def rescale_for_zoom(self, values, zoom):
-    """The values of a map [..., K] of a scene that is seen `zoom` times as large; numpy or jax."""
-    del zoom
+    """Adapts the values of a map [..., K] to a scene that appears `zoom` times as large; numpy or jax."""
     return values
 
-  def cropped(self, label: np.ndarray) -> np.ndarray:
-    """What a label [H, W, K] is worth after a crop: itself, or nothing (`blank`)."""
+  def label_after_crop(self, label: np.ndarray) -> np.ndarray:
+    """The label to use for a cropped label [H, W, K]: itself, or `blank` if the crop made it meaningless."""
     return label
 
   def resize_label(self, label: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """A label [h, w, K] at another size (H, W): [H, W, K] of the same dtype; at its own size it is returned as it is.
+    """Resizes a label [h, w, K] to (H, W), same dtype; at its own size the label itself is returned.
 
-    By nearest neighbour, so that values never blend; of line-like kinds by `metrics.thinning.resize_lines`.
+    By nearest neighbour, so that values never blend; line-like kinds by `metrics.thinning.resize_lines`.
     """
     if label.shape[:2] == tuple(size):
       return label
@@ -153,37 +153,36 @@ class Task:
 
   @property
   def file_fields(self) -> tuple[str, ...]:
-    """Which of "ignore", "positive" and "scale" in dataset.json this task takes: keyword arguments of `from_file`."""
+    """The fields of dataset.json among "ignore", "positive" and "scale" that `from_file` takes as keyword arguments."""
     return ()
 
   def from_file(self, values: np.ndarray) -> np.ndarray:
-    """The array of a label file as a label [H, W, K]; called with those of `file_fields` that dataset.json gives.
+    """Converts the array of a label file to a label [H, W, K].
 
     Args:
       values: [H, W] or [H, W, channels], of any dtype.
 
     Raises:
-      ValueError: what is wrong with it, without the file's name.
+      ValueError: says what is wrong with the array, without the file's name.
     """
     values = self._plane(values) if self.label_channels == 1 else values
     if values.ndim != 3 or values.shape[2] != self.label_channels:
       raise ValueError(f'has shape {values.shape}; {self.kind} has {self.label_channels} channels')
     if values.dtype.kind not in 'uif':
-      raise ValueError(f'holds {values.dtype} numbers; {self.kind} is float or 16-bit')
-    values = float32(values)
+      raise ValueError(f'holds {values.dtype} numbers; {self.kind} needs integers or floating-point numbers')
+    values = to_float32(values)
     return np.where(np.isfinite(values), values, self.unlabelled)
 
   def file_warnings(self, values: np.ndarray) -> dict[str, int]:
-    """Pixels of a label file that may not mean what they seem to, for `--mode=check`; arguments as of `from_file`.
+    """Counts suspicious pixels of a label file, for `--mode=check`; same arguments as `from_file`.
 
     Returns:
-      {what is said of them, as it follows "12% of the pixels": how many}.
+      {what is suspicious, as it follows "12% of the pixels": number of pixels}.
     """
-    del values
     return {}
 
   def _plane(self, values: np.ndarray) -> np.ndarray:
-    """Values [H, W] or [H, W, 1] as [H, W, 1]."""
+    """Reshapes values [H, W] or [H, W, 1] to [H, W, 1]."""
     if values.ndim == 3 and values.shape[2] == 1:
       return values
     if values.ndim != 2:
@@ -193,135 +192,129 @@ class Task:
   # --- Raw maps ------------------------------------------------------------------------------
 
   def activate(self, logits: jax.Array) -> jax.Array:
-    """Raw output [..., H, W, C_t] to the prediction that metrics and pictures use, [..., H, W] or [..., H, W, 3]."""
+    """Converts raw maps [..., H, W, C_t] to the prediction for metrics and pictures, [..., H, W] or [..., H, W, 3]."""
     logits = logits.astype(jnp.float32)
     return logits[..., 0] if self.channels == 1 else logits
 
   def pixel_loss(self, logits: jax.Array, label: jax.Array, valid: jax.Array) -> jax.Array:
-    """Loss [B, H, W] of each pixel of raw maps [B, H, W, C_t] float32; anything where not `valid` [B, H, W]."""
-    del valid
+    """Loss [B, H, W] of each pixel of raw maps [B, H, W, C_t] float32; arbitrary where not `valid` [B, H, W]."""
     return jnp.abs(logits - label).sum(-1)
 
   def soft_prediction(self, logits: jax.Array) -> jax.Array:
-    """Raw maps to a differentiable prediction of the same shape: probabilities, unit vectors, values."""
+    """Converts raw maps to a differentiable prediction of the same shape: probabilities, unit vectors, values."""
     return logits.astype(jnp.float32)
 
   def encode_label(self, label: jax.Array) -> jax.Array:
-    """A label [B, H, W, K] as a map [B, H, W, C_t] of about 0..1, for networks that read labels (XTC)."""
+    """Encodes a label [B, H, W, K] as a map [B, H, W, C_t] of about 0..1, for networks that read labels (XTC)."""
     return label
 
   def encode_prediction(self, logits: jax.Array, key: jax.Array) -> jax.Array:
-    """Raw maps encoded as `encode_label` encodes labels, differentiable; `key` for kinds that draw classes."""
-    del key
+    """Encodes raw maps as `encode_label` encodes labels, differentiably; kinds with classes sample them by `key`."""
     return self.soft_prediction(logits)
 
   def consistency(self, logits: jax.Array, target: jax.Array) -> jax.Array:
-    """Distance [B, h, w] of raw maps [B, h, w, C_t] to the network's own `soft_prediction` of the same pixels.
+    """Distance [B, h, w] of raw maps [B, h, w, C_t] from the network's own `soft_prediction` of the same pixels.
 
-    As MTPSL's, it is 0 where the target is not to be trusted: for values, where the two lie `FAR` or more apart.
+    As in MTPSL, it is 0 where the target cannot be trusted: for values, where the two are `FAR` or more apart.
     """
-    return near(jnp.abs(self.soft_prediction(logits) - target).mean(-1))
+    return keep_near(jnp.abs(self.soft_prediction(logits) - target).mean(-1))
 
   def mean(self, draws: jax.Array) -> jax.Array:
     """Raw map [..., C_t] float32 whose activation is the mean of the activated raw maps [K, ..., C_t].
 
-    Being a raw map it is enlarged like one, with edges as smooth as without sampling.
+    A raw map can be upsampled like that of a single draw, with edges as smooth.
     """
     return draws.astype(jnp.float32).mean(0)
 
   def sample_spread(self, draws: jax.Array) -> jax.Array:
-    """How far the activated predictions of raw maps [K, ..., C_t] differ: [..., 1] float32 >= 0, in `spread_unit`."""
+    """How much the predictions of raw maps [K, ..., C_t] differ: [..., 1] float32 >= 0, in `spread_unit`."""
     return draws.astype(jnp.float32).std(0).mean(-1, keepdims=True)
 
   def self_uncertainty(self, logits: jax.Array) -> jax.Array | None:
-    """How unsure a raw map [..., C_t] says it is itself: [...] float32; None of kinds that say nothing of it."""
-    del logits
+    """Uncertainty [...] float32 that a raw map [..., C_t] itself expresses; None for kinds that express none."""
 
   # --- Scores --------------------------------------------------------------------------------
 
   def pixel_error(self, prediction: np.ndarray, label: np.ndarray) -> np.ndarray:
-    """How wrong each pixel of a prediction (see `activate`) is against a label [H, W, K]: [H, W] float32."""
+    """Error [H, W] float32 of each pixel of a prediction (see `activate`) against a label [H, W, K]."""
     return np.abs(prediction.reshape(label.shape) - label.astype(np.float32)).mean(-1)
 
   def scorer(self, protocol: str = 'plain', tolerance: float = 0.0075, quick: bool = False):
-    """The `metrics.Metric` of the task.
+    """Makes the `metrics.Metric` of the task.
 
     Args:
       protocol: config.eval.protocol, which definitions the benchmark uses.
-      tolerance: of boundaries, as a share of the image's diagonal.
-      quick: for a periodic evaluation.
+      tolerance: for matching boundaries, as a share of the image's diagonal.
+      quick: whether to use the quick metric of periodic evaluations.
     """
-    return self.scored_by(self, protocol)
+    return self.metric_class(self, protocol)
 
   def blank_prediction(self) -> np.ndarray:
-    """A prediction of one pixel, [1, 1] or [1, 1, 3], for metrics of nothing."""
+    """A prediction of one pixel, [1, 1] or [1, 1, 3], for the state of an empty set."""
     return np.zeros((1, 1) if self.label_channels == 1 else (1, 1, self.label_channels), np.float32)
 
   # --- Pictures and files --------------------------------------------------------------------
 
   def spread_limit(self, limits: tuple[float, float] | None) -> float:
-    """Where the colours of `sample_spread` end, for a map with these `limits`."""
-    del limits
-    return self.spread_most
+    """Upper end of the colour scale of `sample_spread` for a map with these `limits`."""
+    return self.max_spread
 
   def limits(self, values: np.ndarray) -> tuple[float, float] | None:
-    """Values at the ends of the colours for a map; None where they are the same for every map."""
-    del values
+    """Ends of the colour scale for a map; None for kinds whose scale is the same for every map."""
 
   def picture(self, values: np.ndarray, limits: tuple[float, float] | None = None) -> np.ndarray:
-    """A prediction (see `activate`) or a label [H, W, K] as uint8 [H, W, 3] RGB; unlabelled pixels are hatched."""
+    """Colours a prediction (see `activate`) or label [H, W, K], uint8 [H, W, 3] RGB; unlabelled pixels are hatched."""
     low, high = limits or (0.0, 1.0)
     plane = values.reshape(*values.shape[:2], -1)[..., 0]
-    return colors.hatch_unless(np.isfinite(plane), colors.heat(plane, (low, high)))
+    return colors.hatch_unlabelled(np.isfinite(plane), colors.heat(plane, (low, high)))
 
   def key(self, limits=None, present=None) -> legends.Key:
-    """What the colours mean: a scale, or names with colours.
+    """The legend of `picture`: a scale, or names with colours.
 
     Args:
-      limits: at the ends of the colours, see `limits`.
+      limits: ends of the colour scale, see `limits`.
       present: class ids to name; default all.
     """
-    del present
     low, high = limits or (0.0, 1.0)
     return legends.Scale(colors.ramp(), f'{low:.3g}', f'{high:.3g}')
 
   def legend(self, width: int, limits=None, present=None, scale: float = 1) -> np.ndarray:
-    """`key` drawn: uint8 [h, width, 3] on white; letters at scale 1 suit a picture of 640 pixels."""
+    """Draws `key`: uint8 [h, width, 3] on white; letters at scale 1 suit a picture of 640 pixels."""
     return self.key(limits, present).draw(width, scale)
 
   def overlay_label(self, image: np.ndarray, label: np.ndarray, limits=None) -> np.ndarray:
-    """A label [H, W, K] laid over its image; unlabelled pixels show the image alone."""
-    shares = 0.65 * self.valid(label)[..., None]
-    return colors.overlay(image, self.picture(label, limits), shares)
+    """Overlays a label [H, W, K] on its image; unlabelled pixels show only the image."""
+    alpha = 0.65 * self.valid(label)[..., None]
+    return colors.overlay(image, self.picture(label, limits), alpha)
 
   def overlay_prediction(self, image: np.ndarray, values: np.ndarray, limits=None) -> np.ndarray:
-    """A prediction laid over its image, both uint8 [H, W, 3]."""
+    """Overlays a prediction on its image, uint8 [H, W, 3]."""
     return colors.overlay(image, self.picture(values, limits))
 
   def overlay_legend(self, width: int, limits=None, present=None, scale: float = 1) -> np.ndarray:
-    """As `legend`, of `overlay_prediction`."""
+    """Draws the legend of `overlay_prediction`, as `legend` does."""
     return self.legend(width, limits, present, scale)
 
-  def resized(self, values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """A prediction at another size (H, W)."""
+  def resize_prediction(self, values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resizes a prediction to (H, W)."""
     return cv2.resize(values, size[::-1], interpolation=cv2.INTER_LINEAR)
 
   def encode_file(self, values: np.ndarray) -> tuple[str, np.ndarray]:
-    """Suffix and content of the file that keeps a prediction: '.png' of whole numbers, or '.npy'."""
+    """Suffix and content of the file in which a prediction is saved: '.png' with integers, or '.npy'."""
     return '.npy', values.astype(np.float32)
 
 
 def nearest(label: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-  """A label [h, w, K] at another size (H, W), by nearest neighbour."""
+  """Resizes a label [h, w, K] to (H, W) by nearest neighbour."""
   return cv2.resize(label, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT).reshape(*size, -1)
 
 
-def near(distance: jax.Array) -> jax.Array:
-  """Distances below `FAR`; 0 for others, and no gradient."""
+def keep_near(distance: jax.Array) -> jax.Array:
+  """Distances below `FAR`; others become 0, without a gradient."""
   return jnp.where(distance < FAR, distance, 0)
 
 
-def float32(values: np.ndarray) -> np.ndarray:
-  """What is too large for float32 becomes infinite."""
+def to_float32(values: np.ndarray) -> np.ndarray:
+  """Converts to float32; numbers too large for it become infinite."""
   with np.errstate(over='ignore'):
     return values.astype(np.float32)

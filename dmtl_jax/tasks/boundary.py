@@ -1,4 +1,4 @@
-"""Boundaries: where one thing ends and another begins."""
+"""Boundaries between regions."""
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from dmtl_jax.tasks.base import SURE
 from dmtl_jax.tasks.saliency import Saliency
 from dmtl_jax.tasks.semseg import log_mean
 
-POSITIVE = 0.95  # weight of a boundary pixel; of others 0.05 (docs/paper.md, Losses)
+POSITIVE = 0.95  # weight of boundary pixels; others weigh 0.05 (docs/paper.md, Losses)
 
 
 class Boundary(Saliency):
@@ -23,10 +23,10 @@ class Boundary(Saliency):
   metric = 'odsF'
   quick_metric = 'tolF'
   raw_channels = 1
-  most = 1.0
+  overlay_alpha = 1.0
   framed = True
   line_like = True
-  ends = np.array([colors.PAPER, colors.INK])
+  end_colors = np.array([colors.PAPER, colors.INK])
 
   def pixel_loss(self, logits, label, valid):
     positive = label[..., 0] == 1
@@ -43,8 +43,8 @@ class Boundary(Saliency):
     return jax.nn.sigmoid(logits)
 
   def consistency(self, logits, target):
-    target, logits = target[..., 0], logits[..., 0].astype(jnp.float32)
-    error = optax.sigmoid_binary_cross_entropy(logits, (target > 0.5).astype(jnp.float32))
+    target = target[..., 0]
+    error = optax.sigmoid_binary_cross_entropy(logits[..., 0].astype(jnp.float32), (target > 0.5).astype(jnp.float32))
     return jnp.where(jnp.maximum(target, 1 - target) > SURE, error, 0)
 
   def mean(self, draws):

@@ -1,16 +1,16 @@
-"""Human parsing: a body part for every pixel."""
+"""Human parsing: a body part per pixel."""
 
 from dmtl_jax.tasks.base import IGNORE
 from dmtl_jax.tasks.semseg import Semseg
 
 
 class Parsing(Semseg):
-  """As segmentation; class 0 is what is no part."""
+  """Like segmentation; class 0 is everything that is not a body part."""
 
   kind = 'parsing'
   title = 'Parsing'
   guides_crops = False
 
-  def cropped(self, label):
-    """As in PASCAL, where no part is seen nothing is said: neither of a whole image nor of a crop."""
+  def label_after_crop(self, label):
+    """As in PASCAL-Context, a map without any body part is unlabelled, be it of a whole image or of a crop."""
     return label if ((label > 0) & (label != IGNORE)).any() else self.blank(*label.shape[:2])

@@ -1,4 +1,4 @@
-"""Saliency: what stands out in an image."""
+"""Saliency: the objects that stand out in an image."""
 
 import cv2
 import jax.numpy as jnp
@@ -11,29 +11,29 @@ from dmtl_jax.tasks.semseg import Semseg
 
 
 class Saliency(Semseg):
-  """Labels are 0 and 1, 255 unlabelled; cross-entropy of two classes, balanced in each image; maxF."""
+  """Labels are 0 and 1, 255 unlabelled; cross-entropy of two classes, balanced per image; maxF."""
 
   kind = 'saliency'
   title = 'Saliency'
   metric = 'maxF'
-  scored_by = SaliencyMetric
+  metric_class = SaliencyMetric
   raw_channels = 2
   guides_crops = False
   binary = True
-  spread_most = 0.5
+  max_spread = 0.5
   spread_unit = ' std'  # of the probability, at most 0.5
-  most = 0.6  # of orange, where it is laid over an image
-  ends = np.array([(0, 0, 0), colors.PAPER])  # colours of probability 0 and 1
+  overlay_alpha = 0.6  # of orange over an image, at probability 1
+  end_colors = np.array([(0, 0, 0), colors.PAPER])  # colours of probability 0 and 1
 
   def activate(self, logits):
     return self.soft_prediction(logits)[..., -1]
 
   def pixel_loss(self, logits, label, valid):
-    """Positives weigh the share of negatives in the image's valid pixels, and the reverse."""
+    """Positive pixels are weighted by the share of negatives in the image's valid pixels, and vice versa."""
     positive = label[..., 0] == 1
     count = jnp.maximum(valid.sum((1, 2), keepdims=True), 1)
-    share = 1 - (positive & valid).sum((1, 2), keepdims=True) / count
-    return jnp.where(positive, share, 1 - share) * super().pixel_loss(logits, label, valid)
+    negatives = 1 - (positive & valid).sum((1, 2), keepdims=True) / count
+    return jnp.where(positive, negatives, 1 - negatives) * super().pixel_loss(logits, label, valid)
 
   def sample_spread(self, draws):
     return self.activate(draws).std(0)[..., None]
@@ -48,29 +48,29 @@ class Saliency(Semseg):
     plane = values.reshape(values.shape[:2])
     labelled = plane != IGNORE
     share = np.where(labelled, plane, 0).astype(np.float64)[..., None]
-    low, high = self.ends
-    return colors.hatch_unless(labelled, np.round((1 - share) * low + share * high))
+    low, high = self.end_colors
+    return colors.hatch_unlabelled(labelled, np.round((1 - share) * low + share * high))
 
   def key(self, limits=None, present=None):
-    return self._scale(*self.ends)
+    return self._scale(*self.end_colors)
 
   def _scale(self, low, high) -> legends.Scale:
     share = np.linspace(0, 1, 256)[:, None]
     return legends.Scale(np.round((1 - share) * low + share * high).astype(np.uint8), '0', 'probability 1')
 
   def overlay_prediction(self, image, values, limits=None):
-    """Orange where it is probable."""
+    """Overlays orange, the more opaque the more probable."""
     orange = np.broadcast_to(np.array(colors.ORANGE, np.float32), image.shape)
-    return colors.overlay(image, orange, self.most * values[..., None])
+    return colors.overlay(image, orange, self.overlay_alpha * values[..., None])
 
   def overlay_label(self, image, label, limits=None):
     return self.overlay_prediction(image, (label[..., 0] == 1).astype(np.float32))
 
   def overlay_legend(self, width, limits=None, present=None, scale=1):
     grey = np.full(3, 235)
-    return self._scale(grey, grey + self.most * (np.array(colors.ORANGE) - grey)).draw(width, scale)
+    return self._scale(grey, grey + self.overlay_alpha * (np.array(colors.ORANGE) - grey)).draw(width, scale)
 
-  def resized(self, values, size):
+  def resize_prediction(self, values, size):
     return cv2.resize(values, size[::-1], interpolation=cv2.INTER_LINEAR)
 
   def encode_file(self, values):

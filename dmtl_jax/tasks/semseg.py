@@ -1,4 +1,4 @@
-"""Semantic segmentation: a class for every pixel."""
+"""Semantic segmentation: a class per pixel."""
 
 import cv2
 import jax
@@ -17,59 +17,58 @@ class Semseg(Task):
   kind = 'semseg'
   title = 'Segmentation'
   metric = 'mIoU'
-  scored_by = Segmentation
+  metric_class = Segmentation
   label_dtype = np.uint8
   unlabelled = IGNORE
   raw_channels = None
   guides_crops = True
-  spread_most = 1.0
-  spread_unit = ' entropy'  # of the mean class distribution, 0 (one sure class) to 1 (all alike)
+  max_spread = 1.0
+  spread_unit = ' entropy'  # of the mean class distribution, from 0 (one certain class) to 1 (uniform)
 
   @property
   def file_fields(self):
     return ('ignore',) if self.channels > 2 else ('ignore', 'positive')
 
   def from_file(self, values, ignore=None, positive=None):
-    """Class ids.
+    """Integers are class ids.
 
     Args:
       ignore: stored value that means unlabelled, besides 255.
-      positive: of two classes, stored value of class 1 instead of 1; 255 then does not mean unlabelled.
+      positive: with two classes, stored value of class 1 instead of 1; 255 then does not mean unlabelled.
     """
     values = self._plane(values)
-    if values.dtype == bool:  # says itself what is class 1
+    if values.dtype == bool:  # True is class 1, whatever "positive" is
       values = values * np.int64(1 if positive is None else positive)
     if values.dtype.kind not in 'ui':
-      raise ValueError(f'holds {values.dtype} numbers; class ids are whole numbers')
+      raise ValueError(f'holds {values.dtype} numbers; class ids are integers')
     values = values.astype(np.int64)  # an int8 could not hold 255
-    marks = [IGNORE] if ignore is None else [IGNORE, ignore]
-    unlabelled = np.isin(values, [mark for mark in marks if mark != positive])
+    unlabelled = np.isin(values, [mark for mark in (IGNORE, ignore) if mark is not None and mark != positive])
     ids = values if positive is None else np.select([values == 0, values == positive], [0, 1], -1)
     count = max(self.channels, 2)
     wrong = ~unlabelled & ((ids < 0) | (ids >= count))
     if wrong.any():
-      raise ValueError(self._wrong_ids(np.unique(values[wrong]), ignore, positive))
+      raise ValueError(self._describe_wrong_ids(np.unique(values[wrong]), ignore, positive))
     if count == 2 and IGNORE not in (ignore, positive):
-      self._refuse_0_and_255(values, unlabelled)
+      self._check_not_0_and_255(values, unlabelled)
     return np.where(unlabelled, IGNORE, ids).astype(np.uint8)
 
-  def _wrong_ids(self, wrong: np.ndarray, ignore: int | None, positive: int | None) -> str:
-    """What to say of stored values that are none of the task's."""
+  def _describe_wrong_ids(self, wrong: np.ndarray, ignore: int | None, positive: int | None) -> str:
+    """The error message for stored values that are not class ids of the task."""
     last = max(self.channels, 2) - 1
-    known = f'ids 0 to {last}' if positive is None else f'0 and {positive} ("positive")'
+    valid = f'ids 0 to {last}' if positive is None else f'0 and {positive} ("positive")'
     unlabelled = IGNORE if ignore is None and positive != IGNORE else ignore
-    text = f'holds class id {wrong[0]}; {self.name} has {known}'
+    text = f'holds class id {wrong[0]}; {self.name} has {valid}'
     text += '' if unlabelled is None else f' and {unlabelled} for unlabelled'
     if last == 1 and positive is None and len(wrong) == 1 and wrong[0] > 1:
       text += f'; set "positive": {wrong[0]} in dataset.json if it means {self._class_1}'
     return text
 
-  def _refuse_0_and_255(self, values: np.ndarray, unlabelled: np.ndarray):
-    """A mask of two classes stored as 0 and 255 would become *class 0, and unlabelled*, and every network perfect."""
+  def _check_not_0_and_255(self, values: np.ndarray, unlabelled: np.ndarray):
+    """Refuses a mask stored as 0 and 255: read as class 0 and unlabelled, it would make every network perfect."""
     if (values == IGNORE).any() and (values == 0).any() and ((values == 0) | unlabelled).all():
       raise ValueError(
         f'holds only 0 and 255, and 255 is unlabelled; store 1 for {self._class_1}, or set "positive": 255 in '
-        'dataset.json if 255 means it, or "ignore": 255 if it does mean unlabelled'
+        'dataset.json if 255 means it, or "ignore": 255 if 255 does mean unlabelled'
       )
 
   @property
@@ -80,7 +79,7 @@ class Semseg(Task):
     return jnp.argmax(logits, axis=-1).astype(jnp.uint8)
 
   def pixel_loss(self, logits, label, valid):
-    # A product with one-hot classes, which XLA fuses: the gradient of looking them up is a scatter, slow on CPUs.
+    # XLA fuses a product with one-hot classes; the gradient of indexing is a scatter, which is slow on CPUs.
     target = jnp.where(valid, label[..., 0], 0)
     return optax.softmax_cross_entropy(logits, jax.nn.one_hot(target, self.channels))
 
@@ -91,13 +90,13 @@ class Semseg(Task):
     return jax.nn.one_hot(label[..., 0], self.channels)
 
   def encode_prediction(self, logits, key):
-    """Classes are drawn (Gumbel softmax, straight through)."""
+    """Samples classes by the straight-through Gumbel softmax."""
     soft = jax.nn.softmax(logits + jax.random.gumbel(key, logits.shape), axis=-1)
     hard = jax.nn.one_hot(soft.argmax(-1), self.channels)
     return soft + jax.lax.stop_gradient(hard - soft)
 
   def consistency(self, logits, target):
-    """Negative log-likelihood of the target's class where that is sure."""
+    """Negative log-likelihood of the target's class where its probability exceeds `SURE`."""
     error = optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), target.argmax(-1))
     return jnp.where(target.max(-1) > SURE, error, 0)
 
@@ -116,13 +115,13 @@ class Semseg(Task):
 
   def picture(self, values, limits=None):
     plane = values.reshape(values.shape[:2])
-    return colors.hatch_unless(plane != IGNORE, colors.palette()[plane])
+    return colors.hatch_unlabelled(plane != IGNORE, colors.palette()[plane])
 
   def key(self, limits=None, present=None):
     ids = range(len(self.classes)) if present is None else present
     return legends.Swatches([(self.classes[i], colors.palette()[i]) for i in ids])
 
-  def resized(self, values, size):
+  def resize_prediction(self, values, size):
     return cv2.resize(values, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
 
   def encode_file(self, values):
@@ -130,5 +129,5 @@ class Semseg(Task):
 
 
 def log_mean(log: jax.Array) -> jax.Array:
-  """Logarithm of the mean over the first axis, of logarithms."""
+  """Logarithm of the mean over the first axis, from logarithms."""
   return jax.nn.logsumexp(log, axis=0) - np.log(len(log))

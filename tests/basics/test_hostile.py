@@ -241,7 +241,7 @@ def test_a_damaged_cache_of_checks_is_made_anew(root):
     ('m.csv', b'image,tasks\nimg0,' + b'x' * 200_000, 'not a CSV file'),
     ('m.csv', b'image,tasks\nimg\xff,depth\n', 'not a CSV file in UTF-8'),
     ('m.csv', b'image,depth,depth\nimg0,1,0\n', 'each once'),
-    ('m.csv', b'\nA', 'needs a first line image,tasks'),
+    ('m.csv', b'\nA', 'must start with a line image,tasks'),
     ('m.json', b'9' * 5000, 'not JSON'),
     ('m.json', b'{"\\n": []}', "e.g. '\\n'"),
   ],
@@ -298,7 +298,7 @@ def test_pickles(tmp_path, name):
 @pytest.mark.parametrize('id', ['../../x', '/etc/passwd', 'a/b', '..'])
 def test_ids_name_files_here_alone(tmp_path, id):
   (tmp_path / 'train.txt').write_text(id)
-  refused(pascal.read_ids, tmp_path / 'train.txt', 'which is no id')
+  refused(pascal.read_ids, tmp_path / 'train.txt', 'which is not an id')
 
 
 def test_a_file_numbered_beyond_all_others(tmp_path):
@@ -396,10 +396,10 @@ def test_archives(tmp_path, name):
 
 @pytest.mark.parametrize('name', ['../../x', '/etc/x', 'a/b', '', 'a b', 'x' * 300])
 def test_a_task_names_files_in_its_folder_alone(tmp_path, name):
-  with pytest.raises(ValueError, match='a name is letters'):
+  with pytest.raises(ValueError, match='a name consists of at most 64 letters'):
     make_task(name, 'depth')
   (tmp_path / 'tasks.json').write_text(json.dumps([{'name': name, 'kind': 'depth', 'classes': []}]))
-  refused(workdir.read_tasks, tmp_path, 'tasks.json', 'a name is letters')
+  refused(workdir.read_tasks, tmp_path, 'tasks.json', 'a name consists of at most 64 letters')
 
 
 @pytest.mark.parametrize(

@@ -47,18 +47,23 @@ def smooth(height, width):
   return np.stack([40 + 2 * y, 60 + 3 * x, 200 - y - x], -1).astype(np.uint8)
 
 
-def fed(path: pathlib.Path) -> list[np.ndarray]:
+def write_folder(root: pathlib.Path, name: str, data: bytes, size: tuple[int, int]):
+  """A folder data set of one image file with a saliency label."""
+  for place in ('images', 'labels/saliency'):
+    (root / 'train' / place).mkdir(parents=True)
+  (root / 'train/images' / name).write_bytes(data)
+  cv2.imwrite(str(root / f'train/labels/saliency/{pathlib.Path(name).stem}.png'), np.zeros(size, np.uint8))
+  (root / 'dataset.json').write_text('{"tasks": {"saliency": {}}}')
+
+
+def as_inputs(path: pathlib.Path) -> list[np.ndarray]:
   """The pixels of an image in training, in evaluation and in prediction, as the network gets them."""
   root = path.parent / f'{path.name} as data'
   shown = next(iter(images.Still(path)))
   size = shown.shape[:2]
   config = ConfigDict({'data': {'size': size, 'augment': 'none'}, 'eval': {'geometry': 'fit'}})
-  (root / 'train/images').mkdir(parents=True)
-  (root / 'train/images' / path.name).write_bytes(path.read_bytes())
-  (root / 'train/labels/saliency').mkdir(parents=True)
-  cv2.imwrite(str(root / f'train/labels/saliency/{path.stem}.png'), np.zeros(size, np.uint8))
+  write_folder(root, path.name, path.read_bytes(), size)
   (root / 'val').symlink_to('train')
-  (root / 'dataset.json').write_text('{"tasks": {"saliency": {}}}')
   train, val = (folder.open_folder(str(root), split) for split in ('train', 'val'))
   ready = [
     transforms.train_transform(config.data, train.tasks)(train[0], np.random.default_rng(0)),
@@ -68,38 +73,34 @@ def fed(path: pathlib.Path) -> list[np.ndarray]:
   return [transforms.to_uint8(example['image']) for example in ready]
 
 
-def palette(transparent: bool):
+def palette():
+  """An image of three colours by palette, and its colours."""
   index = np.arange(48, dtype=np.uint8).reshape(6, 8) % 3
   colors = np.uint8([[10, 20, 30], [40, 50, 60], [70, 80, 90]])
   image = Image.fromarray(index)
   image.putpalette(colors.ravel().tolist())
-  return (
-    image,
-    {'transparency': 1} if transparent else {},
-    np.where(transparent & (index == 1)[..., None], 255, colors[index]),
-  )
+  return image, colors[index]
 
 
-def mode(name: str):
-  """A Pillow image of a mode, options to save it by, and what a viewer shows."""
-  grey, on_white = COLORS[..., :1], np.where(ALPHA == 255, COLORS, 255)
-  rgb = np.repeat(grey, 3, -1)
-  return {
-    'RGB': lambda: (Image.fromarray(COLORS), {}, COLORS),
-    'L': lambda: (Image.fromarray(grey[..., 0]), {}, rgb),
-    'RGBA': lambda: (Image.fromarray(np.concatenate([COLORS, ALPHA], -1)), {}, on_white),
-    'LA': lambda: (Image.fromarray(np.concatenate([grey, ALPHA], -1)), {}, np.where(ALPHA == 255, rgb, 255)),
-    'P': lambda: palette(False),
-    'P with transparency': lambda: palette(True),
-    '1': lambda: (Image.fromarray(grey[..., 0] > 127), {}, np.repeat((grey > 127) * np.uint8(255), 3, -1)),
-    'I;16': lambda: (Image.fromarray(grey[..., 0].astype(np.uint16) * 256 + 77), {}, rgb),
-    'colour for transparent': lambda: (
-      Image.fromarray(COLORS), {'transparency': tuple(COLORS[2, 3].tolist())},
-      np.where((COLORS[2, 3] == COLORS).all(-1, keepdims=True), 255, COLORS),
-    ),
-  }[name]()  # fmt: skip
-
-
+GREY = COLORS[..., :1]
+INDEXED, INDEXED_COLORS = palette()
+# Of each mode: an image, options to save it with, and what a viewer shows.
+IMAGES = {
+  'RGB': (Image.fromarray(COLORS), {}, COLORS),
+  'L': (Image.fromarray(GREY[..., 0]), {}, GREY),
+  'RGBA': (Image.fromarray(np.concatenate([COLORS, ALPHA], -1)), {}, np.where(ALPHA == 255, COLORS, 255)),
+  'LA': (Image.fromarray(np.concatenate([GREY, ALPHA], -1)), {}, np.where(ALPHA == 255, GREY, 255)),
+  'P': (INDEXED, {}, INDEXED_COLORS),
+  'P with transparency': (
+    INDEXED, {'transparency': 1}, np.where(INDEXED_COLORS[..., :1] == 40, 255, INDEXED_COLORS)
+  ),
+  '1': (Image.fromarray(GREY[..., 0] > 127), {}, (GREY > 127) * np.uint8(255)),
+  'I;16': (Image.fromarray(GREY[..., 0].astype(np.uint16) * 256 + 77), {}, GREY),
+  'colour for transparent': (
+    Image.fromarray(COLORS), {'transparency': tuple(COLORS[2, 3].tolist())},
+    np.where((COLORS[2, 3] == COLORS).all(-1, keepdims=True), 255, COLORS),
+  ),
+}  # fmt: skip
 MODES = {
   'png': ['RGB', 'L', 'RGBA', 'LA', 'P', 'P with transparency', '1', 'I;16', 'colour for transparent'],
   'tif': ['RGB', 'L', 'RGBA', 'LA', 'P', '1', 'I;16'],
@@ -110,17 +111,17 @@ MODES = {
 
 @pytest.mark.parametrize('suffix, name', [(suffix, name) for suffix, names in MODES.items() for name in names])
 def test_modes(suffix, name, tmp_path):
-  image, options, expected = mode(name)
+  image, options, expected = IMAGES[name]
   image.save(tmp_path / f'a.{suffix}', **options | ({'lossless': True, 'exact': True} if suffix == 'webp' else {}))
-  for pixels in fed(tmp_path / f'a.{suffix}'):
-    np.testing.assert_array_equal(pixels, expected)
+  for pixels in as_inputs(tmp_path / f'a.{suffix}'):
+    np.testing.assert_array_equal(pixels, np.broadcast_to(expected, COLORS.shape))
 
 
 def test_half_transparent_pixels_are_mixed_with_white(tmp_path):
   alpha = RNG.integers(0, 256, (6, 8, 1), np.uint8)
   Image.fromarray(np.concatenate([COLORS, alpha], -1)).save(tmp_path / 'a.png')
   share = alpha / 255
-  for pixels in fed(tmp_path / 'a.png'):
+  for pixels in as_inputs(tmp_path / 'a.png'):
     np.testing.assert_allclose(pixels, COLORS * share + 255 * (1 - share), atol=1)
 
 
@@ -134,27 +135,23 @@ def test_orientations(suffix, tmp_path):
     options = {'webp': {'lossless': True}, 'jpg': {'quality': 100, 'subsampling': 0}}.get(suffix, {})
     Image.fromarray(stored).save(path, exif=exif, **options)
     expected = turn(stored)
-    for pixels in fed(path):
+    for pixels in as_inputs(path):
       np.testing.assert_allclose(pixels.astype(int), expected, atol=3 if suffix == 'jpg' else 0, err_msg=str(number))
 
 
-@pytest.mark.parametrize('name', ['L', 'RGB', 'CMYK'])
-def test_jpeg(name, tmp_path):
+INKS = np.broadcast_to(np.uint8([30, 90, 160, 60]), (16, 16, 4))
+
+
+@pytest.mark.parametrize('image, expected', [
+  (Image.fromarray(smooth(16, 16)[..., 0]), smooth(16, 16)[..., :1]),
+  (Image.fromarray(smooth(16, 16)), smooth(16, 16)),
+  (Image.fromarray(INKS, 'CMYK'), (255.0 - INKS[..., :3]) * (255 - INKS[..., 3:]) / 255),
+], ids=['L', 'RGB', 'CMYK'])  # fmt: skip
+def test_jpeg(image, expected, tmp_path):
   """CMYK as printers' programs write it; for a screen a colour is (255 - C) (255 - K) / 255."""
-  inks = np.broadcast_to(np.uint8([30, 90, 160, 60]), (16, 16, 4))
-  image = {
-    'L': lambda: Image.fromarray(smooth(16, 16)[..., 0]),
-    'RGB': lambda: Image.fromarray(smooth(16, 16)),
-    'CMYK': lambda: Image.fromarray(inks, 'CMYK'),
-  }[name]()
   image.save(tmp_path / 'a.jpg', quality=100, subsampling=0)
-  expected = {
-    'L': smooth(16, 16)[..., :1].repeat(3, -1),
-    'RGB': smooth(16, 16),
-    'CMYK': (255.0 - inks[..., :3]) * (255 - inks[..., 3:]) / 255,
-  }[name]
-  for pixels in fed(tmp_path / 'a.jpg'):
-    np.testing.assert_allclose(pixels.astype(int), expected, atol=3)
+  for pixels in as_inputs(tmp_path / 'a.jpg'):
+    np.testing.assert_allclose(pixels.astype(int), np.broadcast_to(expected, (16, 16, 3)), atol=3)
 
 
 def test_jpeg_is_decoded_as_libjpeg_does(tmp_path):
@@ -175,7 +172,7 @@ def test_of_an_animation_the_first_frame_counts(suffix, tmp_path):
   Image.fromarray(first).save(
     tmp_path / f'a.{suffix}', save_all=True, append_images=[Image.fromarray(second)], **options
   )
-  for pixels in fed(tmp_path / f'a.{suffix}'):
+  for pixels in as_inputs(tmp_path / f'a.{suffix}'):
     np.testing.assert_array_equal(pixels, first)
 
 
@@ -197,7 +194,7 @@ def test_16_bits_become_8_by_their_high_byte(suffix, name, tmp_path):
     str(tmp_path / f'a.{suffix}'), kept[..., [2, 1, 0, 3][: kept.shape[2]]] if kept.ndim == 3 else kept
   )
   expected = values // 256 if name != 'grey' else (values[..., :1] // 256).repeat(3, -1)
-  for pixels in fed(tmp_path / f'a.{suffix}'):
+  for pixels in as_inputs(tmp_path / f'a.{suffix}'):
     np.testing.assert_array_equal(pixels, expected)
 
 
@@ -260,7 +257,7 @@ def saved(image: Image.Image, kind: str, **options) -> bytes:
 
 WHOLE = saved(Image.fromarray(RNG.integers(0, 256, (200, 300, 3), np.uint8)), 'JPEG', quality=90)
 HALF = len(WHOLE) // 2
-INKS = saved(Image.fromarray(RNG.integers(0, 256, (60, 80, 4), np.uint8), 'CMYK'), 'JPEG')
+CUT_INKS = saved(Image.fromarray(RNG.integers(0, 256, (60, 80, 4), np.uint8), 'CMYK'), 'JPEG')
 REFUSED = {
   'six channels': (tiff((258, 3, 8), (262, 3, 1), (277, 3, 6)), 'has 6 channels, 3 are needed'),
   'six channels, of which Pillow drops three': (
@@ -277,7 +274,7 @@ REFUSED = {
   'JPEG without its second half': (WHOLE[:HALF] + b'\xff\xd9', 'a damaged JPEG (Corrupt JPEG data'),
   'JPEG with its end in the middle': (WHOLE[:HALF] + b'\xff\xd9' + WHOLE[HALF + 2 :], 'a damaged JPEG (Corrupt JPEG data'),
   'JPEG of four inks, with its end in the middle': (
-    INKS[: len(INKS) // 2] + b'\xff\xd9' + INKS[len(INKS) // 2 + 2 :], 'a damaged JPEG (Corrupt JPEG data'
+    CUT_INKS[: len(CUT_INKS) // 2] + b'\xff\xd9' + CUT_INKS[len(CUT_INKS) // 2 + 2 :], 'a damaged JPEG (Corrupt JPEG data'
   ),
   'HEIC called JPEG': (b'\0\0\0\x18ftypheic' + bytes(90), 'is HEIC, which is not read; pip install pillow-heif'),
   'nothing': (b'', 'the file is empty'),
@@ -291,12 +288,8 @@ def test_what_is_wrong_is_said_the_same_everywhere(name, tmp_path, monkeypatch, 
   monkeypatch.setattr(photographs, 'extra_formats', lambda: ())
   data, words = REFUSED[name]
   root = tmp_path / 'data'
-  (root / 'train/images').mkdir(parents=True)
   path = root / 'train/images/a.jpg'
-  path.write_bytes(data)
-  (root / 'train/labels/saliency').mkdir(parents=True)
-  cv2.imwrite(str(root / 'train/labels/saliency/a.png'), np.zeros((6, 8), np.uint8))
-  (root / 'dataset.json').write_text('{"tasks": {"saliency": {}}}')
+  write_folder(root, path.name, data, (6, 8))
   capfd.readouterr()
   for read in (lambda: images.as_rgb(path), lambda: folder.open_folder(str(root), 'train')):
     with pytest.raises(UserError) as caught:
@@ -365,8 +358,8 @@ def test_formats_that_are_not_read_are_counted_and_named(without_heif):
     'pip install pillow-heif, or convert them to JPEG or PNG'
   )
   assert photographs.unread_files([paths[0], paths[3]]) == ''
-  said = photographs.unread_files([pathlib.Path('x.cr2'), pathlib.Path('y.psd')])
-  assert said == '2 of 2 files are camera RAW and PSD (x.cr2, y.psd), which is not read; convert them to JPEG or PNG'
+  message = photographs.unread_files([pathlib.Path('x.cr2'), pathlib.Path('y.psd')])
+  assert message == '2 of 2 files are camera RAW and PSD (x.cr2, y.psd), which is not read; convert them to JPEG or PNG'
 
 
 def test_a_folder_of_data_says_how_many(without_heif, tmp_path):
@@ -403,7 +396,7 @@ def test_with_pillow_heif_heic_is_an_image_like_others(tmp_path, monkeypatch):
   try:
     (tmp_path / 'a.heic').write_bytes(saved(Image.fromarray(COLORS), 'PNG'))
     assert '.heic' in photographs.suffixes() and photographs.unread_format('a.heic') is None
-    for pixels in fed(tmp_path / 'a.heic'):
+    for pixels in as_inputs(tmp_path / 'a.heic'):
       np.testing.assert_array_equal(pixels, COLORS)
   finally:
     photographs.extra_formats.cache_clear()
@@ -416,5 +409,5 @@ def test_real_heic(tmp_path):
   stored = smooth(64, 96)
   heif.from_pillow(Image.fromarray(stored)).save(tmp_path / 'a.heic', quality=95)
   photographs.extra_formats.cache_clear()
-  for pixels in fed(tmp_path / 'a.heic'):
+  for pixels in as_inputs(tmp_path / 'a.heic'):
     np.testing.assert_allclose(pixels.astype(int), stored, atol=8)

@@ -128,8 +128,8 @@ def test_both_forms_of_csv(tmp_path, text):
 @pytest.mark.parametrize(
   'name, text, words',
   [
-    ('m.csv', '', 'needs a first line image,tasks'),
-    ('m.csv', 'file,tasks\nimg0,depth\n', 'needs a first line image,tasks'),
+    ('m.csv', '', 'must start with a line image,tasks'),
+    ('m.csv', 'file,tasks\nimg0,depth\n', 'must start with a line image,tasks'),
     ('m.csv', 'image,tasks\nimg0,depth,normals\n', 'line 2 has more or fewer columns'),
     ('m.csv', 'image,depth,normals\nimg0,1\n', 'line 2 has more or fewer columns'),
     ('m.csv', 'image,depth\nimg0,yes\n', 'line 2 must hold an image and 0 or 1'),
@@ -171,7 +171,7 @@ def test_random_labels_of_a_benchmark_with_one_mapping_are_its_one_label_setting
   path.write_text(json.dumps({'img0': ['depth']}))
   one, random = (apply_labels(fake(3, official={'one': path, 'random': path}), s) for s in ('one', 'random'))
   np.testing.assert_array_equal(one.label_mask, random.label_mask)
-  assert caplog.text.count('this is its one-label setting') == 1
+  assert caplog.text.count('this benchmark has one mapping only') == 1
   assert cityscapes.Builder.OFFICIAL['random'] == cityscapes.Builder.OFFICIAL['one']
 
 
@@ -203,8 +203,8 @@ def test_official_counts(name, tasks, images, counts):
 
 @pytest.mark.parametrize('content, words', [
     ({'labels_weights': np.ones((5, 3))}, r'shape \(5, 3\); the data set has 3 images'),
-    *((of, 'neither a mapping of image ids to 5 flags nor labels_weights') for of in ({'img0': [1, 0]}, {1: [1] * 5})),
-    *((of, '') for of in ({'labels_weights': [[1, 2], [1]]}, {'a': [[1], [1, 2], 3, 4, 5]}, {'a': 'x'}, [], {})),
+    *((content, 'neither a mapping of image ids to 5 flags nor labels_weights') for content in ({'img0': [1, 0]}, {1: [1] * 5})),
+    *((content, '') for content in ({'labels_weights': [[1, 2], [1]]}, {'a': [[1], [1, 2], 3, 4, 5]}, {'a': 'x'}, [], {})),
 ])  # fmt: skip
 def test_a_torch_file_of_another_data_set_or_kind_is_refused(content, words, monkeypatch):
   monkeypatch.setattr(torch_file, 'load', lambda path: content)
@@ -218,8 +218,8 @@ def test_labels_that_changed_between_two_starts_are_named(tmp_path):
   save_mapping(tmp_path / 'labels.json', ['a', 'b'], TASKS, mask)
   check_same(tmp_path / 'labels.json', ['a', 'b'], TASKS, mask)
   for ids, other, words in (
-    (['a', 'b'], np.eye(2, len(TASKS), dtype=bool), '2 images differ, e.g. a, .*;.* -> '),
-    (['a', 'c'], mask, '2 images differ, e.g. b, .* -> not there'),
+    (['a', 'b'], np.eye(2, len(TASKS), dtype=bool), '2 images differ, e.g. a: .*;.* -> '),
+    (['a', 'c'], mask, '2 images differ, e.g. b: .* -> not there'),
   ):
     with pytest.raises(UserError, match=f'labels.json: this run was started with other labels: {words}'):
       check_same(tmp_path / 'labels.json', ids, TASKS, other)

@@ -5,6 +5,7 @@ import pickle
 import runpy
 import sys
 import types
+from typing import ClassVar
 
 from conftest import shared
 from ml_collections import ConfigDict
@@ -24,20 +25,24 @@ TASKS = (make_task('saliency', 'saliency'), make_task('depth', 'depth'))
 
 
 def decode(example, tasks):
-  """As the packages of datasets/ do; the labels asked for are told in the result."""
+  """As the packages of datasets/ do; the result has only the labels asked for."""
   return {'image': example['image'], 'labels': {task.name: example[task.name] for task in tasks}}
 
 
 class Builder:
   """What is used of a TFDS builder."""
 
-  def __init__(self, path):
-    self.data_path, self.OFFICIAL = path, {'one': 'onelabel.pth'}
-    self.info = types.SimpleNamespace(metadata={'ids': {'train': ['x', 'y', 'z'], 'val': ['v']}})
+  OFFICIAL: ClassVar = {'one': 'onelabel.pth'}
+
+  def __init__(self, path, ids=('x', 'y', 'z'), **metadata):
+    self.data_path = path
+    self.info = types.SimpleNamespace(metadata={'ids': {'train': list(ids), 'val': ['v']}} | metadata)
 
   def as_data_source(self, split):
     count = len(self.info.metadata['ids'][split])
-    return [{'image': np.full((2, 2, 3), i, np.uint8), 'saliency': f's{i}', 'depth': f'd{i}'} for i in range(count)]
+    return [
+      {'image': np.full((2, 2, 3), i % 256, np.uint8), 'saliency': f's{i}', 'depth': f'd{i}'} for i in range(count)
+    ]
 
 
 @pytest.fixture
@@ -90,7 +95,7 @@ class Builder(raw.RawBuilder):
     return {split: self._generate_examples(root, ids, split) for split in ids}
 
   def _generate_examples(self, root, ids, split):
-    return raw.examples(encode, root, ids, split, self.processes)
+    return raw.encode_split(encode, root, ids, split, self.processes)
 
 
 def open_split(data_config, split):
@@ -136,7 +141,7 @@ def test_a_new_data_set_is_one_folder_and_one_config(tmp_path, monkeypatch):
 def test_hidden_labels_are_not_decoded(config):
   source = label_settings.apply_labels(source_lib.open_source(config, 'train'), 'random', 1)
   for i, row in enumerate(source.label_mask):
-    assert list(source[i]['labels']) == [task.name for task, seen in zip(TASKS, row) if seen]
+    assert list(source[i]['labels']) == [task.name for task, visible in zip(TASKS, row) if visible]
   assert not source.label_mask.all()
 
 
@@ -146,7 +151,7 @@ def test_a_crops_guide_is_given_whether_its_label_is_visible_or_not(config, monk
   source = label_settings.apply_labels(source_lib.open_source(config, 'train'), 'random', 1)
   for i, row in enumerate(source.label_mask):
     assert source[i]['crop_guide'] == f's{i}'
-    assert list(source[i]['labels']) == [task.name for task, seen in zip(TASKS, row) if seen]
+    assert list(source[i]['labels']) == [task.name for task, visible in zip(TASKS, row) if visible]
   assert not source.label_mask[:, 0].all()
   config.tasks = ('depth',)
   assert source_lib.open_source(config, 'train')[1]['crop_guide'] == 's1'
@@ -178,24 +183,21 @@ def open_training(data_config):
 
 
 def test_a_mapping_is_of_the_whole_split_whatever_part_is_trained_on(config, monkeypatch, tmp_path):
-  """A made mapping of all images and tasks, with images held back and one task chosen."""
-  monkeypatch.setattr(Builder, 'as_data_source', lambda self, split: None)
   ids = [f'{n:02d}' for n in range(10)]
-  monkeypatch.setattr(stored, 'is_id', lambda name: True)
-  init = Builder.__init__
-  monkeypatch.setattr(
-    Builder, '__init__', lambda self, path: init(self, path) or self.info.metadata['ids'].update(train=ids)
-  )
-  shown = {name: ['depth'] if int(name) % 3 else ['saliency'] for name in ids}
-  (tmp_path / 'm.json').write_text(json.dumps(shown))
+  monkeypatch.setattr(Builder.__init__, '__defaults__', (ids,))
+  visible = {name: ['depth'] if int(name) % 3 else ['saliency'] for name in ids}
+  (tmp_path / 'm.json').write_text(json.dumps(visible))
   config.labels, config.holdout_fraction = str(tmp_path / 'm.json'), 0.3
-  whole, back = open_training(config), source_lib.open_source(config, 'val')
-  assert len(whole) == 7 and sorted([*whole.ids, *back.ids]) == ids and back.label_mask.all()
-  for name, row in zip(whole.ids, whole.label_mask):
-    assert [task.name for task, seen in zip(TASKS, row) if seen] == shown[name]
+  training, validation = open_training(config), source_lib.open_source(config, 'val')
+  assert len(training) == 7
+  assert sorted([*training.ids, *validation.ids]) == ids
+  assert validation.label_mask.all()
+  for name, row in zip(training.ids, training.label_mask):
+    assert [task.name for task, shown in zip(TASKS, row) if shown] == visible[name]
   config.tasks = ('depth',)
   part = open_training(config)
-  assert part.ids == whole.ids and part.label_mask.tolist() == [[bool(int(name) % 3)] for name in part.ids]
+  assert part.ids == training.ids
+  assert part.label_mask.tolist() == [[bool(int(name) % 3)] for name in part.ids]
 
 
 def official(name: str):
@@ -211,10 +213,7 @@ def test_parsing_alone_on_pascal_goes_with_the_official_mapping(name, monkeypatc
   path, rows = official(name)
   ids = sorted(rows)
   people = [n for n, i in enumerate(ids) if np.asarray(rows[i])[1] > 0 or n % 2]
-  metadata = {'ids': {'train': ids}, 'people': {'train': people}}
-  builder = types.SimpleNamespace(
-    data_path=path.parent, info=types.SimpleNamespace(metadata=metadata), as_data_source=lambda split: None
-  )
+  builder = Builder(path.parent, ids, people={'train': people})
   monkeypatch.setattr(stored, 'prepared', lambda *args: builder)
   data = ConfigDict({'name': 'pascal', 'dir': '', 'labels': str(path), 'tasks': ('parsing',)})
   source = open_training(data)
@@ -231,12 +230,7 @@ def test_parsing_alone_on_pascal_goes_with_the_official_mapping(name, monkeypatc
 def test_images_of_nyud_are_held_back_with_the_official_mapping(monkeypatch):
   path, table = official('nyud_randomlabels')
   ids = [f'train/{n}' for n in range(len(table))]
-  builder = types.SimpleNamespace(
-    data_path=path.parent,
-    info=types.SimpleNamespace(metadata={'ids': {'train': ids}}),
-    as_data_source=lambda split: None,
-  )
-  monkeypatch.setattr(stored, 'prepared', lambda *args: builder)
+  monkeypatch.setattr(stored, 'prepared', lambda *args: Builder(path.parent, ids))
   monkeypatch.setattr(stored, 'is_id', lambda name: True)
   data = ConfigDict(
     {'name': 'nyud', 'dir': '', 'labels': str(path), 'tasks': ('normals', 'depth'), 'holdout_fraction': 0.2}
@@ -258,11 +252,11 @@ def test_images_held_back_leave_some_to_train_and_some_to_validate_on(config, sh
 def test_labels_that_leave_nothing_to_learn_are_refused(config, tmp_path):
   (tmp_path / 'm.json').write_text('{"x": []}')
   config.labels = str(tmp_path / 'm.json')
-  with pytest.raises(UserError, match='labels=.*m.json: none of 3 training images has a label of saliency, depth'):
+  with pytest.raises(UserError, match='labels=.*m.json: none of 3 training images has a label for saliency, depth'):
     open_training(config)
   (tmp_path / 'm.json').write_text('{"x": ["depth"]}')
   config.tasks = ('saliency',)
-  with pytest.raises(UserError, match='none of 3 training images has a label of saliency'):
+  with pytest.raises(UserError, match='none of 3 training images has a label for saliency'):
     open_training(config)
 
 

@@ -113,9 +113,9 @@ def test_mtan_takes_the_three_zooms_of_the_protocol(plain):
 def test_mtan_samples_the_image_with_aligned_corners(plain):
   """The corners of the output are pixels of the input: an integer zoom window, not blends with its outside."""
   for seed in range(10):
-    example = coordinates(60, 120)
-    out = transforms.to_uint8(train('mtan', example, seed, (60, 120))['image']).astype(int)
-    depth = train('mtan', example, seed, (60, 120))['labels']['depth']
+    example = train('mtan', coordinates(60, 120), seed, (60, 120))
+    out = transforms.to_uint8(example['image']).astype(int)
+    depth = example['labels']['depth']
     scale = (1 + out[0, 0, 1]) / depth[0, 0, 0]
     width, height = abs(out[0, -1, 0] - out[0, 0, 0]) + 1, out[-1, 0, 1] - out[0, 0, 1] + 1
     assert (height, width) == (int(60 / scale + 1e-3), int(120 / scale + 1e-3))
@@ -257,9 +257,13 @@ def test_training_on_pascal_pads_around_the_image(plain):
 
 
 @pytest.mark.parametrize('augment', CHOICES['data.augment'])
-def test_augmentation_does_not_change_how_evaluation_sees_an_image(augment):
-  for geometry, pixels in (('pad', 50 * 60), ('fit', 64 * 77)):
-    assert (evaluate(geometry, (64, 80), coordinates(50, 60), augment)['labels']['depth'] > 0).sum() == pixels
+@pytest.mark.parametrize('geometry, shape, pixels', [
+  ('pad', (50, 60), 50 * 60), ('pad', (128, 80), 64 * 40), ('fit', (50, 60), 64 * 77),
+])  # fmt: skip
+def test_evaluation_scales_to_fit_and_pads_without_enlarging_whatever_the_augmentation(
+  augment, geometry, shape, pixels
+):
+  assert (evaluate(geometry, (64, 80), coordinates(*shape), augment)['labels']['depth'] > 0).sum() == pixels
 
 
 def test_parsing_says_nothing_of_a_crop_without_a_part():
@@ -281,11 +285,6 @@ def test_evaluation_keeps_the_aspect_and_the_depth(shape, filled):
   assert valid.sum() == filled[0] * filled[1] and valid[: filled[0], : filled[1]].all()
   ys = np.unique(out['labels']['depth'][valid])
   assert ys.max() >= shape[0] - 2  # 1 + y, not divided
-
-
-def test_pascal_evaluation_does_not_enlarge_but_shrinks_what_is_too_large():
-  assert (evaluate('pad', (64, 80), coordinates(50, 60))['labels']['depth'] > 0).sum() == 50 * 60
-  assert (evaluate('pad', (64, 80), coordinates(128, 80))['labels']['depth'] > 0).sum() == 64 * 40
 
 
 def test_crop_avoids_a_dominating_class():

@@ -198,9 +198,9 @@ def test_tfds_decodes_pascal_by_itself_too(pascal):
 @pytest.mark.parametrize(
   'file, content, message',
   [
-    ('human_parts/2008_b.mat', dict(anno=structs([dict(imname='x')])), 'not an annotation'),
-    ('human_parts/2008_b.mat', dict(other=1), "no readable .mat file with 'anno'"),
-    ('pascal-context/trainval/2008_b.mat', b'MATLAB 5.0', "no readable .mat file with 'LabelMap'"),
+    ('human_parts/2008_b.mat', dict(anno=structs([dict(imname='x')])), 'not a PASCAL-Part annotation'),
+    ('human_parts/2008_b.mat', dict(other=1), "not a readable .mat file with 'anno'"),
+    ('pascal-context/trainval/2008_b.mat', b'MATLAB 5.0', "not a readable .mat file with 'LabelMap'"),
     ('JPEGImages/2008_b.jpg', b'\xff\xd8\xff', 'not a readable image'),
   ],
 )

@@ -1,4 +1,4 @@
-"""The folder data set: decoding of every label kind, and each bad input told in one sentence."""
+"""The folder data set: decoding of every kind of label, and one sentence for each bad input."""
 
 import dataclasses
 import io
@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import unicodedata
+import unittest.mock
 
 from conftest import shared
 import cv2
@@ -146,7 +147,7 @@ def test_hidden_label_is_never_read(root):
   assert list(dataclasses.replace(source, label_mask=mask)[0]['labels']) == ['objects']
 
 
-# What is done to the data set, and words of the sentence that tells it.
+# How the data set is broken, and words of the error message.
 BAD_FILES = {
   'unreadable image': (lambda r: (r / 'train/images/a.jpg').write_bytes(b'no'), 'a.jpg', 'not a readable image'),
   'truncated image': (lambda r: cut(r / 'train/images/b.png'), 'b.png', 'not a readable image'),
@@ -190,23 +191,18 @@ def spelled(form: str, name: str) -> str:
   return unicodedata.normalize(form, name)
 
 
-def test_names_match_whatever_their_unicode_form(root):
+@pytest.mark.parametrize('form', ['NFC', 'NFD'])
+def test_names_match_whatever_their_unicode_form(root, form):
   """macOS and archives made there write letters with accents as two characters."""
-  train = root / 'train'
-  for folder_name, suffix, form in (
-    ('images', '.jpg', 'NFC'),
-    ('labels/semseg', '.png', 'NFD'),
-    ('labels/depth', '.png', 'NFC'),
-  ):
-    (train / folder_name / f'a{suffix}').rename(train / folder_name / f'{spelled(form, "café Ångström")}{suffix}')
+  forms = {'images/a.jpg': form, 'labels/semseg/a.png': 'NFD', 'labels/depth/a.png': 'NFC'}
+  for file, file_form in forms.items():
+    path = root / 'train' / file
+    path.rename(path.with_stem(spelled(file_form, 'café Ångström')))
   for name in ('objects', 'normals'):
-    (train / f'labels/{name}/a.png').unlink()
-  for form, other in (('NFC', 'NFD'), ('NFD', 'NFC')):  # the images' form makes no difference
-    path = train / 'images' / f'{spelled(form, "café Ångström")}.jpg'
-    source = open_train(root)
-    assert source.ids == ['b', spelled('NFC', 'café Ångström')]
-    assert source[1]['labels'].keys() == {'semseg', 'depth'}
-    path.rename(train / 'images' / f'{spelled(other, "café Ångström")}.jpg')
+    (root / f'train/labels/{name}/a.png').unlink()
+  source = open_train(root)
+  assert source.ids == ['b', spelled('NFC', 'café Ångström')]
+  assert source[1]['labels'].keys() == {'semseg', 'depth'}
 
 
 def test_tasks_match_whatever_their_unicode_form(root):
@@ -220,7 +216,7 @@ def test_tasks_match_whatever_their_unicode_form(root):
 def test_two_files_of_one_name_in_other_bytes_are_refused(root, place):
   for form in ('NFC', 'NFD'):
     image(root / 'train' / place / f'{spelled(form, "é")}.png')
-  refused(root, f'{place}/', "'\\xe9.png'", "'e\\u0301.png'", 'one name in other bytes', 'rename')
+  refused(root, f'{place}/', "'\\xe9.png'", "'e\\u0301.png'", 'the same name in two Unicode forms', 'rename')
 
 
 def test_names_too_long_for_results_are_refused_before_any_work(root):
@@ -230,17 +226,16 @@ def test_names_too_long_for_results_are_refused_before_any_work(root):
     path.rename(path.with_name(f'{longest}{path.suffix}'))
   assert longest in open_train(root).ids
   image(root / f'train/images/{grown}.jpg')
-  refused(root, grown, 'too long for its results')
+  refused(root, grown, 'too long for result files')
 
 
-def test_empty_missing_and_unlabelled_splits(root):
+def test_empty_and_missing_folders(root):
   for path in (root / 'val/images').iterdir():
     path.unlink()
-  refused(root, 'val/images', 'no image here', split='val')
+  refused(root, 'val/images', 'contains no images', split='val')
   (root / 'val/images').rmdir()
   refused(root, 'val/images', 'no such folder', split='val')
-  with pytest.raises(UserError, match='config.data.path is empty'):
-    folder.open_folder('', 'train')
+  refused('', 'config.data.path is empty')
 
 
 def test_validation_may_hold_unlabelled_images_but_not_only_them(root):
@@ -286,15 +281,13 @@ def test_bad_description(root, content, words):
 
 def test_scan_is_cached_until_a_file_changes(root, monkeypatch):
   open_train(root)
-  scans = []
-  original = scan._scan
-  monkeypatch.setattr(scan, '_scan', lambda *args: scans.append(1) or original(*args))
+  scan_all = unittest.mock.Mock(wraps=scan._scan)
+  monkeypatch.setattr(scan, '_scan', scan_all)
   open_train(root)
-  assert not scans
-  path = root / 'train/labels/semseg/a.png'
-  os.utime(path, ns=(1, 1))
+  scan_all.assert_not_called()
+  os.utime(root / 'train/labels/semseg/a.png', ns=(1, 1))
   open_train(root)
-  assert len(scans) == 1
+  scan_all.assert_called_once()
 
 
 def rewritten(path):

@@ -270,7 +270,7 @@ def test_a_body_between_lamp_and_floor_casts_its_shadow_there():
 def test_images_depend_on_seed_split_and_index_alone():
   ids = [f'train_{index:05d}' for index in range(18)]
   splits, settings = {'train': ids}, (4, 16, 24, False)
-  one, two = ([e for _, e in raw.examples(labels.encode, settings, splits, 'train', n)] for n in (1, 2))
+  one, two = ([e for _, e in raw.encode_split(labels.encode, settings, splits, 'train', n)] for n in (1, 2))
   assert one == two and len(one) == 18
   assert len({e['image'] for e in one}) == 18
   others = [

@@ -81,7 +81,7 @@ def test_normals_away_from_the_camera_are_told(config, tmp_path, capsys, toward,
   for path in labels.iterdir():
     np.save(path, np.full((64, 96, 3), (0, 0.6, 0.8 if toward else -0.8), np.float32))
   check.run(config, str(tmp_path / 'page.png'))
-  assert ('100% of the pixels point away from the camera; z must be towards it' in capsys.readouterr().out) == told
+  assert ('100% of the pixels point away from the camera; z must point towards it' in capsys.readouterr().out) == told
 
 
 def test_more_classes_than_channels_are_seen_before_the_sentence(config, tmp_path, capsys):
@@ -108,7 +108,7 @@ def test_everything_that_is_wrong_is_listed(config, tmp_path, capsys):
   assert check.run(config, str(tmp_path / 'page.png')) == 1
   told = capsys.readouterr().out
   assert told.startswith('train: cannot be used\n') and all(f'semseg/train{n:02d}.png' in told for n in range(4))
-  assert 'depth/train00.png: holds 8-bit numbers, too few for millimetres' in told
+  assert 'depth/train00.png: holds 8-bit integers, too few for millimetres' in told
   assert 'val: 2 images' in told and not (tmp_path / 'page.png').exists()
 
 

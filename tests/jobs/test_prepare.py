@@ -57,7 +57,7 @@ def test_pascal_tells_missing_and_broken_files(tmp_path, pascal_raw):
   with pytest.raises(UserError) as error:
     prepare(c)
   assert '2 images have broken files' in str(error.value)
-  assert '2008_a.png: holds class 21' in str(error.value)
+  assert '2008_a.png: contains class 21' in str(error.value)
   assert '2008_c.png: not a readable image' in str(error.value)
   with pytest.raises(UserError, match='not prepared'):
     opened(pascal, c)
@@ -136,7 +136,7 @@ def test_wrong_raw_paths_are_told(tmp_path):
   refused(config('nyud', tmp_path, tmp_path / 'nowhere'), 'nowhere does not exist')
   (tmp_path / 'empty').mkdir()
   (tmp_path / 'empty' / 'file').touch()
-  refused(config('pascal', tmp_path, tmp_path / 'empty'), "empty: found no 'ImageSets/Context/train.txt'")
+  refused(config('pascal', tmp_path, tmp_path / 'empty'), "empty: contains no 'ImageSets/Context/train.txt'")
   refused(
     config('pascal', tmp_path, 'https://example.org/PASCAL_MT.tgz'),
     'raw_sha256: give the sha256 of https://example.org/PASCAL_MT.tgz',
@@ -174,7 +174,7 @@ def test_data_of_an_older_version_are_told_with_what_they_lack(tmp_path, pascal_
   c = config('pascal', tmp_path, pascal_raw)
   (tmp_path / 'tfds/pascal_mt/1.0.0').mkdir(parents=True)
   with pytest.raises(
-    UserError, match=r'1\.1\.0: .* only version 1\.0\.0 is there \(With the boundaries .*--mode=prepare'
+    UserError, match=r'1\.1\.0: .* prepared in version 1\.0\.0 only \(Adds the boundaries .*--mode=prepare'
   ):
     opened(pascal, c)
   prepare(c)
@@ -183,15 +183,15 @@ def test_data_of_an_older_version_are_told_with_what_they_lack(tmp_path, pascal_
 
 def test_two_runs_at_once_are_refused(tmp_path, nyud_raw):
   c = config('nyud', tmp_path, nyud_raw)
-  with stored.alone(nyud.Builder(data_dir=c.data.dir), wait=False):
-    refused(c, 'another process prepares')
+  with stored.lock(nyud.Builder(data_dir=c.data.dir), wait=False):
+    refused(c, 'another process is preparing')
 
 
 def test_a_script_that_preparing_starts_again_is_told(tmp_path, nyud_raw, monkeypatch):
   """It would wait for the process that waits for it. Python marks a process that is still running its script so."""
   assert '._inheriting = True' in inspect.getsource(multiprocessing.spawn)
   monkeypatch.setattr(multiprocessing.current_process(), '_inheriting', True, raising=False)
-  refused(config('nyud', tmp_path, nyud_raw), 'put it under if __name__')
+  refused(config('nyud', tmp_path, nyud_raw), 'put its code under if __name__')
 
 
 def test_archives_are_taken(tmp_path, nyud_raw, pascal_raw):
@@ -264,7 +264,7 @@ def test_the_list_of_scored_images_is_the_evaluators(monkeypatch):
 
 def test_several_processes_keep_the_order(tmp_path):
   ids = [str(i) for i in range(100)]
-  encoded = list(raw.examples(os.path.join, tmp_path, dict(train=ids), 'train', 2))
+  encoded = list(raw.encode_split(os.path.join, tmp_path, dict(train=ids), 'train', 2))
   assert encoded == [(i, f'{tmp_path}/{i}') for i in range(100)]
 
 
@@ -273,8 +273,8 @@ def test_all_that_is_broken_is_found_in_one_run(tmp_path, processes):
   (tmp_path / 'a').mkdir()  # find_root of 'a' works, of others it raises UserError
   splits = dict(earlier=['x'], train=['a', 'first', *['a'] * 30], val=['a', 'second'])
   with pytest.raises(UserError, match="2 images have broken files: .*no 'first'.*no 'second'"):
-    list(raw.examples(raw.find_root, tmp_path, splits, 'train', processes))
-  stream = raw.examples(raw.find_root, tmp_path, splits, 'train', processes)
+    list(raw.encode_split(raw.find_root, tmp_path, splits, 'train', processes))
+  stream = raw.encode_split(raw.find_root, tmp_path, splits, 'train', processes)
   assert [next(stream)[0] for _ in range(31)] == [0, *range(2, 32)]
   with pytest.raises(UserError):
     next(stream)  # val is only checked

@@ -290,8 +290,8 @@ def test_unlabelled_pixels_of_a_folder_do_not_count(sets):
     (lambda pred, gt: (pred / '0.png').write_text('no image'), r'0\.png cannot be read'),
     (lambda pred, gt: cv2.imwrite(str(pred / '0.png'), np.zeros((48, 64, 3), np.uint8)), 'has 3 channels'),
     (lambda pred, gt: cv2.imwrite(str(gt / '0.png'), np.tile(np.uint8([1, 255]), (48, 32))), '--ignore 255'),
-    (lambda pred, gt: (gt / '0.mat').write_text('no mat file'), r'0\.mat is no BSDS truth'),
-    (lambda pred, gt: [path.unlink() for path in pred.iterdir()], r'holds no \*\.png'),
+    (lambda pred, gt: (gt / '0.mat').write_text('no mat file'), r'0\.mat is not a BSDS ground truth'),
+    (lambda pred, gt: [path.unlink() for path in pred.iterdir()], r'contains no \*\.png'),
     (lambda pred, gt: gt.rename(gt.with_name('elsewhere')), 'is not a folder'),
   ],
 )

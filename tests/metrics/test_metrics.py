@@ -191,9 +191,9 @@ def test_miou_is_of_the_set_not_a_mean_over_images():
 
 def test_classes_outside_the_task_and_unequal_sizes_are_errors():
   metric = SEMSEG.scorer()
-  with pytest.raises(ValueError, match='label holds class 3 of 3'):
+  with pytest.raises(ValueError, match='label contains class 3, but there are 3 classes'):
     metric.image(np.zeros((2, 2), np.uint8), np.full((2, 2, 1), 3, np.uint8))
-  with pytest.raises(ValueError, match='prediction holds class 7'):
+  with pytest.raises(ValueError, match='prediction contains class 7'):
     metric.image(np.full((2, 2), 7, np.uint8), np.zeros((2, 2, 1), np.uint8))
   with pytest.raises(ValueError, match='differ in size'):
     metric.image(np.zeros((2, 3), np.uint8), np.zeros((2, 2, 1), np.uint8))

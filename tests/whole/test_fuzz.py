@@ -180,7 +180,7 @@ def test_mtan_files(tmp_path):
   def read():
     example = mtan.encode(tmp_path, ('train', '0'), tuple(arrays), 13)
     assert example['image'].dtype == np.uint8 and np.isfinite(example['depth']).all()
-    assert np.abs(example['normals'].astype(int)).max() <= mtan.STEPS
+    assert np.abs(example['normals'].astype(int)).max() <= mtan.NORMAL_SCALE
 
   both = lambda array: [encoded(array, 'npy'), encoded(array.astype(np.float64), 'npy')]
   run_in_tree(60, tmp_path, {tmp_path / f'train/{name}/0.npy': both(array) for name, array in arrays.items()}, read)

@@ -1,8 +1,8 @@
-"""Boundary scores: the full protocol of the Berkeley benchmark, and a quick F for use while training.
+"""Boundary scores: the full protocol of the Berkeley benchmark, and a quick F for use during training.
 
-The protocol (Martin, Fowlkes and Malik 2004, as the benchmark's own programs apply it): a soft
-map is cut at each threshold (>=), thinned, and matched one to one with the truth within a
-tolerance; counts are summed over images before precision, recall and F are taken.
+The protocol (Martin, Fowlkes and Malik 2004, as in the benchmark's own programs): a soft map is thresholded (>=) at
+each level, thinned, and matched one to one with the truth within a tolerance; counts are summed over images before
+precision, recall and F are computed.
 `python -m dmtl_jax.metrics.boundary --help` scores folders of images.
 """
 
@@ -21,7 +21,7 @@ TOLERANCE = 0.0075  # of the diagonal: PASCAL-Context, BSDS; 0.011 is usual on N
 
 
 def levels(count: int) -> np.ndarray:
-  """The benchmark's thresholds [count], evenly inside (0, 1)."""
+  """The benchmark's thresholds [count], evenly spaced inside (0, 1)."""
   return np.linspace(1 / (count + 1), 1 - 1 / (count + 1), count)
 
 
@@ -32,26 +32,27 @@ def counts(
   count: int = THRESHOLDS,
   thinning: bool = True,
 ) -> State:
-  """State of one image.
+  """Counts the matched boundary pixels of one image.
 
   Args:
     prediction: [H, W] probability of a boundary.
-    truths: boundaries [H, W] bool, one an annotator, one pixel wide.
+    truths: boundaries [H, W] bool, one pixel wide, of each annotator.
     tolerance: largest distance of a matched pair, as a share of the image's diagonal.
     count: number of thresholds T.
-    thinning: False for predictions that are one pixel wide already.
+    thinning: False for predictions that are already one pixel wide.
 
   Returns:
-    int64 counts by threshold [T]: `predicted` pixels, those matched to any annotator
-    (`precise`), truth pixels matched, over all annotators (`recalled`); `truth` pixels over all
-    annotators; `best` [4]: recalled, truth, precise, predicted at this image's best threshold.
+    int64 counts by threshold [T]: `predicted` pixels; `precise`, those matched to any annotator; `recalled`, matched
+    truth pixels summed over annotators. Also `truth`, all truth pixels summed over annotators, and `best` [4]:
+    recalled, truth, precise, predicted at this image's best threshold.
   """
   masks = prediction.astype(np.float64) >= levels(count)[:, None, None]
-  # The masks are nested, so equal sizes are equal masks: each is thinned and matched once.
+  # The masks are nested, so those of equal size are equal: each is thinned and matched only once.
   _, first, again = np.unique(masks.sum((1, 2)), return_index=True, return_inverse=True)
   masks = np.stack([thin(mask) for mask in masks[first]]) if thinning else masks[first]
   radius = tolerance * np.hypot(*prediction.shape)
-  recalled, precise = np.zeros(len(masks), np.int64), np.zeros_like(masks)
+  recalled = np.zeros(len(masks), np.int64)
+  precise = np.zeros_like(masks)
   for truth in truths:
     covered = match(masks, truth, radius)
     recalled += covered.sum((1, 2))
@@ -62,13 +63,13 @@ def counts(
     'recalled': recalled[again],
     'truth': np.array(sum(truth.sum() for truth in truths), np.int64),
   }
-  k = count - 1 - int(np.argmax(curve(state)['f'][::-1]))  # the last of equally good ones, as the original
+  k = count - 1 - int(np.argmax(curve(state)['f'][::-1]))  # the last of equally good ones, as in the original
   best = [state['recalled'][k], state['truth'], state['precise'][k], state['predicted'][k]]
   return state | {'best': np.array(best, np.int64)}
 
 
 def curve(state: State) -> dict[str, np.ndarray]:
-  """threshold, recall, precision and f [T] in 0..1."""
+  """{threshold, recall, precision, f} by threshold, each [T] in 0..1."""
   recall = ratio(state['recalled'], state['truth'])
   precision = ratio(state['precise'], state['predicted'])
   return {
@@ -80,31 +81,27 @@ def curve(state: State) -> dict[str, np.ndarray]:
 
 
 def summary(state: State) -> dict:
-  """ODS, OIS and AP in 0..1 as the benchmark prints them.
+  """ODS, OIS and AP in 0..1, as the benchmark prints them.
 
   Returns:
-    {'ods': {threshold, recall, precision, f}, 'ois': {recall, precision, f}, 'ap': area}. The ODS
-    threshold is sought in 100 steps between neighbouring thresholds, on recall and precision
-    interpolated linearly; the area under the precision-recall curve is a sum over recalls
-    0, 0.01, ..., 1, with precision 0 outside the curve.
+    {'ods': {threshold, recall, precision, f}, 'ois': {recall, precision, f}, 'ap': area}. ODS is the best of 100 steps
+    between neighbouring thresholds, with recall and precision interpolated linearly. The area under the
+    precision-recall curve is a sum over recalls 0, 0.01, ..., 1, with precision 0 outside the curve.
   """
   points = curve(state)
   count = len(points['f'])
   fine = np.append(np.arange(count - 1)[:, None] + np.linspace(0, 1, 100), count - 1)
-  threshold, recall, precision = (
-    np.interp(fine, np.arange(count), points[name]) for name in ('threshold', 'recall', 'precision')
-  )
-  f = f_measure(precision, recall, 1)
-  k = int(np.argmax(f))
-  ods = {'threshold': threshold[k], 'recall': recall[k], 'precision': precision[k], 'f': f[k]}
+  ods = {name: np.interp(fine, np.arange(count), points[name]) for name in ('threshold', 'recall', 'precision')}
+  ods['f'] = f_measure(ods['precision'], ods['recall'], 1)
+  k = int(np.argmax(ods['f']))
   recalled, truth, precise, predicted = state['best']
   ois = {'recall': ratio(recalled, truth), 'precision': ratio(precise, predicted)}
   ois['f'] = f_measure(ois['precision'], ois['recall'], 1)
-  return {'ods': _floats(ods), 'ois': _floats(ois), 'ap': _area(points['recall'], points['precision'])}
-
-
-def _floats(values):
-  return {name: float(value) for name, value in values.items()}
+  return {
+    'ods': {name: float(values[k]) for name, values in ods.items()},
+    'ois': {name: float(value) for name, value in ois.items()},
+    'ap': _area(points['recall'], points['precision']),
+  }
 
 
 def _area(recall, precision) -> float:
@@ -115,7 +112,7 @@ def _area(recall, precision) -> float:
 
 
 class _BoundaryMetric(Metric):
-  """What both metrics share: they see the bounding box of the valid pixels, with nothing predicted off them.
+  """Base of the boundary metrics: scores the bounding box of the labelled pixels, without predictions elsewhere.
 
   The box leaves out padding, so that the tolerance is a share of the diagonal of the image itself.
   """
@@ -125,17 +122,18 @@ class _BoundaryMetric(Metric):
     self.tolerance = tolerance
 
   def region(self, prediction, label) -> tuple[np.ndarray, np.ndarray]:
-    """Probability [h, w] and boundary mask [h, w] of the valid region; one empty pixel where nothing is."""
+    """Probability [h, w] and boundary mask [h, w] of the labelled region; one empty pixel if there is none."""
     valid = self.valid(prediction, label)
-    rows, columns = np.flatnonzero(valid.any(1)), np.flatnonzero(valid.any(0))
+    rows = np.flatnonzero(valid.any(1))
+    columns = np.flatnonzero(valid.any(0))
     if not rows.size:
       return np.zeros((1, 1), np.float32), np.zeros((1, 1), bool)
-    box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+    box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     return np.where(valid, prediction, 0)[box], label[..., 0][box] == 1
 
 
 class Boundary(_BoundaryMetric):
-  """odsF, oisF and AP in %, the full protocol with 99 thresholds; nan for a set without a boundary pixel."""
+  """odsF, oisF and AP in % by the full protocol with 99 thresholds; nan for a set without a boundary pixel."""
 
   def image(self, prediction, label) -> State:
     probability, truth = self.region(prediction, label)
@@ -149,11 +147,10 @@ class Boundary(_BoundaryMetric):
 
 
 class ToleranceF(_BoundaryMetric):
-  """tolF in %: quick stand-in for odsF, at least as large; nan for a set without a boundary pixel.
+  """tolF in %: a quick upper bound of odsF; nan for a set without a boundary pixel.
 
-  Best F of the set over the thresholds 0.1, ..., 0.9 of thinned predictions, where a pixel
-  counts as matched when the other map has any pixel within the tolerance, even one that
-  others share.
+  Best F of the set over the thresholds 0.1, ..., 0.9 of thinned predictions. A pixel counts as matched if the other
+  map has any pixel within the tolerance, even if several pixels share that one.
   """
 
   def image(self, prediction, label) -> State:

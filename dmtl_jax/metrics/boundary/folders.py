@@ -1,4 +1,4 @@
-"""The Berkeley protocol on folders of images."""
+"""Scores folders of images by the Berkeley protocol."""
 
 import functools
 import pathlib
@@ -21,24 +21,23 @@ def evaluate(
   """Scores every prediction ID.png against ID.mat or else ID.png.
 
   Args:
-    predictions: folder of grey PNGs, 8 or 16 bits; white is a certain boundary.
-    truths: folder with one file for each prediction, as `read_truths` takes it.
-    ignore: grey value of truth PNGs that marks unlabelled pixels; predictions there do not count.
+    predictions: folder of grey PNGs, 8 or 16 bits; white is probability 1.
+    truths: folder with one file per prediction, in a format of `read_truths`.
+    ignore: grey value of unlabelled pixels in truth PNGs; predictions there do not count.
     **options: tolerance, count, thinning of `boundary.counts`.
 
   Returns:
     `boundary.summary` with `images` (by id, the summary's 'ods' of each) and `curve`.
 
   Raises:
-    UserError: a folder without PNGs, a prediction without truth or the other way round, or a
-      file that cannot be scored.
+    UserError: a folder without PNGs, a prediction without truth or vice versa, or a file that cannot be scored.
   """
-  found = pairs(predictions, truths)
+  files = pairs(predictions, truths)
   score = functools.partial(_score, ignore=ignore, **options)
   states = {}
-  processes = 0 if workers == 1 else min(workers, len(found))
-  with Progress('scoring boundaries', len(found), 'img') as progress, mapper(processes, '--workers') as map_pairs:
-    for name, state in zip(found, map_pairs(score, found.values())):
+  processes = 0 if workers == 1 else min(workers, len(files))
+  with Progress('scoring boundaries', len(files), 'img') as progress, mapper(processes, '--workers') as map_pairs:
+    for name, state in zip(files, map_pairs(score, files.values())):
       states[name] = state
       progress.update(1, name)
   total = functools.reduce(merge, states.values())
@@ -49,18 +48,18 @@ def evaluate(
 
 
 def pairs(predictions: pathlib.Path, truths: pathlib.Path) -> dict[str, tuple[pathlib.Path, pathlib.Path]]:
-  """{id: (prediction, truth)}; raises UserError as `evaluate`."""
+  """{id: (prediction, truth)}; raises UserError as `evaluate` does."""
   for folder in (predictions, truths):
     if not folder.is_dir():
-      raise UserError(f'{folder} is not a folder; give the folders of predictions and of ground truths.')
-  ours = {path.stem: path for path in sorted(predictions.glob('*.png'))}
-  theirs = {path.stem: path for suffix in ('png', 'mat') for path in sorted(truths.glob(f'*.{suffix}'))}
-  if not ours:
-    raise UserError(f'{predictions} holds no *.png predictions.')
-  for name in sorted(ours.keys() ^ theirs.keys()):
-    has, lacks = (ours[name], truths) if name in ours else (theirs[name], predictions)
-    raise UserError(f'{has} has no counterpart of the same name in {lacks}; add it or take the file away.')
-  return {name: (ours[name], theirs[name]) for name in ours}
+      raise UserError(f'{folder} is not a folder; give the folders of predictions and of ground truths')
+  predicted = {path.stem: path for path in sorted(predictions.glob('*.png'))}
+  labelled = {path.stem: path for suffix in ('png', 'mat') for path in sorted(truths.glob(f'*.{suffix}'))}
+  if not predicted:
+    raise UserError(f'{predictions} contains no *.png predictions')
+  for name in sorted(predicted.keys() ^ labelled.keys()):
+    path, other = (predicted[name], truths) if name in predicted else (labelled[name], predictions)
+    raise UserError(f'{path} has no counterpart of the same name in {other}; add it or remove the file')
+  return {name: (predicted[name], labelled[name]) for name in predicted}
 
 
 def _score(pair, ignore, **options) -> State:
@@ -69,32 +68,32 @@ def _score(pair, ignore, **options) -> State:
   if prediction.shape != valid.shape:
     raise UserError(
       f'{pair[0]} is {prediction.shape[1]}x{prediction.shape[0]} pixels but {pair[1]} is '
-      f'{valid.shape[1]}x{valid.shape[0]}; resize the prediction to its ground truth.'
+      f'{valid.shape[1]}x{valid.shape[0]}; resize the prediction to the size of its ground truth'
     )
   return boundary.counts(np.where(valid, prediction, 0), truths, **options)
 
 
 def read_prediction(path: pathlib.Path) -> np.ndarray:
-  """Probability [H, W] float64 of a grey PNG."""
+  """Reads a grey PNG as probabilities [H, W] float64."""
   image = _read_grey(path)
   return image / np.iinfo(image.dtype).max
 
 
 def read_truths(path: pathlib.Path, ignore: int | None = None) -> tuple[list[np.ndarray], np.ndarray]:
-  """Boundaries [H, W] bool, one an annotator, and the mask [H, W] of labelled pixels.
+  """Reads the boundaries [H, W] bool of each annotator, and the mask [H, W] of labelled pixels.
 
-  A PNG is one annotator: every value but 0 and `ignore` is a boundary. A .mat file is BSDS's:
-  cell `groundTruth`, field `Boundaries`.
+  A PNG holds one annotator: every value but 0 and `ignore` is a boundary. A .mat file has BSDS's format: cell
+  `groundTruth`, field `Boundaries`.
 
   Raises:
-    UserError: an unreadable file, or a PNG whose 255 may be a boundary or unlabelled.
+    UserError: an unreadable file, or a PNG in which 255 may mean boundary or unlabelled.
   """
   if path.suffix == '.mat':
     truths = _read_annotators(path)
     return truths, np.ones(truths[0].shape, bool)
   image = _read_grey(path)
   if ignore is None and {1, 255} <= set(np.unique(image)):
-    raise UserError(f'{path} holds both 1 and 255; pass --ignore 255 if 255 marks unlabelled pixels.')
+    raise UserError(f'{path} contains both 1 and 255; pass --ignore 255 if 255 marks unlabelled pixels')
   valid = image != (-1 if ignore is None else ignore)
   return [(image != 0) & valid], valid
 
@@ -104,13 +103,13 @@ def _read_annotators(path):
     cells = loadmat(path)['groundTruth'].ravel()
     return [cell['Boundaries'][0, 0] != 0 for cell in cells]
   except (MatReadError, LookupError, ValueError, TypeError, NotImplementedError) as error:
-    raise UserError(f'{path} is no BSDS truth (cell groundTruth, field Boundaries): {error}') from error
+    raise UserError(f'{path} is not a BSDS ground truth (cell groundTruth, field Boundaries): {error}') from error
 
 
 def _read_grey(path) -> np.ndarray:
   image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
   if image is None:
-    raise UserError(f'{path} cannot be read as an image; replace the file.')
+    raise UserError(f'{path} cannot be read as an image; replace the file')
   if image.ndim != 2:
-    raise UserError(f'{path} has {image.shape[2]} channels; save it as a grey PNG.')
+    raise UserError(f'{path} has {image.shape[2]} channels; save it as a grey PNG')
   return image
