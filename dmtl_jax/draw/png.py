@@ -12,11 +12,3 @@ def save_png(path: os.PathLike | str, picture: np.ndarray):
   """Writes uint8 [H, W(, 3)] whole or not at all, making its folder if need be."""
   with atomic.atomic_open(path, 'wb') as file:
     Image.fromarray(picture).save(file, format='PNG', compress_level=4)  # 6 takes twice the time to save 6%
-
-
-def small(picture: np.ndarray | Image.Image, width: int = 1000) -> Image.Image:
-  """A picture that a page or a notebook keeps in some 100 kB: at most `width` pixels wide, in 128 colours."""
-  image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
-  image = image.convert('RGB')
-  image.thumbnail((width, image.height))
-  return image.quantize(128)
