@@ -1,28 +1,53 @@
 """DiffusionMTL (CVPR 2024) in JAX: dense multi-task learning from partially labelled images.
 
   import dmtl_jax
-  predictor = dmtl_jax.load('runs/scenes')
-  maps = predictor(image)  # {task: array}
-  maps, uncertainty = predictor.sample(image, 8)  # the mean of 8 noise draws, and how far they differ
 
-An image is uint8 [H, W, 3] RGB of any size, a Pillow image or a path; or a list of these, for a list of maps.
+  config = dmtl_jax.get_config('scenes:method=prediction,labels=one')
+  metrics = dmtl_jax.train(config, 'runs/scenes')
+  predictor = dmtl_jax.load('runs/scenes')
+  maps = predictor('photo.jpg')  # {task: array at the image's size}
+  maps, uncertainty = predictor.sample('photo.jpg', 8)  # mean of 8 noise draws, and how far they differ
+
+The names below are what programs may rely on; docs/api.md describes them. Predictions by kind of task:
 
   task              maps                              uncertainty, float32 [H, W]
-  semseg, parsing   uint8 [H, W], class id            entropy, 0 (sure) to 1 (all classes alike)
+  semseg, parsing   uint8 [H, W], class id            entropy, 0 (sure) to 1 (uniform)
   saliency          float32 [H, W], probability       standard deviation, 0 to 0.5
   boundary          float32 [H, W], probability       standard deviation, 0 to 0.5
   normals           float32 [H, W, 3], unit vector    root mean square angle to the mean, degrees
   depth             float32 [H, W], labels' unit      standard deviation, the same unit
 """
 
+import importlib
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # importing the package alone is quick
-  from dmtl_jax.inference.prediction import Predictor
+__version__ = '0.1.0'
+__all__ = [
+  'Predictor',
+  'UserError',
+  '__version__',
+  'check',
+  'evaluate',
+  'get_config',
+  'load',
+  'open_data',
+  'predict',
+  'train',
+]
+
+if TYPE_CHECKING:
+  from dmtl_jax.api import check, evaluate, get_config, open_data, predict, train
+  from dmtl_jax.basics.errors import UserError
+  from dmtl_jax.inference.prediction import load, Predictor
+else:
+
+  def __getattr__(name: str):
+    """Imports a public name at its first use, since JAX and the data libraries take seconds to import."""
+    if name not in __all__:
+      raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    modules = {'UserError': 'basics.errors', 'load': 'inference.prediction', 'Predictor': 'inference.prediction'}
+    return getattr(importlib.import_module(f'{__name__}.{modules.get(name, "api")}'), name)
 
 
-def load(workdir: str, which: str = 'best') -> 'Predictor':
-  """The predictor of a trained run: see `dmtl_jax.inference.prediction.Predictor`."""
-  from dmtl_jax.inference import prediction
-
-  return prediction.load(workdir, which)
+def __dir__() -> list[str]:
+  return sorted(__all__)

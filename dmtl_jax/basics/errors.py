@@ -11,13 +11,19 @@ import unicodedata
 
 
 class UserError(ValueError):
-  """Bad input or configuration, told in one sentence: what was wrong, where, what to do.
+  """Bad input or configuration. The message says in one sentence what is wrong, where, and what to do.
 
-  The command line prints the sentence alone and exits with status 1; every other
-  exception is a defect of the program and keeps its traceback.
+  The command line prints only that sentence and exits with status 1. Every other exception is a
+  defect of the program and keeps its traceback.
 
   Attributes:
-    parts: all that was wrong, where the sentence names the first of many things only; else empty.
+    parts: all problems, if the sentence names only the first of many; else empty.
+
+  Example:
+    >>> try:
+    ...   dmtl_jax.load('runs/nothing')
+    ... except dmtl_jax.UserError as error:
+    ...   print(error)
   """
 
   def __init__(self, sentence: str, parts: Sequence[str] = ()):

@@ -1,10 +1,4 @@
-"""Predictions for any images, at each image's own size; and the Python API.
-
-import dmtl_jax
-
-predictor = dmtl_jax.load('runs/scenes')
-maps = predictor(image)  # {task: array}: see `Predictor`
-"""
+"""Predictions for any images, at each image's own size."""
 
 from collections.abc import Sequence
 import dataclasses
@@ -31,11 +25,17 @@ BAND = 2**18  # pixels of an image that are enlarged and activated at once
 
 
 class Predictor:
-  """A trained model as a function of an image.
+  """A trained model as a function of an image; `load` makes one.
 
   Attributes:
     tasks: what it predicts, each with its name, kind and classes.
-    config, variables: of the run.
+    config: of the run.
+    variables: parameters and batch statistics.
+
+  Example:
+    >>> predictor = dmtl_jax.load('runs/scenes')
+    >>> maps = predictor('photo.jpg')  # {task: array}
+    >>> maps, uncertainty = predictor.sample('photo.jpg', 8)
   """
 
   def __init__(self, model, config, tasks: tuple[Task, ...], variables: dict):
@@ -61,17 +61,18 @@ class Predictor:
     Args:
       image: uint8 [H, W, 3] RGB of any size, a Pillow image or the path of an image file; or a list
         of such images, of any sizes.
-      zoom: 1: the network sees the image whole, scaled to fit the training size as in evaluation;
-        more: so many times larger, at most at the image's own resolution, in overlapping tiles.
-        Default: whole, and an image that would shrink to less than half both whole and in tiles of
-        zoom 2 or what fills the training size (strips only so).
+      zoom: 1 shows the network the whole image, scaled to fit the training size as in evaluation. A
+        larger zoom shows it overlapping tiles, magnified by that factor, but not beyond the image's
+        own resolution. By default an image is shown whole; one that would shrink to less than half
+        is shown both whole and in tiles of zoom 2, or of a zoom that fills the training size (a
+        strip only in tiles).
 
     Returns:
-      {task: prediction}, in the order of `tasks`, at the image's size, as `help(dmtl_jax)` lists them; class ids are
-      places in `Task.classes`. A list of them for a list.
+      A dict ``{task: prediction}`` at the image's size, in the order of `tasks`; `help(dmtl_jax)`
+      lists shapes and units. Class ids are indices into `Task.classes`. For a list, a list of dicts.
 
     Raises:
-      UserError: anything else for an image, a file that cannot be read, or a zoom below 1.
+      UserError: not an image, a file that cannot be read, or a zoom below 1.
     """
     if isinstance(image, (list, tuple)):
       return [self(one, zoom) for one in image]
@@ -79,18 +80,20 @@ class Predictor:
     return self.raw(image, 1, zoom).predictions('final', image.shape[:2])
 
   def sample(self, image, samples: int, zoom: float | None = None):
-    """As a call, but the mean prediction of several noise draws, and how far they differ.
+    """Predicts the mean of several noise draws, and how far the draws differ.
 
     Args:
-      samples: number of draws K; the first is the one of a call.
+      image: one image, as for a call.
+      samples: number of draws; the first is the one that a call uses.
+      zoom: as for a call.
 
     Returns:
-      maps, uncertainty. `maps` are as above: the class of the highest mean probability, the mean
-      probability, direction and depth. `uncertainty` is {task: float32 [H, W]}, 0 where the draws agree, in
-      what `help(dmtl_jax)` lists.
+      (maps, uncertainty). `maps` hold the class of the highest mean probability, and the mean
+      probability, direction and depth. `uncertainty` is {task: float32 [H, W]}, 0 where the draws
+      agree; `help(dmtl_jax)` lists its units.
 
     Raises:
-      UserError: as above, or the method adds no noise.
+      UserError: as for a call, or the method adds no noise.
     """
     image = images.as_rgb(image)
     raw, size = self.raw(image, samples, zoom), image.shape[:2]
@@ -212,18 +215,21 @@ def _activated(task: Task, raw: np.ndarray) -> np.ndarray:
 _activate = jax.jit(lambda task, raw: task.activate(raw), static_argnums=0)
 
 
-def load(workdir: str | os.PathLike, which: str = 'best') -> Predictor:
-  """The predictor of a trained run.
+def load(workdir: str | os.PathLike, step: str | int = 'best') -> Predictor:
+  """Loads the predictor of a trained run.
 
   Args:
-    workdir: the run's folder; or the name of a data set that comes with a small trained network: 'scenes'.
-    which: checkpoint: 'best', 'latest' or a step.
+    workdir: folder of the run; or the name of a data set that comes with a small trained network: 'scenes'.
+    step: checkpoint: 'best', 'latest' or a step.
 
   Raises:
     UserError: no run or checkpoint there.
+
+  Example:
+    >>> predictor = dmtl_jax.load('runs/scenes', step='latest')
   """
   shipped = pathlib.Path(datasets.__path__[0]) / workdir / 'trained'
   workdir = shipped if shipped.exists() and not os.path.exists(workdir) else workdir
   config, tasks = workdir_lib.read_config(workdir), workdir_lib.read_tasks(workdir)
-  model, variables, _ = checkpoints.load(workdir, str(which), config, tasks)
+  model, variables, _ = checkpoints.load(workdir, str(step), config, tasks)
   return Predictor(model, config, tasks, variables)

@@ -3,6 +3,7 @@
 import collections
 from concurrent.futures import ThreadPoolExecutor
 import dataclasses
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,41 +21,60 @@ SHOWN = 12  # images of the picture
 MANY = 0.001  # share of a task's pixels from which on a warning is shown
 
 
+class Report(NamedTuple):
+  """What a check found.
+
+  Attributes:
+    text: what both splits hold, and what a run would learn from.
+    picture: path of the labels drawn over images; None where the training split cannot be used.
+    is_trainable: whether nothing stands in the way of training.
+  """
+
+  text: str
+  picture: str | None
+  is_trainable: bool
+
+
 def run(config, out: str | None = None) -> int:
-  """The job `--mode=check`: reads every image and label of both splits, and draws the labels of a dozen images.
+  """The job `--mode=check`: `examine`; returns 1 where something stands in the way of training, else 0."""
+  return int(not examine(config, out).is_trainable)
+
+
+def examine(config, out: str | None = None) -> Report:
+  """Reads every image and label of both splits, prints what they hold, and draws the labels of a dozen images.
 
   Args:
-    out: the picture, PNG; default runs/check_NAME.png, of the data set's name.
-
-  Returns:
-    1 where something is in the way of training, else 0.
+    out: the picture, PNG; default runs/check_NAME.png, with the name of the data set.
 
   Raises:
     UserError: a config that cannot be trained, whatever its data are.
   """
   check_config.check(config.to_dict())
   source_lib.data_tasks(config.data)
-  sources, broken = {}, False
+  sources: dict[str, source_lib.Source] = {}
+  texts: list[str] = []
+  picture = None
+
+  def tell(*lines: str):
+    texts.append('\n'.join(lines))
+    say(texts[-1])
+
   for split in ('train', 'val'):
     try:
       sources[split] = source_lib.open_source(config.data, split)
     except UserError as error:
-      broken = True
-      say(
-        '\n'.join([f'{split}: cannot be used', *(f'  {sanitize(str(part), 1000)}' for part in error.parts or [error])])
-      )
+      tell(f'{split}: cannot be used', *(f'  {sanitize(str(part), 1000)}' for part in error.parts or [error]))
       continue
-    say('\n'.join([f'{split}: {len(sources[split])} images', *contents(sources[split])]))
+    tell(f'{split}: {len(sources[split])} images', *contents(sources[split]))
   if 'train' in sources:
-    setting, seed = config.data.labels, config.data.label_seed
-    seen = label_settings.apply_labels(sources['train'], setting, seed)
-    say('\n'.join(['', *first_lines(config, seen, sources.get('val'))]))
-    path = out or f'runs/check_{config.data.name}.png'
-    save_png(path, drawn(sources['train'], config))
-    say(f'labels of {min(SHOWN, len(seen))} images drawn over them: {path}')
+    seen = label_settings.apply_labels(sources['train'], config.data.labels, config.data.label_seed)
+    tell('', *first_lines(config, seen, sources.get('val')))
+    picture = out or f'runs/check_{config.data.name}.png'
+    save_png(picture, drawn(sources['train'], config))
+    tell(f'labels of {min(SHOWN, len(seen))} images drawn over them: {picture}')
   # Last: what the network must be like, its channels for instance, depends on the data, and they have been seen now.
   setup.check(config, fresh=False)  # nothing is downloaded for this
-  return int(broken)
+  return Report('\n'.join(texts), picture, is_trainable=len(sources) == 2)
 
 
 def first_lines(config, source, val=None) -> list[str]:

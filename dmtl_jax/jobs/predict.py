@@ -1,6 +1,6 @@
 """The job `--mode=predict`: panels, maps and videos of any images."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 import contextlib
 import pathlib
 import sys
@@ -19,7 +19,9 @@ from dmtl_jax.inference.prediction import load, Raw
 SIDE = 2048  # longest side of the pictures (arrays have the image's size)
 
 
-def run(workdir: str, which: str, spec: str, out: str, samples: int = 1, zoom: float | None = None) -> int:
+def run(
+  workdir: str, which: str, spec: str | Sequence[str], out: str, samples: int = 1, zoom: float | None = None
+) -> int:
   """The job `--mode=predict`. It writes, for each image,
 
     OUT/NAME.png                                a panel of all tasks and stages, with legends

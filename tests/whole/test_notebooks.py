@@ -5,7 +5,7 @@ import pathlib
 
 import pytest
 
-from dmtl_jax.configs import folder, scenes
+import dmtl_jax
 from tests.conftest import SIZE
 
 COLABS = pathlib.Path(__file__).resolve().parents[2] / 'colabs'
@@ -18,19 +18,18 @@ RUNS = {'train_on_tpu': 'runs/tpu', 'your_own_images': 'runs/mine'}
 def place(tmp_path_factory, short_encoder):
   """A folder that the notebooks run in, with tiny configs."""
 
-  def tiny(get_config):
-    def smaller(arg=None):
-      config = get_config(arg)
+  get_config = dmtl_jax.get_config
+
+  def tiny_config(name, **fields):
+    config = get_config(name, **fields)
+    with config.unlocked():
       config.model.update(width=8, channels=24, depth=1, decoder_blocks=1)
       config.data.update(size=SIZE, tasks=('semseg', 'depth'), train_count=8, val_count=4)
       config.eval.workers = 0
-      return config
-
-    return smaller
+    return config
 
   with pytest.MonkeyPatch.context() as patch:
-    for module in (scenes, folder):
-      patch.setattr(module, 'get_config', tiny(module.get_config))
+    patch.setattr(dmtl_jax, 'get_config', tiny_config)
     patch.chdir(tmp_path_factory.mktemp('colabs'))
     yield
 

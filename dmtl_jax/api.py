@@ -1,0 +1,183 @@
+"""The jobs of the command line as functions. Use them by way of `dmtl_jax`, as in `dmtl_jax.train`."""
+
+from collections.abc import Sequence
+import importlib.util
+import os
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from dmtl_jax import configs
+from dmtl_jax.basics.errors import sanitize, UserError
+from dmtl_jax.configs import check as check_config
+from dmtl_jax.datasets.source import Source
+from dmtl_jax.jobs import check as check_job
+from dmtl_jax.jobs import evaluate as evaluate_job
+from dmtl_jax.jobs import predict as predict_job
+from dmtl_jax.jobs import train as train_job
+from dmtl_jax.runs import workdir as workdir_lib
+from dmtl_jax.training import setup
+
+
+def get_config(name: str, /, **fields: Any) -> ConfigDict:
+  """Returns the config of a run, locked: assigning a field that does not exist raises an error.
+
+  Args:
+    name: a config string as for the flag ``--config``: ``'NAME:key=value,key=value'``. NAME is one of cityscapes,
+      folder, nyud, pascal and scenes, or the path of a config file.
+    **fields: values of any fields, by their dotted names.
+
+  Raises:
+    UserError: no such config or field, or a value of the wrong type or out of range.
+
+  Example:
+    >>> config = dmtl_jax.get_config('scenes:method=feature,labels=one', **{'train.steps': 100})
+    >>> config.optim.lr = 5e-4
+  """
+  path, _, argument = configs.find(name).partition(':')
+  spec = importlib.util.spec_from_file_location('config', path)
+  if not (spec and spec.loader):
+    raise UserError(f'{path}: not a Python file')
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  try:
+    config = module.get_config(argument or None)
+  except ValueError as error:
+    raise UserError(str(error)) from error
+  return _set_fields(config, fields)
+
+
+def open_data(config: ConfigDict) -> 'Data':
+  """Opens the data set of a config, with the labels that training may see; renders or checks it where needed.
+
+  Raises:
+    UserError: the data are missing or broken.
+
+  Example:
+    >>> data = dmtl_jax.open_data(dmtl_jax.get_config('scenes:labels=one'))
+    >>> example = data.train[0]  # {'image': uint8 [H, W, 3], 'labels': {task: [H, W, K]}, 'index': 0}
+  """
+  train_source, val_source = setup.open_data(config)
+  return Data(train_source, val_source)
+
+
+class Data(NamedTuple):
+  """The two splits of a data set, each with `len(split)`, `split[i]`, `split.ids` and `split.tasks`."""
+
+  train: Source
+  val: Source
+
+
+def check(config: ConfigDict, out: str | None = None) -> check_job.Report:
+  """Reads every image and label of a config's data, prints what they hold, and draws a dozen labels.
+
+  Args:
+    config: of the run that will be trained.
+    out: PNG file to draw to; default runs/check_NAME.png, with the name of the data set.
+
+  Returns:
+    A report with `text`, `picture` (path of the drawing, or None) and `is_trainable`.
+
+  Raises:
+    UserError: the config cannot be trained, whatever the data are.
+
+  Example:
+    >>> config = dmtl_jax.get_config('folder', **{'data.path': 'mydata'})
+    >>> dmtl_jax.check(config).is_trainable
+    True
+  """
+  return check_job.examine(config, out)
+
+
+def train(config: ConfigDict, workdir: str | os.PathLike, force: bool = False) -> dict | None:
+  """Trains a run, or resumes it from its last checkpoint; evaluates it and writes a report.
+
+  Args:
+    config: of the run.
+    workdir: folder for checkpoints, logs, scores and pictures.
+    force: resume even if the config, the labels or names of classes have changed.
+
+  Returns:
+    The scores that metrics.json holds; None if Ctrl-C or SIGTERM stopped the run.
+
+  Raises:
+    UserError: bad config or data, a locked or full workdir, or a loss that is not finite.
+
+  Example:
+    >>> metrics = dmtl_jax.train(dmtl_jax.get_config('scenes'), 'runs/scenes')
+    >>> metrics['final']['semseg']['mIoU']
+  """
+  return train_job.run(config, os.fspath(workdir), force)
+
+
+def evaluate(
+  workdir: str | os.PathLike,
+  step: str | int = '',
+  predictions: bool = False,
+  force: bool = False,
+  **fields: Any,
+) -> dict:
+  """Scores a checkpoint on the whole validation split; writes metrics.json, per_image.csv and panels/.
+
+  Args:
+    workdir: folder of the run.
+    step: checkpoint: 'best', 'latest' or a step; by default config.eval.weights.
+    predictions: also write the final maps of every image.
+    force: accept classes that have been renamed.
+    **fields: values that differ from the run's own config, by dotted names.
+
+  Returns:
+    The scores that metrics.json holds.
+
+  Raises:
+    UserError: no run or checkpoint there, or data with other tasks or classes.
+
+  Example:
+    >>> metrics = dmtl_jax.evaluate('runs/scenes', 'latest')
+    >>> metrics = dmtl_jax.evaluate('runs/scenes', **{'eval.diffusion_steps': 4})  # writes metrics_4.json
+  """
+  config = _set_fields(workdir_lib.read_config(workdir), fields)
+  return evaluate_job.run(config, os.fspath(workdir), str(step), predictions, force)
+
+
+def predict(
+  workdir: str | os.PathLike,
+  images: str | os.PathLike | Sequence[str | os.PathLike],
+  out: str | os.PathLike,
+  step: str | int = 'best',
+  samples: int = 1,
+  zoom: float | None = None,
+) -> bool:
+  """Writes panels, overlays and arrays of predictions for image and video files.
+
+  Args:
+    workdir: folder of the run.
+    images: files, folders, globs and videos.
+    out: folder for the results: OUT/NAME.png, OUT/TASK/NAME.npy and so on.
+    step: checkpoint: 'best', 'latest' or a step.
+    samples: noise draws to average; more than one also give maps of uncertainty.
+    zoom: magnification of the tiles that the network sees; 1 shows it whole images only.
+
+  Returns:
+    Whether every file could be read; the others are named and skipped.
+
+  Raises:
+    UserError: no run, no image, options that do not fit, or an `out` that cannot be written.
+
+  Example:
+    >>> dmtl_jax.predict('runs/scenes', ['photos', 'walk.mp4'], 'maps', samples=8)
+    True
+  """
+  files = os.fspath(images) if isinstance(images, (str, os.PathLike)) else [os.fspath(path) for path in images]
+  return not predict_job.run(os.fspath(workdir), str(step), files, os.fspath(out), samples, zoom)
+
+
+def _set_fields(config: ConfigDict, fields: dict[str, Any]) -> ConfigDict:
+  """Sets fields by their dotted names, checks all values and locks the config."""
+  check_config.check_fields([(field, None) for field in fields], config.to_dict())
+  try:
+    config.update_from_flattened_dict(fields)
+  except (TypeError, ValueError) as error:
+    raise UserError(f'config: {sanitize(str(error))}') from error
+  check_config.check(config.to_dict())
+  return config.lock()

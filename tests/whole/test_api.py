@@ -1,0 +1,70 @@
+"""The public names of the package: light to import, described with an example, and checked as the flags are."""
+
+import inspect
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+import dmtl_jax
+from dmtl_jax import api
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+NAMES = [name for name in dmtl_jax.__all__ if name != '__version__']
+
+
+def test_importing_the_package_imports_no_jax():
+  ask = "import dmtl_jax, sys; print(dir(dmtl_jax), {'jax', 'numpy', 'ml_collections'} & set(sys.modules))"
+  done = subprocess.run([sys.executable, '-c', ask], cwd=ROOT, capture_output=True, text=True, check=True)
+  assert done.stdout.strip() == f'{sorted(dmtl_jax.__all__)} set()'
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_a_public_name_is_described_with_an_example(name):
+  value = getattr(dmtl_jax, name)
+  assert '>>> ' in inspect.getdoc(value)
+  assert f'dmtl_jax.{name}\n' in (ROOT / 'docs/api.md').read_text()
+  if inspect.isfunction(value):
+    signature = inspect.signature(value)
+    annotations = [parameter.annotation for parameter in signature.parameters.values()]
+    assert inspect.Signature.empty not in [*annotations, signature.return_annotation]
+
+
+def test_an_unknown_name_is_no_attribute():
+  assert not hasattr(dmtl_jax, 'trian')
+
+
+def test_a_config_takes_fields_by_dotted_names():
+  config = dmtl_jax.get_config('scenes:method=feature', **{'train.steps': 100, 'loss_weights.depth': 2})
+  assert config.method == 'feature'
+  assert config.train.steps == 100
+  assert config.loss_weights.depth == 2
+  with pytest.raises(AttributeError, match='steps'):
+    config.train.stpes = 3
+
+
+@pytest.mark.parametrize(
+  'name, fields, message',
+  [
+    ('sceens', {}, 'did you mean scenes'),
+    ('scenes:diffusion_steps=many', {}, 'diffusion_steps takes a whole number'),
+    ('scenes', {'train.stpes': 1}, 'did you mean --config.train.steps'),
+    ('scenes', {'train.steps': 'many'}, "'steps'"),
+    ('scenes', {'train.batch': 0}, 'train.batch must be a whole number from 1'),
+    (str(ROOT / 'README.md'), {}, 'not a Python file'),
+  ],
+)
+def test_a_wrong_config_is_a_user_error(name, fields, message):
+  with pytest.raises(dmtl_jax.UserError, match=message):
+    dmtl_jax.get_config(name, **fields)
+
+
+def test_evaluating_changes_fields_of_the_run_s_config(tiny_run, monkeypatch):
+  calls = []
+  monkeypatch.setattr(api.evaluate_job, 'run', lambda *args: calls.append(args))
+  dmtl_jax.evaluate(tiny_run, 'latest', **{'eval.diffusion_steps': 4})
+  ((config, workdir, *options),) = calls
+  assert config.eval.diffusion_steps == 4
+  assert workdir == str(tiny_run)
+  assert options == ['latest', False, False]
