@@ -185,11 +185,13 @@ class DiffusionMTL(Network):
       parent=None,
     )
 
-    def init_denoiser(key):
-      return denoiser.init(key, x, jnp.float32(0), condition, pairs.task_index)['params']
+    def init_denoiser():
+      return denoiser.init(self.make_rng('params'), x, jnp.float32(0), condition, pairs.task_index)['params']
 
-    # One parameter that is a tree: below, a pure function of it runs in plain scan, checkpoint and cond.
-    params = self.param('denoiser', init_denoiser)
+    # One variable for the denoiser's tree, so that JAX's own scan, checkpoint and cond apply to a pure function. As a
+    # submodule its random keys, and with them the initial weights of every seed, would be others. `self.param` would
+    # trace the initialiser in every call, to check shapes.
+    params = self.variable('params', 'denoiser', init_denoiser).value
     if self.add_noise:
       if self.predictions:  # all draws, the posterior's too: no noise outside a task's slot
         noise = jnp.where(self._slots.mask(pairs.task_index), noise, 0)
@@ -201,8 +203,7 @@ class DiffusionMTL(Network):
     def denoise(x, condition, task, noise) -> Denoised:
       def step(x, inputs):
         s, posterior, eps = inputs
-        x0 = denoiser.apply({'params': params}, x, s - self.step_offset, condition, task)
-        x0 = x0.astype(jnp.float32)
+        x0 = denoiser.apply({'params': params}, x, s - self.step_offset, condition, task).astype(jnp.float32)
         x = posterior.sample(x0, x, eps) if self.posterior else x0
         return x, x
 

@@ -52,17 +52,6 @@ def test_values_and_gradients_are_the_convolutions(shape, features):
   assert_close(grad_x, np.einsum('bhwdij,ijcd->bhwc', patches(weight), kernel[::-1, ::-1]))
 
 
-def test_rounding_errors_are_near_those_of_the_plain_sum():
-  x = drawn(1, 16, 16, 256)
-  kernel = drawn(3, 3, 256, 64, seed=1)
-  exact = np.einsum('bhwcij,ijcd->bhwd', patches(x), kernel, optimize=True)
-
-  def error(conv):
-    return np.sqrt(np.square(conv(x, kernel) - exact).mean() / np.square(exact).mean())
-
-  assert error(winograd.winograd_conv) < 4 * error(plain) < 4e-6
-
-
 def test_half_the_multiplications_forward_and_backward():
   def executed(conv):
     def gradients(x, kernel):

@@ -17,7 +17,6 @@ from dmtl_jax.training.step import TrainStep
 
 TWO = (TASKS[0], TASKS[5])
 SIZE = (32, 32)
-NOTES = {'evaluated': 0, 'best': {}, 'window': {}}
 
 
 class Linear(Network):
@@ -136,6 +135,12 @@ def test_small_gradients_are_those_of_float32_and_would_be_zero_without_the_scal
   assert error[1.0] > 0.1
 
 
+def save(state, workdir):
+  checkpoints = Checkpoints(workdir)
+  checkpoints.save(state, {'next_index': 0}, {'evaluated': 0, 'best': {}, 'window': {}})
+  checkpoints.close()
+
+
 def test_a_resumed_run_has_the_same_bits(tmp_path):
   step, state = linear()
   state = scaled(state, 2.0**30)
@@ -143,9 +148,7 @@ def test_a_resumed_run_has_the_same_bits(tmp_path):
   for number in range(1, 31):
     state, _ = step(state, batch_of(), number)
     if number == 10:
-      checkpoints = Checkpoints(tmp_path)
-      checkpoints.save(state, {'next_index': 0}, NOTES)
-      checkpoints.close()
+      save(state, tmp_path)
   again = Checkpoints(tmp_path).restore(10, abstract)
   assert again.scale.scale < 2.0**30
   for number in range(11, 31):
@@ -157,9 +160,7 @@ def test_a_resumed_run_has_the_same_bits(tmp_path):
 def test_a_run_resumes_in_another_dtype(before, now, tmp_path):
   step, state = linear(before)
   state, _ = step(state, batch_of(), 1)
-  checkpoints = Checkpoints(tmp_path)
-  checkpoints.save(state, {'next_index': 0}, NOTES)
-  checkpoints.close()
+  save(state, tmp_path)
   step, other = linear(now)
   restored = Checkpoints(tmp_path).restore(1, other)
   same(restored.replace(scale=None), state.replace(scale=None))

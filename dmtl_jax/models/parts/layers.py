@@ -30,8 +30,16 @@ def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
   return _conv_on_cpu(x, kernel) if target.platform() == 'cpu' else _conv(x, kernel, kernel.shape[0] // 2)
 
 
-def _conv(x, kernel, pad: int):
-  return jax.lax.conv_general_dilated(x, kernel, (1, 1), [(pad, pad)] * 2, dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
+def _conv(x, kernel, pad: int, stride: int = 1, dilation: int = 1, groups: int = 1):
+  return jax.lax.conv_general_dilated(
+    x,
+    kernel,
+    window_strides=(stride, stride),
+    padding=[(pad, pad)] * 2,
+    rhs_dilation=(dilation, dilation),
+    dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+    feature_group_count=groups,
+  )
 
 
 @jax.custom_vjp
@@ -79,15 +87,7 @@ class Conv(nn.Module):
       x = convolve(x, kernel)
     else:
       pad = self.dilation * (self.size // 2)
-      x = jax.lax.conv_general_dilated(
-        x,
-        kernel,
-        window_strides=(self.stride, self.stride),
-        padding=[(pad, pad)] * 2,
-        rhs_dilation=(self.dilation, self.dilation),
-        dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
-        feature_group_count=self.groups,
-      )
+      x = _conv(x, kernel, pad, stride=self.stride, dilation=self.dilation, groups=self.groups)
     return add_bias(x, self.param('bias', nn.initializers.zeros, (self.features,))) if self.use_bias else x
 
 
