@@ -80,7 +80,7 @@ def clip(max_norm: float, model=None) -> optax.GradientTransformationExtraArgs:
   the whole update then takes 1.1 s instead of 0.4, and 0.5 GB of temporaries instead of none.
   """
 
-  def init(_):
+  def init(params):
     return optax.EmptyState()
 
   def update(updates, state, params=None, *, grad_norms=None, **_):

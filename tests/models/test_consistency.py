@@ -216,7 +216,7 @@ def test_cross_task_loss_is_zero_where_everything_agrees():
 @pytest.mark.parametrize(
   'mask, pairs',
   [
-    ([[1, 0, 0], [0, 0, 1]], 2),  # one label: two unlabelled sources an image
+    ([[1, 0, 0], [0, 0, 1]], 2),  # one label: two unlabelled sources per image
     ([[1, 1, 0], [1, 0, 1]], 2),  # two labels: two targets, one unlabelled source
     ([[1, 1, 1], [1, 1, 1]], 6),  # all labels: every pair
     ([[1, 1, 1], [0, 0, 0]], 3),  # the second image has none

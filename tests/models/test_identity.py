@@ -24,8 +24,8 @@ def built(arg: str):
   config = tiny_config(arg)
   config.model.initial_weights = 'identity'
   model = build_model(config, FEW)
-  drawn = jax.tree_util.tree_map_with_path(untrained, random_variables(model))
-  return model, drawn, drawn | {'params': jax.jit(model.init_params)(drawn['params'], KEY)}
+  random = jax.tree_util.tree_map_with_path(untrained, random_variables(model))
+  return model, random, random | {'params': jax.jit(model.init_params)(random['params'], KEY)}
 
 
 def untrained(path, x):

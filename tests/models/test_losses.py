@@ -11,8 +11,6 @@ from dmtl_jax.models.losses import combine, map_losses
 
 BY_NAME = {task.name: task for task in TASKS}
 task_loss = jax.jit(losses.task_loss, static_argnums=0)
-
-
 SIGMOID = (0.95 * np.log1p(np.exp(-2)) + 0.05 * np.log1p(np.exp(-1))) / 2
 CLASSES = (np.log(4) + np.log(np.exp([-3, -2, -1, 0]).sum())) / 2
 

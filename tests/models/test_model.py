@@ -15,7 +15,7 @@ from dmtl_jax.models.parts.denoiser import Conditioning, Denoiser
 from dmtl_jax.models.parts.diffusion import Schedule
 from dmtl_jax.models.parts.task_layers import Slots
 
-TASKS = (ALL[0], ALL[3], ALL[5])  # not in the order of their names, by which jit sorts
+TASKS = (ALL[0], ALL[3], ALL[5])  # not in alphabetical order, in which jit sorts
 T = len(TASKS)
 TASK_INDEX = jnp.repeat(jnp.arange(T), 4)  # of all pairs of four images
 SLOTS = Slots(tuple(task.channels for task in TASKS))

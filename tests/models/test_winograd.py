@@ -23,7 +23,7 @@ def patches(x):
   return np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(1, 2))
 
 
-def drawn(*shape, seed=0):
+def draw(*shape, seed=0):
   return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
@@ -42,9 +42,9 @@ def assert_close(ours, exact):
 @pytest.mark.parametrize('shape, features', [((2, 8, 5, 3), 4), ((1, 4, 1, 2), 3), ((3, 12, 16, 64), 32)])
 def test_values_and_gradients_are_the_convolutions(shape, features):
   """Against sums in float64: the error is float32's."""
-  x = drawn(*shape)
-  kernel = drawn(3, 3, shape[-1], features, seed=1)
-  weight = drawn(*shape[:3], features, seed=2)
+  x = draw(*shape)
+  kernel = draw(3, 3, shape[-1], features, seed=1)
+  weight = draw(*shape[:3], features, seed=2)
   out, pullback = jax.vjp(winograd.winograd_conv, x, kernel)
   grad_x, grad_kernel = pullback(weight)
   assert_close(out, np.einsum('bhwcij,ijcd->bhwd', patches(x), kernel))
@@ -57,8 +57,8 @@ def test_half_the_multiplications_forward_and_backward():
     def gradients(x, kernel):
       return jax.grad(lambda x, kernel: jnp.square(conv(x, kernel)).sum(), (0, 1))(x, kernel)
 
-    x = drawn(2, 8, 8, 16)
-    kernel = drawn(3, 3, 16, 32)
+    x = draw(2, 8, 8, 16)
+    kernel = draw(3, 3, 16, 32)
     return np.array([work.executed(conv, x, kernel), work.executed(gradients, x, kernel)])
 
   np.testing.assert_array_equal(executed(winograd.winograd_conv), executed(plain) / 2)
@@ -84,8 +84,8 @@ def test_it_is_used_where_it_is_faster(shape, kernel, dtype, is_faster):
 def test_task_convolution_is_the_same_with_and_without_winograd(monkeypatch):
   layer = TaskConv(tasks=3, features=64, kernel_size=3)
   task = jnp.array([2, 0, 2, 1])
-  x = drawn(4, 8, 12, 64)
-  weight = drawn(4, 8, 12, 64, seed=1)
+  x = draw(4, 8, 12, 64)
+  weight = draw(4, 8, 12, 64, seed=1)
   params = layer.init(jax.random.key(0), x, task)
 
   def value_and_gradients():

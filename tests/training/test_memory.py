@@ -1,4 +1,4 @@
-"""Gradient accumulation and rematerialisation give what the whole batch, kept whole, gives."""
+"""Gradient accumulation and rematerialisation do not change the gradient of a batch."""
 
 from conftest import random_labels, random_variables, SIZE, TASKS, tiny_config
 from flax import linen as nn

@@ -20,7 +20,7 @@ THEIRS = {  # optax's own, but for clipping and the L2 of torch
 }
 
 
-def drawn(seed: int, scale: float = 1.0) -> dict:
+def draw(seed: int, scale: float = 1.0) -> dict:
   rng = np.random.default_rng(seed)
   return {name: scale * rng.standard_normal(n).astype(np.float32) for name, n in (('kernel', (4, 5)), ('bias', 5))}
 
@@ -35,21 +35,21 @@ def config_of(name: str = 'adam', policy: str = 'stop'):
 @pytest.mark.parametrize('name', OPTIMIZERS)
 def test_each_name_is_optaxs_optimizer_with_and_without_clipping(name):
   def run(tx):
-    params = drawn(0)
+    params = draw(0)
     state = tx.init(params)
     for grads in gradients:
       updates, state = tx.update(grads, state, params)
       params = optax.apply_updates(params, updates)
       yield updates
 
-  gradients = [drawn(step + 1, scale=0.1 if step % 2 else 1.0) for step in range(6)]
+  gradients = [draw(step + 1, scale=0.1 if step % 2 else 1.0) for step in range(6)]
   assert [optax.tree.norm(grads) > 3 for grads in gradients] == [True, False] * 3
   for ours, theirs in zip(run(optimizer(config_of(name), SCHEDULE)), run(THEIRS[name])):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-8), ours, theirs)
 
 
 def test_the_structure_of_adams_state_in_checkpoints():
-  state = optimizer(config_of(), SCHEDULE).init(drawn(0))
+  state = optimizer(config_of(), SCHEDULE).init(draw(0))
   names = [jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(state)]
   moments = [f"[2].{moment}['{name}']" for moment in ('mu', 'nu') for name in ('bias', 'kernel')]
   assert names == ['[2].count', *moments, '[3].count']
@@ -72,20 +72,20 @@ def test_the_learning_rate_of_each_schedule():
 def test_updated_and_skipped_states(policy):
   config = config_of(policy=policy)
   step = TrainStep(None, optimizer(config, SCHEDULE), config, (), 0, 1)
-  state = TrainState(jnp.int32(4), drawn(0), {'mean': jnp.zeros(3)}, step.tx.init(drawn(0)))
-  new = step.update(state, drawn(1), {'mean': jnp.ones(3)})
-  updates, _ = step.tx.update(drawn(1), state.opt_state, state.params)
+  state = TrainState(jnp.int32(4), draw(0), {'mean': jnp.zeros(3)}, step.tx.init(draw(0)))
+  new = step.update(state, draw(1), {'mean': jnp.ones(3)})
+  updates, _ = step.tx.update(draw(1), state.opt_state, state.params)
   jax.tree.map(np.testing.assert_array_equal, new.params, optax.apply_updates(state.params, updates))
   assert (new.step, new.opt_state[2].count, new.opt_state[3].count) == (5, 1, 1)
   assert new.batch_stats['mean'].all()
-  skipped = step.skip_update(new, drawn(2), {'mean': jnp.full(3, jnp.nan)})
+  skipped = step.skip_update(new, draw(2), {'mean': jnp.full(3, jnp.nan)})
   assert skipped.step == (6 if policy == 'skip' else 5)
   jax.tree.map(np.testing.assert_array_equal, skipped.replace(step=new.step), new)
 
 
 @pytest.mark.parametrize('broken', [np.nan, np.inf, -np.inf])
 def test_one_number_makes_a_tree_not_finite(broken):
-  tree = drawn(0)
+  tree = draw(0)
   assert finite(tree)
   tree['bias'][3] = broken
   assert not finite(tree)
