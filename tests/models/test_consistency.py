@@ -54,14 +54,14 @@ def test_a_view_is_a_crop_zoomed_and_flipped(fields, expected):
     (dict(zoom=2.0, corner=(0.0, 1.0)), [4, 4, 5, 5, 6, 6, 7, 7]),
 ])  # fmt: skip
 def test_labels_are_viewed_like_images_but_not_mixed(fields, expected):
-  classes = np.tile(np.arange(8, dtype=np.uint8), (4, 1))[None, :, :, None]
+  classes = np.tile(np.arange(8, dtype=np.uint8), (8, 1))[None, :, :, None]
   np.testing.assert_array_equal(view_label(view(**fields), SEMSEG, classes)[0, 1, :, 0], expected)
 
 
-def test_a_view_of_labels_has_its_own_corner_in_each_direction():
-  classes = np.tile(np.arange(8, dtype=np.uint8), (4, 1)).T[None, :, :, None]
-  down = view_label(view(zoom=2.0, corner=(1.0, 0.0)), SEMSEG, classes)[0, :, 0, 0]
-  np.testing.assert_array_equal(down, [4, 4, 5, 5, 6, 6, 7, 7])
+def test_the_first_coordinate_of_a_corner_is_vertical():
+  rows = np.tile(np.arange(8, dtype=np.uint8)[:, None], (1, 4))[None, :, :, None]
+  corner = view_label(view(zoom=2.0, corner=(1.0, 0.0)), SEMSEG, rows)[0, :, 0, 0]
+  np.testing.assert_array_equal(corner, [4, 4, 5, 5, 6, 6, 7, 7])
 
 
 @pytest.mark.parametrize('view_values', [view_prediction, view_label])

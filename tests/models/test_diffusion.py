@@ -17,11 +17,6 @@ def test_betas_are_linear_in_their_square_root():
   np.testing.assert_allclose(np.diff(root), np.full(6, (0.1 - 1e-3**0.5) / 6), rtol=1e-9)
 
 
-def test_no_steps_is_an_error():
-  with pytest.raises(ValueError, match='at least one step'):
-    Schedule(0)
-
-
 def test_decay_has_the_stated_mean_and_variance():
   rng = np.random.default_rng(0)
   noise = rng.standard_normal(200_000)
