@@ -1,4 +1,4 @@
-"""Methods, one file each: network, own loss, name. `base` says what a method has, `parts` what they share."""
+"""Methods, one file each: network, own loss, name. `base` defines what a method is, `parts` holds shared layers."""
 
 import importlib
 import pkgutil

@@ -1,6 +1,6 @@
-"""What a method is: a network and what it is trained with, under the name that config.method gives it.
+"""Methods: networks with their losses, under the names that config.method selects.
 
-A method is one file beside this one: a subclass of `Network`, a loss where it has one of its own, and `register`.
+A method is one file beside this one: a subclass of `Network`, its own loss if it has one, and a call of `register`.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,19 +20,19 @@ from dmtl_jax.models.parts.layers import Dtype
 from dmtl_jax.models.parts.pairs import Pairs
 from dmtl_jax.tasks import Task
 
-METHODS: dict[str, 'Method'] = {}  # by name; filled as the methods' files are imported
+METHODS: dict[str, 'Method'] = {}  # by name; importing a method's file adds it
 
 
 @struct.dataclass
 class Output:
-  """What every model returns: raw maps at stride 8, before `Task.activate`, in float32 whatever its dtype.
+  """Result of every network: raw maps at stride 8, before `Task.activate`, in float32 whatever the network's dtype.
 
   Attributes:
-    final: {task: [B, h, w, C_t]}; 0 for a pair that was not denoised.
-    initial: {task: [B, h, w, C_t]} before the diffusion; empty for methods without.
+    final: {task: [B, h, w, C_t]}; 0 for pairs that were not denoised.
+    initial: {task: [B, h, w, C_t]} before the diffusion; empty for methods without initial maps.
     trajectory: {task: [S + 1, B, h, w, C_t]} for figures: the decayed map X_S, then the map after
-      each step (features are passed through the head); empty for methods without.
-    extra: what a method's own loss needs (see its module).
+      each step (features after the head); empty for methods without diffusion.
+    extra: inputs of the method's own loss (see its module).
   """
 
   final: dict[str, jax.Array]
@@ -45,14 +45,14 @@ class Network(nn.Module):
   """The network of a method, called as (images [B, H, W, 3] normalised, *, train=False, **inputs) -> `Output`.
 
   Attributes:
-    tasks: the data set's tasks; T of them.
+    tasks: the T tasks of the data set.
     backbone: 'resnet18' or 'resnet50'.
     width: channels of the encoder's stem; 64 is the published ResNet.
     channels: C.
     dtype: of activations; parameters and the maps of the last layers (`layers.Head`) are float32.
-    remat: recompute the activations of blocks for the gradient instead of keeping them.
-    diffuses: whether it denoises pairs of image and task, and takes `pairs`, `noise` and `diffusion_steps` as inputs.
-    clips_parts: whether each part (`part`) is a network by itself, whose gradient is clipped by itself.
+    remat: whether the gradient recomputes the activations of blocks instead of keeping them.
+    diffuses: whether it denoises (image, task) pairs and takes the inputs `pairs`, `noise` and `diffusion_steps`.
+    clips_parts: whether the gradient of each part (`part`) is clipped separately, as those of separate networks.
   """
 
   tasks: tuple[Task, ...]
@@ -71,54 +71,55 @@ class Network(nn.Module):
     return False
 
   def noise_shape(self, pairs: Pairs, size: tuple[int, int], diffusion_steps: int | None = None) -> tuple[int, ...]:
-    """Of a network that diffuses: shape [K, N, h, w, C_x] of the noise for N pairs of images of `size` (H, W).
+    """Shape [K, N, h, w, C_x] of the noise for N pairs of images of `size` (H, W), if the network `diffuses`.
 
-    K may be 0: no noise.
+    K is 0 where no noise is added.
     """
     raise NotImplementedError(f'{type(self).__name__}.noise_shape')
 
   def check(self):
-    """Raises UserError where its fields do not fit together."""
+    """Raises UserError if the fields do not fit together."""
 
   def init_params(self, params: dict, key: jax.Array) -> dict:
-    """The first parameters, of those that the layers drew by themselves."""
-    del key
+    """Initial parameters, given the layers' own random initialisation."""
     return params
 
   def part(self, path: tuple[str, ...]) -> str:
-    """The part that a parameter belongs to, for config.optim.part_lr and `clips_parts`; '' is the rest."""
-    del path
+    """Name of the part a parameter belongs to, for config.optim.part_lr and `clips_parts`; '' for the rest."""
     return ''
 
   def _encoder(self) -> Backbone:
-    return Backbone(self.backbone, self.width, self.channels, self.dtype, self.remat, name='backbone')
+    return Backbone(depth=self.backbone, width=self.width, **self._layer_fields(), name='backbone')
 
   def _decoders(self, blocks: int) -> Decoders:
-    return Decoders(self.tasks, self.channels, blocks, self.dtype, self.remat, name='decoders')
+    return Decoders(tasks=self.tasks, blocks=blocks, **self._layer_fields(), name='decoders')
+
+  def _layer_fields(self) -> dict:
+    return dict(channels=self.channels, dtype=self.dtype, remat=self.remat)
 
   def _shared(self) -> dict:
-    """The fields that every network has, to build another with."""
+    """Values of the fields that every network has, to build an inner network with."""
     return {name: getattr(self, name) for name in _fields(Network)}
 
 
 def _fields(network: type[Network]) -> list[str]:
-  """Names of a network's fields, without those that flax adds."""
+  """Names of a network's fields, except those that flax adds."""
   return [field.name for field in dataclasses.fields(network) if field.init and field.name not in ('parent', 'name')]
 
 
 @dataclasses.dataclass(frozen=True)
 class Forward:
-  """A pass of the network in training, as a method's own loss gets it.
+  """A forward pass in training, the argument of a method's own loss.
 
-  What a hidden label holds must never matter, NaN included, and an image without a label must contribute 0.
+  Values of hidden labels, NaN included, must have no influence, and an image without a label must contribute 0.
 
   Attributes:
     apply: (images or other inputs, **kwargs) -> (result, updated variables); `model.apply` with
       this step's variables, train=True and mutable batch statistics, whose update is not kept.
     batch: image [B, H, W, 3], labels {task: [B, H, W, K]}, label_mask [B, T] bool.
-    output: the network's for batch['image'].
+    output: of the network for batch['image'].
     weights: [T] task weights.
-    key: the step's key.
+    key: the step's random key.
     config: of the run.
   """
 
@@ -136,20 +137,20 @@ class Method:
   """A network with its loss and its name.
 
   Attributes:
-    name: config.method.
-    network: class of the network; its fields are those of config.model that go by the same names.
+    name: value of config.method.
+    network: class of the network; it takes its fields from config.model, by name.
     title: for people, as in the paper's tables.
     row: place in the tables.
-    color: of its curves and dots (#rrggbb), told apart on white and on black; '': any that is left.
-    cost: what the paper says of its parameters and multiply-adds, after *the paper says*.
-    note: what to know of its pictures.
-    loss: its own loss (a scalar float32), added to the tasks'.
-    initial_loss: weight of the tasks' losses on its initial maps, the default of config.initial_loss.
-    balances_images: whether an image's losses are weighed by T / its labelled tasks, see `losses.combine`.
-    defaults: of config.model, where they differ from others'.
-    fixed: fields of the network that make the method, whatever config.model says.
+    color: of its curves and dots (#rrggbb), distinct on white and on black; '': any unused one.
+    cost: the paper's parameters and multiply-adds, completes *the paper says*.
+    note: remark on its pictures.
+    loss: its own loss (a scalar float32), added to the tasks' losses.
+    initial_loss: default of config.initial_loss, the weight of the tasks' losses on initial maps.
+    balances_images: whether an image's losses are weighted by T / its labelled tasks, see `losses.combine`.
+    defaults: values of config.model that differ from other methods'.
+    fixed: fields of the network that define the method, whatever config.model says.
     reference: whether Delta_m compares with its scores.
-    baseline: whether reports hold other methods against it seed by seed.
+    baseline: whether reports compare other methods with it seed by seed.
   """
 
   name: str
@@ -168,7 +169,7 @@ class Method:
   baseline: bool = False
 
   def total_loss(self, run: Forward) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """All that is minimised, and the tasks' losses in parts, see `losses.total_loss`."""
+    """The loss to minimise, and the tasks' losses by part, see `losses.total_loss`."""
     labels, mask = run.batch['labels'], run.batch['label_mask']
     initial = run.config.initial_loss
     loss, parts = losses.total_loss(run.tasks, run.output, labels, mask, run.weights, initial, self.balances_images)
@@ -176,20 +177,20 @@ class Method:
 
 
 def register(name: str, network: type[Network], title: str, **more) -> Method:
-  """Makes a method known under its name; for the rest see `Method`."""
+  """Adds a method under its name; `more` are further fields of `Method`."""
   METHODS[name] = Method(name, network, title, **more)
   return METHODS[name]
 
 
 def find(name: str) -> Method:
-  """The method of a name; raises UserError where there is none, with the closest."""
+  """The method of a name; raises UserError, naming the closest method, if there is none."""
   if name not in METHODS:
     raise unknown_value_error('config.method', name, METHODS)
   return METHODS[name]
 
 
 def build_model(config, tasks: tuple[Task, ...]) -> Network:
-  """The network of config.method for these tasks; raises UserError where it is unknown or its fields do not fit."""
+  """The network of config.method for these tasks; raises UserError if it is unknown or its fields do not fit."""
   method = find(config.method)
   given = dict(config.model) | dict(tasks=tuple(tasks), dtype=jnp.dtype(config.dtype), remat=config.train.remat)
   given |= method.fixed

@@ -1,8 +1,8 @@
-"""The job `--mode=summary`: parameters and multiply-adds of a method, part by part, without weights.
+"""Parameters and multiply-adds of a method by part, for `--mode=summary`, from shapes only.
 
-Both are read off shapes: parameters from `jax.eval_shape` of the initialiser, multiply-adds from the
-jaxpr of one forward pass in inference (one image, all tasks, every denoising step). Convolutions and
-matrix products count, a scan's body as often as it runs; resizing, norms and activations do not.
+Parameters come from `jax.eval_shape` of the initialiser, multiply-adds from the jaxpr of one forward
+pass at inference (one image, all tasks, every denoising step). Convolutions and matrix products count,
+those in a scan once per iteration; resizing, norms and activations do not.
 """
 
 from collections.abc import Iterator
@@ -20,19 +20,19 @@ from dmtl_jax.models.parts.layers import reduced_conv
 from dmtl_jax.models.parts.winograd import winograd_conv
 from dmtl_jax.tasks import Task
 
-CONVOLUTIONS = (reduced_conv.__name__, winograd_conv.__name__)  # done by less work than they are defined by
+CONVOLUTIONS = (reduced_conv.__name__, winograd_conv.__name__)  # take less work than their definition
 
 
 def summarize(config, tasks: tuple[Task, ...], size: tuple[int, int]) -> dict:
-  """Parameters and forward multiply-adds of config's method.
+  """Counts parameters and forward multiply-adds of the config's method.
 
   Args:
     size: image size (H, W).
 
   Returns:
-    {'method', 'backbone', 'diffusion_steps' (0: not a diffusion), 'size', 'tasks': {task: C_t},
+    {'method', 'backbone', 'diffusion_steps' (0 without diffusion), 'size', 'tasks': {task: C_t},
     'parameters': int, 'gmac': float in 1e9, 'parts': {part: {'parameters', 'gmac'}}}. A part
-    sums what tasks, layers and blocks have of it: 'backbone/encoder', 'decoders/block', ...
+    is summed over tasks, layers and blocks: 'backbone/encoder', 'decoders/block', ...
   """
   model = build_model(config, tasks)
   variables = variable_shapes(model, size)
@@ -46,7 +46,8 @@ def summarize(config, tasks: tuple[Task, ...], size: tuple[int, int]) -> dict:
 
   for path, leaf in jax.tree_util.tree_leaves_with_path(variables['params']):
     add([key.key for key in path[:-1]], 'parameters', math.prod(leaf.shape))
-  for scope, macs in multiply_adds(_forward_jaxpr(model, variables, tasks, size, diffusion_steps), '', as_defined=True):
+  jaxpr = _forward_jaxpr(model, variables, tasks, size, diffusion_steps)
+  for scope, macs in multiply_adds(jaxpr, '', as_defined=True):
     add(_module_path(scope, model), 'gmac', macs)
   for part in parts.values():
     part['gmac'] /= 1e9
@@ -63,23 +64,23 @@ def summarize(config, tasks: tuple[Task, ...], size: tuple[int, int]) -> dict:
 
 
 def part_name(path: list[str], tasks: list[str]) -> str:
-  """['decoders', 'semseg_block0', 'conv1'] to 'decoders/block': two levels, tasks and numbers left out."""
+  """['decoders', 'semseg_block0', 'conv1'] to 'decoders/block': two levels, without tasks and numbers."""
   known = '|'.join(map(re.escape, tasks))
   names = [re.sub(rf'^({known})_|_({known})$', '', name) for name in path if name not in tasks]
   return '/'.join(re.sub(r'[\d_]+$', '', name) for name in names[:2])
 
 
 def _module_path(scope: str, model) -> list[str]:
-  """Scope of an equation, 'DiffusionMTL/DiffusionMTL._denoise/Denoiser/heads', to its parameters' path."""
-  modules = [name.split('.')[0] for name in scope.split('/') if name]  # without the method
+  """Path of the parameters used in a scope such as 'DiffusionMTL/DiffusionMTL._denoise/Denoiser/heads'."""
+  modules = [name.split('.')[0] for name in scope.split('/') if name]  # drops the method's name
   names = [name for name, previous in zip(modules, [None, *modules]) if name != previous]
   if names[0] == type(model).__name__:
     names = names[1:]
-  return [names[0].lower(), *names[1:]]  # a module applied without a parent is in the scope of its class
+  return [names[0].lower(), *names[1:]]  # the scope of a module without a parent is its class
 
 
 def _forward_jaxpr(model, variables, tasks, size, diffusion_steps):
-  """Jaxpr of the final maps of one image, without equations that only other outputs need."""
+  """Jaxpr of the final maps of one image."""
 
   def forward(variables, images):
     inputs = model_inputs(model, images, jax.random.key(0), len(tasks), diffusion_steps=diffusion_steps or None)
@@ -89,7 +90,7 @@ def _forward_jaxpr(model, variables, tasks, size, diffusion_steps):
 
 
 def used(jaxpr: Jaxpr) -> Jaxpr:
-  """A jaxpr without the equations whose results nobody uses."""
+  """A jaxpr without equations whose results are unused."""
   return partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))[0]
 
 
@@ -97,8 +98,8 @@ def multiply_adds(jaxpr, scope: str, as_defined: bool = False):
   """Yields (scope, multiply-adds) of every convolution and matrix product.
 
   Args:
-    as_defined: of the forward pass: `CONVOLUTIONS` count as what they stand for, so that the count is
-      the network's (and the paper's), not of how we compute it.
+    as_defined: whether `CONVOLUTIONS` count by their definition, as in the paper, instead of the work they take;
+      only for the forward pass.
   """
   for eqn in jaxpr.eqns:
     inner = f'{scope}/{eqn.source_info.name_stack}'
@@ -112,14 +113,14 @@ def multiply_adds(jaxpr, scope: str, as_defined: bool = False):
       x, kernel = (var.aval for var in eqn.invars)
       yield inner, math.prod(x.shape[:3]) * kernel.size
     elif eqn.params.get('name') != '_resize':  # jax.image.resize, a matrix product in disguise
-      times = eqn.params['length'] if eqn.primitive.name == 'scan' else 1
+      repeats = eqn.params['length'] if eqn.primitive.name == 'scan' else 1
       for body in _bodies(eqn.params):
-        for where, macs in multiply_adds(body, inner, as_defined):
-          yield where, macs * times
+        for body_scope, macs in multiply_adds(body, inner, as_defined):
+          yield body_scope, macs * repeats
 
 
 def _bodies(params: dict) -> Iterator[Jaxpr]:
-  """The jaxprs among an equation's parameters: `jax.extend.core.jaxprs_in_params`, which jax 0.7 has not."""
+  """The jaxprs among an equation's parameters: `jax.extend.core.jaxprs_in_params`, which jax 0.7 does not have."""
   for value in params.values():
     for body in value if isinstance(value, tuple) else (value,):
       if isinstance(body, (Jaxpr, ClosedJaxpr)):

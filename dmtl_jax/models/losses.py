@@ -1,7 +1,7 @@
 """Losses of each task and their combination over partial labels (docs/paper.md, Losses).
 
-Every function takes raw maps at label size and returns one value per image; pixels without
-a label, and images without a labelled pixel, contribute exactly 0 to value and gradient.
+Losses are one value per image; pixels without a label, and images without a labelled pixel,
+contribute exactly 0 to value and gradient.
 """
 
 import jax
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from dmtl_jax.models.parts.layers import resize
 from dmtl_jax.tasks import Task
 
-INITIAL_LOSS = 0.5  # weight of the losses on initial maps (released code; the paper states both terms)
+INITIAL_LOSS = 0.5  # weight of the losses on initial maps (released code; the paper states no weight)
 
 
 def task_loss(task: Task, logits: jax.Array, label: jax.Array) -> jax.Array:
@@ -25,8 +25,8 @@ def map_losses(tasks: tuple[Task, ...], maps: dict, labels: dict, label_mask: ja
   """Losses [B, T] of one set of maps; exactly 0 where label_mask [B, T] is False.
 
   Args:
-    maps: {task: raw maps [B, h, w, C_t]} at any size; resized to the labels'.
-    labels: {task: [B, H, W, K]}; what a hidden label holds does not matter, NaN included.
+    maps: {task: raw maps [B, h, w, C_t]} at any size; resized to the labels' size.
+    labels: {task: [B, H, W, K]}; values of hidden labels, NaN included, have no influence.
   """
   columns = []
   for t, task in enumerate(tasks):
@@ -40,13 +40,14 @@ def map_losses(tasks: tuple[Task, ...], maps: dict, labels: dict, label_mask: ja
 def combine(losses: jax.Array, label_mask: jax.Array, weights: jax.Array, balance: bool = True) -> jax.Array:
   """Mean over images of T / (labelled tasks of the image) * sum_t w_t L[b, t].
 
-  The factor is the released code's. A network of one task has none (T = 1), so neither do several such networks
-  that are trained side by side: what other tasks' labels an image has must not matter to them.
+  The factor is the released code's. For a network of one task it is 1, so several such networks trained side by side
+  leave it out: an image's labels for other tasks must not matter to them.
 
   Args:
-    losses: [B, T], 0 where not label_mask [B, T] bool.
-    weights: [T].
-    balance: False leaves the factor out.
+    losses: [B, T], 0 where label_mask is False.
+    label_mask: [B, T] bool.
+    weights: [T] task weights.
+    balance: whether to apply the factor.
   """
   by_image = (losses * weights).sum(1)
   if balance:
@@ -63,14 +64,14 @@ def total_loss(
   initial_loss: float = INITIAL_LOSS,
   balance: bool = True,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-  """The tasks' losses and their parts.
+  """Total of the tasks' losses on final and initial maps; for the other arguments see `map_losses` and `combine`.
 
   Args:
     output: `models.Output`.
-    balance: see `combine`.
+    initial_loss: weight of the losses on initial maps.
 
   Returns:
-    Scalar loss, and {'final': [B, T], 'initial': [B, T]} unweighted losses
+    Scalar loss, and unweighted losses {'final': [B, T], 'initial': [B, T]}
     (no 'initial' for methods without initial maps).
   """
   parts = {'final': map_losses(tasks, output.final, labels, label_mask)}

@@ -1,11 +1,11 @@
 """MTI-Net: multi-scale multi-modal distillation (Vandenhende, Georgoulis, Van Gool, ECCV 2020).
 
 Structure of the paper and its public code on the four stages of a ResNet (strides 4 to 32). The
-DiffusionMTL paper does not say how it put MTI-Net on ResNet-18; all is as published but for the
-feature aggregation: there each task's four maps, at stride 4, are concatenated and fused as the
-DiffusionMTL encoder fuses its stages, by one 3x3 convolution to C. At ResNet-18, 512x512 and PASCAL's
-tasks that makes 289 M parameters and 572 GMAC (paper: 281 M, 589). The published 1x1 convolution of
-960 channels would make 272 M and 286 GMAC: half the paper's cost.
+DiffusionMTL paper does not say how it put MTI-Net on ResNet-18. Here everything is as published except the
+feature aggregation: each task's four maps are concatenated at stride 4 and fused by one 3x3 convolution
+to C, as in the DiffusionMTL encoder. With ResNet-18, 512x512 images and PASCAL's tasks this gives 289 M
+parameters and 572 GMAC (paper: 281 M, 589). The published 1x1 convolution of 960 channels would give
+272 M and 286 GMAC: half the paper's cost.
 """
 
 from flax import linen as nn
@@ -20,7 +20,7 @@ from dmtl_jax.models.parts.layers import batch_norm, Conv, Dense, Dtype, Head, r
 
 
 class FeaturePropagation(nn.Module):
-  """All tasks' features of one scale, mixed and handed to the next finer scale."""
+  """Mixes all tasks' features of one scale for the next finer scale."""
 
   dtype: Dtype = jnp.float32
   remat: bool = False
@@ -38,12 +38,12 @@ class FeaturePropagation(nn.Module):
     attention = nn.softmax(shared.reshape(stacked.shape), axis=-2)
     attended = (attention * stacked).reshape(joined.shape)
     reduced = block(channels, dtype=self.dtype, name='reduce')(attended, train)
-    gate = lambda name: SqueezeExcitation(dtype=self.dtype, name=f'{name}_gate')
-    return {name: x + gate(name)(reduced) for name, x in features.items()}
+    gates = {name: SqueezeExcitation(dtype=self.dtype, name=f'{name}_gate') for name in features}
+    return {name: x + gates[name](reduced) for name, x in features.items()}
 
 
 class SqueezeExcitation(nn.Module):
-  """Channels of [B, h, w, C] weighted by a gate computed from their means."""
+  """Weights the channels of [B, h, w, C] by a gate computed from their means."""
 
   reduction: int = 16
   dtype: Dtype = jnp.float32
@@ -56,7 +56,7 @@ class SqueezeExcitation(nn.Module):
 
 
 class Distillation(nn.Module):
-  """Each task's features plus those of the other tasks, through a spatial attention a pair of tasks."""
+  """Adds to each task's features those of the other tasks, through one spatial attention per pair of tasks."""
 
   dtype: Dtype = jnp.float32
 
@@ -66,12 +66,12 @@ class Distillation(nn.Module):
     out = dict(features)
     for source, x in features.items():
       others = [name for name in features if name != source]
-      for to, message in zip(others, self._messages(source, x, len(others))):
-        out[to] = out[to] + message
+      for target, message in zip(others, self._messages(source, x, len(others))):
+        out[target] = out[target] + message
     return out
 
   def _messages(self, source: str, x, count: int) -> list[jax.Array]:
-    """What a task tells each of `count` others; their 3x3 convolutions are one."""
+    """Messages of a task to `count` others, computed by one 3x3 convolution."""
     if not count:
       return []
     both = Conv(2 * count * x.shape[-1], 3, use_bias=False, dtype=self.dtype, name=f'{source}_messages')(x)
@@ -80,7 +80,7 @@ class Distillation(nn.Module):
 
 
 class Aggregation(nn.Module):
-  """A task's maps of all scales to its final map."""
+  """Fuses a task's maps of all scales to its final map."""
 
   outputs: int
   channels: int
@@ -89,31 +89,34 @@ class Aggregation(nn.Module):
   @nn.compact
   def __call__(self, maps: list[jax.Array], train: bool) -> jax.Array:
     """Maps [B, h_i, w_i, C_i] to [B, h_0, w_0, outputs] float32."""
-    x = jnp.concatenate([resize(m, maps[0].shape[1:3]) for m in maps], axis=-1)
+    x = jnp.concatenate([resize(each, maps[0].shape[1:3]) for each in maps], axis=-1)
     x = Conv(self.channels, 3, dtype=self.dtype, name='fuse')(x)
     x = nn.relu(batch_norm(train, dtype=self.dtype, name='bn')(x))
     return Head(self.outputs, name='head')(x)
 
 
 class MTINet(Network):
-  """See module. `Output.initial` are the initial predictions of the finest scale.
+  """MTI-Net, see module. Final and initial maps have stride 4.
 
-  `Output.extra['scales']` holds those of the coarser scales, fine to coarse. Final and initial maps have stride 4.
+  `Output.initial` are the initial predictions of the finest scale; `Output.extra['scales']` holds those of the
+  coarser scales, fine to coarse.
   """
 
   @nn.compact
   def __call__(self, images: jax.Array, *, train: bool = False) -> Output:
     """Images to maps."""
     stages = self._encoder().stages(images, train)
-    features, predictions, propagated = [], [], None
+    features = []
+    predictions = []
+    propagated = None
     for i in reversed(range(len(stages))):
       x = {task.name: self._with_coarser(stages[i], propagated, task.name) for task in self.tasks}
-      initial = Decoders(self.tasks, stages[i].shape[-1], 2, self.dtype, self.remat, name=f'initial{i}')
-      scale_features, scale_predictions = initial(x, train)
-      features.insert(0, Distillation(self.dtype, name=f'distillation{i}')(scale_features))
-      predictions.insert(0, scale_predictions)
+      fields = self._layer_fields() | dict(channels=stages[i].shape[-1])
+      initial = Decoders(tasks=self.tasks, blocks=2, **fields, name=f'initial{i}')(x, train)
+      features.insert(0, Distillation(self.dtype, name=f'distillation{i}')(initial.features))
+      predictions.insert(0, initial.predictions)
       if i > 0:
-        propagated = FeaturePropagation(self.dtype, self.remat, name=f'propagation{i}')(scale_features, train)
+        propagated = FeaturePropagation(self.dtype, self.remat, name=f'propagation{i}')(initial.features, train)
     final = {}
     for task in self.tasks:
       head = Aggregation(task.channels, self.channels, self.dtype, name=f'{task.name}_aggregation')
@@ -121,17 +124,17 @@ class MTINet(Network):
     return Output(final=final, initial=predictions[0], extra={'scales': predictions[1:]})
 
   def _with_coarser(self, stage, propagated, name):
-    """A stage's map, joined by what the next coarser scale hands to this task."""
+    """A stage's map, concatenated with the task's features propagated from the next coarser scale, if any."""
     if propagated is None:
       return stage
     return jnp.concatenate([stage, resize(propagated[name], stage.shape[1:3])], axis=-1)
 
 
 def deep_supervision(run: Forward) -> jax.Array:
-  """Losses on the initial predictions of the coarser scales, each with weight 1 as the finest (paper, section 3.4)."""
-  labels, mask = run.batch['labels'], run.batch['label_mask']
-  scales = (losses.map_losses(run.tasks, maps, labels, mask) for maps in run.output.extra['scales'])
-  return sum(losses.combine(each, mask, run.weights) for each in scales)
+  """Losses on the coarser scales' initial predictions, each with weight 1 like the finest's (paper, section 3.4)."""
+  mask = run.batch['label_mask']
+  scales = [losses.map_losses(run.tasks, maps, run.batch['labels'], mask) for maps in run.output.extra['scales']]
+  return sum(losses.combine(scale, mask, run.weights) for scale in scales)
 
 
 register(

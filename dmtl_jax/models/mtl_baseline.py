@@ -1,4 +1,4 @@
-"""The MTL baseline: a shared encoder and, for each task, a decoder of its own (docs/paper.md, table of parameters)."""
+"""The MTL baseline: a shared encoder and one decoder per task (docs/paper.md, table of parameters)."""
 
 from flax import linen as nn
 import jax
@@ -13,10 +13,10 @@ class MTLBaseline(Network):
 
   @nn.compact
   def __call__(self, images: jax.Array, *, train: bool = False) -> Output:
-    """Images to final maps only; `extra` holds F_backbone as 'features'."""
+    """Images to final maps; `extra` holds F_backbone as 'features'."""
     features = self._encoder()(images, train)
-    _, final = self._decoders(self.decoder_blocks)(features, train)
-    return Output(final=final, extra={'features': features})
+    decoded = self._decoders(self.decoder_blocks)(features, train)
+    return Output(final=decoded.predictions, extra={'features': features})
 
 
 register(

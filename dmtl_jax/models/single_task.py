@@ -1,4 +1,4 @@
-"""Single-task networks: what the others are measured against."""
+"""Single-task networks, the reference of Delta_m."""
 
 from flax import linen as nn
 import jax
@@ -8,13 +8,13 @@ from dmtl_jax.models.mtl_baseline import MTLBaseline
 
 
 class SingleTask(MTLBaseline):
-  """One separate MTL baseline per task, trained side by side: nothing is shared, and each has its own mean loss."""
+  """One separate MTL baseline per task, trained side by side; they share nothing."""
 
   clips_parts = True
 
   @nn.compact
   def __call__(self, images: jax.Array, *, train: bool = False) -> Output:
-    """As `MTLBaseline`."""
+    """Images to final maps."""
     final = {}
     for task in self.tasks:
       fields = self._shared() | dict(tasks=(task,), decoder_blocks=self.decoder_blocks)
@@ -22,11 +22,11 @@ class SingleTask(MTLBaseline):
     return Output(final=final)
 
   def part(self, path):
-    """A task's network is a part."""
+    """Each task's network is a part."""
     return path[0]
 
 
 register(
   'single_task', SingleTask, 'Single-Task', row=1, color='#8a94a6', reference=True, balances_images=False,
-  cost='219 M, 817 GMAC; five networks of together 219 M cost 717, so 817 is taken for a misprint',
+  cost='219 M, 817 GMAC; five networks with 219 M in total cost 717, so 817 is taken for a misprint',
 )  # fmt: skip

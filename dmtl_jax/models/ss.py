@@ -9,11 +9,11 @@ from dmtl_jax.models.parts import views
 
 
 def augmentation_consistency(run: Forward) -> jax.Array:
-  """Predictions of unlabelled tasks must follow the image under augmentation.
+  """Loss of unlabelled tasks' predictions that do not follow the image under augmentation.
 
-  A second view of each image (zoomed crop, flip, brightness and contrast) is predicted; the first
-  view's prediction, transformed alike and without gradient, is its target. Their distance is MTPSL's
-  (`Task.consistency`), mean over pixels, times the task's weight.
+  The network predicts a second view of each image (zoomed crop, flip, brightness and contrast). The target
+  is the first view's prediction, transformed likewise and without gradient. Their distance is MTPSL's
+  (`Task.consistency`), averaged over pixels, times the task's weight.
   """
   mask = run.batch['label_mask']
   view = views.draw(run.key, len(mask))

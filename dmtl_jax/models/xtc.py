@@ -1,12 +1,12 @@
 """XTC: cross-task consistency in joint pairwise spaces (Li, Liu, Bilen, CVPR 2022).
 
-The MTL baseline and, for training only, a mapping network m(., s -> t) that takes the prediction of
+The MTL baseline and, for training only, a mapping network m(., s -> t) that maps the prediction of
 task s and the label of task t to a space of the pair (s, t), where they should agree. One network
-serves all pairs: task-specific first layer, shared convolutions, each followed by a FiLM whose
-parameters belong to the pair. The DiffusionMTL paper's XTC* is this on its own baseline.
+serves all pairs: task-specific first layer, shared convolutions, each followed by a FiLM with
+parameters per pair. The DiffusionMTL paper's XTC* is this on the paper's own baseline.
 
 Layers and widths (C/8, C/4, C/2, C, C) are those of the public code. Its batch norm only ever sees
-one image, so it is a norm of each image here.
+one image, so it is an instance norm here.
 """
 
 from flax import linen as nn
@@ -28,14 +28,14 @@ FEATURE_WEIGHT = 0.5  # of the regularisation by backbone features, same source
 
 
 class FiLM(nn.Module):
-  """Norm of each image and channel, scale and shift; then scale and shift of the map's pair of tasks."""
+  """Instance norm, then scale and shift with parameters per pair of tasks."""
 
   pairs: int
   dtype: Dtype = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array, pair: jax.Array) -> jax.Array:
-    """Maps [N, h, w, C] with their pairs [N] int32."""
+    """Modulates maps [N, h, w, C] of the pairs [N] int32."""
     x = nn.InstanceNorm(dtype=self.dtype, name='norm')(x)
     shape = (self.pairs, x.shape[-1])
     gamma = self.param('gamma', nn.initializers.ones, shape)[pair][:, None, None]
@@ -44,7 +44,7 @@ class FiLM(nn.Module):
 
 
 class MappingNetwork(nn.Module):
-  """Maps of any task, at image size in slots, to [N, H/32, W/32, channels]."""
+  """Maps of any task, in slots at image size, to [N, H/32, W/32, channels]."""
 
   task_channels: tuple[int, ...]
   channels: int
@@ -55,7 +55,7 @@ class MappingNetwork(nn.Module):
     """See `XTC.map_pair`."""
     tasks = len(self.task_channels)
     widths = [max(self.channels // n, 1) for n in (8, 4, 2, 1, 1)]
-    x = SlotEmbed(self.task_channels, widths[0], self.dtype, name='embed')(maps, task)
+    x = SlotEmbed(self.task_channels, widths[0], dtype=self.dtype, name='embed')(maps, task)
     x = nn.relu(nn.InstanceNorm(dtype=self.dtype, name='embed_norm')(x))
     for i, (width, convs) in enumerate(zip(widths, STAGE_CONVS)):
       for j in range(convs):
@@ -66,26 +66,27 @@ class MappingNetwork(nn.Module):
 
 
 class XTC(MTLBaseline):
-  """MTL baseline with the mapping network; inference runs the baseline alone."""
+  """MTL baseline with the mapping network; inference runs only the baseline."""
 
   def setup(self):
     self.baseline = MTLBaseline(**self._shared(), decoder_blocks=self.decoder_blocks)
     self.mapping = MappingNetwork(tuple(task.channels for task in self.tasks), self.channels, self.dtype)
 
   def __call__(self, images: jax.Array, *, train: bool = False) -> Output:
-    """As `MTLBaseline`."""
+    """Images to final maps; `extra` holds F_backbone as 'features'."""
     if self.is_initializing():
       maps = jnp.zeros((1, 32, 32, sum(task.channels for task in self.tasks)))
       self.mapping(maps, jnp.zeros(1, jnp.int32), jnp.zeros(1, jnp.int32))
     return self.baseline(images, train=train)
 
   def map_pair(self, maps: jax.Array, task: jax.Array, pair: jax.Array, *, train: bool = True) -> jax.Array:
-    """Maps predictions or labels to the space of a pair of tasks; the same in training and inference.
+    """Maps predictions or labels to the space of a pair of tasks.
 
     Args:
-      maps: [N, H, W, sum of C_t], 0 outside the slot of each map's own task (`task_layers.Slots`).
-      task: [N] int32, the map's task.
+      maps: [N, H, W, sum of C_t], 0 outside the slot of each map's task (`task_layers.Slots`).
+      task: [N] int32, task of each map.
       pair: [N] int32, s * (T - 1) + (t if t < s else t - 1) for the pair (s, t), s != t.
+      train: ignored, both modes are the same.
 
     Returns:
       [N, H/32, W/32, channels].
@@ -97,66 +98,81 @@ class XTC(MTLBaseline):
       raise UserError('config.method: xtc compares tasks and the data has one; use mtl_baseline')
 
   def part(self, path):
-    """'film': what belongs to the pairs, which the public code trains at a rate of its own (config.optim.part_lr)."""
+    """'film' for parameters per pair, which have their own rate in the public code (config.optim.part_lr)."""
     return 'film' if path[-1] in ('gamma', 'beta') else ''
 
 
 def cross_task_consistency(run: Forward) -> jax.Array:
-  """XTC: an unlabelled task's prediction and a labelled task's label agree in the space of their pair.
+  """Loss of unlabelled tasks' predictions that disagree with a labelled task's label in the space of their pair.
 
-  As in the public code they are those of a second view of the image, which config.model.flip_view says may be
-  flipped. For source s and target t, with the mapping network m and F_backbone f (no gradient):
+  As in the public code, both are those of a second view of the image, flipped or not (config.model.flip_view).
+  For source s and target t, with the mapping network m and F_backbone f (no gradient):
   d(m(P_s), m(Y_t)) + 0.5 (d(m(P_s), f) + d(m(Y_t), f)), d one minus the cosine over channels, mean over pixels;
-  summed over pairs, mean over images, times config.model.cross_task_weight. Sources are the tasks without a label,
-  or all others where every task has one. An image with several labels draws one target a step (its loss counts as
-  many times), which keeps the cost of every setting that of one label.
+  summed over pairs, averaged over images, times config.model.cross_task_weight. Sources are the tasks without a
+  label, or all others where every task has one. An image with several labels draws one target per step, weighted by
+  the number of its labels, so that every label setting costs as much as that of one label.
   """
-  tasks, mask = run.tasks, run.batch['label_mask']
+  tasks = run.tasks
+  mask = run.batch['label_mask']
   count = mask.shape[1]
   key_view, key_target, key_encode = jax.random.split(run.key, 3)
   view = views.draw_crops(key_view, len(mask), run.config.model.get('flip_view', FLIP_VIEW))
   output, _ = run.apply(view.image(run.batch['image']))
   labels = {task.name: view.label(task, run.batch['labels'][task.name]) for task in tasks}
-  seen = mask & jnp.stack([task.valid(labels[task.name]).any((1, 2)) for task in tasks], axis=1)
-  target = jax.random.categorical(key_target, jnp.where(seen, 0.0, -1e9))
-  label = chosen_label(tasks, labels, seen, target)
-  predictions = encoded_predictions(tasks, output.final, label.shape[1:3], key_encode)
+  has_label = mask & jnp.stack([task.valid(labels[task.name]).any((1, 2)) for task in tasks], axis=1)
+  target = jax.random.categorical(key_target, jnp.where(has_label, 0.0, -1e9))
+  label = encode_labels(tasks, labels, has_label, target)
+  predictions = encode_predictions(tasks, output.final, label.shape[1:3], key_encode)
   slots = Slots(tuple(task.channels for task in tasks))
   features = jax.lax.stop_gradient(output.extra['features'])
-  of = lambda which, task: jnp.take_along_axis(which, task[:, None], axis=1)[:, 0]
 
   @jax.checkpoint
-  def of_source(offset, predictions):
+  def source_loss(offset, predictions):
     source = (target + 1 + offset) % count
     pair = source * (count - 1) + target - (target > source)
     prediction = jnp.where(slots.mask(source), predictions, 0)
-    both = (jnp.concatenate(x) for x in ((prediction, label), (source, target), (pair, pair)))
-    mapped, _ = run.apply(*both, method='map_pair')
-    loss = pair_distance(*jnp.split(mapped.astype(jnp.float32), 2), features)
-    return jnp.where(of(seen, target) & (~of(mask, source) | mask.all(1)), loss, 0)
+    mapped, _ = run.apply(
+      jnp.concatenate([prediction, label]),
+      jnp.concatenate([source, target]),
+      jnp.concatenate([pair, pair]),
+      method='map_pair',
+    )
+    mapped_prediction, mapped_label = jnp.split(mapped.astype(jnp.float32), 2)
+    loss = pair_distance(mapped_prediction, mapped_label, features)
+    is_source = ~_at_task(mask, source) | mask.all(1)
+    return jnp.where(_at_task(has_label, target) & is_source, loss, 0)
 
-  total = jax.lax.map(lambda offset: of_source(offset, predictions), jnp.arange(count - 1)).sum(0)
-  return run.config.model.get('cross_task_weight', WEIGHT) * (total * seen.sum(1)).mean()
+  total = jax.lax.map(lambda offset: source_loss(offset, predictions), jnp.arange(count - 1)).sum(0)
+  return run.config.model.get('cross_task_weight', WEIGHT) * (total * has_label.sum(1)).mean()
+
+
+def _at_task(mask: jax.Array, task: jax.Array) -> jax.Array:
+  """Values [B] of mask [B, T] at each image's task [B]."""
+  return jnp.take_along_axis(mask, task[:, None], axis=1)[:, 0]
 
 
 def pair_distance(a: jax.Array, b: jax.Array, features: jax.Array) -> jax.Array:
-  """Distance [B] of two mapped maps [B, h, w, C] float32 to each other and, at half the weight, to F_backbone."""
-  f = resize(features.astype(jnp.float32), a.shape[1:3])
-  distance = lambda a, b: (1 - (normalize(a) * normalize(b)).sum(-1)).mean((1, 2))
-  return distance(a, b) + FEATURE_WEIGHT * (distance(a, f) + distance(b, f))
+  """Distance [B] of mapped maps [B, h, w, C] float32 to each other plus, weighted, their distances to F_backbone."""
+  features = resize(features.astype(jnp.float32), a.shape[1:3])
+  return _distance(a, b) + FEATURE_WEIGHT * (_distance(a, features) + _distance(b, features))
 
 
-def chosen_label(tasks, labels: dict, seen: jax.Array, target: jax.Array) -> jax.Array:
-  """The label of each image's target [B] in slots [B, H, W, sum of C_t]; 0 elsewhere and where unlabelled."""
+def _distance(a, b):
+  return (1 - (normalize(a) * normalize(b)).sum(-1)).mean((1, 2))
+
+
+def encode_labels(tasks, labels: dict, has_label: jax.Array, target: jax.Array) -> jax.Array:
+  """Labels of each image's target task [B] in slots [B, H, W, sum of C_t]; 0 elsewhere and where unlabelled."""
   slots = []
   for t, task in enumerate(tasks):
-    shown, label = (seen[:, t] & (target == t))[:, None, None, None], labels[task.name]
-    slots.append(jnp.where(shown & task.valid(label)[..., None], task.encode_label(label), 0))
+    label = labels[task.name]
+    is_target = (has_label[:, t] & (target == t))[:, None, None, None]
+    slots.append(jnp.where(is_target & task.valid(label)[..., None], task.encode_label(label), 0))
   return jnp.concatenate(slots, axis=-1)
 
 
-def encoded_predictions(tasks, final: dict, size: tuple[int, int], key: jax.Array) -> jax.Array:
-  """All tasks' predictions, at `size`, in slots side by side [B, *size, sum of C_t] float32, encoded like labels."""
+def encode_predictions(tasks, final: dict, size: tuple[int, int], key: jax.Array) -> jax.Array:
+  """Predictions of all tasks, resized to `size`, in slots [B, *size, sum of C_t] float32, encoded like labels."""
   encoded = []
   for t, task in enumerate(tasks):
     maps = resize(final[task.name].astype(jnp.float32), size)
@@ -167,5 +183,5 @@ def encoded_predictions(tasks, final: dict, size: tuple[int, int], key: jax.Arra
 register(
   'xtc', XTC, 'XTC', row=4, color='#cc79a7', loss=cross_task_consistency, baseline=True,
   defaults=dict(cross_task_weight=WEIGHT, flip_view=FLIP_VIEW),
-  cost='173 M, of which the mapping networks serve training only; 608 GMAC',
+  cost='173 M, including mapping networks for training only; 608 GMAC',
 )  # fmt: skip

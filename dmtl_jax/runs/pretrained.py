@@ -213,9 +213,9 @@ def views_by_task(variables: dict, tasks: tuple[Task, ...], modules: Sequence[tu
       continue
     for t, task in enumerate(tasks):
       if module in ('head', 'denoiser/predict'):  # 1x1 convolutions [C, sum of C_t] lie side by side
-        part = array[None, None, :, slots.of(t)] if kind == 'kernel' else array[slots.of(t)]
+        part = array[None, None, :, slots.channel_slice(t)] if kind == 'kernel' else array[slots.channel_slice(t)]
       elif module == 'denoiser/embed' and array.ndim == 4:  # so do those [3, 3, sum of C_t, C] of predictions
-        part = array[:, :, slots.of(t)]
+        part = array[:, :, slots.channel_slice(t)]
       else:
         part = array[t]
       views[name.replace('*', names[task.name])] = [_in_torch_layout(part)]

@@ -1,8 +1,7 @@
-"""What training costs: the memory of a compiled train step, and W/cost.json.
+"""Cost of training: memory of the compiled train step, and W/cost.json.
 
-W/cost.json: 'parameters' and 'gmac' of the network (see summary.py), 'train_memory_bytes' of each device
-(at the start what the compiler planned, in the end the peak where the device tells it; null where
-neither is known), 'devices' and the 'batch' they share.
+W/cost.json: 'parameters' and 'gmac' of the network (see `counting`), 'train_memory_bytes' per device (first
+the compiler's plan, at the end the measured peak; null if unknown), 'devices' and the 'batch' they share.
 """
 
 import pathlib
@@ -15,30 +14,36 @@ from dmtl_jax.models import counting
 
 
 def compile_step(update, state, config, tasks, mesh):
-  """The train step compiled for batches of the config's shape; run it instead of `update`.
+  """Compiles the train step for batches of the config's shape; run the result instead of `update`.
 
   Args:
     update: the jitted (state, batch, step) -> (state, scalars).
-    state: real or abstract, with its shardings.
+    state: real or abstract, with shardings.
   """
   return update.lower(state, abstract_batch(config, tasks, mesh), 1).compile()
 
 
 def abstract_batch(config, tasks, mesh) -> dict:
-  """What a batch of the config's shape is, for a step to be compiled."""
-  size, by_image = tuple(config.data.size), sharding.by_image(mesh)
-  shaped = lambda shape, dtype: jax.ShapeDtypeStruct((config.train.batch, *shape), dtype, sharding=by_image)
-  blank = {task.name: task.blank(*size) for task in tasks}
+  """Shapes, dtypes and shardings of a batch, to compile a step with."""
+  height, width = config.data.size
+  by_image = sharding.by_image(mesh)
+
+  def shaped(shape, dtype):
+    return jax.ShapeDtypeStruct((config.train.batch, *shape), dtype, sharding=by_image)
+
+  labels = {task.name: task.blank(height, width) for task in tasks}
   return {
-    'image': shaped((*size, 3), jnp.float32),
-    'labels': {name: shaped(label.shape, label.dtype) for name, label in blank.items()},
+    'image': shaped((height, width, 3), jnp.float32),
+    'labels': {name: shaped(label.shape, label.dtype) for name, label in labels.items()},
     'label_mask': shaped((len(tasks),), bool),
   }
 
 
 def planned_bytes(compiled) -> int | None:
-  """Memory of each device that a compiled program takes at most, as the compiler planned it: arguments,
-  results that do not lie in an argument's place, and temporaries. None where the compiler does not say."""
+  """Peak memory per device that the compiler planned for a program; None if the compiler does not report it.
+
+  It counts arguments, results that do not reuse an argument's memory, and temporaries.
+  """
   plan = compiled.memory_analysis()
   if plan is None:
     return None
@@ -61,7 +66,7 @@ def write(workdir, config, tasks, compiled):
 
 
 def write_peak(workdir):
-  """Puts the peak of this host's devices into W/cost.json, where they tell it."""
+  """Replaces the planned memory in W/cost.json by the peak of this host's devices, if they report it."""
   stats = [device.memory_stats() or {} for device in jax.local_devices()]
   peaks = [each['peak_bytes_in_use'] for each in stats if 'peak_bytes_in_use' in each]
   if peaks:

@@ -1,4 +1,4 @@
-"""The periodic evaluation of a run, and which one is the best: its checkpoint is kept, and predicted with."""
+"""The periodic evaluation of a run, and the choice of the best one, whose checkpoint is kept and predicts."""
 
 import math
 
@@ -7,37 +7,42 @@ from dmtl_jax.basics.errors import unknown_value_error
 from dmtl_jax.basics.stopping import Stopped
 from dmtl_jax.inference import evaluation
 
-PICTURED = 20  # evaluations, about, whose pictures are logged: TensorBoard's files stay small in a long run
+PICTURED = 20  # about how many evaluations log pictures, so that TensorBoard's files stay small in a long run
 
 
 class Periodic:
-  """Evaluates, logs and compares.
+  """Evaluates a run, logs the scores and keeps the best.
 
   Args:
     training: `setup.Training`.
     log: `log.Log`.
-    stop: `stopping.StopSignal`, which may cut an evaluation short.
-    notes: of the checkpoint that the run goes on from, see `Checkpoints.notes`.
+    stop: `stopping.StopSignal`, which may interrupt an evaluation.
+    notes: of the checkpoint that the run resumes from, see `Checkpoints.notes`.
 
   Attributes:
-    best: what `choose` returns of the best evaluation so far, or {}.
+    best: result of `choose` for the best evaluation so far, or {}.
     evaluated: step of the last evaluation.
   """
 
   def __init__(self, training, config, log, stop, notes: dict):
-    self.best, self.evaluated = notes['best'], notes['evaluated']
-    self._every, self._last = config.train.eval_every or max(training.steps // 10, 1), training.steps
+    self.best = notes['best']
+    self.evaluated = notes['evaluated']
+    self._last = training.steps
+    self._every = config.train.eval_every or max(training.steps // 10, 1)
     self._pictured = self._every * max(training.steps // self._every // PICTURED, 1)
-    self._config, self._mesh, self._log, self._stop = config, training.mesh, log, stop
+    self._config = config
+    self._mesh = training.mesh
+    self._log = log
+    self._stop = stop
     limit = config.train.eval_images
     self._evaluator = evaluation.Evaluator(training.model, config, training.val, training.mesh, fast=True, limit=limit)
 
   def due(self, step: int) -> bool:
-    """Whether the evaluation at `step` is still to be made."""
+    """Whether an evaluation at `step` is due and not done yet."""
     return self.evaluated < step and (step % self._every == 0 or step >= self._last)
 
   def run(self, state, step: int):
-    """Evaluates, unless Ctrl-C or SIGTERM cuts it short: then nothing is changed, and it stays due."""
+    """Evaluates; if Ctrl-C or SIGTERM interrupts it, nothing changes and the evaluation stays due."""
     variables = sharding.replicate(state.variables, self._mesh)
     try:
       with self._stop.interruptible():
@@ -54,7 +59,7 @@ class Periodic:
 
 
 def check(best_by: str, tasks):
-  """Raises UserError where config.train.best_by is neither 'delta_m' nor a metric of the periodic evaluation."""
+  """Raises UserError if config.train.best_by is neither 'delta_m' nor a metric of the periodic evaluation."""
   metrics = {task.name: task.scorer(quick=True) for task in tasks}
   known = {f'{name}/{score}' for name, metric in metrics.items() for score in metric.compute(metric.empty())}
   if best_by not in known | {'delta_m'}:
@@ -62,16 +67,17 @@ def check(best_by: str, tasks):
 
 
 def choose(best: dict, step: int, scores: dict, config, tasks) -> dict:
-  """The better of the best evaluation so far (or {}) and this one; the later one on a tie.
+  """The better of the best evaluation so far and this one; this one on a tie.
 
-  By config.train.best_by: the final maps' 'TASK/METRIC', or 'delta_m', Delta_m against config.eval.single_task;
-  without these scores, the one better at more tasks.
+  Compares config.train.best_by: 'TASK/METRIC' of the final maps, or 'delta_m', Delta_m against
+  config.eval.single_task; without single-task scores, the evaluation better at more tasks wins.
 
   Args:
-    scores: of `evaluation.Evaluator.run`.
+    best: the best evaluation so far, or {}.
+    scores: result of `evaluation.Evaluator.run`.
 
   Returns:
-    {'step', 'scores': {task: headline score}, 'delta_m', 'value': what was compared, higher is better, or None}.
+    {'step', 'scores': {task: headline score}, 'delta_m', 'value': compared value, higher is better, or None}.
   """
   headline = evaluation.headline(scores['final'], tasks)
   delta_m = evaluation.delta_to_single(scores['final'], config, tasks)
@@ -85,5 +91,6 @@ def choose(best: dict, step: int, scores: dict, config, tasks) -> dict:
   if candidate['value'] is not None and best.get('value') is not None:
     return candidate if math.isnan(best['value']) or candidate['value'] >= best['value'] else best
   gains = [(headline[t.name] - best['scores'][t.name]) * (1 if t.higher_is_better else -1) for t in tasks]
-  won, lost = sum(g > 0 for g in gains), sum(g < 0 for g in gains)
+  won = sum(gain > 0 for gain in gains)
+  lost = sum(gain < 0 for gain in gains)
   return candidate if won >= lost else best

@@ -75,7 +75,7 @@ def test_needed_work_of_the_papers_step(method, pairs):
 
 
 def test_the_step_does_what_is_needed(monkeypatch):
-  monkeypatch.setattr(winograd, 'pays', lambda *_: False)  # which halves the work, see test_winograd.py
+  monkeypatch.setattr(winograd, 'is_faster', lambda *_: False)  # which halves the work, see test_winograd.py
   done, needed = {}, {}
   for setting, pairs in (('one', 2), ('full', 4)):
     config = small_config(f'labels={setting}')
@@ -218,5 +218,5 @@ def _torch_noise(model, noise, t: int):
   """Noise [K, b, h, w, C] of pairs of task t as a tensor; of a prediction, its own slot."""
   import torch
 
-  own = noise[..., Slots(tuple(task.channels for task in PAIR)).of(t)] if model.predictions else noise
+  own = noise[..., Slots(tuple(task.channels for task in PAIR)).channel_slice(t)] if model.predictions else noise
   return torch.tensor(np.moveaxis(np.asarray(own), -1, 2))

@@ -1,4 +1,4 @@
-"""Losses that hold predictions against each other: of second views (ss), and across tasks (xtc), in closed form."""
+"""Losses that compare predictions, of second views (ss) and across tasks (xtc), against closed forms."""
 
 import functools
 import importlib
@@ -23,61 +23,82 @@ KEY = jax.random.key(0)
 
 
 def view(zoom=1.0, corner=(0.0, 0.0), flip=False):
-  return views.View(*(np.array([value]) for value in (zoom, corner, flip, 1.0, 0.0)))
+  fields = dict(zoom=zoom, corner=corner, flip=flip, contrast=1.0, brightness=0.0)
+  return views.View(**{name: np.array([value]) for name, value in fields.items()})
 
 
-in_view = jax.jit(views.View.maps)
-label_in_view, prediction_in_view = (jax.jit(f, static_argnums=1) for f in (views.View.label, views.View.prediction))
+view_maps = jax.jit(views.View.maps)
+view_label = jax.jit(views.View.label, static_argnums=1)
+view_prediction = jax.jit(views.View.prediction, static_argnums=1)
 
 
-def test_a_view_is_a_crop_zoomed_and_flipped():
+CENTRES = (np.arange(8) + 0.5) / 2 - 0.5  # of the pixels of a view of zoom 2
+
+
+@pytest.mark.parametrize('fields, expected', [
+    ({}, np.arange(8)),
+    (dict(flip=True), np.arange(8)[::-1]),
+    (dict(zoom=2.0), np.clip(CENTRES, 0, 7)),
+    (dict(zoom=2.0, corner=(0.0, 1.0)), np.clip(CENTRES + 4, 0, 7)),
+])  # fmt: skip
+def test_a_view_is_a_crop_zoomed_and_flipped(fields, expected):
   ramp = np.tile(np.arange(8.0, dtype=np.float32), (4, 1))[None, :, :, None]
-  look = lambda **kwargs: np.asarray(in_view(view(**kwargs), ramp))[0, 1, :, 0]
-  np.testing.assert_allclose(look(), np.arange(8), atol=1e-5)
-  np.testing.assert_allclose(look(flip=True), np.arange(8)[::-1], atol=1e-5)
-  centres = (np.arange(8) + 0.5) / 2 - 0.5
-  at = lambda places: np.interp(places, range(8), range(8))
-  np.testing.assert_allclose(look(zoom=2.0), at(centres), atol=1e-5)
-  np.testing.assert_allclose(look(zoom=2.0, corner=(0.0, 1.0)), at(centres + 4), atol=1e-5)
+  np.testing.assert_allclose(view_maps(view(**fields), ramp)[0, 1, :, 0], expected, atol=1e-5)
 
 
-def test_a_label_lies_where_the_image_does_and_is_not_mixed():
-  classes = np.tile(np.arange(8, dtype=np.uint8), (4, 1))[None, :, :, None]
-  look = lambda **kwargs: np.asarray(label_in_view(view(**kwargs), SEMSEG, classes))[0, 1, :, 0].tolist()
-  assert look() == list(range(8)) and look(flip=True) == list(range(8))[::-1]
-  assert look(zoom=2.0) == [0, 0, 1, 1, 2, 2, 3, 3] and look(zoom=1.5) == [0, 1, 1, 2, 3, 3, 4, 5]
-  assert look(zoom=2.0, corner=(0.0, 1.0)) == [4, 4, 5, 5, 6, 6, 7, 7]
-  down = np.asarray(label_in_view(view(zoom=2.0, corner=(1.0, 0.0)), SEMSEG, np.swapaxes(classes, 1, 2)))[0, :, 0, 0]
-  assert down.tolist() == [4, 4, 5, 5, 6, 6, 7, 7]
-  depth = label_in_view(view(zoom=1.25), DEPTH, np.full((1, 4, 4, 1), 5.0, np.float32))
-  np.testing.assert_allclose(depth, 4.0, atol=1e-5)
+@pytest.mark.parametrize('fields, expected', [
+    ({}, [0, 1, 2, 3, 4, 5, 6, 7]),
+    (dict(flip=True), [7, 6, 5, 4, 3, 2, 1, 0]),
+    (dict(zoom=2.0), [0, 0, 1, 1, 2, 2, 3, 3]),
+    (dict(zoom=1.5), [0, 1, 1, 2, 3, 3, 4, 5]),
+    (dict(zoom=2.0, corner=(0.0, 1.0)), [4, 4, 5, 5, 6, 6, 7, 7]),
+])  # fmt: skip
+def test_labels_are_viewed_like_images_but_not_mixed(fields, expected):
+  classes = np.tile(np.arange(8, dtype=np.uint8), (8, 1))[None, :, :, None]
+  np.testing.assert_array_equal(view_label(view(**fields), SEMSEG, classes)[0, 1, :, 0], expected)
 
 
-def test_a_flip_mirrors_normals_and_a_zoom_brings_depth_nearer():
+def test_the_first_coordinate_of_a_corner_is_vertical():
+  rows = np.tile(np.arange(8, dtype=np.uint8)[:, None], (1, 4))[None, :, :, None]
+  corner = view_label(view(zoom=2.0, corner=(1.0, 0.0)), SEMSEG, rows)[0, :, 0, 0]
+  np.testing.assert_array_equal(corner, [4, 4, 5, 5, 6, 6, 7, 7])
+
+
+@pytest.mark.parametrize('view_values', [view_prediction, view_label])
+def test_a_flip_mirrors_normals_and_a_zoom_divides_depths(view_values):
   normals = np.broadcast_to(np.array([0.6, 0.0, 0.8], np.float32), (1, 4, 4, 3))
-  for seen in (prediction_in_view, label_in_view):
-    np.testing.assert_allclose(np.asarray(seen(view(flip=True), NORMALS, normals))[0, 0, 0], [-0.6, 0, 0.8], atol=1e-6)
-  depth = prediction_in_view(view(zoom=1.25), DEPTH, np.full((1, 4, 4, 1), 5.0, np.float32))
-  np.testing.assert_allclose(depth, 4.0, atol=1e-5)
+  np.testing.assert_allclose(view_values(view(flip=True), NORMALS, normals)[0, 0, 0], [-0.6, 0, 0.8], atol=1e-6)
+  depth = np.full((1, 4, 4, 1), 5.0, np.float32)
+  np.testing.assert_allclose(view_values(view(zoom=1.25), DEPTH, depth), 4.0, atol=1e-5)
 
 
-def test_drawn_views_are_crops_and_differ_from_image_to_image():
-  crops, drawn = jax.device_get(jax.jit(lambda: (views.draw_crops(KEY, 64, False), views.draw(KEY, 64)))())
-  assert {round(float(z), 4) for z in crops.zoom} == {1.0, 1.2, 1.5} and not crops.flip.any()
-  assert (crops.contrast == 1).all() and (crops.brightness == 0).all()
-  assert drawn.flip.any() and not drawn.flip.all() and len(set(np.asarray(drawn.zoom).tolist())) > 60
-  assert drawn.zoom.min() >= 1 and drawn.zoom.max() <= 1.5
+def test_drawn_crops_have_the_zooms_of_mtpsl():
+  crops = jax.device_get(jax.jit(lambda: views.draw_crops(KEY, 64, False))())
+  assert {round(float(zoom), 4) for zoom in crops.zoom} == {1.0, 1.2, 1.5}
+  assert not crops.flip.any()
+  assert (crops.contrast == 1).all()
+  assert (crops.brightness == 0).all()
+
+
+def test_drawn_views_differ_from_image_to_image():
+  drawn = jax.device_get(jax.jit(lambda: views.draw(KEY, 64))())
+  assert 0 < drawn.flip.sum() < 64
+  assert len(set(drawn.zoom.tolist())) > 60
+  assert 1 <= drawn.zoom.min() < drawn.zoom.max() <= 1.5
 
 
 @pytest.mark.parametrize('name, share', [('nyud', 0), ('cityscapes', 0.5)])
 def test_second_views_are_flipped_as_mtpsl_does_on_each_data_set(name, share, monkeypatch):
-  """Of 1024 images a share of 0.5 has a standard error of 0.016; labels and predictions have the same view."""
-  config, drawn, draw = (
-    importlib.import_module(f'dmtl_jax.configs.{name}').get_config('method=xtc'),
-    [],
-    views.draw_crops,
-  )
-  monkeypatch.setattr(views, 'draw_crops', lambda *args: drawn.append(draw(*args)) or drawn[-1])
+  """For 1024 images a share of 0.5 has a standard error of 0.016."""
+  config = importlib.import_module(f'dmtl_jax.configs.{name}').get_config('method=xtc')
+  drawn = []
+  draw_crops = views.draw_crops
+
+  def record(*args):
+    drawn.append(draw_crops(*args))
+    return drawn[-1]
+
+  monkeypatch.setattr(views, 'draw_crops', record)
   count = 1024
   batch = {'image': jnp.zeros((count, 1, 1, 3)), 'label_mask': jnp.zeros((count, 2), bool)}
   batch['labels'] = {task.name: jnp.zeros((count, 1, 1, 1), task.label_dtype) for task in (SEMSEG, DEPTH)}
@@ -95,8 +116,7 @@ SURE, UNSURE = np.log(99), np.log(9)  # logits of 0.99 and 0.9
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def distance(task, student, teacher):
-  """And its gradient."""
+def distance_and_gradient(task, student, teacher):
   target = task.soft_prediction(teacher) * (0.9 if task is NORMALS else 1)  # shorter, as between two directions
   return jax.value_and_grad(lambda student: task.consistency(student, target)[0, 0, 0])(student)
 
@@ -115,30 +135,36 @@ def distance(task, student, teacher):
     (DEPTH, [3], [3.2], 0),
     (DEPTH, [1, 1, 1], [1.06, 1, 1.03], 0.03),  # as any other value would be, of three channels
 ])  # fmt: skip
-def test_consistency_counts_where_the_target_is_to_be_trusted(task, student, teacher, expected):
-  value, gradient = jax.device_get(distance(task, *(np.float32(x)[None, None, None] for x in (student, teacher))))
+def test_consistency_counts_where_the_target_is_certain(task, student, teacher, expected):
+  value, gradient = distance_and_gradient(task, np.float32([[[student]]]), np.float32([[[teacher]]]))
   assert value == pytest.approx(expected, abs=1e-5)
-  assert np.isfinite(gradient).all() and bool((gradient != 0).any()) == bool(expected)
+  assert np.isfinite(gradient).all()
+  assert (np.abs(gradient).max() > 0) == (expected > 0)
 
 
 def constant(task, values):
-  """Maps [B, 4, 4, C_t] of a constant a batch image."""
+  """Maps [B, 4, 4, C_t] with one value per image."""
   values = jnp.array(values, jnp.float32)
   return jnp.broadcast_to(values[:, None, None], (len(values), 4, 4, task.channels))
 
 
 @jax.jit
 def consistency(student, teacher, mask, weights):
-  """Loss of saliency and boundary maps that are the same everywhere, whatever the view."""
+  """Loss of constant saliency and boundary maps, which are the same in every view."""
   tasks = (SALIENCY, BOUNDARY)
-  final = lambda values: Output({t.name: constant(t, v) for t, v in zip(tasks, values)})
+
+  def output(values):
+    return Output({task.name: constant(task, value) for task, value in zip(tasks, values)})
+
+  def apply(images):
+    return output(student), {}
+
   batch = {'image': jnp.zeros((2, 32, 32, 3)), 'label_mask': jnp.array(mask, bool)}
-  apply = lambda images: (final(student), {})
-  return find('ss').loss(Forward(apply, batch, final(teacher), tasks, jnp.array(weights), KEY, None))
+  return find('ss').loss(Forward(apply, batch, output(teacher), tasks, jnp.array(weights), KEY, None))
 
 
 def test_consistency_of_unlabelled_tasks_in_closed_form():
-  """Sure teachers and students that do not know: ln 2 a task. Image 0 lacks boundary, image 1 saliency."""
+  """Certain teachers and uniform students: ln 2 per task. Image 0 lacks boundary, image 1 saliency."""
   blank = ([[0.0, 0], [0, 0]], [[0.0], [0]])
   sure = ([[SURE, 0], [SURE, 0]], [[SURE], [SURE]])
   mask = [[1, 0], [0, 1]]
@@ -174,9 +200,10 @@ def _cross_task(vectors, mask, labels, weight):
   def apply(maps, task=None, pair=None, method=None):
     if method is None:  # the second view
       return second, {}
-    assert method == 'map_pair' and maps.shape == (4, 32, 32, 8)  # two predictions, then two labels
-    of = jnp.concatenate([vectors[0, pair[:2]], vectors[1, pair[2:]]])
-    return jnp.broadcast_to(of[:, None, None], (4, 2, 2, 3)), {}
+    assert method == 'map_pair'
+    assert maps.shape == (4, 32, 32, 8)  # two predictions, then two labels
+    mapped = jnp.concatenate([vectors[0, pair[:2]], vectors[1, pair[2:]]])
+    return jnp.broadcast_to(mapped[:, None, None], (4, 2, 2, 3)), {}
 
   batch = {'image': np.zeros((2, 32, 32, 3)), 'labels': labels, 'label_mask': mask}
   return find('xtc').loss(Forward(apply, batch, None, THREE, None, KEY, config))
@@ -189,7 +216,7 @@ def test_cross_task_loss_is_zero_where_everything_agrees():
 @pytest.mark.parametrize(
   'mask, pairs',
   [
-    ([[1, 0, 0], [0, 0, 1]], 2),  # one label: two unlabelled sources an image
+    ([[1, 0, 0], [0, 0, 1]], 2),  # one label: two unlabelled sources per image
     ([[1, 1, 0], [1, 0, 1]], 2),  # two labels: two targets, one unlabelled source
     ([[1, 1, 1], [1, 1, 1]], 6),  # all labels: every pair
     ([[1, 1, 1], [0, 0, 0]], 3),  # the second image has none
@@ -201,12 +228,16 @@ def test_cross_task_loss_counts_pairs(mask, pairs):
   assert cross_task(APART, mask) == pytest.approx(2 * 2 * pairs, abs=1e-4)
 
 
-def test_the_weight_of_the_cross_task_loss_is_the_data_sets():
-  loss = lambda weight: cross_task(APART, [[1, 0, 0], [0, 0, 1]], weight=weight)
-  assert loss(1.0) == pytest.approx(loss(2.0) / 2)
-  for name, weight, rate in (('nyud', 2, 1e-3), ('cityscapes', 1, 1e-5)):
-    config = importlib.import_module(f'dmtl_jax.configs.{name}').get_config('method=xtc')
-    assert config.model.cross_task_weight == weight and config.optim.part_lr.film == rate
+def test_the_config_weights_the_cross_task_loss():
+  mask = [[1, 0, 0], [0, 0, 1]]
+  assert cross_task(APART, mask, weight=1.0) == pytest.approx(cross_task(APART, mask, weight=2.0) / 2)
+
+
+@pytest.mark.parametrize('name, weight, rate', [('nyud', 2, 1e-3), ('cityscapes', 1, 1e-5)])
+def test_weight_and_rate_of_xtc_are_the_data_sets(name, weight, rate):
+  config = importlib.import_module(f'dmtl_jax.configs.{name}').get_config('method=xtc')
+  assert config.model.cross_task_weight == weight
+  assert config.optim.part_lr.film == rate
 
 
 def test_cross_task_pairs_are_those_of_source_and_target():
@@ -225,13 +256,12 @@ def test_a_label_without_a_valid_pixel_is_no_target():
 
 
 def test_predictions_labels_and_features_are_those_of_the_second_view(monkeypatch):
-  """A view that is nothing but a flip: so is the image that is predicted, and the label that is mapped."""
-  flip = view(flip=True)
-  flips = jax.tree.map(lambda x: jnp.repeat(x, 2, axis=0), flip)
-  monkeypatch.setattr(views, 'draw_crops', lambda key, count, flipped: flips)
-  rng, seen = np.random.default_rng(0), {}
-  image, labels = rng.standard_normal((2, 32, 32, 3)).astype(np.float32), {'semseg': LABELS['semseg']}
-  labels['normals'] = np.stack([NORMALS.blank(32, 32)] * 2)
+  """The view is a flip: the network gets the flipped image, and the mapping the flipped label."""
+  flips = jax.tree.map(lambda x: jnp.repeat(x, 2, axis=0), view(flip=True))
+  monkeypatch.setattr(views, 'draw_crops', lambda *_: flips)
+  seen = {}
+  image = np.random.default_rng(0).standard_normal((2, 32, 32, 3)).astype(np.float32)
+  labels = {'semseg': LABELS['semseg'], 'normals': np.stack([NORMALS.blank(32, 32)] * 2)}
   maps = {'semseg': np.ones((2, 4, 4, 4), np.float32), 'normals': np.full((2, 4, 4, 3), 2, np.float32)}
 
   def apply(maps_or_image, task=None, pair=None, method='image'):
@@ -250,17 +280,16 @@ def test_predictions_labels_and_features_are_those_of_the_second_view(monkeypatc
   np.testing.assert_allclose(prediction[..., 4:], (3**-0.5 + 1) / 2, atol=1e-5)
 
 
-def test_labels_are_encoded_in_the_range_of_predictions():
-  encode = lambda task, label: np.asarray(
-    xtc.chosen_label((task,), {task.name: label}, np.ones((1, 1), bool), np.zeros(1, int))
-  )[0, 0]
-  classes = np.array([[[[2], [255]]]], np.uint8)
-  np.testing.assert_array_equal(encode(SEMSEG, classes), [[0, 0, 1, 0], [0, 0, 0, 0]])
-  np.testing.assert_array_equal(encode(BOUNDARY, np.array([[[[1], [255]]]], np.uint8)), [[1], [0]])
-  depth = np.array([[[[2], [8], [0]]]], np.float32)
-  np.testing.assert_allclose(encode(DEPTH, depth), [[0.25], [1], [0]])
-  normals = np.array([[[[0.6, -0.8, 0], [0, 0, 0]]]], np.float32)
-  np.testing.assert_allclose(encode(NORMALS, normals), [[0.8, 0.1, 0.5], [0, 0, 0]], atol=1e-6)
+@pytest.mark.parametrize('task, label, encoded', [
+    (SEMSEG, [[2], [255]], [[0, 0, 1, 0], [0, 0, 0, 0]]),
+    (BOUNDARY, [[1], [255]], [[1], [0]]),
+    (DEPTH, [[2], [8], [0]], [[0.25], [1], [0]]),
+    (NORMALS, [[0.6, -0.8, 0], [0, 0, 0]], [[0.8, 0.1, 0.5], [0, 0, 0]]),
+])  # fmt: skip
+def test_labels_are_encoded_in_the_range_of_predictions(task, label, encoded):
+  labels = {task.name: np.array([[label]], task.label_dtype)}
+  slots = xtc.encode_labels((task,), labels, np.ones((1, 1), bool), np.zeros(1, int))
+  np.testing.assert_allclose(slots, [[encoded]], atol=1e-6)
 
 
 def test_class_predictions_are_drawn_with_their_probabilities_and_pass_the_gradient():
@@ -272,7 +301,7 @@ def test_class_predictions_are_drawn_with_their_probabilities_and_pass_the_gradi
   assert (np.asarray(gradient)[..., 0] > 0).all()
 
 
-def test_a_pairs_film_changes_that_pair_alone():
+def test_a_pairs_film_changes_only_that_pair():
   film = {'gamma': np.ones((6, 4), np.float32), 'beta': np.zeros((6, 4), np.float32)}
   film['gamma'][4] = 3
   film['beta'][4] = 0.5

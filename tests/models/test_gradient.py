@@ -1,4 +1,4 @@
-"""The gradient of training: in bfloat16 as in float32, and as that of the benchmarks' PyTorch network."""
+"""The training gradient in bfloat16 against float32, and against the benchmarks' PyTorch network."""
 
 from conftest import random_labels, random_variables, SIZE, TASKS, tiny_config
 import jax
@@ -33,14 +33,14 @@ def network(dtype: str):
   return model, random_variables(model)
 
 
-def drawn(model) -> dict:
+def inputs_of(model) -> dict:
   """The pairs and their noise."""
   return model_inputs(model, IMAGES, jax.random.key(1), 2, pairs_lib.select(MASK, PAIRS))
 
 
 def step(dtype: str):
   model, variables = network(dtype)
-  inputs = drawn(model)
+  inputs = inputs_of(model)
 
   def loss(params):
     output, updated = model.apply(
@@ -53,17 +53,16 @@ def step(dtype: str):
 
 
 def test_losses_agree(steps):
-  """Each pair's loss within 2%, half of bfloat16's error after the few dozen layers in a row that a pair passes."""
+  """Each pair's loss within 2%, half of bfloat16's error after the few dozen layers a pair passes."""
   (_, (exact, *_)), (_, (rounded, *_)) = steps['float32'], steps['bfloat16']
   assert (np.asarray(exact) > 0).tolist() == MASK.tolist()
   np.testing.assert_allclose(rounded, exact, rtol=0.02)
-  assert np.abs(np.asarray(rounded) - exact).max() > 1e-6  # it is not float32 that was computed
+  assert np.abs(np.asarray(rounded) - exact).max() > 1e-6  # bfloat16 was really used
 
 
 def test_the_gradient_points_the_same_way(steps):
-  """Random labels are the hard case: what such a gradient is, is what is left of noise."""
-  flat = {dtype: np.concatenate([np.ravel(g) for g in jax.tree.leaves(grads)]) for dtype, (grads, _) in steps.items()}
-  exact, rounded = flat['float32'], flat['bfloat16']
+  """Random labels are the hard case: most of the gradient cancels."""
+  exact, rounded = (np.concatenate([np.ravel(g) for g in jax.tree.leaves(grads)]) for grads, _ in steps.values())
   cosine = exact @ rounded / np.linalg.norm(exact) / np.linalg.norm(rounded)
   assert cosine > 0.95
   assert np.linalg.norm(rounded) == pytest.approx(np.linalg.norm(exact), rel=0.05)
@@ -80,11 +79,12 @@ def test_torch_has_the_same_gradient(steps):
   model, variables = network('float32')
   batch = {'image': IMAGES, 'labels': {task.name: LABELS[task.name] for task in TWO}, 'label_mask': MASK}
   contestant = torch_step.TrainStep(CONFIG, TWO, variables, batch, 'float32', compiled=False, device='cpu')
-  slots, noise = Slots(tuple(task.channels for task in TWO)), np.asarray(drawn(model)['noise'])
-  given = {}
+  slots = Slots(tuple(task.channels for task in TWO))
+  noise = np.asarray(inputs_of(model)['noise'])
+  torch_noise = {}
   for n, (b, t) in enumerate(zip(*np.nonzero(MASK))):  # the pairs' order: image by image
-    given[TWO[t].name, b] = torch.tensor(np.moveaxis(noise[:, n : n + 1, ..., slots.of(t)], -1, 2))
-  loss = contestant.loss(given)
+    torch_noise[TWO[t].name, b] = torch.tensor(np.moveaxis(noise[:, n : n + 1, ..., slots.channel_slice(t)], -1, 2))
+  loss = contestant.loss(torch_noise)
   loss.backward()
   grads, (_, expected, _) = steps['float32']
   assert loss.item() == pytest.approx(float(expected), rel=1e-5)

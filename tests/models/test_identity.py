@@ -1,4 +1,4 @@
-"""The identity as the denoiser's start: X_0 is X_init and noise, with the same network, and all of it learns."""
+"""The denoiser starting as the identity: X_0 is X_init plus noise, in the same network, and all of it learns."""
 
 import functools
 
@@ -20,16 +20,16 @@ pytestmark = pytest.mark.usefixtures('short_encoder')
 
 @functools.cache
 def built(arg: str):
-  """The model, what its layers drew (in numpy), and what it starts with."""
+  """The model, its layers' own random variables (from numpy), and its initial ones."""
   config = tiny_config(arg)
   config.model.initial_weights = 'identity'
   model = build_model(config, FEW)
-  drawn = jax.tree_util.tree_map_with_path(untrained, random_variables(model))
-  return model, drawn, drawn | {'params': jax.jit(model.init_params)(drawn['params'], KEY)}
+  random = jax.tree_util.tree_map_with_path(untrained, random_variables(model))
+  return model, random, random | {'params': jax.jit(model.init_params)(random['params'], KEY)}
 
 
 def untrained(path, x):
-  """Norms and biases are drawn as other layers' are; before training they do nothing."""
+  """Sets norms and biases, random like other layers, to do nothing."""
   value = {'scale': 1, 'var': 1, 'mean': 0, 'bias': 0}.get(path[-1].key)
   return np.float32(x) if value is None else np.full(x.shape, value, np.float32)
 
@@ -40,7 +40,7 @@ def images():
 
 
 @pytest.mark.parametrize('more', ['', ',condition=concat', ',diffusion_steps=3', ',preset=released'])
-def test_prediction_returns_the_initial_maps_without_noise_and_the_noisy_ones_with_it(more, images):
+def test_prediction_returns_its_input_with_and_without_noise(more, images):
   model, _, variables = built(f'method=prediction{more}')
   inputs = model_inputs(model, images, KEY, len(FEW))
   apply = jax.jit(lambda noise: model.apply(variables, images, **(inputs | {'noise': noise})))
@@ -75,7 +75,7 @@ def test_the_network_is_the_same_and_the_rest_untouched(method):
 
 @pytest.mark.parametrize('method', ['prediction', 'feature'])
 def test_everything_learns_from_the_second_step_on(method, images):
-  """In the first one, what writes nothing yet hides what lies before it, as in every residual network begun at 0."""
+  """In the first step, layers that are 0 hide those before them, as in every residual network that starts at 0."""
   model, _, variables = built(f'method={method}')
   inputs = model_inputs(model, images, KEY, len(FEW))
   labels, mask = random_labels(np.random.default_rng(1), 2), jnp.ones((2, len(FEW)), bool)
@@ -89,14 +89,16 @@ def test_everything_learns_from_the_second_step_on(method, images):
 
     return jax.grad(loss)(params)
 
-  moved = lambda p, g: np.asarray(p) - np.float32(1e-3) * np.sign(g)
-  params = jax.tree.map(moved, variables['params'], jax.device_get(gradient(variables['params'])))
+  def move(param, grad):
+    return np.asarray(param) - np.float32(1e-3) * np.sign(grad)
+
+  params = jax.tree.map(move, variables['params'], jax.device_get(gradient(variables['params'])))
   for path, grad in jax.tree_util.tree_leaves_with_path(jax.device_get(gradient(params))):
     assert np.abs(grad).max() > 0, jax.tree_util.keystr(path)
 
 
-def test_a_network_too_narrow_says_so():
+def test_a_network_that_is_too_narrow_raises():
   config = tiny_config('method=prediction')
-  config.model.initial_weights, config.model.channels = 'identity', 13
+  config.model.update(initial_weights='identity', channels=13)
   with pytest.raises(UserError, match='at least 14'):
     build_model(config, TASKS)

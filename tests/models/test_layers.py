@@ -1,10 +1,13 @@
 """Resizing, convolutions by task and attention against independent numpy and scipy."""
 
+import functools
+
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.ndimage
 import scipy.special
 
 from dmtl_jax.models.parts.denoiser import CrossAttentionBlock
@@ -12,28 +15,18 @@ from dmtl_jax.models.parts.layers import Conv, convolve, Dense, Head, ReducedCon
 from dmtl_jax.models.parts.task_layers import gather_by_task, SlotEmbed, SlotHead, TaskConv
 
 
-def resize_by_hand(x, size):
-  """Bilinear, half-pixel centres, edges clamped: plain loops over output pixels."""
-  height, width = x.shape[:2]
-  out = np.zeros((*size, x.shape[2]))
-  for i in range(size[0]):
-    for j in range(size[1]):
-      y = min(max((i + 0.5) * height / size[0] - 0.5, 0), height - 1)
-      z = min(max((j + 0.5) * width / size[1] - 0.5, 0), width - 1)
-      y0, z0 = int(y), int(z)
-      y1, z1 = min(y0 + 1, height - 1), min(z0 + 1, width - 1)
-      fy, fz = y - y0, z - z0
-      top = (1 - fz) * x[y0, z0] + fz * x[y0, z1]
-      bottom = (1 - fz) * x[y1, z0] + fz * x[y1, z1]
-      out[i, j] = (1 - fy) * top + fy * bottom
-  return out
+def resize_by_scipy(x, size):
+  """Bilinear, half-pixel centres, edges clamped."""
+  centres = [(np.arange(n) + 0.5) * old / n - 0.5 for n, old in zip(size, x.shape)]
+  grid = np.meshgrid(*centres, indexing='ij')
+  resized = [scipy.ndimage.map_coordinates(plane, grid, order=1, mode='nearest') for plane in np.moveaxis(x, -1, 0)]
+  return np.stack(resized, axis=-1)
 
 
 @pytest.mark.parametrize('size', [(16, 24), (2, 3), (8, 12), (5, 17), (4, 6)])
 def test_resize(size):
   x = np.random.default_rng(0).standard_normal((8, 12, 3))
-  found = jax.jit(resize, static_argnums=1)(x[None], size)[0]
-  np.testing.assert_allclose(found, resize_by_hand(x, size), atol=1e-5)
+  np.testing.assert_allclose(jax.jit(resize, static_argnums=1)(x[None], size)[0], resize_by_scipy(x, size), atol=1e-5)
 
 
 def conv_by_hand(x, kernel, stride=1):
@@ -52,23 +45,23 @@ def conv_by_hand(x, kernel, stride=1):
 
 @pytest.mark.parametrize('size', [1, 3, 5])
 def test_gradients_of_a_convolution_in_a_loop(size):
-  """They are their own formulas on CPUs: those of the sum over the kernel's places, by numpy."""
+  """CPUs have their own formulas for them; against numpy's sums over the kernel."""
   rng = np.random.default_rng(0)
-  x, kernel, weight = (
-    rng.standard_normal(s).astype(np.float32) for s in ((2, 6, 7, 3), (size, size, 3, 4), (2, 6, 7, 4))
-  )
+  x = rng.standard_normal((2, 6, 7, 3), np.float32)
+  kernel = rng.standard_normal((size, size, 3, 4), np.float32)
+  weight = rng.standard_normal((2, 6, 7, 4), np.float32)
 
   def loss(x, kernel):
     return jax.lax.map(lambda one: (convolve(one[0][None], kernel)[0] * one[1]).sum(), (x, weight)).sum()
 
-  of_x, of_kernel = jax.jit(jax.grad(loss, (0, 1)))(x, kernel)
+  grad_x, grad_kernel = jax.jit(jax.grad(loss, (0, 1)))(x, kernel)
   for b in range(2):
-    back = kernel[::-1, ::-1].swapaxes(2, 3)
-    np.testing.assert_allclose(of_x[b], conv_by_hand(weight[b], back), rtol=1e-4, atol=1e-4)
+    flipped = kernel[::-1, ::-1].swapaxes(2, 3)
+    np.testing.assert_allclose(grad_x[b], conv_by_hand(weight[b], flipped), rtol=1e-4, atol=1e-4)
   padded = np.pad(x, ((0, 0), (size // 2,) * 2, (size // 2,) * 2, (0, 0)))
   for i, j in np.ndindex(size, size):
-    seen = padded[:, i : i + 6, j : j + 7]
-    np.testing.assert_allclose(of_kernel[i, j], np.einsum('bhwc,bhwd->cd', seen, weight), rtol=1e-4, atol=1e-4)
+    expected = np.einsum('bhwc,bhwd->cd', padded[:, i : i + 6, j : j + 7], weight)
+    np.testing.assert_allclose(grad_kernel[i, j], expected, rtol=1e-4, atol=1e-4)
 
 
 def test_strided_convolution_pads_both_sides():
@@ -82,76 +75,74 @@ def test_strided_convolution_pads_both_sides():
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
 def test_the_gradient_of_a_tasks_weights_is_the_sum_over_its_maps(dtype):
   """One task has two maps, another none; against numpy's scattered sum."""
-  rng, task = np.random.default_rng(3), np.array([3, 0, 3, 1])
-  weights, grad = (jnp.asarray(rng.standard_normal((4, 2, 5)), dtype) for _ in range(2))
-  chosen, back = jax.vjp(lambda w: gather_by_task(w, task), weights)
-  np.testing.assert_array_equal(np.asarray(chosen, float), np.asarray(weights, float)[task])
+  rng = np.random.default_rng(3)
+  task = np.array([3, 0, 3, 1])
+  weights, grad = jnp.asarray(rng.standard_normal((2, 4, 2, 5)), dtype)
+  gathered, pullback = jax.vjp(lambda w: gather_by_task(w, task), weights)
+  np.testing.assert_array_equal(np.asarray(gathered, float), np.asarray(weights, float)[task])
   expected = np.zeros((4, 2, 5))
   np.add.at(expected, task, np.asarray(grad, float))
-  found = back(grad)[0]
-  assert found.dtype == weights.dtype
-  np.testing.assert_allclose(np.asarray(found, float), expected, rtol=1e-6 if dtype == 'float32' else 1e-2)
+  [grad_weights] = pullback(grad)
+  assert grad_weights.dtype == weights.dtype
+  np.testing.assert_allclose(np.asarray(grad_weights, float), expected, rtol=1e-6 if dtype == 'float32' else 1e-2)
 
 
+@pytest.mark.parametrize('is_dense', [False, True])
 @pytest.mark.parametrize('kernel_size', [1, 3])
-def test_task_convolution_uses_each_maps_own_weights(kernel_size):
+def test_task_convolution_uses_each_maps_own_weights(kernel_size, is_dense):
   x = np.random.default_rng(0).standard_normal((6, 5, 7, 4)).astype(np.float32)
-  layer = TaskConv(tasks=3, features=2, kernel_size=kernel_size)
+  layer = TaskConv(tasks=3, features=2, kernel_size=kernel_size, is_dense=is_dense)
   task = np.array([0, 0, 1, 1, 2, 2])
   params = jax.jit(layer.init)(jax.random.key(0), x, task)
   params['params']['bias'] = jnp.arange(6.0).reshape(3, 2)
   kernel = np.asarray(params['params']['kernel'])
   expected = [conv_by_hand(x[n], kernel[t]) + np.arange(2) + 2 * t for n, t in enumerate(task)]
   np.testing.assert_allclose(jax.jit(layer.apply)(params, x, task), expected, atol=1e-5)
-  np.testing.assert_allclose(jax.jit(layer.apply)(params, x, None), expected, atol=1e-5)
 
 
-def test_slots_act_like_separate_convolutions():
-  channels, rng = (3, 1), np.random.default_rng(0)
-  maps = [rng.standard_normal((1, 4, 5, c)).astype(np.float32) for c in channels]
-  x = np.concatenate([np.pad(maps[0], ((0, 0),) * 3 + ((0, 1),)), np.pad(maps[1], ((0, 0),) * 3 + ((3, 0),))])
-  embed, head = SlotEmbed(channels, 6), SlotHead(channels)
-  params = jax.jit(embed.init)(jax.random.key(0), x, None)
+FIRST, SECOND = slice(0, 3), slice(3, 4)  # the slots of two tasks with 3 channels and 1
+TWO = np.array([0, 1])
+
+
+@pytest.mark.parametrize('is_dense', [False, True])
+def test_embedding_slots_acts_like_separate_convolutions(is_dense):
+  x = np.random.default_rng(0).standard_normal((2, 4, 5, 4)).astype(np.float32)
+  x[0, ..., SECOND] = x[1, ..., FIRST] = 0
+  layer = SlotEmbed((3, 1), 6, is_dense)
+  params = jax.jit(layer.init)(jax.random.key(0), x, TWO)
   params['params']['bias'] = jnp.stack([jnp.ones(6), -jnp.ones(6)])
   kernel = np.asarray(params['params']['kernel'])
-  expected = [conv_by_hand(maps[0][0], kernel[:, :, :3]) + 1, conv_by_hand(maps[1][0], kernel[:, :, 3:]) - 1]
-  for task in (None, np.array([0, 1])):
-    np.testing.assert_allclose(jax.jit(embed.apply)(params, x, task), expected, atol=1e-5)
-
-  y = np.asarray(expected, np.float32)
-  params = jax.jit(head.init)(jax.random.key(1), y, None)
-  weight = np.asarray(params['params']['kernel'])
-  expected = np.stack(
-    [np.pad(y[0] @ weight[:, :3], ((0, 0), (0, 0), (0, 1))), np.pad(y[1] @ weight[:, 3:], ((0, 0), (0, 0), (3, 0)))]
-  )
-  for task in (None, np.array([0, 1])):
-    np.testing.assert_allclose(jax.jit(head.apply)(params, y, task), expected, atol=1e-5)
+  first = conv_by_hand(x[0, ..., FIRST], kernel[:, :, FIRST]) + 1
+  second = conv_by_hand(x[1, ..., SECOND], kernel[:, :, SECOND]) - 1
+  np.testing.assert_allclose(jax.jit(layer.apply)(params, x, TWO), [first, second], atol=1e-5)
 
 
-LAST = {'Head': (Head(4), None), 'SlotHead': (SlotHead((3, 1)), [0, 1, 0]), 'SlotHead, dense': (SlotHead((3, 1)), None)}
+def apply_head(kernel, bias, x):
+  return Head(4).apply({'params': {'kernel': kernel[None, None], 'bias': bias}}, x)
 
 
-@pytest.mark.parametrize('name', LAST)
+def apply_slot_head(kernel, bias, x, is_dense=False):
+  return SlotHead((3, 1), is_dense).apply({'params': {'kernel': kernel, 'bias': bias}}, x, TWO)
+
+
+@pytest.mark.parametrize('layer', [apply_head, apply_slot_head, functools.partial(apply_slot_head, is_dense=True)])
 @pytest.mark.parametrize('dtype', ['bfloat16', 'float16'])
-def test_a_last_layer_is_exact_whatever_the_dtype_of_its_features(dtype, name):
-  """The product in float64 of the features as they are, rounded, and weights that are not; so is its gradient."""
-  (layer, task), rng = LAST[name], np.random.default_rng(0)
-  x = jnp.asarray(rng.standard_normal((3 if task else 2, 4, 5, 256)), dtype)
-  task = task and np.array(task)
-  kernel, bias = rng.standard_normal((256, 4)).astype(np.float32), rng.standard_normal(4).astype(np.float32)
-  apply = lambda kernel: layer.apply(
-    {'params': {'kernel': kernel, 'bias': bias}}, x, *([] if name == 'Head' else [task])
-  )
-  shape = (1, 1, 256, 4) if name == 'Head' else (256, 4)
-  own = np.ones((3, 4), bool) if name == 'Head' else np.array([[1, 1, 1, 0], [0, 0, 0, 1], [1, 1, 1, 0]], bool)
-  own = own[: len(x), None, None]
+def test_a_last_layer_is_exact_whatever_the_dtype_of_its_features(dtype, layer):
+  """Values and gradient against the product in float64 of rounded features and unrounded weights."""
+  rng = np.random.default_rng(0)
+  x = jnp.asarray(rng.standard_normal((2, 4, 5, 256)), dtype)
+  kernel = rng.standard_normal((256, 4), np.float32)
+  bias = rng.standard_normal(4, np.float32)
   features = np.asarray(x, np.float64)
-  out, gradient = jax.jit(lambda k: (apply(k), jax.grad(lambda k: (apply(k) ** 2).sum() / 2)(k)))(kernel.reshape(shape))
-  expected = np.where(own, features @ kernel + bias, 0)
+  exact = features @ kernel + bias
+  if layer is not apply_head:
+    exact[0, ..., SECOND] = exact[1, ..., FIRST] = 0
+  out, pullback = jax.vjp(lambda kernel: layer(kernel, bias, x), kernel)
   assert out.dtype == jnp.float32
-  np.testing.assert_allclose(out, expected, rtol=0, atol=2e-6 * np.abs(expected).max())
-  expected = np.einsum('nhwc,nhwd->cd', features, expected)
-  np.testing.assert_allclose(gradient.reshape(256, 4), expected, rtol=0, atol=2e-6 * np.abs(expected).max())
+  np.testing.assert_allclose(out, exact, rtol=0, atol=2e-6 * np.abs(exact).max())
+  [gradient] = pullback(out)
+  exact = np.einsum('nhwc,nhwd->cd', features, exact)
+  np.testing.assert_allclose(gradient, exact, rtol=0, atol=2e-6 * np.abs(exact).max())
 
 
 @pytest.mark.parametrize('heads', [1, 2])

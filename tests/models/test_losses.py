@@ -1,4 +1,4 @@
-"""Losses against values worked out by hand and in numpy; hidden labels count for nothing."""
+"""Losses against values worked out by hand; hidden labels have no influence."""
 
 from conftest import random_labels, TASKS
 import jax
@@ -11,8 +11,6 @@ from dmtl_jax.models.losses import combine, map_losses
 
 BY_NAME = {task.name: task for task in TASKS}
 task_loss = jax.jit(losses.task_loss, static_argnums=0)
-
-
 SIGMOID = (0.95 * np.log1p(np.exp(-2)) + 0.05 * np.log1p(np.exp(-1))) / 2
 CLASSES = (np.log(4) + np.log(np.exp([-3, -2, -1, 0]).sum())) / 2
 
@@ -25,7 +23,7 @@ CLASSES = (np.log(4) + np.log(np.exp([-3, -2, -1, 0]).sum())) / 2
     ('depth', [[1], [5], [9]], [2, 3, 0], 1.5),
 ])  # fmt: skip
 def test_losses_by_hand(name, logits, label, expected):
-  """Of one image of one row."""
+  """One image of one row."""
   task = BY_NAME[name]
   label = np.array(label, task.label_dtype).reshape(1, 1, -1, task.label_channels)
   np.testing.assert_allclose(task_loss(task, np.array([[logits]], np.float32), label), [expected], rtol=1e-6)
@@ -43,25 +41,16 @@ def test_combination_by_hand():
   """Two tasks; image 0 labelled for both, image 1 for the second."""
   losses = jnp.array([[1.0, 2.0], [0.0, 4.0]])
   mask = jnp.array([[True, True], [False, True]])
-  total = combine(losses, mask, jnp.array([10.0, 1.0]))
-  np.testing.assert_allclose(total, ((10 + 2) * 2 / 2 + 4 * 2 / 1) / 2)
-
-
-def test_without_balance_an_image_of_many_labels_weighs_as_one_of_one():
-  losses = jnp.array([[1.0, 2.0], [0.0, 4.0]])
-  mask = jnp.array([[True, True], [False, True]])
-  assert combine(losses, mask, jnp.array([10.0, 1.0]), balance=False) == ((10 + 2) + 4) / 2
-
-
-def test_no_labelled_pair_at_all_gives_zero():
-  assert combine(jnp.zeros((3, 2)), jnp.zeros((3, 2), bool), jnp.ones(2)) == 0
+  weights = jnp.array([10.0, 1.0])
+  np.testing.assert_allclose(combine(losses, mask, weights), ((10 + 2) * 2 / 2 + 4 * 2 / 1) / 2)
+  np.testing.assert_allclose(combine(losses, mask, weights, balance=False), ((10 + 2) + 4) / 2)
 
 
 def test_hidden_labels_have_no_influence_whatever_they_hold():
   """Random masks; hidden labels replaced by garbage, NaN included: same values, same gradients."""
   rng = np.random.default_rng(0)
-  labels, size = random_labels(rng, 3, (8, 12)), (3, 4, 6)
-  maps = {task.name: rng.standard_normal((*size, task.channels)).astype(np.float32) for task in TASKS}
+  labels = random_labels(rng, 3, (8, 12))
+  maps = {task.name: rng.standard_normal((3, 4, 6, task.channels), np.float32) for task in TASKS}
 
   @jax.jit
   def value_and_grad(labels, mask):
@@ -72,9 +61,9 @@ def test_hidden_labels_have_no_influence_whatever_they_hold():
     for t, task in enumerate(TASKS):
       junk = np.full_like(labels[task.name], np.nan if task.kind in ('normals', 'depth') else 7)
       garbage[task.name] = np.where(mask[:, t, None, None, None], labels[task.name], junk)
-    (loss, grads), (loss2, grads2) = value_and_grad(labels, mask), value_and_grad(garbage, mask)
-    assert np.isfinite(loss) and loss == loss2
+    loss, grads = value_and_grad(labels, mask)
+    assert np.isfinite(loss)
+    jax.tree.map(np.testing.assert_array_equal, value_and_grad(garbage, mask), (loss, grads))
     for t, task in enumerate(TASKS):
-      np.testing.assert_array_equal(grads[task.name], grads2[task.name])
       hidden = np.asarray(grads[task.name])[~mask[:, t]]
       np.testing.assert_array_equal(hidden, np.zeros_like(hidden))

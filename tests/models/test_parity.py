@@ -1,7 +1,7 @@
 """The released preset against numbers of the authors' PyTorch code (../shared/parity/README.md).
 
-Weights, inputs and noise are drawn by the recipe given there and converted by `pretrained`,
-so that conversion, network, losses and gradients are all held against the original.
+Weights, inputs and noise follow the recipe there and are converted by `pretrained`,
+so that conversion, network, losses and gradients are all compared with the original.
 """
 
 import json
@@ -63,7 +63,7 @@ def test_evaluation(released):
   @jax.jit
   def evaluate(variables, images, noise):
     encoder = {part: variables[part]['backbone']['encoder'] for part in variables}
-    # The encoder alone besides, which XLA finds in the network and compiles once.
+    # Also only the encoder, which XLA recognises in the network and compiles once.
     return model.apply(variables, images, noise=noise), ResNet('resnet18').apply(encoder, images, False)
 
   output, stages = evaluate(variables, images, noise)

@@ -1,4 +1,4 @@
-"""Training in float16: the loss is scaled so that gradients fit, and a step whose gradient does not is skipped."""
+"""Training in float16: the loss is scaled so that gradients fit, and steps with an overflowing gradient are skipped."""
 
 from conftest import random_labels, random_variables, TASKS, tiny_config
 from flax import linen as nn
@@ -17,7 +17,6 @@ from dmtl_jax.training.step import TrainStep
 
 TWO = (TASKS[0], TASKS[5])
 SIZE = (32, 32)
-NOTES = {'evaluated': 0, 'best': {}, 'window': {}}
 
 
 class Linear(Network):
@@ -62,14 +61,14 @@ def same(a, b):
 
 def test_steps_train_as_in_float32():
   losses = {jnp.float16: [], jnp.float32: []}
-  for dtype, told in losses.items():
+  for dtype, values in losses.items():
     step, state = linear(dtype)
     for number in range(1, 9):
       state, scalars = step(state, batch_of(), number)
       assert scalars['is_finite']
-      told.append(float(scalars['loss/total']))
+      values.append(float(scalars['loss/total']))
     if dtype == jnp.float16:
-      assert scalars['loss_scale'] == 2**16 and state.scale.fin_steps == 8 and not scalars['overflow']
+      assert (scalars['loss_scale'], state.scale.fin_steps, scalars['overflow']) == (2**16, 8, False)
   np.testing.assert_allclose(losses[jnp.float16], losses[jnp.float32], rtol=0.01)
   assert losses[jnp.float16][-1] < losses[jnp.float16][0]
 
@@ -80,37 +79,46 @@ def test_an_overflow_halves_the_scale_and_skips_the_step(accumulate, policy):
   step, state = linear(accumulate=accumulate, nan_policy=policy)
   start = scaled(state, 2.0**40)
   after, scalars = step(start, batch_of(), 1)
-  assert scalars['overflow'] and not scalars['is_finite'] and np.isfinite(scalars['loss/total'])
-  assert after.step == 1 and after.scale.scale == 2.0 ** (40 - accumulate) and after.scale.fin_steps == 0
+  assert scalars['overflow']
+  assert not scalars['is_finite']
+  assert np.isfinite(scalars['loss/total'])
+  assert (after.step, after.scale.scale, after.scale.fin_steps) == (1, 2.0 ** (40 - accumulate), 0)
   same(after.replace(step=start.step, scale=start.scale), start)
-  window = bad_numbers.PendingSteps(TWO)
-  window.add(1, scalars, [0], {})
-  assert window.fetch() == [] and window.total_skipped() == 1  # so that nan_policy=stop does not stop
+  pending = bad_numbers.PendingSteps(TWO)
+  pending.add(1, scalars, [0], {})
+  assert pending.fetch() == []  # so that nan_policy=stop does not stop
+  assert pending.total_skipped() == 1
   config = tiny_config('method=mtl_baseline')
   config.train.nan_policy = policy
-  assert train.log_values(window, float, config, 1) == {'loss_scale': 2.0**40, 'skipped': 1, 'lr': -1}
+  assert train.log_values(pending, float, config, 1) == {'loss_scale': 2.0**40, 'skipped': 1, 'lr': -1}
   for number in range(2, 40):
     after, scalars = step(after, batch_of(), number)
-  assert scalars['is_finite'] and after.step == 39
+  assert scalars['is_finite']
+  assert after.step == 39
 
 
 def test_a_loss_that_is_not_finite_is_no_overflow():
   step, state = linear()
   batch = batch_of()
-  after, scalars = step(state, batch | {'image': batch['image'] * np.nan}, 1)
-  assert not scalars['is_finite'] and not scalars['overflow']
-  same(after, state)  # it waits
-  stuck, scalars = step(scaled(state, 2.0**40), batch, 2)  # by its number one step was refused before
-  assert not scalars['is_finite'] and not scalars['overflow'] and stuck.scale.scale == 2.0**40
-  _, scalars = step(scaled(state, 1.0), batch | {'image': batch['image'] * 6e4}, 1)  # no scale is less
-  assert not scalars['is_finite'] and not scalars['overflow']
+
+  def run(state, number, factor=1.0):
+    after, scalars = step(state, batch | {'image': batch['image'] * np.float32(factor)}, number)
+    assert not scalars['is_finite']
+    assert not scalars['overflow']
+    return after
+
+  same(run(state, 1, factor=np.nan), state)  # it waits
+  later = run(scaled(state, 2.0**40), 2)  # by its number, an earlier step was skipped
+  assert later.scale.scale == 2.0**40
+  run(scaled(state, 1.0), 1, factor=6e4)  # the scale cannot decrease
 
 
 def test_small_gradients_are_those_of_float32_and_would_be_zero_without_the_scale(short_encoder):
   config = tiny_config('method=prediction,diffusion_steps=1')
   config.model.update(width=4, channels=8)
   config.loss_weights = {task.name: 1e-4 for task in TWO}
-  tx, moved = optax.sgd(1.0), {}
+  tx = optax.sgd(1.0)
+  moved = {}
   for dtype, scale in (('float32', None), ('float16', 2.0**16), ('float16', 1.0)):
     config.dtype = dtype
     model = build_model(config, TWO)
@@ -122,8 +130,15 @@ def test_small_gradients_are_those_of_float32_and_would_be_zero_without_the_scal
     difference = jax.tree.map(np.subtract, jax.device_get(after.params), state.params)
     moved[dtype, scale] = np.concatenate([np.ravel(x) for x in jax.tree.leaves(difference)])
   exact = moved['float32', None]
-  error = lambda scale: np.linalg.norm(moved['float16', scale] - exact) / np.linalg.norm(exact)
-  assert error(2.0**16) < 0.01 and error(1.0) > 0.1
+  error = {scale: np.linalg.norm(moved['float16', scale] - exact) / np.linalg.norm(exact) for scale in (2.0**16, 1.0)}
+  assert error[2.0**16] < 0.01
+  assert error[1.0] > 0.1
+
+
+def save(state, workdir):
+  checkpoints = Checkpoints(workdir)
+  checkpoints.save(state, {'next_index': 0}, {'evaluated': 0, 'best': {}, 'window': {}})
+  checkpoints.close()
 
 
 def test_a_resumed_run_has_the_same_bits(tmp_path):
@@ -133,9 +148,7 @@ def test_a_resumed_run_has_the_same_bits(tmp_path):
   for number in range(1, 31):
     state, _ = step(state, batch_of(), number)
     if number == 10:
-      checkpoints = Checkpoints(tmp_path)
-      checkpoints.save(state, {'next_index': 0}, NOTES)
-      checkpoints.close()
+      save(state, tmp_path)
   again = Checkpoints(tmp_path).restore(10, abstract)
   assert again.scale.scale < 2.0**30
   for number in range(11, 31):
@@ -144,14 +157,12 @@ def test_a_resumed_run_has_the_same_bits(tmp_path):
 
 
 @pytest.mark.parametrize('before, now', [(jnp.float32, jnp.float16), (jnp.float16, jnp.float32)])
-def test_a_run_goes_on_in_another_dtype(before, now, tmp_path):
-  """And so does one whose checkpoint is from before there was a scale."""
+def test_a_run_resumes_in_another_dtype(before, now, tmp_path):
   step, state = linear(before)
   state, _ = step(state, batch_of(), 1)
-  checkpoints = Checkpoints(tmp_path)
-  checkpoints.save(state, {'next_index': 0}, NOTES)
-  checkpoints.close()
+  save(state, tmp_path)
   step, other = linear(now)
   restored = Checkpoints(tmp_path).restore(1, other)
   same(restored.replace(scale=None), state.replace(scale=None))
-  assert (restored.scale is None) == (now == jnp.float32) and step(restored, batch_of(), 2)[1]['is_finite']
+  assert (restored.scale is None) == (now == jnp.float32)
+  assert step(restored, batch_of(), 2)[1]['is_finite']

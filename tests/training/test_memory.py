@@ -1,6 +1,4 @@
-"""Gradient accumulation and rematerialisation give what the whole batch, kept whole, gives."""
-
-import functools
+"""Gradient accumulation and rematerialisation do not change the gradient of a batch."""
 
 from conftest import random_labels, random_variables, SIZE, TASKS, tiny_config
 from flax import linen as nn
@@ -22,7 +20,7 @@ TWO = (TASKS[0], TASKS[5])
 
 
 class Noisy(Network):
-  """A linear map and the noise of each pair: no batch norm, so that a batch may be cut anywhere."""
+  """A linear map plus each pair's noise, without batch norm: a batch may be cut anywhere."""
 
   diffuses = True
   slots = Slots(tuple(task.channels for task in TASKS))
@@ -68,10 +66,10 @@ def noisy_config(accumulate: int):
 
 @pytest.mark.parametrize('accumulate, groups', [(2, 1), (4, 2)])
 def test_micro_batches_make_the_gradient_and_losses_of_the_batch(accumulate, groups):
-  model, tx, batch = Noisy(TASKS), optax.sgd(1.0), batch_of(BATCH)
-  variables = model.init(
-    jax.random.key(1), batch['image'], **inputs.model_inputs(model, batch['image'], KEY, len(TASKS))
-  )
+  model = Noisy(TASKS)
+  tx = optax.sgd(1.0)
+  batch = batch_of(BATCH)
+  variables = model.init(KEY, batch['image'], **inputs.model_inputs(model, batch['image'], KEY, len(TASKS)))
   state = TrainState(jnp.int32(3), variables['params'], {'calls': jnp.zeros(())}, tx.init(variables['params']))
   whole, scalars = step_of(model, noisy_config(1), tx, 1)(state, batch)
   cut, cut_scalars = step_of(model, noisy_config(accumulate), tx, groups)(state, batch)
@@ -79,7 +77,7 @@ def test_micro_batches_make_the_gradient_and_losses_of_the_batch(accumulate, gro
   assert set(scalars) == set(cut_scalars)
   for name, value in scalars.items():
     np.testing.assert_allclose(cut_scalars[name], value, rtol=1e-5, err_msg=name)
-  assert whole.batch_stats['calls'] == 1 and cut.batch_stats['calls'] == accumulate and cut.step == 4
+  assert (whole.batch_stats['calls'], cut.batch_stats['calls'], cut.step) == (1, accumulate, 4)
 
 
 def small(method: str, **train):
@@ -91,10 +89,9 @@ def small(method: str, **train):
   variables = random_variables(model, (32, 32))
   state = TrainState(jnp.int32(0), variables['params'], variables['batch_stats'], tx.init(variables['params']))
   batch = batch_of(4)
-  small_maps = {t.name: batch['labels'][t.name][:, :32, :32] for t in TWO}
   batch = {
     'image': batch['image'][:, :32, :32],
-    'labels': small_maps,
+    'labels': {task.name: batch['labels'][task.name][:, :32, :32] for task in TWO},
     'label_mask': np.eye(2, dtype=bool)[[0, 1, 1, 0]],
   }
   step = next_step(TrainStep(model, tx, config, TWO, 4 // config.train.accumulate, 1))
@@ -102,9 +99,13 @@ def small(method: str, **train):
 
 
 def relative(a, b) -> float:
-  """Distance of two trees over the length of the second; in numpy, which compiles nothing for each shape."""
-  flat = lambda tree: np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)])
-  return float(np.linalg.norm(flat(a) - flat(b)) / np.linalg.norm(flat(b)))
+  """Distance of two trees over the length of the second; in numpy, which compiles nothing."""
+  a, b = (np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)]) for tree in (a, b))
+  return float(np.linalg.norm(a - b) / np.linalg.norm(b))
+
+
+def moved(state, start):
+  return jax.tree.map(np.subtract, jax.device_get(state.params), start.params)
 
 
 def test_batch_norm_takes_its_statistics_from_each_micro_batch(short_encoder):
@@ -114,9 +115,8 @@ def test_batch_norm_takes_its_statistics_from_each_micro_batch(short_encoder):
   half, _, _ = small('mtl_baseline')
   first, _ = half(start, jax.tree.map(lambda x: x[:2], batch))
   second, _ = half(start.replace(batch_stats=first.batch_stats), jax.tree.map(lambda x: x[2:], batch))
-  moved = lambda state: jax.tree.map(np.subtract, jax.device_get(state.params), start.params)
-  mean = jax.tree.map(lambda a, b: (a + b) / 2, moved(first), moved(second))
-  assert relative(moved(cut), mean) < 1e-4
+  mean = jax.tree.map(lambda a, b: (a + b) / 2, moved(first, start), moved(second, start))
+  assert relative(moved(cut, start), mean) < 1e-4
   assert relative(cut.batch_stats, second.batch_stats) < 1e-5
   assert relative(second.batch_stats, first.batch_stats) > 1e-3
 
@@ -124,22 +124,22 @@ def test_batch_norm_takes_its_statistics_from_each_micro_batch(short_encoder):
 @pytest.mark.parametrize('method', ['prediction', 'mti_net', 'invpt', 'xtc', 'single_task'])
 def test_remat_keeps_every_name(method, monkeypatch):
   monkeypatch.setitem(encoder.STAGES, 'resnet18', (1, 1, 1))  # invpt's need
-  config, shapes = tiny_config(f'method={method}'), []
-  for remat in (False, True):
+  config = tiny_config(f'method={method}')
+
+  def shapes(remat):
     config.train.remat = remat
-    model = build_model(config, TWO)
-    init = functools.partial(inputs.init_variables, model, size=(64, 64))
-    shapes.append(jax.eval_shape(init, jax.random.key(0)))
-  assert jax.tree.structure(shapes[0]) == jax.tree.structure(shapes[1])
-  assert jax.tree.leaves(shapes[0]) == jax.tree.leaves(shapes[1])
+    return inputs.variable_shapes(build_model(config, TWO), (64, 64))
+
+  assert shapes(True) == shapes(False)
 
 
 def test_remat_changes_no_loss_and_no_gradient(short_encoder):
-  results = []
-  for remat in (False, True):
+  def run(remat):
     step, start, batch = small('prediction', remat=remat)
     state, scalars = step(start, batch)
-    results.append((jax.tree.map(np.subtract, jax.device_get(state.params), start.params), scalars['loss/total']))
-  (kept, loss), (again, again_loss) = results
-  np.testing.assert_allclose(again_loss, loss, rtol=1e-6)
-  assert relative(again, kept) < 1e-4
+    return moved(state, start), scalars['loss/total']
+
+  gradient, loss = run(False)
+  remat_gradient, remat_loss = run(True)
+  np.testing.assert_allclose(remat_loss, loss, rtol=1e-6)
+  assert relative(remat_gradient, gradient) < 1e-4

@@ -1,1 +1,1 @@
-"""What the networks are built of."""
+"""Building blocks of the networks."""

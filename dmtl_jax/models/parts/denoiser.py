@@ -1,11 +1,11 @@
-"""The denoiser: one network for all steps and tasks, and what it is conditioned on (docs/paper.md, Model 4)."""
+"""The denoiser: one network for all steps and tasks, and its condition (docs/paper.md, Model 4)."""
 
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
 from dmtl_jax.models.parts.diffusion import step_embedding
-from dmtl_jax.models.parts.layers import add_bias, Conv, Dense, Dtype, reduce, ReducedConv, resize
+from dmtl_jax.models.parts.layers import add_bias, Conv, Dense, Dtype, layer_norm, reduce, ReducedConv, resize
 from dmtl_jax.models.parts.task_layers import SlotEmbed, SlotHead, TaskConv
 
 
@@ -30,12 +30,15 @@ class CrossAttention(nn.Module):
   @nn.compact
   def __call__(self, q, kv):
     channels = q.shape[-1]
-    wide = jnp.float32 if self.dtype == jnp.float16 else self.dtype  # CPUs and TPUs have no such product of float16
-    split = lambda x: x.reshape(*x.shape[:-1], self.heads, -1).astype(wide)
-    q = split(Dense(channels, use_bias=False, dtype=self.dtype, name='q')(q))
+    q = Dense(channels, use_bias=False, dtype=self.dtype, name='q')(q)
     k, v = jnp.split(Dense(2 * channels, use_bias=False, dtype=self.dtype, name='kv')(kv), 2, axis=-1)
-    out = jax.nn.dot_product_attention(q, split(k), split(v))
+    out = jax.nn.dot_product_attention(self._split_heads(q), self._split_heads(k), self._split_heads(v))
     return Dense(channels, dtype=self.dtype, name='proj')(out.reshape(*out.shape[:-2], channels))
+
+  def _split_heads(self, x):
+    """[N, L, C] to [N, L, heads, C / heads]; float32 instead of float16, in which CPUs and TPUs cannot attend."""
+    dtype = jnp.float32 if self.dtype == jnp.float16 else self.dtype
+    return x.reshape(*x.shape[:-1], self.heads, -1).astype(dtype)
 
 
 class CrossAttentionBlock(nn.Module):
@@ -49,13 +52,13 @@ class CrossAttentionBlock(nn.Module):
 
   @nn.compact
   def __call__(self, q: jax.Array, kv: jax.Array | None) -> tuple[jax.Array, jax.Array | None]:
-    norm = lambda name: nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name=name)
+    """Updates both token streams [N, L, C]."""
     if kv is not None:
-      kv = kv + Mlp(self.dtype, name='mlp_kv')(norm('norm_mlp_kv')(kv))
-      keys = norm('norm_kv')(kv)
-    query = norm('norm_q')(q)
+      kv = kv + Mlp(self.dtype, name='mlp_kv')(layer_norm(self.dtype, 'norm_mlp_kv')(kv))
+      keys = layer_norm(self.dtype, 'norm_kv')(kv)
+    query = layer_norm(self.dtype, 'norm_q')(q)
     q = q + CrossAttention(self.heads, self.dtype, name='attn')(query, query if kv is None else keys)
-    return q + Mlp(self.dtype, name='mlp')(norm('norm_mlp')(q)), kv
+    return q + Mlp(self.dtype, name='mlp')(layer_norm(self.dtype, 'norm_mlp')(q)), kv
 
 
 class StepEmbed(nn.Module):
@@ -71,22 +74,24 @@ class StepEmbed(nn.Module):
 
 
 class TaskHeads(nn.Module):
-  """1x1 convolution, then three 3x3 convolutions with ReLU, weights by task."""
+  """1x1 convolution, then three 3x3 convolutions with ReLU, with weights per task."""
 
   tasks: int
   channels: int
+  is_dense: bool = False
   dtype: Dtype = jnp.float32
 
   @nn.compact
   def __call__(self, x, task):
-    x = TaskConv(self.tasks, self.channels, 1, dtype=self.dtype, name='conv0')(x, task)
+    shared = dict(tasks=self.tasks, features=self.channels, is_dense=self.is_dense, dtype=self.dtype)
+    x = TaskConv(kernel_size=1, **shared, name='conv0')(x, task)
     for i in (1, 2, 3):
-      x = TaskConv(self.tasks, self.channels, 3, relu=True, dtype=self.dtype, name=f'conv{i}')(x, task)
+      x = TaskConv(kernel_size=3, relu=True, **shared, name=f'conv{i}')(x, task)
     return x
 
 
 class Conditioning(nn.Module):
-  """Multi-Task Conditioning f_cond: T initial maps [B, h, w, C_t or C] to F_cond's L tokens [B, L, channels].
+  """Multi-Task Conditioning f_cond: T initial maps [B, h, w, C_t or C] to L condition tokens F_cond [B, L, channels].
 
   Attributes:
     stride: of the tokens on the maps: L = h/stride * w/stride.
@@ -103,20 +108,20 @@ class Conditioning(nn.Module):
   def __call__(self, maps: dict[str, jax.Array]) -> jax.Array:
     if self.per_task:
       maps = {name: Conv(self.channels, 3, dtype=self.dtype, name=f'{name}_embed')(x) for name, x in maps.items()}
-    fused = ReducedConv(self.channels, self.stride, self.dtype, name='fuse')(
-      jnp.concatenate(list(maps.values()), axis=-1)
-    )
+    fuse = ReducedConv(self.channels, self.stride, self.dtype, name='fuse')
+    fused = fuse(jnp.concatenate(list(maps.values()), axis=-1))
     return fused.reshape(fused.shape[0], -1, self.channels)
 
 
 class Denoiser(nn.Module):
-  """One denoising step X_s -> estimate of X_0 for maps of (image, task) pairs.
+  """One denoising step for maps of (image, task) pairs: X_s to an estimate of X_0.
 
   Attributes:
+    task_channels: C_t of every task.
     predictions: True: X are raw predictions in slots (Prediction Diffusion); False:
       features of `channels` channels (Feature Diffusion).
-    task_channels: C_t of every task.
-    stride: of the tokens, as the condition's.
+    stride: of the tokens on the maps, the same as the condition's.
+    is_dense: layout of the pairs, see `task_layers`.
   """
 
   task_channels: tuple[int, ...]
@@ -125,26 +130,28 @@ class Denoiser(nn.Module):
   depth: int = 4
   heads: int = 1
   stride: int = 4
+  is_dense: bool = False
   dtype: Dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, x: jax.Array, step: jax.Array, condition: jax.Array | None, task: jax.Array | None):
-    """See class.
+  def __call__(self, x: jax.Array, step: jax.Array, condition: jax.Array | None, task: jax.Array) -> jax.Array:
+    """Denoises once.
 
     Args:
       x: [N, h, w, sum of C_t] (slots) or [N, h, w, channels].
       step: scalar step index, shared by all pairs.
       condition: F_cond's tokens of each pair's image [N, L, channels], or None.
-      task: [N] int32, or None for the dense layout.
+      task: [N] int32.
 
     Returns:
       Array of x's shape: raw predictions in float32, or features in `dtype`.
     """
-    tasks, height, width = len(self.task_channels), *x.shape[1:3]
+    by_task = dict(is_dense=self.is_dense, dtype=self.dtype)
+    tasks = len(self.task_channels)
     if self.predictions:
-      embedded = SlotEmbed(self.task_channels, self.channels, self.dtype, name='embed')(x, task)
+      embedded = SlotEmbed(self.task_channels, self.channels, **by_task, name='embed')(x, task)
     else:
-      embedded = TaskConv(tasks, self.channels, 3, dtype=self.dtype, name='embed')(x, task)
+      embedded = TaskConv(tasks, self.channels, kernel_size=3, **by_task, name='embed')(x, task)
     embedded = add_bias(embedded, StepEmbed(self.channels, self.dtype, name='step_embed')(step))
 
     small = reduce(embedded, self.stride)
@@ -152,9 +159,9 @@ class Denoiser(nn.Module):
     q, kv = (tokens, None) if condition is None else (condition, tokens)
     for i in range(self.depth):
       q, kv = CrossAttentionBlock(self.heads, self.dtype, name=f'block{i}')(q, kv)
-    mixed = resize(q.reshape(small.shape), (height, width)) + embedded
+    mixed = resize(q.reshape(small.shape), x.shape[1:3]) + embedded
 
-    out = TaskHeads(tasks, self.channels, self.dtype, name='heads')(mixed, task)
+    out = TaskHeads(tasks, self.channels, **by_task, name='heads')(mixed, task)
     if self.predictions:
-      out = SlotHead(self.task_channels, name='predict')(out, task)
+      out = SlotHead(self.task_channels, self.is_dense, name='predict')(out, task)
     return out

@@ -10,11 +10,11 @@ STAGES = {'resnet18': (2, 2, 2, 2), 'resnet50': (3, 4, 6, 3)}
 
 
 class Residual(nn.Module):
-  """A ResNet's block: two 3x3 convolutions (ResNet-18), or 1x1, 3x3 and 1x1 (bottleneck, ResNet-50); and a shortcut.
+  """A residual block: two 3x3 convolutions (ResNet-18), or 1x1, 3x3 and 1x1 (bottleneck, ResNet-50), and a shortcut.
 
   Attributes:
-    channels: of its maps; what a bottleneck returns has four times as many.
-    stride: of the first 3x3 convolution, as torchvision's V1.5 has it.
+    channels: of the inner maps; the output of a bottleneck has four times as many.
+    stride: of the first 3x3 convolution, as in torchvision's V1.5.
   """
 
   channels: int
@@ -24,10 +24,13 @@ class Residual(nn.Module):
 
   @nn.compact
   def __call__(self, x, train: bool):
-    plain = [(self.channels, 3, self.stride), (self.channels, 3, 1)]
-    bottleneck = [(self.channels, 1, 1), plain[0], (4 * self.channels, 1, 1)]
+    strided = (self.channels, 3, self.stride)
+    if self.bottleneck:
+      convolutions = [(self.channels, 1, 1), strided, (4 * self.channels, 1, 1)]
+    else:
+      convolutions = [strided, (self.channels, 3, 1)]
     y = x
-    for i, (channels, size, stride) in enumerate(bottleneck if self.bottleneck else plain, 1):
+    for i, (channels, size, stride) in enumerate(convolutions, 1):
       y = nn.relu(y) if i > 1 else y
       y = Conv(channels, size, stride, use_bias=False, dtype=self.dtype, name=f'conv{i}')(y)
       y = batch_norm(train, dtype=self.dtype, name=f'bn{i}')(y)
@@ -54,7 +57,8 @@ class ResNet(nn.Module):
   @nn.compact
   def __call__(self, images: jax.Array, train: bool) -> list[jax.Array]:
     """Normalised images [B, H, W, 3] to the four stage maps at strides 4, 8, 16 and 32."""
-    block, bottleneck = remat_if(self.remat, Residual), self.depth == 'resnet50'
+    block = remat_if(self.remat, Residual)
+    bottleneck = self.depth == 'resnet50'
     x = Conv(self.width, 7, stride=2, use_bias=False, dtype=self.dtype, name='conv1')(images.astype(self.dtype))
     x = nn.relu(batch_norm(train, dtype=self.dtype, name='bn1')(x))
     x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=[(1, 1), (1, 1)])
@@ -68,7 +72,7 @@ class ResNet(nn.Module):
 
 
 class Backbone(nn.Module):
-  """Encoder and fusion: images [B, H, W, 3] to F_backbone [B, H/8, W/8, channels]."""
+  """ResNet and the fusion of its stages: images [B, H, W, 3] to F_backbone [B, H/8, W/8, channels]."""
 
   depth: str
   width: int
@@ -88,6 +92,6 @@ class Backbone(nn.Module):
     return self.encoder(images, train)
 
   def fuse(self, stages: list[jax.Array]) -> jax.Array:
-    """F_backbone of the four stage maps."""
+    """The four stage maps to F_backbone."""
     size = (stages[0].shape[1] // 2, stages[0].shape[2] // 2)
     return self.reduce(jnp.concatenate([resize(stage, size) for stage in stages], axis=-1))

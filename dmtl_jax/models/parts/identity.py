@@ -1,17 +1,17 @@
-"""The denoiser's other start: as the identity, by initial weights alone (ours, not the paper's).
+"""Initial weights with which the denoiser is the identity (ours, not the paper's).
 
-From random weights the denoiser first has to learn to say what it was given. Here it says so from the start, with the
-network and the parameter count of the paper, and learns what to change. Each step multiplies by alpha_bar_S^(-1 / 2S),
-so that S of them take back the decay: X_0 = X_init + noise. (Depths in metres feel it: 0.5% of 4 m are 2 cm.)
+With random weights the denoiser first has to learn to reproduce its input. Here it reproduces it from the start, with
+the network and the parameter count of the paper, and learns what to change. Each step multiplies by
+alpha_bar_S^(-1 / 2S), so that S of them undo the decay: X_0 = X_init + noise. (It matters for depths in metres: 0.5%
+of 4 m are 2 cm.)
 
-Prediction Diffusion: E_s has X_s in its first channels, each task in channels of its own (its slot), so that what
+Prediction Diffusion: the first channels of E_s hold X_s, each task in channels of its own (its slot), so that what
 attention learns to write there for one task does not disturb the others; at first it writes nothing. The heads' 1x1
-convolution makes (x, -x) of it, the ReLUs pass both on (relu(x) - relu(-x) = x), the last 1x1 takes their
-difference and starts at 0 elsewhere. All other weights stay random, and what they compute is heard as soon as the
-last 1x1 has learned to listen.
+convolution turns them into (x, -x), which survive the ReLUs because relu(x) - relu(-x) = x, and the last 1x1 takes the
+difference and is 0 elsewhere. All other weights stay random; their outputs count as soon as the last 1x1 uses them.
 
-Feature Diffusion: features come out of a ReLU, so every layer is one Dirac kernel, of all channels; f_head^t is a
-copy of the initial head. F_cond starts as a constant, which the step embedding takes away again.
+Feature Diffusion: features come out of a ReLU, so every layer is one Dirac kernel over all channels; f_head^t is a
+copy of the initial head. F_cond starts as a constant, which the step embedding subtracts again.
 """
 
 import jax
@@ -21,12 +21,12 @@ import numpy as np
 from dmtl_jax.models.parts.task_layers import Slots
 
 
-def width(task_channels: tuple[int, ...]) -> int:
-  """Channels that Prediction Diffusion needs to start so."""
+def min_channels(task_channels: tuple[int, ...]) -> int:
+  """Channels that Prediction Diffusion needs to start as the identity."""
   return max(sum(task_channels), 2 * max(task_channels))
 
 
-def start(
+def init_params(
   params: dict,
   names: tuple[str, ...],
   task_channels: tuple[int, ...],
@@ -34,24 +34,26 @@ def start(
   conditioned: bool,
   gain: float = 1.0,
 ) -> dict:
-  """The parameters of a freshly initialised DiffusionMTL, changed to begin as the identity.
+  """Changes freshly initialised parameters of DiffusionMTL so that its denoiser is the identity.
 
   Args:
-    names, task_channels: of the tasks, in their order.
+    names: of the tasks, in order.
+    task_channels: C_t of the tasks.
     predictions: True for Prediction Diffusion.
-    conditioned: False for the ablation without conditioning, whose attention adds a blurred copy of E_s to it: the
-      denoiser starts as the mean of both.
-    gain: what a step multiplies by.
+    conditioned: False for the ablation without conditioning. Its attention adds a blurred copy of E_s to E_s, so
+      the denoiser starts as the mean of both.
+    gain: factor of a step.
   """
   slots = Slots(task_channels)
   params = jax.tree.map(lambda x: x, params)  # new dicts, same arrays
-  denoiser, condition, heads = params['denoiser'], params.get('conditioning'), params['denoiser']['heads']
-  carried = slots.total if predictions else heads['conv0']['bias'].shape[-1]
+  denoiser = params['denoiser']
+  carried = slots.total if predictions else denoiser['heads']['conv0']['bias'].shape[-1]
   silent = [denoiser['step_embed']['fc2']]
-  silent += [part for name, block in denoiser.items() if name.startswith('block')
-             for part in (block['attn']['proj'], block['mlp']['fc2'])]  # fmt: skip
+  for name, block in denoiser.items():
+    if name.startswith('block'):
+      silent += [block['attn']['proj'], block['mlp']['fc2']]
   if conditioned:
-    silent.append(condition['fuse'])
+    silent.append(params['conditioning']['fuse'])
   for layer in silent:
     layer['kernel'] = layer['kernel'].at[..., :carried].set(0)
     layer['bias'] = layer['bias'].at[..., :carried].set(0)
@@ -59,15 +61,18 @@ def start(
   if predictions:
     _carry_predictions(denoiser, slots, gain)
   else:
-    _carry_features(params, slots, names, gain)
+    _carry_features(params, names, gain)
   return params
 
 
 def _carry_predictions(denoiser, slots, gain):
-  """Task t's slot goes through the same channels of E_s, then 2 C_t channels of the task's head."""
-  heads, embed, last = denoiser['heads'], denoiser['embed'], denoiser['predict']
+  """Passes task t's slot through the same channels of E_s, then through 2 C_t channels of the task's head."""
+  heads = denoiser['heads']
+  embed = denoiser['embed']
+  last = denoiser['predict']
   for t, count in enumerate(slots.channels):
-    one, own = np.eye(count), slots.of(t)
+    one = np.eye(count)
+    own = slots.channel_slice(t)
     both = np.concatenate([one, -one], axis=1)
     embed['kernel'] = embed['kernel'].at[:, :, own, : slots.total].set(0).at[1, 1, own, own].set(one)
     embed['bias'] = embed['bias'].at[t, : slots.total].set(0)
@@ -78,32 +83,35 @@ def _carry_predictions(denoiser, slots, gain):
     last['kernel'] = last['kernel'].at[:, own].set(0).at[: 2 * count, own].set(both.T)
 
 
-def _carry_features(params, slots, names, gain):
-  denoiser, one = params['denoiser'], np.eye(params['denoiser']['heads']['conv0']['bias'].shape[-1])
+def _carry_features(params, names, gain):
+  denoiser = params['denoiser']
+  one = np.eye(denoiser['heads']['conv0']['bias'].shape[-1])
   layers = [(denoiser['embed'], 3, 1.0), (denoiser['heads']['conv0'], 1, gain)]
   layers += [(denoiser['heads'][name], 3, 1.0) for name in ('conv1', 'conv2', 'conv3')]
   for layer, size, factor in layers:
     layer['kernel'] = jnp.broadcast_to(factor * _dirac(size, one), layer['kernel'].shape)
     layer['bias'] = jnp.zeros_like(layer['bias'])
   if 'conditioning' in params:
-    # Not 0, where layer norms of the tokens would have no direction and gradients 300 times too large.
+    # With 0, the layer norms of the tokens would have no direction and gradients 300 times too large.
     constant = jnp.cos(jnp.arange(1, len(one) + 1))
     params['conditioning']['fuse']['bias'] = constant
     denoiser['step_embed']['fc2']['bias'] = -constant
-  kernels = [params['decoders'][f'{name}_head']['kernel'][0, 0] for name in names]
-  biases = [params['decoders'][f'{name}_head']['bias'] for name in names]
-  params['head'] = dict(kernel=jnp.concatenate(kernels, axis=-1), bias=jnp.concatenate(biases))
+  heads = [params['decoders'][f'{name}_head'] for name in names]
+  params['head'] = {
+    'kernel': jnp.concatenate([head['kernel'][0, 0] for head in heads], axis=-1),
+    'bias': jnp.concatenate([head['bias'] for head in heads]),
+  }
 
 
 def _dirac(size: int, matrix: np.ndarray) -> np.ndarray:
-  """The convolution kernel [size, size, *matrix.shape] that is `matrix` at its middle and 0 around."""
+  """The convolution kernel [size, size, *matrix.shape] with `matrix` at its centre and 0 around it."""
   kernel = np.zeros((size, size, *matrix.shape), np.float32)
   kernel[size // 2, size // 2] = matrix
   return kernel
 
 
 def _write(layer, t: int, kernel):
-  """Task t's kernel of the first output channels; no bias there."""
+  """Sets the kernel of task t's first output channels, and their bias to 0."""
   count = kernel.shape[-1]
   layer['kernel'] = layer['kernel'].at[t, ..., :count].set(kernel)
   layer['bias'] = layer['bias'].at[t, :count].set(0)

@@ -1,11 +1,13 @@
-"""The (image, task) pairs that are denoised: the labelled ones in training, all in inference.
+"""The (image, task) pairs to denoise: the labelled ones in training, all of them at inference.
 
-Pairs are N maps in one batch axis, in one of two layouts with the same methods:
+The maps of N pairs share one batch axis, in one of two layouts with the same methods:
 
-- `SparsePairs`: the labelled pairs of a batch, at a static count, so that one compiled
+- `SparsePairs`: the labelled pairs of a batch, padded to a static count, so that one compiled
   step serves every batch and its cost grows with the labels rather than with B x T;
 - `DensePairs`: all pairs, task by task: N = T * B, pair t * B + b.
 """
+
+from typing import ClassVar
 
 from flax import struct
 import jax
@@ -18,13 +20,13 @@ class DensePairs:
   """All pairs of `batch` images and `tasks` tasks.
 
   Attributes:
-    task: None, by which layers with weights per task know that each task's maps lie side by side.
+    is_dense: whether the maps of a task lie side by side, see `task_layers`.
   """
 
   batch: int = struct.field(pytree_node=False)
   tasks: int = struct.field(pytree_node=False)
 
-  task = None
+  is_dense: ClassVar[bool] = True
 
   @property
   def count(self) -> int:
@@ -53,9 +55,9 @@ class DensePairs:
     """Maps of pairs [N, ...] back to T maps [B, ...], 0 where a pair is missing."""
     return list(x.reshape(self.tasks, self.batch, *x.shape[1:]))
 
-  def map_chunks(self, run, *arrays):
-    """run(*arrays), of arrays [N, ...] of pairs; skips what work it can."""
-    return run(*arrays)
+  def map_chunks(self, run, **inputs):
+    """Returns run(**inputs) for arrays [N, ...] of pairs; `SparsePairs` skips chunks without a valid pair."""
+    return run(**inputs)
 
 
 @struct.dataclass
@@ -67,19 +69,17 @@ class SparsePairs:
 
   Attributes:
     image: [G, P] int32, index of the image in its group of B / G.
-    group_task: [G, P] int32, index of the task.
-    valid: [G, P] bool; False for the pairs that fill up the static count.
+    task: [G, P] int32, index of the task.
+    valid: [G, P] bool; False for the padding up to the static count.
   """
 
   image: jax.Array
-  group_task: jax.Array
+  task: jax.Array
   valid: jax.Array
   batch: int = struct.field(pytree_node=False)
   tasks: int = struct.field(pytree_node=False)
 
-  @property
-  def task(self) -> jax.Array:
-    return self.group_task.reshape(-1)
+  is_dense: ClassVar[bool] = False
 
   @property
   def count(self) -> int:
@@ -92,33 +92,34 @@ class SparsePairs:
 
   @property
   def task_index(self) -> jax.Array:
-    return self.task
+    return self.task.reshape(-1)
 
   def gather_images(self, x: jax.Array) -> jax.Array:
     return self._join(jax.vmap(lambda maps, i: maps[i])(self._split(x), self.image))
 
   def gather_tasks(self, maps: list[jax.Array]) -> jax.Array:
     x = self._split(jnp.stack(maps, axis=1))
-    return self._join(jax.vmap(lambda maps, i, t: maps[i, t])(x, self.image, self.group_task))
+    return self._join(jax.vmap(lambda maps, i, t: maps[i, t])(x, self.image, self.task))
 
   def scatter(self, x: jax.Array) -> list[jax.Array]:
-    x, size = self._split(x), self.batch // self.image.shape[0]
-    # Pairs that only fill up the count are sent out of bounds, where scatter drops them.
+    x = self._split(x)
+    size = self.batch // self.image.shape[0]
+    # Padding is sent out of bounds, where the scatter drops it.
     image = jnp.where(self.valid, self.image, size)
     empty = jnp.zeros((size, self.tasks, *x.shape[2:]), x.dtype)
-    full = self._join(jax.vmap(lambda x, i, t: empty.at[i, t].set(x, mode='drop'))(x, image, self.group_task))
+    full = self._join(jax.vmap(lambda x, i, t: empty.at[i, t].set(x, mode='drop'))(x, image, self.task))
     return [full[:, t] for t in range(self.tasks)]
 
-  def map_chunks(self, run, *arrays):
-    """As `DensePairs.map_chunks`, but in chunks of one pair per image, without those that hold no valid pair.
+  def map_chunks(self, run, **inputs):
+    """As `DensePairs.map_chunks`, but one chunk of a pair per image at a time; 0 for chunks without a valid pair.
 
-    The static count is that of the image with the most labels; where images differ, most of the last
-    chunks are empty, and their work is skipped: what run gives is 0 there.
+    The static count is that of the image with the most labels. Where images differ, most of the last chunks hold
+    only padding, and are skipped.
     """
     groups, count = self.image.shape
     size = self.batch // groups
     if count <= size or count % size:
-      return run(*arrays)
+      return run(**inputs)
     chunks = count // size
 
     def split(x):
@@ -129,13 +130,13 @@ class SparsePairs:
       x = x.reshape(chunks, groups, size, *x.shape[2:])
       return jnp.swapaxes(x, 0, 1).reshape(groups * count, *x.shape[3:])
 
-    def chunk(_, inputs):
-      valid, arrays = inputs
-      empty = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(run, *arrays))
-      return None, jax.lax.cond(valid.any(), run, lambda *_: empty, *arrays)
+    def run_valid(_, chunk):
+      valid, inputs = chunk
+      zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(run, **inputs))
+      return None, jax.lax.cond(valid.any(), lambda: run(**inputs), lambda: zeros)
 
-    _, out = jax.lax.scan(chunk, None, (split(self.valid.reshape(-1)), jax.tree.map(split, arrays)))
-    return jax.tree.map(join, out)
+    _, outputs = jax.lax.scan(run_valid, None, (split(self.valid.reshape(-1)), jax.tree.map(split, inputs)))
+    return jax.tree.map(join, outputs)
 
   def _split(self, x):
     """[B or N, ...] to [G, ..., ...]."""
@@ -149,14 +150,16 @@ Pairs = DensePairs | SparsePairs
 
 
 def select(label_mask: jax.Array, count: int, groups: int = 1) -> SparsePairs:
-  """The labelled pairs of label_mask [B, T] bool, `count` a group, image by image.
+  """The labelled pairs of label_mask [B, T] bool, `count` per group, image by image.
 
   Args:
-    count: static P; at least the number of labels any group can hold (pairs beyond it
-      would be dropped), e.g. B / G times the most labels an image has.
+    count: static P; at least the number of labels any group can hold, e.g. B / G times
+      the most labels an image has. Pairs beyond it are dropped.
   """
   mask = label_mask.reshape(groups, -1)
   batch, tasks = label_mask.shape
   flat = jax.vmap(lambda m: jnp.nonzero(m, size=count, fill_value=0)[0])(mask)
   valid = jnp.arange(count)[None] < mask.sum(1, keepdims=True)
-  return SparsePairs((flat // tasks).astype(jnp.int32), (flat % tasks).astype(jnp.int32), valid, batch, tasks)
+  image = (flat // tasks).astype(jnp.int32)
+  task = (flat % tasks).astype(jnp.int32)
+  return SparsePairs(image, task, valid, batch, tasks)

@@ -1,7 +1,7 @@
 """Layers with one set of weights per task, applied to maps of (image, task) pairs.
 
-`task` is the task index [N] of every map, or None for the dense layout of
-`pairs.py` (N = T * B, task by task), where each task's maps are one ordinary convolution.
+They are called with the maps and the task index [N] of each. `is_dense` promises the layout of `pairs.DensePairs`
+(N = T * B, task by task), where the maps of each task go through one ordinary convolution.
 """
 
 from flax import linen as nn
@@ -14,48 +14,51 @@ from dmtl_jax.models.parts.layers import add_bias, convolve, Dtype, kernel_init,
 
 
 def _kernel_init(relu: bool):
-  """As `layers.kernel_init`, a task at a time; before a ReLU He's, which keeps the scale of maps."""
+  """As `layers.kernel_init`, for each task; before a ReLU He's, which keeps the scale of maps."""
   return nn.initializers.variance_scaling(2.0 if relu else 1 / 3, 'fan_in', 'uniform', batch_axis=(0,))
 
 
 @jax.custom_vjp
 def gather_by_task(weights: jax.Array, task: jax.Array) -> jax.Array:
-  """The weights [N, ...] of each map's task, of those [T, ...] of all tasks.
+  """Weights [T, ...] of all tasks to those of each map's task [N, ...].
 
-  Their gradient is a product with the tasks in one-hot form, not the scatter that JAX makes of it: with that of the
-  classes' losses (`Semseg.pixel_loss`) a CPU's step takes a tenth less.
+  The gradient multiplies with one-hot tasks instead of scattering, as JAX would: together with the same in
+  `Semseg.pixel_loss` a step on CPU takes a tenth less.
   """
   return weights[task]
 
 
-def _of_task_gradient(saved, grad):
+def _gather_forward(weights, task):
+  return gather_by_task(weights, task), (jnp.empty((len(weights), 0)), task)
+
+
+def _gather_backward(saved, grad):
   like, task = saved
   one_hot = jax.nn.one_hot(task, len(like), dtype=grad.dtype)
   return jnp.einsum('nt,n...->t...', one_hot, grad, precision='highest'), None
 
 
-gather_by_task.defvjp(
-  lambda weights, task: (gather_by_task(weights, task), (jnp.empty((len(weights), 0)), task)), _of_task_gradient
-)
+gather_by_task.defvjp(_gather_forward, _gather_backward)
 
 
 class TaskConv(nn.Module):
-  """k x k convolution [N, h, w, C_in] to [N, h, w, features] with weights of each map's task, then maybe a ReLU."""
+  """k x k convolution with weights per task, then a ReLU if `relu`: [N, h, w, C_in] to [N, h, w, features]."""
 
   tasks: int
   features: int
   kernel_size: int
   relu: bool = False
+  is_dense: bool = False
   dtype: Dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, x: jax.Array, task: jax.Array | None) -> jax.Array:
+  def __call__(self, x: jax.Array, task: jax.Array) -> jax.Array:
     k = self.kernel_size
     shape = (self.tasks, k, k, x.shape[-1], self.features)
     kernel = self.param('kernel', _kernel_init(self.relu), shape).astype(self.dtype)
     bias = self.param('bias', nn.initializers.zeros, (self.tasks, self.features))
     x = x.astype(self.dtype)
-    if task is None:
+    if self.is_dense:
       blocks = x.reshape(self.tasks, -1, *x.shape[1:])
       out = jnp.concatenate([add_bias(convolve(blocks[t], kernel[t]), bias[t]) for t in range(self.tasks)])
     else:
@@ -64,17 +67,17 @@ class TaskConv(nn.Module):
 
 
 def _conv_each(x, kernel):
-  """One kernel a map: [N, h, w, C] with [N, k, k, C, D] to [N, h, w, D]."""
-  if winograd.pays((1, *x.shape[1:]), kernel.shape[1:], x.dtype):
+  """Convolves each map with its own kernel: [N, h, w, C] with [N, k, k, C, D] to [N, h, w, D]."""
+  if winograd.is_faster((1, *x.shape[1:]), kernel.shape[1:], x.dtype):
     return jax.vmap(winograd.winograd_conv)(x[:, None], kernel)[:, 0]
   return _patch_product(x, kernel)
 
 
 @jax.checkpoint
 def _patch_product(x, kernel):
-  """As `_conv_each`, a batched matrix product over patches: a grouped convolution is 5 times slower on CPU.
+  """`_conv_each` as a batched matrix product over patches: a grouped convolution is 5 times slower on CPU.
 
-  Patches are k * k times the map, so they are made again for the gradient.
+  A checkpoint, because patches are k * k times the size of the map: the gradient makes them again.
   """
   n, k, _, channels, features = kernel.shape
   return jnp.einsum('nhwc,ncd->nhwd', _patches(x, k), kernel.reshape(n, k * k * channels, features))
@@ -90,8 +93,8 @@ def _patches(x, k: int):
 class Slots:
   """Predictions of tasks with different C_t in one array [..., sum of C_t].
 
-  Task t owns channels offset_t .. offset_t + C_t (its slot); a pair's map is 0 outside
-  its own task's slot, so that one convolution serves maps of any task.
+  Task t owns the channels `channel_slice(t)` (its slot). A pair's map is 0 outside its own task's slot, so that one
+  convolution serves maps of any task.
   """
 
   def __init__(self, channels: tuple[int, ...]):
@@ -99,7 +102,7 @@ class Slots:
     self.offsets = np.concatenate([[0], np.cumsum(channels)])
     self.total = int(self.offsets[-1])
 
-  def of(self, t: int) -> slice:
+  def channel_slice(self, t: int) -> slice:
     return slice(int(self.offsets[t]), int(self.offsets[t + 1]))
 
   def mask(self, task: jax.Array) -> jax.Array:
@@ -109,51 +112,61 @@ class Slots:
 
   def place(self, maps: list[jax.Array]) -> list[jax.Array]:
     """T maps [..., C_t] to T maps [..., total]."""
-    pads = [((0, 0),) * (m.ndim - 1) + ((self.of(t).start, self.total - self.of(t).stop),) for t, m in enumerate(maps)]
-    return [jnp.pad(m, pad) for m, pad in zip(maps, pads)]
+    placed = []
+    for t, x in enumerate(maps):
+      own = self.channel_slice(t)
+      placed.append(jnp.pad(x, ((0, 0),) * (x.ndim - 1) + ((own.start, self.total - own.stop),)))
+    return placed
 
   def split(self, maps: list[jax.Array]) -> list[jax.Array]:
     """T maps [..., total] to T maps [..., C_t]: the inverse of `place`."""
-    return [m[..., self.of(t)] for t, m in enumerate(maps)]
+    return [x[..., self.channel_slice(t)] for t, x in enumerate(maps)]
 
 
 class SlotEmbed(nn.Module):
-  """Per-task 3x3 convolution C_t -> features of maps in slots [N, h, w, total]."""
+  """3x3 convolution C_t -> features with weights per task: slots [N, h, w, total] to [N, h, w, features]."""
 
   channels: tuple[int, ...]
   features: int
+  is_dense: bool = False
   dtype: Dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, x: jax.Array, task: jax.Array | None) -> jax.Array:
+  def __call__(self, x: jax.Array, task: jax.Array) -> jax.Array:
     slots = Slots(self.channels)
     kernel = self.param('kernel', self._init, (3, 3, slots.total, self.features)).astype(self.dtype)
     bias = self.param('bias', nn.initializers.zeros, (len(self.channels), self.features))
     x = x.astype(self.dtype)
-    if task is not None:
+    if not self.is_dense:
       # Zeros outside the slot select the task's kernel.
       return add_bias(convolve(x, kernel), gather_by_task(bias, task)[:, None, None])
-    blocks = slots.split(list(x.reshape(len(self.channels), -1, *x.shape[1:])))
-    return jnp.concatenate([add_bias(convolve(m, kernel[:, :, slots.of(t)]), bias[t]) for t, m in enumerate(blocks)])
+    outputs = []
+    for t, maps in enumerate(slots.split(list(x.reshape(len(self.channels), -1, *x.shape[1:])))):
+      outputs.append(add_bias(convolve(maps, kernel[:, :, slots.channel_slice(t)]), bias[t]))
+    return jnp.concatenate(outputs)
 
   def _init(self, key, shape):
-    # Fan-in is that of the task's own channels, not of all slots.
+    # The fan-in counts the task's own channels, not all slots.
     fan_in = 9 * np.repeat(self.channels, self.channels)[:, None]
     return jax.random.uniform(key, shape, minval=-1, maxval=1) / np.sqrt(fan_in)
 
 
 class SlotHead(nn.Module):
-  """Per-task 1x1 convolution to C_t channels: [N, h, w, C] of any dtype to slots [N, h, w, total] float32."""
+  """1x1 convolution C -> C_t with weights per task: [N, h, w, C] of any dtype to slots [N, h, w, total] float32."""
 
   channels: tuple[int, ...]
+  is_dense: bool = False
 
   @nn.compact
-  def __call__(self, x: jax.Array, task: jax.Array | None) -> jax.Array:
+  def __call__(self, x: jax.Array, task: jax.Array) -> jax.Array:
     slots = Slots(self.channels)
     kernel = self.param('kernel', kernel_init, (x.shape[-1], slots.total))
     bias = self.param('bias', nn.initializers.zeros, (slots.total,))
-    if task is not None:
+    if not self.is_dense:
       return jnp.where(slots.mask(task), project(x, kernel) + bias, 0)
+    predictions = []
     blocks = x.reshape(len(self.channels), -1, *x.shape[1:])
-    own = [project(blocks[t], kernel[:, slots.of(t)]) + bias[slots.of(t)] for t in range(len(self.channels))]
-    return jnp.concatenate(slots.place(own))
+    for t in range(len(self.channels)):
+      own = slots.channel_slice(t)
+      predictions.append(project(blocks[t], kernel[:, own]) + bias[own])
+    return jnp.concatenate(slots.place(predictions))
