@@ -188,7 +188,7 @@ def _read_encoding(where: str, entry: dict) -> dict:
 
 def _image_files(folder: pathlib.Path) -> dict[str, pathlib.Path]:
   """{id: path} of a split's images."""
-  if folder.is_dir() and (unread := photographs.unread_files(_visible(folder))):
+  if folder.is_dir() and (unread := photographs.unsupported_files(_visible(folder))):
     raise UserError(f'{folder}: {unread}')
   images = _by_stem(folder, photographs.suffixes())
   if not images:

@@ -67,17 +67,17 @@ def suffixes() -> tuple[str, ...]:
   return (*SUFFIXES, *(suffix for suffix, name in EXTRA_SUFFIXES.items() if name in extra_formats()))
 
 
-def unread_format(path: str | os.PathLike) -> str | None:
+def unsupported_format(path: str | os.PathLike) -> str | None:
   """The format of a photograph that cannot be read here, by the file's suffix; None for other files."""
   suffix = pathlib.Path(path).suffix.lower()
   name = EXTRA_SUFFIXES.get(suffix)
   return OTHER_SUFFIXES.get(suffix) if name is None or name in extra_formats() else _titled(name)
 
 
-def unread_files(paths: Iterable[pathlib.Path]) -> str:
+def unsupported_files(paths: Iterable[pathlib.Path]) -> str:
   """'4 of 6 files are HEIC (a.heic, b.heic and 2 more), which is not read; ...' with the fix; '' of readable files."""
   paths = list(paths)
-  unread = {path: name for path in paths if (name := unread_format(path))}
+  unread = {path: name for path in paths if (name := unsupported_format(path))}
   if not unread:
     return ''
   counts = collections.Counter(unread.values())

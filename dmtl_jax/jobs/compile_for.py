@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from dmtl_jax.basics import accelerators, sharding, target
-from dmtl_jax.inference.steps import compiled_predict_step
+from dmtl_jax.inference.forward import jit_predict_fn
 from dmtl_jax.models import build_model, counting
 from dmtl_jax.models.inputs import variable_shapes
 from dmtl_jax.tasks import Task
@@ -62,7 +62,7 @@ def predict_step(config, tasks) -> tuple:
     jax.ShapeDtypeStruct((count, *size, 3), jnp.float32, sharding=split),
     jax.ShapeDtypeStruct((count,), jnp.int32, sharding=split),
   )
-  return compiled_predict_step(model, config, tasks, mesh), args
+  return jit_predict_fn(model, config, tasks, mesh), args
 
 
 def compiled(function, args, config, chosen: accelerators.Accelerator) -> dict:

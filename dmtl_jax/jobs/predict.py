@@ -14,7 +14,7 @@ from dmtl_jax.basics.progress import Progress, say
 from dmtl_jax.draw import panels
 from dmtl_jax.draw.png import save_png
 from dmtl_jax.inference import gallery, images
-from dmtl_jax.inference.prediction import load, Raw
+from dmtl_jax.inference.prediction import load, RawMaps
 
 SIDE = 2048  # longest side of the pictures (arrays have the image's size)
 
@@ -40,7 +40,7 @@ def run(workdir: str, which: str, spec: str, out: str, samples: int = 1, zoom: f
     UserError: no run, no image, options that do not fit, or OUT cannot be written.
   """
   paths = images.find_images(spec, out)
-  readable = [path for path in paths if not photographs.unread_format(path)]
+  readable = [path for path in paths if not photographs.unsupported_format(path)]
   names = images.result_names(readable)
   predictor = load(workdir, which)
   predictor.check(samples, zoom)
@@ -52,7 +52,7 @@ def run(workdir: str, which: str, spec: str, out: str, samples: int = 1, zoom: f
       broken.append(str(error))
   _predict_all(predictor, sources, pathlib.Path(out), samples, zoom, broken)
   count = len(readable) - len(broken)
-  if unread := photographs.unread_files(paths):
+  if unread := photographs.unsupported_files(paths):
     broken.append(unread)
   for reason in broken:
     print(f'skipped {reason}', file=sys.stderr)
@@ -92,7 +92,7 @@ def _readable(source, broken: list[str]) -> Iterator[np.ndarray]:
     broken.append(str(error))
 
 
-def draw(raw: Raw, image: np.ndarray, scales: dict, every_class: bool = False) -> dict[str, np.ndarray]:
+def draw(raw: RawMaps, image: np.ndarray, scales: dict, every_class: bool = False) -> dict[str, np.ndarray]:
   """Pictures of one image: {'': panel, TASK: overlay with legend, 'uncertainty/TASK': map with scale}.
 
   Args:
@@ -122,7 +122,7 @@ def draw(raw: Raw, image: np.ndarray, scales: dict, every_class: bool = False) -
   return drawn
 
 
-def _save(raw: Raw, size: tuple[int, int], pictures: dict[str, np.ndarray], folder: pathlib.Path, name: str):
+def _save(raw: RawMaps, size: tuple[int, int], pictures: dict[str, np.ndarray], folder: pathlib.Path, name: str):
   """All files of one image, at once."""
   with transaction():
     for place, picture in pictures.items():

@@ -360,12 +360,12 @@ def without_heif(monkeypatch):
 
 def test_formats_that_are_not_read_are_counted_and_named(without_heif):
   paths = [pathlib.Path(name) for name in ('a.JPG', 'b.HEIC', 'c.heic', 'd.png', 'e.heif', 'f.hif')]
-  assert photographs.unread_files(paths) == (
+  assert photographs.unsupported_files(paths) == (
     '4 of 6 files are HEIC (b.HEIC, c.heic, e.heif and 1 more), which is not read; '
     'pip install pillow-heif, or convert them to JPEG or PNG'
   )
-  assert photographs.unread_files([paths[0], paths[3]]) == ''
-  said = photographs.unread_files([pathlib.Path('x.cr2'), pathlib.Path('y.psd')])
+  assert photographs.unsupported_files([paths[0], paths[3]]) == ''
+  said = photographs.unsupported_files([pathlib.Path('x.cr2'), pathlib.Path('y.psd')])
   assert said == '2 of 2 files are camera RAW and PSD (x.cr2, y.psd), which is not read; convert them to JPEG or PNG'
 
 
@@ -402,7 +402,7 @@ def test_with_pillow_heif_heic_is_an_image_like_others(tmp_path, monkeypatch):
   photographs.extra_formats.cache_clear()
   try:
     (tmp_path / 'a.heic').write_bytes(saved(Image.fromarray(COLORS), 'PNG'))
-    assert '.heic' in photographs.suffixes() and photographs.unread_format('a.heic') is None
+    assert '.heic' in photographs.suffixes() and photographs.unsupported_format('a.heic') is None
     for pixels in fed(tmp_path / 'a.heic'):
       np.testing.assert_array_equal(pixels, COLORS)
   finally:

@@ -18,7 +18,7 @@ from dmtl_jax.basics import atomic, stopping
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.configs import common
 from dmtl_jax.datasets import nyud, raw
-from dmtl_jax.inference.prediction import Raw
+from dmtl_jax.inference.prediction import RawMaps
 from dmtl_jax.jobs import evaluate, export, predict, prepare, report
 from dmtl_jax.runs import workdir
 from tests.whole import test_fuzz_runs
@@ -129,7 +129,7 @@ def test_predict(tmp_path, monkeypatch):
 
     def raw(self, image, samples, zoom):
       (depth,) = stub.TASKS[-1:]
-      return Raw((depth,), {('final', depth.name): np.full((4, 4, 1), 1 + self.number, np.float32)}, (4, 4), 1)
+      return RawMaps((depth,), {('final', depth.name): np.full((4, 4, 1), 1 + self.number, np.float32)}, (4, 4), 1)
 
   def job(number):
     Predictor.number = number
