@@ -13,7 +13,7 @@ from typing import ClassVar
 
 import tensorflow_datasets as tfds
 
-from dmtl_jax.basics.errors import listed, UserError
+from dmtl_jax.basics.errors import join_names, UserError
 from dmtl_jax.basics.processes import mapper
 from dmtl_jax.basics.progress import Progress
 
@@ -78,7 +78,7 @@ def require(root: Path, files: Sequence[str]):
   """Raises UserError where some of `files` (paths relative to root) are missing: how many, and the first."""
   missing = [file for file in files if not (root / file).is_file()]
   if missing:
-    raise UserError(f'{root}: {len(missing)} of {len(files)} files are missing: {listed(missing, 5)}; add them')
+    raise UserError(f'{root}: {len(missing)} of {len(files)} files are missing: {join_names(missing, 5)}; add them')
 
 
 def examples(encode: Callable, root: Path, splits: dict, split: str, processes: int) -> Iterator:
@@ -108,7 +108,7 @@ def examples(encode: Callable, root: Path, splits: dict, split: str, processes: 
           yield position, result
     if not broken:
       return
-  raise UserError(f'{root}: {len(broken)} images have broken files: {listed(broken, 5)}; mend them')
+  raise UserError(f'{root}: {len(broken)} images have broken files: {join_names(broken, 5)}; mend them')
 
 
 def _attempt(encode, root, id):

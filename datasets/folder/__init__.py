@@ -22,7 +22,7 @@ import cv2
 import numpy as np
 
 from dmtl_jax.basics import files, photographs
-from dmtl_jax.basics.errors import is_plain, listed, sanitize, UserError
+from dmtl_jax.basics.errors import is_plain, join_names, sanitize, UserError
 from dmtl_jax.datasets.folder import scan
 from dmtl_jax.datasets.source import Source
 from dmtl_jax.tasks import KINDS, LONGEST, make_task, Task
@@ -103,7 +103,7 @@ def open_folder(path: str, split: str) -> Source:
   bare = [ids[i] for i in np.flatnonzero(~mask.any(1))]
   if bare and (split == 'train' or len(bare) == len(ids)):
     fix = f'remove the image or add {root / split}/labels/TASK/NAME.png'
-    raise UserError(f'{root / split}: {listed(bare)} without a label for any task; {fix}')
+    raise UserError(f'{root / split}: {join_names(bare)} without a label for any task; {fix}')
   stamps = {path: scan.stamp(path) for path in [*images.values(), *(p for files in labels for p in files.values())]}
   found = Files(tasks, [images[i] for i in ids], labels, encodings, stamps)
   scan.check(found, root / split)
@@ -245,7 +245,7 @@ def _label_files(folder: pathlib.Path, tasks, images) -> dict[str, dict[str, pat
   found = {task: _by_stem(present[name], LABEL_SUFFIXES) if name in present else {} for name, task in names.items()}
   orphans = [path for files in found.values() for stem, path in files.items() if stem not in images]
   if orphans:
-    raise UserError(f'{listed(orphans)}: no image of the same name in {folder.parent / "images"}')
+    raise UserError(f'{join_names(orphans)}: no image of the same name in {folder.parent / "images"}')
   return found
 
 
