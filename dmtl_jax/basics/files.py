@@ -63,7 +63,7 @@ def read_text(path: str | os.PathLike, max_bytes: int = TEXT_BYTES, errors: str 
     return file.read()
 
 
-def read_json(path: str | os.PathLike, fix: str = 'mend it') -> Any:
+def read_json(path: str | os.PathLike, fix: str = 'fix it') -> Any:
   """The content of a JSON file.
 
   Args:

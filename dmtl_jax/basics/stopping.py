@@ -55,7 +55,7 @@ def report_interruption(kept: Callable[[], str], where: object = '') -> Iterator
       raise
     place = error.filename2 or error.filename or where
     raise UserError(
-      f'{place}: {os.strerror(error.errno)}; mend that and run the same command again: {kept()}'
+      f'{place}: {os.strerror(error.errno)}; fix that and run the same command again: {kept()}'
     ) from error
   finally:
     if handles_sigterm:

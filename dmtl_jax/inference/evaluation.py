@@ -118,7 +118,7 @@ class Evaluator:
       for index, scored in itertools.groupby(map_pieces(score, pieces), operator.attrgetter('index')):
         states: dict = {}
         for piece in scored:
-          _add(states, {piece.stage: {piece.task: piece.state}})
+          _add(states, {(piece.stage, piece.task): piece.state})
         _add(totals, states)
         rows[index] = {'id': self.source.ids[index]} | _row(states, self.metrics)
         progress.update(min(jax.process_count(), self.count - progress.done))
@@ -130,13 +130,12 @@ class Evaluator:
     return Scores(self._compute(totals, [host_tally for _, _, host_tally in gathered]), list(rows.values()))
 
   def _compute(self, totals: dict, tallies: Sequence[Tally]) -> dict:
-    """`Scores.scores` of the whole set, from {stage: {task: state}} and the tally of each host."""
-    scores: dict = {
-      stage: {name: self.metrics[name].compute(state) for name, state in tasks.items()}
-      for stage, tasks in totals.items()
-    }
+    """`Scores.scores` of the whole set, from {(stage, task): state} and the tally of each host."""
+    scores: dict = {}
+    for (stage, name), state in totals.items():
+      scores.setdefault(stage, {})[name] = self.metrics[name].compute(state)
     scores['per_class'] = {
-      task.name: self.metrics[task.name].per_class(totals['final'][task.name]) for task in self.tasks if task.classes
+      task.name: self.metrics[task.name].per_class(totals['final', task.name]) for task in self.tasks if task.classes
     }
     scores['seconds_per_image'] = max(tally.seconds for tally in tallies) / tallies[0].images
     if self.at_image_size:
@@ -222,19 +221,16 @@ def _on_one_device(variables):
 
 
 def _add(totals: dict, states: dict):
-  """Adds states {stage: {task: state}} to totals of the same form, in place."""
-  for stage, tasks in states.items():
-    of_stage = totals.setdefault(stage, {})
-    for name, state in tasks.items():
-      of_stage[name] = merge(of_stage[name], state) if name in of_stage else state
+  """Adds states {(stage, task): state} to totals of the same form, in place."""
+  for key, state in states.items():
+    totals[key] = merge(totals[key], state) if key in totals else state
 
 
 def _row(states: dict, metrics) -> dict[str, float]:
   """One image's scores as {'task/metric stage': value}."""
   return {
     f'{name}/{metric} {stage}': value
-    for stage, tasks in states.items()
-    for name, state in tasks.items()
+    for (stage, name), state in states.items()
     for metric, value in metrics[name].compute_one(state).items()
     if not np.isnan(value)
   }

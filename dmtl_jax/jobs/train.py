@@ -62,8 +62,7 @@ def run(config, workdir: str, force: bool = False) -> dict | None:
 
 def train(training: setup.Training, config, workdir: str, stop: StopSignal) -> bool:
   """Trains to the last step; returns False when Ctrl-C or SIGTERM stopped it earlier."""
-  source = training.source
-  batches = training.batches
+  source, batches = training.source, training.batches
   with ExitStack() as stack:
     checkpoints = stack.enter_context(closing(Checkpoints(workdir, config.train.keep, config.train.keep_every)))
     state, start = setup.start_state(config, checkpoints, training)
@@ -98,22 +97,20 @@ def train(training: setup.Training, config, workdir: str, stop: StopSignal) -> b
         evaluation.run(state, step)
       save(batches.get_state())
 
-    step = start
-    stopped = False
-    if evaluation.due(start):  # the run was stopped in it
-      stopped = stop.reached(start)
+    if evaluation.due(start):  # an earlier process was stopped in it
       evaluate_and_save(start)
-      stopped |= evaluation.due(start)
-    for step in [] if stopped else range(start + 1, steps + 1):
+    step = start
+    last = start if evaluation.due(start) else steps  # stopped in it again
+    for step in range(start + 1, last + 1):
       position = batches.get_state()
       with saved_on_error(position):
         batch = next(batches)
       state, scalars = update(state, training.on_devices(batch), step)
       pending.add(step, scalars, batch['index'], position)
       due = evaluation.due(step)
-      stopped = stop.reached(step)
+      stops = stop.reached(step)
       logs = due or step % config.train.log_every == 0
-      saves = due or stopped or (config.train.save_every and step % config.train.save_every == 0)
+      saves = due or stops or (config.train.save_every and step % config.train.save_every == 0)
       skipped = pending.fetch() if logs or saves else []
       if skipped and config.train.nan_policy == 'stop':
         save(skipped[0].data, before=skipped[0].number)
@@ -123,7 +120,7 @@ def train(training: setup.Training, config, workdir: str, stop: StopSignal) -> b
         evaluate_and_save(step)
       elif saves:
         save(batches.get_state())
-      if stopped or evaluation.due(step):
+      if stops or evaluation.due(step):
         break
   if start < steps:
     sharding.on_first_host(cost.write_peak, workdir)

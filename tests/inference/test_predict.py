@@ -398,5 +398,5 @@ def test_the_longest_names(loaded, tiny_run, folder, tmp_path):
 
 def test_a_folder_that_cannot_be_written(tiny_run, loaded, folder, tmp_path):
   (tmp_path / 'file').touch()
-  with pytest.raises(UserError, match='file/maps: Not a directory; mend that.*: 0 of 1 images are new'):
+  with pytest.raises(UserError, match='file/maps: Not a directory; fix that.*: 0 of 1 images are new'):
     predict.run(str(tiny_run), 'best', str(folder / 'dot.png'), str(tmp_path / 'file' / 'maps'))

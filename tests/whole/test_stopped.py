@@ -41,8 +41,8 @@ def terminate():
 
 
 TROUBLES = {
-  full: '/somewhere: No space left on device; mend that and run the same command again: ',
-  read_only: '/somewhere: Read-only file system; mend that',
+  full: '/somewhere: No space left on device; fix that and run the same command again: ',
+  read_only: '/somewhere: Read-only file system; fix that',
   interrupt: 'stopped by Ctrl-C; ',
   terminate: 'stopped by SIGTERM; ',
 }
@@ -204,6 +204,6 @@ def test_a_signal_while_files_are_renamed_comes_too_late(tmp_path, monkeypatch):
 
 
 def test_a_vanished_folder_is_told(tmp_path):
-  with pytest.raises(UserError, match='No such file or directory; mend that .*: kept'):
+  with pytest.raises(UserError, match='No such file or directory; fix that .*: kept'):
     with stopping.report_interruption(lambda: 'kept'), atomic.atomic_open(tmp_path / 'x/a'):
       shutil.rmtree(tmp_path / 'x')
