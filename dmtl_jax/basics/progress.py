@@ -40,8 +40,7 @@ class Progress:
     self.what = what
     self.total = total
     self.unit = unit
-    self.done = start
-    self.start = start
+    self.done = self.start = start
     self.note = ''
     self.began = time.monotonic()
     self._rate_began = self.began  # reset by the first update, which waits for its data; moved on by pauses

@@ -67,11 +67,8 @@ def run(workdir: str, which: str, spec: str, out: str, samples: int = 1, zoom: f
 def _predict_all(predictor, sources, folder: pathlib.Path, samples, zoom, broken: list[str]):
   """Predicts images and videos; adds to `broken` the reason for each that could not be read to its end."""
   progress = Progress('predicting', sum(source.length for _, source in sources), 'img')
-
-  def describe_kept() -> str:
-    return f'{progress.done} of {progress.total} images are new in {folder}; what is there of others is older'
-
-  with stopping.report_interruption(describe_kept, folder), progress:
+  older = f'of {progress.total} images are new in {folder}; what is there of others is older'
+  with stopping.report_interruption(lambda: f'{progress.done} {older}', folder), progress:
     folder.mkdir(parents=True, exist_ok=True)
     for name, source in sources:
       is_video = bool(source.rate)

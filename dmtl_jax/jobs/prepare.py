@@ -33,13 +33,9 @@ def prepare(config) -> Path:
   """
   data = config.data
   builder = builder_class(data.name)(data_dir=data.dir, file_format='array_record')
-
-  def describe_kept() -> str:
-    state = 'is whole' if builder.data_path.exists() else 'is not built, and the same command starts again'
-    return f'{builder.data_path} {state}'
-
+  states = {True: 'is whole', False: 'is not built, and the same command starts again'}
   with (
-    stopping.report_interruption(describe_kept, data.dir),
+    stopping.report_interruption(lambda: f'{builder.data_path} {states[builder.data_path.exists()]}', data.dir),
     stored.alone(builder, wait=False),
   ):
     if not builder.data_path.exists():
@@ -52,14 +48,15 @@ def prepare(config) -> Path:
 
 def builder_class(name: str) -> type[raw_lib.RawBuilder]:
   """The builder of a data set made of raw files; raises UserError for a data set that needs none."""
-
-  def find(name: str) -> type:
-    return getattr(source_lib.package(name), 'Builder', object)
-
-  if not issubclass(find(name), raw_lib.RawBuilder):
-    prepared = [known for known in source_lib.names() if issubclass(find(known), raw_lib.RawBuilder)]
+  builder = _find_builder(name)
+  if not issubclass(builder, raw_lib.RawBuilder):
+    prepared = [known for known in source_lib.names() if issubclass(_find_builder(known), raw_lib.RawBuilder)]
     raise UserError(f"config.data.name: '{name}' needs no preparation; prepare is for {', '.join(prepared)}")
-  return find(name)
+  return builder
+
+
+def _find_builder(name: str) -> type:
+  return getattr(source_lib.package(name), 'Builder', object)
 
 
 def _build(builder, data):

@@ -217,12 +217,11 @@ class Checkpoints:
       iterator.set_state(meta.get('data', {'next_index': step}))
     evaluated = step - 1 if meta.get('due') else step  # where an older version of the code did not note it
     self.notes = {'evaluated': evaluated, 'best': {}, 'window': {}} | meta
-    variables = items['variables']
     optimizer = items['optimizer']
     scale = None
     if state.scale is not None:
       scale = optimizer['scale'] if has_scale else jax.device_put(initial_loss_scale(), state.step.sharding)
-    return TrainState(optimizer['step'], variables['params'], variables['batch_stats'], optimizer['state'], scale)
+    return TrainState(optimizer['step'], **items['variables'], opt_state=optimizer['state'], scale=scale)
 
   def restore_variables(self, step: int, variables: dict) -> dict:
     """Restores only the model's variables, with the shapes and shardings of `variables`; raises as `restore`."""
@@ -249,9 +248,9 @@ class Checkpoints:
     ours = _describe_arrays(target)
     for name in [*ours, *stored]:
       if stored.get(name) != ours.get(name):
-        here, there = (f'{x[1]} {list(x[0])}' if x else 'none' for x in (stored.get(name), ours.get(name)))
+        saved, wanted = (f'{x[1]} {list(x[0])}' if x else 'none' for x in (stored.get(name), ours.get(name)))
         raise UserError(
-          f'{self.path / str(step)}: does not fit this model: {item}/{name} is {here} there, {there} here; '
+          f'{self.path / str(step)}: does not fit this model: {item}/{name} is {saved} there, {wanted} here; '
           f'use the config it was trained with'
         )
 

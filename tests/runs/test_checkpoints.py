@@ -148,8 +148,8 @@ def test_whichever_file_is_zeroed_the_restored_state_is_right(copy, capsys):
 
 
 def test_a_checkpoint_of_another_network_is_refused_with_the_first_difference(copy):
-  message = r'variables/batch_stats/norm/mean is float32 \[64\] there, float32 \[32\] here; use the config'
-  with pytest.raises(UserError, match=message):
+  difference = r'variables/batch_stats/norm/mean is float32 \[64\] there, float32 \[32\] here; use the config'
+  with pytest.raises(UserError, match=difference):
     Checkpoints(copy).restore_latest(state_of(0, width=32), iterator())
   more = state_of(0)
   more.params['head']['bias'] = jnp.zeros(4)
