@@ -14,7 +14,7 @@ from typing import ClassVar
 
 import tensorflow_datasets as tfds
 
-from dmtl_jax.basics.errors import listed, UserError
+from dmtl_jax.basics.errors import join_names, UserError
 from dmtl_jax.basics.processes import mapper
 from dmtl_jax.basics.progress import Progress
 
@@ -79,7 +79,7 @@ def require_files(root: Path, files: Sequence[str]):
   """Raises UserError with the first few of the `files` (paths relative to root) that are missing."""
   missing = [file for file in files if not (root / file).is_file()]
   if missing:
-    raise UserError(f'{root}: {len(missing)} of {len(files)} files are missing: {listed(missing, 5)}; add them')
+    raise UserError(f'{root}: {len(missing)} of {len(files)} files are missing: {join_names(missing, 5)}; add them')
 
 
 def encode_split(encode: Callable, root: Path, splits: dict, split: str, processes: int) -> Iterator:
@@ -111,7 +111,7 @@ def encode_split(encode: Callable, root: Path, splits: dict, split: str, process
           yield position, result
     if not broken:
       return
-  raise UserError(f'{root}: {len(broken)} images have broken files: {listed(broken, 5)}; repair them')
+  raise UserError(f'{root}: {len(broken)} images have broken files: {join_names(broken, 5)}; repair them')
 
 
 def _attempt(encode, root, id):

@@ -22,7 +22,7 @@ import cv2
 import numpy as np
 
 from dmtl_jax.basics import files, photographs
-from dmtl_jax.basics.errors import is_plain, listed, sanitize, UserError
+from dmtl_jax.basics.errors import is_plain, join_names, sanitize, UserError
 from dmtl_jax.datasets.folder import scan
 from dmtl_jax.datasets.source import Source
 from dmtl_jax.tasks import KINDS, make_task, MAX_NAME_LENGTH, Task
@@ -103,7 +103,7 @@ def open_folder(path: str, split: str) -> Source:
   unlabelled = [ids[i] for i in np.flatnonzero(~mask.any(1))]
   if unlabelled and (split == 'train' or len(unlabelled) == len(ids)):
     fix = f'remove the image or add {root / split}/labels/TASK/NAME.png'
-    raise UserError(f'{root / split}: {listed(unlabelled)} without a label for any task; {fix}')
+    raise UserError(f'{root / split}: {join_names(unlabelled)} without a label for any task; {fix}')
   stamps = {path: scan.stamp(path) for paths in (images, *labels) for path in paths.values()}
   split_files = Files(tasks, [images[i] for i in ids], labels, encodings, stamps)
   scan.check(split_files, root / split)
@@ -191,7 +191,7 @@ def _read_encoding(where: str, entry: dict) -> dict:
 
 def _image_files(folder: pathlib.Path) -> dict[str, pathlib.Path]:
   """{id: path} of a split's images."""
-  if folder.is_dir() and (unread := photographs.unread_files(_visible_files(folder))):
+  if folder.is_dir() and (unread := photographs.unsupported_files(_visible_files(folder))):
     raise UserError(f'{folder}: {unread}')
   images = _by_stem(folder, photographs.suffixes())
   if not images:
@@ -249,7 +249,7 @@ def _label_files(folder: pathlib.Path, tasks, images) -> dict[str, dict[str, pat
   labels = {task: _by_stem(folders[name], LABEL_SUFFIXES) if name in folders else {} for name, task in names.items()}
   orphans = [path for paths in labels.values() for stem, path in paths.items() if stem not in images]
   if orphans:
-    raise UserError(f'{listed(orphans)}: no image of the same name in {folder.parent / "images"}')
+    raise UserError(f'{join_names(orphans)}: no image of the same name in {folder.parent / "images"}')
   return labels
 
 

@@ -64,13 +64,13 @@ def _cache_file(source, root: pathlib.Path) -> pathlib.Path | None:
 
 
 def _scan(source, root: pathlib.Path) -> tuple[list[str], str]:
-  """One sentence per broken file, and a remark on the images (see `photographs.left_over`)."""
+  """One sentence per broken file, and a remark on the images (see `photographs.describe_extra_bytes`)."""
   problems = []
   with Progress(f'checking {root}', len(source.images), 'img') as progress, ThreadPoolExecutor() as pool:
     for sentences in pool.map(lambda i: _check_one(source, i), range(len(source.images))):
       problems += sentences
       progress.update()
-  return problems, photographs.left_over(source.images)
+  return problems, photographs.describe_extra_bytes(source.images)
 
 
 def _check_one(source, index: int) -> list[str]:

@@ -1,6 +1,6 @@
-"""Accelerators that programs can be compiled for where there are none: their names, sizes and speeds, and how.
+"""Accelerators to compile for on a machine without one: their names, sizes and speeds, and how to compile.
 
-TPUs by libtpu, GPUs by JAX's CUDA plugin, both of which compile on a machine with a CPU alone.
+libtpu compiles for TPUs and JAX's CUDA plugin for GPUs; both need only a CPU.
 """
 
 import dataclasses
@@ -12,16 +12,16 @@ from dmtl_jax.basics.errors import sanitize, unknown_value_error, UserError
 
 @dataclasses.dataclass(frozen=True)
 class Accelerator:
-  """One chip, as its maker states it, and how many.
+  """A number of equal chips, with the maker's figures.
 
   Attributes:
     platform: 'tpu' or 'gpu'.
-    memory: bytes a device.
+    memory: bytes per device.
     half, single: FLOP/s of matrix products of 16-bit and of float32 numbers, as JAX multiplies these by default: in
       bfloat16 on TPUs, in TF32 on newer GPUs.
-    bandwidth: bytes a second between memory and chip.
+    bandwidth: bytes per second between memory and chip.
     count: devices.
-    described: what the compiler knows it by: arguments of `get_topology_desc`, or lines of a `GpuTargetConfigProto`.
+    target: how the compiler identifies it: arguments of `get_topology_desc`, or values of a `GpuTargetConfigProto`.
   """
 
   platform: str
@@ -30,26 +30,26 @@ class Accelerator:
   single: float
   bandwidth: float
   count: int = 1
-  described: Any = None
+  target: Any = None
 
 
 def _tpu(memory: int, flops: float, bandwidth: float, count: int, topology: str, **more) -> Accelerator:
-  how = dict(topology_name=topology, **more)
-  return Accelerator('tpu', memory * 2**30, flops, flops, bandwidth, count, how)
+  return Accelerator('tpu', memory * 2**30, flops, flops, bandwidth, count, dict(topology_name=topology, **more))
 
 
-def _gpu(name: str, memory: float, half: float, single: float, bandwidth: float, **described) -> Accelerator:
-  return Accelerator('gpu', memory, half, single, bandwidth, 1, described | {'name': name})
+def _gpu(name: str, memory: float, half: float, single: float, bandwidth: float, **target) -> Accelerator:
+  return Accelerator('gpu', memory, half, single, bandwidth, 1, target | {'name': name})
 
 
-ONE, EIGHT = (1, 1, 1), (2, 4, 1)  # chips that one host has
+ONE_CHIP = (1, 1, 1)  # of one host
+EIGHT_CHIPS = (2, 4, 1)
 ACCELERATORS = {
   'v4-8': _tpu(32, 275e12, 1228e9, 4, 'v4:2x2x1', chip_config_name='megacore'),
-  'v5e-1': _tpu(16, 197e12, 819e9, 1, 'v5e:1x1', chips_per_host_bounds=ONE),
-  'v5e-8': _tpu(16, 197e12, 819e9, 8, 'v5e:2x4', chips_per_host_bounds=EIGHT),
+  'v5e-1': _tpu(16, 197e12, 819e9, 1, 'v5e:1x1', chips_per_host_bounds=ONE_CHIP),
+  'v5e-8': _tpu(16, 197e12, 819e9, 8, 'v5e:2x4', chips_per_host_bounds=EIGHT_CHIPS),
   'v5p-8': _tpu(95, 459e12, 2765e9, 4, 'v5p:2x2x1'),
-  'v6e-1': _tpu(32, 918e12, 1640e9, 1, 'v6e:1x1', chips_per_host_bounds=ONE),
-  'v6e-8': _tpu(32, 918e12, 1640e9, 8, 'v6e:2x4', chips_per_host_bounds=EIGHT),
+  'v6e-1': _tpu(32, 918e12, 1640e9, 1, 'v6e:1x1', chips_per_host_bounds=ONE_CHIP),
+  'v6e-8': _tpu(32, 918e12, 1640e9, 8, 'v6e:2x4', chips_per_host_bounds=EIGHT_CHIPS),
   't4': _gpu('Tesla T4', 15.8e9, 65e12, 8.1e12, 320e9, major=7, minor=5, cores=40, shared=65536, l2=4 << 20, ghz=1.59),
   'a100': _gpu(
     'NVIDIA A100-SXM4-40GB', 42.3e9, 312e12, 156e12, 1555e9,
@@ -60,10 +60,10 @@ ACCELERATORS = {
     major=9, minor=0, cores=132, shared=233472, l2=50 << 20, ghz=1.98,
   ),
 }  # fmt: skip
-# Without a GPU to try them on, XLA finds no tiles for some of the products that it would fuse.
+# Without a GPU to try them on, XLA finds no tiles for some of the products that it fuses.
 GPU_OPTIONS = {'xla_gpu_enable_triton_gemm': False}
-# libtpu neither looks for a TPU, nor locks it for this process, nor tells that it knows of none; programs for devices
-# that are not here can be put into JAX's cache, but not be taken out again.
+# So that libtpu does not look for a TPU, lock it for this process or warn that there is none. JAX's cache is off since
+# it can write programs for absent devices but not read them back.
 ENVIRONMENT = dict(
   JAX_PLATFORMS='cpu', JAX_ENABLE_COMPILATION_CACHE='false', TPU_SKIP_MDS_QUERY='1', ALLOW_MULTIPLE_LIBTPU_LOAD='1',
   TPU_WORKER_HOSTNAMES='localhost', TPU_ACCELERATOR_TYPE='v5litepod-1',
@@ -72,28 +72,28 @@ INSTALL = {'tpu': "pip install 'dmtl_jax[tpu]'", 'gpu': "pip install 'dmtl_jax[c
 
 
 def find(name: str) -> Accelerator:
-  """That of --for; raises UserError where there is none, with the closest."""
+  """The accelerator that --for names; raises UserError, which suggests the closest name, if there is none."""
   if name not in ACCELERATORS:
     raise unknown_value_error('--for', name, ACCELERATORS)
   return ACCELERATORS[name]
 
 
 def prepare():
-  """Before JAX is imported: this process runs on its CPU, and libtpu compiles."""
+  """Makes JAX run on the CPU and libtpu only compile; to be called before JAX is imported."""
   os.environ.update(ENVIRONMENT)
 
 
 def devices(name: str) -> list:
-  """Its devices, to compile for and no more; raises UserError where nothing here compiles for them."""
-  from jax.experimental import topologies  # with JAX, which is not for a mistake in the flags
+  """The accelerator's devices, only to compile for; raises UserError if nothing here compiles for them."""
+  from jax.experimental import topologies  # not above: mistakes in the flags are found before JAX is imported
 
   chosen = find(name)
   try:
     if chosen.platform == 'tpu':
-      return topologies.get_topology_desc(platform='tpu', **chosen.described).devices
+      return topologies.get_topology_desc(platform='tpu', **chosen.target).devices
     config = _gpu_config(chosen)
     return topologies.get_topology_desc(platform='cuda', target_config=config, topology='1x1x1').devices
-  except Exception as error:  # by platform and version
+  except Exception as error:  # its type depends on platform and version
     reason = sanitize(str(error).split('\n')[0], 200)
     if 'not installed' in reason or isinstance(error, NotImplementedError):  # what JAX says of TPUs, and of GPUs
       raise UserError(f'--for={name}: what compiles for it is not installed; {INSTALL[chosen.platform]}') from error
@@ -101,21 +101,21 @@ def devices(name: str) -> list:
 
 
 def _gpu_config(chosen: Accelerator) -> str:
-  """A `GpuTargetConfigProto` as text: what XLA asks a GPU of itself, where there is one."""
-  of = chosen.described
+  """A `GpuTargetConfigProto` as text: what XLA would ask a GPU that is here."""
+  target = chosen.target
   return f"""
     gpu_device_info {{
       threads_per_block_limit: 1024 threads_per_warp: 32 shared_memory_per_block: 49152 fpus_per_core: 64
-      shared_memory_per_core: {of['shared']} shared_memory_per_block_optin: {of['shared'] - 1024}
-      threads_per_core_limit: {1024 if of['major'] == 7 else 2048} core_count: {of['cores']}
+      shared_memory_per_core: {target['shared']} shared_memory_per_block_optin: {target['shared'] - 1024}
+      threads_per_core_limit: {1024 if target['major'] == 7 else 2048} core_count: {target['cores']}
       block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
       thread_dim_limit_x: 1024 thread_dim_limit_y: 1024 thread_dim_limit_z: 64
       registers_per_core_limit: 65536 registers_per_block_limit: 65536
       memory_bandwidth: {chosen.bandwidth:.0f} device_memory_size: {chosen.memory:.0f}
-      l2_cache_size: {of['l2']} clock_rate_ghz: {of['ghz']}
-      cuda_compute_capability {{ major: {of['major']} minor: {of['minor']} }}
-      device_vendor: "NVIDIA Corporation" name: "{of['name']}" device_address_bits: 64
+      l2_cache_size: {target['l2']} clock_rate_ghz: {target['ghz']}
+      cuda_compute_capability {{ major: {target['major']} minor: {target['minor']} }}
+      device_vendor: "NVIDIA Corporation" name: "{target['name']}" device_address_bits: 64
       driver_version: "13.0.0" runtime_version: "12.9.0" compile_time_toolkit_version: "12.9.0" dnn_version: "9.10.0"
     }}
-    platform_name: "CUDA" dnn_version_info {{ major: 9 minor: 10 patch: 0 }} device_description_str: "{of['name']}"
+    platform_name: "CUDA" dnn_version_info {{ major: 9 minor: 10 patch: 0 }} device_description_str: "{target['name']}"
   """

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Files that are written whole or not at all."""
 
 from collections.abc import Iterator
 import contextlib
@@ -14,8 +14,8 @@ import stat
 
 from dmtl_jax.basics import stopping
 
-_Waiting = list[tuple[str | None, pathlib.Path]]  # of `transaction`: (temporary or None, path)
-_waiting: contextvars.ContextVar[_Waiting | None] = contextvars.ContextVar('waiting', default=None)
+_Pending = list[tuple[str | None, pathlib.Path]]  # of a `transaction`: (temporary, path), or (None, path) to remove it
+_pending: contextvars.ContextVar[_Pending | None] = contextvars.ContextVar('pending', default=None)
 
 
 @contextlib.contextmanager
@@ -27,69 +27,70 @@ def atomic_open(path: str | os.PathLike, mode: str = 'w'):
 
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike, suffix: str = '.tmp'):
-  """The name of an empty file that takes the place of `path` at the end of the `with` block.
+  """The name of an empty temporary file, which replaces `path` at the end of the `with` block.
 
-  A reader, a crash or an error in the block sees the old content or the new, whole. The folder is made if need be.
-  Who may read the file is as it was; of a new one the umask says it.
+  A reader, a crash or an error in the block leaves the old content or the new, whole. The folder is made if need be.
+  Permissions stay as they were; those of a new file follow the umask.
 
   Args:
-    suffix: of the name, for a writer that goes by it.
+    suffix: of the temporary name, for writers that choose the format by it.
 
   Raises:
     OSError: `path` cannot be written; its old content stays.
   """
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
-  temporary = str(path.parent / f'.{secrets.token_hex(8)}{suffix}')  # not of the path's name, which may be too long
+  temporary = str(path.parent / f'.{secrets.token_hex(8)}{suffix}')  # without the path's name, which may be too long
   handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
   try:
     try:
       with contextlib.suppress(FileNotFoundError):
         os.fchmod(handle, stat.S_IMODE(os.stat(path).st_mode))
       yield temporary
-      os.fsync(handle)  # the content before the name, also where the power fails
+      os.fsync(handle)  # the content reaches the disk before the name, even if the power fails
     finally:
       os.close(handle)
-    if (waiting := _waiting.get()) is None:
+    if (pending := _pending.get()) is None:
       os.replace(temporary, path)
     else:
-      waiting.append((temporary, path))
+      pending.append((temporary, path))
   except BaseException:
     os.unlink(temporary)
     raise
 
 
 @contextlib.contextmanager
-def transaction() -> Iterator[_Waiting]:
-  """What is written and removed in this block shows together at its end, or none of it does.
+def transaction() -> Iterator[_Pending]:
+  """All files written and removed in this block change together at its end, or none does.
 
-  Only a kill or a crash between two renames could part it. A block in another is part of that.
+  Only a kill or a crash between two renames could leave a part of it. A nested block joins the outer one.
   """
-  if (waiting := _waiting.get()) is not None:
-    yield waiting
+  if (pending := _pending.get()) is not None:
+    yield pending
     return
-  waiting = []
-  _waiting.set(waiting)
+  pending = []
+  _pending.set(pending)
   try:
-    yield waiting
+    yield pending
     with stopping.shielded():
-      while waiting:
-        _show(*waiting[0])
-        del waiting[0]
+      while pending:
+        temporary, path = pending[0]
+        _commit(temporary, path)
+        del pending[0]
   finally:
-    _waiting.set(None)
-    for temporary, _ in waiting:
+    _pending.set(None)
+    for temporary, _ in pending:
       if temporary:
         os.unlink(temporary)
 
 
 def remove(path: pathlib.Path):
-  """Removes a file, and its folder if that is empty then; see `transaction`."""
-  with transaction() as waiting:
-    waiting.append((None, path))
+  """Removes a file, and its folder if that is then empty; see `transaction`."""
+  with transaction() as pending:
+    pending.append((None, path))
 
 
-def _show(temporary: str | None, path: pathlib.Path):
+def _commit(temporary: str | None, path: pathlib.Path):
   if temporary:
     os.replace(temporary, path)
     return
@@ -105,12 +106,12 @@ def write_atomic(path: str | os.PathLike, text: str):
 
 
 def write_json(path: str | os.PathLike, value):
-  """Writes JSON, see `atomic_open`; a score that is not defined (NaN) becomes null."""
+  """Writes JSON, see `atomic_open`; an undefined score (NaN) becomes null."""
   write_atomic(path, json.dumps(without_nan(value), indent=1, allow_nan=False) + '\n')
 
 
 def write_csv(path: pathlib.Path, rows: list[dict]):
-  """Writes rows of CSV atomically, under all the names that some row has."""
+  """Writes rows of CSV atomically, with a column for every name that any row has."""
   text = io.StringIO()
   writer = csv.DictWriter(text, list(dict.fromkeys(name for row in rows for name in row)))
   writer.writeheader()
@@ -119,7 +120,7 @@ def write_csv(path: pathlib.Path, rows: list[dict]):
 
 
 def without_nan(value):
-  """The value with null (None) for every NaN in it: JSON has none."""
+  """The value with None (null) for every NaN in it, which JSON does not have."""
   if isinstance(value, dict):
     return {key: without_nan(item) for key, item in value.items()}
   return None if isinstance(value, float) and math.isnan(value) else value

@@ -1,4 +1,4 @@
-"""Files from the network, checked by sha256, and archives, unpacked nowhere but where they should be."""
+"""Downloads checked by sha256, and archives unpacked only into their own folder."""
 
 import bz2
 import contextlib
@@ -20,25 +20,25 @@ from absl import logging
 from dmtl_jax.basics.errors import sanitize, UserError
 from dmtl_jax.basics.progress import Progress
 
-BLOCK = 1 << 20  # bytes read at a time; progress counts them
+BLOCK = 1 << 20  # bytes read at a time; the unit of progress
 TIMEOUT = 60  # seconds without a byte
 UNKNOWN = 'unknown'
-EXPANSION = 100  # times an archive's size that its files may have; the benchmarks' have 10 at most
+EXPANSION = 100  # how many times larger than the archive its files may be; at most 10 in the benchmarks
 SMALL = 64 << 20  # bytes that any archive may unpack to
 
 
 def download(url: str, path: str | os.PathLike, sha256: str) -> Path:
-  """Fetches `url` into `path`; a file that is already there is only checked.
+  """Downloads `url` to `path`; a file that is already there is only checked.
 
-  What arrives is kept in `path`.part until it is whole and checked. An interrupted download goes on
-  from there, but not with sha256 'unknown': nothing could then tell two versions glued together.
+  The data are kept in `path`.part until they are complete and checked. An interrupted download resumes
+  from there, except with sha256 'unknown', where a mixture of two versions could not be noticed.
 
   Args:
     url: http or https address.
     sha256: hexadecimal digest the file must have, or 'unknown' to log the one it has.
 
   Raises:
-    UserError: the server does not deliver, or the file is not the one that was asked for.
+    UserError: the server does not deliver the file, or it has another digest.
   """
   path = Path(path)
   if path.exists():
@@ -59,41 +59,41 @@ def download(url: str, path: str | os.PathLike, sha256: str) -> Path:
 
 
 def check(path: Path, sha256: str):
-  """Raises UserError where a file's sha256 is another; with 'unknown', logs it."""
+  """Raises UserError if a file has another sha256; with 'unknown', logs it."""
   try:
     with open(path, 'rb') as file:
-      found = hashlib.file_digest(file, 'sha256').hexdigest()
+      actual = hashlib.file_digest(file, 'sha256').hexdigest()
   except OSError as error:
     raise UserError(f'{path}: cannot be read ({error.strerror}); remove it or choose another place') from error
   if sha256 == UNKNOWN:
-    logging.warning('%s: taken unchecked; its sha256 is %s', path, found)
-  elif found != sha256.lower():
-    raise UserError(f'{path}: sha256 is {found}, expected {sha256}; replace the file')
+    logging.warning('%s: taken unchecked; its sha256 is %s', path, actual)
+  elif actual != sha256.lower():
+    raise UserError(f'{path}: sha256 is {actual}, expected {sha256}; replace the file')
 
 
 def _fetch(url, part):
-  """Appends to `part` what it lacks of `url`."""
-  have = part.stat().st_size if part.exists() else 0
-  request = urllib.request.Request(url, headers={'Range': f'bytes={have}-'} if have else {})
+  """Downloads to `part` the bytes of `url` that it does not have yet."""
+  offset = part.stat().st_size if part.exists() else 0
+  request = urllib.request.Request(url, headers={'Range': f'bytes={offset}-'} if offset else {})
   try:
     with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
       if response.status != http.HTTPStatus.PARTIAL_CONTENT:
-        have = 0  # the server sends all of it
-      _save(response, part, have)
+        offset = 0  # the server sends the whole file
+      _save(response, part, offset)
   except urllib.error.HTTPError as error:
-    nothing_lacks = have and error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE
-    if not nothing_lacks:
+    is_complete = offset and error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE
+    if not is_complete:
       raise UserError(f'{url}: the server says {error.code} {sanitize(error.reason)}; {_by_hand(part)}') from error
   except (OSError, ValueError, http.client.HTTPException) as error:  # URLError is an OSError
     raise UserError(f'{url}: {sanitize(str(error))}; run again to go on, or {_by_hand(part)}') from error
 
 
-def _save(response, part, have):
+def _save(response, part, offset):
   length = response.headers.get('Content-Length', '')
-  total = have + int(length) if re.fullmatch(r'[0-9]{1,18}', length) else 0
-  progress = Progress(f'downloading {part.stem}', total >> 20, 'MB', start=have >> 20)
-  with open(part, 'r+b' if have else 'wb') as file, progress:
-    file.seek(have)
+  total = offset + int(length) if re.fullmatch(r'[0-9]{1,18}', length) else 0
+  progress = Progress(f'downloading {part.stem}', total >> 20, 'MB', start=offset >> 20)
+  with open(part, 'r+b' if offset else 'wb') as file, progress:
+    file.seek(offset)
     while block := response.read(BLOCK):
       file.write(block)
       progress.update((file.tell() >> 20) - progress.done)
@@ -109,12 +109,12 @@ def _by_hand(part):
 def extract(archive: str | os.PathLike, folder: str | os.PathLike) -> Path:
   """Unpacks a .tar, .tgz, .tar.gz, .tar.bz2, .tar.xz or .zip archive into `folder`.
 
-  The folder appears when all is unpacked; until then the files lie in `folder`.incomplete, which the
-  next run removes. A folder that is already there is taken as it is.
+  The folder appears when everything is unpacked; until then the files are in `folder`.incomplete, which the
+  next run removes. An existing folder is left unchanged.
 
   Raises:
-    UserError: not an archive, a damaged one, one with a file that would land outside `folder`, or one that
-      unpacks to more than EXPANSION times its size.
+    UserError: the archive is none, is damaged, holds a file that would land outside `folder`, or unpacks to more than
+      EXPANSION times its size.
   """
   archive, folder = Path(archive), Path(folder)
   if folder.exists():
@@ -129,7 +129,7 @@ def extract(archive: str | os.PathLike, folder: str | os.PathLike) -> Path:
       _untar(archive, incomplete)
   except UserError:
     raise
-  except Exception as error:  # of zipfile, tarfile, zlib, lzma, struct, ... each its own; most of them mean damage
+  except Exception as error:  # zipfile, tarfile, zlib, lzma, struct, ... have their own types; most mean damage
     if isinstance(error, OSError) and error.errno:  # two members of one name, a name too long, a full disk
       raise UserError(
         f'{archive}: cannot be unpacked ({error.strerror}); unpack it by hand and give its folder'
@@ -142,12 +142,12 @@ def extract(archive: str | os.PathLike, folder: str | os.PathLike) -> Path:
 def _unzip(archive, folder):
   with zipfile.ZipFile(archive) as file:
     members = file.infolist()
-    if sum(member.file_size for member in members) > _most(archive):
-      raise _bomb(archive)
+    if sum(member.file_size for member in members) > _size_limit(archive):
+      raise _bomb_error(archive)
     with Progress(f'unpacking {archive.name}', len(members), 'file') as progress:
       for member in members:
         _check_inside(archive, member.filename)
-        file.extract(member, folder)  # links become files, and no file larger than the list says
+        file.extract(member, folder)  # makes files of links, and none larger than the list says
         progress.update()
 
 
@@ -160,9 +160,9 @@ def _untar(archive, folder):
     with file, Progress(f'unpacking {archive.name}', archive.stat().st_size >> 20, 'MB') as progress:
       total = 0
       for member in file:
-        total += member.size  # a sparse file is larger than what it takes in the archive
-        if total > _most(archive):
-          raise _bomb(archive)
+        total += member.size  # of a sparse file more than it takes in the archive
+        if total > _size_limit(archive):
+          raise _bomb_error(archive)
         _check_inside(archive, member.name)
         if member.issym() or member.islnk():
           _check_inside(archive, member.linkname)
@@ -174,7 +174,7 @@ def _untar(archive, folder):
 
 
 def _decompressed(raw):
-  """The tar file inside a file, whatever it is compressed by."""
+  """Opens the tar file inside a compressed or plain file."""
   start = raw.read(6)
   raw.seek(0)
   for magic, opened in ((b'\x1f\x8b', gzip.open), (b'BZh', bz2.open), (b'\xfd7zXZ\0', lzma.open)):
@@ -184,26 +184,28 @@ def _decompressed(raw):
 
 
 class _Bounded:
-  """A tar file to read that ends in an error where it grows beyond all reason, or claims a huge header."""
+  """A readable tar file that raises an error when it grows beyond the limit or claims a huge header."""
 
   def __init__(self, stream, archive):
-    self.stream, self.archive, self.most = stream, archive, _most(archive)
+    self.stream = stream
+    self.archive = archive
+    self.limit = _size_limit(archive)
     self.tell = stream.tell
 
   def seek(self, position, whence=os.SEEK_SET):
     return self.stream.seek(position, whence)
 
   def read(self, size):
-    if size > BLOCK or self.tell() > self.most:  # tarfile copies in small pieces, but reads a header at once
-      raise _bomb(self.archive)
+    if size > BLOCK or self.tell() > self.limit:  # tarfile reads headers whole
+      raise _bomb_error(self.archive)
     return self.stream.read(size)
 
 
-def _most(archive) -> int:
+def _size_limit(archive) -> int:
   return EXPANSION * archive.stat().st_size + SMALL
 
 
-def _bomb(archive):
+def _bomb_error(archive):
   return UserError(
     f'{archive}: unpacks to more than {EXPANSION} times its size; '
     f'if you trust it, unpack it by hand and give its folder'
@@ -211,7 +213,7 @@ def _bomb(archive):
 
 
 def _check_inside(archive, name):
-  """Refuses absolute names and '..' outright: then no chain of links can lead out either."""
+  """Raises UserError for absolute names and '..', so that no chain of links can lead out either."""
   parts = re.split(r'[/\\]', name)
   if not parts[0] or '..' in parts or '\0' in name or re.match('[A-Za-z]:', name):
     raise UserError(f"{archive}: refused to unpack '{sanitize(name)}', which would land outside the folder")

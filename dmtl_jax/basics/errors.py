@@ -1,4 +1,4 @@
-"""The error a user can mend, and how its sentence is put."""
+"""The error that a user can fix, and helpers to phrase it."""
 
 from collections.abc import Iterable, Sequence
 import contextlib
@@ -32,38 +32,38 @@ class UserError(ValueError):
 
 
 def print_error(error: BaseException):
-  """Prints a UserError's sentence, of any other error its traceback."""
-  with contextlib.suppress(OSError, ValueError):  # nobody can be told: the exit status says it
+  """Prints the sentence of a UserError, or the traceback of any other error."""
+  with contextlib.suppress(OSError, ValueError):  # if stderr is closed, only the exit status reports it
     if isinstance(error, UserError):
-      lines = [sanitize(line, 10_000) for line in str(error).split('\n')]  # a file's words must not move the cursor
+      lines = [sanitize(line, 10_000) for line in str(error).split('\n')]  # text from a file must not move the cursor
       print('Error:', '\n'.join(lines), file=sys.stderr, flush=True)
     else:
       traceback.print_exception(error)
 
 
-def sanitize(text: str, most: int = 200) -> str:
-  """Text out of a file, fit for a message: one line, nothing that moves a terminal's cursor, not too long."""
-  escaped = ''.join(c if is_plain(c) else ascii(c)[1:-1] for c in text[:most])
-  return escaped if len(text) <= most else f'{escaped}...'
+def sanitize(text: str, limit: int = 200) -> str:
+  """Makes text from a file fit for a message: one line, at most `limit` characters, none that moves the cursor."""
+  escaped = ''.join(c if is_plain(c) else ascii(c)[1:-1] for c in text[:limit])
+  return escaped if len(text) <= limit else f'{escaped}...'
 
 
 def is_plain(text: str) -> bool:
-  """Whether text is without control characters, line breaks and halves of characters (bytes not in UTF-8)."""
+  """Whether text has no control characters, line breaks or surrogates (bytes that are not UTF-8)."""
   return not any(unicodedata.category(c) in ('Cc', 'Cs', 'Zl', 'Zp') for c in text)
 
 
-def listed(names: Sequence[object], most: int = 3) -> str:
+def join_names(names: Sequence[object], limit: int = 3) -> str:
   """'a, b, c and 12 more'."""
-  more = f' and {len(names) - most} more' if len(names) > most else ''
-  return ', '.join(map(str, names[:most])) + more
+  more = f' and {len(names) - limit} more' if len(names) > limit else ''
+  return ', '.join(map(str, names[:limit])) + more
 
 
 def check_local(where: str, path: str, schemes: Sequence[str] = ()):
-  """Raises UserError for an address like gs://bucket, of which `pathlib` would make a folder gs: here.
+  """Raises UserError for an address like gs://bucket, which `pathlib` would turn into a local folder gs:.
 
   Args:
     where: flag or field; begins the sentence.
-    schemes: of addresses that are understood there.
+    schemes: of addresses that are supported there.
   """
   match = re.match(r'([A-Za-z][A-Za-z0-9+.-]*)://', path)
   if match and match[1].lower() not in schemes:
@@ -74,16 +74,16 @@ def check_local(where: str, path: str, schemes: Sequence[str] = ()):
 
 
 def program() -> str:
-  """How to call the command line from here: by main.py in a checkout, elsewhere by the script that is installed."""
+  """The command to run from here: main.py in a checkout, otherwise the installed script."""
   return 'python main.py' if os.path.isfile('main.py') else 'dmtl'
 
 
 def closest(text: str, known: Iterable[str]) -> str:
-  """Of the known words the one most like `text`."""
+  """The known word most similar to `text`."""
   return difflib.get_close_matches(text, list(known), 1, 0)[0]
 
 
 def unknown_value_error(where: str, text: str, known: Iterable[str]) -> UserError:
-  """That a text is none of the known words, with all of them and the closest."""
+  """The error for a text that is none of the known words; lists them and suggests the closest."""
   known = list(known)
   return UserError(f"{where}: '{sanitize(text)}' is none of {', '.join(known)}; did you mean {closest(text, known)}?")

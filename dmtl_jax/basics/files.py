@@ -1,7 +1,7 @@
-"""Array and image files that others wrote, read by what they hold and not by what they claim.
+"""Safe readers of text, array and image files from elsewhere.
 
-A header of a few bytes may claim any size: it is compared with the file's length before memory
-is taken. Nothing is unpickled, and no decoder runs but that of a format asked for (Pillow would
+A header of a few bytes may claim any size, so it is compared with the file's length before memory
+is allocated. Nothing is unpickled, and only the decoders of the requested formats run (Pillow would
 hand PostScript to Ghostscript, whatever the file is called).
 """
 
@@ -21,54 +21,53 @@ from PIL import Image, UnidentifiedImageError
 from dmtl_jax.basics.errors import is_plain, sanitize, UserError
 
 IMAGE_FORMATS = ('JPEG', 'PNG', 'BMP', 'TIFF', 'WEBP')
-# A PNG of one bit a pixel holds 8 pixels a byte, which deflate makes at most 1032 times smaller.
-PIXELS_A_BYTE = 10_000
+# A PNG of one bit per pixel holds 8 pixels per byte, which deflate makes at most 1032 times smaller.
+PIXELS_PER_BYTE = 10_000
 LONGEST_NAME = 255  # bytes
-TEXT_BYTES = 1 << 28  # of a text file that is read whole
-LOG_BYTES = 1 << 32  # of log.jsonl, which grows by a line with each that training logs
+TEXT_BYTES = 1 << 28  # limit for a text file
+LOG_BYTES = 1 << 32  # limit for log.jsonl, which grows with training
 _NPY_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
 def is_id(name) -> bool:
-  """Whether it can be the id of an image, which names files: a word without '/', not '..' and the like."""
+  """Whether `name` can be the id of an image, which names files: plain text without '/', not '..' and the like."""
   return isinstance(name, str) and is_plain(name) and name not in ('', '.', '..') and not set('/\\') & set(name)
 
 
 def is_name(name: str) -> bool:
-  """Whether a file can have this name: common file systems take 255 bytes."""
+  """Whether a file name is short enough: common file systems allow 255 bytes."""
   return len(os.fsencode(name)) <= LONGEST_NAME
 
 
 def nfc(name: str) -> str:
-  """A name in Unicode's NFC: of `é` and the like macOS, and archives made there, have other bytes (NFD)."""
+  """A name in Unicode's NFC; macOS, and archives made there, write `é` and the like in other bytes (NFD)."""
   return unicodedata.normalize('NFC', name)
 
 
-def read_text(path: str | os.PathLike, most: int = TEXT_BYTES, errors: str = 'strict') -> str:
-  """The content of a text file in UTF-8, without its mark of the encoding (which spreadsheets write).
+def read_text(path: str | os.PathLike, max_bytes: int = TEXT_BYTES, errors: str = 'strict') -> str:
+  """The content of a UTF-8 text file, without the byte order mark that spreadsheets write.
 
   Args:
-    most: bytes.
-    errors: as of `open`.
+    errors: as for `open`.
 
   Raises:
     OSError: it cannot be read.
-    ValueError: it is a pipe, which would be waited for, a device, which may have no end, too long, or not in UTF-8.
+    ValueError: it is a pipe or a device (whose end may never come), too long, or not in UTF-8.
   """
   status = os.stat(path)
   if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
     raise ValueError('it is a pipe or a device')
-  if status.st_size > most:
-    raise ValueError(f'it has {status.st_size} bytes, more than {most}')
+  if status.st_size > max_bytes:
+    raise ValueError(f'it has {status.st_size} bytes, more than {max_bytes}')
   with open(path, encoding='utf-8-sig', errors=errors, newline='') as file:
     return file.read()
 
 
-def read_json(path: str | os.PathLike, fix: str = 'mend it') -> Any:
+def read_json(path: str | os.PathLike, fix: str = 'fix it') -> Any:
   """The content of a JSON file.
 
   Args:
-    fix: what to do where it is broken; ends the sentence.
+    fix: what to do if it is broken; ends the sentence.
 
   Raises:
     UserError: it cannot be read or is not JSON.
@@ -77,19 +76,20 @@ def read_json(path: str | os.PathLike, fix: str = 'mend it') -> Any:
     return json.loads(read_text(path))
   except OSError as error:
     raise UserError(f'{path}: cannot be read ({error.strerror})') from error
-  except (ValueError, RecursionError) as error:  # ValueError: also of bytes not in UTF-8 and of endless numbers
+  except (ValueError, RecursionError) as error:  # ValueError also for bytes not in UTF-8 and endless numbers
     raise UserError(f'{path}: not JSON ({reason(error)}); {fix}') from error
 
 
 def read_npy(path: str | os.PathLike) -> np.ndarray:
-  """The array in a .npy file, of real numbers or bool; raises ValueError with what is wrong with the file."""
+  """The array in a .npy file of real numbers or bool; raises ValueError that says what is wrong with the file."""
   try:
     with open(path, 'rb') as file:
       read_header = _NPY_HEADERS[np.lib.format.read_magic(file)]
       shape, by_columns, dtype = read_header(file)
       if dtype.kind not in 'biuf':
         raise ValueError('holds something else than real numbers')
-      count, left = math.prod(shape), os.fstat(file.fileno()).st_size - file.tell()
+      count = math.prod(shape)
+      left = os.fstat(file.fileno()).st_size - file.tell()
       if min(shape, default=0) < 0 or count * dtype.itemsize > left:
         raise ValueError(f'{left} bytes follow a header that claims more')
       return np.fromfile(file, dtype, count).reshape(shape, order='F' if by_columns else 'C')
@@ -99,25 +99,25 @@ def read_npy(path: str | os.PathLike) -> np.ndarray:
 
 @contextlib.contextmanager
 def opened_image(path: str | os.PathLike, formats: Sequence[str] = IMAGE_FORMATS) -> Iterator[Image.Image]:
-  """An image file of which only the header has been read; `formats` are Pillow's names of those it may have.
+  """Opens an image file and reads only its header; `formats` are Pillow's names of the formats allowed.
 
   Raises ValueError for a header that claims more than the file can hold, and whatever Pillow raises.
   """
   with Image.open(path, formats=tuple(formats)) as file:
     length = os.path.getsize(path)
-    if file.width * file.height > PIXELS_A_BYTE * length:
+    if file.width * file.height > PIXELS_PER_BYTE * length:
       raise ValueError(f'{length} bytes that claim {file.width}x{file.height} pixels')
     yield file
 
 
 def open_image(path: str | os.PathLike, formats: Sequence[str] = IMAGE_FORMATS) -> Image.Image:
-  """A decoded image file, pixels as they are stored: see `photographs.read_image` for what a viewer shows.
+  """Decodes an image file, with pixels as stored; `photographs.read_image` gives them as a viewer shows them.
 
   Args:
-    formats: Pillow's names of those it may have.
+    formats: Pillow's names of the formats allowed.
 
   Raises:
-    ValueError: what is wrong with the file, without its name.
+    ValueError: says what is wrong with the file, without its name.
   """
   try:
     with opened_image(path, formats) as file:
@@ -128,13 +128,13 @@ def open_image(path: str | os.PathLike, formats: Sequence[str] = IMAGE_FORMATS) 
 
 
 def encode_png(array: np.ndarray) -> bytes:
-  """The PNG file of [H, W], [H, W, 1] or RGB [H, W, 3], uint8 or uint16."""
+  """Encodes [H, W], [H, W, 1] or RGB [H, W, 3], uint8 or uint16, as a PNG file."""
   array = array[..., ::-1] if array.ndim == 3 else array
   return cv2.imencode('.png', array, [cv2.IMWRITE_PNG_COMPRESSION, 3])[1].tobytes()
 
 
 def decode_image(data: bytes, flags: int = cv2.IMREAD_UNCHANGED) -> np.ndarray:
-  """A file of ours as an image [H, W, 3] RGB or a map [H, W, 1], uint8 or uint16; `flags` are OpenCV's."""
+  """Decodes a file that we wrote to an image [H, W, 3] RGB or a map [H, W, 1]; `flags` are OpenCV's."""
   array = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
   if array is None:
     raise ValueError('not a readable image')
@@ -142,7 +142,7 @@ def decode_image(data: bytes, flags: int = cv2.IMREAD_UNCHANGED) -> np.ndarray:
 
 
 def reason(error: Exception) -> str:
-  """An error's words in one short line."""
+  """An error's message in one short line."""
   if isinstance(error, UnidentifiedImageError):
     return 'unknown format'  # Pillow would repeat the path
   return sanitize(str(error).rstrip('.') or type(error).__name__)

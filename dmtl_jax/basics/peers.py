@@ -1,8 +1,8 @@
-"""Processes that work together: where one ends too early, the others end too, and say so.
+"""Several processes of one job: if one ends too early, the others end too, with a message.
 
-Otherwise they would wait for it until JAX misses its heartbeats (100 s), and abort with a stack trace. Each holds
-a connection to the first, which the system closes when a process ends, however that came about. Only a machine
-that is gone without a word, by a cut cable or cut power, is left to the heartbeats.
+Otherwise they would wait until JAX misses its heartbeats (100 s), and abort with a stack trace. Each process has
+a connection to the first, which the system closes when a process ends for any reason. Only a machine that
+vanishes silently, with a cut cable or power, is left to the heartbeats.
 """
 
 from collections.abc import Callable
@@ -21,37 +21,37 @@ from jax.experimental import multihost_utils
 from dmtl_jax.basics.errors import print_error, sanitize, UserError
 
 DONE = b'\1'
-NAME = 'dmtl_jax/partners'  # of what the coordinator carries
-PATIENCE = 30  # seconds to connect
+ADDRESS_KEY = 'dmtl_jax/partners'  # the coordinator's key for port and secret of the first process
+TIMEOUT = 30  # seconds to connect
 GRACE = 1  # second
 
 
 def run_with_peers(job: Callable[[], Any]) -> Any:
-  """What the job of this process returns, one of several that have joined by `jax.distributed`.
+  """Runs and returns the job of this process, one of several that have joined by `jax.distributed`.
 
-  Where it fails, and where another process ends before all are done, this one tells it and ends with status 1.
+  If it fails, or if another process ends before all are done, this process says so and exits with status 1.
   """
-  partners = _connect()
-  for number, connection in partners.items():
+  peers = _connect()
+  for number, connection in peers.items():
     threading.Thread(target=_watch, args=(number, connection), daemon=True).start()
   try:
     result = job()
     multihost_utils.sync_global_devices('done')
   except BaseException as error:
-    time.sleep(GRACE)  # for `_watch`, if a partner's end is the reason; for the partners, if all fail alike
-    _end(error)
-  for connection in partners.values():
+    time.sleep(GRACE)  # so that `_watch` reports a peer's end, if that is the cause, and peers that fail alike report
+    _exit_with(error)
+  for connection in peers.values():
     connection.sendall(DONE)
   return result
 
 
 def _watch(number: int, connection: socket.socket):
   try:
-    told = connection.recv(len(DONE))
+    message = connection.recv(len(DONE))
   except OSError:
-    told = b''
-  if told != DONE:
-    _end(
+    message = b''
+  if message != DONE:
+    _exit_with(
       UserError(
         f'process {number} of {jax.process_count()} ended before the work was done, so this one ends too; run the '
         f'same command again: what was saved is whole, and training goes on from its last checkpoint'
@@ -59,54 +59,55 @@ def _watch(number: int, connection: socket.socket):
     )
 
 
-def _end(error: BaseException) -> NoReturn:
+def _exit_with(error: BaseException) -> NoReturn:
   print_error(error)
   sys.stdout.flush()
   sys.stderr.flush()
-  os._exit(1)  # at an ordinary end JAX would wait for the others, and they for this process
+  os._exit(1)  # at a normal exit JAX would wait for the others, and they for this process
 
 
 def _connect() -> dict[int, socket.socket]:
-  """{process: connection}: of the first process to all others, of these to the first.
+  """Connects the first process with all others; returns {process: connection}.
 
-  Before the first collective operation, which would wait for a process that has died. JAX's coordinator carries the
-  port, and a key that strangers do not know.
+  To be called before the first collective operation, which would wait for a process that has died. JAX's coordinator
+  passes on the port, and a secret that keeps strangers out.
   """
-  partners = {}
+  peers = {}
   try:
     if jax.process_index() == 0:
-      _accept(partners)
+      _accept(peers)
     else:
-      partners[0] = _call()
+      peers[0] = _call_first()
   except (OSError, jax.errors.JaxRuntimeError) as error:
     reason = sanitize(str(error), 100)
     print(f'no connection between the processes ({reason}): where one dies, others wait 100 s', file=sys.stderr)
-  return partners
+  return peers
 
 
-def _accept(partners: dict[int, socket.socket]):
-  """Fills in the connections; strangers do not count."""
-  key, dual = secrets.token_bytes(16), socket.has_dualstack_ipv6()
+def _accept(peers: dict[int, socket.socket]):
+  """Fills in the connections of all other processes; ignores strangers."""
+  secret = secrets.token_bytes(16)
+  dual = socket.has_dualstack_ipv6()
   with socket.create_server(('', 0), family=socket.AF_INET6 if dual else socket.AF_INET, dualstack_ipv6=dual) as server:
-    _coordinator().key_value_set(NAME, f'{server.getsockname()[1]} {key.hex()}')
-    server.settimeout(PATIENCE)
-    while len(partners) < jax.process_count() - 1:
+    _coordinator().key_value_set(ADDRESS_KEY, f'{server.getsockname()[1]} {secret.hex()}')
+    server.settimeout(TIMEOUT)
+    while len(peers) < jax.process_count() - 1:
       connection, _ = server.accept()
-      connection.settimeout(PATIENCE)
-      hello = connection.makefile('rb').read(len(key) + 4)
-      if hello[: len(key)] == key:
+      connection.settimeout(TIMEOUT)
+      hello = connection.makefile('rb').read(len(secret) + 4)
+      if hello[: len(secret)] == secret:
         connection.settimeout(None)
-        partners[int.from_bytes(hello[len(key) :])] = connection
+        peers[int.from_bytes(hello[len(secret) :])] = connection
 
 
 def _coordinator() -> Any:
   return distributed.global_state.client
 
 
-def _call() -> socket.socket:
-  port, key = _coordinator().blocking_key_value_get(NAME, 1000 * PATIENCE).split()
+def _call_first() -> socket.socket:
+  port, secret = _coordinator().blocking_key_value_get(ADDRESS_KEY, 1000 * TIMEOUT).split()
   host = str(distributed.global_state.coordinator_address).rpartition(':')[0].strip('[]')
-  connection = socket.create_connection((host, int(port)), PATIENCE)
-  connection.sendall(bytes.fromhex(key) + jax.process_index().to_bytes(4))
+  connection = socket.create_connection((host, int(port)), TIMEOUT)
+  connection.sendall(bytes.fromhex(secret) + jax.process_index().to_bytes(4))
   connection.settimeout(None)
   return connection

@@ -17,23 +17,23 @@ import cv2
 
 from dmtl_jax.basics.errors import UserError
 
-AHEAD = 8  # results a process that may wait to be taken: who takes them may be slower
+AHEAD = 8  # items per process that may be under way or finished before the caller takes them
 
 
 @contextlib.contextmanager
 def mapper(workers: int, setting: str = ''):
-  """`map`, over so many processes where `workers` is not 0, each with one thread of OpenCV.
+  """`map` in a `with` block, over `workers` processes with one thread of OpenCV each; 0: in this process.
 
   Args:
-    setting: what sets their number, for the message; '': they are as many as there are cores.
+    setting: the flag or field of their number, for the message; '' if there is one per core.
 
   Raises:
-    UserError: while it maps, where one of them was killed.
+    UserError: while it maps, if a process was killed.
   """
   if not workers:
     yield map
     return
-  context = multiprocessing.get_context('spawn')  # a fork of a process that has threads, as jax has, can hang
+  context = multiprocessing.get_context('spawn')  # JAX has threads, so a forked process could hang
   with concurrent.futures.ProcessPoolExecutor(workers, context, _start) as pool:
     try:
       with without_ctrl_c():
@@ -45,8 +45,8 @@ def mapper(workers: int, setting: str = ''):
 
 @contextlib.contextmanager
 def without_ctrl_c() -> Iterator[None]:
-  """Keeps Ctrl-C, which a terminal sends to every process, from those started here: the parent handles it."""
-  resource_tracker.ensure_running()  # which else would be started with the first of them, and unblock the signal
+  """Keeps Ctrl-C, which a terminal sends to every process, from processes started in this block."""
+  resource_tracker.ensure_running()  # it would otherwise start with the first process, and unblock the signal
   before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
   try:
     yield
@@ -54,20 +54,21 @@ def without_ctrl_c() -> Iterator[None]:
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _map(pool, most: int, setting: str, function: Callable, items: Iterable) -> Iterator:
-  waiting, items = collections.deque(), iter(items)
+def _map(pool, limit: int, setting: str, function: Callable, items: Iterable) -> Iterator:
+  futures = collections.deque()
+  items = iter(items)
   try:
     while True:
-      waiting.extend(pool.submit(function, item) for item in itertools.islice(items, most - len(waiting)))
-      if not waiting:
+      futures.extend(pool.submit(function, item) for item in itertools.islice(items, limit - len(futures)))
+      if not futures:
         return
-      yield waiting.popleft().result()
+      yield futures.popleft().result()
   except BrokenProcessPool as error:
-    raise killed('a worker process', setting) from error
+    raise killed_error('a worker process', setting) from error
 
 
-def killed(what: str, setting: str) -> UserError:
-  """That the system ended a worker process; see `mapper` for `setting`."""
+def killed_error(what: str, setting: str) -> UserError:
+  """The error for a worker process that the system killed; see `mapper` for `setting`."""
   fewer = f'set {setting} to fewer' if setting else 'close other programs'
   return UserError(f'{what} was killed, most likely because memory ran out; {fewer}, and run the same command again')
 
@@ -78,6 +79,6 @@ def _start():
 
 
 def end_with_parent(*_):
-  """Ends this worker when its parent is gone, however that ended; otherwise it would wait for work for ever."""
+  """Ends this worker when its parent has ended for any reason; otherwise it would wait for work forever."""
   if parent := multiprocessing.parent_process():
     threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()

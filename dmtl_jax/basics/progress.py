@@ -12,12 +12,12 @@ from absl import logging
 from dmtl_jax.basics.errors import sanitize
 
 silent = False  # True on all hosts but the first (see `cli`)
-NOTEBOOK = 200  # columns
-_shown = 0  # columns of the line that is to be written over, by whichever Progress comes next
+NOTEBOOK_COLUMNS = 200
+_columns_shown = 0  # of the line that any Progress overwrites next
 
 
 def duration(seconds: float) -> str:
-  """Seconds as a person says them: '42 s', '3 min 05 s', '2 h 10 min'."""
+  """Seconds as '42 s', '3 min 05 s' or '2 h 10 min'."""
   seconds = round(seconds)
   if seconds < 60:
     return f'{seconds} s'
@@ -27,24 +27,26 @@ def duration(seconds: float) -> str:
 
 
 class Progress:
-  """A line that renews itself on a terminal and in a notebook, and a line now and then in a log.
+  """Shows progress: one live line on a terminal and in a notebook, a line now and then in a log.
 
   Args:
-    what: what is done, e.g. 'training'.
-    total: number of units in all.
+    what: the work, e.g. 'training'.
+    total: number of units.
     unit: name of one unit, e.g. 'img'.
     start: units done by an earlier run (they do not count for the rate).
   """
 
   def __init__(self, what: str, total: int, unit: str = 'it', start: int = 0):
-    self.what, self.total, self.unit = what, total, unit
-    self.done, self.start = start, start
+    self.what = what
+    self.total = total
+    self.unit = unit
+    self.done = self.start = start
     self.note = ''
     self.began = time.monotonic()
-    self._clock = self.began  # as `began`, later by what does not count for the rate
-    self._first: int | None = None  # units done when that clock started: the first update, which waits for its data
-    self.told = -float('inf')  # when
-    self.renews = sys.stderr.isatty() or 'ipykernel' in sys.modules
+    self._rate_began = self.began  # reset by the first update, which waits for its data; moved on by pauses
+    self._rate_start: int | None = None  # units done at that first update
+    self.last_shown = -float('inf')
+    self.is_live = sys.stderr.isatty() or 'ipykernel' in sys.modules
 
   def __enter__(self):
     return self
@@ -53,34 +55,36 @@ class Progress:
     self._show(final=True)
 
   def update(self, count: int = 1, note: str = ''):
-    """Counts `count` more units as done; `note` (a loss, a file name) is shown behind them."""
+    """Counts `count` more units as done; `note` (a loss, a file name) is shown after them."""
     self.done += count
     self.note = note or self.note
-    if count and self._first is None:
-      self._clock, self._first = time.monotonic(), self.done
-    if time.monotonic() - self.told > (0.2 if self.renews else 10):
+    if count and self._rate_start is None:
+      self._rate_began = time.monotonic()
+      self._rate_start = self.done
+    if time.monotonic() - self.last_shown > (0.2 if self.is_live else 10):
       self._show()
 
   @contextlib.contextmanager
   def paused(self) -> Iterator[None]:
-    """The time of this block does not count for the rate: something is compiled or evaluated."""
+    """Excludes the time of the block, spent on compiling or evaluating, from the rate."""
     began = time.monotonic()
     try:
       yield
     finally:
-      self._clock += time.monotonic() - began
+      self._rate_began += time.monotonic() - began
 
   def rate(self) -> float:
-    """Units per second of this run, after the first update and without pauses; 0 where nothing is known yet."""
-    done = self.done - (self.start if self._first is None else self._first)
-    return done / max(time.monotonic() - self._clock, 1e-9)
+    """Units per second of this run after the first update, without pauses; 0 until there is a second update."""
+    done = self.done - (self.start if self._rate_start is None else self._rate_start)
+    return done / max(time.monotonic() - self._rate_began, 1e-9)
 
-  def _show(self, final=False):
-    self.told = time.monotonic()
+  def _show(self, final: bool = False):
+    self.last_shown = time.monotonic()
     if silent:
       return
-    seconds, rate = self.told - self.began, self.rate()
-    if final and not rate:  # all in one update
+    seconds = self.last_shown - self.began
+    rate = self.rate()
+    if final and not rate:  # everything in one update
       rate = (self.done - self.start) / max(seconds, 1e-9)
     parts = [f'{self.what} {self.done}/{self.total} ({100 * self.done / max(self.total, 1):.0f}%)']
     if rate > 0:
@@ -88,38 +92,39 @@ class Progress:
       parts += [] if final else [f'{duration((self.total - self.done) / rate)} left']
     line = ', '.join([*parts, f'in {duration(seconds)}'] if final else parts)
     line = sanitize(line + (f' | {self.note}' if self.note else ''), 1000)
-    with contextlib.suppress(OSError, ValueError):  # full, closed, or its reader is gone: no reason to end a job
-      if self.renews:
-        _renew(line, final)
+    with contextlib.suppress(OSError, ValueError):  # a full or closed stderr is no reason to end a job
+      if self.is_live:
+        _overwrite(line, final)
       else:
         print(line, file=sys.stderr, flush=True)
 
 
-def _renew(line: str, final: bool):
-  """Writes over the line on the screen, in as many columns as it has now."""
-  global _shown
+def _overwrite(line: str, final: bool):
+  """Overwrites the line on the screen, at the terminal's current width."""
+  global _columns_shown
   try:
-    most = os.get_terminal_size(sys.stderr.fileno()).columns - 1  # in the last one a terminal would begin a new line
+    width = os.get_terminal_size(sys.stderr.fileno()).columns - 1  # the last column would begin a new line
   except (OSError, ValueError):  # a notebook
-    most = NOTEBOOK
-  line, columns = cut(line, most if most > 0 else NOTEBOOK)  # a terminal of an unknown size has 0
-  print(f'\r{line}{" " * (min(_shown, most) - columns)}', end='\n' if final else '', file=sys.stderr, flush=True)
-  _shown = 0 if final else columns
+    width = NOTEBOOK_COLUMNS
+  line, columns = truncate(line, width if width > 0 else NOTEBOOK_COLUMNS)  # -1: a terminal of unknown size
+  blanks = ' ' * (min(_columns_shown, width) - columns)
+  print(f'\r{line}{blanks}', end='\n' if final else '', file=sys.stderr, flush=True)
+  _columns_shown = 0 if final else columns
 
 
-def cut(text: str, most: int) -> tuple[str, int]:
-  """The beginning of a text that fits into `most` columns, and how many it takes: a Chinese character takes two."""
+def truncate(text: str, width: int) -> tuple[str, int]:
+  """The beginning of a text that fits into `width` columns, and how many it takes; a Chinese character takes two."""
   columns = 0
-  for place, character in enumerate(text):
-    wide = 0 if unicodedata.combining(character) else 1 + (unicodedata.east_asian_width(character) in 'WF')
-    if columns + wide > most:
-      return text[:place], columns
-    columns += wide
+  for i, character in enumerate(text):
+    needed = 0 if unicodedata.combining(character) else 1 + (unicodedata.east_asian_width(character) in 'WF')
+    if columns + needed > width:
+      return text[:i], columns
+    columns += needed
   return text, columns
 
 
 def say(text: str):
-  """A line for the person at the terminal; of several hosts, the first speaks for all."""
+  """Prints and logs a line for the user; with several hosts, only the first prints."""
   logging.info('%s', text)
   if not silent:
     with contextlib.suppress(OSError, ValueError):  # as above

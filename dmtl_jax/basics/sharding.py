@@ -1,7 +1,7 @@
-"""Devices and hosts: one mesh over all of them; the same code for one CPU and a pod.
+"""One mesh over all devices of all hosts; the same code runs on one CPU and on a pod.
 
 The mesh has two axes. Batches are split by image over both. The devices along 'fsdp' share one copy of
-parameters and optimiser state between them (`split`), those along 'data' have a copy each.
+parameters and optimiser state (`split`); along 'data' each has its own copy.
 """
 
 import math
@@ -15,19 +15,19 @@ import numpy as np
 from dmtl_jax.basics import target
 from dmtl_jax.basics.errors import UserError
 
-SMALL = 2**12  # elements; smaller arrays stay whole: to cut them saves nothing and costs a message
+SMALL = 2**12  # elements; smaller arrays stay whole, since splitting them saves nothing and costs a message
 
 
 def make_mesh(fsdp: int = 1) -> Mesh:
-  """A mesh of all devices of all hosts, those of a host side by side, so that it holds neighbouring images.
+  """A mesh of all devices of all hosts, or of those of `target.compiling_for`.
 
-  Of the devices of `target.compiling_for`, where those are others.
+  The devices of a host are neighbours, so that it holds neighbouring images.
 
   Args:
-    fsdp: devices that share one copy of the state (config.train.fsdp).
+    fsdp: number of devices that share one copy of the state (config.train.fsdp).
 
   Raises:
-    UserError: where that does not divide the devices.
+    UserError: `fsdp` does not divide the number of devices.
   """
   devices = sorted(target.devices(), key=lambda device: (device.process_index, device.id))
   if fsdp < 1 or len(devices) % fsdp:
@@ -36,7 +36,7 @@ def make_mesh(fsdp: int = 1) -> Mesh:
 
 
 def check_batch(field: str, batch: int, mesh: Mesh, parts: int = 1):
-  """Raises UserError where a batch cannot be split evenly over the devices, and into `parts` micro-batches on each."""
+  """Raises UserError if a batch cannot be split evenly over the devices, and into `parts` micro-batches on each."""
   if batch < 1 or parts < 1 or batch % (mesh.size * parts):
     raise UserError(
       f'a batch of {batch} images cannot be split over {mesh.size} devices'
@@ -46,17 +46,17 @@ def check_batch(field: str, batch: int, mesh: Mesh, parts: int = 1):
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-  """Every device has all of the array."""
+  """The sharding of arrays that every device holds whole."""
   return NamedSharding(mesh, PartitionSpec())
 
 
 def by_image(mesh: Mesh) -> NamedSharding:
-  """Every device has its share of the first axis."""
+  """The sharding of arrays that are split along their first axis."""
   return NamedSharding(mesh, PartitionSpec(('data', 'fsdp')))
 
 
 def split(mesh: Mesh, tree):
-  """Shardings of a state: each array cut over 'fsdp' along its largest axis that it divides, else whole."""
+  """Shardings of a state: each array is split over 'fsdp' along its largest divisible axis, or whole without one."""
   return jax.tree.map(lambda x: NamedSharding(mesh, _spec(x.shape, mesh.shape['fsdp'])), tree)
 
 
@@ -69,12 +69,12 @@ def _spec(shape: tuple[int, ...], parts: int) -> PartitionSpec:
 
 
 def abstract(tree, shardings):
-  """Shapes and dtypes with shardings: what to compile for, or to restore into."""
+  """Shapes, dtypes and shardings, to compile for or to restore into."""
   return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, shardings)
 
 
 def put_batch(batch: dict, mesh: Mesh) -> dict:
-  """This host's part of a batch (numpy) to global arrays, split by image."""
+  """Puts this host's part of a batch (numpy) into global arrays, split by image."""
   sharding = by_image(mesh)
   return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), batch)
 
@@ -86,14 +86,14 @@ def local_rows(x: jax.Array) -> np.ndarray:
 
 
 def replicate(tree, mesh: Mesh):
-  """Arrays, split or not, with all of each on every device; all hosts must call it."""
+  """Puts the whole of each array on every device; all hosts must call it."""
   if all(x.sharding.is_fully_replicated for x in jax.tree.leaves(tree)):
     return tree
   return jax.jit(lambda tree: tree, out_shardings=replicated(mesh))(tree)
 
 
 def gather(value) -> list:
-  """The picklable values of all hosts, in their order, bit by bit; all hosts must call it."""
+  """The picklable values of all hosts, in order and exact to the bit; all hosts must call it."""
   if jax.process_count() == 1:
     return [value]
   data = np.frombuffer(pickle.dumps(value), np.uint8)
@@ -103,7 +103,7 @@ def gather(value) -> list:
 
 
 def on_first_host(function, *args):
-  """Calls a function on host 0 alone; all raise its UserError or OSError, so that no host waits for another.
+  """Calls a function only on host 0; all hosts raise its UserError or OSError, so that none waits for another.
 
   Returns:
     Its result on host 0, None on the others.

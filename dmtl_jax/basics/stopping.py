@@ -1,4 +1,4 @@
-"""What ends a job early: Ctrl-C, SIGTERM, by which schedulers do, and a disk that fails."""
+"""What ends a job early: Ctrl-C, SIGTERM (which schedulers send) and disk errors."""
 
 from collections.abc import Callable, Iterator
 import contextlib
@@ -10,61 +10,61 @@ import threading
 
 from dmtl_jax.basics.errors import print_error, UserError
 
-DISK = (
+DISK_ERRORS = (
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE,
     errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG,
 )  # fmt: skip
 
-WHOLE = 'what was saved is whole, and the run goes on from its last checkpoint'
+RUN_IS_WHOLE = 'what was saved is whole, and the run goes on from its last checkpoint'
 NOTICE = 'Ctrl-C: stops and saves after this step (compiling has to end first); Ctrl-C again quits at once'
-PATIENCE = 3  # seconds until a second Ctrl-C that Python does not get ends the process
+PATIENCE = 3  # seconds after which a second Ctrl-C ends the process even if Python has not handled it
 
 
-class Stopped(BaseException):  # as KeyboardInterrupt: no reader's `except Exception` may take it for a broken file
+class Stopped(BaseException):  # like KeyboardInterrupt: `except Exception` in a reader must not take it for damage
   """Ctrl-C or SIGTERM came while `StopSignal.interruptible`, or SIGTERM while `report_interruption`."""
 
 
 @contextlib.contextmanager
 def report_interruption(kept: Callable[[], str], where: object = '') -> Iterator[None]:
-  """Around a job's work: what ends it early is told in a sentence.
+  """Turns whatever ends a job's work early into a UserError of one sentence.
 
   Args:
-    kept: says what is there then, old or new; ends the sentence.
-    where: the place that is written to, where an error does not name it.
+    kept: says what the job leaves, old or new; ends the sentence.
+    where: the place that is written to, for errors that do not name it.
 
   Raises:
-    UserError: for Ctrl-C, SIGTERM (unless the caller has a handler of it), or a disk that is full, read-only or gone.
+    UserError: for Ctrl-C, SIGTERM (unless the caller handles it), or a disk that is full, read-only or gone.
   """
-  import jax  # not above: the command line needs this module, and sets JAX's variables before it is imported
+  import jax  # not above: the command line imports this module before it sets JAX's environment variables
 
-  # Of several processes JAX handles it, which Python does not know.
-  free = signal.getsignal(signal.SIGTERM) == signal.SIG_DFL and not jax.distributed.is_initialized()
-  alone = free and _in_main_thread()
-  if alone:
+  # With several processes JAX handles SIGTERM itself, which `getsignal` does not show.
+  is_unhandled = signal.getsignal(signal.SIGTERM) == signal.SIG_DFL and not jax.distributed.is_initialized()
+  handles_sigterm = is_unhandled and _in_main_thread()
+  if handles_sigterm:
     signal.signal(signal.SIGTERM, _stop)
   try:
     yield
   except KeyboardInterrupt:
     raise UserError(f'stopped by Ctrl-C; {kept()}') from None
   except Stopped:
-    if not alone:
+    if not handles_sigterm:
       raise
     raise UserError(f'stopped by SIGTERM; {kept()}') from None
   except OSError as error:
-    if error.errno not in DISK:
+    if error.errno not in DISK_ERRORS:
       raise
     place = error.filename2 or error.filename or where
     raise UserError(
-      f'{place}: {os.strerror(error.errno)}; mend that and run the same command again: {kept()}'
+      f'{place}: {os.strerror(error.errno)}; fix that and run the same command again: {kept()}'
     ) from error
   finally:
-    if alone:
+    if handles_sigterm:
       signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 @contextlib.contextmanager
 def shielded() -> Iterator[None]:
-  """Neither Ctrl-C nor SIGTERM ends this block, which must be short: they are forgotten."""
+  """Ignores Ctrl-C and SIGTERM in this block, which must be short."""
   signals = (signal.SIGINT, signal.SIGTERM) if _in_main_thread() else ()
   before = {number: signal.signal(number, signal.SIG_IGN) for number in signals}
   try:
@@ -83,29 +83,33 @@ def _in_main_thread() -> bool:
 
 
 class StopSignal:
-  """Remembers Ctrl-C and SIGTERM while it is open, so that training can save and leave between two steps.
+  """Remembers Ctrl-C and SIGTERM in a `with` block, so that training can save and leave between two steps.
 
-  The second Ctrl-C raises KeyboardInterrupt. Where Python has no say, because XLA compiles, it ends the process.
-  Of several hosts one or all may get a signal: JAX catches SIGTERM, as which Ctrl-C is passed on; all stop at one step.
+  The second Ctrl-C raises KeyboardInterrupt; if Python cannot, since XLA is compiling, it ends the process.
+  With several hosts, one or all may get a signal: Ctrl-C is passed on as SIGTERM, which JAX catches, and all hosts stop
+  at the same step.
 
   Attributes:
-    asked: what asked this host to stop, 'Ctrl-C' or 'SIGTERM' (of several hosts JAX alone knows of that); '' before.
+    asked: what asked this host to stop, 'Ctrl-C' or 'SIGTERM' (with several hosts only JAX sees that); '' until then.
   """
 
   def __enter__(self):
     import jax
 
-    self.asked, self._interruptible, self._presses = '', False, 0
-    self._alone, self._interrupted = jax.process_count() == 1, threading.Event()
-    numbers = [signal.SIGTERM] if self._alone else []
-    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # as of a command that a shell runs in the background
+    self.asked = ''
+    self._is_interruptible = False
+    self._presses = 0
+    self._is_single = jax.process_count() == 1
+    self._interrupted = threading.Event()
+    numbers = [signal.SIGTERM] if self._is_single else []
+    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # ignored in commands that a shell runs in the background
       numbers.append(signal.SIGINT)
     self._before = {number: signal.signal(number, self._ask) for number in numbers if _in_main_thread()}
     if self._before:
       read, self._write = os.pipe()
       os.set_blocking(self._write, False)
-      self._speaker = threading.Thread(target=self._speak, args=(read,), daemon=True)
-      self._speaker.start()
+      self._answering = threading.Thread(target=self._answer, args=(read,), daemon=True)
+      self._answering.start()
       self._wakeup = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
     return self
 
@@ -113,15 +117,15 @@ class StopSignal:
     if self._before:
       signal.set_wakeup_fd(self._wakeup)
       os.close(self._write)
-      self._speaker.join()
+      self._answering.join()
       for number, handler in self._before.items():
         signal.signal(number, handler)
 
   def reached(self, step: int) -> bool:
-    """Whether to stop after `step`; to be asked at every step."""
+    """Whether to stop after `step`; must be called at every step."""
     from jax.experimental import multihost_utils
 
-    return bool(self.asked) if self._alone else multihost_utils.reached_preemption_sync_point(step)
+    return bool(self.asked) if self._is_single else multihost_utils.reached_preemption_sync_point(step)
 
   def cause(self) -> str:
     """What asked some host to stop, 'Ctrl-C' or 'SIGTERM'; all hosts must call it."""
@@ -131,14 +135,14 @@ class StopSignal:
 
   @contextlib.contextmanager
   def interruptible(self):
-    """While open, a signal raises Stopped: for work that is long and can be done again. On one host only."""
-    self._interruptible = self._alone
+    """Lets signals raise Stopped in a `with` block of long work that can be repeated; only on a single host."""
+    self._is_interruptible = self._is_single
     try:
-      if self._interruptible and self.asked:
+      if self._is_interruptible and self.asked:
         raise Stopped
       yield
     finally:
-      self._interruptible = False
+      self._is_interruptible = False
 
   def _ask(self, number, _):
     if number == signal.SIGINT:
@@ -147,13 +151,13 @@ class StopSignal:
         self._interrupted.set()
         raise KeyboardInterrupt
     self.asked = self.asked or ('Ctrl-C' if number == signal.SIGINT else 'SIGTERM')
-    if self._interruptible:
+    if self._is_interruptible:
       raise Stopped
-    if not self._alone:
+    if not self._is_single:
       os.kill(os.getpid(), signal.SIGTERM)
 
-  def _speak(self, read: int):
-    """Answers Ctrl-C: in a thread, as Python runs `_ask` only once XLA has compiled, which takes minutes."""
+  def _answer(self, read: int):
+    """Answers Ctrl-C from a thread, since Python runs `_ask` only after XLA has compiled, which takes minutes."""
     presses = 0
     with open(read, 'rb', buffering=0) as pipe:
       while received := pipe.read(1):
@@ -163,5 +167,5 @@ class StopSignal:
         if presses == 1:
           print(f'\n{NOTICE}', file=sys.stderr, flush=True)
         elif not self._interrupted.wait(PATIENCE):
-          print_error(UserError(f'stopped by Ctrl-C; {WHOLE}'))
+          print_error(UserError(f'stopped by Ctrl-C; {RUN_IS_WHOLE}'))
           os._exit(1)

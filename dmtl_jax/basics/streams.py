@@ -1,4 +1,4 @@
-"""The standard streams of a command: whatever is wrong with them, its work goes on."""
+"""Standard streams that never stop a command, whatever is wrong with them."""
 
 import contextlib
 import io
@@ -7,35 +7,35 @@ import sys
 
 
 class _Forgiving(io.FileIO):
-  """A file that drops what cannot be written to it: the disk is full, or whoever read it is gone."""
+  """A file that drops data it cannot write, since the disk is full or the reader is gone."""
 
   def write(self, data, /) -> int:
     try:
-      return super().write(data) or len(data)  # None: it does not block, and takes nothing now
+      return super().write(data) or len(data)  # None: a non-blocking file that is full
     except OSError:
       return len(data)
 
 
 def secure():
-  """Makes the standard streams safe to write to: no error, and none when Python ends, whatever they lead to.
+  """Makes the standard streams safe to write to, without errors even when Python exits.
 
-  A stream that the caller closed leads nowhere from now on; left closed, the next file that is opened would take its
-  number, and get what libraries print. Characters that the locale lacks are written as escapes.
+  A stream that the caller closed is replaced by the null device; otherwise the next file to be opened would get its
+  number, and the output of libraries. Characters that the locale does not have are written as escapes.
   """
   for number, name in enumerate(('stdin', 'stdout', 'stderr')):
     stream = getattr(sys, name)
     if stream is None:
-      null = os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free, which is this one
+      null = os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is this one
       os.set_inheritable(null, True)
       setattr(sys, name, _text(null, 'w' if number else 'r', encoding='utf-8'))
-    elif number and stream is getattr(sys, f'__{name}__'):  # not what a notebook or a test put there
+    elif number and stream is getattr(sys, f'__{name}__'):  # unless a notebook or a test has replaced it
       with contextlib.suppress(OSError):
         stream.flush()
-      how = {key: getattr(stream, key) for key in ('encoding', 'line_buffering', 'write_through')}
-      setattr(sys, name, _text(number, 'w', **how))
+      options = {key: getattr(stream, key) for key in ('encoding', 'line_buffering', 'write_through')}
+      setattr(sys, name, _text(number, 'w', **options))
 
 
-def _text(number: int, mode: str, **how) -> io.TextIOWrapper:
+def _text(number: int, mode: str, **options) -> io.TextIOWrapper:
   raw = _Forgiving(number, mode, closefd=False)
   buffered = io.BufferedWriter(raw) if mode == 'w' else io.BufferedReader(raw)
-  return io.TextIOWrapper(buffered, errors='backslashreplace', **how)
+  return io.TextIOWrapper(buffered, errors='backslashreplace', **options)

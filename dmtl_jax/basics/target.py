@@ -1,6 +1,6 @@
-"""What a program is compiled for: the devices of this process, or others (`compiling_for`), which need not exist here.
+"""The devices to compile for: those of this process, or others (`compiling_for`), which need not exist here.
 
-What is decided while a function is traced (which convolution, which mesh) asks this, and not `jax.default_backend()`.
+Choices made while a function is traced (which convolution, which mesh) ask this, not `jax.default_backend()`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,16 +19,16 @@ def platform() -> str:
 
 
 def devices() -> Sequence[jax.Device]:
-  """Those that meshes are made of."""
+  """The devices that meshes are made of."""
   other = _OTHER.get()
   return other[1] if other else jax.devices()
 
 
 @contextlib.contextmanager
 def compiling_for(platform: str, devices: Sequence = ()) -> Iterator[None]:
-  """Within it, what is traced and which mesh is made is for these devices.
+  """Makes everything that is traced, and every mesh, in this block for these devices.
 
-  A jitted function keeps its traces: make those that are to be compiled for another platform within it.
+  A jitted function keeps its traces: create functions to compile for another platform inside the block.
   """
   before = _OTHER.set((platform, tuple(devices)))
   try:

@@ -13,7 +13,7 @@ import numpy as np
 from dmtl_jax.basics import sharding
 from dmtl_jax.benchmarks import common, synthetic, work
 from dmtl_jax.data.source import data_tasks
-from dmtl_jax.inference.steps import compiled_predict_step
+from dmtl_jax.inference.forward import jit_predict_fn
 from dmtl_jax.models import build_model
 from dmtl_jax.models.inputs import variable_shapes
 
@@ -28,7 +28,7 @@ def benchmark(config, flags) -> dict:
   images = synthetic.images(count, size, np.random.default_rng(0))
   index = np.arange(count, dtype=np.int32)
   split = sharding.by_image(mesh)
-  step = compiled_predict_step(model, config, tasks, mesh)
+  step = jit_predict_fn(model, config, tasks, mesh)
   flops = {
     'needed': work.needed(config, tasks, count, training=False),
     'executed': work.executed(step, variables, images, index),

@@ -19,7 +19,7 @@ from dmtl_jax.basics.atomic import write_json
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.basics.progress import Progress
 from dmtl_jax.data import source as source_lib
-from dmtl_jax.inference import images as images_lib
+from dmtl_jax.inference import tiles
 from dmtl_jax.inference.prediction import load, Predictor
 from dmtl_jax.report.table import markdown_table
 from dmtl_jax.runs import run_tasks
@@ -59,7 +59,7 @@ def _maps(task: Task, one, stages: dict, label: np.ndarray) -> list[np.ndarray]:
   doubt = task.self_uncertainty(jnp.asarray(one.maps['final', task.name]))
   if doubt is not None:
     doubt = np.asarray(doubt)[..., None]
-    maps.append(images_lib.enlarge(doubt, one.extent, label.shape[:2], slice(None), one.origin)[..., 0])
+    maps.append(tiles.enlarge(doubt, one.extent, label.shape[:2], slice(None), one.origin)[..., 0])
   return maps
 
 

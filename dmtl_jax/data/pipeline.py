@@ -168,7 +168,7 @@ class _Workers:
     except RuntimeError as error:
       if 'terminated unexpectedly' not in str(error):
         raise
-      raise processes.killed('a process that reads data', 'config.data.workers') from error
+      raise processes.killed_error('a process that reads data', 'config.data.workers') from error
 
   def close(self):
     """Ends the workers."""

@@ -1,17 +1,17 @@
 """Evaluation: every metric of every task on initial and final maps, over a whole split.
 
-Scores are sums of per-image states (never averages of batches), so that batches, hosts and
-devices change nothing; each image counts once. By config.eval.resolution they are taken at the network's
-input, in batches, or at each image's own size, as --mode=predict predicts it.
+Scores come from sums of per-image states, never from averages of batches, so the number of batches, hosts and
+devices does not matter; each image counts once. config.eval.resolution chooses where images are scored: at the
+network's input, predicted in batches, or each at its own size, predicted as --mode=predict does it.
 """
 
 import collections
 from collections.abc import Callable, Iterator, Sequence
 import copy
-import dataclasses
-import functools
 import itertools
+import math
 import operator
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -22,20 +22,20 @@ from dmtl_jax.basics.processes import mapper
 from dmtl_jax.basics.progress import Progress
 from dmtl_jax.data import pipeline, transforms
 from dmtl_jax.inference import gallery
-from dmtl_jax.inference.pieces import cut_image, Piece, score, Tally
+from dmtl_jax.inference.forward import jit_predict_fn, make_predict_fn
+from dmtl_jax.inference.pieces import cut_image, cut_input, Piece, region_slices, score, Tally
 from dmtl_jax.inference.prediction import Predictor
-from dmtl_jax.inference.steps import compiled_predict_step, make_predict_step
 from dmtl_jax.metrics.base import merge
 from dmtl_jax.metrics.delta_m import delta_m
 from dmtl_jax.tasks import values_by_task
 
-# Of what scores mean. 1: boundaries by the Berkeley protocol everywhere, depth as it came; 2: every image at the
-# network's input, where labels of boundaries were dotted.
+# The version of what scores mean. 1: boundaries always by the Berkeley protocol, depth not clamped; 2: every image at
+# the network's input, where boundary labels were dotted.
 VERSION = 3
 
 
 def check(config):
-  """Raises UserError where config.eval.resolution cannot go with the protocol."""
+  """Raises UserError if config.eval.resolution does not go with the protocol."""
   if config.eval.resolution == 'image' and config.eval.protocol == 'pascal':
     raise UserError(
       'config.eval.resolution=image: protocol pascal scores at sizes of its own; '
@@ -44,22 +44,37 @@ def check(config):
 
 
 def size_text(resolution: str, size: Sequence[int]) -> str:
-  """At which size scores are taken, in words; `size` is that of the network's input."""
+  """Says in words at which size scores are taken; `size` is that of the network's input."""
   return 'at the size of each image' if resolution == 'image' else f'at the network input, {size[0]}x{size[1]}'
 
 
+class Scores(NamedTuple):
+  """The result of an evaluation.
+
+  Attributes:
+    scores: {'final': {task: {metric: value}}, 'initial': {...}} ('initial' only for methods that have it), with
+      'per_class' {task: {class: IoU of the final maps}}, 'seconds_per_image' of prediction on all devices together
+      and, at the size of images, 'boundary_side' and 'boundary_shrunk': how many images had their boundaries scored
+      at that side instead.
+    rows: the scores of each image, in the order of the source.
+  """
+
+  scores: dict
+  rows: list[dict]
+
+
 class Evaluator:
-  """Scores a model on one split; compile once, call for any weights.
+  """Scores a model on one split; compiles once, and can be run with any weights.
 
   Args:
     source: the split, with all labels it has.
     mesh: of any number of devices; config.eval.batch is rounded up to a multiple of it.
-    fast: boundary by a fixed tolerance instead of the full protocol, all at the network's input (periodic evaluation).
-    limit: evaluate the first `limit` images only; 0: all.
+    fast: for periodic evaluation: boundaries by a fixed tolerance, and all images at the network's input.
+    limit: evaluate only the first `limit` images; 0: all.
 
   Attributes:
-    at_image_size: whether images are scored at their own sizes (config.eval.resolution), predicted as --mode=predict
-      does it, noise included: that of index 0 for every image. Never if `fast`.
+    at_image_size: whether images are scored at their own sizes (config.eval.resolution; never if `fast`). They are
+      then predicted as by --mode=predict: every image with the noise of index 0.
 
   Raises:
     UserError: config.eval.single_task lacks a task, or see `check`.
@@ -67,62 +82,60 @@ class Evaluator:
 
   def __init__(self, model, config, source, mesh, fast: bool = False, limit: int = 0):
     check(config)
-    self.model, self.tasks, self.source, self.mesh = model, source.tasks, source, mesh
+    self.model = model
+    self.tasks = source.tasks
+    self.source = source
+    self.mesh = mesh
     self.at_image_size = config.eval.resolution == 'image' and not fast
     self.config = copy.deepcopy(config)
-    self.config.eval.batch = -(-config.eval.batch // mesh.size) * mesh.size
+    self.config.eval.batch = math.ceil(config.eval.batch / mesh.size) * mesh.size
     self.count = min(limit or len(source), len(source))
     protocol, tolerance = config.eval.protocol, config.eval.boundary_tolerance
     self.metrics = {task.name: task.scorer(protocol, tolerance, fast) for task in self.tasks}
-    self._by_truth = protocol == 'pascal' and not fast
-    if config.eval.single_task:  # a mistake shows now, not after the work
+    self._uses_source_truth = protocol == 'pascal' and not fast
+    if config.eval.single_task:  # a missing task shows now, not after the work
       single = values_by_task(config.eval.single_task, self.tasks)
       delta_m({task.name: 1.0 for task in self.tasks}, single, self.tasks)
-    self._warm = False
+    self._is_compiled = False
     self._predictor: Predictor | None = None
-    self._predict = compiled_predict_step(model, self.config, self.tasks, mesh)
-    self._predict_stages = jax.jit(make_predict_step(model, self.config, self.tasks, with_steps=True))
+    self._predict = jit_predict_fn(model, self.config, self.tasks, mesh)
+    self._predict_stages = jax.jit(make_predict_fn(model, self.config, self.tasks, all_stages=True))
 
-  def run(self, variables, each: Callable | None = None) -> tuple[dict, list[dict]]:
-    """Evaluates; on several hosts, each its share of the images, and all get the result.
+  def run(self, variables, on_image: Callable | None = None) -> Scores:
+    """Evaluates; each host scores its share of the images, and all hosts get the result.
 
     Args:
-      each: called as each(id, {task: final map}, region, size) for every image of this host, see
+      on_image: called as on_image(id, {task: final map}, region, size) for every image of this host, see
         `transforms.eval_transform`.
-
-    Returns:
-      {'final': {task: {metric: value}}, 'initial': {...}} (initial only for methods that have it)
-      with 'per_class' {task: {class: IoU of the final maps}}, 'seconds_per_image' of prediction on all
-      devices together and, at the size of images, 'boundary_side' and 'boundary_shrunk', how many images have had
-      boundaries scored at that side instead; and a row of scores of each image, in the order of the source.
     """
-    totals, rows, tally = {}, {}, Tally()
-    cut = self._pieces_at_image_size if self.at_image_size else self._pieces_at_input
+    totals: dict = {}
+    rows: dict = {}
+    tally = Tally()
+    make_pieces = self._pieces_at_image_size if self.at_image_size else self._pieces_at_input
     workers = self.config.eval.workers  # the boundary protocol is slow
     with Progress('evaluating', self.count, 'img') as progress, mapper(workers, 'config.eval.workers') as map_pieces:
-      pieces = cut(variables, tally, progress, each)
-      for index, scored in itertools.groupby(map_pieces(score, pieces), operator.itemgetter(0)):
-        states = {}
-        for _, stage, name, state in scored:
-          of_stage = states.setdefault(stage, {})
-          of_stage[name] = merge(of_stage[name], state) if name in of_stage else state
-        totals = _add(totals, states)
+      pieces = make_pieces(variables, tally, progress, on_image)
+      for index, scored in itertools.groupby(map_pieces(score, pieces), operator.attrgetter('index')):
+        states: dict = {}
+        for piece in scored:
+          _add(states, {(piece.stage, piece.task): piece.state})
+        _add(totals, states)
         rows[index] = {'id': self.source.ids[index]} | _row(states, self.metrics)
         progress.update(min(jax.process_count(), self.count - progress.done))
     gathered = sharding.gather((totals, rows, tally))
-    totals = functools.reduce(_add, [totals for totals, _, _ in gathered])
-    rows = dict(sorted(item for _, rows, _ in gathered for item in rows.items()))
-    tallies = [tally for _, _, tally in gathered]
-    return self._scores(totals, tallies), list(rows.values())
+    totals = {}
+    for host_totals, _, _ in gathered:
+      _add(totals, host_totals)
+    rows = dict(sorted(item for _, host_rows, _ in gathered for item in host_rows.items()))
+    return Scores(self._compute(totals, [host_tally for _, _, host_tally in gathered]), list(rows.values()))
 
-  def _scores(self, totals: dict, tallies: Sequence[Tally]) -> dict:
-    """Scores of the whole set, see `run`, from {stage: {task: state}} and what each host's pass took."""
-    scores: dict = {
-      stage: {name: self.metrics[name].compute(state) for name, state in tasks.items()}
-      for stage, tasks in totals.items()
-    }
+  def _compute(self, totals: dict, tallies: Sequence[Tally]) -> dict:
+    """`Scores.scores` of the whole set, from {(stage, task): state} and the tally of each host."""
+    scores: dict = {}
+    for (stage, name), state in totals.items():
+      scores.setdefault(stage, {})[name] = self.metrics[name].compute(state)
     scores['per_class'] = {
-      task.name: self.metrics[task.name].per_class(totals['final'][task.name]) for task in self.tasks if task.classes
+      task.name: self.metrics[task.name].per_class(totals['final', task.name]) for task in self.tasks if task.classes
     }
     scores['seconds_per_image'] = max(tally.seconds for tally in tallies) / tallies[0].images
     if self.at_image_size:
@@ -130,76 +143,60 @@ class Evaluator:
       scores['boundary_shrunk'] = sum(tally.shrunk for tally in tallies)
     return scores
 
-  def _pieces_at_input(self, variables, tally: Tally, progress: Progress, each: Callable | None) -> Iterator[Piece]:
+  def _pieces_at_input(self, variables, tally: Tally, progress: Progress, on_image: Callable | None) -> Iterator[Piece]:
     """The pieces of this host's images at the network's input, predicted batch by batch."""
     for batch in self._batches():
-      if not self._warm:  # compiling is no part of the time
+      if not self._is_compiled:  # so that compiling does not count in any time
         with progress.paused():
           self._predict_local(variables, batch)
-        self._warm = True
+        self._is_compiled = True
       with tally.timed():
         predictions = self._predict_local(variables, batch)
       tally.images += self.config.eval.batch
       for i in np.flatnonzero(batch['valid'] & (batch['index'] < self.count)).tolist():
-        yield from self._of_batch(predictions, batch, i)
-        if each:
+        index = int(batch['index'][i])
+        truths = self.source.truth(index) if self._uses_source_truth else {}
+        yield from cut_input(predictions, batch, i, truths, self.tasks, self.metrics)
+        if on_image:
           maps = {name: m[i] for name, m in predictions['final'].items()}
-          each(self.source.ids[int(batch['index'][i])], maps, batch['region'][i], batch['size'][i])
-
-  def _of_batch(self, predictions: dict, batch: dict, i: int) -> Iterator[Piece]:
-    """The pieces of image i of a batch."""
-    index = int(batch['index'][i])
-    truths = self.source.truth(index) if self._by_truth else {}
-    for n, task in enumerate(self.tasks):
-      label, truth = batch['labels'][task.name][i], truths.get(task.name)
-      scored = truth is not None or (batch['label_mask'][i, n] and task.name not in truths)
-      for stage, maps in predictions.items():
-        piece = Piece(index, stage, task.name, self.metrics[task.name])
-        if not scored:
-          yield piece
-        elif truth is None:
-          yield dataclasses.replace(piece, prediction=maps[task.name][i], labels=(label,))
-        else:  # the benchmark's own, of the image's own size
-          cut, size = _inside(batch['region'][i]), truth.shape[:2]
-          labels = task.resize_label(label[cut], size), truth.astype(np.uint8)[..., None]
-          yield dataclasses.replace(
-            piece, prediction=task.resize_prediction(maps[task.name][i][cut], size), labels=labels
-          )
+          on_image(self.source.ids[index], maps, batch['region'][i], batch['size'][i])
 
   def _pieces_at_image_size(
-    self, variables, tally: Tally, progress: Progress, each: Callable | None
+    self, variables, tally: Tally, progress: Progress, on_image: Callable | None
   ) -> Iterator[Piece]:
     """The pieces of this host's images at their own sizes, predicted one by one, on one of its devices."""
-    variables, side, tally.images = _local(variables), self.config.eval.boundary_side, self.count
-    if self._predictor is None:  # compiled once
+    variables = _on_one_device(variables)
+    side = self.config.eval.boundary_side
+    if self._predictor is None:  # kept, so that it compiles once
       self._predictor = Predictor(self.model, self.config, self.tasks, variables)
-    predictor, self._predictor.variables = self._predictor, variables
+    predictor = self._predictor
+    predictor.variables = variables
+    tally.images = self.count
     for example in pipeline.eval_examples(self.source, self.count, jax.process_index(), jax.process_count()):
       image = example['image']
-      if not self._warm:  # compiling is no part of the time
+      if not self._is_compiled:  # so that compiling does not count in any time
         with progress.paused():
           collections.deque(cut_image(predictor.raw(image), example, self.metrics, side, Tally()), maxlen=0)
-        self._warm = True
+        self._is_compiled = True
       with tally.timed():
         raw = predictor.raw(image)
       yield from cut_image(raw, example, self.metrics, side, tally)
-      if each:
+      if on_image:
         size = image.shape[:2]
-        each(self.source.ids[example['index']], raw.predictions('final', size), (0, 0, *size), size)
+        on_image(self.source.ids[example['index']], raw.predictions('final', size), (0, 0, *size), size)
 
   def stages(self, variables, index: int) -> gallery.Example:
-    """One image with its labels and every stage of its maps, without padding; runs on this host alone."""
+    """One image with its labels and every stage of its maps, without padding; runs only on this host."""
     example = self.source[index]
     ready = transforms.eval_transform(self.config, self.tasks)(example)
     noise = 0 if self.at_image_size else index  # the noise of what was scored
-    maps = self._predict_stages(_local(variables), ready['image'][None], np.array([noise], np.int32))
-    inside = _inside(ready['region'])
-    cut = lambda x: np.asarray(x)[inside]
+    maps = self._predict_stages(_on_one_device(variables), ready['image'][None], np.array([noise], np.int32))
+    inside = region_slices(ready['region'])
     return gallery.Example(
       self.source.ids[index],
-      cut(transforms.to_uint8(ready['image'])),
-      {name: cut(ready['labels'][name]) for name in example['labels']},
-      jax.tree.map(lambda x: cut(x[0]), maps),
+      transforms.to_uint8(ready['image'])[inside],
+      {name: ready['labels'][name][inside] for name in example['labels']},
+      jax.tree.map(lambda x: np.asarray(x[0])[inside], maps),
     )
 
   def panels(self, variables):
@@ -211,59 +208,50 @@ class Evaluator:
   def _batches(self):
     """This host's batches; all hosts get the same number of them."""
     batches = pipeline.eval_batches(self.source, self.config, jax.process_index(), jax.process_count())
-    for _, batch in zip(range(-(-self.count // self.config.eval.batch)), batches):
-      yield batch
+    return itertools.islice(batches, math.ceil(self.count / self.config.eval.batch))
 
   def _predict_local(self, variables, batch):
     arrays = sharding.put_batch({'image': batch['image'], 'index': batch['index']}, self.mesh)
     return jax.tree.map(sharding.local_rows, self._predict(variables, arrays['image'], arrays['index']))
 
 
-def _local(variables):
+def _on_one_device(variables):
   """Variables that every device has, as arrays of one device of this host."""
   return jax.tree.map(lambda x: x.addressable_data(0), variables)
 
 
-def _inside(region) -> tuple[slice, slice]:
-  """Where an image is in what it was padded to; see `transforms.eval_transform`."""
-  top, left, height, width = region
-  return slice(top, top + height), slice(left, left + width)
-
-
-def _add(states: dict, more: dict) -> dict:
-  """The sum of two {stage: {task: state}}, either of them {}."""
-  if not states or not more:
-    return states or more
-  return {stage: {name: merge(states[stage][name], s) for name, s in tasks.items()} for stage, tasks in more.items()}
+def _add(totals: dict, states: dict):
+  """Adds states {(stage, task): state} to totals of the same form, in place."""
+  for key, state in states.items():
+    totals[key] = merge(totals[key], state) if key in totals else state
 
 
 def _row(states: dict, metrics) -> dict[str, float]:
   """One image's scores as {'task/metric stage': value}."""
   return {
     f'{name}/{metric} {stage}': value
-    for stage, tasks in states.items()
-    for name, state in tasks.items()
+    for (stage, name), state in states.items()
     for metric, value in metrics[name].compute_one(state).items()
     if not np.isnan(value)
   }
 
 
 def headline(scores: dict, tasks) -> dict[str, float]:
-  """{task: its headline metric} of one stage of scores; its quick metric where that stands in."""
+  """{task: its headline metric} of one stage of scores, or its quick metric where only that was computed."""
   return {task.name: scores[task.name].get(task.metric, scores[task.name].get(task.quick_metric)) for task in tasks}
 
 
 def delta_to_single(scores: dict, config, tasks) -> float | None:
-  """Delta_m in % of one stage of scores against those of config.eval.single_task; None where not given.
+  """Delta_m in % of one stage of scores against config.eval.single_task; None if that is not set.
 
-  Tasks of which the scores hold but the quick metric, which is another than the headline, are left out.
+  Leaves out tasks whose scores hold only the quick metric, which cannot be compared with the headline metric.
   """
   single = values_by_task(config.eval.single_task, tasks)
   tasks = [task for task in tasks if task.metric in scores[task.name]]
   return delta_m(headline(scores, tasks), single, tasks) if single and tasks else None
 
 
-def flat(scores: dict) -> dict[str, float]:
+def flatten_scores(scores: dict) -> dict[str, float]:
   """Scores as {'eval/final/semseg/mIoU': value} for the log."""
   stages = {stage: scores[stage] for stage in ('initial', 'final') if stage in scores}
   return {f'eval/{s}/{t}/{m}': v for s, tasks in stages.items() for t, ms in tasks.items() for m, v in ms.items()}

@@ -1,12 +1,12 @@
-"""What evaluation leaves to look at and to use elsewhere: W/panels and W/predictions.
+"""The pictures and predictions that evaluation writes: W/panels and W/predictions.
 
-W/panels/ID.png is one image with all tasks and stages. W/panels/ID/ holds the same, one file a map, for
-figures (report.py); W/panels/index.json says which image is there, for which tasks, why, and its scores:
+W/panels/ID.png shows one image with all tasks and stages. W/panels/ID/ holds the same, one file per map, for
+figures (report.py); W/panels/index.json lists the images, for which tasks they were chosen, why, and their scores:
 
   {"images": [{"id", "index", "input": "ID/input.jpg", "tasks": {TASK: {
       "why": ["panel", "best", "worst"],  # one or more of these
-      "scores": {"initial": value, "final": value},  # headline metric of this image alone
-      "limits": [nearest, farthest],  # of a depth's colours
+      "scores": {"initial": value, "final": value},  # headline metric of this image
+      "limits": [nearest, farthest],  # of the colours of depth
       "files": {"label": "ID/TASK_label.png", "initial", "step0" (decayed), "step1", ..., "final",
                 "change" (see `panels.draw_change`)}}}}]}
 """
@@ -25,12 +25,12 @@ from dmtl_jax.draw.png import save_png
 from dmtl_jax.inference import images as images_lib
 from dmtl_jax.tasks import Task
 
-SIDE = 320  # pixels of a picture's longer side, at most
+SIDE = 320  # longest side of a picture in pixels
 
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-  """One image with what is known and predicted of it, all of one size H x W.
+  """One image with its labels and predictions, all of one size H x W.
 
   Attributes:
     image: uint8 [H, W, 3].
@@ -44,7 +44,7 @@ class Example:
   stages: dict[str, dict[str, np.ndarray]]
 
   def maps(self, task: Task) -> dict[str, np.ndarray]:
-    """{'label', 'initial', 'step0', ..., 'final': map}; what there is of them, in this order."""
+    """{'label', 'initial', 'step0', ..., 'final': map}, in this order, without those that do not exist."""
     label = self.labels.get(task.name)
     maps = {} if label is None or not task.valid(label).any() else {'label': label}
     return maps | {stage: self.stages[stage][task.name] for stage in stage_names(self.stages)}
@@ -54,10 +54,10 @@ class Example:
 
 
 def choose(rows: Sequence[dict], tasks: Sequence[Task], panels: int) -> dict[int, dict[str, dict]]:
-  """The images to draw: the first `panels` with all tasks, and of each task its best and its worst.
+  """Chooses the images to draw: the first `panels` with all tasks, and for each task its best and its worst.
 
   Args:
-    rows: of all images, in their order, {'TASK/METRIC STAGE': value}.
+    rows: {'TASK/METRIC STAGE': value} of every image, in order.
 
   Returns:
     {image: {task: {'why': [...], 'scores': {stage: value}}}}, in the order of the images.
@@ -81,7 +81,7 @@ def choose(rows: Sequence[dict], tasks: Sequence[Task], panels: int) -> dict[int
 
 
 def _scores(row: dict, task: Task) -> dict[str, float]:
-  """{stage: headline score of one image}, defined ones only."""
+  """{stage: headline score of one image}, without undefined ones."""
   names = {stage: f'{task.name}/{task.metric} {stage}' for stage in ('initial', 'final')}
   return {stage: row[name] for stage, name in names.items() if name in row}
 
@@ -90,48 +90,49 @@ def _scores(row: dict, task: Task) -> dict[str, float]:
 
 
 def save_panels(folder: pathlib.Path, tasks: Sequence[Task], chosen: dict, example: Callable[[int], Example]):
-  """Writes the pictures of the chosen images and the index; those of an earlier evaluation go. All at once.
+  """Writes the pictures of the chosen images and the index in place of an earlier evaluation's, in one transaction.
 
   Args:
-    chosen: as `choose` gives it.
+    chosen: as `choose` returns it.
   """
   with transaction():
-    images = [_save_pictures(folder, tasks, index, wanted, example(index)) for index, wanted in chosen.items()]
-    write_json(folder / 'index.json', {'images': images})
-    for path in _earlier(folder) - {folder / file for entry in images for file in _names(entry)}:
+    entries = [_save_pictures(folder, tasks, index, reasons, example(index)) for index, reasons in chosen.items()]
+    write_json(folder / 'index.json', {'images': entries})
+    for path in _find_earlier(folder) - {folder / file for entry in entries for file in _files_of(entry)}:
       remove(path)
 
 
-def _save_pictures(folder: pathlib.Path, tasks: Sequence[Task], index: int, wanted: dict, shown: Example) -> dict:
-  """Writes the pictures of one image; returns its entry of the index."""
-  entry = {'id': shown.id, 'index': index, 'input': f'{shown.id}/input.jpg', 'tasks': {}}
+def _save_pictures(folder: pathlib.Path, tasks: Sequence[Task], index: int, chosen: dict, example: Example) -> dict:
+  """Writes the pictures of one image; returns its entry for the index."""
+  entry = {'id': example.id, 'index': index, 'input': f'{example.id}/input.jpg', 'tasks': {}}
   with atomic_open(folder / entry['input'], 'wb') as file:
-    Image.fromarray(images_lib.shrink(shown.image, SIDE)).save(file, format='JPEG', quality=90)
+    Image.fromarray(images_lib.shrink(example.image, SIDE)).save(file, format='JPEG', quality=90)
   for task in tasks:
-    if task.name in wanted:
-      maps, files = shown.maps(task), {}
-      limits = task.limits(maps.get('label', maps['final']))  # one scale of colours for all of them
+    if task.name in chosen:
+      maps = example.maps(task)
+      files = {}
+      limits = task.limits(maps.get('label', maps['final']))  # one colour scale for all stages
       pictures = {stage: task.picture(values, limits) for stage, values in maps.items()}
       if 'label' in maps and 'initial' in maps:
         pictures['change'] = panels.draw_change(task, maps['initial'], maps['final'], maps['label'], limits)
       for stage, picture in pictures.items():
-        files[stage] = f'{shown.id}/{task.name}_{stage}.png'
+        files[stage] = f'{example.id}/{task.name}_{stage}.png'
         save_png(folder / files[stage], images_lib.shrink(picture, SIDE))
-      entry['tasks'][task.name] = wanted[task.name] | ({'limits': limits} if limits else {}) | {'files': files}
-  if any('panel' in of_task['why'] for of_task in wanted.values()):
-    save_png(folder / f'{shown.id}.png', panel(shown, tasks, wanted))
+      entry['tasks'][task.name] = chosen[task.name] | ({'limits': limits} if limits else {}) | {'files': files}
+  if any('panel' in choice['why'] for choice in chosen.values()):
+    save_png(folder / f'{example.id}.png', panel(example, tasks, chosen))
   return entry
 
 
-def _names(entry: dict) -> list[str]:
-  """The files of an entry of the index."""
+def _files_of(entry: dict) -> list[str]:
+  """The files that an entry of the index names."""
   files = [file for task in entry['tasks'].values() for file in task['files'].values()]
-  panel = any('panel' in task['why'] for task in entry['tasks'].values())
-  return [entry['input'], *files, *([f'{entry["id"]}.png'] if panel else [])]
+  has_panel = any('panel' in task['why'] for task in entry['tasks'].values())
+  return [entry['input'], *files, *([f'{entry["id"]}.png'] if has_panel else [])]
 
 
-def _earlier(folder: pathlib.Path) -> set[pathlib.Path]:
-  """Pictures that an earlier evaluation left, of ids that are names of something right here."""
+def _find_earlier(folder: pathlib.Path) -> set[pathlib.Path]:
+  """The pictures of an earlier evaluation; only ids that cannot lead out of this folder count."""
   try:
     ids = [entry['id'] for entry in read_json(folder / 'index.json')['images']]
   except (ValueError, TypeError, KeyError):
@@ -140,41 +141,42 @@ def _earlier(folder: pathlib.Path) -> set[pathlib.Path]:
 
 
 def stage_names(stages) -> list[str]:
-  """Stages in the order of the computation: initial, step0, ..., final; without the last step, which is final."""
+  """Stages in the order of computation: initial, step0, ..., final. The last step is left out, since it is final."""
   steps = sorted((stage for stage in stages if stage.startswith('step')), key=lambda stage: int(stage[4:]))
   return [stage for stage in ('initial', *steps[:-1], 'final') if stage in stages]
 
 
-def panel(example: Example, tasks: Sequence[Task], wanted: dict | None = None) -> np.ndarray:
-  """The panel of one image with its labels and all stages: uint8 [h, w, 3].
+def panel(example: Example, tasks: Sequence[Task], chosen: dict | None = None) -> np.ndarray:
+  """Draws the panel of one image with its labels and all stages: uint8 [h, w, 3].
 
   Args:
-    wanted: {task: {'scores': {stage: of this image}}}, as in `choose`; told in the tiles.
+    chosen: {task: {'scores': {stage: score of this image}}}, as in `choose`; written into the tiles.
   """
-  rows, last = panel_rows(example.stages, example.labels, tasks), _last(example.stages)
-  told = {
+  rows = panel_rows(example.stages, example.labels, tasks)
+  last = _last_step(example.stages)
+  scores = {
     (stage_title(stage, last), task.name): f'{task.metric} {value:.{task.digits}f}'
     for task in tasks
-    for stage, value in (wanted or {}).get(task.name, {'scores': {}})['scores'].items()
+    for stage, value in (chosen or {}).get(task.name, {'scores': {}})['scores'].items()
   }
-  both = stage_title('initial', last), stage_title('final', last)
-  change = both if example.labels and 'initial' in example.stages else None
-  return panels.panel(example.image, tasks, rows, scores=told, change=change)
+  compared = stage_title('initial', last), stage_title('final', last)
+  change = compared if example.labels and 'initial' in example.stages else None
+  return panels.panel(example.image, tasks, rows, scores=scores, change=change)
 
 
 def panel_rows(stages: dict, labels: dict, tasks: Sequence[Task]) -> list[tuple[str, dict]]:
   """Rows of one image's panel: (title, {task: map}), from the labels to the last denoising step."""
   rows = [(panels.TRUTH, {t.name: labels.get(t.name) for t in tasks})] if labels else []
-  return rows + [(stage_title(name, _last(stages)), stages[name]) for name in stage_names(stages)]
+  return rows + [(stage_title(name, _last_step(stages)), stages[name]) for name in stage_names(stages)]
 
 
-def _last(stages) -> int:
+def _last_step(stages) -> int:
   """Number of denoising steps."""
   return sum(name.startswith('step') for name in stage_names(stages))
 
 
 def stage_title(stage: str, last: int) -> str:
-  """Of a stage of a method with `last` denoising steps (0: none)."""
+  """The title of a stage, for a method with `last` denoising steps (0: none)."""
   if stage in ('label', 'initial', 'change'):
     return {'label': panels.TRUTH, 'initial': 'Initial', 'change': 'Nearer the truth: blue'}[stage]
   if stage == 'final' and not last:
@@ -187,7 +189,7 @@ def stage_title(stage: str, last: int) -> str:
 
 
 def save_predictions(folder: pathlib.Path, tasks: Sequence[Task], id: str, maps: dict, region, size):
-  """Writes FOLDER/TASK/ID.png or .npy of each task, without padding, at the image's own size.
+  """Writes FOLDER/TASK/ID.png or .npy for each task, without padding, at the image's own size.
 
   Class ids are 8-bit PNGs, probabilities of saliency and boundaries 16-bit PNGs (65535 is 1), normals
   float16 [H, W, 3] and depth float32 [H, W] arrays.
@@ -195,7 +197,7 @@ def save_predictions(folder: pathlib.Path, tasks: Sequence[Task], id: str, maps:
   Args:
     maps: {task: prediction as `Task.activate` gives it}, padded.
     region: top, left, height and width of the image within the map.
-    size: height and width of the image itself; where they differ from the region's, class ids are
+    size: height and width of the image itself; if they differ from the region's, class ids are
       resized by nearest neighbour and the rest bilinearly.
   """
   top, left, height, width = region

@@ -1,16 +1,13 @@
-"""Images as people have them: any file, folder, glob or video, any size.
+"""Images as people have them: any file, folder, glob or video, any size."""
 
-Large images are seen by the network in overlapping tiles, whose maps blend without seams.
-"""
-
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 import contextlib
 import dataclasses
 import glob
 import os
 import pathlib
 
-os.environ.setdefault('OPENCV_FFMPEG_LOGLEVEL', '-8')  # what cannot be read is told by us
+os.environ.setdefault('OPENCV_FFMPEG_LOGLEVEL', '-8')  # we report unreadable videos ourselves
 import cv2
 import numpy as np
 from PIL import Image
@@ -19,14 +16,13 @@ from dmtl_jax.basics import atomic, files, photographs
 from dmtl_jax.basics.errors import UserError
 
 VIDEO_SUFFIXES = ('.mp4', '.mov', '.avi', '.mkv', '.webm', '.m4v', '.mpg', '.mpeg')
-Maps = dict[tuple[str, str], np.ndarray]
 
 
 # --- Files -----------------------------------------------------------------------------------
 
 
 def find_images(spec: str | Sequence[str], out: str | os.PathLike | None = None) -> list[pathlib.Path]:
-  """Image and video files that a spec names, each once, in the order given; photographs that are not read too.
+  """Image and video files that a spec names, each once, in the order given; also photographs of unsupported formats.
 
   Args:
     spec: files, folders (searched with their subfolders) and globs ('**' reaches into
@@ -34,24 +30,24 @@ def find_images(spec: str | Sequence[str], out: str | os.PathLike | None = None)
     out: the folder of results.
 
   Raises:
-    UserError: a part that names nothing, only photographs that are not read (see `photographs.unread_files`), a loop
-      of links, or `out` in a folder of images or around an image: results could overwrite images, and would be taken
-      for images the next time.
+    UserError: a part that names nothing, only photographs of unsupported formats (see
+      `photographs.unsupported_files`), a loop of links, or `out` in a folder of images or around an image: results
+      could overwrite images, and would be taken for images the next time.
   """
   if isinstance(spec, str):
     spec = [spec] if os.path.exists(spec) else spec.split(',')  # a file's name may hold a comma
   parts = [part for part in map(str.strip, map(str, spec)) if part]
-  found = list(dict.fromkeys(path for part in parts for path in _find(part)))
-  if not found:
+  paths = list(dict.fromkeys(path for part in parts for path in _find(part)))
+  if not paths:
     raise UserError('--images: empty; give a file, a folder or a quoted glob')
-  if all(map(photographs.unread_format, found)):
-    raise UserError(f'--images: {photographs.unread_files(found)}')
+  if all(map(photographs.unsupported_format, paths)):
+    raise UserError(f'--images: {photographs.unsupported_files(paths)}')
   if out is not None:
-    place = pathlib.Path(out).resolve()
-    folders = [path for path in map(pathlib.Path, parts) if path.expanduser().resolve() in (place, *place.parents)]
-    for path in [*folders, *(path for path in found if place in path.resolve().parents)]:
+    target = pathlib.Path(out).resolve()
+    folders = [path for path in map(pathlib.Path, parts) if path.expanduser().resolve() in (target, *target.parents)]
+    for path in [*folders, *(path for path in paths if target in path.resolve().parents)]:
       raise UserError(f'--out={out}: lies with {path} of --images, and could overwrite images; choose a folder apart')
-  return found
+  return paths
 
 
 def _find(part: str) -> list[pathlib.Path]:
@@ -60,8 +56,13 @@ def _find(part: str) -> list[pathlib.Path]:
     return [path]
   inside = path.rglob('*') if path.is_dir() else map(pathlib.Path, glob.glob(str(path), recursive=True))
   suffixes = photographs.suffixes() + VIDEO_SUFFIXES
-  wanted = lambda path: path.suffix.lower() in suffixes or photographs.unread_format(path)
-  paths = sorted(path for path in inside if wanted(path) and not path.name.startswith('.') and path.is_file())
+  paths = sorted(
+    path
+    for path in inside
+    if (path.suffix.lower() in suffixes or photographs.unsupported_format(path))
+    and not path.name.startswith('.')
+    and path.is_file()
+  )
   if not paths:
     raise UserError(f"--images: '{part}' names no image; give a file, a folder or a quoted glob")
   for link in {folder for path in paths for folder in path.parents if folder.is_symlink()}:
@@ -71,14 +72,14 @@ def _find(part: str) -> list[pathlib.Path]:
 
 
 def result_names(paths: Sequence[pathlib.Path]) -> list[str]:
-  """A name for the results of each file: its own without suffix, longer where two would share it.
+  """A name for the results of each file: its own without suffix, or a longer one where two would share it.
 
   'a/x.jpg' and 'b/x.jpg' become 'a_x' and 'b_x', 'x.jpg' and 'x.png' of one folder 'x_jpg' and
-  'x_png'. Names that differ in upper and lower case only count as one: some disks cannot hold both. They are in
+  'x_png'. Names that differ only in upper and lower case count as the same: some disks cannot hold both. They are in
   Unicode's NFC, see `files.nfc`.
 
   Raises:
-    UserError: NAME.png would be longer than a file's name can be.
+    UserError: NAME.png would be too long for the name of a file.
   """
   absolute = [path.absolute() for path in paths]
   root = os.path.commonpath([path.parent for path in absolute])
@@ -86,9 +87,9 @@ def result_names(paths: Sequence[pathlib.Path]) -> list[str]:
   suffixed = [f'{name}_{path.suffix[1:]}' for name, path in zip(below, paths)]
   numbered = [f'{name}_{i}' for i, name in enumerate(suffixed)]
   names = [files.nfc(path.stem) for path in paths]
-  for longer in (below, suffixed, numbered):
-    taken = [name.casefold() for name in names]
-    names = [more if taken.count(key) > 1 else name for name, key, more in zip(names, taken, longer)]
+  for longer_names in (below, suffixed, numbered):
+    keys = [name.casefold() for name in names]
+    names = [longer if keys.count(key) > 1 else name for name, key, longer in zip(names, keys, longer_names)]
   for path, name in zip(paths, names):
     if not files.is_name(f'{name}.png'):
       raise UserError(f'{path}: the name of its results, {name}.png, is too long; rename it, or predict it alone')
@@ -101,7 +102,7 @@ def is_video(path: os.PathLike | str) -> bool:
 
 
 def as_rgb(image) -> np.ndarray:
-  """Such an array, a Pillow image or a path as uint8 [H, W, 3] RGB; raises UserError for anything else."""
+  """A path, a Pillow image or an array uint8 [H, W, 3] as such an RGB array; raises UserError for anything else."""
   if isinstance(image, (str, os.PathLike)):
     return photographs.read_image(image)
   if isinstance(image, Image.Image):
@@ -115,7 +116,7 @@ def as_rgb(image) -> np.ndarray:
 
 
 def shrink(image: np.ndarray, side: int) -> np.ndarray:
-  """The image, smaller where a side is longer than `side`."""
+  """Shrinks the image so that its longer side is at most `side`."""
   scale = side / max(image.shape[:2])
   if scale >= 1:
     return image
@@ -127,7 +128,7 @@ def shrink(image: np.ndarray, side: int) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Still:
-  """An image file as a source of one frame, as `Video` is of many; raises UserError when it is read."""
+  """An image file as an iterable of one frame, as `Video` is of many; raises UserError when it is read."""
 
   path: pathlib.Path
   length = 1
@@ -138,20 +139,21 @@ class Still:
 
 
 class Video:
-  """A video file as frames, uint8 [H, W, 3] RGB, turned upright, one in memory at a time.
+  """A video file as an iterable of frames, uint8 [H, W, 3] RGB, turned upright; one is in memory at a time.
 
   Attributes:
-    length: number of frames that the header states; 0 where it does not.
-    rate: frames a second.
+    length: number of frames by the header; 0 if it has none.
+    rate: frames per second.
 
   Raises:
-    UserError: it cannot be opened; by the iteration, after the last frame, where that comes early.
+    UserError: the file cannot be opened; or, at the end of the iteration, it ended too early.
   """
 
   def __init__(self, path: pathlib.Path):
     self.path = path
     video = self._open()
-    rate, length = video.get(cv2.CAP_PROP_FPS), video.get(cv2.CAP_PROP_FRAME_COUNT)
+    rate = video.get(cv2.CAP_PROP_FPS)
+    length = video.get(cv2.CAP_PROP_FRAME_COUNT)
     video.release()
     self.rate = rate if 0 < rate <= 1000 else 25.0
     self.length = max(int(length), 0)
@@ -163,39 +165,43 @@ class Video:
     return video
 
   def __iter__(self) -> Iterator[np.ndarray]:
-    video, count, seconds = self._open(), 0, 0.0
+    video = self._open()
+    count = 0
+    seconds = 0.0
     try:
       while True:
-        good, frame = video.read()
-        if not good:
+        is_read, frame = video.read()
+        if not is_read:
           break
-        count, seconds = count + 1, video.get(cv2.CAP_PROP_POS_MSEC) / 1000
+        count += 1
+        seconds = video.get(cv2.CAP_PROP_POS_MSEC) / 1000
         yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
     finally:
       video.release()
-    # By the clock too: the number of frames is a guess where their rate varies.
     if not count:
       raise UserError(f'{self.path}: no frame can be read; convert it to MP4 (H.264)')
+    # Also by the clock: with a varying frame rate the header's number of frames is a guess.
     if max(count, seconds * self.rate) < 0.95 * self.length - 1:
       raise UserError(f'{self.path}: ends after {count} of {self.length} frames; copy it again')
 
 
 class VideoWriter:
-  """Writes frames, uint8 [H, W, 3] RGB of one size, to an MP4 file, in a `with` block at whose end it appears.
+  """Writes frames, uint8 [H, W, 3] RGB of one size, to an MP4 file that appears at the end of the `with` block.
 
-  Raises UserError where this build of OpenCV cannot write videos there.
+  Raises UserError if this build of OpenCV cannot write videos there.
   """
 
   def __init__(self, path: pathlib.Path, rate: float):
-    self._path, self._rate = path, rate
+    self._path = path
+    self._rate = rate
     self._video: cv2.VideoWriter | None = None
-    self._place = contextlib.ExitStack()
+    self._stack = contextlib.ExitStack()
 
   def write(self, frame: np.ndarray):
-    odd = [(0, side % 2) for side in frame.shape[:2]]
-    frame = np.pad(frame, [*odd, (0, 0)], mode='edge')  # codecs want even sides
+    to_even = [(0, side % 2) for side in frame.shape[:2]]  # as codecs need
+    frame = np.pad(frame, [*to_even, (0, 0)], mode='edge')
     if self._video is None:
-      temporary = self._place.enter_context(atomic.atomic_path(self._path, '.tmp.mp4'))
+      temporary = self._stack.enter_context(atomic.atomic_path(self._path, '.tmp.mp4'))
       code = cv2.VideoWriter.fourcc(*'mp4v')
       self._video = cv2.VideoWriter(temporary, code, self._rate, frame.shape[1::-1])
       if not self._video.isOpened():
@@ -208,80 +214,4 @@ class VideoWriter:
   def __exit__(self, *error):
     if self._video is not None:
       self._video.release()
-    return self._place.__exit__(*error)
-
-
-# --- Tiles -----------------------------------------------------------------------------------
-
-
-def blend_tiles(
-  predict: Callable[[int, int], Maps], size: tuple[int, int], tile: tuple[int, int], overlap: float = 0.5
-) -> Maps:
-  """Maps of any size from overlapping tiles. The weight of a tile falls smoothly to its rim, so no seam shows.
-
-  Args:
-    predict: (top, left) to the maps {key: float [h, w, C]} of the tile that begins there.
-    size: (H, W) of the result, at least the tile's.
-    tile: (h, w) of a tile.
-    overlap: least share of a tile that its neighbour covers too, from 0 up to below 1.
-
-  Returns:
-    {key: float32 [H, W, C]}: at each pixel the mean of the tiles that cover it, by their
-    weights; a single tile as it is.
-  """
-  if tuple(size) == tuple(tile):
-    return predict(0, 0)
-  window = (_bell(tile[0])[:, None] * _bell(tile[1]))[..., None]
-  weight, sums = np.zeros((*size, 1), np.float32), {}
-  for top in _starts(size[0], tile[0], overlap):
-    for left in _starts(size[1], tile[1], overlap):
-      place = slice(top, top + tile[0]), slice(left, left + tile[1])
-      weight[place] += window
-      for key, values in predict(top, left).items():
-        sums.setdefault(key, np.zeros((*size, values.shape[-1]), np.float32))[place] += window * values
-  return {key: total / weight for key, total in sums.items()}
-
-
-def _starts(length: int, size: int, overlap: float) -> list[int]:
-  """Where tiles begin: the first at 0, the last at the end, evenly between."""
-  stride = max(int(size * (1 - overlap)), 1)
-  count = 1 + -(-(length - size) // stride)
-  return [round(i * (length - size) / max(count - 1, 1)) for i in range(count)]
-
-
-def _bell(size: int) -> np.ndarray:
-  """Weights of a tile along one side: a squared sine, above 0 even at the rim."""
-  return np.sin(np.pi * (np.arange(size, dtype=np.float32) + 0.5) / size) ** 2
-
-
-def enlarge(
-  maps: np.ndarray,
-  extent: tuple[float, float],
-  size: tuple[int, int],
-  rows: slice,
-  origin: tuple[float, float] = (0, 0),
-) -> np.ndarray:
-  """Some rows of a map at an image's size, bilinear between the centres of cells.
-
-  Args:
-    maps: float [h, w, C].
-    extent: rows and columns of cells that the image covers; may be fractions.
-    size: (H, W) of the image.
-    rows: of the image.
-    origin: rows and columns of cells above and left of the image.
-
-  Returns:
-    [rows, W, C].
-  """
-  at = [o + (np.arange(n) + 0.5) * e / n - 0.5 for o, n, e in zip(origin, size, extent)]
-  y, x = (np.clip(a, 0, n - 1) for a, n in zip(at, maps.shape))
-  y = y[rows]
-  return _between(_between(maps, y, 0), x, 1)
-
-
-def _between(maps: np.ndarray, at: np.ndarray, axis: int) -> np.ndarray:
-  """Linear interpolation of [h, w, C] along an axis, at fractional indices."""
-  low = at.astype(int)
-  share = (at - low).astype(np.float32).reshape((-1, 1, 1) if axis == 0 else (1, -1, 1))
-  before, after = maps.take(low, axis), maps.take(np.minimum(low + 1, maps.shape[axis] - 1), axis)
-  return before + share * (after - before)
+    return self._stack.__exit__(*error)

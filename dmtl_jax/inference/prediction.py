@@ -13,15 +13,15 @@ import numpy as np
 from dmtl_jax import datasets
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.data import transforms
-from dmtl_jax.inference import images
-from dmtl_jax.inference.steps import make_maps_step, make_samples_step
+from dmtl_jax.inference import images, tiles
+from dmtl_jax.inference.forward import make_forward_fn, make_sample_fn
 from dmtl_jax.models.parts.layers import resize
 from dmtl_jax.runs import checkpoints
 from dmtl_jax.runs import workdir as workdir_lib
 from dmtl_jax.tasks import Task
 
-FAR = 2.0  # an image that must shrink more than this to be seen whole is seen in tiles too, this much larger
-BAND = 2**18  # pixels of an image that are enlarged and activated at once
+TILE_ZOOM = 2.0  # an image that must shrink by more than this to be seen whole is also seen in tiles, this much larger
+BAND = 2**18  # pixels of an image that are enlarged and activated together
 
 
 class Predictor:
@@ -39,21 +39,23 @@ class Predictor:
   """
 
   def __init__(self, model, config, tasks: tuple[Task, ...], variables: dict):
-    self.config, self.tasks, self.variables = config, tasks, variables
+    self.config = config
+    self.tasks = tasks
+    self.variables = variables
     size = tuple(config.data.size)
-    maps_step = make_maps_step(model, config, tasks)
+    forward = make_forward_fn(model, config, tasks)
 
-    def one(variables, image):
-      return jax.tree.map(lambda x: x[0], maps_step(variables, image, jnp.zeros(1, jnp.int32)))
+    def predict_one(variables, image):
+      return jax.tree.map(lambda x: x[0], forward(variables, image, jnp.zeros(1, jnp.int32)))
 
-    outputs = jax.eval_shape(one, variables, jax.ShapeDtypeStruct((1, *size, 3), jnp.float32))
-    self._cells = outputs['final'][tasks[0].name].shape[:2]
+    outputs = jax.eval_shape(predict_one, variables, jax.ShapeDtypeStruct((1, *size, 3), jnp.float32))
+    self._grid = outputs['final'][tasks[0].name].shape[:2]  # of the raw maps of a tile
 
-    def compiled(samples: int):
-      step = make_samples_step(model, config, tasks, samples) if samples != 1 else one
-      return jax.jit(lambda *inputs: jax.tree.map(lambda x: resize(x[None], self._cells)[0], step(*inputs)))
+    def compile_for(samples: int):
+      predict = make_sample_fn(model, config, tasks, samples) if samples != 1 else predict_one
+      return jax.jit(lambda *inputs: jax.tree.map(lambda x: resize(x[None], self._grid)[0], predict(*inputs)))
 
-    self._step = functools.cache(compiled)
+    self._compile_for = functools.cache(compile_for)
 
   def __call__(self, image, zoom: float | None = None):
     """Predicts all tasks.
@@ -96,57 +98,61 @@ class Predictor:
       UserError: as for a call, or the method adds no noise.
     """
     image = images.as_rgb(image)
-    raw, size = self.raw(image, samples, zoom), image.shape[:2]
+    size = image.shape[:2]
+    raw = self.raw(image, samples, zoom)
     uncertainty = raw.predictions('uncertainty', size) if samples > 1 else None
     return raw.predictions('final', size), uncertainty
 
   def check(self, samples: int, zoom: float | None):
-    """Raises UserError where the method or the network cannot do this, before any image is read."""
-    self._step(samples)
-    self._scales((1, 1), zoom)
+    """Raises UserError if the method or the network cannot do this, before any image is read."""
+    self._compile_for(samples)
+    self._choose_scales((1, 1), zoom)
 
-  def raw(self, image: np.ndarray, samples: int = 1, zoom: float | None = None) -> 'Raw':
-    """What the network says of uint8 [H, W, 3]: every stage's maps, before they are enlarged and activated."""
-    views = [self._view(image, samples, scale) for scale in self._scales(image.shape, zoom)]
-    return _joined(*views) if len(views) == 2 else views[0]
+  def raw(self, image: np.ndarray, samples: int = 1, zoom: float | None = None) -> 'RawMaps':
+    """The network's maps of uint8 [H, W, 3] at every stage, before they are enlarged and activated."""
+    views = [self._predict_view(image, samples, scale) for scale in self._choose_scales(image.shape, zoom)]
+    return _average_views(*views) if len(views) == 2 else views[0]
 
-  def _view(self, image: np.ndarray, samples: int, scale: float) -> 'Raw':
-    """The maps of an image scaled by a factor, in tiles where it is larger than the network's input then."""
-    size, cells, step = tuple(self.config.data.size), self._cells, self._step(samples)
+  def _predict_view(self, image: np.ndarray, samples: int, scale: float) -> 'RawMaps':
+    """The maps of an image scaled by a factor; in tiles if it is then larger than the network's input."""
+    size = tuple(self.config.data.size)
+    predict = self._compile_for(samples)
     scaled, _ = transforms.rescale(image, {}, scale, {})
-    # Centred only along an axis where the whole scaled image is smaller than a tile: the last tiles may hold less than
+    # Centred only along an axis where the whole scaled image is smaller than a tile. The last tiles may hold less than
     # a tile too, and centring them would shift what they show.
-    shown = [min(n, m) for n, m in zip(scaled.shape, size)]
-    top_left = transforms.corner(shown, size, self.config.eval.geometry == 'pad')
-    pitch = size[0] / cells[0], size[1] / cells[1]
+    covered = [min(n, m) for n, m in zip(scaled.shape, size)]
+    top_left = transforms.corner(covered, size, self.config.eval.geometry == 'pad')
+    pitch = size[0] / self._grid[0], size[1] / self._grid[1]  # pixels a cell
     extent = scaled.shape[0] / pitch[0], scaled.shape[1] / pitch[1]
 
-    def tile(top: int, left: int) -> images.Maps:
+    def predict_tile(top: int, left: int) -> tiles.Maps:
       window = scaled[round(top * pitch[0]) :, round(left * pitch[1]) :][: size[0], : size[1]]
-      stages = jax.device_get(step(self.variables, transforms.pad_image(window, size, top_left)[None]))
+      stages = jax.device_get(predict(self.variables, transforms.pad_image(window, size, top_left)[None]))
       return {(s, t.name): np.asarray(maps[t.name], np.float32) for s, maps in stages.items() for t in self.tasks}
 
-    rows, columns = (max(n, int(np.ceil(x - 1e-6))) for n, x in zip(cells, extent))
+    rows, columns = (max(n, int(np.ceil(x - 1e-6))) for n, x in zip(self._grid, extent))
     origin = top_left[0] / pitch[0], top_left[1] / pitch[1]
-    return Raw(self.tasks, images.blend_tiles(tile, (rows, columns), cells), extent, samples, origin)
+    return RawMaps(self.tasks, tiles.blend(predict_tile, (rows, columns), self._grid), extent, samples, origin)
 
-  def _scales(self, shape: Sequence[int], zoom: float | None) -> list[float]:
-    """The factors by which the network sees an image scaled."""
+  def _choose_scales(self, shape: Sequence[int], zoom: float | None) -> list[float]:
+    """The factors by which an image is scaled for the network: one view, or whole and tiles."""
     ratios = [n / m for n, m in zip(self.config.data.size, shape)]
-    fits, fills = min(ratios), max(ratios)
+    fits = min(ratios)
+    fills = max(ratios)
     whole = min(fits, 1) if self.config.eval.geometry == 'pad' else fits
     if zoom is not None:
       if not zoom >= 1:
         raise UserError(f'--zoom={zoom}: give 1 (the image is seen whole) or more')
       return [max(whole, min(whole * zoom, 1))]
-    if whole * FAR >= 1:
+    if whole * TILE_ZOOM >= 1:
       return [whole]
-    tiles = min(max(whole * FAR, fills), 1)
-    return [whole, tiles] if tiles <= whole * FAR**2 else [tiles]  # of a strip seen whole nothing can be made out
+    in_tiles = min(max(whole * TILE_ZOOM, fills), 1)
+    is_strip = in_tiles > whole * TILE_ZOOM**2  # seen whole, nothing can be made out in it
+    return [in_tiles] if is_strip else [whole, in_tiles]
 
 
 @dataclasses.dataclass(frozen=True)
-class Raw:
+class RawMaps:
   """The network's maps of one image, at its resolution.
 
   Attributes:
@@ -170,49 +176,51 @@ class Raw:
   def predictions(self, stage: str, size: tuple[int, int]) -> dict[str, np.ndarray]:
     """{task: prediction} of one stage at a size (H, W).
 
-    Raw maps are enlarged first and activated then, so that edges are smooth; in bands of rows,
-    so that the raw maps of a large image never are in memory.
+    Raw maps are first enlarged and then activated, so that edges are smooth; in bands of rows,
+    so that the enlarged raw maps of a large image are never in memory.
     """
     return {task.name: self.prediction(stage, task, size) for task in self.tasks}
 
   def prediction(self, stage: str, task: Task, size: tuple[int, int], rows: slice | None = None) -> np.ndarray:
-    """As `predictions`, of one task; all of it, or these rows, one of `bands(size)`."""
+    """As `predictions`, of one task: all of it, or only these rows, one of `bands(size)`."""
     if rows is None:
       return np.concatenate([self.prediction(stage, task, size, band) for band in bands(size)])
-    part = images.enlarge(self.maps[stage, task.name], self.extent, size, rows, self.origin)
-    return part[..., 0] if stage == 'uncertainty' else _activated(task, part)
+    part = tiles.enlarge(self.maps[stage, task.name], self.extent, size, rows, self.origin)
+    return part[..., 0] if stage == 'uncertainty' else _activate(task, part)
 
 
 def bands(size: tuple[int, int]) -> list[slice]:
-  """The rows of an image of a size (H, W), in bands that are worked on one after the other."""
+  """The rows of an image of a size (H, W), in bands to work on one after the other."""
   step = max(BAND // size[1], 1)
   return [slice(top, min(top + step, size[0])) for top in range(0, size[0], step)]
 
 
-def _joined(whole: Raw, tiles: Raw) -> Raw:
+def _average_views(whole: RawMaps, tiled: RawMaps) -> RawMaps:
   """The mean of an image's maps seen whole and in tiles; depth as seen whole, since a tile has no scale."""
-  of_view = {task.name for task in whole.tasks if task.relative_to_view}
-  grid = next(iter(tiles.maps.values())).shape[:2]
-  ratio = [e / part for e, part in zip(whole.extent, tiles.extent)]
+  of_whole = {task.name for task in whole.tasks if task.relative_to_view}
+  grid = next(iter(tiled.maps.values())).shape[:2]
+  ratio = [e / part for e, part in zip(whole.extent, tiled.extent)]
   extent = tuple(n * r for n, r in zip(grid, ratio))
-  top, left = (o - r * part for o, r, part in zip(whole.origin, ratio, tiles.origin))
-  joined = {}
+  top, left = (o - r * part for o, r, part in zip(whole.origin, ratio, tiled.origin))
+  averaged = {}
   for key, values in whole.maps.items():
-    enlarged = images.enlarge(values, extent, grid, slice(None), (top, left))
-    joined[key] = enlarged if key[1] in of_view else (enlarged + tiles.maps[key]) / 2
-  return dataclasses.replace(tiles, maps=joined)
+    enlarged = tiles.enlarge(values, extent, grid, slice(None), (top, left))
+    averaged[key] = enlarged if key[1] in of_whole else (enlarged + tiled.maps[key]) / 2
+  return dataclasses.replace(tiled, maps=averaged)
 
 
-def _activated(task: Task, raw: np.ndarray) -> np.ndarray:
+def _activate(task: Task, raw: np.ndarray) -> np.ndarray:
   """`activate` of [h, w, C]; padded to a power of two pixels, so that images of all sizes share a few programs."""
   pixels = raw.shape[0] * raw.shape[1]
   padded = np.zeros((1 << (pixels - 1).bit_length(), raw.shape[-1]), np.float32)
   padded[:pixels] = raw.reshape(pixels, -1)
-  values = np.asarray(_activate(task, padded))[:pixels]
+  values = np.asarray(_activate_pixels(task, padded))[:pixels]
   return values.reshape(*raw.shape[:2], *values.shape[1:])
 
 
-_activate = jax.jit(lambda task, raw: task.activate(raw), static_argnums=0)
+@functools.partial(jax.jit, static_argnums=0)
+def _activate_pixels(task: Task, raw):
+  return task.activate(raw)
 
 
 def load(workdir: str | os.PathLike, step: str | int = 'best') -> Predictor:

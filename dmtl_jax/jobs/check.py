@@ -1,4 +1,4 @@
-"""The job `--mode=check`: what the data of a config hold, told and drawn, before anything is trained."""
+"""The job `--mode=check`: describes and draws the data of a config before anything is trained."""
 
 import collections
 from concurrent.futures import ThreadPoolExecutor
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dmtl_jax.basics.errors import listed, sanitize, UserError
+from dmtl_jax.basics.errors import join_names, sanitize, UserError
 from dmtl_jax.basics.progress import Progress, say
 from dmtl_jax.configs import check as check_config
 from dmtl_jax.data import label_settings, transforms
@@ -17,8 +17,8 @@ from dmtl_jax.draw.png import save_png
 from dmtl_jax.tasks import Task
 from dmtl_jax.training import setup, step
 
-SHOWN = 12  # images of the picture
-MANY = 0.001  # share of a task's pixels from which on a warning is shown
+SHOWN = 12  # images in the picture
+WARN_ABOVE = 0.001  # share of a task's pixels
 
 
 class Report(NamedTuple):
@@ -47,7 +47,7 @@ def examine(config, out: str | None = None) -> Report:
     out: the picture, PNG; default runs/check_NAME.png, with the name of the data set.
 
   Raises:
-    UserError: a config that cannot be trained, whatever its data are.
+    UserError: the config cannot be trained with any data.
   """
   check_config.check(config.to_dict())
   source_lib.data_tasks(config.data)
@@ -55,7 +55,7 @@ def examine(config, out: str | None = None) -> Report:
   texts: list[str] = []
   picture = None
 
-  def tell(*lines: str):
+  def report(*lines: str):
     texts.append('\n'.join(lines))
     say(texts[-1])
 
@@ -63,44 +63,49 @@ def examine(config, out: str | None = None) -> Report:
     try:
       sources[split] = source_lib.open_source(config.data, split)
     except UserError as error:
-      tell(f'{split}: cannot be used', *(f'  {sanitize(str(part), 1000)}' for part in error.parts or [error]))
+      report(f'{split}: cannot be used', *(f'  {sanitize(str(part), 1000)}' for part in error.parts or [error]))
       continue
-    tell(f'{split}: {len(sources[split])} images', *contents(sources[split]))
+    report(f'{split}: {len(sources[split])} images', *contents(sources[split]))
   if 'train' in sources:
-    seen = label_settings.apply_labels(sources['train'], config.data.labels, config.data.label_seed)
-    tell('', *first_lines(config, seen, sources.get('val')))
+    train = label_settings.apply_labels(sources['train'], config.data.labels, config.data.label_seed)
+    report('', *first_lines(config, train, sources.get('val')))
     picture = out or f'runs/check_{config.data.name}.png'
-    save_png(picture, drawn(sources['train'], config))
-    tell(f'labels of {min(SHOWN, len(seen))} images drawn over them: {picture}')
-  # Last: what the network must be like, its channels for instance, depends on the data, and they have been seen now.
-  setup.check(config, fresh=False)  # nothing is downloaded for this
+    save_png(picture, draw_labels(sources['train'], config))
+    report(f'labels of {min(SHOWN, len(train))} images drawn over them: {picture}')
+  # Last, since the network (its channels, for instance) depends on the data.
+  setup.check(config, fresh=False)  # downloads nothing
   return Report('\n'.join(texts), picture, is_trainable=len(sources) == 2)
 
 
 def first_lines(config, source, val=None) -> list[str]:
-  """What a run learns from, and is scored on: lines that need no image or label to be read."""
-  count = lambda source: ', '.join(f'{t.name} {int(n)}' for t, n in zip(source.tasks, source.label_mask.sum(0)))
-  pairs, batch = source.label_mask.sum(1), config.train.batch
+  """Describes what a run is trained and validated on, without reading an image or a label."""
+  pairs = source.label_mask.sum(1)
+  batch = config.train.batch
+  counts = _label_counts(source)
   lines = [
-    f'{config.method} on {config.data.name}: {len(source)} images, labels ({config.data.labels}): {count(source)}',
+    f'{config.method} on {config.data.name}: {len(source)} images, labels ({config.data.labels}): {counts}',
     f'a batch of {batch} images holds {batch * pairs.mean():.3g} pairs of image and task, and has room for '
     f'{setup.pair_count(source, config, 1)}',
     'loss weights: '
     + ', '.join(f'{t.name} {w:g}' for t, w in zip(source.tasks, step.task_weights(config, source.tasks))),
   ]
   if val is not None:
-    lines.append(f'validated on {len(val)} images: {count(val)}')
+    lines.append(f'validated on {len(val)} images: {_label_counts(val)}')
     missing = [task.name for task, labelled in zip(val.tasks, val.label_mask.any(0)) if not labelled]
     lines += [f'  {name}: no validation label, so no score; add some to val' for name in missing]
   return lines
+
+
+def _label_counts(source) -> str:
+  return ', '.join(f'{task.name} {int(n)}' for task, n in zip(source.tasks, source.label_mask.sum(0)))
 
 
 # --- What a split holds ----------------------------------------------------------------------
 
 
 @dataclasses.dataclass
-class Seen:
-  """Of the labels of one task: how many, their pixels, and the values of these."""
+class LabelStats:
+  """Statistics of the labels of one task: their number, their pixels and the values of these."""
 
   labels: int = 0
   pixels: int = 0
@@ -112,18 +117,19 @@ class Seen:
   empty: list[str] = dataclasses.field(default_factory=list)  # ids of labels without a labelled pixel
 
   def add(self, task: Task, id: str, label: np.ndarray):
-    found = label[task.valid(label)]
+    values = label[task.valid(label)]
     self.labels += 1
     self.pixels += label[..., 0].size
-    self.labelled += len(found)
-    if not len(found):
+    self.labelled += len(values)
+    if not len(values):
       self.empty.append(id)
     elif task.classes or task.binary:
-      self.values.update(dict(enumerate(np.bincount(found[:, 0]))))
+      self.values.update(dict(enumerate(np.bincount(values[:, 0]))))
     else:
-      self.low, self.high = min(self.low, float(found.min())), max(self.high, float(found.max()))
+      self.low = min(self.low, float(values.min()))
+      self.high = max(self.high, float(values.max()))
 
-  def told(self, task: Task, unit: str = '') -> str:
+  def describe(self, task: Task, unit: str = '') -> str:
     """'300 labels, 98% of their pixels labelled: sky 30%, road 70%; nowhere: car'."""
     text = f'{self.labels} labels, {share(self.labelled, self.pixels)} of their pixels labelled'
     names = task.classes or (('no', 'yes') if task.binary else ())
@@ -139,7 +145,9 @@ class Seen:
   def warning_lines(self) -> list[str]:
     """'12% of the pixels hold 65535 = 65.5 m: ...'."""
     return [
-      f'{share(n, self.pixels)} of the pixels {text}' for text, n in self.warnings.items() if n > MANY * self.pixels
+      f'{share(n, self.pixels)} of the pixels {text}'
+      for text, n in self.warnings.items()
+      if n > WARN_ABOVE * self.pixels
     ]
 
 
@@ -148,34 +156,39 @@ def share(part: int, whole: int) -> str:
 
 
 def contents(source) -> list[str]:
-  """Sizes of the images, and of every task its labels: lines. Reads every file."""
-  sizes, seen = collections.Counter(), {task.name: Seen() for task in source.tasks}
+  """Describes the sizes of the images and the labels of every task, in lines. Reads every file."""
+  sizes = collections.Counter()
+  stats = {task.name: LabelStats() for task in source.tasks}
+
+  def read(index: int):
+    return source[index], source.warnings(index)
+
   with Progress('reading', len(source), 'img') as progress, ThreadPoolExecutor() as pool:
-    read = lambda index: (source[index], source.warnings(index))
     for index, (example, warnings) in enumerate(pool.map(read, range(len(source)))):
       height, width = example['image'].shape[:2]
       sizes[f'{width}x{height}'] += 1
       for task in source.tasks:
         if task.name in example['labels']:
-          seen[task.name].add(task, source.ids[index], example['labels'][task.name])
-          seen[task.name].warnings.update(warnings.get(task.name, {}))
+          stats[task.name].add(task, source.ids[index], example['labels'][task.name])
+          stats[task.name].warnings.update(warnings.get(task.name, {}))
       progress.update()
   common = ', '.join(f'{size} ({count})' for size, count in sizes.most_common(3))
   lines = [f'  size: {common}' + (f' and {len(sizes) - 3} more sizes' if len(sizes) > 3 else '')]
   for task in source.tasks:
-    lines.append(f'  {task.name}: {seen[task.name].told(task, source.units.get(task.name, ""))}')
-    lines += [f'    {line}' for line in seen[task.name].warning_lines()]
-    lines += [f'    {listed(empty)}: no labelled pixel'] if (empty := seen[task.name].empty) else []
-  bare = [source.ids[i] for i in np.flatnonzero(~source.label_mask.any(1))]
-  return lines + ([f'  labelled for nothing: {listed(bare)}'] if bare else [])
+    lines.append(f'  {task.name}: {stats[task.name].describe(task, source.units.get(task.name, ""))}')
+    lines += [f'    {line}' for line in stats[task.name].warning_lines()]
+    lines += [f'    {join_names(empty)}: no labelled pixel'] if (empty := stats[task.name].empty) else []
+  unlabelled = [source.ids[i] for i in np.flatnonzero(~source.label_mask.any(1))]
+  return lines + ([f'  labelled for nothing: {join_names(unlabelled)}'] if unlabelled else [])
 
 
-def drawn(source, config) -> np.ndarray:
-  """`panels.contact_sheet` of images spread over the source, with their labels, as the network is given them.
+def draw_labels(source, config) -> np.ndarray:
+  """Draws the `panels.contact_sheet` of images spread over the source, with their labels, as the network gets them.
 
-  That is at config.data.size as evaluation fits them into it, without padding: what is lost there is seen here.
+  They are scaled to config.data.size as in evaluation, without padding, so details lost by scaling are visible.
   """
-  transform, shown = transforms.eval_transform(config, source.tasks), []
+  transform = transforms.eval_transform(config, source.tasks)
+  shown = []
   for i in np.linspace(0, len(source) - 1, min(SHOWN, len(source))).round().astype(int).tolist():
     example = source[i]
     ready = transform(example)

@@ -1,4 +1,4 @@
-"""`--mode=summary --memory --for=NAME`: a config's programs compiled for an accelerator that need not be here."""
+"""`--mode=summary --memory --for=NAME`: compiles a config's programs for an accelerator that need not be here."""
 
 from collections import Counter
 import math
@@ -9,133 +9,144 @@ import jax
 import jax.numpy as jnp
 
 from dmtl_jax.basics import accelerators, sharding, target
-from dmtl_jax.inference.steps import compiled_predict_step
+from dmtl_jax.inference.forward import jit_predict_fn
 from dmtl_jax.models import build_model, counting
 from dmtl_jax.models.inputs import variable_shapes
 from dmtl_jax.tasks import Task
 from dmtl_jax.training import cost, setup
 
-SHOWN = 6  # of the largest arrays
-# An instruction of a compiled program: its result's type and sizes, what it does, and where in our code it is from.
+SHOWN = 6  # number of the largest arrays to list
+# An instruction of a compiled program: type and shape of its result, and its name. Then its place in our code.
 INSTRUCTION = re.compile(r'^\s+(?:ROOT )?%?[\w.-]+ = (\w+)\[([\d,]+)\]\S* ([\w-]+)\(')
 OP_NAME = re.compile(r'op_name="([^"]*)"')
 VIEWS = ('parameter', 'get-tuple-element', 'bitcast', 'constant', 'tuple')  # take no memory of their own
 
 
 def plan(config, tasks: tuple[Task, ...], name: str) -> dict:
-  """Compiles the training step and inference.
+  """Compiles the training step and inference for an accelerator.
 
   Args:
     name: of `accelerators.ACCELERATORS`.
 
   Returns:
-    {'for', 'devices', 'memory' (bytes of one), 'train', 'inference': see `compiled`, 'advice': lines}.
+    {'for', 'devices', 'memory' (bytes per device), 'train', 'inference': see `measure`, 'advice': lines}.
 
   Raises:
-    UserError: nothing here compiles for it, or a batch that its devices cannot share.
+    UserError: nothing here compiles for it, or the batch cannot be split over its devices.
   """
-  chosen, devices = accelerators.find(name), accelerators.devices(name)
-  with target.compiling_for(chosen.platform, devices):
-    train = compiled(*training_step(config, tasks), config, chosen)
-    inference = compiled(*predict_step(config, tasks), config, chosen)
-    advice = [] if train['fits'] else remedies(config, tasks, train, chosen)
+  accelerator = accelerators.find(name)
+  devices = accelerators.devices(name)
+  with target.compiling_for(accelerator.platform, devices):
+    train = measure(trace_training(config, tasks), config, accelerator)
+    inference = measure(trace_inference(config, tasks), config, accelerator)
+    advice = [] if train['fits'] else remedies(config, tasks, train, accelerator)
   kind = f'{len(devices)} x {devices[0].device_kind}'
-  told = {'for': name, 'devices': kind, 'memory': chosen.memory, 'train': train, 'inference': inference}
-  return told | {'advice': advice}
+  programs = {'train': train, 'inference': inference, 'advice': advice}
+  return {'for': name, 'devices': kind, 'memory': accelerator.memory} | programs
 
 
-def training_step(config, tasks) -> tuple:
-  """The jitted step, and abstract arguments."""
+def trace_training(config, tasks) -> jax.stages.Traced:
+  """Traces the training step with abstract arguments."""
   training = setup.build_without_data(config, tasks)
-  return training.update, (setup.abstract_state(training), cost.abstract_batch(config, tasks, training.mesh), 1)
+  batch = cost.abstract_batch(config, tasks, training.mesh)
+  return training.update.trace(setup.abstract_state(training), batch, 1)
 
 
-def predict_step(config, tasks) -> tuple:
-  """As `training_step`, of inference with config.eval.batch images."""
-  mesh, count, size = sharding.make_mesh(), config.eval.batch, tuple(config.data.size)
+def trace_inference(config, tasks) -> jax.stages.Traced:
+  """Traces inference on config.eval.batch images with abstract arguments."""
+  mesh = sharding.make_mesh()
+  count = config.eval.batch
+  size = tuple(config.data.size)
   sharding.check_batch('config.eval.batch', count, mesh)
   model = build_model(config, tasks)
   variables = variable_shapes(model, size)
-  everywhere, split = sharding.replicated(mesh), sharding.by_image(mesh)
-  args = (
+  everywhere = sharding.replicated(mesh)
+  split = sharding.by_image(mesh)
+  return jit_predict_fn(model, config, tasks, mesh).trace(
     sharding.abstract(variables, jax.tree.map(lambda _: everywhere, variables)),
     jax.ShapeDtypeStruct((count, *size, 3), jnp.float32, sharding=split),
     jax.ShapeDtypeStruct((count,), jnp.int32, sharding=split),
   )
-  return compiled_predict_step(model, config, tasks, mesh), args
 
 
-def compiled(function, args, config, chosen: accelerators.Accelerator) -> dict:
-  """Compiles a jitted function for the target, and says what it costs.
+def measure(traced: jax.stages.Traced, config, accelerator: accelerators.Accelerator) -> dict:
+  """Compiles a program for the accelerator, and measures what it costs.
 
   Returns:
-    {'fits', 'bytes' a device or None, 'arguments', 'temporaries' or None, 'flops' of all products, 'traffic' in bytes
-    or None (where the compiler does not count), 'seconds': the least that a device can do it in, 'compile_seconds',
-    'largest': lines, 'error': the compiler's own words or ''}.
+    {'fits', 'bytes' per device or None, 'arguments', 'temporaries' or None, 'flops' of all products, 'traffic' in bytes
+    or None (if the compiler does not count), 'seconds': a lower bound for a device, 'compile_seconds',
+    'largest': lines, 'error': the compiler's message or ''}.
   """
-  began, error, program = time.perf_counter(), '', None
-  traced = function.trace(*args)
-  # What each device does of it; a scan's body as often as it runs.
-  flops = 2.0 * sum(count for _, count in counting.multiply_adds(counting.used(traced.jaxpr.jaxpr), '')) / chosen.count
-  options = accelerators.GPU_OPTIONS if chosen.platform == 'gpu' else None
+  began = time.perf_counter()
+  error = ''
+  compiled = None
+  # Per device; counting the body of a scan as often as it runs.
+  macs = sum(count for _, count in counting.multiply_adds(counting.used(traced.jaxpr.jaxpr), ''))
+  flops = 2.0 * macs / accelerator.count
+  options = accelerators.GPU_OPTIONS if accelerator.platform == 'gpu' else None
   try:
-    program = traced.lower().compile(compiler_options=options)
+    compiled = traced.lower().compile(compiler_options=options)
   except jax.errors.JaxRuntimeError as raised:
     error = str(raised).partition('\n')[0]
     if 'RESOURCE_EXHAUSTED' not in error:
       raise
-  told = {'fits': False, 'bytes': None, 'arguments': None, 'temporaries': None, 'traffic': None, 'largest': []}
-  if program:
-    stats = program.memory_analysis()
-    told['bytes'] = cost.planned_bytes(program)
-    told['arguments'], told['temporaries'] = stats.argument_size_in_bytes, stats.temp_size_in_bytes
-    told['fits'] = told['bytes'] <= chosen.memory
-    told['traffic'] = (program.cost_analysis() or {}).get('bytes accessed')
-    told['largest'] = largest(program.as_text())
-  peak = chosen.single if config.dtype == 'float32' else chosen.half
-  seconds = max(flops / peak, (told['traffic'] or 0) / chosen.bandwidth)
-  spent = {'flops': flops, 'seconds': seconds, 'compile_seconds': time.perf_counter() - began, 'error': error}
-  return told | spent
+  result = {'fits': False, 'bytes': None, 'arguments': None, 'temporaries': None, 'traffic': None, 'largest': []}
+  if compiled:
+    stats = compiled.memory_analysis()
+    result['bytes'] = cost.planned_bytes(compiled)
+    result['arguments'] = stats.argument_size_in_bytes
+    result['temporaries'] = stats.temp_size_in_bytes
+    result['fits'] = result['bytes'] <= accelerator.memory
+    result['traffic'] = (compiled.cost_analysis() or {}).get('bytes accessed')
+    result['largest'] = find_largest(compiled.as_text())
+  peak = accelerator.single if config.dtype == 'float32' else accelerator.half
+  seconds = max(flops / peak, (result['traffic'] or 0) / accelerator.bandwidth)
+  spent = {'flops': flops, 'seconds': seconds, 'compile_seconds': time.perf_counter() - began}
+  return result | spent | {'error': error}
 
 
-def largest(text: str) -> list[str]:
+def find_largest(text: str) -> list[str]:
   """The largest arrays that the instructions of a compiled program write: 'SIZE TYPE[SHAPE] xCOUNT: WHERE'."""
-  inner = set(re.findall(r'(?:calls|to_apply)=%?([\w.-]+)', text))  # of fusions: they stay inside
-  found, where, skipped = Counter(), {}, False
+  inner = set(re.findall(r'(?:calls|to_apply)=%?([\w.-]+)', text))  # computations of fusions, which write no arrays
+  counts = Counter()
+  places = {}
+  is_inner = False
   for line in text.split('\n'):
     if line.endswith('{') and not line.startswith(' '):
-      skipped = line.removeprefix('ENTRY ').split(' ')[0].lstrip('%') in inner
-    match = None if skipped else INSTRUCTION.match(line)
+      is_inner = line.removeprefix('ENTRY ').split(' ')[0].lstrip('%') in inner
+    match = None if is_inner else INSTRUCTION.match(line)
     if match and match[3] not in VIEWS:
       bits = int((re.findall(r'\d+', match[1]) or [8])[0])  # pred has no number, and takes a byte
       key = (math.prod(map(int, match[2].split(','))) * bits // 8, f'{match[1]}[{match[2]}]')
-      found[key] += 1
+      counts[key] += 1
       name = OP_NAME.search(line)
-      where.setdefault(key, '/'.join(name[1].split('/')[-3:]) if name else match[3])
-  order = sorted(found, key=lambda key: -key[0])[:SHOWN]
-  return [f'{size(key[0])} {key[1]} x{found[key]}: {where[key]}' for key in order]
+      places.setdefault(key, '/'.join(name[1].split('/')[-3:]) if name else match[3])
+  keys = sorted(counts, key=lambda key: -key[0])[:SHOWN]
+  return [f'{size(key[0])} {key[1]} x{counts[key]}: {places[key]}' for key in keys]
 
 
-def remedies(config, tasks, train: dict, chosen) -> list[str]:
-  """What makes a training step fit that does not: `remat` compiled, the rest estimated."""
-  lines, changed = [], config.copy_and_resolve_references()
+def remedies(config, tasks, train: dict, accelerator) -> list[str]:
+  """Settings that could make a training step fit: `remat` is compiled, the others are estimated."""
+  lines = []
   if not config.train.remat:
+    changed = config.copy_and_resolve_references()
     changed.train.remat = True
-    again = compiled(*training_step(changed, tasks), changed, chosen)
+    again = measure(trace_training(changed, tasks), changed, accelerator)
     lines.append(f'--config.train.remat=True: {"fits" if again["fits"] else "does not fit"}, {memory_of(again)}')
   if train['bytes'] is None:
     return [*lines, '--config.train.accumulate, or a smaller batch: less, how much the compiler does not say']
-  # Activations go with the images that a device has at a time; the state and a gradient of its size do not.
-  fixed, each = 4 / 3 * train['arguments'], config.train.batch // chosen.count
-  guesses = {n: fixed + max(train['bytes'] - fixed, 0) / n for n in range(2, each + 1) if each % n == 0}
-  fitting = [n for n, guess in guesses.items() if guess <= chosen.memory]
+  # Activations grow with the images that a device has at a time; the state and a gradient of its size do not.
+  fixed = 4 / 3 * train['arguments']
+  images = config.train.batch // accelerator.count
+  guesses = {n: fixed + max(train['bytes'] - fixed, 0) / n for n in range(2, images + 1) if images % n == 0}
+  fitting = [n for n, guess in guesses.items() if guess <= accelerator.memory]
   if fitting:
     n = fitting[0]
     batch = f'--config.train.accumulate={n}, or --config.train.batch={config.train.batch // n}'
     lines.append(f'{batch}: about {size(guesses[n])} (estimate)')
-  if chosen.count > config.train.fsdp:
-    rest = train['bytes'] - fixed * (1 - 1 / chosen.count)
-    lines.append(f'--config.train.fsdp={chosen.count}: about {size(rest)} (estimate)')
+  if accelerator.count > config.train.fsdp:
+    rest = train['bytes'] - fixed * (1 - 1 / accelerator.count)
+    lines.append(f'--config.train.fsdp={accelerator.count}: about {size(rest)} (estimate)')
   return lines
 
 
@@ -144,26 +155,27 @@ def size(count: float) -> str:
   return f'{count / 2**30:.2f} GiB' if count > 2**27 else f'{count / 2**20:.3g} MiB'
 
 
-def memory_of(told: dict) -> str:
-  """'5.10 GiB a device: 1.53 GiB arguments, 3.57 GiB temporaries', or what the compiler said."""
-  if told['bytes'] is None:
-    return told['error']
-  return f'{size(told["bytes"])} a device: {size(told["arguments"])} arguments, {size(told["temporaries"])} temporaries'
+def memory_of(result: dict) -> str:
+  """'5.10 GiB a device: 1.53 GiB arguments, 3.57 GiB temporaries', or the compiler's error."""
+  if result['bytes'] is None:
+    return result['error']
+  parts = f'{size(result["arguments"])} arguments, {size(result["temporaries"])} temporaries'
+  return f'{size(result["bytes"])} a device: {parts}'
 
 
-def as_text(told: dict, config) -> str:
-  """`plan`'s result in lines."""
-  lines = [f'for {told["devices"]} ({told["for"]}, {size(told["memory"])} each), compiled without one:']
+def as_text(planned: dict, config) -> str:
+  """The result of `plan` as lines of text."""
+  lines = [f'for {planned["devices"]} ({planned["for"]}, {size(planned["memory"])} each), compiled without one:']
   for part, batch in (('train', config.train.batch), ('inference', config.eval.batch)):
-    of = told[part]
-    fits = 'fits' if of['fits'] else 'does not fit'
-    lines.append(f'{"training step" if part == "train" else part}, {batch} images: {fits}, {memory_of(of)}')
-    traffic = f', {of["traffic"] / 1e9:.3g} GB of memory traffic' if of['traffic'] else ''
+    result = planned[part]
+    fits = 'fits' if result['fits'] else 'does not fit'
+    lines.append(f'{"training step" if part == "train" else part}, {batch} images: {fits}, {memory_of(result)}')
+    traffic = f', {result["traffic"] / 1e9:.3g} GB of memory traffic' if result['traffic'] else ''
     lines.append(
-      f'  {of["flops"] / 1e12:.3g} TFLOP{traffic} a device: {of["seconds"]:.3g} s at the very least; '
-      f'compiled in {of["compile_seconds"]:.0f} s'
+      f'  {result["flops"] / 1e12:.3g} TFLOP{traffic} a device: {result["seconds"]:.3g} s at the very least; '
+      f'compiled in {result["compile_seconds"]:.0f} s'
     )
-    lines += ['  largest arrays (which share memory where they can):'] if of['largest'] else []
-    lines += [f'    {line}' for line in of['largest']]
-  lines += ['what would make the training step fit:'] if told['advice'] else []
-  return '\n'.join(lines + [f'  {line}' for line in told['advice']])
+    lines += ['  largest arrays (which share memory where they can):'] if result['largest'] else []
+    lines += [f'    {line}' for line in result['largest']]
+  lines += ['what would make the training step fit:'] if planned['advice'] else []
+  return '\n'.join(lines + [f'  {line}' for line in planned['advice']])

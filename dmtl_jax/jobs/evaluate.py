@@ -1,4 +1,4 @@
-"""The job `--mode=evaluate`: a checkpoint scored on the whole validation split."""
+"""The job `--mode=evaluate`: scores a checkpoint on the whole validation split."""
 
 import functools
 import math
@@ -17,32 +17,35 @@ from dmtl_jax.runs.workdir import read_tasks
 
 
 def as_text(scores: dict, tasks) -> str:
-  """Initial and final scores side by side, a line per task (the paper's Figure 8); '-' where there is none."""
-  number = lambda value, how: '-' if value is None or math.isnan(value) else format(value, how)
+  """Initial and final scores side by side, a line per task (the paper's Figure 8); '-' for undefined ones."""
   lines = [f'{"task":<12}{"metric":<10}{"initial":>10}{"final":>10}{"change":>10}']
   final = headline(scores['final'], tasks)
   initial = headline(scores['initial'], tasks) if 'initial' in scores else {}
   for task in tasks:
     metric = task.metric if task.metric in scores['final'][task.name] else task.quick_metric
     before, after = initial.get(task.name, math.nan), final[task.name]
-    values = f'{number(before, ".4g"):>10}{number(after, ".4g"):>10}{number(after - before, "+.3g"):>10}'
+    values = f'{_format(before, ".4g"):>10}{_format(after, ".4g"):>10}{_format(after - before, "+.3g"):>10}'
     lines.append(f'{task.name:<12}{metric:<10}{values}   ({"higher" if task.higher_is_better else "lower"} is better)')
   return '\n'.join(lines)
 
 
+def _format(value: float, spec: str) -> str:
+  return '-' if math.isnan(value) else format(value, spec)
+
+
 def run(config, workdir: str, which: str = '', predictions: bool = False, force: bool = False) -> dict:
-  """The job `--mode=evaluate`: restores a checkpoint, writes W/metrics.json, per_image.csv and panels/.
+  """The job `--mode=evaluate`: restores a checkpoint and writes W/metrics.json, per_image.csv and panels/.
 
   With another number of denoising steps S (config.eval.diffusion_steps) than the run was trained with, it only writes
-  W/metrics_S.json. By protocol mtpsl the scores of the last weights stand beside those of the best, as 'last'.
+  W/metrics_S.json. With protocol mtpsl it adds the scores of the last weights as 'last'.
 
   Args:
     which: checkpoint: 'best', 'latest' or a step; default config.eval.weights, as the benchmark does.
-    predictions: also write every image's final maps, to W/predictions (see `gallery.save_predictions`).
-    force: although classes were renamed since, see `run_tasks.match`.
+    predictions: also write every image's final maps to W/predictions (see `gallery.save_predictions`).
+    force: allow classes renamed since training, see `run_tasks.match`.
 
   Returns:
-    What metrics.json holds.
+    The content of metrics.json.
 
   Raises:
     UserError: no checkpoint there, or data with other tasks, kinds or classes than the run's.
@@ -72,14 +75,11 @@ def _evaluate(config, path: pathlib.Path, which: str, predictions: bool) -> dict
   if config.eval.protocol == 'mtpsl' and which == 'best':
     result['last'] = _score_last(evaluator, config, path, result)
   if jax.process_index() == 0:
-    other = (
-      config.eval.diffusion_steps
-      if config.eval.diffusion_steps != config.model.diffusion_steps and model.diffuses
-      else 0
-    )
+    steps = config.eval.diffusion_steps
+    is_standard = not (steps and model.diffuses and steps != config.model.diffusion_steps)
     with atomic.transaction():
-      atomic.write_json(path / (f'metrics_{other}.json' if other else 'metrics.json'), result)
-      if not other:
+      atomic.write_json(path / ('metrics.json' if is_standard else f'metrics_{steps}.json'), result)
+      if is_standard:
         atomic.write_csv(path / 'per_image.csv', rows)
         chosen = gallery.choose(rows, source.tasks, config.eval.panels)
         gallery.save_panels(path / 'panels', source.tasks, chosen, functools.partial(evaluator.stages, variables))
@@ -90,9 +90,12 @@ def _evaluate(config, path: pathlib.Path, which: str, predictions: bool) -> dict
 
 
 def _score_last(evaluator: Evaluator, config, path: pathlib.Path, best: dict) -> dict:
-  """Scores of a run's last weights, beside those of its best as metrics.json has them; evaluated where they are others.
+  """Scores of a run's last weights; those of the best, if they are the same weights, and otherwise a new evaluation.
 
-  MTPSL's code reports its best epoch, chosen by its scores on these very images. The last weights are not chosen.
+  MTPSL's code reports its best epoch, chosen by the scores on these very images; the last weights are not chosen so.
+
+  Args:
+    best: the content of metrics.json for the best weights.
 
   Returns:
     {'step', 'final', 'initial' (where there is one), 'delta_m'}.

@@ -25,7 +25,7 @@ from dmtl_jax.basics.atomic import atomic_open
 from dmtl_jax.basics.errors import check_local, print_error, UserError
 from dmtl_jax.data import transforms
 from dmtl_jax.inference import prediction
-from dmtl_jax.inference.steps import make_predict_step
+from dmtl_jax.inference.forward import make_predict_fn
 from dmtl_jax.models import build_model
 from dmtl_jax.tasks import Task
 
@@ -39,7 +39,7 @@ def export(config, tasks: tuple[Task, ...], variables: dict) -> jax.export.Expor
   Each image is predicted as `prediction.Predictor` does: its noise depends on config.seed alone,
   so that the rest of the batch changes nothing. H, W are config.data.size.
   """
-  predict_step = make_predict_step(build_model(config, tasks), config, tasks)
+  predict_step = make_predict_fn(build_model(config, tasks), config, tasks)
   variables = jax.device_get(variables)  # arrays on several devices would tie the file to their number
 
   def predict(image):

@@ -1,4 +1,4 @@
-"""The job `--mode=predict`: panels, maps and videos of any images."""
+"""The job `--mode=predict`: panels, maps and videos from any images."""
 
 from collections.abc import Iterator, Sequence
 import contextlib
@@ -14,9 +14,9 @@ from dmtl_jax.basics.progress import Progress, say
 from dmtl_jax.draw import panels
 from dmtl_jax.draw.png import save_png
 from dmtl_jax.inference import gallery, images
-from dmtl_jax.inference.prediction import load, Raw
+from dmtl_jax.inference.prediction import load, RawMaps
 
-SIDE = 2048  # longest side of the pictures (arrays have the image's size)
+SIDE = 2048  # longest side of pictures in pixels; arrays have the image's size
 
 
 def run(
@@ -25,28 +25,29 @@ def run(
   """The job `--mode=predict`. It writes, for each image,
 
     OUT/NAME.png                                a panel of all tasks and stages, with legends
-    OUT/TASK/NAME.npy, NAME.png                 the prediction; the same laid over the image
-    OUT/uncertainty/TASK/NAME.npy, NAME.png     with samples: their uncertainty; the same in colours
+    OUT/TASK/NAME.npy, NAME.png                 the prediction; the prediction over the image
+    OUT/uncertainty/TASK/NAME.npy, NAME.png     with samples: their uncertainty; the uncertainty in colours
 
   and for each video the pictures as OUT/NAME.mp4, OUT/TASK/NAME.mp4, ..., without arrays. Arrays have the
-  image's size, pictures at most SIDE pixels a side. NAME: see `images.result_names`.
+  image's size, pictures at most SIDE pixels per side. NAME: see `images.result_names`.
 
   Args:
     spec: files, folders, globs and videos, see `images.find_images`.
     samples, zoom: see `Predictor`.
 
   Returns:
-    1 where a file could not be read (it is named and skipped, those of formats that are not read together), else 0.
+    1 if a file was skipped since it could not be read (each is reported, unsupported formats in one line), else 0.
 
   Raises:
     UserError: no run, no image, options that do not fit, or OUT cannot be written.
   """
   paths = images.find_images(spec, out)
-  readable = [path for path in paths if not photographs.unread_format(path)]
+  readable = [path for path in paths if not photographs.unsupported_format(path)]
   names = images.result_names(readable)
   predictor = load(workdir, which)
   predictor.check(samples, zoom)
-  sources, broken = [], []
+  sources = []
+  broken = []
   for path, name in zip(readable, names):
     try:
       sources.append((name, images.Video(path) if images.is_video(path) else images.Still(path)))
@@ -54,11 +55,11 @@ def run(
       broken.append(str(error))
   _predict_all(predictor, sources, pathlib.Path(out), samples, zoom, broken)
   count = len(readable) - len(broken)
-  if unread := photographs.unread_files(paths):
-    broken.append(unread)
+  if unsupported := photographs.unsupported_files(paths):
+    broken.append(unsupported)
   for reason in broken:
     print(f'skipped {reason}', file=sys.stderr)
-  if remark := photographs.left_over(readable):
+  if remark := photographs.describe_extra_bytes(readable):
     print(remark, file=sys.stderr)
   summary = f'{count} of {len(paths)} files predicted'
   say(f'{summary}: panels in {out}, arrays and overlays in {out}/TASK' if count else summary)
@@ -66,66 +67,69 @@ def run(
 
 
 def _predict_all(predictor, sources, folder: pathlib.Path, samples, zoom, broken: list[str]):
-  """Predicts images and videos; appends to `broken` why one could not be read to its end."""
+  """Predicts images and videos; adds to `broken` the reason for each that could not be read to its end."""
   progress = Progress('predicting', sum(source.length for _, source in sources), 'img')
-  kept = lambda: f'{progress.done} of {progress.total} images are new in {folder}; what is there of others is older'
-  with stopping.report_interruption(kept, folder), progress:
+  older = f'of {progress.total} images are new in {folder}; what is there of others is older'
+  with stopping.report_interruption(lambda: f'{progress.done} {older}', folder), progress:
     folder.mkdir(parents=True, exist_ok=True)
     for name, source in sources:
-      video, scales, clips, end = bool(source.rate), {}, {}, progress.done + source.length
+      is_video = bool(source.rate)
+      end = progress.done + source.length
+      scales = {}  # a video keeps those of its first frame
+      writers = {}
       with contextlib.ExitStack() as stack:
-        for image in _readable(source, broken):
+        for image in _read(source, broken):
           raw = predictor.raw(image, samples, zoom)
-          pictures = draw(raw, image, scales, video)  # a video has the scales of its first frame
-          if not video:
+          pictures = draw(raw, image, scales, is_video)
+          if not is_video:
             _save(raw, image.shape[:2], pictures, folder, name)
-          for place, picture in pictures.items() if video else ():
-            if place not in clips:
-              clips[place] = stack.enter_context(images.VideoWriter(folder / place / f'{name}.mp4', source.rate))
-            clips[place].write(picture)
+          for place, picture in pictures.items() if is_video else ():
+            if place not in writers:
+              writers[place] = stack.enter_context(images.VideoWriter(folder / place / f'{name}.mp4', source.rate))
+            writers[place].write(picture)
           progress.update(1, source.path.name)
       progress.update(end - progress.done)
 
 
-def _readable(source, broken: list[str]) -> Iterator[np.ndarray]:
+def _read(source, broken: list[str]) -> Iterator[np.ndarray]:
   try:
     yield from source
   except UserError as error:
     broken.append(str(error))
 
 
-def draw(raw: Raw, image: np.ndarray, scales: dict, every_class: bool = False) -> dict[str, np.ndarray]:
-  """Pictures of one image: {'': panel, TASK: overlay with legend, 'uncertainty/TASK': map with scale}.
+def draw(raw: RawMaps, image: np.ndarray, scales: dict, every_class: bool = False) -> dict[str, np.ndarray]:
+  """Draws the pictures of one image: {'': panel, TASK: overlay with legend, 'uncertainty/TASK': map with scale}.
 
   Args:
-    scales: limits of the colours of depth and of uncertainty; what is missing is added from this image.
-    every_class: legends name all classes, not only those that the prediction shows.
+    scales: limits of the colours of depth and of uncertainty; missing ones are added from this image.
+    every_class: whether legends name all classes, or only the predicted ones.
   """
   small = images.shrink(image, SIDE)
   final = raw.predictions('final', small.shape[:2])
   spread = raw.predictions('uncertainty', small.shape[:2]) if 'uncertainty' in raw.stages else {}
-  drawn = {}
+  pictures = {}
   for task in raw.tasks:
     values = final[task.name]
     scales.setdefault(task.name, task.limits(values))
     present = None if every_class or not task.classes else np.unique(values)
-    drawn[task.name] = panels.draw_prediction(task, small, values, scales.get(task.name), present)
+    pictures[task.name] = panels.draw_prediction(task, small, values, scales.get(task.name), present)
     if spread:
       key = f'uncertainty/{task.name}'
       scales.setdefault(key, task.spread_limit(scales[task.name]))
-      drawn[key] = panels.draw_uncertainty(task, spread[task.name], scales[key])
+      pictures[key] = panels.draw_uncertainty(task, spread[task.name], scales[key])
   tile = panels.tile_size(*image.shape[:2])[::-1]
   stages = {stage: raw.predictions(stage, tile) for stage in raw.stages if stage != 'uncertainty'}
   rows = gallery.panel_rows(stages, {}, raw.tasks)
   if spread:
     rows[-1] = (f'Mean of {raw.samples} draws', stages['final'])
     spread = {task.name: (spread[task.name], scales[f'uncertainty/{task.name}']) for task in raw.tasks}
-  drawn[''] = panels.panel(small, raw.tasks, rows, scales, spread, every_class)
-  return drawn
+  pictures[''] = panels.panel(small, raw.tasks, rows, scales, spread, every_class)
+  return pictures
 
 
-def _save(raw: Raw, size: tuple[int, int], pictures: dict[str, np.ndarray], folder: pathlib.Path, name: str):
-  """All files of one image, at once."""
+def _save(raw: RawMaps, size: tuple[int, int], pictures: dict[str, np.ndarray], folder: pathlib.Path, name: str):
+  """Writes all files of one image in one transaction."""
   with transaction():
     for place, picture in pictures.items():
       save_png(folder / place / f'{name}.png', picture)

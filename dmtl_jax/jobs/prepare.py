@@ -1,4 +1,4 @@
-"""The job `--mode=prepare`: from raw benchmark data to the data set that training reads."""
+"""The job `--mode=prepare`: builds the data set that training reads from raw benchmark data."""
 
 from pathlib import Path
 
@@ -11,31 +11,31 @@ from dmtl_jax.datasets import raw as raw_lib
 from dmtl_jax.datasets import stored
 
 ARCHIVES = ('.zip', '.tar', '.tgz', '.tar.gz', '.tar.bz2', '.tar.xz')
-NESTED = 2  # archives in one another: Dropbox hands out a folder, and with it the archive in it, as a zip
+MAX_NESTED = 2  # levels of archives: Dropbox wraps a folder, and any archive in it, into a zip
 
 
 def prepare(config) -> Path:
-  """Builds the TFDS data set `config.data.name` from raw data, and fetches the benchmark's files for it.
+  """Builds the TFDS data set `config.data.name` from raw data, and downloads the benchmark's files for it.
 
-  Nothing is done twice: a data set that is built is kept, one that was interrupted starts again.
+  A data set that is already built is kept; an interrupted build starts again.
 
   Args:
     config: `data` holds name, dir (TFDS data_dir), raw (folder, archive or http(s) address of the raw
       data), raw_sha256 (of the archive; 'unknown' to trust an address), size ((H, W) that images of one
-      size must have), workers (processes that encode; 0: one a core) and labels (the official mapping
-      of this setting must be had; what else cannot be fetched is only told).
+      size must have), workers (processes that encode; 0: one per core) and labels (the official mapping
+      of this setting is required; other files that cannot be downloaded only cause a warning).
 
   Returns:
     The folder of the prepared data.
 
   Raises:
-    UserError: what is missing or broken, and what to do.
+    UserError: says what is missing or broken, and what to do.
   """
   data = config.data
   builder = builder_class(data.name)(data_dir=data.dir, file_format='array_record')
-  state = lambda: 'is whole' if builder.data_path.exists() else 'is not built, and the same command starts again'
+  states = {True: 'is whole', False: 'is not built, and the same command starts again'}
   with (
-    stopping.report_interruption(lambda: f'{builder.data_path} {state()}', data.dir),
+    stopping.report_interruption(lambda: f'{builder.data_path} {states[builder.data_path.exists()]}', data.dir),
     stored.lock(builder, wait=False),
   ):
     if not builder.data_path.exists():
@@ -47,16 +47,21 @@ def prepare(config) -> Path:
 
 
 def builder_class(name: str) -> type[raw_lib.RawBuilder]:
-  """The builder of a data set made of raw files; raises UserError where there is none, or no need of one."""
-  of = lambda known: getattr(source_lib.package(known), 'Builder', object)
-  if not issubclass(of(name), raw_lib.RawBuilder):
-    made = [known for known in source_lib.names() if issubclass(of(known), raw_lib.RawBuilder)]
-    raise UserError(f"config.data.name: '{name}' needs no preparation; prepare is for {', '.join(made)}")
-  return of(name)
+  """The builder of a data set made of raw files; raises UserError for a data set that needs none."""
+  builder = _find_builder(name)
+  if not issubclass(builder, raw_lib.RawBuilder):
+    prepared = [known for known in source_lib.names() if issubclass(_find_builder(known), raw_lib.RawBuilder)]
+    raise UserError(f"config.data.name: '{name}' needs no preparation; prepare is for {', '.join(prepared)}")
+  return builder
+
+
+def _find_builder(name: str) -> type:
+  return getattr(source_lib.package(name), 'Builder', object)
 
 
 def _build(builder, data):
-  builder.processes, builder.size = data.get('workers', 0), tuple(data.size)
+  builder.processes = data.get('workers', 0)
+  builder.size = tuple(data.size)
   stored.build(builder, raw_folder(data, builder.MARKER))
   for split, expected in builder.IMAGES.items():
     found = builder.info.splits[split].num_examples
@@ -69,15 +74,16 @@ def _build(builder, data):
 
 
 def raw_folder(data, marker: str) -> Path:
-  """The folder of the raw data: `data.raw` itself, or what it unpacks or downloads to below `data.dir`.
+  """The folder of the raw data: `data.raw` itself, or where it is unpacked or downloaded below `data.dir`.
 
   Args:
-    marker: a file or folder of the raw data.
+    marker: a file or folder that raw data have.
 
   Raises:
-    UserError: no raw data given, none there, or a download without a checksum.
+    UserError: no raw data given or found, or a download without a checksum.
   """
-  folder, sha256 = Path(data.dir).expanduser(), data.get('raw_sha256', '')
+  folder = Path(data.dir).expanduser()
+  sha256 = data.get('raw_sha256', '')
   readme = f'datasets/{data.name}/README.md tells where to get the data'
   if not data.get('raw', ''):
     raise UserError(f'config.data.raw: give the folder, archive or address of the raw data; {readme}')
@@ -95,10 +101,10 @@ def raw_folder(data, marker: str) -> Path:
   return _unpacked(path, folder / 'extracted', marker)
 
 
-def _unpacked(path: Path, extracted: Path, marker: str, nested: int = NESTED) -> Path:
-  """The folder `path`, what it unpacks to, or what the only archive in that unpacks to, if the marker is not there."""
+def _unpacked(path: Path, extracted: Path, marker: str, nested: int = MAX_NESTED) -> Path:
+  """The folder `path`, or unpacked if it is an archive; without the marker, the only archive in it is unpacked too."""
   if path.is_file():
-    # The size in the name: another archive of the same name gets another folder.
+    # With the size in its name, so that another archive of the same name gets another folder.
     target = extracted / f'{path.name}-{path.stat().st_size}'
     logging.info('%s: unpacking into %s (may be deleted when the data set is built)', path, target)
     path = download.extract(path, target)
@@ -110,15 +116,15 @@ def _unpacked(path: Path, extracted: Path, marker: str, nested: int = NESTED) ->
 
 
 def fetch_official(builder, labels: str):
-  """Downloads what checksums.tsv lists, if it is not there, beside the prepared data.
+  """Downloads the missing files of checksums.tsv next to the prepared data.
 
-  Raises UserError where the mapping of `labels` (config.data.labels), if it is an official one, cannot be had.
+  Raises UserError if the official mapping of `labels` (config.data.labels) cannot be downloaded.
   """
   for url, info in (builder.url_infos or {}).items():
     try:
       download.download(url, stored.official_file(builder, info.filename), info.checksum)
     except UserError as error:
-      told = f'the data set is ready, but not {info.filename}: {error}'
+      problem = f'the data set is ready, but not {info.filename}: {error}'
       if info.filename == builder.OFFICIAL.get(labels):
-        raise UserError(told) from error
-      logging.warning('%s', told)
+        raise UserError(problem) from error
+      logging.warning('%s', problem)

@@ -1,4 +1,4 @@
-"""`--replay=W/nan_STEP.json`: runs the step again at which a run stopped, and prints its losses."""
+"""`--replay=W/nan_STEP.json`: repeats the step at which a run stopped, and prints its losses."""
 
 import math
 
@@ -14,7 +14,7 @@ from dmtl_jax.training import bad_numbers, setup
 
 
 def run(config, workdir: str, path: str) -> dict[str, float]:
-  """Runs one step from its checkpoint on its batch; writes nothing.
+  """Repeats one step from its checkpoint on its batch; writes nothing.
 
   Args:
     config: the run's, or one to compare with (another dtype, loss weights, ...) on the same images.
@@ -24,32 +24,32 @@ def run(config, workdir: str, path: str) -> dict[str, float]:
     The scalars of the step, see `step.TrainStep`.
 
   Raises:
-    UserError: no such file or checkpoint, or other tasks or another batch than the run's.
+    UserError: no such file or checkpoint, or the tasks or the batch differ from the run's.
   """
-  told = _read(path)
+  record = _read(path)
   config = run_tasks.match(config, read_tasks(workdir), workdir)
   training = setup.build(config, *setup.open_data(config))
   checkpoints = Checkpoints(workdir, read_only=True)
-  if told['checkpoint'] not in checkpoints.steps():
-    raise UserError(f'{path}: {checkpoints.path}/{told["checkpoint"]}, which it starts from, is not there any more')
-  state = checkpoints.restore(told['checkpoint'], setup.abstract_state(training), training.batches)
+  if record['checkpoint'] not in checkpoints.steps():
+    raise UserError(f'{path}: {checkpoints.path}/{record["checkpoint"]}, which it starts from, is not there any more')
+  state = checkpoints.restore(record['checkpoint'], setup.abstract_state(training), training.batches)
   batch = next(training.batches)
   ids = [training.source.ids[i] for index in sharding.gather(batch['index']) for i in index]
-  if ids != told['images']:
+  if ids != record['images']:
     raise UserError(
-      f"{path}: the batch was {', '.join(told['images'])}, here it is {', '.join(ids)}; use the run's config and data"
+      f"{path}: the batch was {', '.join(record['images'])}, here it is {', '.join(ids)}; use the run's config and data"
     )
-  _, scalars = training.update(state, training.on_devices(batch), told['step'])
+  _, scalars = training.update(state, training.on_devices(batch), record['step'])
   scalars = {name: float(value) for name, value in jax.device_get(scalars).items()}
-  say(f'step {told["step"]} on {", ".join(ids)}: {bad_numbers.losses_text(scalars, training.source.tasks)}')
-  before = {name: float(value) for name, value in told['scalars'].items()}
+  say(f'step {record["step"]} on {", ".join(ids)}: {bad_numbers.losses_text(scalars, training.source.tasks)}')
+  before = {name: float(value) for name, value in record['scalars'].items()}
   same = all(before.get(n) == v or (math.isnan(v) and math.isnan(before.get(n, 0))) for n, v in scalars.items())
   say('the same numbers as in the run' if same else 'not the same numbers as in the run')
   return scalars
 
 
 def _read(path: str) -> dict:
-  told = files.read_json(path, '--replay takes W/nan_STEP.json of a run')
-  if not isinstance(told, dict) or not told.keys() >= {'step', 'checkpoint', 'images', 'scalars'}:
+  record = files.read_json(path, '--replay takes W/nan_STEP.json of a run')
+  if not isinstance(record, dict) or not record.keys() >= {'step', 'checkpoint', 'images', 'scalars'}:
     raise UserError(f'--replay={path}: not a replay file of a run, W/nan_STEP.json')
-  return told
+  return record

@@ -10,18 +10,18 @@ from dmtl_jax.jobs import compile_for
 from dmtl_jax.models import find
 from dmtl_jax.models.counting import summarize
 from dmtl_jax.tasks import Task
-from dmtl_jax.training import cost
+from dmtl_jax.training import cost, setup
 
 
 def run(config, as_json: bool = False, memory: bool = False, accelerator: str | None = None):
-  """Prints the summary of a config: a table, or one JSON object (`summarize`'s dict).
+  """Prints the summary of a config as a table, or as one JSON object (the dict of `summarize`).
 
   Args:
-    memory: with `step_memory`, which compiles the training step: minutes at full size.
-    accelerator: of `accelerators.ACCELERATORS`: `compile_for.plan` instead of that.
+    memory: adds `step_memory`, which compiles the training step: minutes at full size.
+    accelerator: a name of `accelerators.ACCELERATORS`; adds `compile_for.plan` instead.
 
   Raises:
-    UserError: unknown method or data set; for `folder`, what is wrong with the folder; no compiler for the accelerator.
+    UserError: unknown method or data set, a wrong data folder, or no compiler for the accelerator.
   """
   tasks = data_tasks(config.data)
   result = summarize(config, tasks, tuple(config.data.size))
@@ -32,11 +32,11 @@ def run(config, as_json: bool = False, memory: bool = False, accelerator: str | 
     if not as_json:
       print('\ncompiling a training step for its memory; at full size that takes minutes', flush=True)
     if accelerator:
-      result['accelerator'] = told = compile_for.plan(config, tasks, accelerator)
-      text = compile_for.as_text(told, config)
+      result['accelerator'] = compile_for.plan(config, tasks, accelerator)
+      text = compile_for.as_text(result['accelerator'], config)
     else:
-      result['training'] = told = step_memory(config, tasks)
-      text = memory_text(told, config)
+      result['training'] = step_memory(config, tasks)
+      text = memory_text(result['training'], config)
     if not as_json:
       print(text)
   if as_json:
@@ -44,27 +44,25 @@ def run(config, as_json: bool = False, memory: bool = False, accelerator: str | 
 
 
 def step_memory(config, tasks: tuple[Task, ...]) -> dict:
-  """Estimated memory of the training step of a config, as the compiler plans it for the devices here.
+  """The memory of a config's training step, as the compiler plans it for the devices here.
 
   Returns:
-    {'bytes': of each device or None, 'state_bytes': of it parameters, statistics and optimiser state,
+    {'bytes': per device, or None, 'state_bytes': the part of it for parameters, statistics and optimiser state,
     'devices': their number and kind}.
 
   Raises:
-    UserError: a batch that these devices cannot share.
+    UserError: the batch cannot be split over these devices.
   """
-  update, (state, *rest) = compile_for.training_step(config, tasks)
-  compiled = update.lower(state, *rest).compile()
+  training = setup.build_without_data(config, tasks)
+  state = setup.abstract_state(training)
+  compiled = cost.compile_step(training.update, state, config, tasks, training.mesh)
   shares = jax.tree.map(lambda x: math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize, state)
-  return {
-    'bytes': cost.planned_bytes(compiled),
-    'state_bytes': sum(jax.tree.leaves(shares)),
-    'devices': f'{jax.device_count()} x {jax.devices()[0].device_kind}',
-  }
+  devices = f'{jax.device_count()} x {jax.devices()[0].device_kind}'
+  return {'bytes': cost.planned_bytes(compiled), 'state_bytes': sum(jax.tree.leaves(shares)), 'devices': devices}
 
 
 def memory_text(memory: dict, config) -> str:
-  """`step_memory` in a line."""
+  """The result of `step_memory` in a line."""
   if memory['bytes'] is None:
     return 'memory of a training step: the compiler for these devices does not tell'
   whole, state = (f'{memory[name] / 2**30:.2f} GiB' for name in ('bytes', 'state_bytes'))

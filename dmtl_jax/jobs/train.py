@@ -22,7 +22,7 @@ from dmtl_jax.training import bad_numbers, cost, periodic, setup
 
 
 def run(config, workdir: str, force: bool = False) -> dict | None:
-  """The job `--mode=train`: trains in `workdir`, or goes on where an earlier run there stopped.
+  """The job `--mode=train`: trains in `workdir`, or resumes the run that is there.
 
   Args:
     force: resume even with a changed config, other labels or renamed classes.
@@ -38,9 +38,9 @@ def run(config, workdir: str, force: bool = False) -> dict | None:
     fresh = is_fresh(workdir)
     if not (fresh or force):
       sharding.on_first_host(workdir_lib.check_config, workdir, config)
-    started_from = config.init_from if fresh else workdir
-    if os.path.isdir(started_from):  # a run, by `setup.check`
-      config = run_tasks.match(config, workdir_lib.read_tasks(started_from), started_from, force)
+    initial_weights = config.init_from if fresh else workdir
+    if os.path.isdir(initial_weights):  # a run, by `setup.check`
+      config = run_tasks.match(config, workdir_lib.read_tasks(initial_weights), initial_weights, force)
     training = setup.build(config, *setup.open_data(config))
     if not (fresh or force):
       sharding.on_first_host(check_labels, workdir, training.source)
@@ -61,72 +61,71 @@ def run(config, workdir: str, force: bool = False) -> dict | None:
 
 
 def train(training: setup.Training, config, workdir: str, stop: StopSignal) -> bool:
-  """The loop; returns False when Ctrl-C or SIGTERM stopped it before its end."""
+  """Trains to the last step; returns False when Ctrl-C or SIGTERM stopped it earlier."""
   source, batches = training.source, training.batches
-  with ExitStack() as opened:
-    checkpoints = opened.enter_context(closing(Checkpoints(workdir, config.train.keep, config.train.keep_every)))
+  with ExitStack() as stack:
+    checkpoints = stack.enter_context(closing(Checkpoints(workdir, config.train.keep, config.train.keep_every)))
     state, start = setup.start_state(config, checkpoints, training)
-    sharding.on_first_host(write_start, workdir, config, source)  # not before: what is refused changes nothing
+    sharding.on_first_host(write_start, workdir, config, source)  # not earlier: a refused resume changes nothing
     steps = max(training.steps, start)
-    window = bad_numbers.PendingSteps(source.tasks, checkpoints.notes['window'])
-    log = opened.enter_context(closing(Log(workdir, start, checkpoints.notes['evaluated'])))
+    pending = bad_numbers.PendingSteps(source.tasks, checkpoints.notes['window'])
+    log = stack.enter_context(closing(Log(workdir, start, checkpoints.notes['evaluated'])))
     evaluation = periodic.Periodic(training, config, log, stop, checkpoints.notes)
     if start < steps:
       say('compiling the training step')
       update = cost.compile_step(training.update, state, config, source.tasks, training.mesh)
       sharding.on_first_host(cost.write, workdir, config, source.tasks, update)
-    progress = opened.enter_context(Progress('training', steps, 'step', start))
+    progress = stack.enter_context(Progress('training', steps, 'step', start))
 
-    def save(state, data: dict, before: int | None = None):
-      told = {'best': evaluation.best, 'evaluated': evaluation.evaluated, 'window': window.to_json(before)}
-      checkpoints.save(state, data, {'config': workdir_lib.to_json(config)} | told)
+    def save(position: dict, before: int | None = None):
+      """Saves the state and the iterator's position; with `before`, only the pending steps before that one."""
+      notes = {'best': evaluation.best, 'evaluated': evaluation.evaluated, 'window': pending.to_json(before)}
+      checkpoints.save(state, position, {'config': workdir_lib.to_json(config)} | notes)
 
     @contextmanager
-    def saved_on_error(data: dict):
-      """Keeps what was learned since the last checkpoint where data vanish, or a process that reads them is killed."""
+    def saved_on_error(position: dict):
+      """Keeps what was learned since the last checkpoint if data vanish or a process that reads them is killed."""
       try:
         yield
       except UserError:
-        if jax.process_count() == 1 and not window.fetch():
-          save(state, data)
+        if jax.process_count() == 1 and not pending.fetch():
+          save(position)
         raise
 
-    for step in range(start, steps + 1):
+    def evaluate_and_save(step: int):
+      with progress.paused(), saved_on_error(batches.get_state()):
+        evaluation.run(state, step)
+      save(batches.get_state())
+
+    if evaluation.due(start):  # an earlier process was stopped in it
+      evaluate_and_save(start)
+    step = start
+    last = start if evaluation.due(start) else steps  # stopped in it again
+    for step in range(start + 1, last + 1):
+      position = batches.get_state()
+      with saved_on_error(position):
+        batch = next(batches)
+      state, scalars = update(state, training.on_devices(batch), step)
+      pending.add(step, scalars, batch['index'], position)
       due = evaluation.due(step)
-      if step > start:
-        position = batches.get_state()
-        with saved_on_error(position):
-          batch = next(batches)
-        state, scalars = update(state, training.on_devices(batch), step)
-        window.add(step, scalars, batch['index'], position)
-      elif not due:  # where a run goes on, an evaluation that was cut short may be left to do
-        continue
       stops = stop.reached(step)
+      logs = due or step % config.train.log_every == 0
       saves = due or stops or (config.train.save_every and step % config.train.save_every == 0)
-      logs = step > start and (due or step % config.train.log_every == 0)
-      refused = window.fetch() if logs or saves else []
-      if refused and config.train.nan_policy == 'stop':
-        bad = refused[0]
-        save(state, bad.data, before=bad.number)
-        raise bad_numbers.report(bad, source, workdir)
-      note = ''
-      if logs:
-        values = log_values(window, training.schedule, config, step)
-        log.scalars(step, values)
-        note = f'loss {values["loss/total"]:.4g}' if 'loss/total' in values else 'skipped'
-        window.clear()
-      progress.update(step - progress.done, note)
+      skipped = pending.fetch() if logs or saves else []
+      if skipped and config.train.nan_policy == 'stop':
+        save(skipped[0].data, before=skipped[0].number)
+        raise bad_numbers.report(skipped[0], source, workdir)
+      progress.update(1, log_steps(log, pending, training.schedule, config, step) if logs else '')
       if due:
-        with progress.paused(), saved_on_error(batches.get_state()):
-          evaluation.run(state, step)
-      if saves:
-        save(state, batches.get_state())
+        evaluate_and_save(step)
+      elif saves:
+        save(batches.get_state())
       if stops or evaluation.due(step):
         break
   if start < steps:
     sharding.on_first_host(cost.write_peak, workdir)
-  if window.total_skipped():
-    say(f'{window.total_skipped()} of {step} steps skipped: their loss or gradient was not finite')
+  if pending.total_skipped():
+    say(f'{pending.total_skipped()} of {step} steps skipped: their loss or gradient was not finite')
   if step < steps or evaluation.due(step):
     say(f'stopped by {stop.cause()} at step {step} of {steps}, saved; the same command goes on from here')
     return False
@@ -134,12 +133,12 @@ def train(training: setup.Training, config, workdir: str, stop: StopSignal) -> b
 
 
 def is_fresh(workdir: str) -> bool:
-  """Whether no checkpoint is there: what an earlier start left is replaced then."""
+  """Whether there is no checkpoint yet; files that an earlier start left are then replaced."""
   return not any(pathlib.Path(workdir).glob('checkpoints/[0-9]*'))
 
 
 def check_labels(workdir: str, source):
-  """Raises UserError where the labels are others than those that an earlier start saw."""
+  """Raises UserError if the labels differ from those that an earlier start saw."""
   labels = pathlib.Path(workdir) / 'labels.json'
   if labels.exists():
     label_settings.check_same(labels, source.ids, source.tasks, source.label_mask)
@@ -152,16 +151,26 @@ def write_start(workdir: str, config, source):
   workdir_lib.write_tasks(workdir, source.tasks)
 
 
-def log_values(window: bad_numbers.PendingSteps, schedule, config, step: int) -> dict[str, float]:
-  """What is logged at a step: means since the last log line, steps skipped since the first, rate and scale at it."""
-  skipped, last = window.total_skipped(), window.steps[-1].scalars
-  told = {'loss_scale': last['loss_scale']} if 'loss_scale' in last else {}
-  told |= {'skipped': skipped} if told or config.train.nan_policy == 'skip' else {}
-  return window.means() | told | {'lr': float(schedule(step - 1 - skipped))}
+def log_steps(log: Log, pending: bad_numbers.PendingSteps, schedule, config, step: int) -> str:
+  """Logs the steps since the last log line and clears them; returns a note for the progress line."""
+  values = log_values(pending, schedule, config, step)
+  log.scalars(step, values)
+  pending.clear()
+  return f'loss {values["loss/total"]:.4g}' if 'loss/total' in values else 'skipped'
+
+
+def log_values(pending: bad_numbers.PendingSteps, schedule, config, step: int) -> dict[str, float]:
+  """Scalars to log at a step: means since the last log line, steps skipped in all, loss scale and learning rate."""
+  skipped = pending.total_skipped()
+  scalars = pending.steps[-1].scalars
+  counts = {'loss_scale': scalars['loss_scale']} if 'loss_scale' in scalars else {}
+  if counts or config.train.nan_policy == 'skip':
+    counts['skipped'] = skipped
+  return pending.means() | counts | {'lr': float(schedule(step - 1 - skipped))}
 
 
 def closing_text(folder: pathlib.Path, page: pathlib.Path) -> str:
-  """Where the results of a run are, and what can be tried next here."""
+  """Tells where the results of a run are, and which commands to try next."""
   command = program()
   lines = [f'\nreport: {page}', f'scores: {folder}/metrics.json    pictures: {folder}/panels', 'next:']
   if any(folder.glob('panels/*/input.jpg')):  # validation images; your own go the same way

@@ -1,8 +1,8 @@
-"""Orbax checkpoints: state, data iterator and what belongs to them, saved together.
+"""Orbax checkpoints: state, data iterator and notes of a run, saved together.
 
 A checkpoint W/checkpoints/STEP holds `variables` (params, batch_stats), `optimizer` (its state, the
-step and of a float16 network the loss's scale) and `meta`: the format's version, the data iterator's
-state, notes of the run (`Checkpoints.notes`) and checksums, by which a damaged checkpoint is told. Saves
+step, and the loss scale of a float16 network) and `meta`: the format's version, the data iterator's
+state, notes of the run (`Checkpoints.notes`) and checksums that reveal a damaged checkpoint. Saves
 are atomic and asynchronous. A later format may add fields to `meta`, so what reads it does without those
 that an older format lacks.
 """
@@ -31,7 +31,7 @@ from dmtl_jax.basics.errors import UserError
 from dmtl_jax.basics.progress import say
 from dmtl_jax.models import build_model
 from dmtl_jax.models.inputs import variable_shapes
-from dmtl_jax.runs.state import loss_scale, TrainState
+from dmtl_jax.runs.state import initial_loss_scale, TrainState
 
 FORMAT = 2  # 1: without 'crc32', 'window' and 'data' in meta
 
@@ -41,19 +41,18 @@ class DamagedError(UserError):
 
 
 @dataclasses.dataclass
-class _Wanted(checkpoint_managers.PreservationPolicy):
-  """Keeps the checkpoint of the best evaluation so far, and those that a replay file starts from."""
+class _BestAndReplayed(checkpoint_managers.PreservationPolicy):
+  """Keeps the checkpoint of the best evaluation so far, and those that replay files start from."""
 
   workdir: epath.Path
   best: int | None = None
 
-  def should_preserve(self, checkpoints: Sequence[Any], *, context) -> Sequence[bool]:
-    del context
+  def should_preserve(self, checkpoints: Sequence[Any], **_) -> Sequence[bool]:
     return [info.step == self.best or replay_file(self.workdir, info.step + 1).exists() for info in checkpoints]
 
 
 def replay_file(workdir: epath.Path, step: int) -> epath.Path:
-  """Where a step that was not finite is described; it starts from the checkpoint before it."""
+  """The path of the file that describes a step that was not finite; its replay starts from the checkpoint before."""
   return workdir / f'nan_{step}.json'
 
 
@@ -63,21 +62,21 @@ class Checkpoints:
   Args:
     workdir: the run's folder.
     keep: how many of the latest to keep, besides the best.
-    keep_every: keeps those of every so many steps as well; 0: does not.
+    keep_every: also keep every checkpoint at a multiple of this step; 0: none.
     read_only: for evaluation; never writes or deletes.
 
   Attributes:
-    notes: of the checkpoint last saved or restored, plain values: 'config'; 'evaluated', the last step that was
+    notes: plain values of the checkpoint last saved or restored: 'config'; 'evaluated', the last step that was
       evaluated; 'best', {'step': int, 'scores': {task: value}} of the best evaluation so far, or {}; 'window',
-      the log's open one (`bad_numbers.PendingSteps.to_json`), or {}.
+      the steps not logged yet (`bad_numbers.PendingSteps.to_json`), or {}.
   """
 
   def __init__(self, workdir, keep: int = 2, keep_every: int = 0, read_only: bool = False):
     workdir = epath.Path(workdir).resolve()
     self.path = workdir / 'checkpoints'
     self.notes: dict = {'evaluated': 0, 'best': {}, 'window': {}}
-    self._wanted = _Wanted(workdir)
-    policies = [checkpoint_managers.LatestN(max(keep, 1)), self._wanted]
+    self._preserved = _BestAndReplayed(workdir)
+    policies = [checkpoint_managers.LatestN(max(keep, 1)), self._preserved]
     policies += [checkpoint_managers.EveryNSteps(keep_every)] if keep_every else []
     self._policy = checkpoint_managers.AnyPreservationPolicy(policies)
     logging.get_absl_logger().addFilter(_not_from_orbax)
@@ -98,15 +97,15 @@ class Checkpoints:
   def save(self, state: TrainState, data: dict, notes: dict):
     """Saves asynchronously; the arrays of `state` may be donated afterwards.
 
-    A step that is saved is left alone, but replaced if it was evaluated since.
+    An existing checkpoint of the step is kept, unless it has been evaluated since, which replaces it.
 
     Args:
       data: state of the data iterator.
       notes: see the attribute.
 
     Raises:
-      UserError: parameters that are not finite, which are not saved.
-      OSError: what stopped this save or the one before; earlier checkpoints are whole.
+      UserError: the parameters are not finite; nothing is saved.
+      OSError: this save or the one before failed; earlier checkpoints are whole.
     """
     step = int(state.step)
     if step in self.steps():
@@ -118,7 +117,7 @@ class Checkpoints:
     arrays = _on_host(items)
     if not all(np.isfinite(x).all() for x in jax.tree.leaves(arrays['variables'])):
       raise UserError(f'step {step}: parameters are not finite and were not saved; lower --config.optim.lr')
-    self._wanted.best = notes['best'].get('step')
+    self._preserved.best = notes['best'].get('step')
     meta = {'format': FORMAT, 'data': data, 'crc32': _checksums(arrays)} | notes
     args: dict = {name: ocp.args.StandardSave(item) for name, item in items.items()}
     args['meta'] = ocp.args.JsonSave(meta)
@@ -126,7 +125,7 @@ class Checkpoints:
       self._manager.save(step, args=ocp.args.Composite(**args), force=True)
 
   def close(self):
-    """Waits for saves under way; raises OSError for what stopped the last one (earlier checkpoints are whole)."""
+    """Waits for pending saves; raises OSError if the last one failed (earlier checkpoints are whole)."""
     with _os_errors(self.path):
       self._manager.wait_until_finished()
       self._manager.close()
@@ -135,8 +134,8 @@ class Checkpoints:
     """{'format', 'config', 'best', ...} of a checkpoint.
 
     Raises:
-      UserError: if a newer version of the code wrote it.
-      DamagedError: if it cannot be read.
+      UserError: a newer version of the code wrote it.
+      DamagedError: it cannot be read.
     """
     meta = self._read(step, dict(meta=ocp.args.JsonRestore()))['meta']
     if not isinstance(meta, dict) or not isinstance(meta.get('format'), int):
@@ -151,15 +150,15 @@ class Checkpoints:
     return meta
 
   def restore_latest(self, state: TrainState, iterator) -> tuple[TrainState | None, int | None]:
-    """The latest checkpoint that is whole, and its step; sets `iterator` to where it was. None, None: there is none.
+    """Restores the latest whole checkpoint and the position of `iterator`; returns state and step, or None, None.
 
-    Damaged ones are named, and renamed to STEP.damaged, so that the step can be saved again.
+    Damaged checkpoints are reported and renamed to STEP.damaged, so that the step can be saved again.
 
     Args:
-      state: abstract state with the structure, shapes and shardings wanted.
+      state: abstract state with the structure, shapes and shardings to restore.
 
     Raises:
-      UserError: if the checkpoint does not fit the model of this run, or all are damaged.
+      UserError: the checkpoint does not fit the model of this run, or all are damaged.
     """
     steps = self.steps()
     for step in reversed(steps):
@@ -171,14 +170,14 @@ class Checkpoints:
       else:
         self._delete_old()
         return state, step
-    if self._damaged():  # now, or at an earlier start: training from scratch beside them is not what anyone means
-      raise self._all_damaged()
+    if self._has_damaged():  # from this start or an earlier one: nobody wants to train from scratch beside them
+      raise self._all_damaged_error()
     return None, None
 
-  def _damaged(self) -> bool:
+  def _has_damaged(self) -> bool:
     return any(self.path.glob('*.damaged'))
 
-  def _all_damaged(self) -> UserError:
+  def _all_damaged_error(self) -> UserError:
     return UserError(f'{self.path}: all checkpoints are damaged; restore one from a copy, or choose a new --workdir')
 
   def _put_aside(self, step: int):
@@ -191,8 +190,8 @@ class Checkpoints:
     self._manager.reload()
 
   def _delete_old(self):
-    """Deletes what a process that was killed in its last save had still to delete, or half did."""
-    self._wanted.best = self.notes['best'].get('step')
+    """Deletes old checkpoints that a process killed in its last save left, whole or partly deleted."""
+    self._preserved.best = self.notes['best'].get('step')
     infos = [types.SimpleNamespace(step=step) for step in self.steps()]
     kept = self._policy.should_preserve(infos, context=checkpoint_managers.PreservationContext())
     for info, keep in zip(infos, kept):
@@ -200,80 +199,80 @@ class Checkpoints:
         self._manager.delete(info.step)
 
   def restore(self, step: int, state: TrainState, iterator=None) -> TrainState:
-    """The state saved at `step`; sets `iterator` to where it was.
+    """Restores the state saved at `step`, and the position of `iterator`.
 
     Args:
-      state: abstract or real state with the structure, shapes and shardings wanted.
+      state: abstract or real state with the structure, shapes and shardings to restore.
 
     Raises:
-      UserError: if the checkpoint does not fit the model of this run.
-      DamagedError: if it cannot be read.
+      UserError: the checkpoint does not fit the model of this run.
+      DamagedError: it cannot be read.
     """
     meta = self.meta(step)
-    with self._told(step):
-      scaled = 'scale' in self._manager.item_metadata(step)['optimizer'].tree  # else it is of another dtype
-    place = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=state.step.sharding)
-    wanted = state.replace(scale=jax.tree.map(place, loss_scale()) if scaled else None)
-    items = self._restore(step, _items(wanted), meta)
+    with self._damage_errors(step):
+      has_scale = 'scale' in self._manager.item_metadata(step)['optimizer'].tree  # otherwise it had another dtype
+    scale = _abstract(initial_loss_scale(), state.step.sharding) if has_scale else None
+    items = self._restore(step, _items(state.replace(scale=scale)), meta)
     if iterator is not None:
       iterator.set_state(meta.get('data', {'next_index': step}))
     evaluated = step - 1 if meta.get('due') else step  # where an older version of the code did not note it
     self.notes = {'evaluated': evaluated, 'best': {}, 'window': {}} | meta
-    variables, optimizer = items['variables'], items['optimizer']
+    optimizer = items['optimizer']
     scale = None
     if state.scale is not None:
-      scale = optimizer['scale'] if scaled else jax.device_put(loss_scale(), state.step.sharding)
-    return TrainState(optimizer['step'], variables['params'], variables['batch_stats'], optimizer['state'], scale)
+      scale = optimizer['scale'] if has_scale else jax.device_put(initial_loss_scale(), state.step.sharding)
+    return TrainState(optimizer['step'], **items['variables'], opt_state=optimizer['state'], scale=scale)
 
   def restore_variables(self, step: int, variables: dict) -> dict:
-    """The model's variables alone, in the structure, shapes and shardings of `variables`; raises as `restore`."""
+    """Restores only the model's variables, with the shapes and shardings of `variables`; raises as `restore`."""
     return self._restore(step, dict(variables=variables), self.meta(step))['variables']
 
   def _restore(self, step: int, items: dict, meta: dict) -> dict:
-    """The items of a checkpoint, compared with what is wanted before and with the saved sums after."""
-    for name, wanted in items.items():
-      self._compare(step, name, wanted)
-    wanted = {name: ocp.args.StandardRestore(_shapes(item)) for name, item in items.items()}
-    restored = self._read(step, wanted)
+    """The items of a checkpoint; their shapes are checked before reading, their checksums afterwards."""
+    for name, target in items.items():
+      self._check_shapes(step, name, target)
+    shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, items)
+    restored = self._read(step, {name: ocp.args.StandardRestore(item) for name, item in shapes.items()})
     items = {name: restored[name] for name in items}
-    sums, saved = _checksums(_on_host(items)), meta.get('crc32', {})
-    wrong = [name for name in items if name in saved and saved[name] != sums[name]]
+    actual = _checksums(_on_host(items))
+    saved = meta.get('crc32', {})
+    wrong = [name for name in items if name in saved and saved[name] != actual[name]]
     if wrong:
       raise DamagedError(f'{self.path / str(step)}: damaged (the {" and ".join(wrong)} read are not those saved)')
     return items
 
-  def _compare(self, step: int, item: str, wanted):
-    """Raises UserError where the arrays of a checkpoint and those wanted differ, naming the first that does."""
-    with self._told(step):
-      stored = _flat(self._manager.item_metadata(step)[item].tree)
-    ours = _flat(wanted)
+  def _check_shapes(self, step: int, item: str, target):
+    """Raises UserError if the arrays of a checkpoint differ in name, shape or dtype; names the first that does."""
+    with self._damage_errors(step):
+      stored = _describe_arrays(self._manager.item_metadata(step)[item].tree)
+    ours = _describe_arrays(target)
     for name in [*ours, *stored]:
       if stored.get(name) != ours.get(name):
-        here, there = (f'{x[1]} {list(x[0])}' if x else 'none' for x in (stored.get(name), ours.get(name)))
+        saved, wanted = (f'{x[1]} {list(x[0])}' if x else 'none' for x in (stored.get(name), ours.get(name)))
         raise UserError(
-          f'{self.path / str(step)}: does not fit this model: {item}/{name} is {here} there, {there} here; '
+          f'{self.path / str(step)}: does not fit this model: {item}/{name} is {saved} there, {wanted} here; '
           f'use the config it was trained with'
         )
 
   def _read(self, step: int, args: dict):
-    with self._told(step):
+    with self._damage_errors(step):
       return self._manager.restore(step, args=ocp.args.Composite(**args))
 
   @contextlib.contextmanager
-  def _told(self, step: int):
-    """Turns what Orbax and TensorStore raise for damaged files into DamagedError."""
+  def _damage_errors(self, step: int):
+    """Turns the errors that Orbax and TensorStore raise for damaged files into DamagedError."""
     try:
       yield
     except (PermissionError, MemoryError, jax.errors.JaxRuntimeError):
-      raise  # of this machine, not of the files
-    except Exception as error:  # TensorStore's have no class of their own
+      raise  # the machine's fault, not the files'
+    except Exception as error:  # TensorStore has no error class of its own
       raise DamagedError(f'{self.path / str(step)}: damaged ({_first_line(error)})') from error
 
   def choose(self, which: str) -> int:
-    """Step of 'best' (the latest where nothing was evaluated), 'latest' or a number; raises UserError without one."""
+    """The step of 'best' (the latest if none was evaluated), 'latest' or a number; raises UserError without one."""
     steps = self.steps()
-    if not steps and self._damaged():
-      raise self._all_damaged()
+    if not steps and self._has_damaged():
+      raise self._all_damaged_error()
     if not steps:
       raise UserError(f'{self.path}: no checkpoint here; train first, or check --workdir')
     if which in ('latest', 'best'):
@@ -285,13 +284,13 @@ class Checkpoints:
     return int(which)
 
   def _latest_meta(self, steps: list[int]) -> tuple[int, dict]:
-    """The latest step whose meta can be read, and that; the others are named."""
+    """The latest step whose meta can be read, and the meta; reports the others."""
     for step in reversed(steps):
       try:
         return step, self.meta(step)
       except DamagedError as error:
         say(f'{error}; the checkpoint before it is taken')
-    raise self._all_damaged()
+    raise self._all_damaged_error()
 
 
 def _items(state: TrainState) -> dict:
@@ -299,47 +298,49 @@ def _items(state: TrainState) -> dict:
   return {'variables': state.variables, 'optimizer': {'step': state.step, 'state': state.opt_state} | scale}
 
 
-def _shapes(tree):
-  return jax.tree.map(ocp.utils.to_shape_dtype_struct, tree)
+def _abstract(tree, place):
+  """Shapes and dtypes of arrays that all have the same sharding."""
+  return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), tree)
 
 
-def _flat(tree) -> dict[str, tuple]:
-  """{'params/encoder/conv/kernel': (shape, dtype)} of arrays or what describes them, in order."""
+def _describe_arrays(tree) -> dict[str, tuple]:
+  """{'params/encoder/conv/kernel': (shape, dtype)} of arrays or abstract arrays, in order."""
   leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda x: hasattr(x, 'shape'))
-  name = lambda path: jax.tree_util.keystr(path, simple=True, separator='/')
-  return {name(path): (tuple(x.shape), str(jnp.dtype(x.dtype))) for path, x in leaves}
+  names = [jax.tree_util.keystr(path, simple=True, separator='/') for path, _ in leaves]
+  return {name: (tuple(x.shape), str(jnp.dtype(x.dtype))) for name, (_, x) in zip(names, leaves)}
 
 
 def _on_host(items: dict) -> dict:
-  """The same with numpy arrays, each whole; all hosts must call it."""
+  """The items as whole numpy arrays; all hosts must call it."""
 
-  def whole(x):
-    shared = isinstance(x, jax.Array) and not (x.is_fully_addressable or x.is_fully_replicated)
-    return multihost_utils.process_allgather(x, tiled=True) if shared else np.asarray(x)
+  def fetch(x):
+    is_split = isinstance(x, jax.Array) and not (x.is_fully_addressable or x.is_fully_replicated)
+    return multihost_utils.process_allgather(x, tiled=True) if is_split else np.asarray(x)
 
   for x in jax.tree.leaves(items):
     if isinstance(x, jax.Array):
-      x.copy_to_host_async()  # all at once, before the first is waited for
-  return jax.tree.map(whole, items)
+      x.copy_to_host_async()  # start all copies before waiting for the first
+  return jax.tree.map(fetch, items)
 
 
 def _checksums(items: dict) -> dict[str, int]:
-  """A CRC-32 over all bytes of each item; how its arrays were split over devices does not matter."""
+  """A CRC-32 over all bytes of each item, however its arrays were split over devices."""
+
+  def checksum(x) -> bytes:
+    return zlib.crc32(np.ascontiguousarray(x)).to_bytes(4)
+
   with concurrent.futures.ThreadPoolExecutor(8) as pool:
-    of = lambda tree: b''.join(
-      pool.map(lambda x: zlib.crc32(np.ascontiguousarray(x)).to_bytes(4), jax.tree.leaves(tree))
-    )
-    return {name: zlib.crc32(of(tree)) for name, tree in items.items()}
+    return {name: zlib.crc32(b''.join(pool.map(checksum, jax.tree.leaves(tree)))) for name, tree in items.items()}
 
 
 def _not_from_orbax(record) -> bool:
-  """Filter of log records: Orbax writes tracebacks of what we tell in a sentence."""
+  """Filter of log records: Orbax logs tracebacks of errors that we report in a sentence."""
   return 'orbax' not in record.pathname
 
 
 @contextlib.contextmanager
 def _os_errors(path: epath.Path):
-  """Turns TensorStore's errors of the operating system into OSError: it has no type for them, the text alone tells."""
+  """Turns TensorStore's errors of the operating system, which only their text identifies, into OSError."""
   try:
     yield
   except ValueError as error:
@@ -350,14 +351,14 @@ def _os_errors(path: epath.Path):
 
 
 def _first_line(error: BaseException) -> str:
-  """What an error says, in a line, of the error that was the cause of all."""
+  """The first line of the message of an error's root cause."""
   while error.__cause__ or error.__context__:
     error = error.__cause__ or error.__context__ or error
   return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def load(workdir: str | os.PathLike, which: str, config, tasks) -> tuple[Any, dict, int]:
-  """The network of a run as a checkpoint has it: model, variables (on every device) and step.
+  """Loads the network of a run from a checkpoint: model, variables (on every device) and step.
 
   Args:
     which: 'best', 'latest' or a step.
@@ -365,8 +366,8 @@ def load(workdir: str | os.PathLike, which: str, config, tasks) -> tuple[Any, di
   Raises:
     UserError: no checkpoint there, or one that is damaged or does not fit the config.
   """
-  checkpoints, model = Checkpoints(workdir, read_only=True), build_model(config, tasks)
-  step, everywhere = checkpoints.choose(which), sharding.replicated(sharding.make_mesh())
-  shapes = variable_shapes(model, tuple(config.data.size))
-  wanted = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), shapes)
-  return model, checkpoints.restore_variables(step, wanted), step
+  checkpoints = Checkpoints(workdir, read_only=True)
+  model = build_model(config, tasks)
+  step = checkpoints.choose(which)
+  target = _abstract(variable_shapes(model, tuple(config.data.size)), sharding.replicated(sharding.make_mesh()))
+  return model, checkpoints.restore_variables(step, target), step

@@ -1,6 +1,6 @@
 """Learning curves of a run: W/log.jsonl and W/tensorboard.
 
-Both are on the disk when a call returns, so that a killed run loses none of what it logged before its
+Both are on disk when a call returns, so that a killed run loses nothing that it logged before its
 last checkpoint.
 """
 
@@ -22,15 +22,15 @@ from dmtl_jax.basics.errors import UserError
 
 
 class Log:
-  """Scalars and pictures of a run; to be closed.
+  """Logs the scalars and pictures of a run; must be closed.
 
   Args:
-    step: where the run starts; what an earlier process logged beyond it is dropped, so
-      that a resumed run leaves the log of one that never stopped. So is a line that is not whole.
-    evaluated: the last step whose evaluation counts; lines of later ones are dropped too.
+    step: where the run starts. Later lines of an earlier process are dropped, as are incomplete lines, so that a
+      resumed run leaves the same log as one that never stopped.
+    evaluated: the last step whose evaluation counts; evaluations logged after it are dropped too.
 
   Attributes:
-    writes: False on all hosts but the first, whose log alone is written.
+    writes: whether this host writes the log; only the first does.
   """
 
   def __init__(self, workdir: str | os.PathLike, step: int, evaluated: int):
@@ -38,21 +38,22 @@ class Log:
     if not self.writes:
       return
     path = pathlib.Path(workdir)
-    jsonl, board = path / 'log.jsonl', path / 'tensorboard'
+    jsonl = path / 'log.jsonl'
+    board = path / 'tensorboard'
     if jsonl.exists():
       try:
         lines = files.read_text(jsonl, files.LOG_BYTES, 'replace').splitlines(keepends=True)
       except ValueError as error:
         raise UserError(f'{jsonl}: cannot be read ({error}); move it away') from error
-      kept = [line for line in lines if _counts(line, step, evaluated)]
+      kept = [line for line in lines if _is_kept(line, step, evaluated)]
       if len(kept) < len(lines):
         write_atomic(jsonl, ''.join(kept))
     self._file = open(jsonl, 'a', encoding='utf-8')  # noqa: SIM115 (see close)
     board.mkdir(exist_ok=True)
-    # SummaryWriter would write in a thread of its own: a kill loses its queue, and a full disk stops it for ever.
-    number = len(list(board.iterdir()))  # names hold the second only, and are read in their order
+    # SummaryWriter writes from a thread: a kill would lose its queue, and a full disk would stop it forever.
+    number = len(list(board.iterdir()))  # file names have only the time in seconds, and are read in their order
     self._board = EventsWriter(str(board / 'events'), f'.{number:05}')
-    self._write(step + 1, session_log=SessionLog(status=SessionLog.START))  # the board forgets what is beyond
+    self._write(step + 1, session_log=SessionLog(status=SessionLog.START))  # TensorBoard drops later steps
 
   def scalars(self, step: int, values: dict[str, float]):
     """Logs values under one step."""
@@ -77,8 +78,8 @@ class Log:
     self._board.flush()
 
 
-def _counts(line: str, step: int, evaluated: int) -> bool:
-  """Whether a line of log.jsonl is of a run that stands at `step`, and is whole."""
+def _is_kept(line: str, step: int, evaluated: int) -> bool:
+  """Whether a line of log.jsonl is complete and not after `step`, or after `evaluated` if it is of an evaluation."""
   try:
     row = json.loads(line) if line.endswith('\n') else {}
     return row['step'] <= (evaluated if any(name.startswith('eval/') for name in row) else step)

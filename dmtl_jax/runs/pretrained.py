@@ -1,9 +1,9 @@
 """Weights from elsewhere: ImageNet encoders, the authors' checkpoints, runs of ours.
 
-`load` is what `--config.init_from=SOURCE` does; jobs/convert.py makes a run of a released checkpoint.
+`load` does the work of `--config.init_from=SOURCE`; jobs/convert.py turns a released checkpoint into a run.
 
-The names below say how PyTorch calls each array of our networks. An array is shown under
-its PyTorch name as a view in PyTorch's layout; a checkpoint is converted by filling the views.
+The tables below map our names to PyTorch's. Each of our arrays gets a view in PyTorch's layout under its
+PyTorch name; a checkpoint is converted by filling the views.
 """
 
 from collections.abc import Iterable, Sequence
@@ -46,7 +46,7 @@ TORCHVISION_MODULES = (
   (r'downsample_conv', 'downsample.0'),
   (r'downsample_bn', 'downsample.1'),
 )
-# Our module -> the released code's: <TASK> is one task's name, * stands for each task of a stacked array.
+# Our module -> the released code's: <TASK> is the name of one task, * stands for each task of a stacked array.
 DENOISER = 'diffusion_model.denoiser'
 RELEASED_MODULES = (
   (r'^backbone/encoder', 'backbone'),
@@ -78,16 +78,16 @@ Views = dict[str, list[np.ndarray]]
 
 
 def load(source: str, variables: dict, tasks: tuple[Task, ...]) -> dict:
-  """The variables to start from.
+  """Loads the variables to start from.
 
   Args:
     source: 'timm/resnet18.tv_in1k' or 'timm/resnet50.tv_in1k' (downloaded once, checked), a
       .safetensors or .pth file of a torchvision ResNet or of a released checkpoint, or the
       workdir of a run of ours (its best checkpoint).
-    variables: the network's own; an encoder file replaces its encoders alone.
+    variables: the network's own; an encoder file replaces only its encoders.
 
   Returns:
-    Variables of the same structure; numpy arrays where they come from a file.
+    Variables of the same structure; numpy arrays if they come from a file.
 
   Raises:
     UserError: the source is not there, cannot be read, or does not fit the network.
@@ -102,7 +102,7 @@ def load(source: str, variables: dict, tasks: tuple[Task, ...]) -> dict:
 
 
 def check(source: str):
-  """Raises UserError where `load` could not start from a source; a file of the hub is downloaded for it."""
+  """Raises UserError if `load` could not start from a source; downloads a file of the hub to find out."""
   if not os.path.isdir(source):
     resolve(source)
   elif not (os.path.isfile(f'{source}/tasks.json') and any(pathlib.Path(source).glob('checkpoints/[0-9]*'))):
@@ -113,9 +113,9 @@ def check(source: str):
 
 
 def resolve(source: str) -> pathlib.Path:
-  """The file of a source: a path as it is; a name of `HUB` from the cache, downloaded before if need be.
+  """The file of a source: a path itself, or for a name of `HUB` the cached file, downloaded if missing.
 
-  Raises UserError where there is no such file, or the hub does not deliver the one that is pinned here.
+  Raises UserError if there is no such file, or the hub does not deliver the pinned one.
   """
   if source not in HUB:
     if not os.path.isfile(source):
@@ -124,7 +124,7 @@ def resolve(source: str) -> pathlib.Path:
   revision, sha256 = HUB[source]
   try:
     path = pathlib.Path(huggingface_hub.hf_hub_download(source, 'model.safetensors', revision=revision))
-  except OSError as error:  # what the hub's errors derive from
+  except OSError as error:  # the base of the hub's errors
     reason = (str(error).splitlines() or [''])[0]
     raise UserError(f'{source}: no download ({reason}); or give the path of its model.safetensors') from error
   download.check(path, sha256)
@@ -132,15 +132,15 @@ def resolve(source: str) -> pathlib.Path:
 
 
 def read_state(path: pathlib.Path) -> dict:
-  """{PyTorch name: array} of a .safetensors file, or of a .pth file holding it or {'model': it}.
+  """{PyTorch name: array} from a .safetensors file, or from a .pth file of it or of {'model': it}.
 
-  The prefix `module.` (of a model trained on several GPUs) is dropped. Raises UserError for any other file.
+  Drops the prefix `module.` of models trained on several GPUs. Raises UserError for any other file.
   """
   if path.suffix == '.safetensors':
     try:
       state = safetensors.numpy.load_file(path)
     except (safetensors.SafetensorError, OSError, ValueError, TypeError, KeyError) as error:
-      # Of types that numpy has not, KeyError or TypeError.
+      # KeyError or TypeError for dtypes that numpy does not have.
       raise UserError(
         f'{path}: damaged or not a safetensors file ({sanitize(str(error))}); download it again'
       ) from error
@@ -153,19 +153,19 @@ def read_state(path: pathlib.Path) -> dict:
 
 
 def is_released(state: dict) -> bool:
-  """Whether the names are the released code's, not torchvision's."""
+  """Whether the names are those of the released code, not torchvision's."""
   return any(name.startswith(('backbone.', 'diffusion_model.')) for name in state)
 
 
 def load_torchvision(state: dict, variables: dict, source: str) -> dict:
-  """Variables with every encoder filled from torchvision's names (all of them: no fusion, no decoder)."""
+  """Fills every encoder from torchvision's names; the other variables stay unchanged."""
   variables = jax.tree.map(np.array, variables)
   fill(torchvision_views(variables), state, source)
   return variables
 
 
 def load_released(state: dict, variables: dict, tasks: tuple[Task, ...], source: str) -> dict:
-  """Variables of `method=feature` filled from the released code's names.
+  """Fills the variables of `method=feature` from the released code's names.
 
   Raises:
     UserError: another method, other tasks than PASCAL's five in the released order, or entries that do not fit.
@@ -180,12 +180,12 @@ def load_released(state: dict, variables: dict, tasks: tuple[Task, ...], source:
 
 
 def torchvision_views(variables: dict) -> Views:
-  """All encoders' arrays under torchvision's names; as many views a name as the network has encoders."""
+  """The arrays of all encoders under torchvision's names, with one view per encoder of the network."""
   views = {}
-  for module, kind, array in _arrays(variables):
+  for module, kind, array in _named_arrays(variables):
     prefix, encoder, inside = module.rpartition('encoder/')
     if encoder and prefix.endswith('backbone/'):
-      name = f'{_renamed(inside, TORCHVISION_MODULES)}.{ARRAYS[kind]}'
+      name = f'{_rename(inside, TORCHVISION_MODULES)}.{ARRAYS[kind]}'
       views.setdefault(name, []).append(_in_torch_layout(array))
   return views
 
@@ -197,16 +197,16 @@ def released_views(variables: dict, tasks: tuple[Task, ...]) -> Views:
 
 
 def views_by_task(variables: dict, tasks: tuple[Task, ...], modules: Sequence[tuple], names: dict[str, str]) -> Views:
-  """All arrays of DiffusionMTL under the names of a PyTorch network that has modules for each task.
+  """All arrays of DiffusionMTL under the names of a PyTorch network with one module per task.
 
   Args:
-    modules: our module -> its own, see `RELEASED_MODULES`.
-    names: {task: its name there}.
+    modules: our module -> PyTorch's, see `RELEASED_MODULES`.
+    names: {task: its name in PyTorch}.
   """
   slots = Slots(tuple(task.channels for task in tasks))
   views = {}
-  for module, kind, array in _arrays(variables):
-    name = f'{_renamed(module, modules)}.{ARRAYS[kind]}'
+  for module, kind, array in _named_arrays(variables):
+    name = f'{_rename(module, modules)}.{ARRAYS[kind]}'
     name = re.sub('<(.+)>', lambda match: names[match[1]], name)
     if '*' not in name:
       views[name] = [_in_torch_layout(array)]
@@ -222,46 +222,46 @@ def views_by_task(variables: dict, tasks: tuple[Task, ...], modules: Sequence[tu
   return views
 
 
-def _arrays(variables: dict) -> Iterable[tuple[str, str, np.ndarray]]:
-  """(module's path, array's name, array) of all variables."""
+def _named_arrays(variables: dict) -> Iterable[tuple[str, str, np.ndarray]]:
+  """Yields (path of the module, name of the array, array) for all variables."""
   for path, array in jax.tree_util.tree_flatten_with_path(variables)[0]:
     _, *module, kind = [key.key for key in path]
     yield '/'.join(module), kind, array
 
 
-def _renamed(module: str, rules) -> str:
+def _rename(module: str, rules) -> str:
   for ours, theirs in rules:
     module = re.sub(ours, theirs, module)
   return module.replace('/', '.')
 
 
 def _in_torch_layout(array: np.ndarray) -> np.ndarray:
-  """View of a convolution's kernel HWIO as OIHW, of a linear layer's [in, out] as [out, in]."""
+  """A view of a convolution's kernel HWIO as OIHW, or of a linear layer's [in, out] as [out, in]."""
   return array.T.swapaxes(-1, -2) if array.ndim == 4 else array.T
 
 
 def fill(views: Views, state: dict, source: str):
   """Writes a PyTorch state into the views; raises UserError with what is missing, unknown or of another shape."""
-  known = {name: value for name, value in state.items() if not IGNORED.fullmatch(name)}
-  shape = lambda name: getattr(known[name], 'shape', type(known[name]).__name__)
+  state = {name: value for name, value in state.items() if not IGNORED.fullmatch(name)}
+  shapes = {name: getattr(value, 'shape', type(value).__name__) for name, value in state.items()}
   problems = {
-    'missing': [name for name in views if name not in known],
-    'unknown': [name for name in known if name not in views],
+    'missing': [name for name in views if name not in state],
+    'unknown': [name for name in state if name not in views],
     'of another shape': [
-      f'{name} {shape(name)}, here {parts[0].shape}'
+      f'{name} {shapes[name]}, here {parts[0].shape}'
       for name, parts in views.items()
-      if name in known and shape(name) != parts[0].shape
+      if name in state and shapes[name] != parts[0].shape
     ],
   }
   if any(problems.values()):
-    told = [
+    reasons = [
       f'{len(names)} {what}: {", ".join(map(sanitize, names[:10]))}{", ..." if len(names) > 10 else ""}'
       for what, names in problems.items()
       if names
     ]
     raise UserError(
-      f'{source} does not fit this network ({"; ".join(told)}); check backbone, method, preset of --config'
+      f'{source} does not fit this network ({"; ".join(reasons)}); check backbone, method, preset of --config'
     )
   for name, parts in views.items():
     for part in parts:
-      part[...] = known[name]
+      part[...] = state[name]

@@ -1,25 +1,24 @@
-"""Holds the tasks of a config's data against those of a run: its weights mean nothing else."""
+"""Compares the tasks of a config's data with those of a run, whose weights fit no others."""
 
 from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
-from dmtl_jax.basics.errors import listed, sanitize, UserError
+from dmtl_jax.basics.errors import join_names, sanitize, UserError
 from dmtl_jax.data import source
 from dmtl_jax.tasks import Task
 
 
 def match(config: ConfigDict, tasks: Sequence[Task], workdir, force: bool = False) -> ConfigDict:
-  """The config with config.data.tasks in the order of a run's tasks, by which its weights are arranged.
+  """A copy of the config with config.data.tasks in the order of a run's tasks, in which its weights are arranged.
 
   Args:
-    config: of the data; unchanged.
     tasks: of the run that is evaluated, resumed or started from, see `workdir.read_tasks`.
-    workdir: its folder, for the message.
-    force: classes may go by other names; their number may not change.
+    workdir: the run's folder, for the message.
+    force: allow renamed classes; their number may not change.
 
   Raises:
-    UserError: names the file, the task and the difference: other tasks, kinds or classes.
+    UserError: the data have other tasks, kinds or classes; names the file, the task and the difference.
   """
   data = source.data_tasks(config.data)
   _check(f'{workdir}/tasks.json', tasks, data, force)
@@ -31,17 +30,19 @@ def match(config: ConfigDict, tasks: Sequence[Task], workdir, force: bool = Fals
 
 
 def _check(path: str, run: Sequence[Task], data: Sequence[Task], force: bool):
-  ours, theirs = ({task.name: task for task in tasks} for tasks in (run, data))
-  missing, extra = (list(a.keys() - b.keys()) for a, b in ((ours, theirs), (theirs, ours)))
+  ours = {task.name: task for task in run}
+  theirs = {task.name: task for task in data}
+  missing = sorted(ours.keys() - theirs.keys())
+  extra = sorted(theirs.keys() - ours.keys())
   if missing:
     raise UserError(
-      f'{path}: the data (or config.data.tasks) do not have {listed(sorted(missing))} of this run; '
-      f'they have {listed(list(theirs), 8)}'
+      f'{path}: the data (or config.data.tasks) do not have {join_names(missing)} of this run; '
+      f'they have {join_names(list(theirs), 8)}'
     )
   if extra:
     chosen = ','.join(f"'{name}'" for name in ours)
     raise UserError(
-      f'{path}: this run does not have {listed(sorted(extra))} of the data; choose its own, '
+      f'{path}: this run does not have {join_names(extra)} of the data; choose its own, '
       f'--config.data.tasks="({chosen},)"'
     )
   for name, task in ours.items():
@@ -53,8 +54,9 @@ def _check(path: str, run: Sequence[Task], data: Sequence[Task], force: bool):
       )
     if theirs[name].classes != task.classes and not force:
       c = next(c for c, pair in enumerate(zip(task.classes, theirs[name].classes)) if pair[0] != pair[1])
-      was, now = (sanitize(tasks[name].classes[c], 64) for tasks in (ours, theirs))
+      before = sanitize(task.classes[c], 64)
+      after = sanitize(theirs[name].classes[c], 64)
       raise UserError(
-        f"{path}: class {c} of {name} is '{was}' in this run, '{now}' in the data; "
+        f"{path}: class {c} of {name} is '{before}' in this run, '{after}' in the data; "
         f'restore their order and names, or --force if only a name changed'
       )

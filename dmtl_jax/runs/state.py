@@ -1,4 +1,4 @@
-"""What training changes, and a checkpoint holds."""
+"""The training state: what a step updates and a checkpoint holds."""
 
 from typing import Any
 
@@ -7,17 +7,17 @@ from flax.training.dynamic_scale import DynamicScale
 import jax
 import jax.numpy as jnp
 
-LEAST_SCALE = 1.0  # of a float16 network's loss
+MIN_SCALE = 1.0  # of a float16 network's loss
 
 
 class TrainState(struct.PyTreeNode):
-  """Everything a step updates.
+  """Everything that a step updates.
 
   Attributes:
-    step: scalar int32, updates done.
+    step: scalar int32, number of updates.
     params, batch_stats: the model's variables, float32.
     opt_state: optax state.
-    scale: what the loss of a float16 network is multiplied by, see `loss_scale`; None for other dtypes.
+    scale: the factor on the loss of a float16 network, see `initial_loss_scale`; None for other dtypes.
   """
 
   step: jax.Array
@@ -31,9 +31,9 @@ class TrainState(struct.PyTreeNode):
     return {'params': self.params, 'batch_stats': self.batch_stats}
 
 
-def loss_scale() -> DynamicScale:
-  """The first scale of a float16 network's loss: gradients below 6e-8 would be 0, and above 65504 infinite.
+def initial_loss_scale() -> DynamicScale:
+  """The initial loss scale of a float16 network, whose gradients would be 0 below 6e-8 and infinite above 65504.
 
-  An infinite one halves it (to no less than `LEAST_SCALE`), 2000 finite ones in a row double it.
+  An infinite gradient halves the scale (to at least `MIN_SCALE`), 2000 finite ones in a row double it.
   """
-  return DynamicScale(fin_steps=jnp.int32(0), scale=jnp.float32(2**16), minimum_scale=LEAST_SCALE)  # pyrefly: ignore[bad-argument-type]
+  return DynamicScale(fin_steps=jnp.int32(0), scale=jnp.float32(2**16), minimum_scale=MIN_SCALE)  # pyrefly: ignore[bad-argument-type]

@@ -1,4 +1,4 @@
-"""The config of a run as a config file, by which flags `--config.FIELD` change it for one command (see cli.py)."""
+"""A run's config as a config file, so that flags `--config.FIELD` can change it for one command (see cli.py)."""
 
 from dmtl_jax.runs import workdir
 

@@ -1,6 +1,6 @@
 """The folder of one run: lock, config, label mapping, logs.
 
-W/config.json, W/tasks.json, W/labels.json (which labels training saw), W/log.jsonl (one line a logged
+W/config.json, W/tasks.json, W/labels.json (the labels that training saw), W/log.jsonl (one line per logged
 step), W/tensorboard/, W/checkpoints/, W/panels/, W/metrics.json, W/report.html.
 """
 
@@ -19,8 +19,8 @@ from dmtl_jax.basics.errors import check_local, is_plain, sanitize, UserError
 from dmtl_jax.configs import check, common
 from dmtl_jax.tasks import make_task, Task
 
-# Fields that may differ between a run and its resumption: they do not change what is learned.
-FREE = (
+# Fields that a resumed run may change, since they do not change what is learned.
+FREE_FIELDS = (
   *('data.workers', 'data.threads', 'data.prefetch', 'eval.workers', 'eval.weights'),
   *('train.log_every', 'train.save_every', 'train.keep', 'train.keep_every', 'train.nan_policy'),
   *('train.fsdp', 'train.remat', 'model.initial_weights'),
@@ -29,7 +29,7 @@ FREE = (
 
 @contextlib.contextmanager
 def locked(workdir: str | os.PathLike):
-  """Holds the run's folder for this job, making it if need be; all hosts must call it.
+  """Makes and locks the run's folder for this job; all hosts must call it.
 
   Raises:
     UserError: another job trains there, the folder cannot be written, or see `stopping.report_interruption`.
@@ -37,7 +37,7 @@ def locked(workdir: str | os.PathLike):
   check_local('--workdir', os.fspath(workdir))
   file = sharding.on_first_host(_lock, pathlib.Path(workdir))
   try:
-    with stopping.report_interruption(lambda: stopping.WHOLE, workdir):
+    with stopping.report_interruption(lambda: stopping.RUN_IS_WHOLE, workdir):
       yield
   finally:
     if file:
@@ -45,10 +45,10 @@ def locked(workdir: str | os.PathLike):
 
 
 def _lock(path: pathlib.Path):
-  """The file that is locked until it is closed."""
+  """The lock file, locked until it is closed."""
   try:
     path.mkdir(parents=True, exist_ok=True)
-    file = open(path / '.lock', 'ab')  # noqa: SIM115 (the lock lasts until it is closed)
+    file = open(path / '.lock', 'ab')  # noqa: SIM115 (closing it would unlock)
   except OSError as error:
     raise UserError(f'--workdir={path}: cannot be written ({error.strerror}); choose another folder') from error
   try:
@@ -57,9 +57,9 @@ def _lock(path: pathlib.Path):
     raise UserError(
       f'--workdir={path}: another process is training there; wait for it or choose another folder'
     ) from None
-  for pattern in ('.*.tmp', '*/.*.tmp', '*/*/.*.tmp'):  # of a run that was killed while it wrote
-    for left in path.glob(pattern):
-      left.unlink(missing_ok=True)
+  for pattern in ('.*.tmp', '*/.*.tmp', '*/*/.*.tmp'):  # of a run that was killed while writing
+    for temporary in path.glob(pattern):
+      temporary.unlink(missing_ok=True)
   return file
 
 
@@ -69,16 +69,17 @@ def to_json(config: ConfigDict) -> dict:
 
 
 def check_config(workdir: str | os.PathLike, config: ConfigDict):
-  """Raises UserError, with the difference, where a field that matters is another than a run was started with.
+  """Raises UserError, with the differences, if a run was started with another config; ignores `FREE_FIELDS`.
 
-  The order of the tasks does not matter, and which they are `run_tasks.match` compares.
+  Also ignores the tasks, which `run_tasks.match` compares.
   """
   path = pathlib.Path(workdir) / 'config.json'
-  before, after = (flatten_dict(to_json(c), sep='.') for c in (read_config(workdir), config))
+  before = flatten_dict(to_json(read_config(workdir)), sep='.')
+  after = flatten_dict(to_json(config), sep='.')
   changed = [
     f'  {k}: {before.get(k)!r} -> {after.get(k)!r}'
     for k in sorted(before.keys() | after.keys())
-    if before.get(k) != after.get(k) and k not in (*FREE, 'data.tasks')
+    if before.get(k) != after.get(k) and k not in (*FREE_FIELDS, 'data.tasks')
   ]
   if changed:
     lines = '\n'.join(changed)
@@ -93,9 +94,9 @@ def write_config(workdir: str | os.PathLike, config: ConfigDict):
 
 
 def read_config(workdir: str | os.PathLike) -> ConfigDict:
-  """The config a run was trained with; raises UserError where there is none, or it is damaged."""
+  """The config a run was trained with; raises UserError if there is none or it is damaged."""
   path = pathlib.Path(workdir) / 'config.json'
-  with _of_a_run(path, 'config'):
+  with _not_a_run_error(path, 'config'):
     values = json.loads(files.read_text(path))
   check.check(values, str(path))
   values = common.upgraded(values)
@@ -113,18 +114,18 @@ def _filled(values: dict, defaults: dict) -> dict:
 
 
 def write_tasks(workdir: str | os.PathLike, tasks: tuple[Task, ...]):
-  """Stores what a run predicts, so that prediction needs no data set."""
+  """Stores the tasks of a run, so that prediction needs no data set."""
   write_json(
     pathlib.Path(workdir) / 'tasks.json', [{'name': t.name, 'kind': t.kind, 'classes': t.classes} for t in tasks]
   )
 
 
 def read_tasks(workdir: str | os.PathLike) -> tuple[Task, ...]:
-  """The tasks of a run, in the order of its training; raises UserError where there are none, or damaged ones."""
+  """The tasks of a run in its order; raises UserError if there are none or the file is damaged."""
   path = pathlib.Path(workdir) / 'tasks.json'
-  with _of_a_run(path, 'tasks'):
+  with _not_a_run_error(path, 'tasks'):
     tasks = tuple(
-      make_task(t['name'], t['kind'], tuple(map(_text, t['classes']))) for t in json.loads(files.read_text(path))
+      make_task(t['name'], t['kind'], tuple(map(_check_name, t['classes']))) for t in json.loads(files.read_text(path))
     )
     if not tasks or len({task.name for task in tasks}) < len(tasks):
       raise ValueError('none, or two of one name')
@@ -132,8 +133,8 @@ def read_tasks(workdir: str | os.PathLike) -> tuple[Task, ...]:
 
 
 @contextlib.contextmanager
-def _of_a_run(path: pathlib.Path, what: str):
-  """Turns the errors of reading a file that holds something else into a UserError."""
+def _not_a_run_error(path: pathlib.Path, what: str):
+  """Turns errors of reading a run's file into a UserError."""
   try:
     yield
   except FileNotFoundError:
@@ -142,7 +143,7 @@ def _of_a_run(path: pathlib.Path, what: str):
     raise UserError(f'{path}: not the {what} of a run ({sanitize(str(error))}); restore it or train again') from error
 
 
-def _text(value) -> str:
+def _check_name(value) -> str:
   if not isinstance(value, str) or not is_plain(value):
     raise ValueError('a class without a plain name')
   return value

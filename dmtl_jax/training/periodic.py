@@ -51,7 +51,7 @@ class Periodic:
         pictures = list(self._evaluator.panels(variables)) if shown else []
     except Stopped:
       return
-    self._log.scalars(step, evaluation.flat(scores))
+    self._log.scalars(step, evaluation.flatten_scores(scores))
     for name, picture in pictures:
       self._log.image(step, f'panels/{name}', picture)
     self.best = choose(self.best, step, scores, self._config, self._evaluator.tasks)

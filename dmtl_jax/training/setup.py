@@ -22,7 +22,7 @@ from dmtl_jax.models import build_model
 from dmtl_jax.models.inputs import init_variables
 from dmtl_jax.runs import pretrained
 from dmtl_jax.runs.checkpoints import Checkpoints
-from dmtl_jax.runs.state import loss_scale, TrainState
+from dmtl_jax.runs.state import initial_loss_scale, TrainState
 from dmtl_jax.tasks import check_keys, KINDS, Task, values_by_task
 from dmtl_jax.training import optimizer as optimizer_lib
 from dmtl_jax.training import periodic
@@ -33,7 +33,7 @@ def create(model, tx: optax.GradientTransformation, key: jax.Array, size: tuple[
   """A fresh state; weights depend on `key` alone, not on the image size (H, W). Call it jitted, or by `eval_shape`."""
   variables = init_variables(model, key, size)
   params = variables['params']
-  scale = loss_scale() if model.dtype == jnp.float16 else None
+  scale = initial_loss_scale() if model.dtype == jnp.float16 else None
   return TrainState(jnp.int32(0), params, variables['batch_stats'], tx.init(params), scale)
 
 

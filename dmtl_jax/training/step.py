@@ -12,7 +12,7 @@ import optax
 from dmtl_jax.models import find, Forward
 from dmtl_jax.models.inputs import model_inputs
 from dmtl_jax.models.parts import pairs as pairs_lib
-from dmtl_jax.runs.state import LEAST_SCALE, TrainState
+from dmtl_jax.runs.state import MIN_SCALE, TrainState
 from dmtl_jax.tasks import Task, values_by_task
 from dmtl_jax.training import optimizer
 
@@ -52,7 +52,7 @@ class TrainStep:
     scalars['is_finite'] = counts & jnp.isfinite(scalars['grad_norm'])
     if state.scale is not None:
       scalars['loss_scale'] = state.scale.scale
-      scalars['overflow'] = counts & ~scalars['is_finite'] & (state.scale.scale > LEAST_SCALE)
+      scalars['overflow'] = counts & ~scalars['is_finite'] & (state.scale.scale > MIN_SCALE)
     # Not a choice between two states after the update (`where`): that takes four times the time, and memory for both.
     after = (state, grads, batch_stats, scale, scalars.get('overflow', False), norms)
     return jax.lax.cond(scalars['is_finite'], self.update, self.skip_update, *after), scalars

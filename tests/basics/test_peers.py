@@ -41,7 +41,7 @@ def two(monkeypatch):
     own.number = number
     if number:
       assert coordinator.there.wait(10)
-      port = int(coordinator.values[peers.NAME].split()[0])
+      port = int(coordinator.values[peers.ADDRESS_KEY].split()[0])
       with socket.create_connection(('localhost', port)) as stranger:
         stranger.sendall(b'?' * 20)
     connected[number] = peers._connect()
@@ -58,7 +58,7 @@ def two(monkeypatch):
 def test_an_end_is_told_unless_the_work_was_done(two, monkeypatch, done):
   assert {number: list(others) for number, others in two.items()} == {0: [1], 1: [0]}
   told = []
-  monkeypatch.setattr(peers, '_end', told.append)
+  monkeypatch.setattr(peers, '_exit_with', told.append)
   if done:
     two[1][0].sendall(peers.DONE)
   two[1][0].close()  # as the system does when a process ends

@@ -307,8 +307,8 @@ def test_bytes_after_the_last_pixel_do_no_harm_and_are_remarked(tmp_path, capfd)
   np.testing.assert_array_equal(*(photographs.read_image(tmp_path / name) for name in ('a.jpg', 'b.jpg')))
   assert capfd.readouterr() == ('', '')
   paths = [tmp_path / name for name in ('a.jpg', 'b.jpg', 'b.png')]
-  assert photographs.left_over(paths).startswith('b.jpg: bytes are left over behind the last pixel')
-  assert photographs.left_over(paths[::2]) == ''
+  assert photographs.describe_extra_bytes(paths).startswith('b.jpg: bytes are left over behind the last pixel')
+  assert photographs.describe_extra_bytes(paths[::2]) == ''
 
 
 def test_an_odd_header_is_no_damage(tmp_path):
@@ -353,12 +353,12 @@ def without_heif(monkeypatch):
 
 def test_formats_that_are_not_read_are_counted_and_named(without_heif):
   paths = [pathlib.Path(name) for name in ('a.JPG', 'b.HEIC', 'c.heic', 'd.png', 'e.heif', 'f.hif')]
-  assert photographs.unread_files(paths) == (
+  assert photographs.unsupported_files(paths) == (
     '4 of 6 files are HEIC (b.HEIC, c.heic, e.heif and 1 more), which is not read; '
     'pip install pillow-heif, or convert them to JPEG or PNG'
   )
-  assert photographs.unread_files([paths[0], paths[3]]) == ''
-  message = photographs.unread_files([pathlib.Path('x.cr2'), pathlib.Path('y.psd')])
+  assert photographs.unsupported_files([paths[0], paths[3]]) == ''
+  message = photographs.unsupported_files([pathlib.Path('x.cr2'), pathlib.Path('y.psd')])
   assert message == '2 of 2 files are camera RAW and PSD (x.cr2, y.psd), which is not read; convert them to JPEG or PNG'
 
 
@@ -395,7 +395,7 @@ def test_with_pillow_heif_heic_is_an_image_like_others(tmp_path, monkeypatch):
   photographs.extra_formats.cache_clear()
   try:
     (tmp_path / 'a.heic').write_bytes(saved(Image.fromarray(COLORS), 'PNG'))
-    assert '.heic' in photographs.suffixes() and photographs.unread_format('a.heic') is None
+    assert '.heic' in photographs.suffixes() and photographs.unsupported_format('a.heic') is None
     for pixels in as_inputs(tmp_path / 'a.heic'):
       np.testing.assert_array_equal(pixels, COLORS)
   finally:

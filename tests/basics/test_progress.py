@@ -30,7 +30,7 @@ def test_a_notebook_shows_one_line_that_renews_itself(monkeypatch, capsys):
   with Progress('training', 3, 'step') as progress:
     progress.update(1, 'with a long note on the loss, of which nothing may be left')
     shown = seen(capsys.readouterr().err)
-    progress.told = -1e9  # long ago
+    progress.last_shown = -1e9  # long ago
     progress.update(2, 'short')
   assert len(shown) == 1 and shown[0].startswith('training 1/3 (33%) | ') and shown[0].endswith('may be left')
   first, end = seen('\r' + shown[0] + capsys.readouterr().err)
@@ -68,7 +68,7 @@ def test_the_line_fits_the_terminal_also_after_that_was_resized(monkeypatch, not
   with terminal(monkeypatch) as (resize, master), Progress('training', 1000, 'step') as progress:
     for width in (80, 50, 120):
       resize(width)
-      progress.told = -1e9  # long ago
+      progress.last_shown = -1e9  # long ago
       progress.update(1, note)
       line = os.read(master, 10_000).decode()
       assert line[0] == '\r' and not set('\n\x1b') & set(line)

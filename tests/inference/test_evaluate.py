@@ -64,7 +64,7 @@ def test_an_odd_last_batch_counts_each_image_once(five):
   assert scores['seconds_per_image'] > 0
   assert set(scores['per_class']) == {'semseg'} and list(scores['per_class']['semseg']) == ['sky', 'road', 'car']
   assert np.mean(list(scores['per_class']['semseg'].values())) == pytest.approx(scores['final']['semseg']['mIoU'])
-  assert set(evaluation.flat(scores)) == {
+  assert set(evaluation.flatten_scores(scores)) == {
     f'eval/{stage}/{name}/{metric}'
     for stage in ('initial', 'final')
     for name, values in scores['final'].items()

@@ -12,7 +12,7 @@ import pytest
 
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.inference import evaluation, pieces
-from dmtl_jax.inference.prediction import Raw
+from dmtl_jax.inference.prediction import RawMaps
 from dmtl_jax.jobs import evaluate, predict
 from dmtl_jax.metrics import boundary
 from dmtl_jax.runs import workdir
@@ -200,7 +200,7 @@ def test_bands_of_an_image_add_up_to_it():
   size = (37, 23)
   labels = stub.Rooms(1, size)[0]['labels']
   maps = {('final', t.name): rng.standard_normal((5, 7, t.channels)).astype(np.float32) for t in stub.TASKS}
-  raw = Raw(stub.TASKS, maps, (4.5, 7.0), 1)
+  raw = RawMaps(stub.TASKS, maps, (4.5, 7.0), 1)
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr('dmtl_jax.inference.prediction.BAND', 100)
     metrics = {task.name: task.scorer() for task in stub.TASKS}

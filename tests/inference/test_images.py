@@ -8,7 +8,7 @@ from PIL import Image
 import pytest
 
 from dmtl_jax.basics.errors import UserError
-from dmtl_jax.inference import images
+from dmtl_jax.inference import images, tiles
 
 RNG = np.random.default_rng(0)
 COLORS = RNG.integers(0, 256, (6, 8, 3), np.uint8)
@@ -176,7 +176,7 @@ def test_tiles_that_agree_blend_to_the_whole(size, overlap):
     places.append((top, left))
     return {'a': whole[top : top + 3, left : left + 4], 'b': whole[top : top + 3, left : left + 4, :1] * 2}
 
-  maps = images.blend_tiles(cut, size, (3, 4), overlap)
+  maps = tiles.blend(cut, size, (3, 4), overlap)
   np.testing.assert_allclose(maps['a'], whole, rtol=1e-4, atol=1e-6)
   np.testing.assert_allclose(maps['b'], whole[..., :1] * 2, rtol=1e-4, atol=1e-6)
   tops, lefts = zip(*places)
@@ -186,7 +186,7 @@ def test_tiles_that_agree_blend_to_the_whole(size, overlap):
 def test_tiles_that_disagree_blend_without_a_seam():
   """Tiles of values 0, 1, 2, ...: plain pasting would step by 1; the blend rises smoothly and stays between."""
   predict = lambda top, left: {'x': np.full((32, 32, 1), left / 24, np.float32)}
-  line = images.blend_tiles(predict, (32, 104), (32, 32), 0.25)['x'][..., 0]
+  line = tiles.blend(predict, (32, 104), (32, 32), 0.25)['x'][..., 0]
   assert line.shape == (32, 104)
   np.testing.assert_allclose(line, line[:1].repeat(32, 0), atol=1e-5)
   steps = np.diff(line[0])
@@ -196,15 +196,15 @@ def test_tiles_that_disagree_blend_without_a_seam():
 
 def test_enlarged_maps_are_bilinear_in_bands_as_at_once():
   maps = RNG.standard_normal((6, 8, 3)).astype(np.float32)
-  whole = images.enlarge(maps, (6, 8), (37, 50), slice(None))
+  whole = tiles.enlarge(maps, (6, 8), (37, 50), slice(None))
   np.testing.assert_allclose(whole, cv2.resize(maps, (50, 37)), atol=1e-5)
-  bands = [images.enlarge(maps, (6, 8), (37, 50), slice(top, min(top + 5, 37))) for top in range(0, 37, 5)]
+  bands = [tiles.enlarge(maps, (6, 8), (37, 50), slice(top, min(top + 5, 37))) for top in range(0, 37, 5)]
   np.testing.assert_array_equal(np.concatenate(bands), whole)
 
 
 def test_enlarged_maps_leave_the_padding_out():
   """A ramp over all cells, of which the image covers 4.5 x 3: its values at the pixels' centres."""
   maps = np.add.outer(10 * np.arange(6.0), np.arange(8.0))[..., None].astype(np.float32)
-  found = images.enlarge(maps, (4.5, 3), (9, 6), slice(2, 9))[:, 1:, 0]
+  found = tiles.enlarge(maps, (4.5, 3), (9, 6), slice(2, 9))[:, 1:, 0]
   y, x = (np.arange(2, 9) + 0.5) / 2 - 0.5, (np.arange(1, 6) + 0.5) / 2 - 0.5
   np.testing.assert_allclose(found, np.add.outer(10 * y, x), atol=1e-4)

@@ -11,8 +11,9 @@ import dmtl_jax
 from dmtl_jax.basics import photographs
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.data import transforms
+from dmtl_jax.inference import forward
 from dmtl_jax.inference import images as images_lib
-from dmtl_jax.inference import steps
+from dmtl_jax.inference.tiles import enlarge
 from dmtl_jax.jobs import predict
 from dmtl_jax.models import build_model
 from tests.conftest import SIZE, TASKS, tiny_config
@@ -30,7 +31,7 @@ def photo(height, width, seed=0):
 @pytest.fixture(scope='module')
 def predictor(tiny_run):
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(steps, 'AT_ONCE', 2)  # so that three draws take two rounds, with one too many
+    patch.setattr(forward, 'DRAWS', 2)  # so that three draws take two rounds, with one too many
     predictor = dmtl_jax.load(tiny_run)
     predictor.check(SAMPLES, None)
     yield predictor
@@ -39,7 +40,7 @@ def predictor(tiny_run):
 @pytest.fixture(scope='module')
 def draws(predictor):
   """Raw maps {task: [K, h, w, C]} of a photo of the training size, by the step that evaluation uses."""
-  step = jax.jit(steps.make_maps_step(build_model(predictor.config, TASKS), predictor.config, TASKS))
+  step = jax.jit(forward.make_forward_fn(build_model(predictor.config, TASKS), predictor.config, TASKS))
   image = transforms.finish(photo(*SIZE), {}, SIZE, (), 0)['image'][None]
   found = [step(predictor.variables, image, jnp.full(1, k, jnp.int32))['final'] for k in range(SAMPLES)]
   return {task.name: np.stack([np.asarray(f[task.name][0], np.float64) for f in found]) for task in TASKS}
@@ -94,7 +95,7 @@ def test_maps_have_the_images_size_and_the_promised_kinds(predictor, tmp_path):
 
 
 def test_an_image_of_the_training_size_is_predicted_as_in_evaluation(predictor):
-  step = jax.jit(steps.make_predict_step(build_model(predictor.config, TASKS), predictor.config, TASKS))
+  step = jax.jit(forward.make_predict_fn(build_model(predictor.config, TASKS), predictor.config, TASKS))
   image = photo(*SIZE)
   batch = transforms.finish(image, {}, SIZE, (), 0)['image'][None]
   want, got = step(predictor.variables, batch, np.zeros(1, np.int32))['final'], predictor(image)
@@ -113,7 +114,7 @@ def test_an_image_is_padded_around_as_in_evaluation(predictor, monkeypatch, size
   monkeypatch.setattr(predictor, 'config', config)
   image = photo(*size)
   ready = transforms.eval_transform(config, TASKS)({'image': image, 'labels': {}, 'index': 0})
-  step = jax.jit(steps.make_predict_step(build_model(config, TASKS), config, TASKS))
+  step = jax.jit(forward.make_predict_fn(build_model(config, TASKS), config, TASKS))
   want = step(predictor.variables, ready['image'][None], np.zeros(1, np.int32))['final']['depth'][0]
   top, left, height, width = ready['region']
   want = np.asarray(want)[top : top + height, left : left + width]
@@ -124,10 +125,10 @@ def test_an_image_is_padded_around_as_in_evaluation(predictor, monkeypatch, size
 
 def test_all_images_share_one_program(predictor, monkeypatch):
   predictor(photo(40, 40))
-  compiled = predictor._step(1)._cache_size()
+  compiled = predictor._compile_for(1)._cache_size()
   for size in ((31, 57), (200, 300), (1, 1), (400, 7)):
     predictor(photo(*size))
-  assert predictor._step(1)._cache_size() == compiled == 1
+  assert predictor._compile_for(1)._cache_size() == compiled == 1
 
 
 @pytest.mark.parametrize(
@@ -206,7 +207,7 @@ def test_one_sample_is_the_prediction(predictor):
 def test_methods_without_noise_say_so(method):
   config = tiny_config(f'method={method}')
   with pytest.raises(UserError, match=f'--samples=4: {method} adds no noise'):
-    steps.make_samples_step(build_model(config, TASKS), config, TASKS, 4)
+    forward.make_sample_fn(build_model(config, TASKS), config, TASKS, 4)
 
 
 # --- Large images ----------------------------------------------------------------------------
@@ -223,7 +224,7 @@ class Pointwise:
       cells = np.asarray(images)[0].reshape(SIZE[0] // 8, 8, SIZE[1] // 8, 8, 3).mean((1, 3, 4))[..., None]
       return {'final': {task.name: np.repeat(cells, task.channels, -1) for task in TASKS}}
 
-    monkeypatch.setattr(predictor, '_step', lambda samples: step)
+    monkeypatch.setattr(predictor, '_compile_for', lambda samples: step)
 
 
 @pytest.mark.parametrize('size', [(256, 384), (512, 700), (130, 1000)])
@@ -263,7 +264,7 @@ def test_whole_and_tiles_are_averaged_but_for_depth(predictor):
   grid, extent = both.maps['final', 'depth'].shape[:2], both.extent
   cover = tuple(n * w / e for n, w, e in zip(grid, whole.extent, extent))
   for task in TASKS:
-    large = images_lib.enlarge(whole.maps['final', task.name], cover, grid, slice(None))
+    large = enlarge(whole.maps['final', task.name], cover, grid, slice(None))
     want = large if task.kind == 'depth' else (large + tiles.maps['final', task.name]) / 2
     np.testing.assert_allclose(both.maps['final', task.name], want, atol=1e-5)
 
@@ -290,7 +291,7 @@ def test_tiles_show_each_pixel_at_its_place(predictor, monkeypatch, size, geomet
   predictor.config.eval.geometry = geometry
   Pointwise(predictor, monkeypatch)
   image = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
-  raw = predictor._view(image, 1, 1.0)
+  raw = predictor._predict_view(image, 1, 1.0)
   rows, columns = (-(-max(n, least) // 8) for n, least in zip(size, SIZE))
   spare = [(SIZE[i] - size[i]) // 2 if geometry == 'pad' and size[i] < SIZE[i] else 0 for i in (0, 1)]
   whole = np.zeros((8 * rows, 8 * columns))
@@ -306,7 +307,7 @@ def test_samples_and_tiles_together(predictor):
   for task in TASKS:
     assert maps[task.name].shape[:2] == uncertainty[task.name].shape == (150, 230)
     assert np.isfinite(uncertainty[task.name]).all() and uncertainty[task.name].max() > 0
-  assert predictor._step(SAMPLES)._cache_size() == 1  # for all sizes
+  assert predictor._compile_for(SAMPLES)._cache_size() == 1  # for all sizes
 
 
 # --- The command -----------------------------------------------------------------------------
@@ -397,5 +398,5 @@ def test_the_longest_names(loaded, tiny_run, folder, tmp_path):
 
 def test_a_folder_that_cannot_be_written(tiny_run, loaded, folder, tmp_path):
   (tmp_path / 'file').touch()
-  with pytest.raises(UserError, match='file/maps: Not a directory; mend that.*: 0 of 1 images are new'):
+  with pytest.raises(UserError, match='file/maps: Not a directory; fix that.*: 0 of 1 images are new'):
     predict.run(str(tiny_run), 'best', str(folder / 'dot.png'), str(tmp_path / 'file' / 'maps'))

@@ -120,7 +120,7 @@ def test_labels_are_drawn_as_the_network_is_given_them(config, monkeypatch):
   source = check.source_lib.open_source(config.data, 'train')
   monkeypatch.setattr(check.panels, 'contact_sheet', lambda images, tasks: images)
   batch = next(iter(pipeline.eval_batches(source, config)))
-  for i, (id, image, labels) in enumerate(check.drawn(source, config)):
+  for i, (id, image, labels) in enumerate(check.draw_labels(source, config)):
     assert id == source.ids[i] and labels.keys() == source[i]['labels'].keys()
     assert np.abs(cv2.resize(source[i]['image'], (48, 32), interpolation=cv2.INTER_AREA) - image.astype(int)).max() <= 1
     for name, label in labels.items():
@@ -132,7 +132,7 @@ def test_labels_are_drawn_as_the_network_is_given_them(config, monkeypatch):
 
 def test_labels_are_drawn_over_their_own_image(config):
   source = check.source_lib.open_source(config.data, 'train')
-  sheet = check.drawn(source, config)
+  sheet = check.draw_labels(source, config)
   width, height = panels.tile_size(64, 96)
   assert sheet.shape[1] == 24 + 6 * (width + 6) - 6 + 10
   for row in range(4):

@@ -34,7 +34,7 @@ ENTRY %main (a: f32[512,512]) -> bf16[8,32] {
 
 
 def test_the_largest_arrays_are_those_that_instructions_write_and_fusions_do_not_keep():
-  assert compile_for.largest(HLO) == [
+  assert compile_for.find_largest(HLO) == [
     '0.000488 MiB bf16[8,32] x2: net/conv/mul',
     '0.000286 MiB pred[100,3] x1: compare',
   ]
@@ -74,11 +74,11 @@ def test_a_plan_is_that_of_the_step_that_training_compiles(config, monkeypatch):
 
 def test_what_does_not_fit_comes_with_what_would(config, monkeypatch):
   pretend(monkeypatch, 1e9)
-  step = compile_for.training_step(config, TASKS[:2])
+  step = compile_for.trace_training(config, TASKS[:2])
   chip = accelerators.ACCELERATORS['cpu']
-  whole = compile_for.compiled(*step, config, chip)
+  whole = compile_for.measure(step, config, chip)
   pretend(monkeypatch, whole['bytes'] * 0.95)
-  monkeypatch.setattr(compile_for, 'predict_step', lambda *_: step)
+  monkeypatch.setattr(compile_for, 'trace_inference', lambda *_: step)
   told = plan(config)
   remat, accumulate = told['advice']
   assert not told['train']['fits'] and remat.startswith('--config.train.remat=True: ')
@@ -147,7 +147,7 @@ def test_the_real_compilers_where_they_are_installed(name, monkeypatch):
     mesh = sharding.make_mesh()
     batch = jax.ShapeDtypeStruct((8, 16, 16, 64), jnp.float32, sharding=sharding.by_image(mesh))
     kernel = jax.ShapeDtypeStruct((3, 3, 64, 64), jnp.float32, sharding=sharding.replicated(mesh))
-    told = compile_for.compiled(jax.jit(lambda *a: convolve(*a)), (batch, kernel), tiny_config(), chosen)
+    told = compile_for.measure(jax.jit(lambda *a: convolve(*a)).trace(batch, kernel), tiny_config(), chosen)
   assert told['fits'] and told['bytes'] > 8 / chosen.count * 16 * 16 * 64 * 4
   assert told['flops'] == 2 * 8 * 16 * 16 * 9 * 64 * 64 / chosen.count  # not half of it, which Winograd's would be
 

@@ -100,7 +100,7 @@ def test_what_cannot_be_exported(tiny_run, tmp_path, capsys):
   for arguments, message in [
     ([str(tmp_path / 'none'), 'x.stablehlo'], 'must name the folder of a trained run'),
     ([str(tiny_run), 'x.stablehlo', '--step=3'], '--step=3: not one of best, latest, 7'),
-    ([str(tiny_run), str(tmp_path / 'file' / 'x.stablehlo')], 'mend that and run the same command again'),
+    ([str(tiny_run), str(tmp_path / 'file' / 'x.stablehlo')], 'fix that and run the same command again'),
     ([str(tiny_run), 'gs://b/x.stablehlo'], "OUT: 'gs://b/x.stablehlo' is an address"),
     ([str(tiny_run), str(tiny_run / 'config.json')], 'config.json: the name of an exported file ends in .stablehlo'),
   ]:

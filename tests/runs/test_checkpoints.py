@@ -1,4 +1,4 @@
-"""Checkpoints: what is kept, what is refused, and what happens to damaged ones."""
+"""Checkpoints: which are kept, which are refused, and what happens to damaged ones."""
 
 import json
 import re
@@ -24,8 +24,11 @@ DATA = {'next_index': 0}  # where an iterator stands
 
 
 def state_of(step: int, width: int = 64) -> TrainState:
-  """Parameters large enough to get files of their own."""
-  draw = lambda n, *shape: jnp.asarray(np.random.default_rng((step, n)).standard_normal(shape), jnp.float32)
+  """A state with arrays large enough to get their own files."""
+
+  def draw(n: int, *shape: int):
+    return jnp.asarray(np.random.default_rng((step, n)).standard_normal(shape), jnp.float32)
+
   params = {'conv': {'kernel': draw(0, 64, width), 'bias': draw(1, width)}, 'head': {'kernel': draw(2, width, 4)}}
   stats = {'norm': {'mean': draw(3, width)}}
   opt_state = jax.tree.map(lambda x: x + step, TX.init(params))
@@ -42,9 +45,10 @@ def notes(best: int | None = None, **more) -> dict:
 
 @pytest.fixture(scope='module')
 def saved(tmp_path_factory):
-  """Checkpoints 1, 2 and 3; at step n, n elements were taken from the data."""
+  """Checkpoints 1, 2 and 3; at step n, n elements have been taken from the data."""
   workdir = tmp_path_factory.mktemp('saved')
-  checkpoints, data = Checkpoints(workdir, keep=3), iterator()
+  checkpoints = Checkpoints(workdir, keep=3)
+  data = iterator()
   for step in (1, 2, 3):
     next(data)
     checkpoints.save(state_of(step), data.get_state(), notes(best=1, window={'skipped': step, 'steps': []}))
@@ -59,85 +63,93 @@ def copy(saved, tmp_path):
 
 
 def files(workdir, step: int):
-  """The files of a checkpoint that are read at all."""
-  root = workdir / 'checkpoints' / str(step)
-  aside = ('commit_success.txt', '_CHECKPOINT_METADATA', '_sharding')
-  found = [
-    p for p in root.rglob('*') if p.is_file() and p.name not in aside and 'ocdbt.process_0/manifest' not in str(p)
-  ]
-  return sorted(found, key=lambda p: -p.stat().st_size)
+  """The files of a checkpoint that are ever read, largest first."""
+  unread = ('commit_success.txt', '_CHECKPOINT_METADATA', '_sharding')
+  paths = [p for p in (workdir / f'checkpoints/{step}').rglob('*') if p.is_file() and p.name not in unread]
+  return sorted((p for p in paths if 'ocdbt.process_0/manifest' not in str(p)), key=lambda p: -p.stat().st_size)
 
 
-def test_what_was_saved_comes_back_with_its_data(saved):
-  checkpoints, data = Checkpoints(saved), iterator()
+def restore_latest(workdir):
+  return Checkpoints(workdir).restore_latest(state_of(0), iterator())
+
+
+def test_a_checkpoint_is_restored_with_its_data_position_and_notes(saved):
+  checkpoints = Checkpoints(saved)
+  data = iterator()
   state, step = checkpoints.restore_latest(state_of(0), data)
-  assert step == 3 and next(data) == 3 and checkpoints.notes['window'] == {'skipped': 3, 'steps': []}
+  assert step == 3
+  assert next(data) == 3
+  assert checkpoints.notes['window'] == {'skipped': 3, 'steps': []}
   jax.tree.map(np.testing.assert_array_equal, state, state_of(3))
-  assert checkpoints.choose('best') == 1 and checkpoints.choose('latest') == 3
+  assert [checkpoints.choose(which) for which in ('best', 'latest')] == [1, 3]
 
 
-def truncated(path):
+def truncate(path):
   path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-def zeroed(path):
+def zero(path):
   path.write_bytes(bytes(path.stat().st_size))
 
 
-def one_bit_flipped(path):
+def flip_one_bit(path):
   data = bytearray(path.read_bytes())
   data[len(data) // 2] ^= 4
   path.write_bytes(data)
 
 
-def gone(path):
+def remove(path):
   path.unlink()
 
 
-@pytest.mark.parametrize('damage', [truncated, zeroed, one_bit_flipped, gone])
-def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(copy, damage, capsys):
-  """The largest file, that of the arrays, of the latest; then whole items of the one before."""
+@pytest.mark.parametrize('damage', [truncate, zero, flip_one_bit, remove])
+def test_a_damaged_checkpoint_is_reported_and_the_one_before_is_restored(copy, damage, capsys):
   damage(next(p for p in files(copy, 3) if '/variables/' in str(p)))
-  checkpoints, data = Checkpoints(copy), iterator()
+  checkpoints = Checkpoints(copy)
+  data = iterator()
   state, step = checkpoints.restore_latest(state_of(0), data)
-  assert step == 2 and int(state.step) == 2 and next(data) == 2
-  said = capsys.readouterr().out
-  assert re.search(r'checkpoints/3: damaged \(.+\); put aside as 3.damaged', said), said
+  assert step == int(state.step) == next(data) == 2
+  assert re.search(r'checkpoints/3: damaged \(.+\); put aside as 3.damaged', capsys.readouterr().out)
   checkpoints.save(state_of(3), data.get_state(), notes(best=1))  # its place is free again
   checkpoints.close()
-  assert Checkpoints(copy).steps() == [1, 2, 3] and (copy / 'checkpoints/3.damaged').is_dir()
+  assert Checkpoints(copy).steps() == [1, 2, 3]
+  assert (copy / 'checkpoints/3.damaged').is_dir()
 
 
 def test_garbage_and_missing_items_are_damage_too(copy, capsys):
-  shutil.copytree(copy / 'checkpoints/3', copy / 'checkpoints/4.whole')
   (copy / 'checkpoints/3/meta/metadata').write_text('{"format": "new"}')
   shutil.rmtree(copy / 'checkpoints/2/variables')
-  assert Checkpoints(copy).restore_latest(state_of(0), iterator())[1] == 1
-  assert 'checkpoints/3/meta: no format' in (said := capsys.readouterr().out) and 'checkpoints/2: damaged' in said
-  shutil.rmtree(copy / 'checkpoints/1/optimizer')
-  for _ in range(2):  # the second start finds none, and must not train from scratch
+  assert restore_latest(copy)[1] == 1
+  output = capsys.readouterr().out
+  assert 'checkpoints/3/meta: no format' in output
+  assert 'checkpoints/2: damaged' in output
+
+
+def test_with_only_damaged_checkpoints_training_does_not_start_from_scratch(copy, saved):
+  for step in (1, 2, 3):
+    shutil.rmtree(copy / f'checkpoints/{step}/optimizer')
+  for _ in range(2):  # the second start finds only *.damaged
     with pytest.raises(UserError, match='checkpoints: all checkpoints are damaged; restore one from a copy'):
-      Checkpoints(copy).restore_latest(state_of(0), iterator())
+      restore_latest(copy)
   with pytest.raises(UserError, match='checkpoints: all checkpoints are damaged; restore one from a copy'):
     Checkpoints(copy).choose('best')
-  shutil.copytree(copy / 'checkpoints/4.whole', copy / 'checkpoints/4')
-  assert Checkpoints(copy).restore_latest(state_of(0), iterator())[1] == 4
+  shutil.copytree(saved / 'checkpoints/3', copy / 'checkpoints/4')
+  assert restore_latest(copy)[1] == 4
 
 
-def test_every_file_matters_or_does_not(copy, capsys):
-  """Whichever file is zeroed: what is restored is right, or the checkpoint is put aside."""
+def test_whichever_file_is_zeroed_the_restored_state_is_right(copy, capsys):
   for path in files(copy, 3):
     shutil.copytree(copy / 'checkpoints', copy / 'try' / 'checkpoints', dirs_exist_ok=True)
-    zeroed(copy / 'try' / path.relative_to(copy))
-    state, step = Checkpoints(copy / 'try').restore_latest(state_of(0), iterator())
+    zero(copy / 'try' / path.relative_to(copy))
+    state, step = restore_latest(copy / 'try')
     jax.tree.map(np.testing.assert_array_equal, state, state_of(step))
     shutil.rmtree(copy / 'try')
   assert capsys.readouterr().out.count('put aside as 3.damaged') >= 4  # manifests, arrays, meta
 
 
-def test_another_network_is_refused_by_the_first_parameter_that_differs(copy):
-  message = r'variables/batch_stats/norm/mean is float32 \[64\] there, float32 \[32\] here; use the config'
-  with pytest.raises(UserError, match=message):
+def test_a_checkpoint_of_another_network_is_refused_with_the_first_difference(copy):
+  difference = r'variables/batch_stats/norm/mean is float32 \[64\] there, float32 \[32\] here; use the config'
+  with pytest.raises(UserError, match=difference):
     Checkpoints(copy).restore_latest(state_of(0, width=32), iterator())
   more = state_of(0)
   more.params['head']['bias'] = jnp.zeros(4)
@@ -165,26 +177,28 @@ def test_an_older_format_is_read_and_a_newer_one_refused(copy):
     Checkpoints(copy).restore_latest(state_of(0), iterator())
 
 
-def test_the_latest_the_best_every_nth_and_those_of_replay_files_are_kept(tmp_path):
+def test_the_latest_the_best_every_fifth_and_those_of_replay_files_are_kept(tmp_path):
   (tmp_path / 'nan_4.json').write_text('{}')
   checkpoints = Checkpoints(tmp_path, keep=2, keep_every=5)
   for step in range(1, 13):
     checkpoints.save(state_of(step, 2), DATA, notes(best=7 if step >= 7 else None))
   checkpoints.close()
-  assert checkpoints.steps() == Checkpoints(tmp_path).steps() == [3, 5, 7, 10, 11, 12]
+  assert Checkpoints(tmp_path).steps() == [3, 5, 7, 10, 11, 12]
 
 
 def test_parameters_that_are_not_finite_are_never_saved(tmp_path):
-  checkpoints, state = Checkpoints(tmp_path), state_of(1)
+  state = state_of(1)
   state.params['head']['kernel'] = state.params['head']['kernel'].at[3, 1].set(jnp.inf)
+  checkpoints = Checkpoints(tmp_path)
   with pytest.raises(UserError, match='step 1: parameters are not finite and were not saved'):
     checkpoints.save(state, DATA, notes())
   assert checkpoints.steps() == []
 
 
-@pytest.mark.parametrize('limit', [1000, 20_000])  # in a file of Python's; in one that TensorStore writes in a thread
-def test_a_save_that_finds_no_room_leaves_the_one_before(tmp_path, limit, capfd):
-  checkpoints, limits = Checkpoints(tmp_path), resource.getrlimit(resource.RLIMIT_FSIZE)
+@pytest.mark.parametrize('limit', [1000, 20_000])  # bytes: fails in Python; in a thread of TensorStore
+def test_a_save_without_space_keeps_the_checkpoint_before(tmp_path, limit, capfd):
+  limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+  checkpoints = Checkpoints(tmp_path)
   checkpoints.save(state_of(1, 512), DATA, notes())
   checkpoints.close()
   checkpoints = Checkpoints(tmp_path)
@@ -196,17 +210,17 @@ def test_a_save_that_finds_no_room_leaves_the_one_before(tmp_path, limit, capfd)
   finally:
     resource.setrlimit(resource.RLIMIT_FSIZE, limits)
   state, step = Checkpoints(tmp_path).restore_latest(state_of(0, 512), iterator())
-  assert step == 1 and capfd.readouterr() == ('', '')
+  assert step == 1
+  assert capfd.readouterr() == ('', '')
   jax.tree.map(np.testing.assert_array_equal, state, state_of(1, 512))
 
 
-def test_what_a_killed_save_left_is_removed(copy):
-  """A new checkpoint half written, an old one half deleted."""
+def test_half_written_and_half_deleted_checkpoints_of_a_killed_save_are_removed(copy):
   for left in ('4.orbax-checkpoint-tmp/variables', '0/meta'):
     (copy / 'checkpoints' / left).mkdir(parents=True)
   checkpoints = Checkpoints(copy)
   assert checkpoints.steps() == [0, 1, 2, 3]
-  assert checkpoints.restore_latest(state_of(0), iterator())[1] == 3
+  checkpoints.restore_latest(state_of(0), iterator())
   checkpoints.close()
   assert sorted(p.name for p in (copy / 'checkpoints').iterdir()) == ['1', '2', '3']  # 1 is the best
 
@@ -221,17 +235,18 @@ def test_what_a_killed_save_left_is_removed(copy):
   ],
 )
 def test_the_best_evaluation(best_by, single, expected):
-  config, tasks = common.base(None), (make_task('semseg', 'semseg', ('a', 'b')), make_task('depth', 'depth'))
+  config = common.base(None)
+  tasks = (make_task('semseg', 'semseg', ('a', 'b')), make_task('depth', 'depth'))
   config.train.best_by = best_by
   config.eval.single_task = single
   periodic.check(best_by, tasks)
-  so_far = {}
+  best = {}
   for step, (miou, accuracy, error) in enumerate(
     [(50, 60, 2.0), (55, 61, 1.0), (52, 62, 1.5), (51, float('nan'), 1.6)], 1
   ):
     scores = {'final': {'semseg': {'mIoU': miou, 'pixelAcc': accuracy}, 'depth': {'absErr': error}}}
-    so_far = periodic.choose(so_far, step, scores, config, tasks)
-  assert so_far['step'] == expected
+    best = periodic.choose(best, step, scores, config, tasks)
+  assert best['step'] == expected
 
 
 def test_an_unknown_measure_of_the_best_is_refused():

@@ -1,4 +1,4 @@
-"""Conversion of PyTorch weights: true key sets, hand-placed entries, every way a source can be wrong."""
+"""Conversion of PyTorch weights: real key sets, single entries, and every way a source can be wrong."""
 
 import hashlib
 import re
@@ -43,14 +43,15 @@ def torchvision_shapes(depth: str, width: int = 64) -> dict[str, tuple[int, ...]
   for stage, count in enumerate(blocks):
     channels = width * 2**stage
     for block in range(count):
-      name, start = f'layer{stage + 1}.{block}', into
+      name = f'layer{stage + 1}.{block}'
+      block_input = into
       for i, kernel in enumerate(kernels, 1):
         out = channels * expansion if i == len(kernels) else channels
         conv(f'{name}.conv{i}', out, into, kernel)
         norm(f'{name}.bn{i}', out)
         into = out
       if block == 0 and (stage > 0 or expansion > 1):
-        conv(f'{name}.downsample.0', into, start, 1)
+        conv(f'{name}.downsample.0', into, block_input, 1)
         norm(f'{name}.downsample.1', into)
   shapes |= {'fc.weight': (1000, into), 'fc.bias': (1000,)}
   return shapes
@@ -59,7 +60,7 @@ def torchvision_shapes(depth: str, width: int = 64) -> dict[str, tuple[int, ...]
 def variables_of(arg: str, width=8, channels=16, tasks=TASKS) -> dict:
   """Zero variables of a small network (of the true encoder at width 64)."""
   config = common.base(arg)
-  config.model.width, config.model.channels = width, channels
+  config.model.update(width=width, channels=channels)
   model = build_model(config, tasks)
   shapes = jax.eval_shape(lambda key: init_variables(model, key, (64, 64)), jax.random.key(0))
   return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
@@ -67,7 +68,7 @@ def variables_of(arg: str, width=8, channels=16, tasks=TASKS) -> dict:
 
 @pytest.mark.parametrize('depth, entries, parameters', [('resnet18', 122, 11_689_512), ('resnet50', 320, 25_557_032)])
 def test_published_encoders_fit(tmp_path, depth, entries, parameters):
-  """torchvision's published number of entries and parameters; the converted encoder lacks only the classifier."""
+  """The published numbers of entries and parameters; the converted encoder lacks only the classifier."""
   shapes = torchvision_shapes(depth)
   assert len(shapes) == entries
   trained = {name: shape for name, shape in shapes.items() if not re.search('running|num_batches', name)}
@@ -148,7 +149,11 @@ def test_released_checkpoint(tmp_path, feature, state, write):
   loaded = pretrained.load(write_checkpoint(tmp_path / 'x.pth.tar', state, write), feature, TASKS)
   assert all((x != 0).all() for x in jax.tree.leaves(loaded))
   assert all((x == 0).all() for x in jax.tree.leaves(feature)), 'changed the variables it was given'
-  params, of = loaded['params'], lambda name: state[f'module.{name}']
+  params = loaded['params']
+
+  def of(name: str):
+    return state[f'module.{name}']
+
   denoiser = 'diffusion_model.denoiser'
   for ours, theirs in [
       (params['backbone']['encoder']['layer2_0']['downsample_conv']['kernel'][0, 0, 3, 5],
@@ -211,7 +216,8 @@ def test_sources_that_are_none(tmp_path, feature):
 
 
 def test_encoders_of_the_hub_are_pinned_and_checked(tmp_path, monkeypatch, feature):
-  state, path = torch_state(torchvision_shapes('resnet18', 8)), tmp_path / 'model.safetensors'
+  state = torch_state(torchvision_shapes('resnet18', 8))
+  path = tmp_path / 'model.safetensors'
   safetensors.numpy.save_file(state, path)
   asked = []
 
@@ -232,7 +238,7 @@ def test_encoders_of_the_hub_are_pinned_and_checked(tmp_path, monkeypatch, featu
 
 
 def test_hub_out_of_reach(tmp_path, monkeypatch, feature):
-  """The real client, told to stay offline, with an empty cache."""
+  """The real client, offline and with an empty cache."""
   monkeypatch.setattr(huggingface_hub.constants, 'HF_HUB_OFFLINE', True)
   monkeypatch.setattr(huggingface_hub.constants, 'HF_HUB_CACHE', str(tmp_path))
   with pytest.raises(UserError, match='timm/resnet50.tv_in1k: no download .*give the path of its model.safetensors'):
@@ -273,11 +279,14 @@ def test_command_makes_a_run_that_restores(tmp_path, feature, state, capsys):
 
 
 def test_a_run_is_made_light_to_give_away(tmp_path, tiny_run):
-  """The best weights as bfloat16 has them (8 bits of mantissa), readable as any run; and by the name of a data set."""
+  """It holds the best weights in bfloat16, and loads like any run, or by the name of a data set."""
   assert convert.main([str(tiny_run), str(tmp_path / 'scenes' / 'trained')]) == 0
   heavy, light = (prediction.load(path).variables for path in (tiny_run, tmp_path / 'scenes' / 'trained'))
-  size = lambda path: sum(file.stat().st_size for file in (path / 'checkpoints').rglob('*'))
-  assert size(tmp_path / 'scenes' / 'trained') < 0.7 * size(tiny_run)
+  light_size, heavy_size = (
+    sum(file.stat().st_size for file in (path / 'checkpoints').rglob('*'))
+    for path in (tmp_path / 'scenes' / 'trained', tiny_run)
+  )
+  assert light_size < 0.7 * heavy_size
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2**-8), heavy, light)
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(datasets, '__path__', [str(tmp_path)])

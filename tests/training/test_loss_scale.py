@@ -11,7 +11,7 @@ import pytest
 from dmtl_jax.jobs import train
 from dmtl_jax.models import build_model, Network, Output
 from dmtl_jax.runs.checkpoints import Checkpoints
-from dmtl_jax.runs.state import loss_scale, TrainState
+from dmtl_jax.runs.state import initial_loss_scale, TrainState
 from dmtl_jax.training import bad_numbers
 from dmtl_jax.training.step import TrainStep
 
@@ -46,7 +46,7 @@ def linear(dtype=jnp.float16, tx=optax.adam(0.1), **fields):
   config.train.update(fields)
   model = Linear(TWO, dtype=dtype)
   variables = model.init(jax.random.key(0), jnp.zeros((1, *SIZE, 3)))
-  scale = loss_scale() if dtype == jnp.float16 else None
+  scale = initial_loss_scale() if dtype == jnp.float16 else None
   state = TrainState(jnp.int32(0), variables['params'], {'calls': jnp.zeros(())}, tx.init(variables['params']), scale)
   return jax.jit(TrainStep(model, tx, config, TWO, 0, 1)), state
 
@@ -124,7 +124,7 @@ def test_small_gradients_are_those_of_float32_and_would_be_zero_without_the_scal
     model = build_model(config, TWO)
     variables = random_variables(model, SIZE)
     state = TrainState(jnp.int32(0), variables['params'], variables['batch_stats'], tx.init(variables['params']))
-    state = scaled(state.replace(scale=loss_scale()), scale) if scale else state
+    state = scaled(state.replace(scale=initial_loss_scale()), scale) if scale else state
     after, scalars = jax.jit(TrainStep(model, tx, config, TWO, 4, 1))(state, batch_of(), 1)
     assert scalars['is_finite']
     difference = jax.tree.map(np.subtract, jax.device_get(after.params), state.params)

@@ -18,7 +18,7 @@ from dmtl_jax.basics import atomic, stopping
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.configs import common
 from dmtl_jax.datasets import nyud, raw
-from dmtl_jax.inference.prediction import Raw
+from dmtl_jax.inference.prediction import RawMaps
 from dmtl_jax.jobs import evaluate, export, predict, prepare, report
 from dmtl_jax.runs import workdir
 from tests.whole import test_fuzz_runs
@@ -41,8 +41,8 @@ def terminate():
 
 
 TROUBLES = {
-  full: '/somewhere: No space left on device; mend that and run the same command again: ',
-  read_only: '/somewhere: Read-only file system; mend that',
+  full: '/somewhere: No space left on device; fix that and run the same command again: ',
+  read_only: '/somewhere: Read-only file system; fix that',
   interrupt: 'stopped by Ctrl-C; ',
   terminate: 'stopped by SIGTERM; ',
 }
@@ -129,7 +129,7 @@ def test_predict(tmp_path, monkeypatch):
 
     def raw(self, image, samples, zoom):
       (depth,) = stub.TASKS[-1:]
-      return Raw((depth,), {('final', depth.name): np.full((4, 4, 1), 1 + self.number, np.float32)}, (4, 4), 1)
+      return RawMaps((depth,), {('final', depth.name): np.full((4, 4, 1), 1 + self.number, np.float32)}, (4, 4), 1)
 
   def job(number):
     Predictor.number = number
@@ -204,6 +204,6 @@ def test_a_signal_while_files_are_renamed_comes_too_late(tmp_path, monkeypatch):
 
 
 def test_a_vanished_folder_is_told(tmp_path):
-  with pytest.raises(UserError, match='No such file or directory; mend that .*: kept'):
+  with pytest.raises(UserError, match='No such file or directory; fix that .*: kept'):
     with stopping.report_interruption(lambda: 'kept'), atomic.atomic_open(tmp_path / 'x/a'):
       shutil.rmtree(tmp_path / 'x')

@@ -1,0 +1,98 @@
+"""The functions of inference to compile: images to raw maps, to predictions, or to the mean of several noise draws."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dmtl_jax.basics import sharding
+from dmtl_jax.basics.errors import UserError
+from dmtl_jax.models.inputs import model_inputs
+from dmtl_jax.models.parts.layers import resize
+from dmtl_jax.tasks import Task
+
+DRAWS = 4  # noise draws denoised together: enough to gain from sharing the encoder's pass, and little memory
+
+
+def make_forward_fn(model, config, tasks: tuple[Task, ...]):
+  """Returns the function (variables, images, index) -> {stage: {task: raw maps [B, h, w, C_t]}} at stride 8.
+
+  Stages: 'final', and where the method has them 'initial', 'step0' (the decayed map), 'step1',
+  ... (after each denoising step). An image's noise depends only on config.seed and its index.
+  """
+  key = jax.random.key(config.seed)
+
+  def forward(variables, images, index):
+    diffusion_steps = config.eval.diffusion_steps or None
+    output = model.apply(
+      variables, images, **model_inputs(model, images, key, len(tasks), None, index, diffusion_steps)
+    )
+    stages = {'final': output.final} | ({'initial': output.initial} if output.initial else {})
+    if output.trajectory:
+      count = next(iter(output.trajectory.values())).shape[0]
+      stages |= {f'step{i}': {name: maps[i] for name, maps in output.trajectory.items()} for i in range(count)}
+    return stages
+
+  return forward
+
+
+def make_predict_fn(model, config, tasks: tuple[Task, ...], all_stages: bool = False):
+  """As `make_forward_fn`, but to predictions (`Task.activate`) [B, H, W, ...] at the images' size.
+
+  Args:
+    all_stages: also the maps after each denoising step; otherwise only 'initial' and 'final'.
+  """
+  forward = make_forward_fn(model, config, tasks)
+
+  def predict(variables, images, index):
+    size = images.shape[1:3]
+    return {
+      stage: {task.name: task.activate(resize(maps[task.name].astype(jnp.float32), size)) for task in tasks}
+      for stage, maps in forward(variables, images, index).items()
+      if all_stages or stage in ('initial', 'final')
+    }
+
+  return predict
+
+
+def jit_predict_fn(model, config, tasks: tuple[Task, ...], mesh):
+  """`make_predict_fn`, jitted for batches split by image over a mesh."""
+  split = sharding.by_image(mesh)
+  predict = make_predict_fn(model, config, tasks)
+  return jax.jit(predict, in_shardings=(sharding.replicated(mesh), split, split), out_shardings=split)
+
+
+def make_sample_fn(model, config, tasks: tuple[Task, ...], samples: int):
+  """Returns the function (variables, images [1, H, W, 3]) -> {stage: {task: [h, w, C_t]}} at stride 8.
+
+  Stages: 'final', raw maps whose activation is the mean prediction of the draws (`Task.mean`);
+  'uncertainty', [h, w, 1] (`Task.sample_spread`); and 'initial' where the method has it. Draw k has the noise of
+  the image with index k in evaluation; draw 0 is the prediction without sampling.
+
+  Raises:
+    UserError: the method draws no noise, or `samples` is not positive.
+  """
+  if samples < 1:
+    raise UserError(f'--samples={samples}: give a number of noise draws, 1 or more')
+  if not model.draws_noise:
+    raise UserError(f'--samples={samples}: {config.method} adds no noise, so all draws are the same; leave it out')
+  forward = make_forward_fn(model, config, tasks)
+  rounds = math.ceil(samples / DRAWS)
+  indices = np.arange(rounds * math.ceil(samples / rounds)).reshape(rounds, -1)  # a few too many, so shapes are equal
+
+  def sample(variables, images):
+    def draw(index):
+      stages = forward(variables, images, index[None])
+      return {stage: stages[stage] for stage in ('initial', 'final') if stage in stages}
+
+    # vmap computes what does not depend on the index (encoder and decoders) once for all its draws.
+    draws = jax.lax.map(jax.vmap(draw), indices)
+    draws = jax.tree.map(lambda x: x.reshape(-1, *x.shape[3:])[:samples], draws)  # [K, h, w, C]
+    finals = draws.pop('final')
+    stages = jax.tree.map(lambda x: x[0], draws)
+    stages['final'] = {task.name: task.mean(finals[task.name]) for task in tasks}
+    stages['uncertainty'] = {task.name: task.sample_spread(finals[task.name]) for task in tasks}
+    return stages
+
+  return sample

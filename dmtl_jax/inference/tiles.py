@@ -1,0 +1,81 @@
+"""Large images in overlapping tiles, whose maps blend without seams; and maps at an image's size."""
+
+from collections.abc import Callable
+import math
+
+import numpy as np
+
+Maps = dict[tuple[str, str], np.ndarray]  # {(stage, task): [h, w, C]}
+
+
+def blend(
+  predict: Callable[[int, int], Maps], size: tuple[int, int], tile: tuple[int, int], overlap: float = 0.5
+) -> Maps:
+  """Makes maps of any size from overlapping tiles, whose weights fall smoothly to the rim, so that no seam shows.
+
+  Args:
+    predict: (top, left) -> the maps {key: float [h, w, C]} of the tile that begins there.
+    size: (H, W) of the result, at least the tile's.
+    tile: (h, w) of a tile.
+    overlap: least share of a tile that its neighbour also covers, in [0, 1).
+
+  Returns:
+    {key: float32 [H, W, C]}: at each pixel the weighted mean of the tiles that cover it; a single tile unchanged.
+  """
+  if tuple(size) == tuple(tile):
+    return predict(0, 0)
+  window = (_tile_weights(tile[0])[:, None] * _tile_weights(tile[1]))[..., None]
+  weight = np.zeros((*size, 1), np.float32)
+  sums = {}
+  for top in _tile_starts(size[0], tile[0], overlap):
+    for left in _tile_starts(size[1], tile[1], overlap):
+      place = slice(top, top + tile[0]), slice(left, left + tile[1])
+      weight[place] += window
+      for key, values in predict(top, left).items():
+        sums.setdefault(key, np.zeros((*size, values.shape[-1]), np.float32))[place] += window * values
+  return {key: total / weight for key, total in sums.items()}
+
+
+def _tile_starts(length: int, size: int, overlap: float) -> list[int]:
+  """Where tiles begin: the first at 0, the last at the end, evenly between."""
+  stride = max(int(size * (1 - overlap)), 1)
+  count = 1 + math.ceil((length - size) / stride)
+  return [round(i * (length - size) / max(count - 1, 1)) for i in range(count)]
+
+
+def _tile_weights(size: int) -> np.ndarray:
+  """Weights of a tile along one side: a squared sine, above 0 even at the rim."""
+  return np.sin(np.pi * (np.arange(size, dtype=np.float32) + 0.5) / size) ** 2
+
+
+def enlarge(
+  maps: np.ndarray,
+  extent: tuple[float, float],
+  size: tuple[int, int],
+  rows: slice,
+  origin: tuple[float, float] = (0, 0),
+) -> np.ndarray:
+  """Resizes some rows of a map to an image's size, bilinear between the centres of cells.
+
+  Args:
+    maps: float [h, w, C].
+    extent: rows and columns of cells that the image covers; may be fractions.
+    size: (H, W) of the image.
+    rows: of the image, to return.
+    origin: rows and columns of cells above and left of the image.
+
+  Returns:
+    [rows, W, C].
+  """
+  centres = [o + (np.arange(n) + 0.5) * e / n - 0.5 for o, n, e in zip(origin, size, extent)]
+  y, x = (np.clip(c, 0, n - 1) for c, n in zip(centres, maps.shape))
+  return _interpolate(_interpolate(maps, y[rows], 0), x, 1)
+
+
+def _interpolate(maps: np.ndarray, indices: np.ndarray, axis: int) -> np.ndarray:
+  """Linear interpolation of [h, w, C] along an axis, at fractional indices."""
+  low = indices.astype(int)
+  share = (indices - low).astype(np.float32).reshape((-1, 1, 1) if axis == 0 else (1, -1, 1))
+  before = maps.take(low, axis)
+  after = maps.take(np.minimum(low + 1, maps.shape[axis] - 1), axis)
+  return before + share * (after - before)
