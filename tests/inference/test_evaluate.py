@@ -9,8 +9,6 @@ import sys
 import types
 
 import cv2
-import evaluation_stub as stub
-import faults
 import numpy as np
 from PIL import Image
 import pytest
@@ -22,6 +20,8 @@ from dmtl_jax.inference import evaluation, gallery
 from dmtl_jax.jobs import evaluate
 from dmtl_jax.metrics.base import merge
 from dmtl_jax.metrics.boundary import folders, pascal
+from tests import evaluation_stub as stub
+from tests import faults
 
 SEMSEG, SALIENCY, NORMALS, BOUNDARY, DEPTH = stub.TASKS
 
@@ -62,7 +62,8 @@ def test_an_odd_last_batch_counts_each_image_once(five):
   assert_scores(scores['final'], expected(5))
   assert [row['id'] for row in rows] == [f'room{i}' for i in range(5)]
   assert scores['seconds_per_image'] > 0
-  assert set(scores['per_class']) == {'semseg'} and list(scores['per_class']['semseg']) == ['sky', 'road', 'car']
+  assert set(scores['per_class']) == {'semseg'}
+  assert list(scores['per_class']['semseg']) == ['sky', 'road', 'car']
   assert np.mean(list(scores['per_class']['semseg'].values())) == pytest.approx(scores['final']['semseg']['mIoU'])
   assert set(evaluation.flat(scores)) == {
     f'eval/{stage}/{name}/{metric}'
@@ -76,7 +77,8 @@ def test_one_image_and_a_limit():
   evaluator, variables = stub.make(1, 4)
   scores, rows = evaluator.run(variables)
   assert_scores(scores['final'], expected(1))
-  assert len(rows) == 1 and scores['seconds_per_image'] > 0
+  assert len(rows) == 1
+  assert scores['seconds_per_image'] > 0
   evaluator, variables = stub.make(5, 2, limit=3)
   scores, rows = evaluator.run(variables)
   assert_scores(scores['final'], expected(3))
@@ -93,9 +95,8 @@ def test_a_row_is_the_score_of_its_image_alone(five):
   first = expected(1)
   assert rows[0]['normals/mErr final'] == pytest.approx(first['normals']['mErr'], rel=1e-4)
   assert rows[0]['boundary/odsF final'] == pytest.approx(first['boundary']['odsF'], rel=1e-3)
-  assert not any(name.startswith('boundary') for name in rows[2]) and not any(
-    name.startswith('depth') for name in rows[3]
-  )
+  assert not any(name.startswith('boundary') for name in rows[2])
+  assert not any(name.startswith('depth') for name in rows[3])
 
 
 def test_a_class_that_an_image_does_not_show_does_not_lower_its_row():
@@ -121,7 +122,8 @@ def test_pascals_boundaries_are_scored_against_the_benchmarks_own_truth(monkeypa
     table = table + pascal.counts(pascal.quantize(probability), truths[index], 0.0075)
     plain.append((probability, stub.Rooms(3)[index]['labels'].get('boundary')))
   assert scores['final']['boundary']['odsF'] == pytest.approx(100 * pascal.curve(table)['f'].max(), abs=1e-9)
-  assert any('boundary' in name for name in rows[0]) and not any('boundary' in name for name in rows[1])
+  assert any('boundary' in name for name in rows[0])
+  assert not any('boundary' in name for name in rows[1])
   state = functools.reduce(merge, [BOUNDARY.scorer().image(*pair) for pair in plain if pair[1] is not None])
   if all(pair[1] is not None for pair in plain):
     assert scores['final']['boundary']['odsF_plain'] == pytest.approx(BOUNDARY.scorer().compute(state)['odsF'])
@@ -151,7 +153,10 @@ def test_two_hosts_of_two_devices_get_what_one_gets(five, tmp_path):
   (first, seen, gathered, batch, own), (second, seen2, gathered2, _, own2) = (
     pickle.loads(f.read_bytes()) for f in files
   )
-  assert batch == 4 and sorted(seen + seen2) == [f'room{i}' for i in range(5)] and seen and seen2
+  assert batch == 4
+  assert sorted(seen + seen2) == [f'room{i}' for i in range(5)]
+  assert seen
+  assert seen2
   for scores, rows in (first, second):
     for stage in ('initial', 'final'):
       assert_scores(scores[stage], five[0][stage])
@@ -160,7 +165,8 @@ def test_two_hosts_of_two_devices_get_what_one_gets(five, tmp_path):
   assert first[0]['final'] == second[0]['final']
   evaluator, variables = stub.make(5, 4, shape=(30, 50), resolution='image')
   scores, rows = evaluator.run(variables)
-  assert own == own2 and [row['id'] for row in own[1]] == [row['id'] for row in rows]
+  assert own == own2
+  assert [row['id'] for row in own[1]] == [row['id'] for row in rows]
   for stage in ('initial', 'final'):  # each host has predicted its share at the images' own sizes
     assert_scores(own[0][stage], scores[stage])
   for values in (gathered, gathered2):
@@ -176,7 +182,8 @@ def test_the_table_shows_initial_and_final_and_what_is_undefined():
   }
   lines = evaluate.as_text(scores, (SEMSEG, DEPTH)).splitlines()
   assert lines[1].split()[:5] == ['semseg', 'mIoU', '41.5', '40.25', '-1.25']
-  assert lines[2].split()[:5] == ['depth', 'absErr', '-', '-', '-'] and 'lower is better' in lines[2]
+  assert lines[2].split()[:5] == ['depth', 'absErr', '-', '-', '-']
+  assert 'lower is better' in lines[2]
   assert evaluate.as_text({'final': scores['final']}, (SEMSEG,)).splitlines()[1].split()[2:5] == ['-', '40.25', '-']
 
 
@@ -199,9 +206,8 @@ def test_the_first_the_best_and_the_worst_images_are_chosen():
     2: {'depth': ['best']},
     3: {'semseg': ['worst']},
   }
-  assert chosen[1]['semseg']['scores'] == {'initial': 1.0, 'final': 70} and chosen[2]['depth']['scores'] == {
-    'final': 0.5
-  }
+  assert chosen[1]['semseg']['scores'] == {'initial': 1.0, 'final': 70}
+  assert chosen[2]['depth']['scores'] == {'final': 0.5}
   assert gallery.choose([], (SEMSEG,), 3) == {}
   assert gallery.choose([{'id': 'x'}], (SEMSEG,), 0) == {}
 
@@ -242,7 +248,9 @@ def test_the_ground_truth_of_a_panel_is_what_the_network_is_taught(monkeypatch):
   monkeypatch.setattr(stub.Rooms, '__getitem__', lambda self, index: room(self, index) | {'labels': {'boundary': line}})
   evaluator, variables = stub.make(1, 1, shape=(48, 64))
   label = evaluator.stages(variables, 0).labels['boundary']
-  assert label.shape == (24, 32, 1) and ndimage.label(label[..., 0], np.ones((3, 3)))[1] == 1 and label.sum() >= 31
+  assert label.shape == (24, 32, 1)
+  assert ndimage.label(label[..., 0], np.ones((3, 3)))[1] == 1
+  assert label.sum() >= 31
   batch = next(iter(pipeline.eval_batches(evaluator.source, evaluator.config)))
   np.testing.assert_array_equal(label, batch['labels']['boundary'][0])
 
@@ -250,7 +258,8 @@ def test_the_ground_truth_of_a_panel_is_what_the_network_is_taught(monkeypatch):
 def test_padding_is_not_shown():
   evaluator, variables = stub.make(1, 1, size=(64, 64), shape=(16, 64))
   example = evaluator.stages(variables, 0)
-  assert example.image.shape == (16, 64, 3) and example.stages['final']['depth'].shape == (16, 64)
+  assert example.image.shape == (16, 64, 3)
+  assert example.stages['final']['depth'].shape == (16, 64)
   assert example.labels['normals'].shape == (16, 64, 3)
 
 
@@ -276,7 +285,8 @@ def test_prediction_files_hold_the_maps_without_padding(maps, tmp_path):
   for name in ('saliency', 'boundary'):
     np.testing.assert_allclose(folders.read_prediction(tmp_path / name / 'a.png'), inside[name], atol=1 / 65535)
   normals, depth = np.load(tmp_path / 'normals/a.npy'), np.load(tmp_path / 'depth/a.npy')
-  assert normals.dtype == np.float16 and depth.dtype == np.float32
+  assert normals.dtype == np.float16
+  assert depth.dtype == np.float32
   np.testing.assert_allclose(normals, inside['normals'], atol=1e-3)
   np.testing.assert_array_equal(depth, inside['depth'])
 
@@ -299,7 +309,8 @@ def test_the_longest_names(maps, tmp_path):
   example = gallery.Example(longest, np.zeros((32, 40, 3), np.uint8), {}, {'final': maps})
   chosen = {0: {task.name: {'why': ['panel'], 'scores': {}} for task in stub.TASKS}}
   gallery.save_panels(tmp_path / 'panels', stub.TASKS, chosen, lambda index: example)
-  assert (tmp_path / 'panels' / f'{longest}.png').exists() and (tmp_path / 'panels' / longest / 'input.jpg').exists()
+  assert (tmp_path / 'panels' / f'{longest}.png').exists()
+  assert (tmp_path / 'panels' / longest / 'input.jpg').exists()
 
 
 def test_every_image_is_handed_over_once_with_its_size():

@@ -56,7 +56,8 @@ def test_broken_files_are_told(tmp_path):
   ]:
     with pytest.raises(UserError, match=why) as told:
       list(images.Video(tmp_path / name) if images.is_video(name) else images.Still(tmp_path / name))
-    assert str(tmp_path / name) in str(told.value) and '\n' not in str(told.value)
+    assert str(tmp_path / name) in str(told.value)
+    assert '\n' not in str(told.value)
 
 
 def test_results_and_images_lie_apart(tmp_path):
@@ -101,7 +102,8 @@ def test_names_of_results_are_in_one_unicode_form(tmp_path):
   composed, apart = (unicodedata.normalize(form, 'é') for form in ('NFC', 'NFD'))
   assert images.result_names([tmp_path / f'{apart}.png']) == [composed]
   names = images.result_names([tmp_path / f'{composed}.png', tmp_path / f'{apart}.png'])
-  assert len(set(names)) == 2 and all(name.startswith(composed) for name in names)
+  assert len(set(names)) == 2
+  assert all(name.startswith(composed) for name in names)
 
 
 def test_names_of_results_that_no_file_can_have(tmp_path):
@@ -180,7 +182,9 @@ def test_tiles_that_agree_blend_to_the_whole(size, overlap):
   np.testing.assert_allclose(maps['a'], whole, rtol=1e-4, atol=1e-6)
   np.testing.assert_allclose(maps['b'], whole[..., :1] * 2, rtol=1e-4, atol=1e-6)
   tops, lefts = zip(*places)
-  assert max(tops) == size[0] - 3 and max(lefts) == size[1] - 4 and len(set(places)) == len(places)
+  assert max(tops) == size[0] - 3
+  assert max(lefts) == size[1] - 4
+  assert len(set(places)) == len(places)
 
 
 def test_tiles_that_disagree_blend_without_a_seam():
@@ -190,8 +194,10 @@ def test_tiles_that_disagree_blend_without_a_seam():
   assert line.shape == (32, 104)
   np.testing.assert_allclose(line, line[:1].repeat(32, 0), atol=1e-5)
   steps = np.diff(line[0])
-  assert 0 <= line[0, 0] < 1e-4 and abs(line[0, -1] - 3) < 1e-4
-  assert steps.min() > -1e-5 and steps.max() < 0.35
+  assert 0 <= line[0, 0] < 1e-4
+  assert abs(line[0, -1] - 3) < 1e-4
+  assert steps.min() > -1e-5
+  assert steps.max() < 0.35
 
 
 def test_enlarged_maps_are_bilinear_in_bands_as_at_once():

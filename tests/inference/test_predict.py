@@ -15,7 +15,7 @@ from dmtl_jax.inference import images as images_lib
 from dmtl_jax.inference import steps
 from dmtl_jax.jobs import predict
 from dmtl_jax.models import build_model
-from tests.conftest import SIZE, TASKS, tiny_config
+from tests.tiny import SIZE, TASKS, tiny_config
 
 pytestmark = pytest.mark.usefixtures('short_encoder')
 SAMPLES = 3
@@ -83,7 +83,8 @@ def test_maps_have_the_images_size_and_the_promised_kinds(predictor, tmp_path):
     if task.classes:
       assert values.max() < len(task.classes)
     if task.kind in ('saliency', 'boundary'):
-      assert values.min() >= 0 and values.max() <= 1
+      assert values.min() >= 0
+      assert values.max() <= 1
     if task.kind == 'normals':
       np.testing.assert_allclose(np.linalg.norm(values, axis=-1), 1, atol=1e-4)
   many = predictor([tmp_path / 'a.png', Image.fromarray(image), photo(20, 33)])
@@ -191,8 +192,10 @@ def test_samples_are_the_mean_of_the_draws_of_evaluation(predictor, draws):
     )
   maps, uncertainty = predictor.sample(photo(30, 47), SAMPLES)
   for task in TASKS:
-    assert uncertainty[task.name].shape == (30, 47) and uncertainty[task.name].dtype == np.float32
-    assert uncertainty[task.name].min() >= 0 and maps[task.name].shape[:2] == (30, 47)
+    assert uncertainty[task.name].shape == (30, 47)
+    assert uncertainty[task.name].dtype == np.float32
+    assert uncertainty[task.name].min() >= 0
+    assert maps[task.name].shape[:2] == (30, 47)
 
 
 def test_one_sample_is_the_prediction(predictor):
@@ -275,7 +278,8 @@ def test_a_view_that_is_padded_around_joins_tiles_where_the_image_is(predictor, 
   Pointwise(predictor, monkeypatch)
   image = np.repeat(np.linspace(0, 255, 240).astype(np.uint8)[:, None, None], 200, 1).repeat(3, 2)
   both, whole, tiles = (predictor.raw(image, 1, zoom) for zoom in (None, 1, 2))
-  assert whole.origin[1] > 0 and both.origin == tiles.origin
+  assert whole.origin[1] > 0
+  assert both.origin == tiles.origin
   joined, seen = (raw.predictions('final', (240, 200)) for raw in (both, tiles))
   for name in ('depth', 'boundary'):
     inner = np.s_[40:-40, 40:-40]  # the whole image's cells are of 30 pixels, and half of some is padding
@@ -298,14 +302,16 @@ def test_tiles_show_each_pixel_at_its_place(predictor, monkeypatch, size, geomet
   whole[inside] = ((image / 255 - transforms.MEAN) / transforms.STD).mean(-1)
   want = whole.reshape(rows, 8, columns, 8).mean((1, 3))
   np.testing.assert_allclose(raw.maps['final', 'depth'][..., 0], want, atol=1e-5)
-  assert raw.origin == tuple(n / 8 for n in spare) and raw.extent == tuple(n / 8 for n in size)
+  assert raw.origin == tuple(n / 8 for n in spare)
+  assert raw.extent == tuple(n / 8 for n in size)
 
 
 def test_samples_and_tiles_together(predictor):
   maps, uncertainty = predictor.sample(photo(150, 230), SAMPLES)
   for task in TASKS:
     assert maps[task.name].shape[:2] == uncertainty[task.name].shape == (150, 230)
-    assert np.isfinite(uncertainty[task.name]).all() and uncertainty[task.name].max() > 0
+    assert np.isfinite(uncertainty[task.name]).all()
+    assert uncertainty[task.name].max() > 0
   assert predictor._step(SAMPLES)._cache_size() == 1  # for all sizes
 
 
@@ -330,8 +336,10 @@ def test_the_command_writes_what_the_api_gives(tiny_run, predictor, folder, tmp_
   out = tmp_path / 'out'
   assert predict.run(str(tiny_run), 'best', str(folder), str(out), SAMPLES) == 1  # one file was broken
   told = capsys.readouterr()
-  assert told.err.count('skipped') == 1 and f'skipped {folder}/broken.png' in told.err
-  assert f'5 of 6 files predicted: panels in {out}' in told.out and 'predicting' in told.err
+  assert told.err.count('skipped') == 1
+  assert f'skipped {folder}/broken.png' in told.err
+  assert f'5 of 6 files predicted: panels in {out}' in told.out
+  assert 'predicting' in told.err
   names = {'a_x': 'a/x.JPG', 'b_x': 'b/x.png', 'größe 大': 'größe 大.png', 'dot': 'dot.png'}
   assert {p.name for p in out.glob('*.*')} == {f'{name}.png' for name in names} | {'walk.mp4'}
   for name, file in names.items():
@@ -340,7 +348,8 @@ def test_the_command_writes_what_the_api_gives(tiny_run, predictor, folder, tmp_
       np.testing.assert_array_equal(np.load(out / task.name / f'{name}.npy'), maps[task.name])
       np.testing.assert_array_equal(np.load(out / 'uncertainty' / task.name / f'{name}.npy'), uncertainty[task.name])
       shown = Image.open(out / task.name / f'{name}.png')
-      assert shown.width >= maps[task.name].shape[1] and shown.height > maps[task.name].shape[0]
+      assert shown.width >= maps[task.name].shape[1]
+      assert shown.height > maps[task.name].shape[0]
       assert (out / 'uncertainty' / task.name / f'{name}.png').exists()
   for place in ('', *(task.name for task in TASKS)):
     assert len(list(images_lib.Video(out / place / 'walk.mp4'))) == 3
@@ -366,7 +375,8 @@ def test_the_command_again_and_without_fault(tiny_run, loaded, folder, tmp_path,
 def test_when_nothing_can_be_read(tiny_run, loaded, folder, tmp_path, capsys):
   assert predict.run(str(tiny_run), 'best', str(folder / 'broken.png'), str(tmp_path / 'out')) == 1
   told = capsys.readouterr()
-  assert '0 of 1 files predicted' in told.out and 'panels' not in told.out
+  assert '0 of 1 files predicted' in told.out
+  assert 'panels' not in told.out
 
 
 def test_photographs_of_other_formats_are_counted_and_named(loaded, tiny_run, folder, tmp_path, monkeypatch, capsys):
@@ -378,7 +388,8 @@ def test_photographs_of_other_formats_are_counted_and_named(loaded, tiny_run, fo
   out = tmp_path / 'maps'
   assert predict.run(str(tiny_run), 'best', str(tmp_path / 'photos'), str(out)) == 1
   said = capsys.readouterr()
-  assert '1 of 4 files predicted' in said.out and (out / 'IMG_0.png').exists()
+  assert '1 of 4 files predicted' in said.out
+  assert (out / 'IMG_0.png').exists()
   assert said.err.count('skipped') == 1
   assert 'skipped 3 of 4 files are HEIC (IMG_0.HEIC, IMG_1.HEIC, IMG_2.HEIC), which is not read' in said.err
   (tmp_path / 'photos' / 'IMG_0.png').unlink()

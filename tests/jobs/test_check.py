@@ -8,13 +8,13 @@ import numpy as np
 from PIL import Image
 import pytest
 from scipy import ndimage
-import toy
 
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.configs import folder
 from dmtl_jax.data import pipeline
 from dmtl_jax.draw import panels
 from dmtl_jax.jobs import check
+from tests import toy
 
 
 @pytest.fixture
@@ -42,10 +42,12 @@ def test_what_a_folder_holds_is_told_and_drawn(config, tmp_path, capsys):
   pixels = np.concatenate([label.ravel() for label in labels])
   wall, box, whole = (pixels == 0).sum(), (pixels == 2).sum(), (pixels != 255).sum()
   assert f'semseg: 4 labels, {100 * whole / len(pixels):.3g}% of their pixels labelled: ' in told
-  assert f'wall {100 * wall / whole:.3g}%' in told and f'box {100 * box / whole:.3g}%' in told
+  assert f'wall {100 * wall / whole:.3g}%' in told
+  assert f'box {100 * box / whole:.3g}%' in told
   assert 'a batch of 4 images holds 16 pairs of image and task, and has room for 20' in told  # 3 x 5 and 1 of 4
   assert 'loss weights: semseg 2, saliency 5, boundary 25, normals 3, depth 1\n' in told
-  assert 'validated on 2 images: semseg 1,' in told and 'depth: no validation label, so no score' in told
+  assert 'validated on 2 images: semseg 1,' in told
+  assert 'depth: no validation label, so no score' in told
   assert np.asarray(Image.open(tmp_path / 'page.png')).shape[0] > 4 * 107
 
 
@@ -72,7 +74,8 @@ def test_suspicious_pixels_are_counted(config, tmp_path, capsys):
   )
   check.run(config, str(tmp_path / 'page.png'))
   told = capsys.readouterr().out.partition('val: ')[0]
-  assert '87.5% of their pixels labelled, from 2 to 4 m\n' in told and 'hold 65535' not in told
+  assert '87.5% of their pixels labelled, from 2 to 4 m\n' in told
+  assert 'hold 65535' not in told
 
 
 @pytest.mark.parametrize('toward, told', [(True, False), (False, True)])
@@ -94,7 +97,9 @@ def test_more_classes_than_channels_are_seen_before_the_sentence(config, tmp_pat
   with pytest.raises(UserError, match='at least 68 for these tasks; set --config.model.channels=128, or'):
     check.run(config, str(tmp_path / 'page.png'))
   out = capsys.readouterr().out
-  assert 'train: 4 images' in out and 'c0 ' in out and (tmp_path / 'page.png').exists()
+  assert 'train: 4 images' in out
+  assert 'c0 ' in out
+  assert (tmp_path / 'page.png').exists()
   config.model.channels = 128
   assert check.run(config, str(tmp_path / 'page.png')) == 0
 
@@ -107,9 +112,11 @@ def test_everything_that_is_wrong_is_listed(config, tmp_path, capsys):
   (train / 'labels/depth/train00.npy').unlink(missing_ok=True)
   assert check.run(config, str(tmp_path / 'page.png')) == 1
   told = capsys.readouterr().out
-  assert told.startswith('train: cannot be used\n') and all(f'semseg/train{n:02d}.png' in told for n in range(4))
+  assert told.startswith('train: cannot be used\n')
+  assert all(f'semseg/train{n:02d}.png' in told for n in range(4))
   assert 'depth/train00.png: holds 8-bit numbers, too few for millimetres' in told
-  assert 'val: 2 images' in told and not (tmp_path / 'page.png').exists()
+  assert 'val: 2 images' in told
+  assert not (tmp_path / 'page.png').exists()
 
 
 def test_labels_are_drawn_as_the_network_is_given_them(config, monkeypatch):
@@ -121,13 +128,15 @@ def test_labels_are_drawn_as_the_network_is_given_them(config, monkeypatch):
   monkeypatch.setattr(check.panels, 'contact_sheet', lambda images, tasks: images)
   batch = next(iter(pipeline.eval_batches(source, config)))
   for i, (id, image, labels) in enumerate(check.drawn(source, config)):
-    assert id == source.ids[i] and labels.keys() == source[i]['labels'].keys()
+    assert id == source.ids[i]
+    assert labels.keys() == source[i]['labels'].keys()
     assert np.abs(cv2.resize(source[i]['image'], (48, 32), interpolation=cv2.INTER_AREA) - image.astype(int)).max() <= 1
     for name, label in labels.items():
       np.testing.assert_array_equal(label, batch['labels'][name][i, :32, :48])
     if id == 'train01':
       mask = labels['boundary'][..., 0] == 1
-      assert ndimage.label(mask, np.ones((3, 3)))[1] == 1 and 46 <= mask.sum() <= 48
+      assert ndimage.label(mask, np.ones((3, 3)))[1] == 1
+      assert 46 <= mask.sum() <= 48
 
 
 def test_labels_are_drawn_over_their_own_image(config):

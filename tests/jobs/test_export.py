@@ -14,7 +14,7 @@ from dmtl_jax.data import transforms
 from dmtl_jax.inference import prediction
 from dmtl_jax.jobs import export
 from dmtl_jax.models.parts import winograd
-from tests.conftest import random_variables, SIZE, TASKS, Tiny
+from tests.tiny import random_variables, SIZE, TASKS, Tiny
 
 pytestmark = pytest.mark.usefixtures('short_encoder')
 
@@ -43,7 +43,8 @@ def images():
 
 def agrees(task, got, want):
   """Same maps but for rounding: of class ids, all but a few pixels near ties."""
-  assert got.dtype == want.dtype and got.shape == want.shape
+  assert got.dtype == want.dtype
+  assert got.shape == want.shape
   if task.kind in ('semseg', 'parsing'):
     assert (got == want).mean() > 0.995, task.name
     assert len(np.unique(want)) > 1, f'{task.name}: a constant map proves nothing'
@@ -56,7 +57,9 @@ def test_the_file_predicts_without_this_project(tiny_run, images, tmp_path, caps
   out = tmp_path / 'new' / 'model.stablehlo'
   assert export.main([str(tiny_run), str(out)]) == 0
   told = capsys.readouterr().out
-  assert 'cpu, cuda, tpu' in told and 'uint8[batch,64,96,3]' in told and 'normals float32[batch,64,96,3]' in told
+  assert 'cpu, cuda, tpu' in told
+  assert 'uint8[batch,64,96,3]' in told
+  assert 'normals float32[batch,64,96,3]' in told
   assert os.listdir(out.parent) == [out.name], 'left a temporary file'
 
   np.save(tmp_path / 'images.npy', images)

@@ -4,7 +4,6 @@ import functools
 import json
 import sys
 
-from conftest import TASKS, tiny_config
 import jax
 import pytest
 
@@ -13,6 +12,7 @@ from dmtl_jax.configs import pascal
 from dmtl_jax.data.source import data_tasks
 from dmtl_jax.jobs import summary
 from dmtl_jax.models import counting
+from tests.tiny import TASKS, tiny_config
 
 # Parameters (M) and GMAC of the paper at 512x512, five tasks; how far off a build may be.
 PAPER = {

@@ -8,11 +8,9 @@ import sys
 import time
 
 import cv2
-import faults
 import jax
 import numpy as np
 import pytest
-import toy
 
 import dmtl_jax
 from dmtl_jax.basics.errors import UserError
@@ -20,6 +18,7 @@ from dmtl_jax.configs import folder as folder_config
 from dmtl_jax.jobs import evaluate, train
 from dmtl_jax.runs import workdir as workdir_lib
 from dmtl_jax.training.step import TrainStep
+from tests import faults, toy
 
 STEPS = 6
 TASKS = ('semseg', 'normals', 'depth')
@@ -70,11 +69,13 @@ def test_a_run_leaves_what_the_readme_says(trained):
   assert set(result['final']) == set(result['initial']) == set(TASKS)
   assert len((workdir / 'per_image.csv').read_text().splitlines()) == 4
   page = (workdir / 'report.html').read_text()
-  assert 'Denoising ' in page.split('</p>')[0] and 'val00' in page
+  assert 'Denoising ' in page.split('</p>')[0]
+  assert 'val00' in page
   panel = cv2.imread(str(workdir / 'panels' / 'val00.png'))
   assert panel.shape[1] > (1 + len(TASKS)) * 160  # the image and a map of each task
   mapping = json.loads((workdir / 'labels.json').read_text())
-  assert len(mapping) == 8 and all(len(tasks) == 3 for tasks in mapping.values())
+  assert len(mapping) == 8
+  assert all(len(tasks) == 3 for tasks in mapping.values())
 
 
 def interrupt():
@@ -141,18 +142,15 @@ def test_the_api_agrees_with_evaluation(trained, data):
 
 def test_ctrl_c_saves_and_ends_the_process(data, tmp_path):
   """As a terminal does: it comes to the process and to those that read data for it, with a line for the person."""
-  command = [
-    sys.executable,
-    '-c',
-    'import faults, signal, sys\n'
+  code = (
+    'import signal, sys; from tests import faults\n'
     'signal.signal(signal.SIGINT, signal.default_int_handler)\n'  # a suite in the background has it ignored
-    'sys.exit(faults._main(*sys.argv[1:]))',
-    str(data),
-    str(tmp_path),
-  ]
-  command += ['--config.train.steps=100000', '--config.train.eval_every=100000', '--config.train.log_every=1']
-  command += ['--config.data.workers=1']
-  environment = os.environ | {'PYTHONPATH': f'{faults.ROOT}:{faults.ROOT / "tests"}'}
+    'sys.exit(faults.main(*sys.argv[1:]))'
+  )
+  flags = {'train.steps': 100_000, 'train.eval_every': 100_000, 'train.log_every': 1, 'data.workers': 1}
+  flags = [f'--config.{name}={value}' for name, value in flags.items()]
+  command = [sys.executable, '-c', code, str(data), str(tmp_path), *flags]
+  environment = os.environ | {'PYTHONPATH': str(faults.ROOT)}
   process = subprocess.Popen(
     command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
   )
@@ -160,5 +158,7 @@ def test_ctrl_c_saves_and_ends_the_process(data, tmp_path):
     time.sleep(0.2)
   os.killpg(process.pid, signal.SIGINT)
   output = process.communicate(timeout=120)[0]
-  assert process.returncode == 0 and 'stopped by Ctrl-C at step' in output and 'Traceback' not in output, output
+  assert process.returncode == 0, output
+  assert 'stopped by Ctrl-C at step' in output, output
+  assert 'Traceback' not in output, output
   assert list((tmp_path / 'checkpoints').glob('[0-9]*'))

@@ -13,11 +13,9 @@ import shutil
 import subprocess
 import sys
 
-import faults
 import jax
 import numpy as np
 import pytest
-import toy
 
 from dmtl_jax.basics import sharding
 from dmtl_jax.data import pipeline
@@ -25,6 +23,7 @@ from dmtl_jax.jobs import train
 from dmtl_jax.runs import checkpoints
 from dmtl_jax.runs import workdir as workdir_lib
 from dmtl_jax.training import setup
+from tests import faults, toy
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 STEPS, EVERY = 18, 4
@@ -142,8 +141,10 @@ def same_run(workdir, reference, first: int):
 def test_two_processes_go_on_as_one_device_would(two_processes, one_device):
   workdir, printed = two_processes
   same_run(workdir, one_device, EVERY + 1)
-  assert f'resuming from step {EVERY}' in printed[0] and 'metrics.json' in printed[0]
-  assert 'resuming' not in printed[1] and 'training' not in printed[1]  # the first speaks for all
+  assert f'resuming from step {EVERY}' in printed[0]
+  assert 'metrics.json' in printed[0]
+  assert 'resuming' not in printed[1]
+  assert 'training' not in printed[1]  # the first speaks for all
   assert (workdir / 'panels').is_dir()
   assert len(list((workdir / 'tensorboard').iterdir())) == 1
 
@@ -198,7 +199,8 @@ def test_each_image_is_read_by_one_host(data):
   for host in range(2):
     reads = Reads(source)
     index = next(pipeline.train_iterator(reads, config, host, 2))['index']
-    assert set(reads.seen[:4]) == set(index) and len(index) == 4  # an epoch is one batch of 8
+    assert set(reads.seen[:4]) == set(index)
+    assert len(index) == 4  # an epoch is one batch of 8
     taken += list(index)
   assert sorted(taken) == list(range(8))
 
@@ -207,10 +209,13 @@ def test_large_arrays_are_cut_along_their_largest_axis():
   spec = lambda *shape: tuple(sharding._spec(shape, 4))
   assert spec(3, 3, 64, 128) == (None, None, None, 'fsdp')
   assert spec(5, 3, 3, 512, 510) == (None, None, None, 'fsdp')  # 510 is not a multiple of 4
-  assert spec(512) == () and spec(3, 3, 511, 511) == ()  # too small; no axis divides
+  assert spec(512) == ()
+  assert spec(3, 3, 511, 511) == ()  # too small; no axis divides
 
 
 def test_an_unknown_cluster_is_told_in_a_sentence(tmp_path):
   command = [sys.executable, 'main.py', '--config=configs/folder.py', f'--workdir={tmp_path}', '--distributed=auto']
   done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-  assert done.returncode == 1 and done.stderr.startswith('Error: --distributed=auto: ') and 'srun' in done.stderr
+  assert done.returncode == 1
+  assert done.stderr.startswith('Error: --distributed=auto: ')
+  assert 'srun' in done.stderr

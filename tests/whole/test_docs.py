@@ -59,7 +59,9 @@ def test_every_page_is_in_the_index():
 def test_every_field_is_described():
   known = set().union(*fields.fields_of_all())
   assert known - set(fields.descriptions()) == set()
-  assert 'train.batch' in known and 'data.raw_sha256' in known and 'model.cross_task_weight' in known
+  assert 'train.batch' in known
+  assert 'data.raw_sha256' in known
+  assert 'model.cross_task_weight' in known
 
 
 def test_the_names_in_the_method_table_are_in_their_files():

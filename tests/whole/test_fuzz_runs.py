@@ -11,8 +11,8 @@ from dmtl_jax.configs import common
 from dmtl_jax.inference import gallery
 from dmtl_jax.jobs import report
 from tests import fuzzing, report_runs
-from tests.conftest import ROOT
 from tests.readers import PARTS
+from tests.tiny import ROOT
 
 # --- The command line ------------------------------------------------------------------------
 

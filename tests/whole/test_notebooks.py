@@ -6,7 +6,7 @@ import pathlib
 import pytest
 
 from dmtl_jax.configs import folder, scenes
-from tests.conftest import SIZE
+from tests.tiny import SIZE
 
 COLABS = pathlib.Path(__file__).resolve().parents[2] / 'colabs'
 # Of the cell that is tagged `parameters`; in float32 one compiled step serves two notebooks.
