@@ -26,7 +26,7 @@ def config(tmp_path, monkeypatch):
   return config
 
 
-def test_what_a_folder_holds_is_told_and_drawn(config, tmp_path, capsys):
+def test_what_a_folder_holds_is_printed_and_drawn(config, tmp_path, capsys):
   train = tmp_path / 'toy' / 'train'
   cv2.imwrite(str(train / 'images/train03.png'), np.zeros((10, 20, 3), np.uint8))
   for path in (train / 'labels').glob('*/train03.*'):
@@ -36,18 +36,18 @@ def test_what_a_folder_holds_is_told_and_drawn(config, tmp_path, capsys):
   for path in (tmp_path / 'toy/val/labels/depth').iterdir():
     path.unlink()
   assert check.run(config, str(tmp_path / 'page.png')) == 0
-  told = capsys.readouterr().out
-  assert 'train: 4 images\n  size: 96x64 (3), 20x10 (1)\n' in told
+  output = capsys.readouterr().out
+  assert 'train: 4 images\n  size: 96x64 (3), 20x10 (1)\n' in output
   labels = [cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) for path in (train / 'labels/semseg').iterdir()]
   pixels = np.concatenate([label.ravel() for label in labels])
   wall, box, whole = (pixels == 0).sum(), (pixels == 2).sum(), (pixels != 255).sum()
-  assert f'semseg: 4 labels, {100 * whole / len(pixels):.3g}% of their pixels labelled: ' in told
-  assert f'wall {100 * wall / whole:.3g}%' in told
-  assert f'box {100 * box / whole:.3g}%' in told
-  assert 'a batch of 4 images holds 16 pairs of image and task, and has room for 20' in told  # 3 x 5 and 1 of 4
-  assert 'loss weights: semseg 2, saliency 5, boundary 25, normals 3, depth 1\n' in told
-  assert 'validated on 2 images: semseg 1,' in told
-  assert 'depth: no validation label, so no score' in told
+  assert f'semseg: 4 labels, {100 * whole / len(pixels):.3g}% of their pixels labelled: ' in output
+  assert f'wall {100 * wall / whole:.3g}%' in output
+  assert f'box {100 * box / whole:.3g}%' in output
+  assert 'a batch of 4 images holds 16 pairs of image and task, and has room for 20' in output  # 3 x 5 and 1 of 4
+  assert 'loss weights: semseg 2, saliency 5, boundary 25, normals 3, depth 1\n' in output
+  assert 'validated on 2 images: semseg 1,' in output
+  assert 'depth: no validation label, so no score' in output
   assert np.asarray(Image.open(tmp_path / 'page.png')).shape[0] > 4 * 107
 
 
@@ -63,28 +63,28 @@ def test_suspicious_pixels_are_counted(config, tmp_path, capsys):
     (labels / f'normals/train{n:02d}.npy').unlink()
     cv2.imwrite(str(labels / f'normals/train{n:02d}.png'), normals)
   assert check.run(config, str(tmp_path / 'page.png')) == 0
-  told = capsys.readouterr().out.partition('val: ')[0]
-  assert '100% of their pixels labelled, from 2 to 65.54 m\n' in told
-  assert '12.5% of the pixels hold 65535 = 65.5 m: set "ignore": 65535 in dataset.json if that means no' in told
+  output = capsys.readouterr().out.partition('val: ')[0]
+  assert '100% of their pixels labelled, from 2 to 65.54 m\n' in output
+  assert '12.5% of the pixels hold 65535 = 65.5 m: set "ignore": 65535 in dataset.json if that means no' in output
   assert (
-    'normals: 4 labels, 75% of their pixels labelled\n    25% of the pixels are vectors far from unit length' in told
+    'normals: 4 labels, 75% of their pixels labelled\n    25% of the pixels are vectors far from unit length' in output
   )
   (tmp_path / 'toy/dataset.json').write_text(
     json.dumps({'tasks': toy.DESCRIPTION['tasks'] | {'depth': {'ignore': 65535}}})
   )
   check.run(config, str(tmp_path / 'page.png'))
-  told = capsys.readouterr().out.partition('val: ')[0]
-  assert '87.5% of their pixels labelled, from 2 to 4 m\n' in told
-  assert 'hold 65535' not in told
+  output = capsys.readouterr().out.partition('val: ')[0]
+  assert '87.5% of their pixels labelled, from 2 to 4 m\n' in output
+  assert 'hold 65535' not in output
 
 
-@pytest.mark.parametrize('toward, told', [(True, False), (False, True)])
-def test_normals_away_from_the_camera_are_told(config, tmp_path, capsys, toward, told):
+@pytest.mark.parametrize('z, warned', [(0.8, False), (-0.8, True)])
+def test_normals_away_from_the_camera_are_reported(config, tmp_path, capsys, z, warned):
   labels = tmp_path / 'toy' / 'train/labels/normals'
   for path in labels.iterdir():
-    np.save(path, np.full((64, 96, 3), (0, 0.6, 0.8 if toward else -0.8), np.float32))
+    np.save(path, np.full((64, 96, 3), (0, 0.6, z), np.float32))
   check.run(config, str(tmp_path / 'page.png'))
-  assert ('100% of the pixels point away from the camera; z must be towards it' in capsys.readouterr().out) == told
+  assert ('100% of the pixels point away from the camera; z must be towards it' in capsys.readouterr().out) == warned
 
 
 def test_more_classes_than_channels_are_seen_before_the_sentence(config, tmp_path, capsys):
@@ -111,11 +111,11 @@ def test_everything_that_is_wrong_is_listed(config, tmp_path, capsys):
   cv2.imwrite(str(train / 'labels/depth/train00.png'), np.full((64, 96), 9, np.uint8))
   (train / 'labels/depth/train00.npy').unlink(missing_ok=True)
   assert check.run(config, str(tmp_path / 'page.png')) == 1
-  told = capsys.readouterr().out
-  assert told.startswith('train: cannot be used\n')
-  assert all(f'semseg/train{n:02d}.png' in told for n in range(4))
-  assert 'depth/train00.png: holds 8-bit numbers, too few for millimetres' in told
-  assert 'val: 2 images' in told
+  output = capsys.readouterr().out
+  assert output.startswith('train: cannot be used\n')
+  assert all(f'semseg/train{n:02d}.png' in output for n in range(4))
+  assert 'depth/train00.png: holds 8-bit numbers, too few for millimetres' in output
+  assert 'val: 2 images' in output
   assert not (tmp_path / 'page.png').exists()
 
 
