@@ -172,7 +172,7 @@ def test_an_interrupted_build_leaves_nothing_that_counts(tmp_path, nyud_raw, mon
   assert folder.stat().st_mtime_ns == written  # built once is enough
 
 
-def test_data_of_an_older_version_are_told_with_what_they_lack(tmp_path, pascal_raw):
+def test_data_of_an_older_version_are_refused_with_what_they_lack(tmp_path, pascal_raw):
   c = config('pascal', tmp_path, pascal_raw)
   (tmp_path / 'tfds/pascal_mt/1.0.0').mkdir(parents=True)
   with pytest.raises(

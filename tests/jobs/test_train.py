@@ -146,7 +146,7 @@ def test_the_api_agrees_with_evaluation(trained, data):
   assert abs(100 * np.mean(hits) - trained.result['final']['semseg']['pixelAcc']) < 3  # noise differs by image index
 
 
-def test_ctrl_c_saves_and_ends_the_process(config, data, tmp_path):
+def test_ctrl_c_saves_and_ends_the_process(data, tmp_path):
   """As a terminal does: it comes to the process and to those that read data for it, with a line for the person."""
   code = (
     'import signal, sys; from tests import faults\n'

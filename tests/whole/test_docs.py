@@ -27,28 +27,26 @@ def anchors(page: pathlib.Path) -> set[str]:
   return {re.sub(r'[^\w -]', '', heading.lower()).replace(' ', '-') for heading in headings}
 
 
-def linked(page: pathlib.Path, text: str) -> list[str]:
+def broken_links(page: pathlib.Path, text: str) -> list[str]:
   """The links of a text that lead nowhere; those to other machines are not tried."""
   broken = []
   for target in re.findall(r'\]\(([^)\s]+)\)', prose(text)):
     path, _, anchor = target.partition('#')
-    found = (page.parent / path).resolve() if path else page
-    if '://' not in target and not (found.exists() and (not anchor or anchor in anchors(found))):
+    file = (page.parent / path).resolve() if path else page
+    if '://' not in target and not (file.exists() and (not anchor or anchor in anchors(file))):
       broken.append(target)
   return broken
 
 
 @pytest.mark.parametrize('page', PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page):
-  assert not linked(page, page.read_text())
+  assert not broken_links(page, page.read_text())
 
 
 def test_a_link_that_leads_nowhere_is_found():
   page = ROOT / 'docs' / 'index.md'
-  assert linked(page, '[a](usage.md) [b](nowhere.md) [c](usage.md#scores) [d](usage.md#nowhere)') == [
-    'nowhere.md',
-    'usage.md#nowhere',
-  ]
+  text = '[a](usage.md) [b](nowhere.md) [c](usage.md#scores) [d](usage.md#nowhere)'
+  assert broken_links(page, text) == ['nowhere.md', 'usage.md#nowhere']
 
 
 def test_every_page_is_in_the_index():
@@ -75,7 +73,7 @@ def test_the_names_in_the_method_table_are_in_their_files():
 
 def messages() -> list[tuple[re.Pattern, int]]:
   """The first line of every text in the code, with anything where it has a value; how many characters are its own."""
-  found = []
+  texts = []
   for path in (path for room in ('dmtl_jax', 'configs', 'datasets') for path in (ROOT / room).rglob('*.py')):
     for node in ast.walk(ast.parse(path.read_text())):
       if isinstance(node, ast.JoinedStr):
@@ -85,11 +83,11 @@ def messages() -> list[tuple[re.Pattern, int]]:
       else:
         continue
       own = text.partition('\n')[0].split('\0')
-      found.append((re.compile('.+'.join(map(re.escape, own))), sum(map(len, own))))
-  return found
+      texts.append((re.compile('.+'.join(map(re.escape, own))), sum(map(len, own))))
+  return texts
 
 
-def told(quote: str, known) -> bool:
+def says(quote: str, known) -> bool:
   """Whether the code says this: a text of it is in the quote and more than a third of it."""
   return any(3 * length > len(quote) and pattern.search(quote) for pattern, length in known)
 
@@ -97,8 +95,8 @@ def told(quote: str, known) -> bool:
 def test_the_quoted_messages_are_the_code_s():
   quotes, known = re.findall(r'^> (.*)', (ROOT / 'docs/troubleshooting.md').read_text(), re.MULTILINE), messages()
   assert len(quotes) > 12
-  assert [quote for quote in quotes if not told(quote, known)] == []
-  assert not told('runs/x: this run was begun with some other config; choose another --workdir', known)
+  assert [quote for quote in quotes if not says(quote, known)] == []
+  assert not says('runs/x: this run was begun with some other config; choose another --workdir', known)
 
 
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda path: path.stem)
