@@ -13,15 +13,11 @@ import pathlib
 import sys
 import tempfile
 
-import matplotlib
 import numpy as np
 
 from tests import faults, toy
 
 faults.imports()
-matplotlib.use('agg')
-from matplotlib import pyplot  # noqa: E402
-
 from dmtl_jax.runs import log  # noqa: E402
 
 EVERY = {'train.log_every': 100, 'train.eval_every': 500, 'train.save_every': 250}
@@ -60,6 +56,11 @@ def run(steps: int) -> np.ndarray:
 
 
 def draw(rows: np.ndarray, slopes: dict[str, float], out: str):
+  import matplotlib  # no dependency of the suite
+
+  matplotlib.use('agg')
+  from matplotlib import pyplot
+
   figure, axes = pyplot.subplots(1, len(UNITS), figsize=(13, 2.4), dpi=72, constrained_layout=True)
   for axis, values, (name, unit) in zip(axes, rows.T[1:], UNITS.items()):
     axis.plot(rows[:, 0] / 1000, values, linewidth=1)
