@@ -1,45 +1,44 @@
 """Archives in memory, also those that no honest program would write."""
 
+import contextlib
 import io
 import tarfile
+from typing import NamedTuple
 import zipfile
 
-FILE, LINK, HARD = tarfile.REGTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE
+
+class Item(NamedTuple):
+  name: str
+  content: bytes = b'1'
+  kind: bytes = tarfile.REGTYPE
+  target: str = ''  # of a link
+  mode: int = 0o644
+
+
+def link(name: str, target: str, kind: bytes = tarfile.SYMTYPE) -> Item:
+  return Item(name, b'', kind, target, 0o777)
 
 
 def tar(items, mode: str = 'w:gz') -> bytes:
-  """Of (name, kind, link's target, bits, content); items that cannot be written are left out."""
+  """Items that cannot be written are left out."""
   stream = io.BytesIO()
   with tarfile.open(fileobj=stream, mode=mode) as file:
-    for name, kind, link, bits, content in items:
-      info = tarfile.TarInfo(name)
-      info.type, info.linkname, info.mode = kind, link, bits
-      info.size = len(content) if kind == FILE else 0
-      try:
-        file.addfile(info, io.BytesIO(content))
-      except (ValueError, UnicodeError):
-        pass
+    for item in items:
+      info = tarfile.TarInfo(item.name)
+      info.type, info.linkname, info.mode = item.kind, item.target, item.mode
+      info.size = len(item.content) if item.kind == tarfile.REGTYPE else 0
+      with contextlib.suppress(ValueError, UnicodeError):
+        file.addfile(info, io.BytesIO(item.content))
   return stream.getvalue()
 
 
 def zipped(items, method=zipfile.ZIP_DEFLATED) -> bytes:
-  """As `tar`; all members are links, for those who believe it."""
+  """As `tar`; all members are links, for readers who believe it."""
   stream = io.BytesIO()
   with zipfile.ZipFile(stream, 'w', method) as file:
-    for name, _, _, bits, content in items:
+    for item in items:
       info = zipfile.ZipInfo('a')
-      info.filename, info.external_attr = name, (0o120000 | bits) << 16
-      try:
-        file.writestr(info, content, method)
-      except (ValueError, UnicodeError):
-        pass
+      info.filename, info.external_attr = item.name, (0o120000 | item.mode) << 16
+      with contextlib.suppress(ValueError, UnicodeError):
+        file.writestr(info, item.content, method)
   return stream.getvalue()
-
-
-def file(name: str, content: bytes = b'1'):
-  """An item of `tar`."""
-  return name, FILE, '', 0o644, content
-
-
-def link(name: str, target: str, kind: bytes = LINK):
-  return name, kind, target, 0o777, b''

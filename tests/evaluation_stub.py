@@ -2,6 +2,7 @@
 
 import dataclasses
 import sys
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +31,7 @@ class Model:
 
   def apply(self, variables, images):
     maps = {task.name: variables['scale'] * images[..., : task.channels] for task in TASKS}
-    return Output(final=maps, initial={name: x[:, ::-1] / 2 for name, x in maps.items()}, trajectory={})
+    return Output(final=maps, initial={name: x[:, ::-1] / 2 for name, x in maps.items()})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +79,17 @@ def make(count: int, batch: int, size=SIZE, shape=SIZE, limit: int = 0, geometry
   return evaluation.Evaluator(Model(), config, Rooms(count, shape), mesh, limit=limit), variables
 
 
+class Evaluated(NamedTuple):
+  scores: dict
+  rows: list[dict]
+
+
+def run(count: int, batch: int, **options) -> Evaluated:
+  """Evaluates as `make` says."""
+  evaluator, variables = make(count, batch, **options)
+  return Evaluated(*evaluator.run(variables))
+
+
 def main(address: str, process: str, out: str):
   """One of two hosts: evaluates its share, and writes what it got; see test_evaluate.py."""
   import pickle
@@ -86,8 +98,7 @@ def main(address: str, process: str, out: str):
   evaluator, variables = make(5, 4)
   seen = []
   result = evaluator.run(variables, lambda id, maps, region, size: seen.append(id))
-  at_image, variables = make(5, 4, shape=(30, 50), resolution='image')
-  at_image = at_image.run(variables)
+  at_image = tuple(run(5, 4, shape=(30, 50), resolution='image'))
   gathered = sharding.gather({'count': np.array([2**40 + 1]), 'sum': np.float64(1) / 3, 'from': int(process)})
   with open(out, 'wb') as file:
     pickle.dump((result, seen, gathered, evaluator.config.eval.batch, at_image), file)

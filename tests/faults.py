@@ -1,11 +1,11 @@
-"""Kills a small run again and again, goes on by the same command, and compares it with one never killed.
+"""Kills a small run again and again, resumes it by the same command, and compares it with one never killed.
 
-  python tests/faults.py --kills=40 [--seed=0] [--only=time|event|term] [--processes=2] [--longest=5]
+  python -m tests.faults --kills=40 [--seed=0] [--only=time|event|term] [--processes=2] [--longest=5]
 
 A life ends by SIGKILL after a random time, or at a random one of Python's file operations in the workdir
 (audit events: open, mkdir, rename, remove, ...), in whichever thread it happens. Of several processes that train
-together one is killed, which the others must notice and tell within NOTICED seconds, or all; or one gets a
-SIGTERM, after which all save and leave (not among the kills). A run has up to `longest` such lives.
+together one is killed, which the others must notice and report within NOTICED seconds, or all; or one gets a
+SIGTERM, after which all save and leave (not counted as a kill). A run has up to `longest` such lives.
 
 Compared bit for bit: parameters, optimiser state and all else in every checkpoint left, metrics.json but
 for times, per_image.csv, log.jsonl, what TensorBoard shows, panels, and the names of all files, the report's too.
@@ -14,7 +14,10 @@ Each life is a fork of a process that has imported everything and not yet starte
 toy, so that a life takes seconds. Everything else is the command line's own path.
 """
 
+import argparse
+import itertools
 import json
+import multiprocessing
 import os
 import pathlib
 import random
@@ -26,44 +29,47 @@ import sys
 import tempfile
 import time
 import traceback
+from typing import NamedTuple
 import warnings
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-STEPS = 6
-FIELDS = {
-  **{'data.size': (16, 24), 'data.tasks': ('semseg', 'depth'), 'optim.warmup': 0},
-  **{'train.batch': 2, 'train.steps': STEPS, 'train.eval_every': 4, 'train.save_every': 2, 'train.log_every': 3},
-  **{'eval.batch': 3, 'eval.panels': 1},
-}
 COMMAND = [
   '--config=configs/folder.py:method=mtl_baseline,labels=one',
-  *(f'--config.{k}={v}' for k, v in FIELDS.items()),
+  *('--config.data.size=(16, 24)', "--config.data.tasks=('semseg', 'depth')", '--config.optim.warmup=0'),
+  *('--config.train.batch=2', '--config.train.steps=6', '--config.train.eval_every=4', '--config.train.save_every=2'),
+  *('--config.train.log_every=3', '--config.eval.batch=3', '--config.eval.panels=1'),
 ]
 NOTICED = 10  # seconds, on a busy machine
 EVENTS = ('open', 'os.mkdir', 'os.rename', 'os.remove', 'os.rmdir', 'os.truncate', 'os.chmod', 'shutil.rmtree')
 
 
-def start(data, workdir, kill_at: int = 0, count_to: pathlib.Path | None = None, join: str = '') -> int:
-  """Forks a life of the run, or one process of it; returns its pid.
+def start(data, workdir, processes: int, kill_at: dict[int, int]) -> list[int]:
+  """Forks the processes of a life of the run; returns their pids.
 
   Args:
-    kill_at: the file operation at which it kills itself; 0: none.
-    count_to: a file for the number of file operations of the life.
-    join: --distributed, for one of several processes.
+    kill_at: {process: the file operation at which it kills itself}.
   """
   warnings.simplefilter('ignore')  # JAX fears for its threads; it has none yet
-  pid = os.fork()
-  if pid:
-    return pid
+  port, pids = free_port(), []
+  for n in range(processes):
+    pid = os.fork()
+    if not pid:
+      join = [f'--distributed=localhost:{port},{processes},{n}', '--config.eval.panels=0'] if processes > 1 else []
+      _live(data, workdir, n, kill_at.get(n, 0), join)
+    pids.append(pid)
+  return pids
+
+
+def _live(data, workdir, number: int, kill_at: int, flags: list[str]):
+  """Trains in this process and ends it; the number of its file operations is left beside the workdir."""
   status = 1
   try:
     log = os.open(f'{workdir}.out', os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    seen = _watch(str(workdir), kill_at)
-    status = _main(data, workdir, *([f'--distributed={join}', '--config.eval.panels=0'] if join else []))
-    if count_to:
-      count_to.write_text(str(len(seen)))
+    events = _watch(str(workdir), kill_at)
+    status = main(data, workdir, *flags)
+    pathlib.Path(f'{workdir}.events{number}').write_text(str(len(events)))
   except BaseException:
     traceback.print_exc()
   finally:
@@ -71,21 +77,22 @@ def start(data, workdir, kill_at: int = 0, count_to: pathlib.Path | None = None,
 
 
 def _watch(workdir: str, kill_at: int) -> list[str]:
-  """Records the file operations in the workdir from now on, and kills this process at one."""
-  seen = []
+  """Lists the file operations in the workdir from now on, and kills this process at one."""
+  events = []
 
   def hook(event, args):
     if event in EVENTS and args and isinstance(args[0], (str, os.PathLike)) and os.fspath(args[0]).startswith(workdir):
-      seen.append(event)
-      if len(seen) == kill_at:
+      events.append(event)
+      if len(events) == kill_at:
         os.write(1, f'\nkilled at {event} {args[0]}\n'.encode())
-        os.kill(os.getpid(), signal.SIGKILL)
+        die()
 
   sys.addaudithook(hook)
-  return seen
+  return events
 
 
-def _main(data, workdir, *flags: str) -> int:
+def main(data, workdir, *flags: str) -> int:
+  """Trains the toy by the command line; returns its exit status."""
   from dmtl_jax import cli
 
   use_toy_model()
@@ -125,11 +132,11 @@ def at_batch(monkeypatch, number: int, function, *args):
   """Calls a function when batch `number` of a life in this process goes to the devices."""
   from dmtl_jax.training import setup
 
-  on_devices, calls = setup.Training.on_devices, []
+  on_devices = setup.Training.on_devices
+  batches = itertools.count(1)
 
   def counted(self, batch):
-    calls.append(1)
-    if len(calls) == number:
+    if next(batches) == number:
       function(*args)
     return on_devices(self, batch)
 
@@ -145,15 +152,6 @@ def free_port() -> int:
   with socket.socket() as free:
     free.bind(('localhost', 0))
     return free.getsockname()[1]
-
-
-def start_all(data, workdir, processes: int, kill_at: dict[int, int], count_to: list[pathlib.Path] | None = None):
-  """`start` of each process of a run, with its own `kill_at` and `count_to`."""
-  port = free_port()
-  joins = [f'localhost:{port},{processes},{n}' if processes > 1 else '' for n in range(processes)]
-  return [
-    start(data, workdir, kill_at.get(n, 0), count_to[n] if count_to else None, join) for n, join in enumerate(joins)
-  ]
 
 
 def wait(pids: list[int]) -> list[int | str]:
@@ -172,86 +170,83 @@ def wait(pids: list[int]) -> list[int | str]:
 
 
 def in_fork(function, *args):
-  """The JSON value of a function run in a process of its own: this one must not start JAX."""
-  read, write = os.pipe()
-  pid = os.fork()
-  if not pid:
-    try:
-      with os.fdopen(write, 'w') as f:
-        json.dump(function(*args), f)
-    except BaseException:
-      traceback.print_exc()
-    finally:
-      os._exit(0)
-  os.close(write)
-  with os.fdopen(read) as f:
-    text = f.read()
-  os.waitpid(pid, 0)
-  return json.loads(text)
+  """What a function returns in a process of its own: this one must not start JAX."""
+  with multiprocessing.get_context('fork').Pool(1) as pool:
+    return pool.apply(function, args)
 
 
 def content(workdir: pathlib.Path) -> dict:
-  """What a finished run left, as JSON values, without times."""
+  """What a finished run left, without times."""
   names = sorted(str(p.relative_to(workdir)) for p in workdir.rglob('*') if p.is_file())
   own = [n for n in names if not n.startswith(('checkpoints/', 'tensorboard/'))]
   same = [n for n in own if not n.startswith(('metrics.json', 'report.'))]  # the report names the workdir
-  files = {n: (workdir / n).read_bytes().hex() for n in same}
   metrics = json.loads((workdir / 'metrics.json').read_text())
   metrics.pop('seconds_per_image')
+  checkpoints = sorted((workdir / 'checkpoints').iterdir())
   return {
     'names': own,
-    'files': files,
+    'files': {n: (workdir / n).read_bytes() for n in same},
     'metrics': metrics,
     'board': board(workdir / 'tensorboard'),
-    'entries': sorted(p.name for p in (workdir / 'checkpoints').iterdir()),
-    'checkpoints': {p.name: checkpoint(p) for p in sorted((workdir / 'checkpoints').iterdir())},
+    'entries': [path.name for path in checkpoints],
+    'checkpoints': {path.name: checkpoint(path) for path in checkpoints},
   }
 
 
 def checkpoint(path: pathlib.Path) -> dict:
-  """The items of a checkpoint as JSON values: arrays in hexadecimal."""
+  """The items of a checkpoint, arrays as bytes."""
   import jax
   import numpy as np
   import orbax.checkpoint as ocp
 
-  arrays, reader = {}, ocp.StandardCheckpointer()
+  reader = ocp.StandardCheckpointer()
   here = jax.sharding.SingleDeviceSharding(jax.devices()[0])  # not the devices of the processes that wrote it
-  placed = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here)
-  for item in ('variables', 'optimizer'):
+
+  def restore(item):
     stored = path.resolve() / item
-    tree = reader.restore(stored, jax.tree.map(placed, reader.metadata(stored).item_metadata.tree))
-    for key, x in jax.tree_util.tree_leaves_with_path(tree):
-      arrays[item + jax.tree_util.keystr(key)] = np.asarray(x).tobytes().hex()
+    shapes = reader.metadata(stored).item_metadata.tree
+    return reader.restore(stored, jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), shapes))
+
+  trees = {item: restore(item) for item in ('variables', 'optimizer')}
+  leaves = jax.tree_util.tree_leaves_with_path(trees)
   meta = json.loads((path / 'meta' / 'metadata').read_text())
   meta['config']['data'].pop('path')
-  return {'step': int(tree['step']), 'arrays': arrays, 'meta': meta}
+  return {
+    'step': int(trees['optimizer']['step']),
+    'arrays': {jax.tree_util.keystr(key): np.asarray(x).tobytes() for key, x in leaves},
+    'meta': meta,
+  }
 
 
 def board(folder: pathlib.Path) -> dict:
-  """{'tag step': value or picture} as TensorBoard shows them: what a restart declares void is dropped."""
+  """{(tag, step): value or picture} as TensorBoard shows them: without what a restart declares void."""
   from tensorboardX.proto.event_pb2 import Event
 
   shown = {}
   for path in sorted(folder.iterdir()):
-    for record in records(path.read_bytes()):
-      event = Event.FromString(record)
+    for event in map(Event.FromString, records(path.read_bytes())):
       if event.HasField('session_log'):
-        shown = {key: value for key, value in shown.items() if key[1] < event.step}
+        shown = {(tag, step): value for (tag, step), value in shown.items() if step < event.step}
       for value in event.summary.value:
         assert (value.tag, event.step) not in shown, 'shown twice'
-        shown[value.tag, event.step] = value.image.encoded_image_string.hex() or repr(value.simple_value)
-  return {f'{tag} {step}': value for (tag, step), value in shown.items()}
+        shown[value.tag, event.step] = value.image.encoded_image_string or value.simple_value
+  return shown
 
 
 def records(data: bytes):
   """The whole records of an event file; the last may be cut."""
-  at = 0
-  while at + 12 <= len(data):
-    (length,) = struct.unpack_from('<Q', data, at)
-    if at + 16 + length > len(data):
+  start = 0
+  while start + 12 <= len(data):
+    (length,) = struct.unpack_from('<Q', data, start)
+    if start + 16 + length > len(data):
       return
-    yield data[at + 12 : at + 12 + length]
-    at += 16 + length
+    yield data[start + 12 : start + 12 + length]
+    start += 16 + length
+
+
+def last(run: dict) -> dict:
+  """What `content` returns, with only the last checkpoint."""
+  return run | {'checkpoints': run['checkpoints'][max(run['entries'], key=int)], 'entries': []}
 
 
 def differences(a, b, where='') -> list[str]:
@@ -261,77 +256,83 @@ def differences(a, b, where='') -> list[str]:
   return [] if a == b else [f'{where}: {str(a)[:80]} != {str(b)[:80]}']
 
 
+class Life(NamedTuple):
+  """How a life ends.
+
+  Attributes:
+    kind: 'time' or 'event', a kill, or 'term', the signal.
+    share: of a life's seconds, or of a process's file operations, that it lasts, from 0 to 1.
+    victims: the processes that it ends.
+  """
+
+  kind: str
+  share: float
+  victims: tuple[int, ...]
+
+
 class Trial:
   """A folder with data, and the run that was never killed."""
 
   def __init__(self, folder: pathlib.Path, timed: bool, processes: int = 1):
-    import toy
+    from tests import toy
 
     self.folder, self.data, self.processes = folder, folder / 'data', processes
     toy.write(self.data, size=(16, 24))
-    reference, counted = folder / 'reference', [folder / f'events{n}' for n in range(processes)]
+    reference = folder / 'reference'
     for _ in range(1 + timed):  # the first one compiles
       shutil.rmtree(reference, ignore_errors=True)
       began = time.monotonic()
-      results = wait(start_all(self.data, reference, processes, {}, counted))
+      results = wait(start(self.data, reference, processes, {}))
       assert not any(results), (folder / 'reference.out').read_text()
-    self.seconds, self.events = time.monotonic() - began, [int(path.read_text()) for path in counted]
+    self.seconds = time.monotonic() - began
+    self.events = [int((folder / f'reference.events{n}').read_text()) for n in range(processes)]
     self.expected = in_fork(content, reference)
     self.runs = 0
 
-  def run(self, lives: list[tuple[str, float, tuple[int, ...]]]) -> int:
+  def run(self, lives: list[Life]) -> int:
     """One run to its end through lives; returns the kills.
-
-    Args:
-      lives: (what, when, the processes it befalls); what: 'time' or 'event', a kill, or 'term', the signal; when:
-        the share of a life's seconds, or of a process's file operations, that it lasts, from 0 to 1.
 
     Raises:
       AssertionError: it failed, or differs from the run that was never killed.
     """
     self.runs += 1
-    workdir, kills = self.folder / f'run{self.runs}', 0
-    output = pathlib.Path(f'{workdir}.out')
-    for kind, share, whom in [*lives, ('event', 0, ())]:
-      output.unlink(missing_ok=True)
-      kill_at = {n: 1 + int(share * self.events[n]) for n in whom if kind == 'event'}
-      pids = start_all(self.data, workdir, self.processes, kill_at)
-      if kind != 'event':
-        number = signal.SIGTERM if kind == 'term' else signal.SIGKILL
-        self._signal([pids[n] for n in whom], share * self.seconds, number, output)
-      results, printed = wait(pids), output.read_text()
-      kills += (killed := results.count('killed'))
-      told = printed.count('ended before the work was done, so this one ends too; run the same command again')
-      # Where the first process dies, JAX's own client may end another before that has told why: by SIGABRT, or (0.7) by 1.
-      ended = printed.count('because the JAX distributed service detected fatal errors') * (results[0] == 'killed')
-      ends = ({'killed', 1} if killed else {0}) | ({-signal.SIGABRT} if ended else set())
-      assert set(results) <= ends, f'{lives}: {results}\n{printed}'
-      assert told <= results.count(1) <= told + ended and 'Traceback' not in printed, f'{lives}: {results}\n{printed}'
-    found, expected = in_fork(content, workdir), self.expected
-    if any(kind == 'term' for kind, *_ in lives):  # which saves at a step of its own
-      found, expected = last(found), last(expected)
-    different = differences(expected, found)
-    assert not different, f'{lives}:\n' + '\n'.join(different[:20]) + printed
+    workdir = self.folder / f'run{self.runs}'
+    kills = sum(self._run_life(workdir, life) for life in [*lives, Life('event', 0, ())])
+    result, expected = in_fork(content, workdir), self.expected
+    if any(life.kind == 'term' for life in lives):  # which saves at a step of its own
+      result, expected = last(result), last(expected)
+    different = differences(expected, result)
+    assert not different, '\n'.join([f'{lives}:', *different[:20], pathlib.Path(f'{workdir}.out').read_text()])
     shutil.rmtree(workdir)
     return kills
 
-  def _signal(self, pids: list[int], seconds: float, number: int, output: pathlib.Path):
-    """Sends a signal after so many seconds of this life, but not before its processes have joined."""
-    time.sleep(seconds)
-    while self.processes > 1 and '[Gloo]' not in (output.read_text() if output.exists() else ''):
-      time.sleep(0.05)
-    for pid in pids:
-      os.kill(pid, number)
-
-
-def last(run: dict) -> dict:
-  """What `content` gives, with the last checkpoint alone."""
-  return run | {'checkpoints': run['checkpoints'][run['entries'][-1]], 'entries': []}
+  def _run_life(self, workdir: pathlib.Path, life: Life) -> int:
+    """One life, and whether it ended as it should; returns how many of its processes were killed."""
+    output = pathlib.Path(f'{workdir}.out')
+    output.unlink(missing_ok=True)
+    kill_at = {n: 1 + int(life.share * self.events[n]) for n in life.victims if life.kind == 'event'}
+    pids = start(self.data, workdir, self.processes, kill_at)
+    if life.kind != 'event':
+      time.sleep(life.share * self.seconds)
+      while self.processes > 1 and '[Gloo]' not in (output.read_text() if output.exists() else ''):
+        time.sleep(0.05)  # until its processes have joined
+      for n in life.victims:
+        os.kill(pids[n], signal.SIGTERM if life.kind == 'term' else signal.SIGKILL)
+    results, printed = wait(pids), output.read_text()
+    killed = results.count('killed')
+    reported = printed.count('ended before the work was done, so this one ends too; run the same command again')
+    # Where the first process dies, JAX's own client may end another before that has said why: by SIGABRT, or (0.7) by 1.
+    aborted = printed.count('because the JAX distributed service detected fatal errors') * (results[0] == 'killed')
+    allowed = ({'killed', 1} if killed else {0}) | ({-signal.SIGABRT} if aborted else set())
+    assert set(results) <= allowed, f'{life}: {results}\n{printed}'
+    assert reported <= results.count(1) <= reported + aborted, f'{life}: {results}\n{printed}'
+    assert 'Traceback' not in printed, f'{life}: {results}\n{printed}'
+    return killed
 
 
 def imports():
   """Everything a life needs but a started JAX."""
-  sys.path[:0] = [str(ROOT), str(ROOT / 'tests')]
+  sys.path.insert(0, str(ROOT))
   os.environ.setdefault('JAX_PLATFORMS', 'cpu')
   os.environ.setdefault('XLA_FLAGS', '--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true')
   os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.1')
@@ -346,7 +347,8 @@ def imports():
   from dmtl_jax.jobs import train  # noqa: F401
 
 
-def main(kills: int = 40, seed: int = 0, only: str = '', processes: int = 1, longest: int = 5):
+def kill_runs(kills: int, seed: int, only: str, processes: int, longest: int):
+  """Runs through random lives until there were so many kills."""
   imports()
   rng = random.Random(seed)
   with tempfile.TemporaryDirectory() as folder:
@@ -358,11 +360,14 @@ def main(kills: int = 40, seed: int = 0, only: str = '', processes: int = 1, lon
       lives = []
       for _ in range(rng.randint(1, min(longest, kills - done))):
         kind = only or rng.choice(('time', 'event') * 3 + ('term',) * (processes > 1))
-        whom = rng.choice(victims[:processes] if kind == 'term' else victims)
-        lives.append((kind, rng.random(), whom))
+        ended = rng.choice(victims[:processes] if kind == 'term' else victims)
+        lives.append(Life(kind, rng.random(), ended))
       done += trial.run(lives)
       print(f'{done} kills in {trial.runs} runs, all ended with the same bits', flush=True)
 
 
 if __name__ == '__main__':
-  main(**{k: type({'only': ''}.get(k, 0))(v) for k, v in (a.removeprefix('--').split('=') for a in sys.argv[1:])})
+  parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
+  for flag, default in {'kills': 40, 'seed': 0, 'only': '', 'processes': 1, 'longest': 5}.items():
+    parser.add_argument(f'--{flag}', type=type(default), default=default)
+  kill_runs(**vars(parser.parse_args()))

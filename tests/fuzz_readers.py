@@ -1,4 +1,4 @@
-"""Coverage-guided fuzzing of the readers of other people's files, for hours or minutes outside the suite.
+"""Fuzzes the readers of other people's files by coverage, for minutes or hours outside the suite.
 
   pip install atheris
   python -m tests.fuzz_readers [READER] [-max_total_time=SECONDS]      all readers, as often as READERS says
@@ -6,7 +6,7 @@
 (other flags of libFuzzer as well).
 
 Each input must be read, or refused in one sentence, without running code, writing elsewhere, or taking much memory
-or time (`fuzzing.told`). libFuzzer keeps what reaches new code of ours, of NumPy's headers and of SciPy, and mutates
+or time (`fuzzing.accepts`). libFuzzer keeps what reaches new code of ours, of NumPy's headers and of SciPy, and mutates
 that; a failure stops it and is written to ./crash-*. What it has found is in tests/basics/test_hostile.py.
 """
 
@@ -20,11 +20,9 @@ import jax  # noqa: F401 (before the block: not instrumented)
 import orbax.checkpoint  # noqa: F401
 import tensorflow_datasets  # noqa: F401
 
-sys.path.insert(0, str(pathlib.Path(__file__).parent))  # as pytest does
-
 with atheris.instrument_imports(include=['dmtl_jax', 'numpy.lib', 'scipy.io.matlab']):
-  from dmtl_jax.basics import download
-  from tests.readers import READERS, Silent
+  from dmtl_jax.basics import progress
+  from tests.readers import READERS
 
 FOLDER = pathlib.Path(tempfile.mkdtemp(dir='/dev/shm' if pathlib.Path('/dev/shm').is_dir() else None))
 
@@ -39,12 +37,14 @@ def main(*args: str):
         done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         print(f'{name}: {done.stderr.strip().splitlines()[-1]} (status {done.returncode})', flush=True)
     return
-  reader, corpus, download.Progress = READERS[names[0]], FOLDER / 'corpus', Silent
+  progress.silent = True
+  reader = READERS[names[0]]
+  corpus = FOLDER / 'corpus'
   corpus.mkdir()
   for number, seed in enumerate(reader.seeds):
     (corpus / str(number)).write_bytes(seed)
   flags = [f'-runs={reader.many}', '-max_len=6000', '-timeout=20', '-rss_limit_mb=6000', *flags, str(corpus)]
-  atheris.Setup([sys.argv[0], *flags], lambda data: reader.told(FOLDER, data) and None)
+  atheris.Setup([sys.argv[0], *flags], lambda data: reader.accepts(FOLDER, data) and None)
   atheris.Fuzz()
 
 

@@ -1,5 +1,6 @@
-"""What the fuzz tests share: mutations of valid files, and a watch over what a reader does meanwhile."""
+"""Mutations of valid files, and a watch over what a reader of them does."""
 
+import collections
 import contextlib
 import copy
 import json
@@ -9,12 +10,12 @@ import resource
 import sys
 import time
 
-from hypothesis import HealthCheck, settings
+from hypothesis import given, HealthCheck, settings
 from hypothesis import strategies as st
 
 from dmtl_jax.basics.errors import is_plain, UserError
 
-EXAMPLES = int(os.environ.get('FUZZ_EXAMPLES', 0))  # a reader; 0: the few of the suite, always the same
+EXAMPLES = int(os.environ.get('FUZZ_EXAMPLES', 0))  # per reader; 0: the few of the suite, always the same
 MEMORY = 1 << 30  # bytes a reader may take for files of a few kilobytes
 SECONDS = 10
 JUNK = (
@@ -22,73 +23,53 @@ JUNK = (
     '../../x', '/etc/passwd', [], {}, [[[[]]]], {'a': {'b': None}}, ['semseg', 3], 2**63, -(2**31), '__class__',
 )  # fmt: skip
 INTEGERS = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 100_000, 2**31 - 1, 2**31, 2**32 - 1)
+NUMBERS = [number.to_bytes(4, order) for number in INTEGERS for order in ('little', 'big')]
 
 
-def fuzz(few: int):
-  """Settings of a test: `few` inputs in the suite, FUZZ_EXAMPLES others where that is set."""
-  return settings(
+def run(few: int, inputs, accepts):
+  """Tries `few` inputs, or FUZZ_EXAMPLES others: some must be read and some refused, or mutations are too weak or strong."""
+  outcomes = collections.Counter()
+
+  @settings(
     max_examples=EXAMPLES or few,
     derandomize=not EXAMPLES,
     deadline=None,
     database=None,
     suppress_health_check=list(HealthCheck),
   )
+  @given(inputs)
+  def body(data):
+    outcomes[accepts(data)] += 1
+
+  body()
+  print(f'{outcomes.total()} inputs: {dict(outcomes)}')
+  assert set(outcomes) == {True, False}
+
+
+@st.composite
+def files(draw, *seeds: bytes):
+  """A valid file with one to four edits: bytes replaced, inserted, cut, flipped, repeated or copied from elsewhere."""
+  data = draw(st.sampled_from(seeds))
+  for _ in range(draw(st.integers(1, 4))):
+    start, other = (draw(positions) % (len(data) + 1) for _ in range(2))
+    length = draw(st.integers(1, 64))
+    flipped = bytes(byte ^ 1 << length % 8 for byte in data[start : start + 1])
+    moves = st.sampled_from(
+      [(b'', length), (b'', len(data)), (flipped, 1), (data[start : start + length], 0), (data[other : other + 16], 16)]
+    )
+    bytes_ = st.tuples(st.binary(min_size=1, max_size=8), st.integers(0, 4))
+    numbers = st.tuples(st.sampled_from(NUMBERS), st.just(4))
+    new, replaced = draw(st.one_of(bytes_, numbers, moves, moves))
+    data = data[:start] + new + data[start + replaced :]
+  return data
 
 
 positions = st.integers(0, 1 << 20)
-edits = st.lists(
-  st.tuples(
-    positions,
-    st.one_of(
-      st.tuples(st.just('set'), st.binary(min_size=1, max_size=4)),
-      st.tuples(st.just('flip'), st.integers(0, 7)),
-      st.tuples(st.just('cut'), st.integers(1, 64)),
-      st.tuples(st.just('insert'), st.binary(min_size=1, max_size=8)),
-      st.tuples(st.just('repeat'), st.integers(1, 64)),
-      st.tuples(st.just('end'), st.none()),
-      st.tuples(st.just('little'), st.sampled_from(INTEGERS)),
-      st.tuples(st.just('big'), st.sampled_from(INTEGERS)),
-      st.tuples(st.just('splice'), positions),
-    ),
-  ),
-  min_size=1,
-  max_size=4,
-)
-
-
-def edited(data: bytes, changes) -> bytes:
-  """Bytes with some edits (`edits`)."""
-  data = bytearray(data)
-  for position, (what, value) in changes:
-    i = position % (len(data) + 1)
-    if what == 'set':
-      data[i : i + len(value)] = value
-    elif what == 'flip' and i < len(data):
-      data[i] ^= 1 << value
-    elif what == 'cut':
-      del data[i : i + value]
-    elif what == 'insert':
-      data[i:i] = value
-    elif what == 'repeat':
-      data[i:i] = data[i : i + value]
-    elif what == 'end':
-      del data[i:]
-    elif what in ('little', 'big'):
-      data[i : i + 4] = value.to_bytes(4, what)
-    elif what == 'splice':
-      j = value % (len(data) + 1)
-      data[i : i + 16] = data[j : j + 16]
-  return bytes(data)
-
-
-def files(*seeds: bytes):
-  """Mutations of valid files."""
-  return st.builds(edited, st.sampled_from(seeds), edits)
 
 
 @st.composite
 def trees(draw, *seeds):
-  """Mutations of JSON values: parts replaced, dropped, doubled, renamed, or put deeper."""
+  """A JSON value, parts of which are replaced, dropped, doubled, renamed, or put deeper."""
   tree = {'root': copy.deepcopy(draw(st.sampled_from(seeds)))}
   for _ in range(draw(st.integers(1, 3))):
     places = list(_places(tree))
@@ -96,14 +77,14 @@ def trees(draw, *seeds):
     action = draw(st.sampled_from(['replace', 'replace', 'drop', 'double', 'rename', 'wrap']))
     if action == 'replace':
       holder[key] = copy.deepcopy(draw(st.sampled_from(JUNK)))
-    elif action == 'drop' and holder is not tree:
-      del holder[key]
-    elif action == 'double' and isinstance(holder, list):
-      holder.append(copy.deepcopy(holder[key]))
-    elif action == 'rename' and isinstance(holder, dict) and holder is not tree:
-      holder[str(draw(st.sampled_from(JUNK)))] = holder.pop(key)
     elif action == 'wrap':
       holder[key] = [holder[key]]
+    elif action == 'double' and isinstance(holder, list):
+      holder.append(copy.deepcopy(holder[key]))
+    elif action == 'drop' and holder is not tree:
+      del holder[key]
+    elif action == 'rename' and isinstance(holder, dict) and holder is not tree:
+      holder[str(draw(st.sampled_from(JUNK)))] = holder.pop(key)
   return tree['root']
 
 
@@ -115,7 +96,7 @@ def _places(node):
 
 
 def as_json(*seeds):
-  """Bytes of JSON files: mutated values, and files with mutated bytes."""
+  """JSON files with mutated values, mutated bytes, or no end."""
   whole = [json.dumps(seed, indent=1).encode() for seed in seeds]
   endless = st.sampled_from([b'[' * 100_000, b'9' * 5000, b'{"a": 1e999999}', b'\xff\xfe', b'\xef\xbb\xbf{}', b''])
   return st.one_of(trees(*seeds).map(lambda tree: json.dumps(tree).encode()), files(*whole), endless)
@@ -129,7 +110,7 @@ _RUNS_CODE = {
     'os.system', 'os.exec', 'os.posix_spawn', 'os.fork', 'os.forkpty', 'subprocess.Popen', 'pickle.find_class',
     'socket.connect', 'ctypes.dlopen', 'pty.spawn', 'webbrowser.open', 'code.__new__',
 }  # fmt: skip
-_WRITES = {
+_WRITES = {  # event: which of its arguments is the path
     'os.mkdir': 0, 'os.remove': 0, 'os.rmdir': 0, 'os.rename': 1, 'os.link': 1, 'os.symlink': 1, 'os.truncate': 0,
     'os.chmod': 0, 'os.chown': 0, 'shutil.rmtree': 0, 'os.mkfifo': 0, 'os.mknod': 0,
 }  # fmt: skip
@@ -171,14 +152,15 @@ def watched(folder: pathlib.Path):
   assert time.monotonic() - start < SECONDS
 
 
-def told(read, path: pathlib.Path, *names: str) -> bool:
-  """Whether `read(path)` reads; else it says why in one sentence that names the file (or one of `names`)."""
+def accepts(read, path: pathlib.Path, *names: str) -> bool:
+  """Whether `read(path)` reads; else it must refuse in one sentence that names the file, or one of `names`."""
   try:
     with watched(path.parent):
       read(path)
     return True
   except UserError as error:
     text = str(error)
-    assert is_plain(text) and len(text) < 1500, ascii(text)
+    assert is_plain(text), ascii(text)
+    assert len(text) < 1500, ascii(text)
     assert any(name in text for name in (path.name, *names)), text
     return False

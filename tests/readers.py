@@ -1,4 +1,4 @@
-"""The readers of one file that somebody else wrote, for tests/whole/test_fuzz.py and tests/fuzz_readers.py to mutate."""
+"""The readers of files that somebody else wrote: for tests/whole/test_fuzz.py and tests/fuzz_readers.py to mutate."""
 
 from collections.abc import Callable, Sequence
 import dataclasses
@@ -27,9 +27,8 @@ from dmtl_jax.datasets import folder
 from dmtl_jax.datasets.pascal import labels as pascal
 from dmtl_jax.runs import checkpoints, pretrained
 from dmtl_jax.tasks import make_task
-from tests import fuzzing
-from tests.archives import file, link, tar, zipped
-from tests.basics import test_torch_file
+from tests import fuzzing, torch_writer
+from tests.archives import Item, link, tar, zipped
 
 TASKS = (
     make_task('semseg', 'semseg', ('a', 'b', 'c')), make_task('saliency', 'saliency'), make_task('normals', 'normals'),
@@ -66,26 +65,10 @@ class Reader:
   inputs: st.SearchStrategy | None = None
   write: Callable[[pathlib.Path, bytes], object] = pathlib.Path.write_bytes
 
-  def told(self, place: pathlib.Path, data: bytes) -> bool:
-    """Whether a content is read in a folder of its own; else it is refused in a sentence."""
+  def accepts(self, place: pathlib.Path, data: bytes) -> bool:
+    """Whether a content is read in a folder of its own; else it must be refused in a sentence."""
     self.write(place / self.name, data)
-    return fuzzing.told(self.read, place / self.name, 'checkpoints')
-
-
-class Silent:
-  """Progress that is not shown: these are thousands of runs."""
-
-  def __init__(self, *args, **kwargs):
-    pass
-
-  def __enter__(self):
-    return self
-
-  def __exit__(self, *args):
-    pass
-
-  def update(self, *args, **kwargs):
-    pass
+    return fuzzing.accepts(self.read, place / self.name, 'checkpoints')
 
 
 def saved(save, *args, **options) -> bytes:
@@ -107,7 +90,7 @@ def pattern(dtype, most: int, channels: int = 0):
 
 
 def refusing(read):
-  """A reader that raises ValueError raises UserError."""
+  """A reader that raises UserError where `read` raises ValueError."""
 
   def reading(path):
     try:
@@ -116,6 +99,34 @@ def refusing(read):
       raise UserError(f'{path}: {error}') from error
 
   return reading
+
+
+# --- A folder data set -----------------------------------------------------------------------
+
+LABEL = encoded(pattern(np.uint8, 2), 'png')
+
+
+def write_folder(root: pathlib.Path, label: bytes | None = None):
+  """A data set of one image, with a label of segmentation if one is given."""
+  (root / 'train/images').mkdir(parents=True)
+  (root / 'dataset.json').write_text(json.dumps(DESCRIPTION))
+  (root / 'train/images/a.png').write_bytes(encoded(pattern(np.uint8, 255, 3), 'png'))
+  if label is not None:
+    (root / 'train/labels/semseg').mkdir(parents=True)
+    (root / 'train/labels/semseg/a.png').write_bytes(label)
+
+
+def open_folder(root):
+  """Opens the data set and reads every example: what is read must be valid."""
+  source = folder.open_folder(str(root), 'train')
+  for example in (source[i] for i in range(len(source))):
+    assert example['image'].dtype == np.uint8
+    for task in source.tasks:
+      if task.name in example['labels']:
+        label = example['labels'][task.name]
+        assert label.dtype == task.label_dtype
+        assert label.shape == (*example['image'].shape[:2], task.label_channels)
+        assert np.isfinite(label).all()
 
 
 # --- PyTorch files and mappings --------------------------------------------------------------
@@ -129,34 +140,32 @@ _INSTRUCTIONS = [
     b'cnumpy\ndtype\n', b'cnumpy.core.multiarray\nscalar\n', b'c_codecs\nencode\n', b'ctorch._utils\n_rebuild_parameter\n',
     b'cos\nsystem\n', b'X\x01\0\0\0a', b'C\x08\0\0\0\0\0\0\0\0', b'q\x00', b'q\x01', b'h\x00', b'h\x01', b'.',
 ]  # fmt: skip
-_programs = st.lists(st.sampled_from(_INSTRUCTIONS), max_size=30).map(lambda of: b'\x80\x02' + b''.join(of) + b'.')
+_programs = st.lists(st.sampled_from(_INSTRUCTIONS), max_size=30).map(
+  lambda parts: b'\x80\x02' + b''.join(parts) + b'.'
+)
 
 
 def in_zip(path: pathlib.Path, program: bytes):
   """A .pth whose pickle is the input: of a mutated zip hardly any gets past its sums."""
-  test_torch_file.write_program(path, program, test_torch_file.checkpoint()[1])
+  torch_writer.write_program(path, program, torch_writer.checkpoint()[1])
 
 
 def load_mapping(path):
   label_settings.load_mapping(path, ['img0', 'img1', 'img2'], TASKS)
 
 
-def _weights():
-  storage = test_torch_file.Storage(np.arange(12, dtype=np.float32), '0')  # as in `in_zip`
-  return {'labels_weights': test_torch_file.tensor(storage, (3, 2), (2, 1))}, [storage]
-
-
 def _whole(*contents) -> list[bytes]:
   """Files of both formats."""
   with tempfile.TemporaryDirectory() as place:
-    path, writers = pathlib.Path(place, 'x.pth'), (test_torch_file.write_zip, test_torch_file.write_legacy)
+    path, writers = pathlib.Path(place, 'x.pth'), (torch_writer.write_zip, torch_writer.write_legacy)
     return [write(path, *content).read_bytes() for write in writers for content in contents]
 
 
+_STORAGE = torch_writer.Storage(np.arange(12, dtype=np.float32), '0')  # as in `in_zip`
+_WEIGHTS = {'labels_weights': torch_writer.tensor(_STORAGE, (3, 2), (2, 1))}
 _FLAGS = {f'img{i}': [1, 0, 1, 0, int(i > 1)] for i in range(3)}
-_MAPPINGS = [test_torch_file.pickled(content) for content in (_FLAGS, _weights()[0])]
-_PROGRAMS = [test_torch_file.pickled(test_torch_file.checkpoint()[0]), *_MAPPINGS]
-_ROWS = {'img0': ['semseg', 'depth'], 'img1': []}
+_MAPPINGS = [torch_writer.pickled(content) for content in (_FLAGS, _WEIGHTS)]
+_PROGRAMS = [torch_writer.pickled(torch_writer.checkpoint()[0]), *_MAPPINGS]
 _CSVS = [b'image,tasks\nimg0,semseg;depth\nimg1,\n', b'image,semseg,depth\nimg0,1,0\n"img1",0,1\n']
 _odd_csvs = st.sampled_from([b'image,tasks\nimg0,' + b'x' * 200_000, b'\0\n\0', b'"', b'image,a\r\ra'])
 
@@ -168,25 +177,26 @@ _names = st.one_of(
                      'x' * 300, 'd/' * 12 + 'x', 'a\n', '\x1b[2J', '\udcff', 'link', 'link/x']),
     st.text(st.characters(exclude_categories=['Cs']), min_size=1, max_size=4),
 )  # fmt: skip
-_types = st.sampled_from((tarfile.REGTYPE,) * 4 + (
+_kinds = st.sampled_from((tarfile.REGTYPE,) * 4 + (
     tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE,
     tarfile.GNUTYPE_SPARSE,
 ))  # fmt: skip
 _items = st.lists(
-  st.tuples(_names, _types, _names, st.integers(0, 0o7777), st.binary(max_size=9)), min_size=1, max_size=5
+  st.builds(Item, _names, st.binary(max_size=9), _kinds, _names, st.integers(0, 0o7777)), min_size=1, max_size=5
 )
-_PLAIN = [file('top/one.txt', b'1' * 600), link('top/link', 'one.txt'), file('top/deep/two.txt', b'22')]
+_PLAIN = [Item('top/one.txt', b'1' * 600), link('top/link', 'one.txt'), Item('top/deep/two.txt', b'22')]
 _ARCHIVES = [tar(_PLAIN, mode) for mode in ('w', 'w:gz', 'w:bz2', 'w:xz')]
 _ARCHIVES += [zipped(_PLAIN[::2], method) for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA)]
 
 
 def _unpack(path: pathlib.Path):
   download.extract(path, path.with_name('out'))
-  for found in path.with_name('out').rglob('*'):
-    assert os.path.realpath(found).startswith(f'{path.parent}/out'), found
+  for file in path.with_name('out').rglob('*'):
+    assert os.path.realpath(file).startswith(f'{path.parent}/out'), file
 
 
-def _without_results(path: pathlib.Path, data: bytes):
+def _write_archive(path: pathlib.Path, data: bytes):
+  """Beside nothing that an earlier one left."""
   for left in ('out', 'out.incomplete'):
     shutil.rmtree(path.with_name(left), ignore_errors=True)
   path.write_bytes(data)
@@ -194,14 +204,15 @@ def _without_results(path: pathlib.Path, data: bytes):
 
 # --- Weights, checkpoints, config strings ----------------------------------------------------
 
-_TENSORS = {'conv.weight': np.ones((2, 3), np.float32), 'module.conv.bias': np.zeros(2, np.float16)}
-_STATE = safetensors.numpy.save(_TENSORS)
-_LENGTH = 8 + int.from_bytes(_STATE[:8], 'little')  # of the header, JSON behind its own length
+_STATE = safetensors.numpy.save(
+  {'conv.weight': np.ones((2, 3), np.float32), 'module.conv.bias': np.zeros(2, np.float16)}
+)
+_HEADER = 8 + int.from_bytes(_STATE[:8], 'little')  # bytes: JSON behind its own length
 
 
 def _with_header(tree) -> bytes:
   text = json.dumps(tree).encode()
-  return len(text).to_bytes(8, 'little') + text + _STATE[_LENGTH:]
+  return len(text).to_bytes(8, 'little') + text + _STATE[_HEADER:]
 
 
 def _fill(path):
@@ -234,13 +245,14 @@ def _parse(path):
   try:
     assert set(common.parse(path.read_bytes().decode(errors='surrogateescape'))) == set(common.ARGUMENTS)
   except ValueError as error:
-    assert len(str(error)) < 500 and str(error).startswith('config string: ') and '\n' not in str(error)
+    assert str(error).startswith('config string: ')
+    assert len(str(error)) < 500
     raise
 
 
-_MAPS = {'LabelMap': np.array([[0, 3], [454, 1]], np.uint16)}
 _PICTURES = [encoded(pattern(np.uint8, 255, 3), kind) for kind in IMAGES]
 _PICTURES += [encoded(pattern(np.uint16, 60_000), 'png'), encoded(pattern(np.uint8, 255, 4), 'png')]
+_LABEL_MAP = {'LabelMap': np.array([[0, 3], [454, 1]], np.uint16)}
 _ids = st.sampled_from([b'../../etc/passwd\n', b'/etc/passwd', b'a\0b', b'a/b', b'..', b'.'])
 
 
@@ -253,25 +265,25 @@ READERS = {
     'x.pth', torch_file.load, _PROGRAMS, 100, 130_000, st.one_of(_programs, fuzzing.files(*_PROGRAMS)), in_zip
   ),
   'whole .pth': Reader(
-    'x.pth', torch_file.load, _whole(_weights(), (_FLAGS,), test_torch_file.checkpoint()), 50, 100_000
+    'x.pth', torch_file.load, _whole((_WEIGHTS, [_STORAGE]), (_FLAGS,), torch_writer.checkpoint()), 50, 100_000
   ),
-  'whole .pth as a mapping': Reader('x.pth', load_mapping, _whole(_weights(), (_FLAGS,)), 50),
+  'whole .pth as a mapping': Reader('x.pth', load_mapping, _whole((_WEIGHTS, [_STORAGE]), (_FLAGS,)), 50),
   'mapping in .pth': Reader('x.pth', load_mapping, _MAPPINGS, 50, 80_000, write=in_zip),
   'mapping .csv': Reader('m.csv', load_mapping, _CSVS, 70, 100_000, st.one_of(_odd_csvs, fuzzing.files(*_CSVS))),
-  'mapping .json': _json('m.json', load_mapping, _ROWS, 40, 100_000),
+  'mapping .json': _json('m.json', load_mapping, {'img0': ['semseg', 'depth'], 'img1': []}, 40, 100_000),
   'dataset.json': _json('dataset.json', folder.read_description, DESCRIPTION, 80, 130_000),
   '.safetensors': Reader(
     'x.safetensors', _fill, [_STATE], 60, 100_000,
-    st.one_of(fuzzing.files(_STATE), fuzzing.trees(json.loads(_STATE[8:_LENGTH])).map(_with_header)),
+    st.one_of(fuzzing.files(_STATE), fuzzing.trees(json.loads(_STATE[8:_HEADER])).map(_with_header)),
   ),
   '.npy': Reader('x.npy', refusing(files.read_npy), [saved(np.save, np.eye(3))], 40, 100_000),
   '.mat': Reader(
-    'x.mat', pascal.read_label_map, [saved(scipy.io.savemat, _MAPS, do_compression=it) for it in (False, True)], 40, 80_000
+    'x.mat', pascal.read_label_map, [saved(scipy.io.savemat, _LABEL_MAP, do_compression=it) for it in (False, True)], 40, 80_000
   ),
   'archive': Reader(
     'archive', _unpack, _ARCHIVES, 100, 30_000,
-    st.one_of(_items.map(lambda of: tar(of, 'w')), _items.map(zipped), fuzzing.files(*_ARCHIVES), _items.map(tar)),
-    _without_results,
+    st.one_of(_items.map(lambda items: tar(items, 'w')), _items.map(zipped), fuzzing.files(*_ARCHIVES), _items.map(tar)),
+    _write_archive,
   ),
   'config string': Reader(
     'config', refusing(_parse), [b'method=feature,labels=one,diffusion_steps=3,preset=released'], 150, 100_000, _strings
@@ -281,7 +293,7 @@ READERS = {
   ),
   'image to predict': Reader('x.png', photographs.read_image, _PICTURES, 60),
   'ids of PASCAL': Reader(
-    'train.txt', pascal.read_ids, [b'2008_000001\n2008_000002\n'], 30,
+    'train.txt', pascal.read_ids, [b'2008_000001\n2008_000002\n'], 60,
     inputs=st.one_of(_ids, fuzzing.files(b'2008_000001\n2008_000002\n')),
   ),
 }  # fmt: skip

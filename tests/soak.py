@@ -1,6 +1,6 @@
 """A long run of a toy with evaluations and checkpoints: does anything grow?
 
-  python tests/soak.py [--steps=20000] [--out=docs/soak.png]
+  python -m tests.soak [--steps=20000] [--out=docs/soak.png]
 
 At every log line: resident memory, open files, threads, and the size of the workdir with and without the learning
 curves (log.jsonl and tensorboard). Printed: their slopes after the first fifth, by least squares; drawn: all of it.
@@ -13,15 +13,11 @@ import pathlib
 import sys
 import tempfile
 
-import faults
-import matplotlib
 import numpy as np
-import toy
+
+from tests import faults, toy
 
 faults.imports()
-matplotlib.use('agg')
-from matplotlib import pyplot  # noqa: E402
-
 from dmtl_jax.runs import log  # noqa: E402
 
 EVERY = {'train.log_every': 100, 'train.eval_every': 500, 'train.save_every': 250}
@@ -32,17 +28,13 @@ UNITS = {'resident memory': 'MB', 'open files': '', 'threads': '', 'workdir with
 def sample(workdir: pathlib.Path) -> tuple[float, ...]:
   """In the order and units of UNITS."""
   pages = int(pathlib.Path('/proc/self/statm').read_text().split()[1])
-  sizes = {True: 0, False: 0}
-  paths = [pathlib.Path(folder, name) for folder, _, names in os.walk(workdir) for name in names]
-  for path in paths:
+  sizes = {True: 0, False: 0}  # of curves, and of all else
+  for path in workdir.rglob('*'):
     with contextlib.suppress(FileNotFoundError):  # a checkpoint is renamed by a thread of its own
-      sizes[path.relative_to(workdir).parts[0] in CURVES] += path.stat().st_size
-  of_system = (
-    pages * os.sysconf('SC_PAGESIZE') / 1e6,
-    len(os.listdir('/proc/self/fd')),
-    len(os.listdir('/proc/self/task')),
-  )
-  return *of_system, sizes[False] / 1e3, sizes[True] / 1e3
+      sizes[path.relative_to(workdir).parts[0] in CURVES] += path.stat().st_size * path.is_file()
+  memory = pages * os.sysconf('SC_PAGESIZE') / 1e6
+  files, threads = (len(os.listdir(f'/proc/self/{name}')) for name in ('fd', 'task'))
+  return memory, files, threads, sizes[False] / 1e3, sizes[True] / 1e3
 
 
 def run(steps: int) -> np.ndarray:
@@ -59,11 +51,16 @@ def run(steps: int) -> np.ndarray:
 
     log.Log.scalars = sampled
     flags = {'train.steps': steps} | EVERY
-    assert faults._main(data, workdir, *(f'--config.{name}={value}' for name, value in flags.items())) == 0
+    assert faults.main(data, workdir, *(f'--config.{name}={value}' for name, value in flags.items())) == 0
   return np.array(rows)
 
 
 def draw(rows: np.ndarray, slopes: dict[str, float], out: str):
+  import matplotlib  # no dependency of the suite
+
+  matplotlib.use('agg')
+  from matplotlib import pyplot
+
   figure, axes = pyplot.subplots(1, len(UNITS), figsize=(13, 2.4), dpi=72, constrained_layout=True)
   for axis, values, (name, unit) in zip(axes, rows.T[1:], UNITS.items()):
     axis.plot(rows[:, 0] / 1000, values, linewidth=1)

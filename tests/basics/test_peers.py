@@ -1,4 +1,4 @@
-"""Processes that work together, here as threads: connected by the coordinator alone, and told of each other's end."""
+"""Processes that work together, here as threads: connected only by the coordinator, they notice each other's end."""
 
 import socket
 import threading
@@ -28,7 +28,9 @@ class Coordinator:
 @pytest.fixture
 def two(monkeypatch):
   """{process: {partner: connection}} of two processes, connected after a stranger has called."""
-  own, coordinator, connected = threading.local(), Coordinator(), {}
+  own = threading.local()
+  coordinator = Coordinator()
+  connected = {}
   monkeypatch.setattr(jax, 'process_index', lambda: own.number)
   monkeypatch.setattr(jax, 'process_count', lambda: 2)
   # A collective would wait for a process that has died.
@@ -55,14 +57,13 @@ def two(monkeypatch):
 
 
 @pytest.mark.parametrize('done', [True, False])
-def test_an_end_is_told_unless_the_work_was_done(two, monkeypatch, done):
+def test_an_end_is_reported_unless_the_work_was_done(two, monkeypatch, done):
   assert {number: list(others) for number, others in two.items()} == {0: [1], 1: [0]}
-  told = []
-  monkeypatch.setattr(peers, '_exit_with', told.append)
+  errors = []
+  monkeypatch.setattr(peers, '_exit_with', errors.append)
   if done:
     two[1][0].sendall(peers.DONE)
   two[1][0].close()  # as the system does when a process ends
   peers._watch(1, two[0][1])
-  assert [str(error)[:54] for error in told] == (
-    [] if done else ['process 1 of 2 ended before the work was done, so this']
-  )
+  expected = [] if done else ['process 1 of 2 ended before the work was done, so this']
+  assert [str(error)[:54] for error in errors] == expected

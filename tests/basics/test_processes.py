@@ -8,11 +8,11 @@ import sys
 import time
 
 import cv2
-import faults
 import pytest
 
 from dmtl_jax.basics import processes
 from dmtl_jax.basics.errors import UserError
+from tests import faults
 
 
 def test_results_come_in_order_and_work_is_taken_a_little_ahead():
@@ -34,25 +34,15 @@ def ask(question):
   return 'lives'
 
 
-def test_a_worker_leaves_ctrl_c_to_its_parent_and_has_one_thread(monkeypatch):
+def test_a_worker_leaves_ctrl_c_to_its_parent_and_has_one_thread(monkeypatch, ctrl_c):
   monkeypatch.setenv('OPENCV_FOR_THREADS_NUM', '3')  # on one core, too
-  before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background has it ignored
-  try:
-    told = ask_a_worker()
-  finally:
-    signal.signal(signal.SIGINT, before)
-  assert told == ['lives', 1]
-
-
-def ask_a_worker():
   with processes.mapper(1) as mapped:
-    return list(mapped(ask, ['signal', 'threads']))
+    assert list(mapped(ask, ['signal', 'threads'])) == ['lives', 1]
 
 
 def test_a_killed_worker_is_reported_in_a_sentence():
-  with pytest.raises(
-    UserError, match='a worker process was killed, .*memory ran out; set config.eval.workers to fewer'
-  ):
+  words = 'a worker process was killed, .*memory ran out; set config.eval.workers to fewer'
+  with pytest.raises(UserError, match=words):
     with processes.mapper(2, 'config.eval.workers') as mapped:
       list(mapped(faults.die, range(3)))
 
@@ -70,9 +60,8 @@ if __name__ == '__main__':
 def test_a_worker_ends_when_its_parent_is_killed(tmp_path):
   (tmp_path / 'parent.py').write_text(PARENT)
   environment = os.environ | {'PYTHONPATH': os.pathsep.join(sys.path)}
-  parent = subprocess.Popen(
-    [sys.executable, tmp_path / 'parent.py'], stdout=subprocess.PIPE, text=True, env=environment
-  )
+  command = [sys.executable, tmp_path / 'parent.py']
+  parent = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
   worker = int(parent.stdout.readline())
   parent.kill()
   parent.communicate()

@@ -1,9 +1,10 @@
-"""What a person sees of a long job."""
+"""What a long job shows."""
 
 import contextlib
 import fcntl
 import os
 import pty
+import select
 import struct
 import sys
 import termios
@@ -32,29 +33,41 @@ def test_a_notebook_shows_one_line_that_renews_itself(monkeypatch, capsys):
     shown = seen(capsys.readouterr().err)
     progress.last_shown = -1e9  # long ago
     progress.update(2, 'short')
-  assert len(shown) == 1 and shown[0].startswith('training 1/3 (33%) | ') and shown[0].endswith('may be left')
+  assert len(shown) == 1
+  assert shown[0].startswith('training 1/3 (33%) | ')
+  assert shown[0].endswith('may be left')
   first, end = seen('\r' + shown[0] + capsys.readouterr().err)
-  assert first.startswith('training 3/3 (100%), ') and first.endswith('| short') and not end
+  assert first.startswith('training 3/3 (100%), ')
+  assert first.endswith('| short')
+  assert not end
 
 
 def test_a_log_has_lines(capsys):
   with Progress('training', 2, 'step') as progress:
     progress.update()
     progress.update()  # within ten seconds
-  told = capsys.readouterr().err
-  assert [line.split(' (')[0] for line in told.splitlines()] == ['training 1/2', 'training 2/2']
+  lines = capsys.readouterr().err.splitlines()
+  assert [line.split(' (')[0] for line in lines] == ['training 1/2', 'training 2/2']
 
 
 @contextlib.contextmanager
 def terminal(monkeypatch):
-  """A terminal as the standard error: a function that sets its columns, and its other end."""
+  """A terminal as the standard error: functions that set its columns and that read what is new on it."""
   master, slave = pty.openpty()
-  os.set_blocking(master, False)  # a test that fails must not wait
-  resize = lambda columns: fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack('HHHH', 24, columns, 0, 0))
+
+  def resize(columns: int):
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack('HHHH', 24, columns, 0, 0))
+
+  def read() -> str:
+    parts = []
+    while select.select([master], [], [], 0.05)[0]:  # what was written comes in pieces on a busy machine
+      parts.append(os.read(master, 10_000))
+    return b''.join(parts).decode()
+
   resize(80)
   with open(slave, 'w', encoding='utf-8') as stderr:
     monkeypatch.setattr(sys, 'stderr', stderr)
-    yield resize, master
+    yield resize, read
   os.close(master)
 
 
@@ -65,25 +78,28 @@ def columns(text: str) -> int:
 
 @pytest.mark.parametrize('note', ['x' * 300, '\u5b57' * 300, 'a name\nof two lines \x1b[2J' * 9])
 def test_the_line_fits_the_terminal_also_after_that_was_resized(monkeypatch, note):
-  with terminal(monkeypatch) as (resize, master), Progress('training', 1000, 'step') as progress:
+  with terminal(monkeypatch) as (resize, read), Progress('training', 1000, 'step') as progress:
     for width in (80, 50, 120):
       resize(width)
       progress.last_shown = -1e9  # long ago
       progress.update(1, note)
-      line = os.read(master, 10_000).decode()
-      assert line[0] == '\r' and not set('\n\x1b') & set(line)
+      line = read()
+      assert line[0] == '\r'
+      assert not set('\n\x1b') & set(line)
       assert width - 3 < columns(line[1:]) < width  # in its last column a terminal would begin a new line
     progress._show(final=True)
-    assert os.read(master, 10_000).decode().count('\n') == 1
+    assert read().count('\n') == 1
 
 
 def test_one_line_takes_the_place_of_another_job_s(monkeypatch):
-  with terminal(monkeypatch) as (_, master), Progress('training', 4, 'step') as outer:
+  with terminal(monkeypatch) as (_, read), Progress('training', 4, 'step') as outer:
     outer.update(1, 'x' * 60)
     with outer.paused(), Progress('evaluating', 1, 'img') as inner:
       inner.update()
-    first, end, *_ = seen(os.read(master, 10_000).decode().replace('\r\n', '\n'))
-  assert first.startswith('evaluating 1/1 (100%)') and 'x' not in first and not end
+    first, end, *_ = seen(read().replace('\r\n', '\n'))
+  assert first.startswith('evaluating 1/1 (100%)')
+  assert 'x' not in first
+  assert not end
 
 
 def test_compiling_and_evaluations_do_not_count_for_the_rate(monkeypatch, capsys):

@@ -1,16 +1,14 @@
 """Evaluation of a stub model, against metrics of the whole set at once; the files it leaves."""
 
-import functools
 import json
 import os
 import pickle
 import subprocess
 import sys
 import types
+from typing import NamedTuple
 
 import cv2
-import evaluation_stub as stub
-import faults
 import numpy as np
 from PIL import Image
 import pytest
@@ -22,6 +20,8 @@ from dmtl_jax.inference import evaluation, gallery
 from dmtl_jax.jobs import evaluate
 from dmtl_jax.metrics.base import merge
 from dmtl_jax.metrics.boundary import folders, pascal
+from tests import evaluation_stub as stub
+from tests import faults
 
 SEMSEG, SALIENCY, NORMALS, BOUNDARY, DEPTH = stub.TASKS
 
@@ -54,7 +54,7 @@ def assert_scores(got, wanted):
 
 @pytest.fixture(scope='module')
 def five():
-  return stub.make(5, 4)[0].run(stub.make(5, 4)[1])
+  return stub.run(5, 4)
 
 
 def test_an_odd_last_batch_counts_each_image_once(five):
@@ -62,7 +62,8 @@ def test_an_odd_last_batch_counts_each_image_once(five):
   assert_scores(scores['final'], expected(5))
   assert [row['id'] for row in rows] == [f'room{i}' for i in range(5)]
   assert scores['seconds_per_image'] > 0
-  assert set(scores['per_class']) == {'semseg'} and list(scores['per_class']['semseg']) == ['sky', 'road', 'car']
+  assert set(scores['per_class']) == {'semseg'}
+  assert list(scores['per_class']['semseg']) == ['sky', 'road', 'car']
   assert np.mean(list(scores['per_class']['semseg'].values())) == pytest.approx(scores['final']['semseg']['mIoU'])
   assert set(evaluation.flatten_scores(scores)) == {
     f'eval/{stage}/{name}/{metric}'
@@ -73,37 +74,31 @@ def test_an_odd_last_batch_counts_each_image_once(five):
 
 
 def test_one_image_and_a_limit():
-  evaluator, variables = stub.make(1, 4)
-  scores, rows = evaluator.run(variables)
-  assert_scores(scores['final'], expected(1))
-  assert len(rows) == 1 and scores['seconds_per_image'] > 0
-  evaluator, variables = stub.make(5, 2, limit=3)
-  scores, rows = evaluator.run(variables)
-  assert_scores(scores['final'], expected(3))
-  assert len(rows) == 3
+  one, three = stub.run(1, 4), stub.run(5, 2, limit=3)
+  assert_scores(one.scores['final'], expected(1))
+  assert_scores(three.scores['final'], expected(3))
+  assert (len(one.rows), len(three.rows)) == (1, 3)
+  assert one.scores['seconds_per_image'] > 0
 
 
 def test_the_padding_of_pascals_images_is_not_scored():
-  evaluator, variables = stub.make(3, 2, size=(40, 48), geometry='pad')
-  assert_scores(evaluator.run(variables)[0]['final'], expected(3))
+  assert_scores(stub.run(3, 2, size=(40, 48), geometry='pad').scores['final'], expected(3))
 
 
-def test_a_row_is_the_score_of_its_image_alone(five):
-  _, rows = five
-  first = expected(1)
+def test_a_row_is_the_score_of_its_own_image(five):
+  rows, first = five.rows, expected(1)
   assert rows[0]['normals/mErr final'] == pytest.approx(first['normals']['mErr'], rel=1e-4)
   assert rows[0]['boundary/odsF final'] == pytest.approx(first['boundary']['odsF'], rel=1e-3)
-  assert not any(name.startswith('boundary') for name in rows[2]) and not any(
-    name.startswith('depth') for name in rows[3]
-  )
+  assert not any(name.startswith('boundary') for name in rows[2])
+  assert not any(name.startswith('depth') for name in rows[3])
 
 
 def test_a_class_that_an_image_does_not_show_does_not_lower_its_row():
-  evaluator, _variables = stub.make(1, 1, protocol='pascal')
+  metrics = stub.make(1, 1, protocol='pascal')[0].metrics
   truth = np.zeros((*stub.SIZE, 1), np.uint8)
-  state = evaluator.metrics['semseg'].image(truth[..., 0], truth)
-  assert evaluator.metrics['semseg'].compute(state)['mIoU'] == pytest.approx(100 / 3)  # of the set: PASCAL's protocol
-  assert evaluation._row({'final': {'semseg': state}}, evaluator.metrics)['semseg/mIoU final'] == 100
+  state = metrics['semseg'].image(truth[..., 0], truth)
+  assert metrics['semseg'].compute(state)['mIoU'] == pytest.approx(100 / 3)  # of the set: PASCAL's protocol
+  assert evaluation._row({'final': {'semseg': state}}, metrics)['semseg/mIoU final'] == 100
 
 
 def test_pascals_boundaries_are_scored_against_the_benchmarks_own_truth(monkeypatch):
@@ -111,31 +106,42 @@ def test_pascals_boundaries_are_scored_against_the_benchmarks_own_truth(monkeypa
   truths = [np.zeros(stub.SIZE, bool), None, np.zeros(stub.SIZE, bool)]
   truths[0][:, 10], truths[2][12] = True, True
   monkeypatch.setattr(stub.Rooms, 'truth', lambda self, index: {'boundary': truths[index]}, raising=False)
-  evaluator, variables = stub.make(3, 2, size=(40, 48), geometry='pad', protocol='pascal')
-  scores, rows = evaluator.run(variables)
-  table, plain = 0, []
+  scores, rows = stub.run(3, 2, size=(40, 48), geometry='pad', protocol='pascal')
+  table, probabilities = 0, {}
   for index in (0, 2):
     image = stub.Rooms(3)[index]['image']
     x = 1.5 * ((image[..., 0] / 255 - transforms.MEAN[0]) / transforms.STD[0]).astype(np.float32)
-    probability = 1 / (1 + np.exp(-x))
-    table = table + pascal.counts(pascal.quantize(probability), truths[index], 0.0075)
-    plain.append((probability, stub.Rooms(3)[index]['labels'].get('boundary')))
+    probabilities[index] = 1 / (1 + np.exp(-x))
+    table = table + pascal.counts(pascal.quantize(probabilities[index]), truths[index], 0.0075)
   assert scores['final']['boundary']['odsF'] == pytest.approx(100 * pascal.curve(table)['f'].max(), abs=1e-9)
-  assert any('boundary' in name for name in rows[0]) and not any('boundary' in name for name in rows[1])
-  state = functools.reduce(merge, [BOUNDARY.scorer().image(*pair) for pair in plain if pair[1] is not None])
-  if all(pair[1] is not None for pair in plain):
-    assert scores['final']['boundary']['odsF_plain'] == pytest.approx(BOUNDARY.scorer().compute(state)['odsF'])
+  assert any('boundary' in name for name in rows[0])
+  assert not any('boundary' in name for name in rows[1])
+  state = BOUNDARY.scorer().image(probabilities[0], stub.Rooms(3)[0]['labels']['boundary'])  # image 2 has no label
+  assert scores['final']['boundary']['odsF_plain'] == pytest.approx(BOUNDARY.scorer().compute(state)['odsF'], rel=1e-3)
 
 
-def test_delta_m_leaves_out_what_only_the_quick_metric_tells():
-  tasks = (SEMSEG, BOUNDARY)
+def test_delta_m_leaves_out_what_only_the_quick_metric_measures():
   config = types.SimpleNamespace(eval=types.SimpleNamespace(single_task={'semseg': 50.0, 'boundary': 60.0}))
-  assert evaluation.delta_to_single({'semseg': {'mIoU': 55}, 'boundary': {'tolF': 90}}, config, tasks) == pytest.approx(
-    10
-  )
-  assert evaluation.delta_to_single({'semseg': {'mIoU': 55}, 'boundary': {'odsF': 57}}, config, tasks) == pytest.approx(
-    2.5
-  )
+  for boundary, delta in (({'tolF': 90}, 10), ({'odsF': 57}, 2.5)):
+    scores = {'semseg': {'mIoU': 55}, 'boundary': boundary}
+    assert evaluation.delta_to_single(scores, config, (SEMSEG, BOUNDARY)) == pytest.approx(delta)
+
+
+class Host(NamedTuple):
+  """What evaluation_stub.main writes."""
+
+  result: tuple
+  seen: list[str]
+  gathered: list[dict]
+  batch: int
+  at_image_size: tuple
+
+
+def assert_same(got, wanted: stub.Evaluated):
+  scores, rows = got
+  for stage in ('initial', 'final'):
+    assert_scores(scores[stage], wanted.scores[stage])
+  assert [row['id'] for row in rows] == [row['id'] for row in wanted.rows]
 
 
 def test_two_hosts_of_two_devices_get_what_one_gets(five, tmp_path):
@@ -143,30 +149,24 @@ def test_two_hosts_of_two_devices_get_what_one_gets(five, tmp_path):
   address = f'localhost:{faults.free_port()}'
   environment = os.environ | {'XLA_FLAGS': os.environ['XLA_FLAGS'] + ' --xla_force_host_platform_device_count=2'}
   files = [tmp_path / f'{i}' for i in range(2)]
-  hosts = [
-    subprocess.Popen([sys.executable, stub.__file__, address, str(i), str(file)], env=environment)
-    for i, file in enumerate(files)
-  ]
-  assert [host.wait(timeout=240) for host in hosts] == [0, 0]
-  (first, seen, gathered, batch, own), (second, seen2, gathered2, _, own2) = (
-    pickle.loads(f.read_bytes()) for f in files
-  )
-  assert batch == 4 and sorted(seen + seen2) == [f'room{i}' for i in range(5)] and seen and seen2
-  for scores, rows in (first, second):
-    for stage in ('initial', 'final'):
-      assert_scores(scores[stage], five[0][stage])
-    assert [row['id'] for row in rows] == [row['id'] for row in five[1]]
-    assert rows[4]['semseg/mIoU final'] == pytest.approx(five[1][4]['semseg/mIoU final'])
-  assert first[0]['final'] == second[0]['final']
-  evaluator, variables = stub.make(5, 4, shape=(30, 50), resolution='image')
-  scores, rows = evaluator.run(variables)
-  assert own == own2 and [row['id'] for row in own[1]] == [row['id'] for row in rows]
-  for stage in ('initial', 'final'):  # each host has predicted its share at the images' own sizes
-    assert_scores(own[0][stage], scores[stage])
-  for values in (gathered, gathered2):
-    assert [value['from'] for value in values] == [0, 1]
-    assert all(value['count'] == 2**40 + 1 and value['count'].dtype == np.int64 for value in values)
-    assert all(value['sum'] == 1 / 3 for value in values)
+  command = [sys.executable, stub.__file__, address]
+  processes = [subprocess.Popen([*command, str(i), str(file)], env=environment) for i, file in enumerate(files)]
+  assert [process.wait(timeout=240) for process in processes] == [0, 0]
+  hosts = [Host(*pickle.loads(file.read_bytes())) for file in files]
+  here = stub.run(5, 4, shape=(30, 50), resolution='image')
+  assert all(host.seen for host in hosts)
+  assert sorted(hosts[0].seen + hosts[1].seen) == [f'room{i}' for i in range(5)]
+  for host in hosts:
+    assert host.batch == 4
+    assert_same(host.result, five)
+    assert_same(host.at_image_size, here)  # each host has predicted its share at the images' own sizes
+    assert host.result[1][4]['semseg/mIoU final'] == pytest.approx(five.rows[4]['semseg/mIoU final'])
+    assert [value['from'] for value in host.gathered] == [0, 1]
+    for value in host.gathered:
+      assert value['count'].dtype == np.int64
+      assert (value['count'], value['sum']) == (2**40 + 1, 1 / 3)
+  assert hosts[0].result[0]['final'] == hosts[1].result[0]['final']
+  assert hosts[0].at_image_size == hosts[1].at_image_size
 
 
 def test_the_table_shows_initial_and_final_and_what_is_undefined():
@@ -176,7 +176,8 @@ def test_the_table_shows_initial_and_final_and_what_is_undefined():
   }
   lines = evaluate.as_text(scores, (SEMSEG, DEPTH)).splitlines()
   assert lines[1].split()[:5] == ['semseg', 'mIoU', '41.5', '40.25', '-1.25']
-  assert lines[2].split()[:5] == ['depth', 'absErr', '-', '-', '-'] and 'lower is better' in lines[2]
+  assert lines[2].split()[:5] == ['depth', 'absErr', '-', '-', '-']
+  assert 'lower is better' in lines[2]
   assert evaluate.as_text({'final': scores['final']}, (SEMSEG,)).splitlines()[1].split()[2:5] == ['-', '40.25', '-']
 
 
@@ -184,12 +185,9 @@ def test_the_table_shows_initial_and_final_and_what_is_undefined():
 
 
 def test_the_first_the_best_and_the_worst_images_are_chosen():
-  row = lambda semseg, depth: {
-    'id': 'x',
-    'semseg/mIoU final': semseg,
-    'semseg/mIoU initial': 1.0,
-    'depth/absErr final': depth,
-  }
+  def row(semseg, depth):
+    return {'id': 'x', 'semseg/mIoU final': semseg, 'semseg/mIoU initial': 1.0, 'depth/absErr final': depth}
+
   rows = [row(50, 3.0), row(70, 1.0), {'id': 'x', 'depth/absErr final': 0.5}, row(20, 2.0)]
   chosen = gallery.choose(rows, (SEMSEG, DEPTH), panels=1)
   why = {index: {name: task['why'] for name, task in tasks.items()} for index, tasks in chosen.items()}
@@ -199,9 +197,8 @@ def test_the_first_the_best_and_the_worst_images_are_chosen():
     2: {'depth': ['best']},
     3: {'semseg': ['worst']},
   }
-  assert chosen[1]['semseg']['scores'] == {'initial': 1.0, 'final': 70} and chosen[2]['depth']['scores'] == {
-    'final': 0.5
-  }
+  assert chosen[1]['semseg']['scores'] == {'initial': 1.0, 'final': 70}
+  assert chosen[2]['depth']['scores'] == {'final': 0.5}
   assert gallery.choose([], (SEMSEG,), 3) == {}
   assert gallery.choose([{'id': 'x'}], (SEMSEG,), 0) == {}
 
@@ -242,7 +239,9 @@ def test_the_ground_truth_of_a_panel_is_what_the_network_is_taught(monkeypatch):
   monkeypatch.setattr(stub.Rooms, '__getitem__', lambda self, index: room(self, index) | {'labels': {'boundary': line}})
   evaluator, variables = stub.make(1, 1, shape=(48, 64))
   label = evaluator.stages(variables, 0).labels['boundary']
-  assert label.shape == (24, 32, 1) and ndimage.label(label[..., 0], np.ones((3, 3)))[1] == 1 and label.sum() >= 31
+  assert label.shape == (24, 32, 1)
+  assert ndimage.label(label[..., 0], np.ones((3, 3)))[1] == 1
+  assert label.sum() >= 31
   batch = next(iter(pipeline.eval_batches(evaluator.source, evaluator.config)))
   np.testing.assert_array_equal(label, batch['labels']['boundary'][0])
 
@@ -250,7 +249,8 @@ def test_the_ground_truth_of_a_panel_is_what_the_network_is_taught(monkeypatch):
 def test_padding_is_not_shown():
   evaluator, variables = stub.make(1, 1, size=(64, 64), shape=(16, 64))
   example = evaluator.stages(variables, 0)
-  assert example.image.shape == (16, 64, 3) and example.stages['final']['depth'].shape == (16, 64)
+  assert example.image.shape == (16, 64, 3)
+  assert example.stages['final']['depth'].shape == (16, 64)
   assert example.labels['normals'].shape == (16, 64, 3)
 
 
@@ -276,7 +276,8 @@ def test_prediction_files_hold_the_maps_without_padding(maps, tmp_path):
   for name in ('saliency', 'boundary'):
     np.testing.assert_allclose(folders.read_prediction(tmp_path / name / 'a.png'), inside[name], atol=1 / 65535)
   normals, depth = np.load(tmp_path / 'normals/a.npy'), np.load(tmp_path / 'depth/a.npy')
-  assert normals.dtype == np.float16 and depth.dtype == np.float32
+  assert normals.dtype == np.float16
+  assert depth.dtype == np.float32
   np.testing.assert_allclose(normals, inside['normals'], atol=1e-3)
   np.testing.assert_array_equal(depth, inside['depth'])
 
@@ -299,7 +300,8 @@ def test_the_longest_names(maps, tmp_path):
   example = gallery.Example(longest, np.zeros((32, 40, 3), np.uint8), {}, {'final': maps})
   chosen = {0: {task.name: {'why': ['panel'], 'scores': {}} for task in stub.TASKS}}
   gallery.save_panels(tmp_path / 'panels', stub.TASKS, chosen, lambda index: example)
-  assert (tmp_path / 'panels' / f'{longest}.png').exists() and (tmp_path / 'panels' / longest / 'input.jpg').exists()
+  assert (tmp_path / 'panels' / f'{longest}.png').exists()
+  assert (tmp_path / 'panels' / longest / 'input.jpg').exists()
 
 
 def test_every_image_is_handed_over_once_with_its_size():

@@ -1,11 +1,15 @@
 """Scores at the size of each image: what --mode=predict writes, scored by hand against labels as they are in the file."""
 
+import contextlib
+import dataclasses
 import json
+import pathlib
 import pickle
+from typing import NamedTuple
 
 import cv2
-import evaluation_stub as stub
 import jax
+from ml_collections import ConfigDict
 import numpy as np
 from PIL import Image
 import pytest
@@ -17,7 +21,8 @@ from dmtl_jax.jobs import evaluate, predict
 from dmtl_jax.metrics import boundary
 from dmtl_jax.runs import workdir
 from dmtl_jax.training import setup
-from tests.conftest import TASKS
+from tests import evaluation_stub as stub
+from tests.tiny import TASKS
 
 SIZES = {'a': (64, 96), 'b': (150, 260), 'c': (40, 33)}  # the network's input is of 64x96: as it is, in tiles, enlarged
 SIDE = 200
@@ -63,9 +68,29 @@ def folder(tmp_path_factory):
   return root
 
 
+class Scored(NamedTuple):
+  """An evaluated run: metrics.json, its workdir, and {(task, image): prediction} that --mode=predict writes."""
+
+  metrics: dict
+  workdir: pathlib.Path
+  maps: dict[tuple[str, str], np.ndarray]
+
+  def pairs(self, task):
+    """(prediction, label) of every image that is labelled for a task."""
+    for seed, (name, size) in enumerate(SIZES.items()):
+      prediction = self.maps[task, name]
+      assert prediction.shape[:2] == size
+      if (name, task) != UNLABELLED:
+        yield prediction, labels_of(size, seed)[task]
+
+  def pixels(self, task):
+    """Predictions and labels of all labelled pixels of a task with class ids for labels."""
+    prediction, label = (np.concatenate([x.ravel() for x in side]) for side in zip(*self.pairs(task)))
+    return prediction[label != 255], label[label != 255]
+
+
 @pytest.fixture(scope='module')
 def scored(tiny_run, folder, tmp_path_factory):
-  """metrics.json, the workdir, and {(task, image): prediction} that --mode=predict writes."""
   config = workdir.read_config(tiny_run)
   config.data.name, config.data.path = 'folder', str(folder)
   config.eval.resolution, config.eval.boundary_side, config.eval.panels = 'image', SIDE, 1
@@ -73,39 +98,26 @@ def scored(tiny_run, folder, tmp_path_factory):
   out = tmp_path_factory.mktemp('maps')
   assert predict.run(str(tiny_run), 'best', str(folder / 'val/images'), str(out)) == 0
   maps = {(task.name, name): np.load(out / task.name / f'{name}.npy') for task in TASKS for name in SIZES}
-  return json.loads((tiny_run / 'metrics.json').read_text()), tiny_run, maps
-
-
-def pairs(maps, task):
-  """(prediction, label) of every image that is labelled for a task, one after the other, and the sizes they have."""
-  for seed, (name, size) in enumerate(SIZES.items()):
-    prediction, label = maps[task, name], labels_of(size, seed)[task]
-    assert prediction.shape[:2] == size
-    if (name, task) != UNLABELLED:
-      yield prediction, label
+  return Scored(json.loads((tiny_run / 'metrics.json').read_text()), tiny_run, maps)
 
 
 def test_scores_are_those_of_the_files_that_predict_writes(scored):
-  """By numpy alone, over all pixels of all images at their own sizes."""
-  metrics, _, maps = scored
-  final = metrics['final']
+  """By numpy only, over all pixels of all images at their own sizes."""
+  final = scored.metrics['final']
   for name, count in (('semseg', 4), ('parsing', 3)):
-    guess, truth = (np.concatenate([pair[i].ravel() for pair in pairs(maps, name)]) for i in (0, 1))
-    guess, truth = guess[truth != 255], truth[truth != 255]
+    guess, truth = scored.pixels(name)
     ious = [((guess == c) & (truth == c)).sum() / ((guess == c) | (truth == c)).sum() for c in range(count)]
     assert final[name]['mIoU'] == pytest.approx(100 * np.mean(ious), rel=1e-12)
     assert final[name]['pixelAcc'] == pytest.approx(100 * np.mean(guess == truth), rel=1e-12)
-  error, count = 0.0, 0
-  for prediction, label in pairs(maps, 'depth'):
-    error, count = error + np.abs(np.maximum(prediction, 1e-9) - label)[label > 0].sum(), count + (label > 0).sum()
-  assert final['depth']['absErr'] == pytest.approx(error / count, rel=1e-6)
+  errors = [np.abs(np.maximum(guess, 1e-9) - truth)[truth > 0] for guess, truth in scored.pairs('depth')]
+  assert final['depth']['absErr'] == pytest.approx(np.concatenate(errors).mean(), rel=1e-6)
   angles = []
-  for prediction, label in pairs(maps, 'normals'):
-    cosine = (prediction * label).sum(-1) / np.maximum(np.linalg.norm(prediction, axis=-1), 1e-12)
-    angles.append(np.degrees(np.arccos(np.clip(cosine, -1, 1)))[(label != 0).any(-1)])
-  assert len(angles) == 2 and final['normals']['mErr'] == pytest.approx(np.concatenate(angles).mean(), rel=1e-5)
-  guess, truth = (np.concatenate([pair[i].ravel() for pair in pairs(maps, 'saliency')]) for i in (0, 1))
-  guess, truth = guess[truth != 255], truth[truth != 255]
+  for guess, truth in scored.pairs('normals'):
+    cosine = (guess * truth).sum(-1) / np.maximum(np.linalg.norm(guess, axis=-1), 1e-12)
+    angles.append(np.degrees(np.arccos(np.clip(cosine, -1, 1)))[(truth != 0).any(-1)])
+  assert len(angles) == 2
+  assert final['normals']['mErr'] == pytest.approx(np.concatenate(angles).mean(), rel=1e-5)
+  guess, truth = scored.pixels('saliency')
   best = 0.0
   for level in range(1, 256):
     inside = np.floor(guess * np.float32(255)) >= level
@@ -117,9 +129,8 @@ def test_scores_are_those_of_the_files_that_predict_writes(scored):
 
 def test_boundaries_of_large_images_are_scored_at_the_side_that_metrics_name(scored):
   """The map that predict writes averaged over the pixels that become one; a label's lines stay whole."""
-  metrics, _, maps = scored
-  states = []
-  for prediction, label in pairs(maps, 'boundary'):
+  metrics, states = scored.metrics, []
+  for prediction, label in scored.pairs('boundary'):
     if max(label.shape) > SIDE:
       size = round(150 * SIDE / 260), SIDE
       prediction = cv2.resize(prediction, size[::-1], interpolation=cv2.INTER_AREA)
@@ -127,38 +138,44 @@ def test_boundaries_of_large_images_are_scored_at_the_side_that_metrics_name(sco
     states.append(boundary.counts(prediction, [label == 1]))
   total = {name: sum(state[name] for state in states) for name in states[0]}
   assert metrics['final']['boundary']['odsF'] == pytest.approx(100 * boundary.summary(total)['ods']['f'], rel=1e-12)
-  assert metrics['resolution'] == 'image' and metrics['version'] == 3
-  assert (metrics['boundary_side'], metrics['boundary_shrunk']) == (SIDE, 1)
+  entries = ('resolution', 'version', 'boundary_side', 'boundary_shrunk')
+  assert [metrics[name] for name in entries] == ['image', 3, SIDE, 1]
 
 
 def test_prediction_files_are_those_very_maps(scored):
-  _, path, maps = scored
   for name in SIZES:
-    ids = np.asarray(Image.open(path / 'predictions/semseg' / f'{name}.png'))
-    np.testing.assert_array_equal(ids, maps['semseg', name])
-    np.testing.assert_array_equal(np.load(path / 'predictions/depth' / f'{name}.npy'), maps['depth', name])
+    ids = np.asarray(Image.open(scored.workdir / 'predictions/semseg' / f'{name}.png'))
+    np.testing.assert_array_equal(ids, scored.maps['semseg', name])
+    depth = np.load(scored.workdir / 'predictions/depth' / f'{name}.npy')
+    np.testing.assert_array_equal(depth, scored.maps['depth', name])
 
 
 def test_every_image_has_a_row_and_panels_have_the_networks_size(scored):
-  metrics, path, _ = scored
-  lines = (path / 'per_image.csv').read_text().splitlines()
+  lines = (scored.workdir / 'per_image.csv').read_text().splitlines()
   assert [line.split(',')[0] for line in lines] == ['id', *SIZES]
-  assert 'normals/mErr final' in lines[0] and metrics['initial']['normals'].keys() == metrics['final']['normals'].keys()
-  assert Image.open(path / 'panels/b/input.jpg').size == (96, round(150 * 96 / 260))
-  assert metrics['seconds_per_image'] > 0
+  assert 'normals/mErr final' in lines[0]
+  assert scored.metrics['initial']['normals'].keys() == scored.metrics['final']['normals'].keys()
+  assert Image.open(scored.workdir / 'panels/b/input.jpg').size == (96, round(150 * 96 / 260))
+  assert scored.metrics['seconds_per_image'] > 0
 
 
 # --- A network that copies pixels ------------------------------------------------------------
 
 
 def test_at_the_networks_own_size_both_resolutions_score_alike():
-  (at_input, _), (at_image, rows) = (e.run(v) for e, v in (stub.make(4, 2, resolution=r) for r in ('input', 'image')))
+  def run(resolution):
+    evaluator, variables = stub.make(4, 2, resolution=resolution)
+    return evaluator.run(variables)
+
+  at_input, _ = run('input')
+  at_image, rows = run('image')
   for stage in ('initial', 'final'):
     for task, scores in at_input[stage].items():
       assert at_image[stage][task] == pytest.approx(scores, rel=1e-4, nan_ok=True), task
   assert [row['id'] for row in rows] == [f'room{i}' for i in range(4)]
   assert not any(name.startswith('boundary') for name in rows[2])  # not labelled
-  assert 'boundary_side' not in at_input and at_image['boundary_shrunk'] == 0
+  assert 'boundary_side' not in at_input
+  assert at_image['boundary_shrunk'] == 0
 
 
 def test_a_limit_and_the_periodic_evaluation():
@@ -166,32 +183,27 @@ def test_a_limit_and_the_periodic_evaluation():
   assert len(evaluator.run(variables)[1]) == 3
   config = evaluator.config
   quick = evaluation.Evaluator(evaluator.model, config, evaluator.source, evaluator.mesh, fast=True)
-  assert evaluator.at_image_size and not quick.at_image_size
+  assert evaluator.at_image_size
+  assert not quick.at_image_size
 
 
 def test_a_photograph_is_scored_in_pieces_that_processes_can_take(monkeypatch):
   """None is larger than a band of rows, but the boundary's, which is at most of the side asked for."""
   sent = []
 
-  class Mapper:
-    def __enter__(self):
-      return lambda function, items: (function(pickle.loads(self.count(pickle.dumps(item)))) for item in items)
-
-    def count(self, data):
+  def send(function, items):
+    for item in items:
+      data = pickle.dumps(item)
       sent.append(len(data))
-      return data
+      yield function(pickle.loads(data))
 
-    def __exit__(self, *error):
-      pass
-
-  monkeypatch.setattr(evaluation, 'mapper', lambda workers, field: Mapper())
+  monkeypatch.setattr(evaluation, 'mapper', lambda workers, field: contextlib.nullcontext(send))
   evaluator, variables = stub.make(1, 1, shape=(900, 1200), resolution='image', boundary_side=64)
   scores, _ = evaluator.run(variables)
   assert len(sent) == 2 * (4 * 5 + 1)  # stages; bands of at most 2**18 pixels of four tasks, and the boundary
   assert max(sent) < 2**18 * 2 * 12 + 5000  # three float32 of a prediction, and of its label
-  assert scores['boundary_shrunk'] == 1 and all(
-    np.isfinite(scores['final'][task.name][task.metric]) for task in stub.TASKS
-  )
+  assert scores['boundary_shrunk'] == 1
+  assert all(np.isfinite(scores['final'][task.name][task.metric]) for task in stub.TASKS)
 
 
 def test_bands_of_an_image_add_up_to_it():
@@ -205,13 +217,12 @@ def test_bands_of_an_image_add_up_to_it():
     patch.setattr('dmtl_jax.inference.prediction.BAND', 100)
     metrics = {task.name: task.scorer() for task in stub.TASKS}
     example = {'image': np.zeros((*size, 3), np.uint8), 'labels': labels, 'index': 0}
-    found = list(map(pieces.score, pieces.cut_image(raw, example, metrics, 0, pieces.Tally())))
+    scored = list(map(pieces.score, pieces.cut_image(raw, example, metrics, 0, pieces.Tally())))
   whole = raw.predictions('final', size)
   for task in stub.TASKS:
-    states = [state for _, _, name, state in found if name == task.name]
+    states = [state for _, _, name, state in scored if name == task.name]
     assert len(states) == (1 if task.kind == 'boundary' else 10)
-    want = metrics[task.name].image(whole[task.name], labels[task.name])
-    for name, value in want.items():
+    for name, value in metrics[task.name].image(whole[task.name], labels[task.name]).items():
       np.testing.assert_allclose(sum(state[name] for state in states), value, rtol=1e-9)
 
 
@@ -220,8 +231,8 @@ def test_pascals_protocol_has_sizes_of_its_own():
   with pytest.raises(UserError, match=message):
     stub.make(1, 1, protocol='pascal', resolution='image')
   config = stub.make(1, 1)[0].config
-  config.data.name, config.data.tasks = 'scenes', ()
-  config.eval.protocol, config.eval.resolution = 'pascal', 'image'
+  config.data.update(name='scenes', tasks=())
+  config.eval.update(protocol='pascal', resolution='image')
   with pytest.raises(UserError, match=message):
     setup.check(config)
 
@@ -229,48 +240,66 @@ def test_pascals_protocol_has_sizes_of_its_own():
 # --- The last weights ------------------------------------------------------------------------
 
 
+@dataclasses.dataclass
+class TwoCheckpoints:
+  """A run with a best and a last checkpoint."""
+
+  config: ConfigDict
+  best: dict  # weights
+  last: dict
+  last_step: int = 5  # best is of step 3
+  evaluations: int = 0
+
+  def load(self, workdir, which, *_):
+    if which == 'best' or self.last_step == 3:
+      return stub.Model(), self.best, 3
+    return stub.Model(), self.last, self.last_step
+
+
 @pytest.fixture
-def two_checkpoints(monkeypatch, tmp_path):
-  """A run whose best weights are of step 3 and whose last are of step `last`; counts evaluations."""
-  passes, last = [], [5]
+def run(monkeypatch, tmp_path):
   evaluator, variables = stub.make(3, 2, protocol='mtpsl')
-  other = jax.tree.map(lambda x: 0.1 * x, variables)
-  run = evaluation.Evaluator.run
-  loaded = lambda path, which, *_: (
-    (stub.Model(), variables, 3) if which == 'best' or last == [3] else (stub.Model(), other, last[0])
-  )
-  monkeypatch.setattr(evaluate, 'load', loaded)
+  evaluator.config.eval.single_task = {task.name: 50.0 for task in stub.TASKS}
+  run = TwoCheckpoints(evaluator.config, variables, jax.tree.map(lambda x: 0.1 * x, variables))
+  evaluate_once = evaluation.Evaluator.run
+
+  def counted(*args):
+    run.evaluations += 1
+    return evaluate_once(*args)
+
+  monkeypatch.setattr(evaluation.Evaluator, 'run', counted)
+  monkeypatch.setattr(evaluate, 'load', run.load)
   monkeypatch.setattr(evaluate.source_lib, 'open_source', lambda *_: stub.Rooms(3))
   monkeypatch.setattr(evaluate.source_lib, 'data_tasks', lambda _: stub.TASKS)
   workdir.write_tasks(tmp_path, stub.TASKS)
-  monkeypatch.setattr(evaluation.Evaluator, 'run', lambda *args: passes.append(1) or run(*args))
-  evaluator.config.eval.single_task = {task.name: 50.0 for task in stub.TASKS}
-  return evaluator.config, variables, other, passes, last
+  return run
 
 
-def test_mtpsls_last_weights_are_scored_beside_the_best(two_checkpoints, tmp_path, capsys):
-  config, variables, other, _passes, _ = two_checkpoints
-  result = evaluate.run(config, str(tmp_path))
+def test_mtpsls_last_weights_are_scored_beside_the_best(run, tmp_path, capsys):
+  result = evaluate.run(run.config, str(tmp_path))
   evaluator, _ = stub.make(3, 2, protocol='mtpsl')
-  best, last = (evaluator.run(v)[0] for v in (variables, other))
-  assert result['step'] == 3 and result['final']['depth'] == best['final']['depth']
+  best, last = (evaluator.run(variables)[0]['final']['depth'] for variables in (run.best, run.last))
+  assert best != last
+  assert (result['step'], result['final']['depth']) == (3, best)
   stored = json.loads((tmp_path / 'metrics.json').read_text())['last']
-  assert stored.keys() == {'step', 'final', 'initial', 'delta_m'} and stored['step'] == 5
-  assert stored['final']['depth'] == last['final']['depth'] != best['final']['depth']
+  assert stored.keys() == {'step', 'final', 'initial', 'delta_m'}
+  assert (stored['step'], stored['final']['depth']) == (5, last)
   assert stored['delta_m'] != result['delta_m']
-  told = capsys.readouterr().out
-  assert 'the last weights, step 5:' in told and told.count('absErr') == 2
+  output = capsys.readouterr().out
+  assert 'the last weights, step 5:' in output
+  assert output.count('absErr') == 2
 
 
-def test_a_best_that_is_the_last_is_evaluated_once(two_checkpoints, tmp_path):
-  config, _, _, passes, last = two_checkpoints
-  last[:] = [3]
-  result = evaluate.run(config, str(tmp_path))
-  assert len(passes) == 1 and result['last']['final'] == result['final'] and result['last']['step'] == 3
+def test_a_best_that_is_the_last_is_evaluated_once(run, tmp_path):
+  run.last_step = 3
+  result = evaluate.run(run.config, str(tmp_path))
+  assert run.evaluations == 1
+  assert result['last']['final'] == result['final']
+  assert result['last']['step'] == 3
 
 
 @pytest.mark.parametrize('protocol, which', [('mtpsl', 'latest'), ('plain', 'best')])
-def test_no_other_evaluation_scores_last_weights(two_checkpoints, tmp_path, protocol, which):
-  config, _, _, passes, _ = two_checkpoints
-  config.eval.protocol = protocol
-  assert 'last' not in evaluate.run(config, str(tmp_path), which) and len(passes) == 1
+def test_no_other_evaluation_scores_last_weights(run, tmp_path, protocol, which):
+  run.config.eval.protocol = protocol
+  assert 'last' not in evaluate.run(run.config, str(tmp_path), which)
+  assert run.evaluations == 1

@@ -23,7 +23,10 @@ def test_finds_files_folders_and_globs_each_once_and_in_order(tmp_path):
   (tmp_path / 'deep').mkdir()
   for name in ('b.png', 'a.JPG', 'deep/c.webp', 'notes.txt', '.hidden.png', 'walk.mp4', 'with, comma.png'):
     (tmp_path / name).touch()
-  names = lambda spec: [str(p.relative_to(tmp_path)) for p in images.find_images(spec)]
+
+  def names(spec):
+    return [str(path.relative_to(tmp_path)) for path in images.find_images(spec)]
+
   everything = ['a.JPG', 'b.png', 'deep/c.webp', 'walk.mp4', 'with, comma.png']
   assert names(str(tmp_path)) == everything
   assert names(f'{tmp_path}/*.png') == ['b.png', 'with, comma.png']
@@ -39,7 +42,7 @@ def test_a_spec_that_names_nothing(spec, message):
     images.find_images(spec)
 
 
-def test_broken_files_are_told(tmp_path):
+def test_broken_files_are_named(tmp_path):
   whole = saved(tmp_path / 'whole.jpg', RNG.integers(0, 256, (64, 64, 3), np.uint8)).read_bytes()
   (tmp_path / 'cut.jpg').write_bytes(whole[: len(whole) // 2])
   (tmp_path / 'text.png').write_text('hello')
@@ -54,9 +57,10 @@ def test_broken_files_are_told(tmp_path):
     ('float.tif', 'floating-point'),
     ('absent.png', 'no such file'),
   ]:
-    with pytest.raises(UserError, match=why) as told:
+    with pytest.raises(UserError, match=why) as error:
       list(images.Video(tmp_path / name) if images.is_video(name) else images.Still(tmp_path / name))
-    assert str(tmp_path / name) in str(told.value) and '\n' not in str(told.value)
+    assert str(tmp_path / name) in str(error.value)
+    assert '\n' not in str(error.value)
 
 
 def test_results_and_images_lie_apart(tmp_path):
@@ -67,10 +71,8 @@ def test_results_and_images_lie_apart(tmp_path):
     spec = ','.join(str(tmp_path / part) for part in spec.split(','))
     with pytest.raises(UserError, match='--out=.*could overwrite'):
       images.find_images(spec, tmp_path / out)
-  assert images.find_images(str(tmp_path / 'maps'), tmp_path / 'other') == [
-    tmp_path / 'maps/a.png',
-    tmp_path / 'maps/semseg/b.png',
-  ]
+  apart = images.find_images(str(tmp_path / 'maps'), tmp_path / 'other')
+  assert apart == [tmp_path / 'maps/a.png', tmp_path / 'maps/semseg/b.png']
 
 
 def test_loops_of_links_are_refused(tmp_path):
@@ -92,8 +94,7 @@ def test_loops_of_links_are_refused(tmp_path):
   ],
 )
 def test_results_never_share_a_name(paths, names, tmp_path):
-  found = images.result_names([tmp_path / path for path in paths])
-  assert found == names
+  assert images.result_names([tmp_path / path for path in paths]) == names
 
 
 def test_names_of_results_are_in_one_unicode_form(tmp_path):
@@ -101,7 +102,8 @@ def test_names_of_results_are_in_one_unicode_form(tmp_path):
   composed, apart = (unicodedata.normalize(form, 'é') for form in ('NFC', 'NFD'))
   assert images.result_names([tmp_path / f'{apart}.png']) == [composed]
   names = images.result_names([tmp_path / f'{composed}.png', tmp_path / f'{apart}.png'])
-  assert len(set(names)) == 2 and all(name.startswith(composed) for name in names)
+  assert len(set(names)) == 2
+  assert all(name.startswith(composed) for name in names)
 
 
 def test_names_of_results_that_no_file_can_have(tmp_path):
@@ -180,21 +182,28 @@ def test_tiles_that_agree_blend_to_the_whole(size, overlap):
   np.testing.assert_allclose(maps['a'], whole, rtol=1e-4, atol=1e-6)
   np.testing.assert_allclose(maps['b'], whole[..., :1] * 2, rtol=1e-4, atol=1e-6)
   tops, lefts = zip(*places)
-  assert max(tops) == size[0] - 3 and max(lefts) == size[1] - 4 and len(set(places)) == len(places)
+  assert max(tops) == size[0] - 3
+  assert max(lefts) == size[1] - 4
+  assert len(set(places)) == len(places)
 
 
 def test_tiles_that_disagree_blend_without_a_seam():
   """Tiles of values 0, 1, 2, ...: plain pasting would step by 1; the blend rises smoothly and stays between."""
-  predict = lambda top, left: {'x': np.full((32, 32, 1), left / 24, np.float32)}
+
+  def predict(top, left):
+    return {'x': np.full((32, 32, 1), left / 24, np.float32)}
+
   line = tiles.blend(predict, (32, 104), (32, 32), 0.25)['x'][..., 0]
   assert line.shape == (32, 104)
   np.testing.assert_allclose(line, line[:1].repeat(32, 0), atol=1e-5)
   steps = np.diff(line[0])
-  assert 0 <= line[0, 0] < 1e-4 and abs(line[0, -1] - 3) < 1e-4
-  assert steps.min() > -1e-5 and steps.max() < 0.35
+  assert 0 <= line[0, 0] < 1e-4
+  assert abs(line[0, -1] - 3) < 1e-4
+  assert steps.min() > -1e-5
+  assert steps.max() < 0.35
 
 
-def test_enlarged_maps_are_bilinear_in_bands_as_at_once():
+def test_enlarged_maps_are_bilinear_whole_or_in_bands():
   maps = RNG.standard_normal((6, 8, 3)).astype(np.float32)
   whole = tiles.enlarge(maps, (6, 8), (37, 50), slice(None))
   np.testing.assert_allclose(whole, cv2.resize(maps, (50, 37)), atol=1e-5)
@@ -205,6 +214,6 @@ def test_enlarged_maps_are_bilinear_in_bands_as_at_once():
 def test_enlarged_maps_leave_the_padding_out():
   """A ramp over all cells, of which the image covers 4.5 x 3: its values at the pixels' centres."""
   maps = np.add.outer(10 * np.arange(6.0), np.arange(8.0))[..., None].astype(np.float32)
-  found = tiles.enlarge(maps, (4.5, 3), (9, 6), slice(2, 9))[:, 1:, 0]
+  enlarged = tiles.enlarge(maps, (4.5, 3), (9, 6), slice(2, 9))[:, 1:, 0]
   y, x = (np.arange(2, 9) + 0.5) / 2 - 0.5, (np.arange(1, 6) + 0.5) / 2 - 0.5
-  np.testing.assert_allclose(found, np.add.outer(10 * y, x), atol=1e-4)
+  np.testing.assert_allclose(enlarged, np.add.outer(10 * y, x), atol=1e-4)

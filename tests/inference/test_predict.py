@@ -16,7 +16,7 @@ from dmtl_jax.inference import images as images_lib
 from dmtl_jax.inference.tiles import enlarge
 from dmtl_jax.jobs import predict
 from dmtl_jax.models import build_model
-from tests.conftest import SIZE, TASKS, tiny_config
+from tests.tiny import SIZE, TASKS, tiny_config
 
 pytestmark = pytest.mark.usefixtures('short_encoder')
 SAMPLES = 3
@@ -42,8 +42,8 @@ def draws(predictor):
   """Raw maps {task: [K, h, w, C]} of a photo of the training size, by the step that evaluation uses."""
   step = jax.jit(forward.make_forward_fn(build_model(predictor.config, TASKS), predictor.config, TASKS))
   image = transforms.finish(photo(*SIZE), {}, SIZE, (), 0)['image'][None]
-  found = [step(predictor.variables, image, jnp.full(1, k, jnp.int32))['final'] for k in range(SAMPLES)]
-  return {task.name: np.stack([np.asarray(f[task.name][0], np.float64) for f in found]) for task in TASKS}
+  maps = [step(predictor.variables, image, jnp.full(1, k, jnp.int32))['final'] for k in range(SAMPLES)]
+  return {task.name: np.stack([np.asarray(draw[task.name][0], np.float64) for draw in maps]) for task in TASKS}
 
 
 def softmax(x):
@@ -84,7 +84,8 @@ def test_maps_have_the_images_size_and_the_promised_kinds(predictor, tmp_path):
     if task.classes:
       assert values.max() < len(task.classes)
     if task.kind in ('saliency', 'boundary'):
-      assert values.min() >= 0 and values.max() <= 1
+      assert values.min() >= 0
+      assert values.max() <= 1
     if task.kind == 'normals':
       np.testing.assert_allclose(np.linalg.norm(values, axis=-1), 1, atol=1e-4)
   many = predictor([tmp_path / 'a.png', Image.fromarray(image), photo(20, 33)])
@@ -151,22 +152,25 @@ def test_options_out_of_range(predictor, options, message):
 def test_mean_and_spread_against_plain_arithmetic(task):
   raw = 2 * np.random.default_rng(0).standard_normal((5, 6, 4, task.channels))
   mean, spread = by_hand(task, raw)
-  found, variation = jax.jit(lambda x: (task.mean(x), task.sample_spread(x)))(np.float32(raw))
+  average, variation = jax.jit(lambda x: (task.mean(x), task.sample_spread(x)))(np.float32(raw))
   if task.classes or task.kind == 'saliency':
-    found = softmax(np.asarray(found, np.float64))
-    found = found if task.classes else found[..., 1]
+    average = softmax(np.asarray(average, np.float64))
+    average = average if task.classes else average[..., 1]
   elif task.kind == 'boundary':
-    found = 1 / (1 + np.exp(-np.asarray(found, np.float64)[..., 0]))
+    average = 1 / (1 + np.exp(-np.asarray(average, np.float64)[..., 0]))
   else:
-    found = unit(np.asarray(found)) if task.kind == 'normals' else np.asarray(found)[..., 0]
-  np.testing.assert_allclose(found, mean, atol=1e-5)
+    average = unit(np.asarray(average)) if task.kind == 'normals' else np.asarray(average)[..., 0]
+  np.testing.assert_allclose(average, mean, atol=1e-5)
   np.testing.assert_allclose(variation[..., 0], spread, atol=1e-3 if spread.max() > 1 else 1e-5)
 
 
 def test_spread_of_extreme_draws():
   """Draws that agree; that know nothing; that are sure of opposites; at right angles."""
-  spread = lambda task, *draws: np.asarray(spreads[task](jnp.float32(draws)[:, None, None]))
   spreads = {task.kind: jax.jit(task.sample_spread) for task in TASKS}
+
+  def spread(kind, *draws):
+    return np.asarray(spreads[kind](jnp.float32(draws)[:, None, None]))
+
   same = np.random.default_rng(0).standard_normal(3)
   np.testing.assert_allclose(spread('parsing', [0, 0, 0], [0, 0, 0]), 1, atol=1e-6)
   np.testing.assert_allclose(spread('parsing', [99, 0, 0], [99, 0, 0]), 0, atol=1e-6)
@@ -184,16 +188,17 @@ def test_samples_are_the_mean_of_the_draws_of_evaluation(predictor, draws):
   for task in TASKS:
     mean, spread = by_hand(task, draws[task.name])
     assert np.ptp(draws[task.name], 0).max() > 1e-3, f'{task.name}: equal draws prove nothing'
-    found = raw.maps['final', task.name]
     if task.classes:
-      np.testing.assert_allclose(softmax(found), mean, atol=1e-4)
+      np.testing.assert_allclose(softmax(raw.maps['final', task.name]), mean, atol=1e-4)
     np.testing.assert_allclose(
       raw.maps['uncertainty', task.name][..., 0], spread, atol=1e-4 * max(spread.max(), 1), err_msg=task.name
     )
   maps, uncertainty = predictor.sample(photo(30, 47), SAMPLES)
   for task in TASKS:
-    assert uncertainty[task.name].shape == (30, 47) and uncertainty[task.name].dtype == np.float32
-    assert uncertainty[task.name].min() >= 0 and maps[task.name].shape[:2] == (30, 47)
+    assert uncertainty[task.name].shape == (30, 47)
+    assert uncertainty[task.name].dtype == np.float32
+    assert uncertainty[task.name].min() >= 0
+    assert maps[task.name].shape[:2] == (30, 47)
 
 
 def test_one_sample_is_the_prediction(predictor):
@@ -214,7 +219,7 @@ def test_methods_without_noise_say_so(method):
 
 
 class Pointwise:
-  """Stands in for the network: each cell's maps are a function of its 8x8 pixels alone."""
+  """Stands in for the network: each cell's maps are a function of its own 8x8 pixels."""
 
   def __init__(self, predictor, monkeypatch):
     self.calls = 0
@@ -244,17 +249,21 @@ def test_tiles_have_no_seams(predictor, monkeypatch, size):
     assert bend < 3 * 8 * np.abs(np.diff(plane, 2, axis=axis)).max() / 57 + 1e-3
 
 
-def test_when_tiles_are_used(predictor, monkeypatch):
+@pytest.mark.parametrize(
+  'size, zoom, calls',
+  [
+    *(((20, 30), None, 1), ((64, 96), None, 1), ((128, 192), None, 1), ((100, 190), None, 1)),
+    *(((256, 384), None, 1 + 9), ((640, 960), None, 1 + 9)),  # whole, and twice as large
+    *(((256, 384), 1, 1), ((256, 384), 2, 9)),
+    ((64, 384), None, 1 + 7),  # filling the short side: 64 x 384
+    ((10, 2000), None, 41),  # a strip; tiles at its own resolution
+  ],
+)
+def test_when_tiles_are_used(predictor, monkeypatch, size, zoom, calls):
   """SIZE is 64 x 96."""
   network = Pointwise(predictor, monkeypatch)
-  calls = lambda *size, **options: (setattr(network, 'calls', 0), predictor(photo(*size), **options), network.calls)[-1]
-  assert calls(20, 30) == calls(64, 96) == calls(128, 192) == calls(100, 190) == 1
-  assert calls(256, 384) == 1 + 9  # whole, and twice as large
-  assert calls(640, 960) == 1 + 9
-  assert calls(256, 384, zoom=1) == 1
-  assert calls(256, 384, zoom=2) == 9
-  assert calls(64, 384) == 1 + 7  # filling the short side: 64 x 384
-  assert calls(10, 2000) == 41  # a strip; tiles at its own resolution
+  predictor(photo(*size), zoom=zoom)
+  assert network.calls == calls
 
 
 def test_whole_and_tiles_are_averaged_but_for_depth(predictor):
@@ -276,7 +285,8 @@ def test_a_view_that_is_padded_around_joins_tiles_where_the_image_is(predictor, 
   Pointwise(predictor, monkeypatch)
   image = np.repeat(np.linspace(0, 255, 240).astype(np.uint8)[:, None, None], 200, 1).repeat(3, 2)
   both, whole, tiles = (predictor.raw(image, 1, zoom) for zoom in (None, 1, 2))
-  assert whole.origin[1] > 0 and both.origin == tiles.origin
+  assert whole.origin[1] > 0
+  assert both.origin == tiles.origin
   joined, seen = (raw.predictions('final', (240, 200)) for raw in (both, tiles))
   for name in ('depth', 'boundary'):
     inner = np.s_[40:-40, 40:-40]  # the whole image's cells are of 30 pixels, and half of some is padding
@@ -299,14 +309,16 @@ def test_tiles_show_each_pixel_at_its_place(predictor, monkeypatch, size, geomet
   whole[inside] = ((image / 255 - transforms.MEAN) / transforms.STD).mean(-1)
   want = whole.reshape(rows, 8, columns, 8).mean((1, 3))
   np.testing.assert_allclose(raw.maps['final', 'depth'][..., 0], want, atol=1e-5)
-  assert raw.origin == tuple(n / 8 for n in spare) and raw.extent == tuple(n / 8 for n in size)
+  assert raw.origin == tuple(n / 8 for n in spare)
+  assert raw.extent == tuple(n / 8 for n in size)
 
 
 def test_samples_and_tiles_together(predictor):
   maps, uncertainty = predictor.sample(photo(150, 230), SAMPLES)
   for task in TASKS:
     assert maps[task.name].shape[:2] == uncertainty[task.name].shape == (150, 230)
-    assert np.isfinite(uncertainty[task.name]).all() and uncertainty[task.name].max() > 0
+    assert np.isfinite(uncertainty[task.name]).all()
+    assert uncertainty[task.name].max() > 0
   assert predictor._compile_for(SAMPLES)._cache_size() == 1  # for all sizes
 
 
@@ -330,9 +342,11 @@ def folder(tmp_path_factory):
 def test_the_command_writes_what_the_api_gives(tiny_run, predictor, folder, tmp_path, capsys):
   out = tmp_path / 'out'
   assert predict.run(str(tiny_run), 'best', str(folder), str(out), SAMPLES) == 1  # one file was broken
-  told = capsys.readouterr()
-  assert told.err.count('skipped') == 1 and f'skipped {folder}/broken.png' in told.err
-  assert f'5 of 6 files predicted: panels in {out}' in told.out and 'predicting' in told.err
+  output = capsys.readouterr()
+  assert output.err.count('skipped') == 1
+  assert f'skipped {folder}/broken.png' in output.err
+  assert f'5 of 6 files predicted: panels in {out}' in output.out
+  assert 'predicting' in output.err
   names = {'a_x': 'a/x.JPG', 'b_x': 'b/x.png', 'größe 大': 'größe 大.png', 'dot': 'dot.png'}
   assert {p.name for p in out.glob('*.*')} == {f'{name}.png' for name in names} | {'walk.mp4'}
   for name, file in names.items():
@@ -341,7 +355,8 @@ def test_the_command_writes_what_the_api_gives(tiny_run, predictor, folder, tmp_
       np.testing.assert_array_equal(np.load(out / task.name / f'{name}.npy'), maps[task.name])
       np.testing.assert_array_equal(np.load(out / 'uncertainty' / task.name / f'{name}.npy'), uncertainty[task.name])
       shown = Image.open(out / task.name / f'{name}.png')
-      assert shown.width >= maps[task.name].shape[1] and shown.height > maps[task.name].shape[0]
+      assert shown.width >= maps[task.name].shape[1]
+      assert shown.height > maps[task.name].shape[0]
       assert (out / 'uncertainty' / task.name / f'{name}.png').exists()
   for place in ('', *(task.name for task in TASKS)):
     assert len(list(images_lib.Video(out / place / 'walk.mp4'))) == 3
@@ -366,8 +381,9 @@ def test_the_command_again_and_without_fault(tiny_run, loaded, folder, tmp_path,
 
 def test_when_nothing_can_be_read(tiny_run, loaded, folder, tmp_path, capsys):
   assert predict.run(str(tiny_run), 'best', str(folder / 'broken.png'), str(tmp_path / 'out')) == 1
-  told = capsys.readouterr()
-  assert '0 of 1 files predicted' in told.out and 'panels' not in told.out
+  output = capsys.readouterr()
+  assert '0 of 1 files predicted' in output.out
+  assert 'panels' not in output.out
 
 
 def test_photographs_of_other_formats_are_counted_and_named(loaded, tiny_run, folder, tmp_path, monkeypatch, capsys):
@@ -378,10 +394,11 @@ def test_photographs_of_other_formats_are_counted_and_named(loaded, tiny_run, fo
     (tmp_path / 'photos' / name).write_bytes(b'ftypheic')
   out = tmp_path / 'maps'
   assert predict.run(str(tiny_run), 'best', str(tmp_path / 'photos'), str(out)) == 1
-  said = capsys.readouterr()
-  assert '1 of 4 files predicted' in said.out and (out / 'IMG_0.png').exists()
-  assert said.err.count('skipped') == 1
-  assert 'skipped 3 of 4 files are HEIC (IMG_0.HEIC, IMG_1.HEIC, IMG_2.HEIC), which is not read' in said.err
+  output = capsys.readouterr()
+  assert '1 of 4 files predicted' in output.out
+  assert (out / 'IMG_0.png').exists()
+  assert output.err.count('skipped') == 1
+  assert 'skipped 3 of 4 files are HEIC (IMG_0.HEIC, IMG_1.HEIC, IMG_2.HEIC), which is not read' in output.err
   (tmp_path / 'photos' / 'IMG_0.png').unlink()
   with pytest.raises(UserError, match='--images: 3 of 3 files are HEIC'):
     predict.run(str(tiny_run), 'best', str(tmp_path / 'photos'), str(out))

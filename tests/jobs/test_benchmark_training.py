@@ -2,14 +2,13 @@
 
 import importlib
 
-import faults
 import numpy as np
 import pytest
-import raw_trees
 
 from dmtl_jax.basics import atomic
 from dmtl_jax.jobs import prepare, train
 from dmtl_jax.metrics.boundary import pascal as boundaries
+from tests import faults, raw_trees
 
 SIZE = (32, 48)
 

@@ -8,13 +8,13 @@ import numpy as np
 from PIL import Image
 import pytest
 from scipy import ndimage
-import toy
 
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.configs import folder
 from dmtl_jax.data import pipeline
 from dmtl_jax.draw import panels
 from dmtl_jax.jobs import check
+from tests import toy
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def config(tmp_path, monkeypatch):
   return config
 
 
-def test_what_a_folder_holds_is_told_and_drawn(config, tmp_path, capsys):
+def test_what_a_folder_holds_is_printed_and_drawn(config, tmp_path, capsys):
   train = tmp_path / 'toy' / 'train'
   cv2.imwrite(str(train / 'images/train03.png'), np.zeros((10, 20, 3), np.uint8))
   for path in (train / 'labels').glob('*/train03.*'):
@@ -36,16 +36,18 @@ def test_what_a_folder_holds_is_told_and_drawn(config, tmp_path, capsys):
   for path in (tmp_path / 'toy/val/labels/depth').iterdir():
     path.unlink()
   assert check.run(config, str(tmp_path / 'page.png')) == 0
-  told = capsys.readouterr().out
-  assert 'train: 4 images\n  size: 96x64 (3), 20x10 (1)\n' in told
+  output = capsys.readouterr().out
+  assert 'train: 4 images\n  size: 96x64 (3), 20x10 (1)\n' in output
   labels = [cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) for path in (train / 'labels/semseg').iterdir()]
   pixels = np.concatenate([label.ravel() for label in labels])
   wall, box, whole = (pixels == 0).sum(), (pixels == 2).sum(), (pixels != 255).sum()
-  assert f'semseg: 4 labels, {100 * whole / len(pixels):.3g}% of their pixels labelled: ' in told
-  assert f'wall {100 * wall / whole:.3g}%' in told and f'box {100 * box / whole:.3g}%' in told
-  assert 'a batch of 4 images holds 16 pairs of image and task, and has room for 20' in told  # 3 x 5 and 1 of 4
-  assert 'loss weights: semseg 2, saliency 5, boundary 25, normals 3, depth 1\n' in told
-  assert 'validated on 2 images: semseg 1,' in told and 'depth: no validation label, so no score' in told
+  assert f'semseg: 4 labels, {100 * whole / len(pixels):.3g}% of their pixels labelled: ' in output
+  assert f'wall {100 * wall / whole:.3g}%' in output
+  assert f'box {100 * box / whole:.3g}%' in output
+  assert 'a batch of 4 images holds 16 pairs of image and task, and has room for 20' in output  # 3 x 5 and 1 of 4
+  assert 'loss weights: semseg 2, saliency 5, boundary 25, normals 3, depth 1\n' in output
+  assert 'validated on 2 images: semseg 1,' in output
+  assert 'depth: no validation label, so no score' in output
   assert np.asarray(Image.open(tmp_path / 'page.png')).shape[0] > 4 * 107
 
 
@@ -61,27 +63,28 @@ def test_suspicious_pixels_are_counted(config, tmp_path, capsys):
     (labels / f'normals/train{n:02d}.npy').unlink()
     cv2.imwrite(str(labels / f'normals/train{n:02d}.png'), normals)
   assert check.run(config, str(tmp_path / 'page.png')) == 0
-  told = capsys.readouterr().out.partition('val: ')[0]
-  assert '100% of their pixels labelled, from 2 to 65.54 m\n' in told
-  assert '12.5% of the pixels hold 65535 = 65.5 m: set "ignore": 65535 in dataset.json if that means no' in told
+  output = capsys.readouterr().out.partition('val: ')[0]
+  assert '100% of their pixels labelled, from 2 to 65.54 m\n' in output
+  assert '12.5% of the pixels hold 65535 = 65.5 m: set "ignore": 65535 in dataset.json if that means no' in output
   assert (
-    'normals: 4 labels, 75% of their pixels labelled\n    25% of the pixels are vectors far from unit length' in told
+    'normals: 4 labels, 75% of their pixels labelled\n    25% of the pixels are vectors far from unit length' in output
   )
   (tmp_path / 'toy/dataset.json').write_text(
     json.dumps({'tasks': toy.DESCRIPTION['tasks'] | {'depth': {'ignore': 65535}}})
   )
   check.run(config, str(tmp_path / 'page.png'))
-  told = capsys.readouterr().out.partition('val: ')[0]
-  assert '87.5% of their pixels labelled, from 2 to 4 m\n' in told and 'hold 65535' not in told
+  output = capsys.readouterr().out.partition('val: ')[0]
+  assert '87.5% of their pixels labelled, from 2 to 4 m\n' in output
+  assert 'hold 65535' not in output
 
 
-@pytest.mark.parametrize('toward, told', [(True, False), (False, True)])
-def test_normals_away_from_the_camera_are_told(config, tmp_path, capsys, toward, told):
+@pytest.mark.parametrize('z, warned', [(0.8, False), (-0.8, True)])
+def test_normals_away_from_the_camera_are_reported(config, tmp_path, capsys, z, warned):
   labels = tmp_path / 'toy' / 'train/labels/normals'
   for path in labels.iterdir():
-    np.save(path, np.full((64, 96, 3), (0, 0.6, 0.8 if toward else -0.8), np.float32))
+    np.save(path, np.full((64, 96, 3), (0, 0.6, z), np.float32))
   check.run(config, str(tmp_path / 'page.png'))
-  assert ('100% of the pixels point away from the camera; z must point towards it' in capsys.readouterr().out) == told
+  assert ('100% of the pixels point away from the camera; z must point towards it' in capsys.readouterr().out) == warned
 
 
 def test_more_classes_than_channels_are_seen_before_the_sentence(config, tmp_path, capsys):
@@ -94,7 +97,9 @@ def test_more_classes_than_channels_are_seen_before_the_sentence(config, tmp_pat
   with pytest.raises(UserError, match='at least 68 for these tasks; set --config.model.channels=128, or'):
     check.run(config, str(tmp_path / 'page.png'))
   out = capsys.readouterr().out
-  assert 'train: 4 images' in out and 'c0 ' in out and (tmp_path / 'page.png').exists()
+  assert 'train: 4 images' in out
+  assert 'c0 ' in out
+  assert (tmp_path / 'page.png').exists()
   config.model.channels = 128
   assert check.run(config, str(tmp_path / 'page.png')) == 0
 
@@ -106,10 +111,12 @@ def test_everything_that_is_wrong_is_listed(config, tmp_path, capsys):
   cv2.imwrite(str(train / 'labels/depth/train00.png'), np.full((64, 96), 9, np.uint8))
   (train / 'labels/depth/train00.npy').unlink(missing_ok=True)
   assert check.run(config, str(tmp_path / 'page.png')) == 1
-  told = capsys.readouterr().out
-  assert told.startswith('train: cannot be used\n') and all(f'semseg/train{n:02d}.png' in told for n in range(4))
-  assert 'depth/train00.png: holds 8-bit integers, too few for millimetres' in told
-  assert 'val: 2 images' in told and not (tmp_path / 'page.png').exists()
+  output = capsys.readouterr().out
+  assert output.startswith('train: cannot be used\n')
+  assert all(f'semseg/train{n:02d}.png' in output for n in range(4))
+  assert 'depth/train00.png: holds 8-bit integers, too few for millimetres' in output
+  assert 'val: 2 images' in output
+  assert not (tmp_path / 'page.png').exists()
 
 
 def test_labels_are_drawn_as_the_network_is_given_them(config, monkeypatch):
@@ -121,13 +128,15 @@ def test_labels_are_drawn_as_the_network_is_given_them(config, monkeypatch):
   monkeypatch.setattr(check.panels, 'contact_sheet', lambda images, tasks: images)
   batch = next(iter(pipeline.eval_batches(source, config)))
   for i, (id, image, labels) in enumerate(check.draw_labels(source, config)):
-    assert id == source.ids[i] and labels.keys() == source[i]['labels'].keys()
+    assert id == source.ids[i]
+    assert labels.keys() == source[i]['labels'].keys()
     assert np.abs(cv2.resize(source[i]['image'], (48, 32), interpolation=cv2.INTER_AREA) - image.astype(int)).max() <= 1
     for name, label in labels.items():
       np.testing.assert_array_equal(label, batch['labels'][name][i, :32, :48])
     if id == 'train01':
       mask = labels['boundary'][..., 0] == 1
-      assert ndimage.label(mask, np.ones((3, 3)))[1] == 1 and 46 <= mask.sum() <= 48
+      assert ndimage.label(mask, np.ones((3, 3)))[1] == 1
+      assert 46 <= mask.sum() <= 48
 
 
 def test_labels_are_drawn_over_their_own_image(config):

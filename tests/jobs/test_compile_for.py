@@ -1,11 +1,10 @@
-"""Compiling for an accelerator that is not here: what is told, and that what is traced asks for whom it is."""
+"""Compiling for an accelerator that is not here: the plan, and that tracing is for that accelerator."""
 
 import importlib.util
 import json
 import subprocess
 import sys
 
-from conftest import TASKS, tiny_config
 import jax
 from jax.experimental import topologies
 import jax.numpy as jnp
@@ -16,6 +15,7 @@ from dmtl_jax.basics import accelerators, sharding, target
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.jobs import compile_for, summary
 from dmtl_jax.models.parts.layers import convolve
+from tests.tiny import TASKS, tiny_config
 
 HLO = """HloModule jit_train_step
 
@@ -61,15 +61,18 @@ def plan(config):
 
 def test_a_plan_is_that_of_the_step_that_training_compiles(config, monkeypatch):
   pretend(monkeypatch, 1e9)
-  told = plan(config)
-  train, text = told['train'], compile_for.as_text(told, config)
-  assert train['fits'] and told['inference']['fits'] and told['advice'] == []
-  assert train['bytes'] == summary.step_memory(config, TASKS[:2])['bytes'] > told['inference']['bytes']
+  planned = plan(config)
+  train, text = planned['train'], compile_for.as_text(planned, config)
+  assert train['fits']
+  assert planned['inference']['fits']
+  assert planned['advice'] == []
+  assert train['bytes'] == summary.step_memory(config, TASKS[:2])['bytes'] > planned['inference']['bytes']
   assert train['bytes'] >= train['arguments'] + train['temporaries']
   assert train['seconds'] == max(train['flops'] / 1e9, train['traffic'] / 1e9)
-  assert 'training step, 4 images: fits' in text and 'inference, 2 images: fits' in text
+  assert 'training step, 4 images: fits' in text
+  assert 'inference, 2 images: fits' in text
   assert len(train['largest']) == compile_for.SHOWN
-  json.dumps(told)
+  json.dumps(planned)
 
 
 def test_what_does_not_fit_comes_with_what_would(config, monkeypatch):
@@ -79,11 +82,12 @@ def test_what_does_not_fit_comes_with_what_would(config, monkeypatch):
   whole = compile_for.measure(step, config, chip)
   pretend(monkeypatch, whole['bytes'] * 0.95)
   monkeypatch.setattr(compile_for, 'trace_inference', lambda *_: step)
-  told = plan(config)
-  remat, accumulate = told['advice']
-  assert not told['train']['fits'] and remat.startswith('--config.train.remat=True: ')
+  planned = plan(config)
+  remat, accumulate = planned['advice']
+  assert not planned['train']['fits']
+  assert remat.startswith('--config.train.remat=True: ')
   assert accumulate.startswith('--config.train.accumulate=2, or --config.train.batch=2: about ')
-  assert 'does not fit' in compile_for.as_text(told, config)
+  assert 'does not fit' in compile_for.as_text(planned, config)
 
 
 def test_a_compiler_out_of_memory_is_a_result_and_another_error_is_not(config, monkeypatch):
@@ -95,9 +99,11 @@ def test_a_compiler_out_of_memory_is_a_result_and_another_error_is_not(config, m
     raise jax.errors.JaxRuntimeError(said)
 
   monkeypatch.setattr(jax.stages.Lowered, 'compile', fails)
-  told = plan(config)
-  assert not told['train']['fits'] and told['train']['error'] == said.split('\n')[0]
-  assert 'not fit, RESOURCE_EXHAUSTED' in compile_for.as_text(told, config) and 'accumulate' in told['advice'][0]
+  planned = plan(config)
+  assert not planned['train']['fits']
+  assert planned['train']['error'] == said.split('\n')[0]
+  assert 'not fit, RESOURCE_EXHAUSTED' in compile_for.as_text(planned, config)
+  assert 'accumulate' in planned['advice'][0]
   said = 'INTERNAL: of XLA'
   with pytest.raises(jax.errors.JaxRuntimeError, match='INTERNAL'):
     plan(config)
@@ -115,7 +121,7 @@ def test_a_compiler_out_of_memory_is_a_result_and_another_error_is_not(config, m
     ('v6e-1', RuntimeError('ABORTED: lockfile.\nmore'), r'--for=v6e-1: .* does not start: ABORTED: lockfile.$'),
   ],
 )
-def test_without_a_compiler_it_is_told_how_to_get_it(name, error, message, monkeypatch):
+def test_without_a_compiler_the_error_says_how_to_get_it(name, error, message, monkeypatch):
   def fails(*args, **kwargs):
     raise error
 
@@ -124,13 +130,18 @@ def test_without_a_compiler_it_is_told_how_to_get_it(name, error, message, monke
     accelerators.devices(name)
 
 
-def test_what_is_traced_asks_for_whom():
+def test_tracing_is_for_the_accelerator_that_is_named():
   x, kernel = jnp.zeros((2, 16, 16, 64)), jnp.zeros((3, 3, 64, 64))
-  lowered = lambda name: jax.jit(lambda *a: convolve(*a)).trace(x, kernel).lower(lowering_platforms=(name,)).as_text()
+
+  def lowered(name):
+    return jax.jit(lambda *a: convolve(*a)).trace(x, kernel).lower(lowering_platforms=(name,)).as_text()
+
   with target.compiling_for('tpu', jax.devices()[:1]):
-    assert 'winograd' not in lowered('tpu') and 'stablehlo.convolution' in lowered('tpu')
+    assert 'winograd' not in lowered('tpu')
+    assert 'stablehlo.convolution' in lowered('tpu')
     assert sharding.make_mesh().size == 1
-  assert 'winograd' in lowered('cpu') and 'stablehlo.convolution' not in lowered('cpu')
+  assert 'winograd' in lowered('cpu')
+  assert 'stablehlo.convolution' not in lowered('cpu')
 
 
 @pytest.mark.parametrize('name', accelerators.ACCELERATORS)
@@ -142,14 +153,16 @@ def test_the_real_compilers_where_they_are_installed(name, monkeypatch):
   for variable, value in accelerators.ENVIRONMENT.items():
     monkeypatch.setenv(variable, value)
   devices = accelerators.devices(name)
-  assert len(devices) == chosen.count and {device.platform for device in devices} == {chosen.platform}
+  assert len(devices) == chosen.count
+  assert {device.platform for device in devices} == {chosen.platform}
   with target.compiling_for(chosen.platform, devices):
     mesh = sharding.make_mesh()
     batch = jax.ShapeDtypeStruct((8, 16, 16, 64), jnp.float32, sharding=sharding.by_image(mesh))
     kernel = jax.ShapeDtypeStruct((3, 3, 64, 64), jnp.float32, sharding=sharding.replicated(mesh))
-    told = compile_for.measure(jax.jit(lambda *a: convolve(*a)).trace(batch, kernel), tiny_config(), chosen)
-  assert told['fits'] and told['bytes'] > 8 / chosen.count * 16 * 16 * 64 * 4
-  assert told['flops'] == 2 * 8 * 16 * 16 * 9 * 64 * 64 / chosen.count  # not half of it, which Winograd's would be
+    planned = compile_for.measure(jax.jit(lambda *a: convolve(*a)).trace(batch, kernel), tiny_config(), chosen)
+  assert planned['fits']
+  assert planned['bytes'] > 8 / chosen.count * 16 * 16 * 64 * 4
+  assert planned['flops'] == 2 * 8 * 16 * 16 * 9 * 64 * 64 / chosen.count  # not half of it, which Winograd's would be
 
 
 def test_the_command_line_alone_does_not_import_jax():
@@ -166,7 +179,7 @@ def test_the_command_line_alone_does_not_import_jax():
     (['--workdir=x', '--for=t4'], '--for=t4: say for what'),
   ],
 )
-def test_a_wrong_accelerator_is_told_before_jax_is_there(arguments, message, fresh_flags, monkeypatch):
+def test_a_wrong_accelerator_is_refused_before_jax_is_there(arguments, message, fresh_flags, monkeypatch):
   monkeypatch.setattr(sys, 'argv', ['main.py', '--config=scenes', *arguments])
   monkeypatch.setattr(cli, '_read_config', None)  # which imports it
   fresh_flags()

@@ -1,4 +1,4 @@
-"""The exported file alone, in a process that cannot import this project, against the Python API."""
+"""The exported file in a process that cannot import this project, against the Python API."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ from dmtl_jax.data import transforms
 from dmtl_jax.inference import prediction
 from dmtl_jax.jobs import export
 from dmtl_jax.models.parts import winograd
-from tests.conftest import random_variables, SIZE, TASKS, Tiny
+from tests.tiny import random_variables, SIZE, TASKS, Tiny
 
 pytestmark = pytest.mark.usefixtures('short_encoder')
 
@@ -43,7 +43,8 @@ def images():
 
 def agrees(task, got, want):
   """Same maps but for rounding: of class ids, all but a few pixels near ties."""
-  assert got.dtype == want.dtype and got.shape == want.shape
+  assert got.dtype == want.dtype
+  assert got.shape == want.shape
   if task.kind in ('semseg', 'parsing'):
     assert (got == want).mean() > 0.995, task.name
     assert len(np.unique(want)) > 1, f'{task.name}: a constant map proves nothing'
@@ -55,8 +56,9 @@ def agrees(task, got, want):
 def test_the_file_predicts_without_this_project(tiny_run, images, tmp_path, capsys):
   out = tmp_path / 'new' / 'model.stablehlo'
   assert export.main([str(tiny_run), str(out)]) == 0
-  told = capsys.readouterr().out
-  assert 'cpu, cuda, tpu' in told and 'uint8[batch,64,96,3]' in told and 'normals float32[batch,64,96,3]' in told
+  output = capsys.readouterr().out
+  for words in ('cpu, cuda, tpu', 'uint8[batch,64,96,3]', 'normals float32[batch,64,96,3]'):
+    assert words in output
   assert os.listdir(out.parent) == [out.name], 'left a temporary file'
 
   np.save(tmp_path / 'images.npy', images)
@@ -95,14 +97,18 @@ def test_normalisation_is_that_of_training(images):
   np.testing.assert_allclose(transforms.normalize_image(images[0]), inside, atol=1e-6)
 
 
-def test_what_cannot_be_exported(tiny_run, tmp_path, capsys):
-  (tmp_path / 'file').write_text('')
-  for arguments, message in [
-    ([str(tmp_path / 'none'), 'x.stablehlo'], 'must name the folder of a trained run'),
-    ([str(tiny_run), 'x.stablehlo', '--step=3'], '--step=3: not one of best, latest, 7'),
-    ([str(tiny_run), str(tmp_path / 'file' / 'x.stablehlo')], 'fix that and run the same command again'),
-    ([str(tiny_run), 'gs://b/x.stablehlo'], "OUT: 'gs://b/x.stablehlo' is an address"),
-    ([str(tiny_run), str(tiny_run / 'config.json')], 'config.json: the name of an exported file ends in .stablehlo'),
-  ]:
-    assert export.main(arguments) == 1
-    assert message in capsys.readouterr().err
+@pytest.mark.parametrize(
+  'workdir, out, message',
+  [
+    ('{tmp}/none', 'x.stablehlo', 'must name the folder of a trained run'),
+    ('{run}', 'x.stablehlo --step=3', '--step=3: not one of best, latest, 7'),
+    ('{run}', '{tmp}/file/x.stablehlo', 'fix that and run the same command again'),
+    ('{run}', 'gs://b/x.stablehlo', "OUT: 'gs://b/x.stablehlo' is an address"),
+    ('{run}', '{run}/config.json', 'config.json: the name of an exported file ends in .stablehlo'),
+  ],
+)
+def test_what_cannot_be_exported(tiny_run, tmp_path, capsys, workdir, out, message):
+  (tmp_path / 'file').touch()
+  arguments = [text.format(tmp=tmp_path, run=tiny_run) for text in (workdir, *out.split())]
+  assert export.main(arguments) == 1
+  assert message in capsys.readouterr().err

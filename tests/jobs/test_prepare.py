@@ -1,4 +1,4 @@
-"""The prepare job: what is missing or broken is told, what is interrupted leaves nothing that counts."""
+"""The prepare job: what is missing or broken is named, what is interrupted leaves nothing that counts."""
 
 import hashlib
 import inspect
@@ -9,11 +9,9 @@ import shutil
 import tarfile
 import zipfile
 
-from conftest import shared
 import numpy as np
 from PIL import Image
 import pytest
-from raw_trees import config, grey
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import shuffle
 
@@ -22,6 +20,8 @@ from dmtl_jax.basics.errors import UserError
 from dmtl_jax.datasets import cityscapes, mtan, nyud, pascal, raw, stored
 from dmtl_jax.datasets.pascal import labels
 from dmtl_jax.jobs.prepare import prepare
+from tests.raw_trees import config, grey
+from tests.tiny import shared
 
 pytestmark = pytest.mark.usefixtures('no_downloads')
 
@@ -43,7 +43,7 @@ def zip_tree(archive, root):
   return archive
 
 
-def test_pascal_tells_missing_and_broken_files(tmp_path, pascal_raw):
+def test_pascal_reports_missing_and_broken_files(tmp_path, pascal_raw):
   c = config('pascal', tmp_path, pascal_raw)
   kept = (pascal_raw / 'sal_distill/2008_c.png').read_bytes()
   for file in ('sal_distill/2008_c.png', 'semseg/pascal-context/2008_a.png'):
@@ -51,7 +51,7 @@ def test_pascal_tells_missing_and_broken_files(tmp_path, pascal_raw):
   names = r'semseg/pascal-context/2008_a\.png, sal_distill/2008_c\.png'
   refused(c, f'2 of 36 files are missing: {names}; add them')
 
-  # One in train and one in val: one run tells both.
+  # One in train and one in val: one run names both.
   Image.fromarray(grey(5, 7, 21)).save(pascal_raw / 'semseg/pascal-context/2008_a.png')
   (pascal_raw / 'sal_distill/2008_c.png').write_bytes(kept[:40])
   with pytest.raises(UserError) as error:
@@ -63,7 +63,7 @@ def test_pascal_tells_missing_and_broken_files(tmp_path, pascal_raw):
     opened(pascal, c)
 
 
-def test_nyud_tells_missing_and_broken_files(tmp_path, nyud_raw):
+def test_nyud_reports_missing_and_broken_files(tmp_path, nyud_raw):
   c = config('nyud', tmp_path, nyud_raw)
   (nyud_raw / 'train/depth/3.npy').rename(tmp_path / 'kept.npy')
   shutil.rmtree(nyud_raw / 'val/normal')
@@ -79,7 +79,7 @@ def test_nyud_tells_missing_and_broken_files(tmp_path, nyud_raw):
     np.save(nyud_raw / f'train/label/{i}.npy', np.array([{}], object))  # a pickle is not unpickled
   with pytest.raises(UserError) as error:
     prepare(c)
-  for told in (
+  for words in (
     '6 images have broken files',
     'label/0.npy: not a readable .npy',
     'label/4.npy: holds values from 13 to 13, expected classes 0 to 12 and -1',
@@ -87,7 +87,7 @@ def test_nyud_tells_missing_and_broken_files(tmp_path, nyud_raw):
     'depth/8.npy: shape [5, 6, 1], expected [4, 6, 1]',
     'and 1 more',
   ):
-    assert told in str(error.value)
+    assert words in str(error.value)
 
 
 def test_values_that_are_none_become_unlabelled_and_are_counted(tmp_path, nyud_raw, caplog):
@@ -114,7 +114,8 @@ def test_values_that_are_none_become_unlabelled_and_are_counted(tmp_path, nyud_r
   assert example['labels']['semseg'][1, :4, 0].tolist() == [255, 255, 255, 0]
   assert example['labels']['depth'][2, :4, 0].tolist() == [0, 0, 0, arrays['depth'][2, 3, 0]]
   assert example['labels']['depth'][3, 0, 0] == 0
-  assert not example['labels']['normals'][2, :2].any() and example['labels']['normals'][2, 2:].any(-1).all()
+  assert not example['labels']['normals'][2, :2].any()
+  assert example['labels']['normals'][2, 2:].any(-1).all()
   assert not mtan.decode(stored_example[4], nyud.TASKS)['labels']['normals'].any()
 
 
@@ -125,13 +126,13 @@ def test_a_large_split_needs_no_tensorflow(tmp_path, nyud_raw, monkeypatch):
   assert len(opened(nyud, c).as_data_source('train')) == 11
 
 
-def test_another_size_than_the_configs_is_told(tmp_path, nyud_raw):
+def test_another_size_than_the_configs_is_reported(tmp_path, nyud_raw):
   refused(
     config('nyud', tmp_path, nyud_raw, size=(8, 12)), r'0\.npy: 4x6 pixels, but config\.data\.size is 8x12; .*size=4,6'
   )
 
 
-def test_wrong_raw_paths_are_told(tmp_path):
+def test_wrong_raw_paths_are_reported(tmp_path):
   refused(config('nyud', tmp_path, ''), 'give the folder, archive or address.*nyud/README.md')
   refused(config('nyud', tmp_path, tmp_path / 'nowhere'), 'nowhere does not exist')
   (tmp_path / 'empty').mkdir()
@@ -167,10 +168,11 @@ def test_an_interrupted_build_leaves_nothing_that_counts(tmp_path, nyud_raw, mon
   assert {path.name for path in folder.parent.iterdir()} == {'.lock', '1.0.0'}
   written = folder.stat().st_mtime_ns
   shutil.rmtree(nyud_raw)
-  assert prepare(c) == folder and folder.stat().st_mtime_ns == written  # built once is enough
+  assert prepare(c) == folder
+  assert folder.stat().st_mtime_ns == written  # built once is enough
 
 
-def test_data_of_an_older_version_are_told_with_what_they_lack(tmp_path, pascal_raw):
+def test_data_of_an_older_version_are_refused_with_what_they_lack(tmp_path, pascal_raw):
   c = config('pascal', tmp_path, pascal_raw)
   (tmp_path / 'tfds/pascal_mt/1.0.0').mkdir(parents=True)
   with pytest.raises(
@@ -187,7 +189,7 @@ def test_two_runs_at_once_are_refused(tmp_path, nyud_raw):
     refused(c, 'another process is preparing')
 
 
-def test_a_script_that_preparing_starts_again_is_told(tmp_path, nyud_raw, monkeypatch):
+def test_a_script_that_preparing_starts_again_is_reported(tmp_path, nyud_raw, monkeypatch):
   """It would wait for the process that waits for it. Python marks a process that is still running its script so."""
   assert '._inheriting = True' in inspect.getsource(multiprocessing.spawn)
   monkeypatch.setattr(multiprocessing.current_process(), '_inheriting', True, raising=False)
@@ -232,7 +234,7 @@ def test_all_mappings_lie_beside_the_data_whatever_todays_setting(tmp_path, nyud
   place.write_bytes(b'another')
   refused(c, 'onelabel.pth: sha256 is')
   place.write_bytes(mapping)
-  prepare(c)  # what today's setting does not need is only told
+  prepare(c)  # what today's setting does not need is only a warning
   assert re.search('is ready, but not randomlabels.pth: .*save the file as', caplog.text)
   server = {f'http://127.0.0.1:9/{name}': mapping for name in names}
   monkeypatch.setattr(download, '_fetch', lambda url, part: part.write_bytes(server[url]))

@@ -4,7 +4,6 @@ import functools
 import json
 import sys
 
-from conftest import TASKS, tiny_config
 import jax
 import pytest
 
@@ -13,6 +12,7 @@ from dmtl_jax.configs import pascal
 from dmtl_jax.data.source import data_tasks
 from dmtl_jax.jobs import summary
 from dmtl_jax.models import counting
+from tests.tiny import TASKS, tiny_config
 
 # Parameters (M) and GMAC of the paper at 512x512, five tasks; how far off a build may be.
 PAPER = {
@@ -126,14 +126,14 @@ def test_the_memory_of_a_training_step_holds_the_state_and_grows_with_the_batch(
   config = tiny_config('method=mtl_baseline,labels=one')
   config.model.update(width=4, channels=8)
   config.data.size = (32, 32)
-  found = {}
+  memory = {}
   for batch in (2, 8):
     config.train.batch = batch
-    found[batch] = summary.step_memory(config, TASKS[:2])
+    memory[batch] = summary.step_memory(config, TASKS[:2])
   variables = counting.summarize(config, TASKS[:2], (32, 32))['parameters']
-  state = found[2]['state_bytes']
+  state = memory[2]['state_bytes']
   assert 3 * 4 * variables < state < 3.2 * 4 * variables  # parameters and two moments; batch statistics besides
-  assert state < found[2]['bytes'] < found[8]['bytes']
+  assert state < memory[2]['bytes'] < memory[8]['bytes']
   image = 8 * 32 * 32 * 3 * 4
-  assert found[8]['bytes'] - found[2]['bytes'] > image * 6 / 8
-  assert 'estimate for 1 x cpu' in summary.memory_text(found[8], config)
+  assert memory[8]['bytes'] - memory[2]['bytes'] > image * 6 / 8
+  assert 'estimate for 1 x cpu' in summary.memory_text(memory[8], config)

@@ -19,7 +19,7 @@ from dmtl_jax.models import build_model
 from dmtl_jax.models.inputs import init_variables
 from dmtl_jax.models.parts.encoder import ResNet
 from dmtl_jax.runs import pretrained
-from tests.basics import test_torch_file as torch_writer
+from tests import torch_writer
 from tests.conftest import rng, torch_state
 
 

@@ -12,12 +12,11 @@ import runpy
 import shutil
 import subprocess
 import sys
+from typing import NamedTuple
 
-import faults
 import jax
 import numpy as np
 import pytest
-import toy
 
 from dmtl_jax.basics import sharding
 from dmtl_jax.data import pipeline
@@ -25,6 +24,7 @@ from dmtl_jax.jobs import train
 from dmtl_jax.runs import checkpoints
 from dmtl_jax.runs import workdir as workdir_lib
 from dmtl_jax.training import setup
+from tests import faults, toy
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 STEPS, EVERY = 18, 4
@@ -61,12 +61,12 @@ def data(tmp_path_factory):
   return path
 
 
-def config_of(data):
+def make_config(data):
   return runpy.run_path(str(data))['get_config'](ARG)
 
 
 def train_here(data, workdir):
-  train.run(config_of(data), str(workdir))
+  train.run(make_config(data), str(workdir))
 
 
 @pytest.fixture(scope='module')
@@ -104,16 +104,22 @@ def go_on(data, before, step: int, workdir, processes: int, devices: int, *flags
   return printed
 
 
+class TwoProcesses(NamedTuple):
+  workdir: pathlib.Path
+  first: str  # what the first process printed
+  second: str
+
+
 @pytest.fixture(scope='module')
 def two_processes(data, one_device, tmp_path_factory):
   workdir = tmp_path_factory.mktemp('two')
-  return workdir, go_on(data, one_device, EVERY, workdir, 2, 1, '--distributed=auto')
+  return TwoProcesses(workdir, *go_on(data, one_device, EVERY, workdir, 2, 1, '--distributed=auto'))
 
 
 @pytest.fixture(scope='module')
 def eight_devices(data, two_processes, tmp_path_factory):
   workdir = tmp_path_factory.mktemp('eight')
-  go_on(data, two_processes[0], 2 * EVERY, workdir, 1, 8, '--config.train.fsdp=2')
+  go_on(data, two_processes.workdir, 2 * EVERY, workdir, 1, 8, '--config.train.fsdp=2')
   return workdir
 
 
@@ -140,10 +146,12 @@ def same_run(workdir, reference, first: int):
 
 
 def test_two_processes_go_on_as_one_device_would(two_processes, one_device):
-  workdir, printed = two_processes
+  workdir = two_processes.workdir
   same_run(workdir, one_device, EVERY + 1)
-  assert f'resuming from step {EVERY}' in printed[0] and 'metrics.json' in printed[0]
-  assert 'resuming' not in printed[1] and 'training' not in printed[1]  # the first speaks for all
+  for words in (f'resuming from step {EVERY}', 'metrics.json'):
+    assert words in two_processes.first
+  for words in ('resuming', 'training'):  # the first speaks for all
+    assert words not in two_processes.second
   assert (workdir / 'panels').is_dir()
   assert len(list((workdir / 'tensorboard').iterdir())) == 1
 
@@ -157,7 +165,7 @@ def test_eight_devices_go_on_from_what_two_processes_wrote(eight_devices, one_de
 def test_one_device_goes_on_from_what_two_processes_and_what_eight_wrote(
   data, one_device, two_processes, eight_devices, tmp_path
 ):
-  for before in (two_processes[0], eight_devices):
+  for before in (two_processes.workdir, eight_devices):
     workdir = tmp_path / before.name
     copy_start(before, 4 * EVERY, workdir)
     train_here(data, workdir)
@@ -171,8 +179,8 @@ def test_batch_norm_statistics_are_those_of_the_whole_batch(two_processes, one_d
     config, tasks = workdir_lib.read_config(workdir), workdir_lib.read_tasks(one_device)
     return checkpoints.load(workdir, str(STEPS), config, tasks)[1]['batch_stats']
 
-  close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
-  jax.tree.map(close, stats(two_processes[0]), stats(one_device))
+  for a, b in zip(jax.tree.leaves(stats(two_processes.workdir)), jax.tree.leaves(stats(one_device)), strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
 
 
 class Reads:
@@ -180,7 +188,9 @@ class Reads:
 
   def __init__(self, source):
     self.source, self.seen = source, []
-    self.tasks, self.ids, self.label_mask = source.tasks, source.ids, source.label_mask
+
+  def __getattr__(self, name):
+    return getattr(self.source, name)
 
   def __len__(self):
     return len(self.source)
@@ -191,26 +201,35 @@ class Reads:
 
 
 def test_each_image_is_read_by_one_host(data):
-  config = config_of(data)
+  config = make_config(data)
   config.data.threads = config.data.prefetch = 1
   source, _ = setup.open_data(config)
   taken = []
   for host in range(2):
     reads = Reads(source)
     index = next(pipeline.train_iterator(reads, config, host, 2))['index']
-    assert set(reads.seen[:4]) == set(index) and len(index) == 4  # an epoch is one batch of 8
+    assert len(index) == 4  # an epoch is one batch of 8
+    assert set(reads.seen[:4]) == set(index)
     taken += list(index)
   assert sorted(taken) == list(range(8))
 
 
-def test_large_arrays_are_cut_along_their_largest_axis():
-  spec = lambda *shape: tuple(sharding._spec(shape, 4))
-  assert spec(3, 3, 64, 128) == (None, None, None, 'fsdp')
-  assert spec(5, 3, 3, 512, 510) == (None, None, None, 'fsdp')  # 510 is not a multiple of 4
-  assert spec(512) == () and spec(3, 3, 511, 511) == ()  # too small; no axis divides
+@pytest.mark.parametrize(
+  'shape, spec',
+  [
+    ((3, 3, 64, 128), (None, None, None, 'fsdp')),
+    ((5, 3, 3, 512, 510), (None, None, None, 'fsdp')),  # 510 is not a multiple of 4
+    ((512,), ()),  # too small
+    ((3, 3, 511, 511), ()),  # no axis divides
+  ],
+)
+def test_large_arrays_are_cut_along_their_largest_axis(shape, spec):
+  assert tuple(sharding._spec(shape, 4)) == spec
 
 
-def test_an_unknown_cluster_is_told_in_a_sentence(tmp_path):
+def test_an_unknown_cluster_is_reported_in_a_sentence(tmp_path):
   command = [sys.executable, 'main.py', '--config=configs/folder.py', f'--workdir={tmp_path}', '--distributed=auto']
   done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-  assert done.returncode == 1 and done.stderr.startswith('Error: --distributed=auto: ') and 'srun' in done.stderr
+  assert done.returncode == 1
+  assert done.stderr.startswith('Error: --distributed=auto: ')
+  assert 'srun' in done.stderr

@@ -28,7 +28,7 @@ def imports() -> dict[str, set[str]]:
   for path in [*ROOT.glob('*.py'), *(p for room in FLOOR for p in (ROOT / room).rglob('*.py'))]:
     parts = ('dmtl_jax', *path.relative_to(ROOT).with_suffix('').parts)
     files['.'.join(parts[:-1] if parts[-1] == '__init__' else parts)] = path
-  found = {}
+  used_by = {}
   for module, path in files.items():
     used = set()
     for node in ast.walk(ast.parse(path.read_text())):
@@ -37,8 +37,8 @@ def imports() -> dict[str, set[str]]:
         used |= {name if name in files else node.module for name in names}
       elif isinstance(node, ast.Import):
         used |= {alias.name for alias in node.names if alias.name in files}
-    found[module] = used
-  return found
+    used_by[module] = used
+  return used_by
 
 
 def room(module: str) -> str:

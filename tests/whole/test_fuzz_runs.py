@@ -1,25 +1,18 @@
 """Command lines and workdirs from elsewhere, mutated; see test_fuzz.py."""
 
 import json
-import pathlib
 import sys
 
 from flax.traverse_util import flatten_dict
 from hypothesis import strategies as st
-import numpy as np
 
 from dmtl_jax import cli
 from dmtl_jax.configs import common
 from dmtl_jax.inference import gallery
 from dmtl_jax.jobs import report
-from dmtl_jax.runs import workdir
-from tests import fuzzing
-from tests.conftest import TASKS
-from tests.readers import encoded, PARTS, pattern
-from tests.whole.test_fuzz import run
-
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-
+from tests import fuzzing, report_runs
+from tests.readers import PARTS
+from tests.tiny import ROOT
 
 # --- The command line ------------------------------------------------------------------------
 
@@ -33,11 +26,8 @@ VALUES = st.one_of(
                      '__import__("os").system("touch evil")', 'lambda: 0', '(64, 96)', '0.5', 'xtc']),
     st.text(max_size=6),
 )  # fmt: skip
-CONFIGS = st.sampled_from(
-  ['configs/scenes.py'] * 4
-  + ['configs/folder.py'] * 3
-  + ['configs/nope.py', 'configs', '/etc/passwd', '', 'README.md', 'x\0', 'x' * 5000]
-)
+ODD_CONFIGS = ['configs/nope.py', 'configs', '/etc/passwd', '', 'README.md', 'x\0', 'x' * 5000]
+CONFIGS = st.sampled_from(['configs/scenes.py'] * 4 + ['configs/folder.py'] * 3 + ODD_CONFIGS)
 
 
 def test_command_lines(tmp_path, monkeypatch, fresh_flags):
@@ -52,78 +42,58 @@ def test_command_lines(tmp_path, monkeypatch, fresh_flags):
       CONFIGS, st.lists(PARTS, max_size=1), st.lists(st.one_of(override, override, override, other), max_size=2),
   )  # fmt: skip
 
-  def check(argv):
+  def accepts(argv):
     monkeypatch.setattr(sys, 'argv', argv)
     fresh_flags()
-    return fuzzing.told(lambda _: cli._parse(argv), tmp_path / 'x', '')
+    return fuzzing.accepts(lambda _: cli._parse(argv), tmp_path / 'x', '')
 
-  run(60, argvs, check)
+  fuzzing.run(60, argvs, accepts)
 
 
 # --- Workdirs --------------------------------------------------------------------------------
 
-INDEX = {'images': [{'id': 'a', 'index': 0, 'input': 'a/input.jpg', 'tasks': {
-    'depth': {'why': ['panel', 'best'], 'scores': {'initial': 1.0, 'final': 0.5}, 'limits': [1.0, 4.0],
-              'files': {'label': 'a/depth_label.png', 'initial': 'a/depth_initial.png', 'final': 'a/depth_final.png'}}}}]}  # fmt: skip
-METRICS = (
-  {'version': 3, 'protocol': 'plain', 'resolution': 'input', 'weights': 'best'}
-  | {'step': 20, 'delta_m': None, 'seconds_per_image': 0.1}
-  | {stage: {task.name: {task.metric: 0.5} for task in TASKS} for stage in ('initial', 'final')}
-  | {'per_class': {'semseg': {'sky': 1.0, 'road': None}}}
-)
+FILES = ('config.json', 'tasks.json', 'metrics.json', 'cost.json', 'panels/index.json')
 LOG = [{'step': step, 'loss/total': 3.0 / step, 'loss/final/depth': 1.0} for step in (1, 2, 3)]
-
-
-def write_run(path: pathlib.Path) -> dict[str, object]:
-  """A run without its checkpoints: what JSON files it holds."""
-  config = common.base('method=mtl_baseline')
-  config.data.name, config.model.width, config.model.channels, config.data.size = 'scenes', 8, 8, (32, 32)
-  content = {'config.json': workdir.to_json(config), 'metrics.json': METRICS, 'panels/index.json': INDEX,
-             'cost.json': {'parameters': 10, 'gmac': 2.0}}  # fmt: skip
-  workdir.write_tasks(path, TASKS)
-  content['tasks.json'] = json.loads((path / 'tasks.json').read_text())
-  (path / 'panels/a').mkdir(parents=True)
-  for name, value in content.items():
-    (path / name).write_text(json.dumps(value))
-  (path / 'log.jsonl').write_text('\n'.join(map(json.dumps, LOG)) + '\n')
-  for name in ('input.jpg', 'depth_label.png', 'depth_initial.png', 'depth_final.png'):
-    (path / 'panels/a' / name).write_bytes(
-      encoded(pattern(np.uint8, 200, 3), 'jpeg' if name.endswith('jpg') else 'png')
-    )
-  return content
 
 
 def test_workdirs(tmp_path, monkeypatch):
   """Reports of runs whose files were mutated; config.json and tasks.json are what predict and evaluate read too."""
-  path = tmp_path / 'run'
-  content = write_run(path)
-  monkeypatch.setattr('dmtl_jax.basics.progress.say', lambda text: None)
+  path = report_runs.write_run(tmp_path / 'run', 'method=mtl_baseline', initial=(40, 30, 2))
+  report_runs.write_pictures(path, ['a'])
+  report_runs.write_log(path, LOG)
+  content = {name: json.loads((path / name).read_text()) for name in FILES}
+  content['metrics.json'] |= {'delta_m': None, 'per_class': {'semseg': {'sky': 1.0, 'road': None}}}
+  content['panels/index.json']['images'][0]['tasks']['depth']['limits'] = [1.0, 4.0]
+  monkeypatch.setattr('dmtl_jax.basics.progress.silent', True)
   monkeypatch.setattr('dmtl_jax.report.table._count', lambda entry: {})  # seconds each
   cases = [st.tuples(st.just(name), fuzzing.as_json(value)) for name, value in content.items()]
-  cases.append(st.tuples(st.just('log.jsonl'), fuzzing.files((path / 'log.jsonl').read_bytes())))
   lines = fuzzing.trees(*LOG).map(lambda row: json.dumps(row).encode())
-  cases.append(st.tuples(st.just('log.jsonl'), st.lists(lines, max_size=3).map(b'\n'.join)))
+  log = st.one_of(fuzzing.files((path / 'log.jsonl').read_bytes()), st.lists(lines, max_size=3).map(b'\n'.join))
+  cases += [st.tuples(st.just('log.jsonl'), log)] * 2
 
-  def check(case):
+  def accepts(case):
     file = path / case[0]
     whole = file.read_bytes()
     file.write_bytes(case[1])
     try:
-      return fuzzing.told(lambda _: report.write_report([str(path)], str(tmp_path / 'out')), tmp_path / 'x', file.name)
+      return fuzzing.accepts(
+        lambda _: report.write_report([str(path)], str(tmp_path / 'out')), tmp_path / 'x', file.name
+      )
     finally:
       file.write_bytes(whole)
 
-  run(60, st.one_of(cases), check)
+  fuzzing.run(60, st.one_of(cases), accepts)
 
 
 def test_an_index_of_panels_deletes_nothing_elsewhere(tmp_path):
   folder, victim = tmp_path / 'run/panels', tmp_path / 'victim'
-  folder.mkdir(parents=True)
+  (folder / 'mine').mkdir(parents=True)
   victim.mkdir()
-  (tmp_path / 'other.png').write_bytes(b'')
+  (tmp_path / 'other.png').touch()
   ids = ['../../victim', str(victim), '../../other', '..', '.', '', None, {}, 'mine']
   (folder / 'index.json').write_text(json.dumps({'images': [{'id': id} for id in ids]}))
-  (folder / 'mine').mkdir()
-  (folder / 'mine/input.jpg').write_bytes(b'')
-  gallery.save_panels(folder, TASKS, {}, None)
-  assert victim.is_dir() and (tmp_path / 'other.png').exists() and folder.is_dir() and not (folder / 'mine').exists()
+  (folder / 'mine/input.jpg').touch()
+  gallery.save_panels(folder, report_runs.TASKS, {}, None)
+  assert {path.name for path in tmp_path.iterdir()} == {'run', 'victim', 'other.png'}
+  assert not (folder / 'mine').exists()
+  assert folder.is_dir()

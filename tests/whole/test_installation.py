@@ -31,8 +31,8 @@ def wheel(tmp_path_factory):
 
 def files(folder: pathlib.Path) -> set[str]:
   """All files below a folder, those behind links too."""
-  found = (os.path.join(path, name) for path, _, names in os.walk(folder, followlinks=True) for name in names)
-  return {os.path.relpath(path, folder) for path in found if '__pycache__' not in path}
+  paths = (os.path.join(path, name) for path, _, names in os.walk(folder, followlinks=True) for name in names)
+  return {os.path.relpath(path, folder) for path in paths if '__pycache__' not in path}
 
 
 def test_a_wheel_brings_one_package_and_all_of_its_files(wheel):
@@ -44,11 +44,7 @@ def test_a_wheel_brings_one_package_and_all_of_its_files(wheel):
 
 def test_configs_go_by_name_outside_a_checkout(wheel, tmp_path):
   ask = "from dmtl_jax import configs; print(configs.find('configs/scenes.py:diffusion_steps=3'))"
-  done = subprocess.run(
-    [sys.executable, '-c', ask],
-    cwd=tmp_path,
-    env=os.environ | {'PYTHONPATH': str(wheel)},
-    capture_output=True,
-    text=True,
-  )
+  environment = os.environ | {'PYTHONPATH': str(wheel)}
+  command = [sys.executable, '-c', ask]
+  done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
   assert done.stdout.strip() == f'{wheel}/dmtl_jax/configs/scenes.py:diffusion_steps=3', done.stderr

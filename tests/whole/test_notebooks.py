@@ -6,7 +6,7 @@ import pathlib
 import pytest
 
 import dmtl_jax
-from tests.conftest import SIZE
+from tests.tiny import SIZE
 
 COLABS = pathlib.Path(__file__).resolve().parents[2] / 'colabs'
 # Of the cell that is tagged `parameters`; in float32 one compiled step serves two notebooks.
@@ -38,12 +38,11 @@ def place(tmp_path_factory, short_encoder):
   'name', ['quickstart', 'evaluate_a_checkpoint', 'inside_the_denoiser', 'train_on_tpu', 'your_own_images']
 )
 def test_a_notebook_runs(place, name):
-  shown, known = [], {'__name__': '__main__', 'display': lambda value: shown.append(value)}
+  known = {'__name__': '__main__', 'display': lambda value: None}
   for number, cell in enumerate(json.loads((COLABS / f'{name}.ipynb').read_text())['cells']):
     if cell['cell_type'] == 'code':
       exec(compile(''.join(cell['source']), f'{name}.ipynb, cell {number}', 'exec'), known)
       if 'parameters' in cell['metadata'].get('tags', ()):
-        known |= {key: value for key, value in SETTINGS.items() if key in known} | {
-          'RUN': RUNS.get(name, SETTINGS['RUN'])
-        }
+        settings = SETTINGS | {'RUN': RUNS.get(name, SETTINGS['RUN'])}
+        known |= {key: value for key, value in settings.items() if key in known or key == 'RUN'}
   assert pathlib.Path(known['RUN'], 'metrics.json').is_file()

@@ -1,18 +1,18 @@
 """Every job, ended early while it writes: its result is the old one or the new one, and it says which."""
 
 import errno
+import itertools
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import types
 
-import evaluation_stub as stub
 import numpy as np
 from PIL import Image
 import pytest
-import raw_trees
 
 from dmtl_jax.basics import atomic, stopping
 from dmtl_jax.basics.errors import UserError
@@ -21,7 +21,10 @@ from dmtl_jax.datasets import nyud, raw
 from dmtl_jax.inference.prediction import RawMaps
 from dmtl_jax.jobs import evaluate, export, predict, prepare, report
 from dmtl_jax.runs import workdir
-from tests.whole import test_fuzz_runs
+from tests import evaluation_stub as stub
+from tests import raw_trees, report_runs
+
+pytestmark = pytest.mark.usefixtures('ctrl_c')
 
 
 def full():
@@ -48,14 +51,6 @@ TROUBLES = {
 }
 
 
-@pytest.fixture(autouse=True)
-def ctrl_c():
-  """A suite that a shell runs in the background is born with Ctrl-C ignored."""
-  before = signal.signal(signal.SIGINT, signal.default_int_handler)
-  yield
-  signal.signal(signal.SIGINT, before)
-
-
 def files(folder: pathlib.Path) -> dict[str, bytes]:
   return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob('*') if path.is_file()}
 
@@ -63,30 +58,34 @@ def files(folder: pathlib.Path) -> dict[str, bytes]:
 def in_trouble(monkeypatch, job, folder: pathlib.Path, kept: str):
   """Runs a job that has results in `folder` again and again, with trouble at its first write and at later ones.
 
-  The job must give other results each time (it is called with a number).
+  Args:
+    job: called with a number; its results must differ each time.
+    kept: what the error says of the old results.
   """
-  writes = []
-  with monkeypatch.context() as patch:
-    patch.setattr(atomic.os, 'fsync', writes.append)
-    job(0)
-  before = files(folder)
-  for number, (trouble, words) in enumerate(TROUBLES.items(), 1):
-    at = (len(writes) - 1) * (number - 1) // len(TROUBLES)
-    seen = []
 
-    def fsync(handle, at=at, trouble=trouble, seen=seen):
-      seen.append(handle)
-      if len(seen) == at + 1:
+  def run(number: int, trouble=None, at: int = -1) -> int:
+    """Runs the job, with trouble at a write; returns the number of writes."""
+    writes = itertools.count()
+
+    def fsync(handle):
+      if next(writes) == at:
         trouble()
 
     with monkeypatch.context() as patch:
       patch.setattr(atomic.os, 'fsync', fsync)
-      with pytest.raises(UserError) as error:
-        job(number)
-    assert str(error.value).startswith(words) and kept in str(error.value), str(error.value)
-    assert files(folder) == before, f'{trouble.__name__} at write {at} of {len(writes)}'
+      job(number)
+    return next(writes)
+
+  writes = run(0)
+  before = files(folder)
+  for number, (trouble, words) in enumerate(TROUBLES.items(), 1):
+    at = (writes - 1) * (number - 1) // len(TROUBLES)
+    with pytest.raises(UserError, match=re.escape(kept)) as error:
+      run(number, trouble, at)
+    assert str(error.value).startswith(words)
+    assert files(folder) == before, f'{trouble.__name__} at write {at} of {writes}'
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-  job(number)
+  run(number)
   assert files(folder) != before
 
 
@@ -108,7 +107,8 @@ def test_evaluate(tmp_path, monkeypatch):
 
 
 def test_report(tmp_path, monkeypatch):
-  test_fuzz_runs.write_run(tmp_path / 'run')
+  report_runs.write_run(tmp_path / 'run')
+  report_runs.write_pictures(tmp_path / 'run', ['a'])
   monkeypatch.setattr('dmtl_jax.report.table._count', lambda entry: {})  # seconds each
   metrics = json.loads((tmp_path / 'run/metrics.json').read_text())
 
@@ -136,9 +136,8 @@ def test_predict(tmp_path, monkeypatch):
     monkeypatch.setattr(predict, 'load', lambda *_: Predictor())
     predict.run('', 'best', str(tmp_path / 'photos'), str(tmp_path / 'out'))
 
-  in_trouble(
-    monkeypatch, job, tmp_path / 'out', f'0 of 1 images are new in {tmp_path / "out"}; what is there of others'
-  )
+  out = tmp_path / 'out'
+  in_trouble(monkeypatch, job, out, f'0 of 1 images are new in {out}; what is there of others')
 
 
 def test_export(tmp_path, monkeypatch):
@@ -157,15 +156,13 @@ def test_export(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize('trouble', TROUBLES)
-def test_prepare(tmp_path, monkeypatch, trouble):
+def test_prepare(tmp_path, monkeypatch, no_downloads, trouble):
   """Ended at the second image; the same command prepares the data set then."""
-  monkeypatch.setattr(raw.RawBuilder, 'url_infos', {})
   config = raw_trees.config('nyud', tmp_path, raw_trees.nyud_tree(tmp_path))
-  attempt, seen = raw._attempt, []
+  attempt, images = raw._attempt, itertools.count(1)
 
   def troubled(*args):
-    seen.append(1)
-    if len(seen) == 2:
+    if next(images) == 2:
       trouble()
     return attempt(*args)
 
@@ -173,7 +170,9 @@ def test_prepare(tmp_path, monkeypatch, trouble):
   with pytest.raises(UserError) as error:
     prepare.prepare(config)
   path = nyud.Builder(data_dir=config.data.dir).data_path
-  assert TROUBLES[trouble] in str(error.value) and f'{path} is not built' in str(error.value) and not path.exists()
+  assert TROUBLES[trouble] in str(error.value)
+  assert f'{path} is not built' in str(error.value)
+  assert not path.exists()
   assert prepare.prepare(config) == pathlib.Path(path)
 
 
@@ -184,8 +183,10 @@ def test_files_show_together(tmp_path):
     with atomic.transaction():
       atomic.write_atomic(tmp_path / 'new/b', 'new')
       atomic.remove(tmp_path / 'old/a')
-    assert files(tmp_path / 'old') == {'a': b'old'} and not (tmp_path / 'new/b').exists()
-  assert files(tmp_path) == {'new/b': b'new'} and not (tmp_path / 'old').exists()
+    assert files(tmp_path / 'old') == {'a': b'old'}
+    assert not (tmp_path / 'new/b').exists()
+  assert files(tmp_path) == {'new/b': b'new'}
+  assert not (tmp_path / 'old').exists()
 
 
 def test_a_signal_while_files_are_renamed_comes_too_late(tmp_path, monkeypatch):
@@ -203,7 +204,7 @@ def test_a_signal_while_files_are_renamed_comes_too_late(tmp_path, monkeypatch):
   assert files(tmp_path) == {'a': b'new', 'b': b'new'}
 
 
-def test_a_vanished_folder_is_told(tmp_path):
+def test_a_vanished_folder_is_reported(tmp_path):
   with pytest.raises(UserError, match='No such file or directory; fix that .*: kept'):
     with stopping.report_interruption(lambda: 'kept'), atomic.atomic_open(tmp_path / 'x/a'):
       shutil.rmtree(tmp_path / 'x')

@@ -8,15 +8,15 @@ import stat
 import subprocess
 import sys
 
-import faults
 import pytest
-import toy
 
 from dmtl_jax.basics import atomic
+from tests import faults, toy
 
 STREAMS = ('>/dev/full 2>/dev/full', '>&- 2>&-', '<&- >&-', '| true')  # the shell's
 PYTHON = f"'{sys.executable}'"
-ENVIRONMENT = os.environ | {'PYTHONPATH': os.pathsep.join([str(faults.ROOT), str(faults.ROOT / 'tests')])}
+ENVIRONMENT = os.environ | {'PYTHONPATH': str(faults.ROOT)}
+ASCII = {'LC_ALL': 'C', 'PYTHONCOERCECLOCALE': '0', 'PYTHONUTF8': '0'}  # a locale that has no more
 SPEAK = """
 import os, sys
 from dmtl_jax.basics import streams
@@ -42,15 +42,14 @@ def test_a_stream_that_cannot_be_written_fails_nothing(streams):
 
 
 @pytest.mark.parametrize('streams', STREAMS)
-def test_help_and_errors_end_as_ever(streams):
+def test_help_and_errors_end_as_usual(streams):
   assert shell(f'{PYTHON} main.py --help', streams) == 0
   assert shell(f'{PYTHON} main.py --mode=bogus', streams) == 1
 
 
-def test_characters_that_a_locale_lacks_are_escaped(tmp_path):
+def test_characters_that_a_locale_lacks_are_escaped():
   code = "from dmtl_jax.basics import streams; streams.secure(); print('\\u5b57', end='')"
-  strange = {'LC_ALL': 'C', 'PYTHONCOERCECLOCALE': '0', 'PYTHONUTF8': '0'}
-  shown = subprocess.run([sys.executable, '-c', code], env=ENVIRONMENT | strange, capture_output=True, check=True)
+  shown = subprocess.run([sys.executable, '-c', code], env=ENVIRONMENT | ASCII, capture_output=True, check=True)
   assert shown.stdout == b'\\u5b57'
 
 
@@ -61,9 +60,9 @@ def test_training_in_a_strange_place(tmp_path, monkeypatch):
   monkeypatch.setattr(toy, 'DESCRIPTION', description)
   toy.write(tmp_path / 'data', size=(16, 24))
   (tmp_path / 'data/dataset.json').write_text(json.dumps(description, ensure_ascii=False), encoding='utf-8')
-  strange = {'LC_ALL': 'C', 'PYTHONCOERCECLOCALE': '0', 'PYTHONUTF8': '0', 'HOME': os.devnull, 'XDG_CACHE_HOME': ''}
+  strange = ASCII | {'HOME': os.devnull, 'XDG_CACHE_HOME': ''}
   run = tmp_path / 'run'
-  code = f"import faults, sys; sys.exit(faults._main('{tmp_path}/data', '{run}'))"
+  code = f"import sys; from tests import faults; sys.exit(faults.main('{tmp_path}/data', '{run}'))"
   assert shell(f'umask 077; {PYTHON} -c "{code}"', '2>&1 >/dev/full | true', **strange) == 0
   assert json.loads((run / 'tasks.json').read_text(encoding='utf-8'))[0]['classes'] == classes
   assert classes[1] in (run / 'report.html').read_text(encoding='utf-8')
@@ -71,7 +70,7 @@ def test_training_in_a_strange_place(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize('umask, mode', [(0o077, 0o600), (0o002, 0o664)])
-def test_a_new_file_has_the_umask_s_mode_and_an_old_one_keeps_its_own(tmp_path, umask, mode):
+def test_new_files_follow_the_umask_and_old_ones_keep_their_mode(tmp_path, umask, mode):
   before = os.umask(umask)
   try:
     atomic.write_atomic(tmp_path / 'new', '')
@@ -95,21 +94,20 @@ def test_a_name_as_long_as_may_be(tmp_path):
 def test_text_files_are_utf_8_everywhere():
   """In a locale that is not, Python takes another encoding where none is given."""
   files = [p for place in ('dmtl_jax', 'configs', 'datasets') for p in (faults.ROOT / place).rglob('*.py')]
+  assert len(files) > 100
   wrong = [
     f'{path.relative_to(faults.ROOT)}:{node.lineno}'
     for path in files
     for node in ast.walk(ast.parse(path.read_text(encoding='utf-8')))
-    if isinstance(node, ast.Call) and not names_encoding(node)
+    if isinstance(node, ast.Call) and opens_text(node) and 'encoding' not in [keyword.arg for keyword in node.keywords]
   ]
-  assert len(files) > 100 and not wrong
+  assert not wrong
 
 
-def names_encoding(call: ast.Call) -> bool:
-  """Whether a call opens no file as text, or says how it is encoded."""
-  if isinstance(call.func, ast.Attribute):  # `files.read_text` is ours, and UTF-8
+def opens_text(call: ast.Call) -> bool:
+  """Whether a call reads or writes a text file; `files.read_text` is ours, and UTF-8."""
+  if isinstance(call.func, ast.Attribute):
     ours = isinstance(call.func.value, ast.Name) and call.func.value.id in ('files', 'files_lib')
-    text = call.func.attr in ('read_text', 'write_text') and not ours
-  else:
-    modes = [node.value for arg in call.args[1:2] for node in ast.walk(arg) if isinstance(node, ast.Constant)]
-    text = getattr(call.func, 'id', '') == 'open' and not any('b' in mode for mode in modes)
-  return not text or any(keyword.arg == 'encoding' for keyword in call.keywords)
+    return call.func.attr in ('read_text', 'write_text') and not ours
+  modes = [node.value for arg in call.args[1:2] for node in ast.walk(arg) if isinstance(node, ast.Constant)]
+  return getattr(call.func, 'id', '') == 'open' and not any('b' in mode for mode in modes)
