@@ -65,7 +65,7 @@ def test_an_older_run_is_read_as_it_was_trained():
   old = common.upgraded({'data': {'name': 'scenes'}, 'eval': {'protocol': 'pascal'}, 'method': 'prediction'})
   assert old['model'] == {'initial_weights': 'paper', 'token_stride': 4}
   assert old['optim'] == {'denoiser_fan_in': 0, 'part_lr': {}}
-  assert old['initial_loss'] == 0.5 and not old['data']['simple'] and old['eval']['protocol'] == 'plain'
+  assert old['initial_loss'] == 0.5 and old['eval']['protocol'] == 'plain'
   assert common.upgraded({'data': {'name': 'cityscapes'}, 'method': 'xtc'})['model']['flip_view'] is False
   asked = {'protocol': 'pascal', 'geometry': 'fit'}  # by a run of today
   for name, scores in (('pascal', {'protocol': 'pascal'}), ('folder', asked)):
