@@ -55,8 +55,8 @@ class Palette:
   def material(self, textures, base=None, gloss=None, motley=0.6) -> Material:
     """A material of one colour [3]: `base`, or else brown where a texture is 'wood', and bright where none is.
 
-    Rooms had textures once. The random numbers of these are still drawn, `motley` being the probability of other colours,
-    so that the rooms stay those that the published scores were taken on.
+    Rooms had textures once. The random numbers of these are still drawn, so that the rooms stay those that published
+    scores were taken on; `motley` was the probability of other colours.
     """
     rng = self.rng
     if base is None:

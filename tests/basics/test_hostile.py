@@ -19,7 +19,6 @@ from dmtl_jax.basics.errors import UserError
 from dmtl_jax.data import label_settings
 from dmtl_jax.datasets import folder, mtan
 from dmtl_jax.datasets.pascal import labels as pascal
-from dmtl_jax.jobs import convert
 from dmtl_jax.report import results
 from dmtl_jax.runs import workdir
 from dmtl_jax.runs.log import Log
@@ -417,9 +416,3 @@ def test_a_task_names_files_in_its_folder_alone(tmp_path, name):
 def test_configs(tmp_path, content, words):
   (tmp_path / 'config.json').write_text(json.dumps(content))
   refused(workdir.read_config, tmp_path, 'config.json', words)
-
-
-def test_a_bad_config_of_a_conversion_is_one_sentence(tmp_path, capsys):
-  assert convert.main(['x.pth', str(tmp_path / 'out'), '--config=configs/pascal.py:metod=1']) == 1
-  error = capsys.readouterr().err
-  assert error.startswith('Error: --config=configs/pascal.py:metod=1: ') and error.count('\n') == 1
