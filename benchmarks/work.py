@@ -2,14 +2,11 @@
 
 Convolutions and matrix products count; norms, activations, resizing and the optimiser do not.
 
-needed    what the network's definition asks for, done plainly: the forward count of the summary (its
-          denoiser once a labelled pair, not once a task), times three for training, since each product
-          has two gradients; no recomputation, no padding. Methods whose loss runs more networks (ss,
-          xtc) need more than this.
-executed  what the traced step does, its backward pass included, recomputation under jax.checkpoint too,
-          and of labelled pairs the static count at most. Less than needed where an equal result takes less.
-xla       the compiler's own count (`cost_analysis`), which knows a scan's body but once, and counts
-          additions and activations; a cross-check.
+needed    what the network's definition asks for: the forward count of the summary (its denoiser once per
+          labelled pair, not once per task), times three for training, since each product has two gradients;
+          no recomputation, no padding. Methods whose loss runs more networks (ss, xtc) need more than this.
+executed  what the traced step does, with its backward pass, recomputation under jax.checkpoint and padded
+          pairs. Less than needed where an equal result takes less.
 """
 
 import jax
@@ -21,7 +18,7 @@ PER_PAIR = ('denoiser', 'head')  # parts that see pairs instead of images
 
 
 def by_scope(function, *args):
-  """Yields (scope, FLOPs) of every product in a traceable function, those only unused results need left out."""
+  """Yields (scope, FLOPs) of every product in a traceable function that its results need."""
   for scope, count in counting.multiply_adds(counting.used(jax.make_jaxpr(function)(*args).jaxpr), ''):
     yield scope, 2.0 * count
 
@@ -42,9 +39,3 @@ def needed(config, tasks: tuple[Task, ...], batch: int, pairs: int | None = None
   for part, values in counting.summarize(config, tasks, tuple(config.data.size))['parts'].items():
     forward += 2e9 * values['gmac'] * (share if part.split('/')[0] in PER_PAIR else 1)
   return batch * forward * (3 if training else 1)
-
-
-def xla(compiled) -> float | None:
-  """FLOPs as the compiler counts them; None where it does not."""
-  analysis = compiled.cost_analysis()
-  return analysis.get('flops') if analysis else None
