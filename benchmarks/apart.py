@@ -48,14 +48,9 @@ class Apart:
 
 
 def start(name: str, args: tuple, dtype: str, kind: str) -> Apart:
-  """Starts a contestant, which gets ready meanwhile.
+  """Starts a contestant: the class `name` of torch_step, called with `args` and how to compute ('eager', 'compiled').
 
-  Args:
-    name, args: of a class of torch_step, and its arguments before dtype, compiled and device.
-    kind: 'eager' or 'compiled', by torch.compile.
-
-  Raises:
-    UserError: PyTorch is not installed.
+  Raises UserError where PyTorch is not installed.
   """
   if importlib.util.find_spec('torch') is None:
     raise UserError('--torch: PyTorch is not installed; pip install torch')

@@ -61,7 +61,6 @@ def measure(head: dict, step, args, make_call, torch: tuple[str, tuple], flops: 
   """Compiles a step, times it, in turns with PyTorch if asked to, and adds the numbers to a result's head.
 
   Args:
-    head: see `describe`.
     step, args: a jax.jit function and its arguments, which may be donated.
     make_call: makes of the compiled step the call that `timing.measure` times.
     torch: name of a class of torch_step and its arguments, see `apart.start`.
@@ -92,11 +91,7 @@ def measure(head: dict, step, args, make_call, torch: tuple[str, tuple], flops: 
 
 
 def compare(seconds: dict, batch: int, flops: dict, peak: float, devices: int) -> dict:
-  """Numbers of every timed contestant; 'jax' comes first, the others are compared with it.
-
-  Args:
-    seconds: {contestant: [repeats]}, taken in turns.
-    flops: see work.py.
+  """Numbers of every timed contestant, from {contestant: seconds [repeats]}; 'jax' comes first.
 
   Returns:
     {contestant: {'seconds', 'images_per_second'}}. 'jax' also has 'achieved' (the lesser of needed and executed FLOPs
@@ -119,10 +114,8 @@ def title(result: dict) -> str:
   """What was measured, in a line."""
   height, width = result['size']
   parts = [f'{result["what"]}: {result["method"]}', result['backbone'], f'{height}x{width}', f'batch {result["batch"]}']
-  if result['what'] == 'train step':
-    parts.append(f'labels {result["labels"]}')
   if result['pairs']:
-    parts.append(f'{result["pairs"]} of {result["batch"] * result["tasks"]} pairs')
+    parts.append(f'labels {result["labels"]}, {result["pairs"]} of {result["batch"] * result["tasks"]} pairs')
   return ', '.join([*parts, result['dtype']])
 
 

@@ -29,11 +29,7 @@ def executed(function, *args) -> float:
 
 
 def needed(config, tasks: tuple[Task, ...], batch: int, pairs: int | None = None, training: bool = True) -> float:
-  """FLOPs that `batch` images need.
-
-  Args:
-    pairs: labelled pairs of the batch; None: all.
-  """
+  """FLOPs that `batch` images need, of which so many pairs are labelled (None: all)."""
   share = 1.0 if pairs is None else pairs / (batch * len(tasks))
   forward = 0
   for part, values in counting.summarize(config, tasks, tuple(config.data.size))['parts'].items():
