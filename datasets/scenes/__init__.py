@@ -41,12 +41,12 @@ def builder(data_config) -> Builder:
   config = ScenesConfig(height=height, width=width, **optional)
   config = Builder.builder_configs.setdefault(config.name, config)  # TFDS wants the same object again, or warns
   make = functools.partial(Builder, config=config, data_dir=data_config.dir, file_format='array_record')
-  found = make()
-  if found.data_path.exists():
-    return found
-  with stored.alone(found, wait=True):
-    if not found.data_path.exists():  # no other process has made it while this one waited
-      stored.build(found)
+  rendered = make()
+  if rendered.data_path.exists():
+    return rendered
+  with stored.alone(rendered, wait=True):
+    if not rendered.data_path.exists():  # no other process has made it while this one waited
+      stored.build(rendered)
   return make()
 
 

@@ -104,7 +104,7 @@ def _rates(path: pathlib.Path) -> str:
   if not path.exists():
     return ''
   chosen = files.read_json(path, 'delete it, and run the study again')
-  return '; learning rates ' + ', '.join(f'{found["rate"]:g} ({method})' for method, found in chosen.items())
+  return '; learning rates ' + ', '.join(f'{choice["rate"]:g} ({method})' for method, choice in chosen.items())
 
 
 def _picture(run: Run, path: pathlib.Path, root: pathlib.Path) -> str:
