@@ -209,8 +209,6 @@ def upgraded(values: dict) -> dict:
   if method == 'xtc':
     model.setdefault('flip_view', False)
   data, scores = dict(values.get('data', {})), dict(values.get('eval', {}))
-  if data.get('name') == 'scenes':
-    data.setdefault('simple', False)
   if scores.get('protocol') == 'pascal':
     scores.setdefault('resolution', 'input')  # of a folder's older run too
   if 'geometry' not in scores and data.get('name') != 'pascal' and scores.get('protocol') == 'pascal':

@@ -1,7 +1,5 @@
 """`scenes`, the embedded data set: rendered rooms with six tasks. No download, CPU is enough.
 
-Simple scenes by default, which a small network learns in minutes; the hard ones are --config.data.simple=False.
-
   python main.py --config=configs/scenes.py --workdir=runs/scenes
   python main.py --config=configs/scenes.py:method=feature,labels=random --workdir=runs/feature
 
@@ -17,7 +15,6 @@ def get_config(arg=None):
   config.data.size = (96, 128)
   config.data.train_count = 2000  # training images to render
   config.data.val_count = 200  # validation images to render
-  config.data.simple = True  # one near figure, few things, six classes; False: twelve classes, hidden and cut
   config.model.width, config.model.channels = 24, 32  # smaller, and more images in the same time, scores higher
   config.train.batch = 8
   config.train.steps = 1250  # some five minutes on two CPU cores, with compiling

@@ -1,19 +1,32 @@
 """DiffusionMTL in JAX: dense multi-task learning from images labelled for only some tasks.
 
-check      python main.py --mode=check --config=configs/folder.py --config.data.path=PATH [--out=PAGE.png]
-           (what the data holds, with a picture of its labels, before anything is trained)
-train      python main.py --config=configs/scenes.py:method=prediction,labels=one --workdir=runs/scenes
-           (run it again on the same workdir and it goes on where it stopped)
-evaluate   python main.py --mode=evaluate --workdir=runs/scenes [--step=best|latest|N] [--config.eval.diffusion_steps=4]
-predict    python main.py --mode=predict --workdir=runs/scenes --images=PHOTOS --out=maps [--samples=8]
-summary    python main.py --mode=summary --config=configs/pascal.py:method=feature [--json] [--memory [--for=v5e-1]]
-           (what it costs; --memory compiles it, --for compiles it for an accelerator that need not be here)
-prepare    python main.py --mode=prepare --config=configs/nyud.py --config.data.raw=PATH
-report     python main.py --mode=report --workdirs=runs/a,runs/b --out=runs/report
+check        python main.py --mode=check --config=configs/folder.py --config.data.path=PATH [--out=PAGE.png]
+             (what the data holds, with a picture of its labels, before anything is trained)
+train        python main.py --config=configs/scenes.py:method=prediction,labels=one --workdir=runs/scenes
+             (run it again on the same workdir and it goes on where it stopped)
+evaluate     python main.py --mode=evaluate --workdir=runs/scenes [--step=latest] [--config.eval.diffusion_steps=4]
+predict      python main.py --mode=predict --workdir=runs/scenes --images=PHOTOS --out=maps [--samples=8]
+summary      python main.py --mode=summary --config=configs/pascal.py:method=feature [--json] [--memory [--for=v5e-1]]
+             (what it costs; --memory compiles it, --for compiles it for an accelerator that need not be here)
+prepare      python main.py --mode=prepare --config=configs/nyud.py --config.data.raw=PATH
+report       python main.py --mode=report --workdirs=runs/a,runs/b --out=runs/report
+study        python main.py --mode=study --suite=scenes-small [--out=runs/study] [--jobs=2] [--page=STUDY.md]
+             (methods on equal terms: learning rates, runs, a report; --page is about all suites that have scores)
+influence    python main.py --mode=influence --workdir=runs/scenes [--limit=200] [--out=FILE.json]
+             (what each task takes from the other tasks' maps)
+uncertainty  python main.py --mode=uncertainty --workdir=runs/scenes [--samples=8] [--limit=100] [--out=FILE.json]
+             (the error of the pixels that are the surest)
+boundary     python main.py --mode=boundary --pred=MAPS --gt=TRUTHS [--ignore=255] [--tolerance=0.011] [--out=FILE.json]
+             (the Berkeley benchmark's scores of folders of images)
+export       python main.py --mode=export --workdir=runs/scenes --out=model.stablehlo [--step=best]
+             (a file that jax alone runs)
+convert      python main.py --mode=convert --checkpoint=RELEASED.pth.tar --workdir=runs/released
+             (the authors' checkpoint as a run; of a run, its best weights only, small enough to give away)
 """
 
 import ast
 import importlib
+import os
 import pathlib
 import re
 import sys
@@ -25,6 +38,7 @@ from dmtl_jax import configs
 from dmtl_jax.basics import accelerators, streams
 from dmtl_jax.basics.errors import check_local, closest, print_error, program, sanitize, unknown_value_error, UserError
 from dmtl_jax.inference import images
+from dmtl_jax.jobs.study_suites import SUITES
 
 # Modes, and the flags that each needs.
 MODES = {
@@ -35,7 +49,15 @@ MODES = {
   'summary': ('config',),
   'prepare': ('config',),
   'report': ('workdirs', 'out'),
+  'study': (),
+  'influence': ('workdir',),
+  'uncertainty': ('workdir',),
+  'boundary': ('pred', 'gt'),
+  'export': ('workdir', 'out'),
+  'convert': ('checkpoint', 'workdir'),
 }
+TRAINED = ('predict', 'report', 'influence', 'uncertainty', 'export')  # modes that take the config of a trained run
+PATHS = ('workdir', 'images', 'out', 'workdirs', 'replay', 'pred', 'gt', 'page')
 
 _CONFIG = config_flags.DEFINE_config_file(
   'config', None, 'Config file, configs/NAME.py[:key=value,...].', lock_config=False, accept_new_attributes=True
@@ -47,13 +69,23 @@ _FORCE = flags.DEFINE_bool(
 )
 _REPLAY = flags.DEFINE_string('replay', None, 'train: only runs the step of a W/nan_STEP.json again, for its losses.')
 _STEP = flags.DEFINE_string(
-  'step', '', 'evaluate, predict: checkpoint: best, latest or a number; default config.eval.weights and best.'
+  'step', '', 'evaluate, predict, export: checkpoint: best, latest or a number; default config.eval.weights, or best.'
 )
 _PREDICTIONS = flags.DEFINE_bool('predictions', False, 'evaluate: also write the maps of every image.')
 _IMAGES = flags.DEFINE_string('images', None, 'predict: file, folder, glob or video; several separated by commas.')
-_SAMPLES = flags.DEFINE_integer('samples', 1, 'predict: noise draws to average, with a map of their uncertainty.')
+_SAMPLES = flags.DEFINE_integer(
+  'samples', None, 'predict: noise draws to average (1), with a map of their uncertainty; uncertainty: draws (8).'
+)
+_LIMIT = flags.DEFINE_integer(
+  'limit', None, 'influence (200), uncertainty (100): how many validation images, the first ones.', lower_bound=1
+)
 _ZOOM = flags.DEFINE_float('zoom', None, 'predict: how much larger than whole an image is seen, in tiles; 1: whole.')
-_OUT = flags.DEFINE_string('out', None, 'predict, report: folder to write to; check: the picture.')
+_OUT = flags.DEFINE_string(
+  'out',
+  None,
+  'predict, report: folder to write to; study: folder of all suites (runs/study); check: the picture; export: the '
+  'file, *.stablehlo; influence, uncertainty, boundary: JSON file.',
+)
 _DISTRIBUTED = flags.DEFINE_string(
   'distributed',
   None,
@@ -66,6 +98,28 @@ _FOR = flags.DEFINE_string(
 )
 _JSON = flags.DEFINE_bool('json', False, 'summary: print JSON.')
 _WORKDIRS = flags.DEFINE_string('workdirs', None, 'report: workdirs to compare, separated by commas.')
+_SUITE = flags.DEFINE_string('suite', None, f'study: what to run: {", ".join(SUITES)}.')
+_JOBS = flags.DEFINE_integer('jobs', None, 'study: runs at a time; default one per GPU or CPU core.', lower_bound=1)
+_PAGE = flags.DEFINE_string('page', None, 'study: Markdown file to write about all suites in --out that have scores.')
+_PRED = flags.DEFINE_string('pred', None, 'boundary: folder of grey PNGs (8 or 16 bits), white = boundary.')
+_GT = flags.DEFINE_string(
+  'gt',
+  None,
+  'boundary: folder of truths by the same names: PNG, 0 = no boundary, or BSDS .mat with several annotators.',
+)
+_IGNORE = flags.DEFINE_integer('ignore', None, 'boundary: value of truth PNGs that marks unlabelled pixels.')
+_TOLERANCE = flags.DEFINE_float(
+  'tolerance',
+  0.0075,
+  'boundary: largest distance of a match, as a share of the diagonal; NYUD-v2: 0.011.',
+  lower_bound=0,
+)
+_THRESHOLDS = flags.DEFINE_integer('thresholds', 99, 'boundary: how many thresholds.', lower_bound=1)
+_THIN = flags.DEFINE_bool('thin', True, 'boundary: thin the predictions; --nothin: they are one pixel wide already.')
+_WORKERS = flags.DEFINE_integer('workers', None, 'boundary: processes; default one per core.', lower_bound=1)
+_CHECKPOINT = flags.DEFINE_string(
+  'checkpoint', None, "convert: the authors' checkpoint (.pth.tar, .pth, .safetensors), or the workdir of a run."
+)
 # What absl, ml_collections and Python's parser (of tuples, and of the config file) raise for what they cannot read.
 _UNREADABLE = (
     flags.Error, AttributeError, LookupError, TypeError, ValueError, OSError, ImportError, SyntaxError, RecursionError,
@@ -83,18 +137,21 @@ def main(argv: list[str] = sys.argv) -> int:
     return 0
   logging.set_verbosity(logging.WARNING)
   try:
-    _parse(argv)
+    overrides = _parse(argv)
     from dmtl_jax.basics import compilation  # with JAX: not for a mistake in the flags
 
     compilation.use_cache()
-    return (_together(_DISTRIBUTED.value) if _DISTRIBUTED.value else _run()) or 0
+    return (_together(_DISTRIBUTED.value) if _DISTRIBUTED.value else _run(overrides)) or 0
   except UserError as error:
     print_error(error)
     return 1
 
 
-def _parse(argv: list[str]):
-  """Reads the flags, then the config file, which needs JAX; raises UserError with whatever is wrong with them."""
+def _parse(argv: list[str]) -> list[str]:
+  """Reads the flags, then the config file, which needs JAX; returns the flags --config.FIELD=VALUE.
+
+  Raises UserError with whatever is wrong with them.
+  """
   file, fields, others = _split(argv)
   try:
     rest = flags.FLAGS(others)
@@ -102,11 +159,17 @@ def _parse(argv: list[str]):
       raise UserError(_misplaced(rest[1]))
     if file:
       file = configs.find(file)
-    elif fields and _WORKDIR.value:  # they change the config that the workdir's run was trained with
+    elif fields and _WORKDIR.value and _MODE.value != 'convert':  # they change the config that a run was trained with
       file = f'{pathlib.Path(__file__).parent / "runs/stored.py"}:{_WORKDIR.value}'
-    _check_flags(file)
+    _check_flags(file, fields)
+    if _MODE.value == 'convert' and not file and not os.path.isdir(_CHECKPOINT.value):
+      from dmtl_jax.runs import pretrained  # with JAX, as the config
+
+      file = configs.find(pretrained.RELEASED_CONFIG)
+    overrides = [f'--config.{field}' + ('' if value is None else f'={value}') for field, value in fields]
     if file:
-      _read_config(argv[0], file, fields)
+      _read_config(argv[0], file, fields, overrides)
+    return overrides
   except _UNREADABLE as error:
     raise UserError(sanitize(_sentence(error), 400)) from error
 
@@ -141,20 +204,25 @@ def _misplaced(word: str) -> str:
   return f"'{sanitize(word)}': not a flag; is --mode={closest(word, MODES)} meant? See --help"
 
 
-def _check_flags(config: str | None):
-  """What can be said of the flags without reading the config."""
+def _check_flags(config: str | None, fields: list):
+  """Raises UserError for what is wrong with the flags, as far as that is known without reading the config."""
   mode = _MODE.value
   if mode not in MODES:
     raise unknown_value_error('--mode', mode, MODES)
-  given = {name: flags.FLAGS[name].value for name in ('workdir', 'images', 'out', 'workdirs')} | {'config': config}
   for name in ('workdir',) if _REPLAY.value else MODES[mode]:
-    if not given[name]:
+    if not (config if name == 'config' else flags.FLAGS[name].value):
       raise UserError(f'--mode={mode} needs --{name}{"=configs/NAME.py" if name == "config" else ""}; see --help')
-  for name in ('workdir', 'images', 'out', 'workdirs', 'replay'):
+  for name in PATHS:
     for path in (flags.FLAGS[name].value or '').split(','):
       check_local(f'--{name}', path.strip())
-  if mode in ('predict', 'report') and config:
+  if (config or fields) and (mode in TRAINED or (mode == 'convert' and os.path.isdir(_CHECKPOINT.value))):
     raise UserError(f'--config: --mode={mode} takes the config that a run was trained with; leave it out')
+  if config and mode == 'study':
+    raise UserError('--config: --mode=study takes the configs of its suite; leave it out')
+  if mode == 'study' and not _SUITE.value and not _PAGE.value:
+    raise UserError('--mode=study needs --suite to run, or --page to write; see --help')
+  if _SUITE.value and _SUITE.value not in SUITES:
+    raise unknown_value_error('--suite', _SUITE.value, SUITES)
   if not re.fullmatch(r'|best|latest|[0-9]+', _STEP.value):
     raise UserError(f"--step: '{sanitize(_STEP.value)}' is not best, latest or the number of a checkpoint")
   if _FOR.value is not None:
@@ -166,7 +234,7 @@ def _check_flags(config: str | None):
     images.find_images(_IMAGES.value, _OUT.value)
 
 
-def _read_config(program: str, file: str, fields: list[tuple[str, str | None]]):
+def _read_config(program: str, file: str, fields: list[tuple[str, str | None]], overrides: list[str]):
   """Reads the config, once the fields that flags set are known to be there and to be numbers where they must."""
   from dmtl_jax.configs import check
   from dmtl_jax.data import source
@@ -174,7 +242,6 @@ def _read_config(program: str, file: str, fields: list[tuple[str, str | None]]):
   from dmtl_jax.tasks import check_keys
 
   check.check_fields(fields, flags.FLAGS['config'].parser.parse(file).to_dict())
-  overrides = [f'--config.{field}' + ('' if value is None else f'={value}') for field, value in fields]
   flags.FLAGS([program, f'--config={file}', *overrides])
   check.check(_CONFIG.value.to_dict(), '--config')
   find(_CONFIG.value.method)
@@ -196,29 +263,49 @@ def _sentence(error: Exception) -> str:
   return sentence or f'--config: cannot be read ({type(error).__name__})'
 
 
-def _run():
+def _run(overrides: list[str] | None = None) -> int | None:
   """Imports only what the job needs: a summary or a report starts without the data libraries."""
   from dmtl_jax.basics import compilation
 
-  mode, workdir = 'replay' if _REPLAY.value and _MODE.value == 'train' else _MODE.value, _WORKDIR.value
+  mode = 'replay' if _REPLAY.value and _MODE.value == 'train' else _MODE.value
+  workdir, out, step = _WORKDIR.value, _OUT.value, _STEP.value
   job = importlib.import_module(f'dmtl_jax.jobs.{mode}')
   compilation.collect_rarely()
-  if mode == 'replay':
-    job.run(_run_config(), workdir, _REPLAY.value)
-  elif mode == 'train':
-    job.run(_CONFIG.value, workdir, _FORCE.value)
-  elif mode == 'evaluate':
-    job.run(_run_config(), workdir, _STEP.value, _PREDICTIONS.value, _FORCE.value)
-  elif mode == 'predict':
-    return job.run(workdir, _STEP.value or 'best', _IMAGES.value, _OUT.value, _SAMPLES.value, _ZOOM.value)
-  elif mode == 'summary':
-    job.run(_CONFIG.value, _JSON.value, _MEMORY.value, _FOR.value)
-  elif mode == 'check':
-    return job.run(_CONFIG.value, _OUT.value)
-  elif mode == 'prepare':
-    job.prepare(_CONFIG.value)
-  else:
-    job.write_report(_WORKDIRS.value.split(','), _OUT.value)
+  match mode:
+    case 'check':
+      return job.run(_CONFIG.value, out)
+    case 'train':
+      job.run(_CONFIG.value, workdir, _FORCE.value)
+    case 'replay':
+      job.run(_run_config(), workdir, _REPLAY.value)
+    case 'evaluate':
+      job.run(_run_config(), workdir, step, _PREDICTIONS.value, _FORCE.value)
+    case 'predict':
+      return job.run(workdir, step or 'best', _IMAGES.value, out, _value_or(_SAMPLES, 1), _ZOOM.value)
+    case 'summary':
+      job.run(_CONFIG.value, _JSON.value, _MEMORY.value, _FOR.value)
+    case 'prepare':
+      job.prepare(_CONFIG.value)
+    case 'report':
+      job.write_report(_WORKDIRS.value.split(','), out)
+    case 'study':
+      job.run(_SUITE.value, out or 'runs/study', _JOBS.value, _PAGE.value, overrides)
+    case 'influence':
+      job.run(workdir, _value_or(_LIMIT, 200), out)
+    case 'uncertainty':
+      job.run(workdir, _value_or(_SAMPLES, 8), _value_or(_LIMIT, 100), out)
+    case 'boundary':
+      counting = dict(tolerance=_TOLERANCE.value, count=_THRESHOLDS.value, thinning=_THIN.value)
+      job.run(_PRED.value, _GT.value, out, _IGNORE.value, _WORKERS.value, **counting)
+    case 'export':
+      job.run(workdir, step or 'best', out)
+    case 'convert':
+      job.run(_CHECKPOINT.value, workdir, _CONFIG.value)
+
+
+def _value_or(flag, default: int) -> int:
+  """A flag's value, or the default of the mode where it is not set."""
+  return default if flag.value is None else flag.value
 
 
 def _together(spec: str):

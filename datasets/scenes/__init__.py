@@ -6,7 +6,7 @@ import functools
 from dmtl_jax.basics.files import decode_image
 from dmtl_jax.datasets import stored
 from dmtl_jax.datasets.scenes import labels
-from dmtl_jax.datasets.scenes.classes import CLASSES, SIMPLE_CLASSES
+from dmtl_jax.datasets.scenes.classes import CLASSES
 from dmtl_jax.datasets.scenes.figure import PARTS
 from dmtl_jax.datasets.scenes.scenes_dataset_builder import Builder, ScenesConfig
 from dmtl_jax.datasets.source import Source
@@ -22,36 +22,31 @@ TASKS = (
 )
 
 
-def tasks(data_config) -> tuple[Task, ...]:
-  """`TASKS`; in simple scenes some classes are one."""
-  return (make_task('semseg', 'semseg', SIMPLE_CLASSES), *TASKS[1:]) if data_config.get('simple') else TASKS
-
-
 def open_split(data_config, split: str) -> Source:
   """The split 'train' or 'val', rendered now if it is not there.
 
   Args:
-    data_config: dir, size (H, W) and, if not the default, train_count, val_count, seed, simple.
+    data_config: dir, size (H, W) and, if not the default, train_count, val_count, seed.
 
   Raises:
     UserError: a setting out of range.
   """
-  return stored.open_split(builder(data_config), split, tasks(data_config), decode, units={'depth': 'm'})
+  return stored.open_split(builder(data_config), split, TASKS, decode, units={'depth': 'm'})
 
 
 def builder(data_config) -> Builder:
   """The data set of `open_split`'s settings, rendered."""
-  optional = {name: data_config[name] for name in ('train_count', 'val_count', 'seed', 'simple') if name in data_config}
+  optional = {name: data_config[name] for name in ('train_count', 'val_count', 'seed') if name in data_config}
   height, width = data_config.size
   config = ScenesConfig(height=height, width=width, **optional)
   config = Builder.builder_configs.setdefault(config.name, config)  # TFDS wants the same object again, or warns
   make = functools.partial(Builder, config=config, data_dir=data_config.dir, file_format='array_record')
-  found = make()
-  if found.data_path.exists():
-    return found
-  with stored.lock(found, wait=True):
-    if not found.data_path.exists():  # no other process has made it while this one waited
-      stored.build(found)
+  rendered = make()
+  if rendered.data_path.exists():
+    return rendered
+  with stored.lock(rendered, wait=True):
+    if not rendered.data_path.exists():  # no other process has made it while this one waited
+      stored.build(rendered)
   return make()
 
 

@@ -12,8 +12,7 @@ from dmtl_jax.datasets.scenes.geometry import ellipsoid, limb, rotation, Solid
 HEAD, TORSO, UPPER_ARM, LOWER_ARM, UPPER_LEG, LOWER_LEG = range(1, 7)
 PARTS = ('head', 'torso', 'upper arm', 'lower arm', 'upper leg', 'lower leg')
 DOWN = np.array([0, 0, -1.0])
-POSES = ('stand', 'stand', 'walk', 'walk', 'reach', 'wave', 'wide', 'bend', 'crouch', 'sit', 'sit')
-UPRIGHT = ('stand', 'walk', 'reach', 'wave', 'wide')
+POSES = ('stand', 'walk', 'reach', 'wave', 'wide')
 
 
 def draw_pose(rng: np.random.Generator, kind: str) -> dict:
@@ -56,27 +55,15 @@ def draw_pose(rng: np.random.Generator, kind: str) -> dict:
     pose['elbow'][arm] = around(70, 40)
   elif kind == 'wide':
     pose.update(shoulder=swings((10, 15), (80, 40)), elbow=bends(20, 20), hip=swings((5, 8), (18, 8)))
-  elif kind == 'bend':
-    pose.update(lean=(around(45, 20), 0), shoulder=swings((50, 30), (10, 10)))
-  elif kind == 'crouch':
-    flex = around(85, 20)
-    pose.update(lean=(around(25, 10), 0), hip=swings((flex, 8), (12, 6)), knee=bends(flex + 15, 8))
-    pose.update(shoulder=swings((50, 25), (15, 10)), elbow=bends(50, 35))
-  elif kind == 'sit':
-    pose.update(lean=(around(0, 8), 0), hip=swings((86, 5), (7, 6)), knee=bends(86, 12))
-    pose.update(shoulder=swings((30, 20), (10, 8)), elbow=bends(60, 30))
   return pose
 
 
-def figure(rng, palette, height: float, kind: str, label: int) -> tuple[list[Solid], float]:
+def figure(rng, palette, height: float, kind: str, label: int) -> list[Solid]:
   """A dressed figure in a random pose of the kind, its lowest point on the floor z = 0.
 
   Args:
     height: in metres when upright.
     kind: one of POSES.
-
-  Returns:
-    Its solids and the height of the seat under it (0 unless kind is 'sit').
   """
   pose = draw_pose(rng, kind)
   body = _Body(height * rng.uniform(0.9, 1.15), label, _clothes(rng, palette), [])
@@ -95,22 +82,24 @@ def figure(rng, palette, height: float, kind: str, label: int) -> tuple[list[Sol
     body.leg(height, hip, side, pose['hip'][i], pose['knee'][i])
   lowest = min(solid.corners[:, 2].min() for solid in body.solids if solid.part == LOWER_LEG)
   lift = np.array([0, 0, -lowest])
-  seat = float(-lowest - 0.095 * height) if kind == 'sit' else 0.0
-  return [solid.moved(np.eye(3), lift) for solid in body.solids], seat
+  return [solid.moved(np.eye(3), lift) for solid in body.solids]
 
 
 def _clothes(rng, palette):
+  """Materials by what they cover; lower arms and legs are bare."""
   skin = palette.plain(palette.like(palette.choose(colors.SKIN), 0.1), 0.15)
   shirt = palette.material(colors.FABRICS, gloss=0.0)
-  trousers = palette.material(('plain', 'plain', 'mottled', 'plaid', 'camouflage'), gloss=0.0)
+  trousers = palette.material(colors.TROUSERS, gloss=0.0)
+  hair = palette.plain(palette.like(palette.choose(colors.HAIR), 0.2), 0.2)
+  rng.random(3)  # as when limbs were covered now and then, see `Palette.material`
   return dict(
     skin=skin,
-    hair=palette.plain(palette.like(palette.choose(colors.HAIR), 0.2), 0.2),
+    hair=hair,
     shirt=shirt,
     trousers=trousers,
-    sleeve=shirt if rng.random() < palette.COVERED['sleeve'] else skin,
-    forearm=shirt if rng.random() < palette.COVERED['forearm'] else skin,
-    shin=trousers if rng.random() < palette.COVERED['shin'] else skin,
+    sleeve=shirt,
+    forearm=skin,
+    shin=skin,
     shoe=palette.plain(palette.color((0, 0.5), (0.05, 0.5)), 0.3),
     eye=palette.plain(np.full(3, 0.02), 0.5),
   )

@@ -7,35 +7,30 @@ import numpy as np
 
 from dmtl_jax.basics.files import decode_image, encode_png
 from dmtl_jax.datasets.scenes import render
-from dmtl_jax.datasets.scenes.classes import PERSON, PICTURE, SIMPLE, WINDOW
+from dmtl_jax.datasets.scenes.classes import HANGING, PERSON
 from dmtl_jax.datasets.scenes.scene import draw, FACE_LABELS, Scene
 from dmtl_jax.metrics.thinning import thin
 from dmtl_jax.tasks import IGNORE
 
 SPLITS = ('train', 'val')
-HUNG = (WINDOW, PICTURE)  # on a wall: background for saliency
 NORMAL_STEPS = 32767  # of a stored normal's component
 DEPTH_STEPS = 5000  # of a stored metre
 
 
-def example(seed: int, split: str, index: int, size: tuple[int, int], simple: bool = False) -> dict:
+def example(seed: int, split: str, index: int, size: tuple[int, int]) -> dict:
   """One image of the data set. The same scene is drawn for any size.
 
   Args:
     size: (H, W).
-    simple: see `scene.draw`; has the classes `SIMPLE_CLASSES`.
 
   Returns:
     {'image': uint8 [H,W,3] RGB, 'labels': {task: [H,W,K]}}, encoded as `dmtl_jax.tasks` says. Normals
     are in camera coordinates (x right, y up, z towards the camera), depth is z-depth in metres.
   """
   scene_seed, film_seed = np.random.SeedSequence([seed, SPLITS.index(split), index]).spawn(2)
-  scene = draw(np.random.default_rng(scene_seed), simple)
+  scene = draw(np.random.default_rng(scene_seed))
   image = render.develop(render.picture(scene, *size), np.random.default_rng(film_seed))
-  maps = labels(scene, size)
-  if simple:
-    maps['semseg'] = np.array(SIMPLE, np.uint8)[maps['semseg']]
-  return dict(image=image, labels=maps)
+  return dict(image=image, labels=labels(scene, size))
 
 
 def labels(scene: Scene, size: tuple[int, int]) -> dict[str, np.ndarray]:
@@ -69,7 +64,7 @@ def saliency(instances: np.ndarray, semseg: np.ndarray) -> np.ndarray:
   """
   y, x = (np.linspace(-0.5, 0.5, n) / 0.35 for n in instances.shape)
   weight = np.exp(-(x[None, :] ** 2 + y[:, None] ** 2) / 2) * np.where(semseg == PERSON, 2, 1)
-  weight[(instances == 0) | np.isin(semseg, HUNG)] = 0
+  weight[(instances == 0) | (semseg == HANGING)] = 0
   total = np.bincount(instances.ravel(), weight.ravel())
   salient = (total > 0) & (total >= 0.4 * total.max())
   return salient[instances].astype(np.uint8)
@@ -86,11 +81,11 @@ def boundary(regions: np.ndarray) -> np.ndarray:
   return thin(mask).astype(np.uint8)
 
 
-def encode(settings: tuple[int, int, int, bool], id: str) -> dict:
+def encode(settings: tuple[int, int, int], id: str) -> dict:
   """What is stored of an image: its id and PNG files, by task.
 
   Args:
-    settings: seed, H, W, simple.
+    settings: seed, H, W.
     id: 'SPLIT_INDEX'.
 
   Returns:
@@ -98,8 +93,8 @@ def encode(settings: tuple[int, int, int, bool], id: str) -> dict:
     NORMAL_STEPS (xyz + 1)), depth (16-bit grey: DEPTH_STEPS a metre), as bytes.
   """
   split, index = id.split('_')
-  seed, height, width, simple = settings
-  item = example(seed, split, int(index), (height, width), simple)
+  seed, *size = settings
+  item = example(seed, split, int(index), tuple(size))
   maps = item['labels'] | {
     'normals': np.rint((item['labels']['normals'] + 1) * NORMAL_STEPS).astype(np.uint16),
     'depth': np.rint(item['labels']['depth'] * DEPTH_STEPS).clip(1, 65535).astype(np.uint16),

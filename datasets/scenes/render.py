@@ -123,8 +123,8 @@ def _windows(scene, pixel, height, width):
 def _groups(ids):
   """(id, indices of its pixels) of each id that occurs in ids [N]."""
   order = np.argsort(ids, kind='stable')
-  found, starts = np.unique(ids[order], return_index=True)
-  return zip(found.tolist(), np.split(order, starts[1:]))
+  present, starts = np.unique(ids[order], return_index=True)
+  return zip(present.tolist(), np.split(order, starts[1:]))
 
 
 def _points(scene, hits, where):

@@ -7,11 +7,11 @@ import numpy as np
 
 from dmtl_jax.datasets.scenes import objects
 from dmtl_jax.datasets.scenes import palette as colors
-from dmtl_jax.datasets.scenes.classes import CEILING, FLOOR, PERSON, PICTURE, WALL, WINDOW
-from dmtl_jax.datasets.scenes.figure import figure, POSES, UPRIGHT
+from dmtl_jax.datasets.scenes.classes import CEILING, FLOOR, HANGING, PERSON, WALL
+from dmtl_jax.datasets.scenes.figure import figure, POSES
 from dmtl_jax.datasets.scenes.geometry import box, rotation, Solid
 from dmtl_jax.datasets.scenes.objects import Thing
-from dmtl_jax.datasets.scenes.palette import Palette, PlainPalette
+from dmtl_jax.datasets.scenes.palette import Palette
 from dmtl_jax.datasets.scenes.textures import Material
 
 FACE_LABELS = (WALL, WALL, WALL, WALL, FLOOR, CEILING)  # of the room: low and high x, y, z
@@ -78,15 +78,15 @@ class Scene:
     return [solid for solids in self.instances for solid in solids]
 
 
-def draw(rng: np.random.Generator, simple: bool = False) -> Scene:
-  """A random scene; a simple one has one figure, near and upright, few things, and plain colours (`PlainPalette`)."""
-  palette = PlainPalette(rng) if simple else Palette(rng)
+def draw(rng: np.random.Generator) -> Scene:
+  """A random scene: a figure, near and upright, three to five things around it, windows and pictures on the walls."""
+  palette = Palette(rng)
   size = np.array([rng.uniform(3.6, 7), rng.uniform(4, 8), rng.uniform(2.3, 3.2)])
   faces = _faces(rng, palette)
   camera = draw_camera(rng, size)
   placer = _Placer(rng, camera, size)
-  figures = _near_figure(rng, palette, placer) if simple else _figures(rng, palette, placer)
-  things = _furniture(rng, palette, placer, simple)
+  figures = _figure(rng, palette, placer)
+  things = _furniture(rng, palette, placer)
   hangings = _hangings(rng, palette, size)
   instances = [_fittings(rng, palette, size, faces), *hangings, *figures, *things]
   return Scene(size, faces, instances, camera, draw_light(rng, size))
@@ -120,11 +120,10 @@ def draw_light(rng, size) -> Light:
 
 
 def _faces(rng, palette):
-  wall = palette.material(colors.WALLS, palette.color(*palette.WALLS), gloss=0.0, motley=0.1)
+  wall = palette.material(colors.WALLS, palette.color((0.0, 0.12), (0.75, 0.95)), gloss=0.0, motley=0.1)
   accent = palette.material(colors.WALLS, palette.color((0.05, 0.55), (0.35, 0.95)), gloss=0.0, motley=0.1)
   floor = palette.material(colors.FLOORS, palette.ground(), gloss=rng.choice([0.0, 0.1, 0.3]), motley=0.2)
   ceiling = palette.plain(palette.color((0, 0.1), (0.8, 0.97)), 0.0)
-  palette.room = [wall.colors[0], floor.colors[0], accent.colors[0]]
   back = accent if rng.random() < 0.4 else wall
   return [wall, wall, wall, back, floor, ceiling]
 
@@ -141,7 +140,7 @@ def _fittings(rng, palette, size, faces):
   ]
   if rng.random() < 0.55:
     half = (rng.uniform(0.6, 1.4), rng.uniform(0.5, 1.1), 0.003)
-    rug = box((0, 0, 0.003), half, palette.material(colors.RUGS, gloss=0.0, scale=0.7), FLOOR)
+    rug = box((0, 0, 0.003), half, palette.material(colors.RUGS, gloss=0.0), FLOOR)
     at = np.array([rng.uniform(0.3, 0.7) * w, rng.uniform(0.35, 0.7) * l, 0])
     solids.append(rug.moved(rotation(2, rng.uniform(-0.6, 0.6)), at))
   return solids
@@ -174,8 +173,8 @@ def _picture(rng, palette, room, height):
   painting = palette.framed(palette.choose(colors.PAINTINGS), half)
   edge = rng.uniform(0.02, 0.06)
   return [
-    box((0, -0.015, z), (half[0] + edge, 0.015, half[1] + edge), frame, PICTURE),
-    box((0, -0.02, z), (half[0], 0.014, half[1]), painting, PICTURE),
+    box((0, -0.015, z), (half[0] + edge, 0.015, half[1] + edge), frame, HANGING),
+    box((0, -0.02, z), (half[0], 0.014, half[1]), painting, HANGING),
   ]
 
 
@@ -189,70 +188,42 @@ def _window(rng, palette, room, height):
   pane = palette.framed('window', half, np.stack([sky, trees, white]), gloss=0.4, glow=glow)
   frame = palette.plain(white)
   solids = [
-    box((0, -0.01, z), (half[0] + 0.07, 0.015, half[1] + 0.07), frame, WINDOW),
-    box((0, -0.015, z), (half[0], 0.014, half[1]), pane, WINDOW),
-    box((0, -0.06, z - half[1] - 0.08), (half[0] + 0.1, 0.07, 0.015), frame, WINDOW),
+    box((0, -0.01, z), (half[0] + 0.07, 0.015, half[1] + 0.07), frame, HANGING),
+    box((0, -0.015, z), (half[0], 0.014, half[1]), pane, HANGING),
+    box((0, -0.06, z - half[1] - 0.08), (half[0] + 0.1, 0.07, 0.015), frame, HANGING),
   ]
   if rng.random() < 0.4:
     cloth = palette.material(colors.FABRICS, gloss=0.0)
     for side in (-1, 1):
       at = (side * (half[0] + 0.02), -0.05, z - 0.05)
-      solids.append(box(at, (0.14, 0.03, half[1] + 0.15), cloth, WINDOW))
+      solids.append(box(at, (0.14, 0.03, half[1] + 0.15), cloth, HANGING))
   return solids
 
 
-def _figures(rng, palette, placer):
-  """None to three figures, some of them on stools; a stool is an instance of its own."""
-  result = []
-  for _ in range(rng.choice(4, p=[0.18, 0.5, 0.25, 0.07])):
-    kind = palette.choose(POSES)
-    solids, seat = figure(rng, palette, rng.uniform(1.15, 1.9), kind, PERSON)
-    place = placer.find((0.32, 0.32), nearest=1.6, farthest=4.5)
-    if place is None:
-      continue
-    position, toward = place
-    turn = toward + (rng.normal(0, 0.8) if rng.random() < 0.75 else rng.uniform(-np.pi, np.pi)) + np.pi
-    result.append(Thing(solids, (0.3, 0.3)).placed(position, turn).solids)
-    if seat:
-      result.append(objects.stool(palette, seat).placed(position, turn).solids)
-  return result
-
-
-def _near_figure(rng, palette, placer):
+def _figure(rng, palette, placer):
   """One figure near the middle of the view, that more or less faces the camera."""
-  solids, _ = figure(rng, palette, rng.uniform(1.5, 1.9), palette.choose(UPRIGHT), PERSON)
-  place = placer.find((0.32, 0.32), nearest=1.5, farthest=2.6, spread=0.5)
+  solids = figure(rng, palette, rng.uniform(1.5, 1.9), palette.choose(POSES), PERSON)
+  place = placer.find((0.32, 0.32), farthest=2.6, nearest=1.5, spread=0.5)
   if place is None:
     return []
   position, toward = place
   return [Thing(solids, (0.3, 0.3)).placed(position, toward + rng.normal(0, 0.6) + np.pi).solids]
 
 
-def _furniture(rng, palette, placer, simple):
+def _furniture(rng, palette, placer):
   result = []
-  for _ in range(rng.integers(3, 6) if simple else rng.integers(5, 10)):
-    thing = palette.choose(objects.LARGE_THINGS if simple else objects.FLOOR_THINGS)(rng, palette)
-    against = thing.solids[0].label == objects.CABINET and rng.random() < 0.8
-    place = placer.find(thing.half, farthest=4.5 if simple else 9.0, against=against)
+  for _ in range(rng.integers(3, 6)):
+    maker = palette.choose(objects.THINGS)
+    thing = maker(rng, palette)
+    against = maker is objects.cabinet and rng.random() < 0.8
+    place = placer.find(thing.half, farthest=4.5, against=against)
     if place is None:
       continue
     position, turn = place
     if not against:
       turn += rng.normal(0, 0.7) if rng.random() < 0.6 else rng.uniform(-np.pi, np.pi)
     result.append(thing.placed(position, turn).solids)
-    if thing.top and not simple and rng.random() < 0.8:
-      result.extend(_on_top(rng, palette, thing, position, turn))
   return result
-
-
-def _on_top(rng, palette, carrier, position, turn):
-  """One or two small things on a table."""
-  count = rng.integers(1, 3) if carrier.half[0] > 0.35 else 1
-  for i in range(count):
-    thing = palette.choose(objects.TABLE_THINGS)(rng, palette)
-    x = (i - (count - 1) / 2) * carrier.half[0] + rng.uniform(-0.1, 0.1)
-    shift = rotation(2, turn) @ np.array([x, rng.uniform(-0.3, 0.3) * carrier.half[1], 0])
-    yield thing.placed(position + shift + [0, 0, carrier.top], rng.uniform(-np.pi, np.pi)).solids
 
 
 class _Placer:
@@ -262,7 +233,7 @@ class _Placer:
     self.rng, self.camera, self.size = rng, camera, size
     self.taken = []  # (x, y, radius)
 
-  def find(self, half, nearest=1.2, farthest=9.0, against=False, spread=1.0):
+  def find(self, half, farthest, nearest=1.2, against=False, spread=1.0):
     """(position [3], turn that faces the camera or the room) or None; `against` a wall, in a share of the view."""
     radius = 0.85 * np.hypot(*half)
     forward = -self.camera.axes[2, :2] / np.linalg.norm(self.camera.axes[2, :2])

@@ -20,7 +20,6 @@ class ScenesConfig(tfds.core.BuilderConfig):
     height, width: of the images, at least 16.
     train_count, val_count: number of images of the splits, at least 1.
     seed: images of another seed are other images, not negative.
-    simple: scenes of one near figure and few things, without textures.
 
   Raises:
     UserError: a value out of range.
@@ -32,7 +31,6 @@ class ScenesConfig(tfds.core.BuilderConfig):
   train_count: int = 1000
   val_count: int = 200
   seed: int = 0
-  simple: bool = False
 
   def __post_init__(self):
     if min(self.height, self.width) < 16:
@@ -43,15 +41,14 @@ class ScenesConfig(tfds.core.BuilderConfig):
     if self.seed < 0:
       raise UserError(f'config.data.seed: must not be negative, got {self.seed}')
     self.name = f'{self.height}x{self.width}_{self.train_count}_{self.val_count}_seed{self.seed}'
-    self.name += '_simple' * self.simple
 
 
 class Builder(raw.FileBuilder):
   """Splits `train` and `val`, image i of a split rendered from (seed, split, i)."""
 
-  VERSION = tfds.core.Version('1.0.0')
-  RELEASE_NOTES = {'1.0.0': 'First release.'}
-  BUILDER_CONFIGS = [ScenesConfig(), ScenesConfig(simple=True)]
+  VERSION = tfds.core.Version('2.0.0')
+  RELEASE_NOTES = {'2.0.0': 'Only simple scenes, of six classes.'}
+  BUILDER_CONFIGS = [ScenesConfig()]
 
   def _info(self) -> tfds.core.DatasetInfo:
     size = (self.builder_config.height, self.builder_config.width)
@@ -82,6 +79,6 @@ class Builder(raw.FileBuilder):
 
   def _generate_examples(self, splits, split):
     config = self.builder_config
-    settings = (config.seed, config.height, config.width, config.simple)
+    settings = (config.seed, config.height, config.width)
     for position, example in raw.encode_split(labels.encode, settings, splits, split, self.processes):
       yield position, example | {name: io.BytesIO(example[name]) for name in self.files}

@@ -1,28 +1,25 @@
-"""A trained predictor as one file that runs without this project: StableHLO by `jax.export`.
+"""The job `--mode=export`: a trained predictor as one file that runs without this project, StableHLO by `jax.export`.
 
-  python -m dmtl_jax.jobs.export WORKDIR OUT.stablehlo
-
-and anywhere that has jax and flatbuffers:
+Anywhere that has jax and flatbuffers:
 
   import jax.export
-  predict = jax.export.deserialize(bytearray(open('OUT.stablehlo', 'rb').read())).call
+  predict = jax.export.deserialize(bytearray(open('model.stablehlo', 'rb').read())).call
   maps = predict(images)  # uint8 [B, H, W, 3] RGB, any B -> {task: [B, H, W, ...]}
 
 The file holds the weights. H and W are those of training (`deserialize(...).in_avals` names them);
 maps are as `Task.activate` gives them: class ids, probabilities, unit normals, depth.
 """
 
-import argparse
 import pathlib
-import sys
 
 import jax
 import jax.export
 import jax.numpy as jnp
 
-from dmtl_jax.basics import stopping, streams, target
+from dmtl_jax.basics import stopping, target
 from dmtl_jax.basics.atomic import atomic_open
-from dmtl_jax.basics.errors import check_local, print_error, UserError
+from dmtl_jax.basics.errors import UserError
+from dmtl_jax.basics.progress import say
 from dmtl_jax.data import transforms
 from dmtl_jax.inference import prediction
 from dmtl_jax.inference.forward import make_predict_fn
@@ -60,41 +57,26 @@ def export(config, tasks: tuple[Task, ...], variables: dict) -> jax.export.Expor
   return jax.export.export(jax.jit(jax.vmap(predict)), platforms=PLATFORMS)(images)
 
 
-def write(workdir: str, out: str, which: str = 'best') -> jax.export.Exported:
+def write(workdir: str, which: str, out: str) -> jax.export.Exported:
   """Exports a checkpoint ('best', 'latest' or a step) to the file `out`; raises UserError where that cannot be."""
-  check_local('OUT', out)
   if not out.endswith(SUFFIX):  # so that no mistake overwrites a file of the run
     raise UserError(f'{out}: the name of an exported file ends in {SUFFIX}; write {out}{SUFFIX}')
-  run = prediction.load(workdir, which)
+  predictor = prediction.load(workdir, which)
   with (
     stopping.report_interruption(lambda: f'{out}, if it was there, is as it was', out),
     atomic_open(out, 'wb') as file,
   ):
-    exported = export(run.config, run.tasks, run.variables)  # after `out` was opened: a mistake shows before the work
+    # After `out` was opened, so that a path that cannot be written shows before the work.
+    exported = export(predictor.config, predictor.tasks, predictor.variables)
     file.write(exported.serialize())
   return exported
 
 
-def main(argv: list[str] | None = None) -> int:
-  """The command above; returns the exit status."""
-  streams.secure()
-  parser = argparse.ArgumentParser(prog='python -m dmtl_jax.jobs.export', description=__doc__.split('\n\n')[0])
-  parser.add_argument('workdir', metavar='WORKDIR', help='folder of a trained run')
-  parser.add_argument('out', metavar='OUT', help='file to write')
-  parser.add_argument('--step', default='best', help='checkpoint: best, latest or a number (default: %(default)s)')
-  args = parser.parse_args(argv)
-  try:
-    exported = write(args.workdir, args.out, args.step)
-  except UserError as error:
-    print_error(error)
-    return 1
+def run(workdir: str, which: str, out: str):
+  """The job `--mode=export`: see `write`; prints what the file takes and gives."""
+  exported = write(workdir, which, out)
   (images,) = exported.in_avals
   maps = jax.tree.unflatten(exported.out_tree, exported.out_avals)
-  print(f'{args.out}: {pathlib.Path(args.out).stat().st_size / 1e6:.1f} MB for {", ".join(exported.platforms)}')
-  print(f'  in:  {images.str_short()}')
-  print('  out: ' + ', '.join(f'{name} {x.str_short()}' for name, x in maps.items()))
-  return 0
-
-
-if __name__ == '__main__':
-  sys.exit(main())
+  say(f'{out}: {pathlib.Path(out).stat().st_size / 1e6:.1f} MB for {", ".join(exported.platforms)}')
+  say(f'  in:  {images.str_short()}')
+  say('  out: ' + ', '.join(f'{name} {x.str_short()}' for name, x in maps.items()))

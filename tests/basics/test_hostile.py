@@ -21,7 +21,6 @@ from dmtl_jax.basics.errors import UserError
 from dmtl_jax.data import label_settings
 from dmtl_jax.datasets import folder, mtan
 from dmtl_jax.datasets.pascal import labels as pascal
-from dmtl_jax.jobs import convert
 from dmtl_jax.report import reading
 from dmtl_jax.runs import workdir
 from dmtl_jax.runs.log import Log
@@ -357,13 +356,6 @@ def test_a_matlab_bomb(tmp_path, monkeypatch):
 def test_a_task_names_files_in_its_folder_only(name):
   with pytest.raises(ValueError, match='a name consists of at most 64 letters'):
     make_task(name, 'depth')
-
-
-def test_a_bad_config_of_a_conversion_is_one_sentence(tmp_path, capsys):
-  assert convert.main(['x.pth', str(tmp_path / 'out'), '--config=configs/pascal.py:metod=1']) == 1
-  error = capsys.readouterr().err
-  assert error.startswith('Error: --config=configs/pascal.py:metod=1: ')
-  assert error.count('\n') == 1
 
 
 # --- Archives --------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from dmtl_jax.basics.errors import UserError
 from dmtl_jax.configs import check, common
 from dmtl_jax.data import source
 from dmtl_jax.jobs import train
+from dmtl_jax.metrics import boundary
 from dmtl_jax.models import build_model, METHODS
 from dmtl_jax.models.inputs import init_variables, model_inputs
 from dmtl_jax.runs import workdir
@@ -65,7 +66,7 @@ def test_an_older_run_is_read_as_it_was_trained():
   old = common.upgraded({'data': {'name': 'scenes'}, 'eval': {'protocol': 'pascal'}, 'method': 'prediction'})
   assert old['model'] == {'initial_weights': 'paper', 'token_stride': 4}
   assert old['optim'] == {'denoiser_fan_in': 0, 'part_lr': {}}
-  assert old['initial_loss'] == 0.5 and not old['data']['simple'] and old['eval']['protocol'] == 'plain'
+  assert old['initial_loss'] == 0.5 and old['eval']['protocol'] == 'plain'
   assert common.upgraded({'data': {'name': 'cityscapes'}, 'method': 'xtc'})['model']['flip_view'] is False
   asked = {'protocol': 'pascal', 'geometry': 'fit'}  # by a run of today
   for name, scores in (('pascal', {'protocol': 'pascal'}), ('folder', asked)):
@@ -147,6 +148,16 @@ RUN = ['--config=configs/scenes.py', '--workdir=runs/none']
     (['trian', *RUN], "'trian': not a flag; is --mode=train meant?"),
     ([*RUN, 'labels=one'], 'a config string has no spaces, unless it is quoted'),
     (['--workdr=x'], "'workdr'. Did you mean: workdir"),
+    (['--mode=study'], '--mode=study needs --suite to run, or --page to write'),
+    (['--mode=study', '--suite=scenes'], "--suite: 'scenes' is none of .*; did you mean scenes-full?"),
+    (['--mode=study', '--suite=camvid', '--config=scenes'], '--mode=study takes the configs of its suite'),
+    (['--mode=boundary', '--pred=x'], '--mode=boundary needs --gt; see --help'),
+    (['--mode=boundary', '--pred=x', '--gt=s3://b'], "--gt: 's3://b' is an address"),
+    (['--mode=boundary', '--pred=x', '--gt=x', '--workers=0'], '--workers=0: 0 is not a positive integer'),
+    (['--mode=influence', '--workdir=x', '--limit=0'], '--limit=0: 0 is not a positive integer'),
+    (['--mode=convert', '--workdir=x'], '--mode=convert needs --checkpoint'),
+    (['--mode=convert', '--checkpoint=docs', '--workdir=x', '--config.seed=1'], '--mode=convert takes the config that a run'),
+    (['--mode=convert', '--checkpoint=x.pth', '--workdir=x', '--config=configs/pascal.py:metod=1'], "'metod=1' is none of"),
     (['--mode=evaluate', '--workdir=x', '--step=bst'], "--step: 'bst' is not best, latest or"),
     (['--config=configs/scene.py', '--workdir=x'], 'no such file; did you mean scenes, of cityscapes, folder, nyud, pascal, scenes'),
     # Of the config.
@@ -222,6 +233,16 @@ WITH, OF = ['--workdir=W'], '--config=configs/folder.py'
     (['--mode=check', '--out=O', OF], 'check.run', ('config', 'O')),
     (['--mode=prepare', OF], 'prepare.prepare', ('config',)),
     (['--mode=report', '--workdirs=a,b', '--out=O'], 'report.write_report', (['a', 'b'], 'O')),
+    (['--mode=study', '--suite=camvid', '--config.data.path=P', '--config.train.remat'],
+     'study.run', ('camvid', 'runs/study', None, None, ['--config.data.path=P', '--config.train.remat'])),
+    (['--mode=study', '--page=P.md', '--out=O', '--jobs=3'], 'study.run', (None, 'O', 3, 'P.md', [])),
+    (['--mode=influence', *WITH], 'influence.run', ('W', 200, None)),
+    (['--mode=uncertainty', '--out=O', *WITH], 'uncertainty.run', ('W', 8, 100, 'O')),
+    (['--mode=uncertainty', '--samples=4', '--limit=9', *WITH], 'uncertainty.run', ('W', 4, 9, None)),
+    (['--mode=export', '--out=O', *WITH], 'export.run', ('W', 'best', 'O')),
+    (['--mode=convert', '--checkpoint=tests', *WITH], 'convert.run', ('tests', 'W', None)),
+    (['--mode=convert', '--checkpoint=x.pth', *WITH], 'convert.run', ('x.pth', 'W', 'config')),
+    (['--mode=convert', '--checkpoint=x.pth', OF, *WITH], 'convert.run', ('x.pth', 'W', 'config')),
   ],
 )  # fmt: skip
 def test_a_mode_is_a_job_with_its_flags(arguments, job, given, fresh_flags, monkeypatch):
@@ -236,6 +257,15 @@ def test_a_mode_is_a_job_with_its_flags(arguments, job, given, fresh_flags, monk
   (args,) = called
   assert tuple('config' if isinstance(arg, ConfigDict) else arg for arg in args) == given
   assert status == (3 if job in ('predict.run', 'check.run') else 0)
+
+
+def test_boundaries_of_folders_are_scored_as_those_of_a_run(fresh_flags, monkeypatch):
+  found = {}
+  monkeypatch.setattr('dmtl_jax.jobs.boundary.run', lambda *args, **options: found.update(args=args, **options))
+  fresh_flags()
+  assert cli.main(['main.py', '--mode=boundary', '--pred=P', '--gt=T', '--ignore=255', '--nothin']) == 0
+  expected = dict(tolerance=boundary.TOLERANCE, count=boundary.THRESHOLDS, thinning=False)
+  assert found == dict(args=('P', 'T', None, 255, None), **expected)
 
 
 def test_help_names_the_command_that_is_there_and_a_closed_pipe_is_no_error(monkeypatch, capsys, tmp_path):

@@ -10,7 +10,7 @@ import pytest
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.datasets import raw, scenes, stored
 from dmtl_jax.datasets.scenes import geometry, labels, objects, render, textures
-from dmtl_jax.datasets.scenes.classes import CLASSES, FLOOR, PERSON, PICTURE, TOY, WALL
+from dmtl_jax.datasets.scenes.classes import CLASSES, FLOOR, HANGING, PERSON, THING, WALL
 from dmtl_jax.datasets.scenes.figure import figure, PARTS, POSES
 from dmtl_jax.datasets.scenes.palette import Palette
 from dmtl_jax.datasets.scenes.scene import Camera, draw, Light, Scene
@@ -66,7 +66,7 @@ def test_first_hit_is_where_a_march_along_the_ray_enters(kind, ratio):
   turned = geometry.rotation(0, 0.7) @ geometry.rotation(2, 1.1)
   scale = np.full(3, 0.8) if kind == 'torus' else np.array([0.5, 0.9, 1.2])
   pose = np.column_stack([turned @ np.diag(scale), [0.3, -0.2, 0.5]])
-  solid = geometry.Solid(kind, pose, GREY, TOY, ratio=ratio)
+  solid = geometry.Solid(kind, pose, GREY, THING, ratio=ratio)
   origin = np.array([4.0, 2.0, -3.0])
   direction = pose[:, 3] + rng.normal(0, 0.7, (200, 3)) - origin  # meets the centre's plane near t = 1
   t = np.linspace(0, 2, 4001)
@@ -101,14 +101,14 @@ def test_the_floor_faces_up_and_its_depth_follows_from_the_height_of_the_eye():
 def test_depth_normals_and_outline_of_a_sphere_by_closed_form():
   center, radius, size = np.array([0.3, 0.2, -3.0]), 0.6, (120, 160)  # camera coordinates
   at = EYE + AXES.T @ center
-  maps = labels.labels(room([geometry.ellipsoid(at, radius, GREY, TOY)]), size)
+  maps = labels.labels(room([geometry.ellipsoid(at, radius, GREY, THING)]), size)
   x, y = np.meshgrid((np.arange(160) - 79.5) / 160, (59.5 - np.arange(120)) / 160)  # tangent 0.5: width 1
   ray = np.stack([x, y, -np.ones(size)], -1)
   b, a = ray @ center, (ray**2).sum(-1)
   root = b**2 - a * (center @ center - radius**2)
   ball = root > 0
   depth = (b[ball] - np.sqrt(root[ball])) / a[ball]
-  np.testing.assert_array_equal(maps['semseg'][..., 0] == TOY, ball)
+  np.testing.assert_array_equal(maps['semseg'][..., 0] == THING, ball)
   np.testing.assert_allclose(maps['depth'][ball, 0], depth, rtol=1e-6)
   np.testing.assert_allclose(maps['normals'][ball], (ray[ball] * depth[:, None] - center) / radius, atol=1e-5)
   np.testing.assert_array_equal(maps['saliency'][..., 0] == 1, ball)
@@ -176,18 +176,10 @@ def test_boundary_of_two_halves_and_of_a_pixel():
 
 
 def test_parts_are_those_of_figures():
-  with_figure = without = 0
-  for index in range(24):
+  for index in range(12):
     _, _, maps = seen(index, (48, 64))
-    person, parts = maps['semseg'] == PERSON, maps['parsing']
-    if person.any():
-      with_figure += 1
-      np.testing.assert_array_equal(parts > 0, person)
-      assert parts.max() <= len(PARTS)
-    else:
-      without += 1
-      assert (parts == 255).all()
-  assert with_figure and without
+    np.testing.assert_array_equal(maps['parsing'] > 0, maps['semseg'] == PERSON)
+    assert maps['parsing'].max() <= len(PARTS)
 
 
 def test_saliency_weighs_size_place_and_figures():
@@ -196,10 +188,10 @@ def test_saliency_weighs_size_place_and_figures():
   def thing(number, label, rows, columns):
     instances[rows, columns], semseg[rows, columns] = number, label
 
-  thing(1, TOY, slice(8, 12), slice(18, 24))  # in the middle
-  thing(2, TOY, slice(0, 2), slice(0, 12))  # as large, at a corner
-  thing(3, PICTURE, slice(2, 7), slice(10, 30))  # largest, on the wall
-  thing(4, TOY, slice(13, 14), slice(20, 22))  # too small
+  thing(1, THING, slice(8, 12), slice(18, 24))  # in the middle
+  thing(2, THING, slice(0, 2), slice(0, 12))  # as large, at a corner
+  thing(3, HANGING, slice(2, 7), slice(10, 30))  # largest, on the wall
+  thing(4, THING, slice(13, 14), slice(20, 22))  # too small
   np.testing.assert_array_equal(labels.saliency(instances, semseg) == 1, instances == 1)
   thing(4, PERSON, slice(13, 15), slice(18, 22))  # 8 of 24 pixels: enough for a figure only
   np.testing.assert_array_equal(labels.saliency(instances, semseg) == 1, (instances == 1) | (instances == 4))
@@ -209,10 +201,9 @@ def test_saliency_weighs_size_place_and_figures():
 @pytest.mark.parametrize('kind', sorted(set(POSES)))
 def test_figures_are_whole_and_stand_on_the_floor(kind):
   rng = np.random.default_rng(1)
-  solids, seat = figure(rng, Palette(rng), 1.7, kind, PERSON)
+  solids = figure(rng, Palette(rng), 1.7, kind, PERSON)
   assert {solid.part for solid in solids} == set(range(1, 7))
   assert min(solid.corners[:, 2].min() for solid in solids if solid.part == 6) == pytest.approx(0, abs=1e-9)
-  assert (seat > 0.2) == (kind == 'sit')
   upper, lower = ([s for s in solids if s.part == part and s.kind == 'frustum'] for part in (3, 4))
   for above, below in zip(upper, lower, strict=True):
     elbow, start = above.pose @ [0, 0, 1, 1], below.pose @ [0, 0, -1, 1]
@@ -234,8 +225,8 @@ def bottom(solid) -> float:
 
 def test_every_object_stands_on_its_base():
   rng = np.random.default_rng(2)
-  for maker in (*objects.FLOOR_THINGS, *objects.TABLE_THINGS):
-    for _ in range(3):
+  for maker in objects.THINGS:
+    for _ in range(9):
       thing = maker(rng, Palette(rng))
       lowest = min(bottom(solid) for solid in thing.solids)
       assert -0.02 < lowest < 0.001 and len({solid.label for solid in thing.solids}) == 1
@@ -252,7 +243,7 @@ def test_textures_are_colours():
 
 
 def test_a_body_between_lamp_and_floor_casts_its_shadow_there():
-  ball = geometry.ellipsoid((2, 3, 1.6), 0.3, GREY, TOY)
+  ball = geometry.ellipsoid((2, 3, 1.6), 0.3, GREY, THING)
   size, scene = (96, 128), room([ball], tangent=1.0)
   lit, shadowed = render.picture(room(tangent=1.0), *size), render.picture(scene, *size)
   hits = render.trace(scene, *size)
@@ -269,29 +260,24 @@ def test_a_body_between_lamp_and_floor_casts_its_shadow_there():
 
 def test_images_depend_on_seed_split_and_index_alone():
   ids = [f'train_{index:05d}' for index in range(18)]
-  splits, settings = {'train': ids}, (4, 16, 24, False)
+  splits, settings = {'train': ids}, (4, 16, 24)
   one, two = ([e for _, e in raw.encode_split(labels.encode, settings, splits, 'train', n)] for n in (1, 2))
   assert one == two and len(one) == 18
   assert len({e['image'] for e in one}) == 18
-  others = [
-    labels.encode(settings, id)['image']
-    for settings, id in (
-      ((4, 16, 24, False), 'val_00000'),
-      ((5, 16, 24, False), 'train_00000'),
-      ((4, 16, 24, True), 'train_00000'),
-    )
-  ]
-  assert len({one[0]['image'], *others}) == 4
+  other_split, other_seed = labels.encode(settings, 'val_00000'), labels.encode((5, 16, 24), 'train_00000')
+  assert len({one[0]['image'], other_split['image'], other_seed['image']}) == 3
 
 
-def test_simple_scenes_show_a_figure_near_and_whole_colours():
-  figures, textures_seen = [], set()
-  for index in range(12):
-    scene = draw(np.random.default_rng(index), simple=True)
-    figures.append((labels.labels(scene, (24, 32))['semseg'] == PERSON).mean())
-    textures_seen |= {solid.material.texture for solid in scene.solids} | {face.texture for face in scene.faces}
-  assert np.mean(figures) > 0.06 and np.mean(np.array(figures) > 0) > 0.9
-  assert textures_seen <= {'plain', 'window', 'doors', 'landscape', 'portrait', 'abstract'}
+def test_the_rooms_are_those_of_the_published_scores():
+  """Rooms had textures; what was drawn for these is drawn still (see `Palette.material`): the means are of that time."""
+  means = [labels.example(0, 'train', index, (24, 32))['image'].mean() for index in range(8)]
+  np.testing.assert_allclose(means, [151.0, 143.8, 147.4, 161.5, 153.5, 126.3, 133.0, 154.1], atol=0.1)
+
+
+def test_scenes_show_a_figure_near():
+  shares = [(seen(index, (24, 32))[2]['semseg'] == PERSON).mean() for index in range(12)]
+  assert np.mean(shares) > 0.06
+  assert np.mean(np.array(shares) > 0) > 0.9
 
 
 def data(tmp_path, **settings):
@@ -354,9 +340,9 @@ def test_default_settings_and_other_ones_have_their_own_folders(tmp_path, monkey
   monkeypatch.setattr(stored, 'build', lambda builder: None)
   default = scenes.builder(ConfigDict(dict(dir=str(tmp_path), size=(96, 128))))
   assert default.data_path == Builder(data_dir=str(tmp_path)).data_path
-  others = ({}, dict(seed=1), dict(size=(64, 64)), dict(simple=True))
+  others = ({}, dict(seed=1), dict(size=(64, 64)))
   folders = {scenes.builder(data(tmp_path, **other)).data_path for other in others}
-  assert len(folders | {default.data_path}) == 5
+  assert len(folders | {default.data_path}) == 4
 
 
 WRONG = [(dict(size=(8, 64)), 'size'), (dict(val_count=0), 'val_count'), (dict(seed=-1), 'seed')]

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from dmtl_jax.basics import target
+from dmtl_jax.basics.errors import UserError
 from dmtl_jax.data import transforms
 from dmtl_jax.inference import prediction
 from dmtl_jax.jobs import export
@@ -55,10 +56,10 @@ def agrees(task, got, want):
 
 def test_the_file_predicts_without_this_project(tiny_run, images, tmp_path, capsys):
   out = tmp_path / 'new' / 'model.stablehlo'
-  assert export.main([str(tiny_run), str(out)]) == 0
-  output = capsys.readouterr().out
+  export.run(str(tiny_run), 'best', str(out))
+  printed = capsys.readouterr().out
   for words in ('cpu, cuda, tpu', 'uint8[batch,64,96,3]', 'normals float32[batch,64,96,3]'):
-    assert words in output
+    assert words in printed
   assert os.listdir(out.parent) == [out.name], 'left a temporary file'
 
   np.save(tmp_path / 'images.npy', images)
@@ -97,18 +98,14 @@ def test_normalisation_is_that_of_training(images):
   np.testing.assert_allclose(transforms.normalize_image(images[0]), inside, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-  'workdir, out, message',
-  [
-    ('{tmp}/none', 'x.stablehlo', 'must name the folder of a trained run'),
-    ('{run}', 'x.stablehlo --step=3', '--step=3: not one of best, latest, 7'),
-    ('{run}', '{tmp}/file/x.stablehlo', 'fix that and run the same command again'),
-    ('{run}', 'gs://b/x.stablehlo', "OUT: 'gs://b/x.stablehlo' is an address"),
-    ('{run}', '{run}/config.json', 'config.json: the name of an exported file ends in .stablehlo'),
-  ],
-)
-def test_what_cannot_be_exported(tiny_run, tmp_path, capsys, workdir, out, message):
-  (tmp_path / 'file').touch()
-  arguments = [text.format(tmp=tmp_path, run=tiny_run) for text in (workdir, *out.split())]
-  assert export.main(arguments) == 1
-  assert message in capsys.readouterr().err
+def test_what_cannot_be_exported(tiny_run, tmp_path):
+  (tmp_path / 'file').write_text('')
+  run = str(tiny_run)
+  for workdir, step, out, message in [
+    (str(tmp_path / 'none'), 'best', 'x.stablehlo', 'must name the folder of a trained run'),
+    (run, '3', 'x.stablehlo', '--step=3: not one of best, latest, 7'),
+    (run, 'best', str(tmp_path / 'file' / 'x.stablehlo'), 'fix that and run the same command again'),
+    (run, 'best', f'{run}/config.json', 'config.json: the name of an exported file ends in .stablehlo'),
+  ]:
+    with pytest.raises(UserError, match=message):
+      export.run(workdir, step, out)

@@ -1,7 +1,6 @@
 """The boundary protocol against the original's printed numbers; each part against slow independent code."""
 
 import json
-import re
 
 from conftest import shared
 import cv2
@@ -12,10 +11,10 @@ from scipy.ndimage import label as components
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import maximum_bipartite_matching
 
-from dmtl_jax.benchmarks import boundary as benchmark
+from dmtl_jax.basics.errors import UserError
+from dmtl_jax.jobs import boundary as job
 from dmtl_jax.metrics import boundary, matching
 from dmtl_jax.metrics.base import merge
-from dmtl_jax.metrics.boundary import __main__ as command
 from dmtl_jax.metrics.boundary import folders
 from dmtl_jax.metrics.thinning import thin
 from dmtl_jax.tasks import make_task
@@ -97,11 +96,15 @@ def test_blocks_of_thresholds_do_not_change_counts(seed, monkeypatch):
   assert (matching.match(masks, truth, 2).sum((1, 2)) == whole).all()
 
 
-def test_the_plain_method_of_the_benchmark_counts_the_same():
-  prediction, truth = benchmark.drawn(0, size=64)
-  predicted, matched = benchmark.plain(prediction, truth, tolerance=0.03)
-  state = boundary.counts(prediction, [truth], tolerance=0.03)
-  assert (state['predicted'] == predicted).all() and (state['recalled'] == matched).all() and matched.max() > 20
+def test_counts_are_those_of_each_threshold_on_its_own():
+  prediction, truth = soft_map(0), lines(9)
+  state = boundary.counts(prediction, [truth], tolerance=0.03, count=9)
+  radius = 0.03 * np.hypot(*truth.shape)
+  for k, level in enumerate(boundary.levels(9)):
+    mask = thin(prediction >= level)
+    pairs = maximum_bipartite_matching(csr_matrix(distances(mask, truth) <= radius))
+    assert state['predicted'][k] == mask.sum()
+    assert state['recalled'][k] == (pairs >= 0).sum()
 
 
 def test_matching_prefers_the_larger_to_the_nearer():
@@ -257,16 +260,17 @@ def sets(tmp_path):
   return tmp_path / 'pred', tmp_path / 'gt'
 
 
-def test_the_command_scores_folders_with_several_processes(sets, capsys):
+def test_the_job_scores_folders_with_several_processes(sets, capsys):
   pred, gt = sets
-  arguments = ['--pred', str(pred), '--gt', str(gt), '--thresholds', '9', '--max-dist', '0.02']
-  assert command.main([*arguments, '--workers', '2']) == 0
+  job.run(str(pred), str(gt), out=None, ignore=None, workers=2, count=9, tolerance=0.02)
   result = json.loads((pred / 'boundary.json').read_text())
   direct = [boundary.counts(soft_map(s), [lines(s + 9)], tolerance=0.02, count=9) for s in range(2)]
   assert result['ods']['f'] == pytest.approx(boundary.summary(merge(*direct))['ods']['f'], abs=2e-3)
-  assert list(result['images']) == ['0', '1'] and len(result['curve']['f']) == 9
+  assert list(result['images']) == ['0', '1']
+  assert len(result['curve']['f']) == 9
   printed = capsys.readouterr()
-  assert f'{result["ods"]["f"]:.4f}' in printed.out and 'scoring boundaries 2/2' in printed.err
+  assert f'{result["ods"]["f"]:.4f}' in printed.out
+  assert 'scoring boundaries 2/2' in printed.err
 
 
 def test_unlabelled_pixels_of_a_folder_do_not_count(sets):
@@ -295,10 +299,9 @@ def test_unlabelled_pixels_of_a_folder_do_not_count(sets):
     (lambda pred, gt: gt.rename(gt.with_name('elsewhere')), 'is not a folder'),
   ],
 )
-def test_bad_folders_are_named_in_one_sentence(sets, spoil, message, capsys):
+def test_bad_folders_are_named_in_one_sentence(sets, spoil, message):
   spoil(*sets)
   pred, gt = map(str, sets)
-  assert command.main(['--pred', pred, '--gt', gt, '--thresholds', '2', '--workers', '1']) == 1
-  error = [line for line in capsys.readouterr().err.splitlines() if line.startswith('error: ')]
-  assert len(error) == 1 and re.search(message, error[0])
+  with pytest.raises(UserError, match=message):
+    job.run(pred, gt, out=None, ignore=None, workers=1, count=2)
   assert not (sets[0] / 'boundary.json').exists()

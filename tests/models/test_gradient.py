@@ -74,7 +74,7 @@ def test_parameters_and_statistics_stay_float32(steps):
 
 def test_torch_has_the_same_gradient(steps):
   torch = pytest.importorskip('torch', reason='PyTorch is not installed; only the benchmark uses it')
-  from dmtl_jax.benchmarks import torch_step
+  from benchmarks import torch_step
 
   model, variables = network('float32')
   batch = {'image': IMAGES, 'labels': {task.name: LABELS[task.name] for task in TWO}, 'label_mask': MASK}

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from benchmarks import work
 from dmtl_jax.basics import target
-from dmtl_jax.benchmarks import work
 from dmtl_jax.models.parts import winograd
 from dmtl_jax.models.parts.layers import convolve
 from dmtl_jax.models.parts.task_layers import TaskConv

@@ -245,42 +245,32 @@ def test_hub_out_of_reach(tmp_path, monkeypatch, feature):
     pretrained.load('timm/resnet50.tv_in1k', feature, TASKS)
 
 
-CONFIG = """
-from configs import common
-
-def get_config(arg=None):
-  config = common.base(arg)
+def test_a_released_checkpoint_becomes_a_run_that_restores(tmp_path, feature, state):
+  config = common.base('method=feature,preset=released')
   config.data.name = 'pascal'
-  config.model.width, config.model.channels = 8, 16
-  return config
-"""
-
-
-def test_command_makes_a_run_that_restores(tmp_path, feature, state, capsys):
-  (tmp_path / 'small.py').write_text(CONFIG)
+  config.model.update(width=8, channels=16)
   source = write_checkpoint(tmp_path / 'x.pth.tar', state)
-  command = [source, str(tmp_path / 'run'), f'--config={tmp_path}/small.py:method=feature,preset=released']
-  assert convert.main(command) == 0
+  convert.run(source, str(tmp_path / 'run'), config)
   predictor = prediction.load(str(tmp_path / 'run'))  # restores as --mode=evaluate does
   assert [task.channels for task in predictor.tasks] == [21, 7, 2, 3, 1]
-  assert predictor.config.model.heads == 4 and predictor.config.init_from == source
+  assert predictor.config.model.heads == 4
+  assert predictor.config.init_from == source
   # A run of ours is a source too.
   restored = pretrained.load(str(tmp_path / 'run'), feature, TASKS)
   jax.tree.map(np.testing.assert_array_equal, restored, pretrained.load(source, feature, TASKS))
 
-  assert convert.main(command) == 1
-  assert 'already there' in capsys.readouterr().err
-  safetensors.numpy.save_file(torch_state(torchvision_shapes('resnet18', 8)), tmp_path / 'encoder.safetensors')
-  assert convert.main([str(tmp_path / 'encoder.safetensors'), str(tmp_path / 'new'), *command[2:]]) == 1
-  assert 'no whole model' in capsys.readouterr().err
-  assert convert.main([source, 'gs://b/run', *command[2:]]) == 1
-  assert "DST: 'gs://b/run' is an address" in capsys.readouterr().err
+  with pytest.raises(UserError, match='already there'):
+    convert.run(source, str(tmp_path / 'run'), config)
+  encoder = tmp_path / 'encoder.safetensors'
+  safetensors.numpy.save_file(torch_state(torchvision_shapes('resnet18', 8)), encoder)
+  with pytest.raises(UserError, match='no whole model'):
+    convert.run(str(encoder), str(tmp_path / 'new'), config)
   assert not (tmp_path / 'new').exists()
 
 
 def test_a_run_is_made_light_to_give_away(tmp_path, tiny_run):
   """It holds the best weights in bfloat16, and loads like any run, or by the name of a data set."""
-  assert convert.main([str(tiny_run), str(tmp_path / 'scenes' / 'trained')]) == 0
+  convert.run(str(tiny_run), str(tmp_path / 'scenes' / 'trained'), None)
   heavy, light = (prediction.load(path).variables for path in (tiny_run, tmp_path / 'scenes' / 'trained'))
   light_size, heavy_size = (
     sum(file.stat().st_size for file in (path / 'checkpoints').rglob('*'))
@@ -292,4 +282,5 @@ def test_a_run_is_made_light_to_give_away(tmp_path, tiny_run):
     patch.setattr(datasets, '__path__', [str(tmp_path)])
     named = prediction.load('scenes').variables
   jax.tree.map(np.testing.assert_array_equal, named, light)
-  assert convert.main([str(tiny_run), str(tmp_path / 'scenes' / 'trained')]) == 1
+  with pytest.raises(UserError, match='already there'):
+    convert.run(str(tiny_run), str(tmp_path / 'scenes' / 'trained'), None)

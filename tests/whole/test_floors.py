@@ -16,7 +16,7 @@ FLOORS = (
   ('inference',),
   ('report', 'training'),
   ('jobs',),
-  ('api', 'benchmarks', 'cli'),
+  ('api', 'cli'),
   ('__main__',),
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

@@ -150,7 +150,7 @@ def test_export(tmp_path, monkeypatch):
     run = types.SimpleNamespace(config=None, tasks=(), variables={})
     monkeypatch.setattr(export.prediction, 'load', lambda *_: run)
     monkeypatch.setattr(export, 'export', lambda *_: Exported())
-    export.write('', str(tmp_path / 'x.stablehlo'))
+    export.write('', 'best', str(tmp_path / 'x.stablehlo'))
 
   in_trouble(monkeypatch, job, tmp_path, 'x.stablehlo, if it was there, is as it was')
 

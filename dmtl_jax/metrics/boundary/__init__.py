@@ -3,7 +3,7 @@
 The protocol (Martin, Fowlkes and Malik 2004, as in the benchmark's own programs): a soft map is thresholded (>=) at
 each level, thinned, and matched one to one with the truth within a tolerance; counts are summed over images before
 precision, recall and F are computed.
-`python -m dmtl_jax.metrics.boundary --help` scores folders of images.
+`--mode=boundary` scores folders of images.
 """
 
 from collections.abc import Sequence

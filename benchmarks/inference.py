@@ -1,17 +1,17 @@
 """Speed, work, compile time and memory of inference with any config.
 
-  python -m dmtl_jax.benchmarks.inference --config=configs/pascal.py:method=feature --config.eval.batch=1 \\
-      [--repeats=10] [--nocold] [--against=torch] [--json=FILE]
+  python -m benchmarks.inference --config=configs/pascal.py:method=feature --config.eval.batch=1 \\
+      [--repeats=10] [--torch=eager|compiled] [--json=FILE]
 
-Times the very function that evaluation compiles: images to every task's initial and final prediction at the
-images' size. As `train_step`, on synthetic images and weights.
+Times the very function that evaluation compiles, from images to every task's initial and final prediction at the size
+of the images, on synthetic images and weights, as `train_step` does.
 """
 
 import jax
 import numpy as np
 
+from benchmarks import common, synthetic, work
 from dmtl_jax.basics import sharding
-from dmtl_jax.benchmarks import common, synthetic, work
 from dmtl_jax.data.source import data_tasks
 from dmtl_jax.inference.forward import jit_predict_fn
 from dmtl_jax.models import build_model
@@ -20,7 +20,9 @@ from dmtl_jax.models.inputs import variable_shapes
 
 def benchmark(config, flags) -> dict:
   """Measures; see `common.as_text` for what the result holds."""
-  tasks, count, size = data_tasks(config.data), config.eval.batch, tuple(config.data.size)
+  tasks = data_tasks(config.data)
+  size = tuple(config.data.size)
+  count = config.eval.batch
   mesh = sharding.make_mesh()
   sharding.check_batch('config.eval.batch', count, mesh)
   model = build_model(config, tasks)
@@ -46,4 +48,4 @@ def benchmark(config, flags) -> dict:
 
 
 if __name__ == '__main__':
-  common.run(benchmark, __doc__)
+  common.run(benchmark, __doc__, common.as_text)

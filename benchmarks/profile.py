@@ -1,11 +1,11 @@
 """Where the time of a train step goes, by part of the network, forward and backward.
 
-  python -m dmtl_jax.benchmarks.profile --config=configs/pascal.py:method=prediction [--repeats=3] [--json=FILE]
+  python -m benchmarks.profile --config=configs/pascal.py:method=prediction [--repeats=3] [--json=FILE]
 
-Records a few steps with JAX's profiler. Each operation that the device ran is put to the part whose scope the
-compiler noted for it (fusions: the scope of their product, else most of their scopes), so the parts are those of
-the compiled step itself, on GPUs without command buffers, in which operations lose their names. 'rate' is the part's
-FLOPs (work.py, executed) by its time; '-' where it has none. JSON also names the operations that take longest.
+Records a few steps with JAX's profiler. Each operation that the device ran counts for the part whose scope the compiler
+noted for it (a fusion: the scope of its product, or else the most frequent of its scopes), so the parts are those of
+the compiled step itself. On GPUs command buffers are off, since operations lose their names in them. 'rate' is the
+part's FLOPs (work.py, executed) divided by its time; '-' where it has none.
 """
 
 import collections
@@ -16,12 +16,11 @@ import tempfile
 
 import jax
 
-from dmtl_jax.benchmarks import common, timing, train_step
+from benchmarks import common, timing, train_step
 from dmtl_jax.models import counting
 
 OPTIMISER, LOSSES, BETWEEN = 'optimiser and noise', 'losses', 'between parts'
 CONTAINERS = re.compile(r'(while|call|conditional|tuple)[.\d]*$')  # their time is that of what they hold
-LONGEST = 60  # operations in the JSON
 PRODUCT = re.compile(r'(dot|dot_general|conv_general_dilated|convolution)$')
 
 
@@ -30,10 +29,11 @@ def part_of(scope: str, params: dict, tasks) -> tuple[str, str]:
 
   Args:
     scope: 'jit(train_step)/transpose(jvp(DiffusionMTL))/decoders/semseg_block0/conv1/...'.
-    params: the network's parameters; what of the scope leads into them is the path of a module.
+    params: the network's parameters; names of the scope that lead into them are the path of a module.
   """
   direction = 'backward' if 'transpose(' in scope else 'forward'
-  path, node = [], params
+  path = []
+  node = params
   for name in re.split(r'[/()]', scope):
     known = next((n for n in (name, name.lower()) if isinstance(node, dict) and n in node), None)
     if known:
@@ -48,7 +48,9 @@ def part_of(scope: str, params: dict, tasks) -> tuple[str, str]:
 
 def scopes(hlo: str) -> dict[str, str]:
   """{operation: scope} of the text of a compiled program."""
-  found, calls, inside = {}, {}, collections.defaultdict(list)
+  scopes = {}
+  calls = {}
+  inside = collections.defaultdict(list)  # scopes of the operations of a computation
   computation = ''
   for line in hlo.splitlines():
     if header := re.match(r'(?:ENTRY )?%?([\w.-]+) \(.*\{$', line):
@@ -56,16 +58,16 @@ def scopes(hlo: str) -> dict[str, str]:
     elif operation := re.match(r'\s+(?:ROOT )?%?([\w.-]+) = ', line):
       scope = re.search(r'op_name="([^"]*)"', line)
       if scope:
-        found[operation[1]] = scope[1]
+        scopes[operation[1]] = scope[1]
         inside[computation].append(scope[1])
       if called := re.search(r'calls=%?([\w.-]+)', line):
         calls[operation[1]] = called[1]
   for operation, called in calls.items():
     products = [scope for scope in inside[called] if PRODUCT.search(scope)]
     candidates = products or inside[called]
-    if candidates and (products or operation not in found):
-      found[operation] = collections.Counter(candidates).most_common(1)[0][0]
-  return found
+    if candidates and (products or operation not in scopes):
+      scopes[operation] = collections.Counter(candidates).most_common(1)[0][0]
+  return scopes
 
 
 def operations(folder: str):
@@ -82,12 +84,13 @@ def operations(folder: str):
 
 
 def benchmark(config, flags) -> dict:
-  """{'seconds': of a step, 'parts': {part: {'forward', 'backward': seconds, '... flops'}}, 'operations': [
-  [name, scope, seconds]]}."""
+  """{'seconds': of a step, 'parts': {part: {'forward', 'backward': seconds, '... flops'}}}, and `common.describe`."""
   os.environ['XLA_FLAGS'] = os.environ.get('XLA_FLAGS', '') + ' --xla_gpu_enable_command_buffer='
   job = train_step.build(config)
   timing.say('compiling')
-  compiled, step = job.compiled()
+  state, batch = job.on_device()
+  compiled, _ = timing.compile_step(job.training.update, (state, batch, train_step.FIRST))
+  step = train_step.Stepper(compiled, state, batch)
   timing.say('timing')
   seconds = timing.spread(timing.measure({'jax': step}, flags.repeats, warmup=1)['jax'])
   timing.say('recording')
@@ -95,19 +98,17 @@ def benchmark(config, flags) -> dict:
     with jax.profiler.trace(folder):
       step(flags.repeats)
     spent = list(operations(folder))
-  where, params, tasks = scopes(compiled.as_text()), job.state.params, job.tasks
-  parts, longest = collections.defaultdict(collections.Counter), collections.Counter()
+  scope_of = scopes(compiled.as_text())
+  parts = collections.defaultdict(collections.Counter)
   for operation, duration in spent:
-    longest[operation] += duration / flags.repeats
-    part, direction = part_of(where.get(operation, ''), params, tasks)
+    part, direction = part_of(scope_of.get(operation, ''), job.state.params, job.tasks)
     parts[part][direction] += duration / flags.repeats
   for scope, flops in job.flops():
-    part, direction = part_of(scope, params, tasks)
+    part, direction = part_of(scope, job.state.params, job.tasks)
     parts[part][f'{direction} flops'] += flops
-  return common.describe(config, tasks, config.train.batch, job.pairs, 'train step') | {
+  return common.describe(config, job.tasks, config.train.batch, job.pairs, 'train step') | {
     'seconds': seconds,
     'parts': {part: dict(values) for part, values in parts.items()},
-    'operations': [(name, where.get(name, ''), took) for name, took in longest.most_common(LONGEST)],
   }
 
 

@@ -1,18 +1,14 @@
-"""What does a task's denoised map take from the other tasks' initial maps? The condition, with maps of another image.
+"""The job `--mode=influence`: what a task's denoised map takes from the other tasks' initial maps.
 
-  python -m dmtl_jax.benchmarks.influence RUN [--images=200] [--json=FILE]
-
-On validation images, one task after another: F_cond is made with that task's initial maps of other images, all else
-stays, X_init and the noise too. By how many % the denoised maps score better with the right ones is what each task has
-from it; so too for the maps of all other tasks, and of all tasks. (Permutation importance: the exchanged maps are as
-good as the right ones, only of another image.) Boundaries are scored with a fixed tolerance.
+One task after another gets F_cond made with that task's initial maps of other images; all else stays the same, X_init
+and the noise too. The influence of a task is by how many % the denoised maps score better with the right maps; likewise
+for the maps of all other tasks, and of all tasks. (Permutation importance: the exchanged maps are as good as the right
+ones, but of another image.) Boundaries are scored with a fixed tolerance.
 """
 
-import argparse
 import copy
 import math
 import pathlib
-import sys
 
 from flax import linen as nn
 import jax.numpy as jnp
@@ -20,6 +16,7 @@ import jax.numpy as jnp
 from dmtl_jax.basics import sharding
 from dmtl_jax.basics.atomic import write_json
 from dmtl_jax.basics.errors import UserError
+from dmtl_jax.basics.progress import say
 from dmtl_jax.data import source as source_lib
 from dmtl_jax.inference.evaluation import Evaluator, headline
 from dmtl_jax.inference.prediction import load, Predictor
@@ -32,9 +29,22 @@ from dmtl_jax.runs import run_tasks
 DENOISING, OTHERS, ALL = 'denoising (on initial maps)', 'all others', 'all tasks'
 
 
+def run(workdir: str, images: int, out: str | None):
+  """The job `--mode=influence`: prints a table of the gains, see `measure`, and writes them to the JSON file `out`.
+
+  Raises UserError for a workdir that cannot be read, and as `measure`.
+  """
+  predictor = load(workdir)
+  config = run_tasks.match(predictor.config, predictor.tasks, workdir)
+  result = measure(predictor, source_lib.open_source(config.data, 'val'), images)
+  say(as_text(result))
+  if out:
+    write_json(pathlib.Path(out), result)
+
+
 def exchanging(call, args, kwargs, context):
-  """An interceptor of flax: `Conditioning` gets the previous image's maps of those tasks that the variable
-  'exchanged' names, bool [T]."""
+  """An interceptor for flax: gives `Conditioning` the previous image's maps of the tasks that the variable 'exchanged',
+  bool [T], marks."""
   if isinstance(context.module, Conditioning) and context.method_name == '__call__':
     (maps,) = args
     exchanged = context.module.get_variable('exchanged', 'tasks')
@@ -49,19 +59,23 @@ def gain(scores: dict[str, float], base: dict[str, float], tasks) -> dict[str, f
 
 
 def measure(predictor: Predictor, source, images: int) -> dict[str, dict[str, float]]:
-  """{row: {task: gain in %}}: of the denoised on the initial maps (DENOISING), and from the condition of other tasks.
+  """{row: {task: gain in %}}: of denoised over initial maps (DENOISING), and from the condition of other tasks.
 
   Args:
-    images: of which batches are made that are all full, so a few less may count.
+    images: how many validation images to use; the last ones that do not fill a batch are left out.
 
   Raises:
-    UserError: a method without a condition, or less than two images, or than devices.
+    UserError: a method without a condition, or fewer images than two, or than devices.
   """
-  config, tasks, mesh = copy.deepcopy(predictor.config), source.tasks, sharding.make_mesh()
-  model, count = build_model(config, tasks), min(images, len(source))
+  config = copy.deepcopy(predictor.config)
+  tasks = source.tasks
+  mesh = sharding.make_mesh()
+  model = build_model(config, tasks)
+  count = min(images, len(source))
   if 'conditioning' not in predictor.variables['params'] or model.condition == 'none':
     raise UserError(f'config.method: {config.method} denoises without a condition; give a run of prediction or feature')
-  batch = config.eval.batch = -(-min(config.eval.batch, count) // mesh.size) * mesh.size  # all full: no map of padding
+  # A multiple of the devices: a padded batch would exchange maps with padding.
+  batch = config.eval.batch = math.ceil(min(config.eval.batch, count) / mesh.size) * mesh.size
   if min(count, batch) < 2 or count < batch:
     raise UserError(f'{count} images: {max(batch, 2)} or more are needed, to exchange maps')
   evaluator = Evaluator(model, config, source, mesh, fast=True, limit=count - count % batch)
@@ -71,10 +85,11 @@ def measure(predictor: Predictor, source, images: int) -> dict[str, dict[str, fl
     with nn.intercept_methods(exchanging):
       return evaluator.run(predictor.variables | {'exchanged': {'conditioning': {'tasks': mask}}})[0]
 
-  def gain_from(those) -> dict[str, float]:
-    return gain(final, headline(scores(those)['final'], tasks), tasks)
+  def gain_from(exchanged) -> dict[str, float]:
+    return gain(final, headline(scores(exchanged)['final'], tasks), tasks)
 
-  right, names = scores(()), [task.name for task in tasks]
+  names = [task.name for task in tasks]
+  right = scores(())
   final = headline(right['final'], tasks)
   result = {DENOISING: gain(final, headline(right['initial'], tasks), tasks)}
   result |= {name: gain_from((name,)) for name in names}
@@ -85,26 +100,5 @@ def measure(predictor: Predictor, source, images: int) -> dict[str, dict[str, fl
 
 def as_text(result: dict[str, dict[str, float]]) -> str:
   """A Markdown table."""
-  rows = [[name, *(f'{x:+.1f}' for x in found.values())] for name, found in result.items()]
+  rows = [[name, *(f'{gain:+.1f}' for gain in gains.values())] for name, gains in result.items()]
   return markdown_table(['gain in % from', *result[DENOISING]], rows)
-
-
-def main():
-  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument('run', help='folder of a run')
-  parser.add_argument('--images', type=int, default=200, help='validation images, the first ones')
-  parser.add_argument('--json', help='file to write the result to')
-  options = parser.parse_args()
-  try:
-    predictor = load(options.run)
-    config = run_tasks.match(predictor.config, predictor.tasks, options.run)
-    result = measure(predictor, source_lib.open_source(config.data, 'val'), options.images)
-  except UserError as error:
-    sys.exit(f'Error: {error}')
-  print(as_text(result))
-  if options.json:
-    write_json(pathlib.Path(options.json), result)
-
-
-if __name__ == '__main__':
-  main()

@@ -1,4 +1,4 @@
-"""What PyTorch runs under `--against=torch`: train step and inference, eager and compiled."""
+"""What PyTorch runs under `--torch`: train step and inference, eager or compiled."""
 
 import dataclasses
 import types
@@ -7,8 +7,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from benchmarks import torch_net
 from dmtl_jax.basics.errors import UserError
-from dmtl_jax.benchmarks import torch_net
 from dmtl_jax.models import build_model
 from dmtl_jax.models.losses import INITIAL_LOSS
 from dmtl_jax.tasks import IGNORE, Task, values_by_task
@@ -38,10 +38,12 @@ def peak(device: str) -> int | None:
 
 
 def network(config, tasks: tuple[Task, ...], variables: dict, device: str) -> torch_net.DiffusionMTL:
-  """The network of a config with our weights; raises UserError for a method not re-stated."""
+  """The network of a config with our weights; raises UserError for one that torch_net.py does not have."""
   ours = build_model(config, tasks)
-  if not ours.diffuses:
-    raise UserError(f'only prediction and feature are re-stated, not {config.method}')
+  if not ours.diffuses or config.model.backbone != 'resnet18':
+    raise UserError(
+      f'only prediction and feature on resnet18 are there, not {config.method} on {config.model.backbone}'
+    )
   fields = {f.name: getattr(ours, f.name) for f in dataclasses.fields(ours) if f.name != 'parent'}
   net = torch_net.DiffusionMTL(types.SimpleNamespace(**fields), {task.name: task.channels for task in tasks})
   torch_net.copy_weights(net, variables, tasks)
@@ -118,7 +120,7 @@ def _tensor(x: np.ndarray, device: str):
 
 
 class TrainStep:
-  """Loss, gradient, clipping and Adam with L2 on one batch; counts as a contestant of `timing.measure`.
+  """Loss, gradient, clipping and Adam with L2 on one batch; a contestant of `timing.measure`.
 
   Args:
     variables, batch: numpy.
@@ -168,10 +170,11 @@ class Prediction:
 
   def predict(self) -> list[dict]:
     """[initial, final] {task: prediction at the images' size}."""
-    return [{task.name: self._activate(task, maps[task.name]) for task in self.tasks} for maps in self.maps()]
-
-  def _activate(self, task: Task, x):
-    return ACTIVATIONS[task.kind](torch_net.resize(x.float(), self.images.shape[2:]))
+    size = self.images.shape[2:]
+    return [
+      {task.name: ACTIVATIONS[task.kind](torch_net.resize(maps[task.name].float(), size)) for task in self.tasks}
+      for maps in self.maps()
+    ]
 
   def __call__(self, count: int):
     for _ in range(count):

@@ -7,34 +7,25 @@ import sys
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from benchmarks import apart, timing
 from dmtl_jax.basics import compilation
 from dmtl_jax.basics.atomic import write_json
 from dmtl_jax.basics.errors import UserError
-from dmtl_jax.benchmarks import apart, timing, work
 from dmtl_jax.configs import check
 
 CONFIG = 'configs/pascal.py:method=prediction'
 
 
-def run(benchmark, doc: str, to_text=None, repeats: int = 10):
-  """Runs benchmark(config, flags) -> result as a command: prints it as text, writes it as JSON.
-
-  Args:
-    repeats: default of that flag.
-    to_text: of the result; default `as_text`, for benchmarks that `compare` (they have the flags for it).
-  """
+def run(benchmark, doc: str, to_text):
+  """Runs benchmark(config, flags) -> result as a command: prints the result as text, writes it as JSON."""
   config = config_flags.DEFINE_config_file('config', CONFIG, 'Config file, configs/NAME.py[:key=value,...].')
-  flags.DEFINE_integer('repeats', repeats, 'How often each contestant is timed; input: images.', lower_bound=1)
+  flags.DEFINE_integer('repeats', 10, 'How often each contestant is timed.', lower_bound=1)
   flags.DEFINE_string('json', None, 'File to write the result to.')
-  if to_text is None:
-    flags.DEFINE_bool('cold', True, "Compile from nothing and once more from the cache; else with the user's cache.")
-    flags.DEFINE_enum('against', None, ['torch'], 'Time a PyTorch re-statement in turns with it.')
-    flags.DEFINE_bool('compiled', True, 'Against torch: through torch.compile too, which compiles for minutes.')
+  flags.DEFINE_enum('torch', None, ['eager', 'compiled'], 'Time a PyTorch re-statement in turns with it.')
 
-  def main(argv):
-    del argv
+  def main(_):
     logging.set_verbosity(logging.WARNING)
-    os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')  # a GPU is shared with PyTorch's processes
+    os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')  # a GPU is shared with PyTorch's process
     compilation.use_cache()
     compilation.collect_rarely()
     try:
@@ -42,7 +33,7 @@ def run(benchmark, doc: str, to_text=None, repeats: int = 10):
       result = benchmark(config.value, flags.FLAGS)
     except UserError as error:
       sys.exit(f'Error: {error}')
-    print((to_text or as_text)(result))
+    print(to_text(result))
     if flags.FLAGS.json:
       write_json(pathlib.Path(flags.FLAGS.json), result)
 
@@ -66,45 +57,46 @@ def describe(config, tasks, batch: int, pairs: int | None, what: str) -> dict:
   }
 
 
-def measure(head: dict, step, args, runner, torch, flops: dict[str, float], flags) -> dict:
-  """Compiles a step, times it and what it is held against in turns, and adds the numbers to a result's head.
+def measure(head: dict, step, args, make_call, torch: tuple[str, tuple], flops: dict[str, float], flags) -> dict:
+  """Compiles a step, times it, in turns with PyTorch if asked to, and adds the numbers to a result's head.
 
   Args:
-    head: see `describe`.
-    step, args: a jax.jit function and what it takes; args may be donated.
-    runner: of the compiled step, the call that `timing.measure` times.
-    torch: with --against=torch, the name of a class of torch_step and what it takes, see `apart.start`.
+    step, args: a jax.jit function and its arguments, which may be donated.
+    make_call: makes of the compiled step the call that `timing.measure` times.
+    torch: name of a class of torch_step and its arguments, see `apart.start`.
     flops: 'needed' and 'executed', see work.py.
   """
-  started = apart.start(*torch, head['dtype'], flags.compiled) if flags.against else {}
+  other = apart.start(*torch, head['dtype'], flags.torch) if flags.torch else None
   timing.say('compiling')
-  compiled, seconds_to_compile = timing.compile_cold_and_cached(step, args, flags.cold and not flags.against)
-  more, notes = apart.ready(started)
-  contestants = {'jax': runner(compiled)} | more
-  timing.say(f'timing {", ".join(contestants)}')
-  seconds = timing.measure(contestants, flags.repeats)
+  compiled, compile_seconds = timing.compile_step(step, args)
+  calls = {'jax': make_call(compiled)}
+  if other:
+    timing.say('waiting for PyTorch')
+    other.wait()
+    calls[f'torch {flags.torch}'] = other
+  timing.say(f'timing {", ".join(calls)}')
+  seconds = timing.measure(calls, flags.repeats)
   memory = timing.memory(compiled)  # before the products below, which take some too
-  memory |= {title: contestant.peak for title, contestant in more.items() if contestant.peak}
+  if other and other.peak:
+    memory['torch'] = other.peak
   timing.say('matrix peak')
   peak = timing.matrix_peak(head['dtype'])
-  speed = compare(seconds, head['batch'], flops, peak, head['device']['count'])
-  flops = flops | {'xla': work.xla(compiled)}
-  found = {'speed': speed, 'flops': flops, 'peak': peak, 'memory': memory}
-  return head | found | {'compile': seconds_to_compile, 'notes': notes}
+  return head | {
+    'speed': compare(seconds, head['batch'], flops, peak, head['device']['count']),
+    'flops': flops,
+    'peak': peak,
+    'memory': memory,
+    'compile': compile_seconds,
+  }
 
 
 def compare(seconds: dict, batch: int, flops: dict, peak: float, devices: int) -> dict:
-  """Numbers of every timed contestant; 'jax' comes first, the others are held against it.
-
-  Args:
-    seconds: {contestant: [repeats]}, taken in turns.
-    flops: see work.py.
+  """Numbers of every timed contestant, from {contestant: seconds [repeats]}; 'jax' comes first.
 
   Returns:
-    {contestant: {'seconds', 'images_per_second'}}; of 'jax' also 'achieved' (the lesser of needed and
-    executed FLOPs a second: neither waste nor saved work counts) and 'share_of_peak', of that of all
-    devices; of others 'ratio', their time over ours in the same turn. Times and ratios are
-    as `timing.spread` gives them.
+    {contestant: {'seconds', 'images_per_second'}}. 'jax' also has 'achieved' (the lesser of needed and executed FLOPs
+    per second: neither waste nor saved work counts) and 'share_of_peak' of all devices. The others have 'ratio', their
+    time over ours in the same turn. Times and ratios are as `timing.spread` gives them.
   """
   result = {}
   for name, times in seconds.items():
@@ -120,24 +112,23 @@ def compare(seconds: dict, batch: int, flops: dict, peak: float, devices: int) -
 
 def title(result: dict) -> str:
   """What was measured, in a line."""
-  r = result
-  pairs = f', {r["pairs"]} of {r["batch"] * r["tasks"]} pairs' if r['pairs'] else ''
-  labels = f', labels {r["labels"]}{pairs}' if r['what'] == 'train step' else ''
-  size = f'{r["size"][0]}x{r["size"][1]}'
-  return f'{r["what"]}: {r["method"]}, {r["backbone"]}, {size}, batch {r["batch"]}{labels}, {r["dtype"]}'
+  height, width = result['size']
+  parts = [f'{result["what"]}: {result["method"]}', result['backbone'], f'{height}x{width}', f'batch {result["batch"]}']
+  if result['pairs']:
+    parts.append(f'labels {result["labels"]}, {result["pairs"]} of {result["batch"] * result["tasks"]} pairs')
+  return ', '.join([*parts, result['dtype']])
 
 
 def as_text(result: dict) -> str:
   """The result for a person."""
-  device, flops = result['device'], result['flops']
+  device = result['device']
   rows = [
     ('device', f'{device["count"]} x {device["kind"]} ({device["platform"]}, {device["threads"]} threads)'),
     *(row for name, speed in result['speed'].items() for row in _speed_rows(name, speed, result['dtype'])),
-    ('work', _listed({name: f'{si(n)}FLOP' for name, n in flops.items() if n})),
+    ('work', _listed({name: f'{si(n)}FLOP' for name, n in result['flops'].items()})),
     ('matrix peak', f'{si(result["peak"])}FLOP/s in {result["dtype"]}'),
     ('compile', _listed({name: f'{seconds:.1f} s' for name, seconds in result['compile'].items()})),
     ('memory', _listed({name: f'{si(n)}B' for name, n in result['memory'].items()})),
-    *result['notes'].items(),
   ]
   width = max(len(name) for name, _ in rows)
   return '\n'.join([title(result), *(f'  {name:<{width}}  {text}' for name, text in rows)])

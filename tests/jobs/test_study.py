@@ -3,7 +3,6 @@
 import dataclasses
 import os
 import subprocess
-import sys
 
 from PIL import Image
 import pytest
@@ -11,8 +10,8 @@ import report_runs
 
 from dmtl_jax import configs
 from dmtl_jax.basics.errors import UserError
-from dmtl_jax.benchmarks import study, study_page
-from dmtl_jax.benchmarks.suites import Suite, SUITES
+from dmtl_jax.jobs import study, study_page
+from dmtl_jax.jobs.study_suites import Suite, SUITES
 
 TOY = Suite(
   'scenes', {'one': ('mtl_baseline', 'prediction')}, {'train.batch': 2}, {'one': 2}, rates=(1e-3, 2e-3), rate_steps=3
@@ -67,8 +66,7 @@ def test_a_study_chooses_rates_runs_reports_and_goes_on(tmp_path, runner, monkey
   study.study(TOY, tmp_path / 'toy', study.Places(1), [])
   assert [name for name, _ in runner] == ['prediction-one-1']
 
-  monkeypatch.setattr(sys, 'argv', ['study', f'--out={tmp_path}', f'--page={tmp_path / "page.md"}'])
-  study.main()
+  study.run(None, str(tmp_path), 1, str(tmp_path / 'page.md'), [])
   page = (tmp_path / 'page.md').read_text()
   (tmp_path / 'page.md').write_text(page.replace('# The study', '# Ours').replace('4 of 4', '3 of 4'))
   study_page.write(tmp_path, str(tmp_path / 'page.md'))
@@ -116,14 +114,13 @@ def test_label_settings_have_their_own_number_of_seeds():
   assert [run.name for run in suite.runs({})] == names
 
 
-def test_ctrl_c_is_told_in_a_sentence(tmp_path, monkeypatch):
-  def stop(*_args, **_kwargs):
+def test_ctrl_c_ends_in_a_sentence(tmp_path, monkeypatch):
+  def stop(*_args):
     raise KeyboardInterrupt
 
   monkeypatch.setattr(study, 'study', stop)
-  monkeypatch.setattr(sys, 'argv', ['study', '--suite=scenes-small', f'--out={tmp_path}'])
-  with pytest.raises(SystemExit, match='stopped by Ctrl-C; the same command goes on'):
-    study.main()
+  with pytest.raises(UserError, match='stopped by Ctrl-C; the same command goes on'):
+    study.run('scenes-small', str(tmp_path), 1, None, [])
 
 
 def test_a_suite_asks_for_the_files_it_needs(tmp_path):
@@ -152,8 +149,3 @@ def test_the_runs_of_a_suite_are_configs(name):
       assert (
         config.get_ref(field) is not None if '.' not in field else field.split('.')[1] in config[field.split('.')[0]]
       )
-
-
-def test_help():
-  told = subprocess.run([sys.executable, '-m', 'dmtl_jax.benchmarks.study', '--help'], capture_output=True, text=True)
-  assert 'scenes-small' in told.stdout

@@ -8,14 +8,14 @@ from dmtl_jax.basics import files
 from dmtl_jax.basics.atomic import atomic_open, write_atomic
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.basics.progress import say
-from dmtl_jax.benchmarks.suites import Suite, SUITES
 from dmtl_jax.jobs.report import to_markdown
+from dmtl_jax.jobs.study_suites import Suite, SUITES
 from dmtl_jax.report import gains
 from dmtl_jax.report.results import read_run, Run, Section, sections
 from dmtl_jax.report.table import make_table, markdown_table, Table
 
 WIDTH = 1200  # of a picture
-MARK = '<!-- Made by dmtl_jax.benchmarks.study from here on; what stands above is kept. -->'
+MARK = '<!-- Made by --mode=study from here on; what stands above is kept. -->'
 HEAD = """# The study
 
 Every method on the same images, labels, order, augmentation and steps; the learning rate of each chosen on training
@@ -53,7 +53,8 @@ def write(out: pathlib.Path, page: str):
   Raises:
     UserError: there are none, or a damaged file.
   """
-  path, parts = pathlib.Path(page), []
+  path = pathlib.Path(page)
+  parts = []
   for name, suite in SUITES.items():
     runs = [out / name / run.name for run in suite.runs({})]
     runs = [read_run(folder) for folder in runs if (folder / 'metrics.json').exists()]
@@ -102,7 +103,7 @@ def _rates(path: pathlib.Path) -> str:
   if not path.exists():
     return ''
   chosen = files.read_json(path, 'delete it, and run the study again')
-  return '; learning rates ' + ', '.join(f'{found["rate"]:g} ({method})' for method, found in chosen.items())
+  return '; learning rates ' + ', '.join(f'{choice["rate"]:g} ({method})' for method, choice in chosen.items())
 
 
 def _picture(run: Run, path: pathlib.Path, root: pathlib.Path) -> str:

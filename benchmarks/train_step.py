@@ -1,21 +1,21 @@
 """Speed, work, compile time and memory of the train step of any config.
 
-  python -m dmtl_jax.benchmarks.train_step --config=configs/pascal.py:method=prediction,labels=one \\
-      [--config.train.batch=6] [--repeats=10] [--nocold] [--against=torch] [--json=FILE]
+  python -m benchmarks.train_step --config=configs/pascal.py:method=prediction,labels=one \\
+      [--config.train.batch=6] [--repeats=10] [--torch=eager|compiled] [--json=FILE]
 
-Times the very step that training compiles (state donated, labelled pairs at the static count of the label
-setting) on a synthetic batch of the config's shapes: no data set is needed. A repeat is as many steps as
-fill 0.2 s, then a synchronisation; the median and the quartiles of the repeats are shown.
+Times the very step that training compiles (state donated, labelled pairs at the static count of the label setting) on
+a synthetic batch of the config's shapes: no data set is needed. A repeat is as many steps as fill 0.2 s, then a
+synchronisation; the median and the quartiles of the repeats are shown.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 import dataclasses
 
 import jax
 import numpy as np
 
+from benchmarks import common, synthetic, work
 from dmtl_jax.basics import sharding
-from dmtl_jax.benchmarks import common, synthetic, timing, work
 from dmtl_jax.data.source import data_tasks
 from dmtl_jax.runs.state import TrainState
 from dmtl_jax.tasks import Task
@@ -27,11 +27,11 @@ FIRST = np.int32(1)  # number of the first step
 
 @dataclasses.dataclass
 class Job:
-  """A train step and what it takes.
+  """A train step and its arguments.
 
   Attributes:
     state, batch: numpy.
-    pairs: labelled ones of the batch; None for methods without a diffusion.
+    pairs: number of labelled pairs in the batch; None for methods without a diffusion.
   """
 
   tasks: tuple[Task, ...]
@@ -48,21 +48,11 @@ class Job:
     """(scope, FLOPs) of the step's products, see work.py."""
     return work.by_scope(self.training.update, self.state, self.batch, FIRST)
 
-  def compiled(self):
-    """The compiled step, and a `Stepper` of it."""
-    state, batch = self.on_device()
-    compiled, _ = timing.compile_cold_and_cached(self.training.update, (state, batch, FIRST), cold=False)
-    return compiled, Stepper(compiled, state, batch)
 
-
-def build(config, mask: np.ndarray | None = None) -> Job:
-  """The step that training compiles.
-
-  Args:
-    mask: labels [N, T] of the training set; default as drawn for config.data.labels.
-  """
+def build(config) -> Job:
+  """The step that training compiles, for labels as drawn for config.data.labels."""
   tasks = data_tasks(config.data)
-  mask = synthetic.label_mask(tasks, config.data.labels) if mask is None else mask
+  mask = synthetic.label_mask(tasks, config.data.labels)
   training = setup.build_without_data(config, tasks, mask)
   state = synthetic.train_state(jax.eval_shape(training.init, jax.random.key(0)))
   batch = synthetic.train_batch(config, tasks, mask)
@@ -70,11 +60,14 @@ def build(config, mask: np.ndarray | None = None) -> Job:
   return Job(tasks, training, state, batch, pairs)
 
 
+@dataclasses.dataclass
 class Stepper:
   """Runs compiled steps, each on the state that the last one left (it was donated)."""
 
-  def __init__(self, compiled, state, batch):
-    self.compiled, self.state, self.batch, self.number = compiled, state, batch, FIRST
+  compiled: Callable
+  state: TrainState
+  batch: dict
+  number: np.int32 = FIRST
 
   def __call__(self, count: int):
     for _ in range(count):
@@ -86,19 +79,18 @@ class Stepper:
 def benchmark(config, flags) -> dict:
   """Measures; see `common.as_text` for what the result holds."""
   job = build(config)
-  tasks, count, pairs = job.tasks, config.train.batch, job.pairs
-  flops = {'needed': work.needed(config, tasks, count, pairs), 'executed': sum(n for _, n in job.flops())}
+  needed = work.needed(config, job.tasks, config.train.batch, job.pairs)
   state, batch = job.on_device()
   return common.measure(
-    common.describe(config, tasks, count, pairs, 'train step'),
+    common.describe(config, job.tasks, config.train.batch, job.pairs, 'train step'),
     job.training.update,
     (state, batch, FIRST),
     lambda compiled: Stepper(compiled, state, batch),
-    ('TrainStep', (config, tasks, job.state.variables, job.batch)),
-    flops,
+    ('TrainStep', (config, job.tasks, job.state.variables, job.batch)),
+    {'needed': needed, 'executed': sum(flops for _, flops in job.flops())},
     flags,
   )
 
 
 if __name__ == '__main__':
-  common.run(benchmark, __doc__)
+  common.run(benchmark, __doc__, common.as_text)

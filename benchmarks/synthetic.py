@@ -7,7 +7,7 @@ from dmtl_jax.data import label_settings
 from dmtl_jax.runs.state import TrainState
 from dmtl_jax.tasks import Task
 
-IMAGES = 1000  # of the training set that the label setting is drawn for
+IMAGES = 1000  # size of the training set that labels are drawn for
 
 
 def train_state(shapes: TrainState) -> TrainState:
@@ -34,7 +34,7 @@ def variables(shapes: dict) -> dict:
 
 
 def label_mask(tasks: tuple[Task, ...], setting: str) -> np.ndarray:
-  """Labels [IMAGES, T] bool of a training set under a setting; a mapping file needs its data set: 'one' stands in."""
+  """Labels [IMAGES, T] bool of a training set under a setting; 'one' stands in for a mapping file."""
   exists = np.ones((IMAGES, len(tasks)), bool)
   ids = [str(i) for i in range(IMAGES)]
   if setting == 'full':
@@ -59,13 +59,15 @@ def labels(task: Task, count: int, size: tuple[int, int], rng) -> np.ndarray:
 
 def train_batch(config, tasks: tuple[Task, ...], mask: np.ndarray) -> dict:
   """A batch of config.train.batch images: the first rows of `mask`; hidden labels are blank, as from the pipeline."""
-  rng, count, size = np.random.default_rng(0), config.train.batch, tuple(config.data.size)
+  rng = np.random.default_rng(0)
+  count = config.train.batch
+  size = tuple(config.data.size)
   shown = mask[:count]
-  every = {}
+  by_task = {}
   for t, task in enumerate(tasks):
     value = labels(task, count, size, rng)
-    every[task.name] = np.where(shown[:, t][:, None, None, None], value, task.blank(*size)).astype(value.dtype)
-  return {'image': images(count, size, rng), 'labels': every, 'label_mask': shown}
+    by_task[task.name] = np.where(shown[:, t, None, None, None], value, task.blank(*size)).astype(value.dtype)
+  return {'image': images(count, size, rng), 'labels': by_task, 'label_mask': shown}
 
 
 def images(count: int, size: tuple[int, int], rng) -> np.ndarray:

@@ -1,8 +1,8 @@
-"""DiffusionMTL in plain PyTorch, to time ours against: written from the paper's facts as the field writes it.
+"""DiffusionMTL in plain PyTorch, to compare the speed of ours with.
 
-A module a task, a loop over tasks, and in training a loop over images, each denoised for its labelled tasks,
-as the authors' code does it; ordinary layers elsewhere. Maps are NCHW. The modules are named as ours, so that
-`copy_weights` can fill them, with which both give the same maps (tests/benchmarks).
+A module per task, a loop over tasks, and in training a loop over images, each denoised for its labelled tasks, as the
+authors' code does it. ResNet-18 only; maps are NCHW. Modules have the names of ours, so that `copy_weights` can fill
+them; both networks then give the same maps (tests/benchmarks).
 """
 
 import numpy as np
@@ -24,29 +24,21 @@ def resize(x, size):
 
 
 class Residual(nn.Module):
-  """A ResNet's block: two 3x3 convolutions, or with `expansion` 1x1, 3x3 and 1x1, and a shortcut."""
+  """A ResNet's block: two 3x3 convolutions and a shortcut."""
 
-  def __init__(self, inputs: int, channels: int, stride: int = 1, expansion: int = 1):
+  def __init__(self, inputs: int, channels: int, stride: int = 1):
     super().__init__()
-    outputs = expansion * channels
-    plain = [(inputs, channels, 3, stride), (channels, channels, 3)]
-    bottleneck = [(inputs, channels, 1), (channels, channels, 3, stride), (channels, outputs, 1)]
-    self.layers = []
-    for i, shape in enumerate(bottleneck if expansion > 1 else plain, 1):
-      self.add_module(f'conv{i}', conv(*shape, bias=False))
-      self.add_module(f'bn{i}', nn.BatchNorm2d(shape[1]))
-      self.layers.append((f'conv{i}', f'bn{i}'))
-    self.shortcut = stride != 1 or inputs != outputs
-    if self.shortcut:
-      self.downsample_conv = conv(inputs, outputs, 1, stride, bias=False)
-      self.downsample_bn = nn.BatchNorm2d(outputs)
+    self.conv1 = conv(inputs, channels, 3, stride, bias=False)
+    self.bn1 = nn.BatchNorm2d(channels)
+    self.conv2 = conv(channels, channels, 3, bias=False)
+    self.bn2 = nn.BatchNorm2d(channels)
+    if stride != 1 or inputs != channels:
+      self.downsample_conv = conv(inputs, channels, 1, stride, bias=False)
+      self.downsample_bn = nn.BatchNorm2d(channels)
 
   def forward(self, x):
-    y = x
-    for convolution, norm in self.layers:
-      y = getattr(self, norm)(getattr(self, convolution)(y))
-      y = y if norm == self.layers[-1][1] else F.relu(y)
-    return F.relu(y + (self.downsample_bn(self.downsample_conv(x)) if self.shortcut else x))
+    y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+    return F.relu(y + (self.downsample_bn(self.downsample_conv(x)) if hasattr(self, 'downsample_conv') else x))
 
 
 class ResNet(nn.Module):
@@ -54,15 +46,16 @@ class ResNet(nn.Module):
 
   def __init__(self, depth: str, width: int):
     super().__init__()
-    expansion = 1 if depth == 'resnet18' else 4
-    self.conv1, self.bn1 = conv(3, width, 7, 2, bias=False), nn.BatchNorm2d(width)
-    self.stages, inputs = [], width
+    self.conv1 = conv(3, width, 7, 2, bias=False)
+    self.bn1 = nn.BatchNorm2d(width)
+    self.stages = []
+    self.outputs = [width * 2**i for i in range(len(STAGES[depth]))]
+    inputs = width
     for i, count in enumerate(STAGES[depth]):
       self.stages.append([f'layer{i + 1}_{j}' for j in range(count)])
       for j, name in enumerate(self.stages[-1]):
-        self.add_module(name, Residual(inputs, width * 2**i, 2 if i and j == 0 else 1, expansion))
-        inputs = width * 2**i * expansion
-    self.outputs = [width * 2**i * expansion for i in range(len(STAGES[depth]))]
+        self.add_module(name, Residual(inputs, self.outputs[i], 2 if i and j == 0 else 1))
+        inputs = self.outputs[i]
 
   def forward(self, x):
     x = F.max_pool2d(F.relu(self.bn1(self.conv1(x))), 3, 2, 1)
@@ -105,9 +98,10 @@ class Attention(nn.Module):
     self.proj = nn.Linear(channels, channels)
 
   def forward(self, q, kv):
-    split = lambda x: x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-    k, v = self.kv(kv).chunk(2, dim=-1)
-    out = F.scaled_dot_product_attention(split(self.q(q)), split(k), split(v))
+    query, key, value = (
+      x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in (self.q(q), *self.kv(kv).chunk(2, dim=-1))
+    )
+    out = F.scaled_dot_product_attention(query, key, value)
     return self.proj(out.transpose(1, 2).flatten(2))
 
 
@@ -142,24 +136,25 @@ class StepEmbed(nn.Module):
     return self.fc2(F.silu(self.fc1(torch.cat([angles.cos(), angles.sin()]))))
 
 
+def denoiser_head(width: int) -> nn.Sequential:
+  return nn.Sequential(conv(width, width, 1), *(m for _ in range(3) for m in (conv(width, width, 3), nn.ReLU())))
+
+
 class Denoiser(nn.Module):
   """One step: X_s of one task and the condition's tokens to the estimate of X_0."""
 
   def __init__(self, c, channels: dict[str, int]):
     super().__init__()
-    width, predictions = c.channels, c.predictions
-    tasks = channels.items()
-    self.embed = nn.ModuleDict({t: conv(n if predictions else width, width, 3) for t, n in tasks})
+    width = c.channels
+    self.embed = nn.ModuleDict({t: conv(n if c.predictions else width, width, 3) for t, n in channels.items()})
     self.step_embed = StepEmbed(width)
-    self.blocks, self.stride = [f'block{i}' for i in range(c.depth)], c.token_stride
+    self.blocks = [f'block{i}' for i in range(c.depth)]
+    self.stride = c.token_stride
     for name in self.blocks:
       self.add_module(name, Block(width, c.heads, c.condition != 'none'))
-    head = lambda: nn.Sequential(
-      conv(width, width, 1), *(m for _ in range(3) for m in (conv(width, width, 3), nn.ReLU()))
-    )
-    self.heads = nn.ModuleDict({t: head() for t in channels})
-    if predictions:
-      self.predict = nn.ModuleDict({t: conv(width, n, 1) for t, n in tasks})
+    self.heads = nn.ModuleDict({t: denoiser_head(width) for t in channels})
+    if c.predictions:
+      self.predict = nn.ModuleDict({t: conv(width, n, 1) for t, n in channels.items()})
 
   def forward(self, x, step: float, condition, task: str):
     x = self.embed[task](x)
@@ -198,14 +193,16 @@ class DiffusionMTL(nn.Module):
 
   def __init__(self, config, channels: dict[str, int]):
     super().__init__()
-    self.config, self.channels = config, channels
-    c, schedule = config, Schedule(config.diffusion_steps)
+    self.config = c = config
+    self.channels = channels
+    schedule = Schedule(c.diffusion_steps)
     # Plain numbers, made here: torch.compile fails on numpy in what it traces.
     self.decay = [float(x) ** 0.5 for x in (schedule.alpha_bar[-1], 1 - schedule.alpha_bar[-1])]
     self.posterior = [[float(x) for x in row] for row in zip(*schedule.posterior())]
     self.backbone = Backbone(c.backbone, c.width, c.channels)
-    decoder = lambda: (Residual(c.channels, c.channels) for _ in range(c.decoder_blocks))
-    self.decoders = nn.ModuleDict({t: nn.Sequential(*decoder()) for t in channels})
+    self.decoders = nn.ModuleDict(
+      {t: nn.Sequential(*(Residual(c.channels, c.channels) for _ in range(c.decoder_blocks))) for t in channels}
+    )
     self.decoder_heads = nn.ModuleDict({t: conv(c.channels, n, 1) for t, n in channels.items()})
     kind = 'predictions' if c.condition == 'none' else c.condition
     self.conditioning = Conditioning(kind, channels, c.channels)
@@ -249,14 +246,17 @@ class DiffusionMTL(nn.Module):
 
   def _denoise(self, x, condition, task: str, noise):
     c = self.config
-    draw = lambda k: torch.randn_like(x) if noise is None else noise[k]
+
+    def draw(k: int):
+      return torch.randn_like(x) if noise is None else noise[k]
+
     if c.add_noise:
       x = self.decay[0] * x + self.decay[1] * draw(0)
     for s in range(c.diffusion_steps, 0, -1):
       clean = self.denoiser(x, float(s - c.step_offset), condition, task)
       if c.posterior and s > 1:
-        of_x0, of_xs, sigma = self.posterior[s - 1]
-        x = of_x0 * clean + of_xs * x + (sigma * draw(c.diffusion_steps - s + 1) if c.add_noise else 0)
+        x0_weight, xs_weight, sigma = self.posterior[s - 1]
+        x = x0_weight * clean + xs_weight * x + (sigma * draw(c.diffusion_steps - s + 1) if c.add_noise else 0)
       else:
         x = clean
     return self.head[task](x) if not c.predictions else x

@@ -1,4 +1,4 @@
-"""What `study` runs: the methods, labels and seeds of each suite, and what all of its runs share."""
+"""What `--mode=study` runs: the methods, labels and seeds of each suite, and what all of its runs share."""
 
 from collections.abc import Iterator
 import dataclasses
@@ -22,17 +22,16 @@ class Suite:
   """Runs on equal terms: the same images, labels, order, augmentation and steps for every method of a seed.
 
   Attributes:
-    data: names configs/DATA.py.
+    data: name of the config file, configs/DATA.py.
     methods: {label setting: methods}.
-    flags: {field: value} of every config.
-    seeds: {label setting: how many}, 1 where it is not named: 0, 1, ... of weights, order and augmentation;
-      `data.label_seed`, which image shows which label, is the same number.
-    diffusion_steps: numbers S that Prediction Diffusion is trained with besides its own (one label, the first seed).
-    rates: learning rates that every method chooses from, by its score on a part of the training images that is held
-      back from it; (): the config's.
-    rate_steps: of training for that choice.
-    needs: fields that name the user's files, which the command has to give.
-    cost: what it is planned for; not measured.
+    flags: {field: value} that all runs set.
+    seeds: {label setting: number of seeds}, default 1. Seeds are 0, 1, ...: of weights, order and augmentation, and, as
+      `data.label_seed`, of which image shows which label.
+    diffusion_steps: other S to train Prediction Diffusion with (one label, the first seed).
+    rates: learning rates that every method chooses from, by its score on held-out training images; (): the config's.
+    rate_steps: training steps of each run for that choice.
+    needs: fields that the command must set, since they name the user's files.
+    cost: the hardware and time it is planned for; not measured.
   """
 
   data: str
@@ -56,17 +55,17 @@ class Suite:
 
   def runs(self, rates: dict[str, float]) -> list[Run]:
     """All runs, the first seed's first, at these rates by method."""
-    found = []
+    runs = []
     for seed in range(max(self.seeds.values(), default=1)):
       for labels, methods in self.methods.items():
         for method in methods if seed < self.seeds.get(labels, 1) else ():
           own = {'seed': seed, 'data.label_seed': seed} | ({'optim.lr': rates[method]} if method in rates else {})
           steps = self.diffusion_steps if (method, labels, seed) == ('prediction', 'one', 0) else ()
-          found.append(Run(f'{method}-{labels}-{seed}', self._string(method, labels), self.flags | own))
+          runs.append(Run(f'{method}-{labels}-{seed}', self._string(method, labels), self.flags | own))
           for s in steps:
             string = self._string(method, labels) + f',diffusion_steps={s}'
-            found.append(Run(f'{method}-{labels}-{seed}-S{s}', string, self.flags | own))
-    return found
+            runs.append(Run(f'{method}-{labels}-{seed}-S{s}', string, self.flags | own))
+    return runs
 
   def _string(self, method: str, labels: str) -> str:
     return f'configs/{self.data}.py:method={method},labels={labels}'
@@ -94,8 +93,7 @@ SUITES = {
   'scenes-full': Suite(
     'scenes', {'one': SMALL, 'random': CORE},
     {
-      'data.size': (256, 256), 'data.train_count': 2000, 'data.simple': False, 'model.width': 64,
-      'model.channels': 512, 'train.batch': 8, 'train.steps': 1000, 'train.eval_every': 1000,
+      'data.size': (256, 256), 'model.width': 64, 'model.channels': 512, 'train.steps': 1000, 'train.eval_every': 1000,
       'optim.lr': 2e-4, 'dtype': 'bfloat16',
     },
     {'one': 3, 'random': 3}, diffusion_steps=(1, 3, 4), rates=(1e-4, 3e-4), rate_steps=250, needs=('init_from',),

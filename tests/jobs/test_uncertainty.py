@@ -4,8 +4,8 @@ from conftest import TASKS
 import numpy as np
 import pytest
 
-from dmtl_jax.benchmarks import uncertainty
 from dmtl_jax.inference.prediction import load
+from dmtl_jax.jobs import uncertainty
 
 
 def test_the_surest_pixels_come_first():

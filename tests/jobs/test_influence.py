@@ -6,9 +6,9 @@ import pytest
 
 from dmtl_jax.basics import sharding
 from dmtl_jax.basics.errors import UserError
-from dmtl_jax.benchmarks import influence
 from dmtl_jax.inference.evaluation import Evaluator, headline
 from dmtl_jax.inference.prediction import load
+from dmtl_jax.jobs import influence
 from dmtl_jax.models import build_model
 from tests.evaluation_stub import Rooms
 

@@ -1,0 +1,1 @@
+"""Speed, work and memory of the network, and PyTorch beside it; run from a checkout, see docs/performance.md."""
