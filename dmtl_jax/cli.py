@@ -12,7 +12,6 @@ prepare    python main.py --mode=prepare --config=configs/nyud.py --config.data.
 report     python main.py --mode=report --workdirs=runs/a,runs/b --out=runs/report
 """
 
-import ast
 import importlib
 import pathlib
 import re
@@ -24,6 +23,7 @@ from ml_collections import config_flags
 from dmtl_jax import configs
 from dmtl_jax.basics import accelerators, streams
 from dmtl_jax.basics.errors import check_local, closest, print_error, program, sanitize, unknown_value_error, UserError
+from dmtl_jax.configs import common, fields
 from dmtl_jax.inference import images
 
 # Modes, and the flags that each needs.
@@ -39,7 +39,7 @@ MODES = {
 
 _CONFIG = config_flags.DEFINE_config_file(
   'config', None, 'Config file, configs/NAME.py[:key=value,...].', lock_config=False, accept_new_attributes=True
-)  # new: config.eval.single_task.TASK; check.check_fields refuses others
+)  # new: config.eval.single_task.TASK; check.check_flags refuses others
 _MODE = flags.DEFINE_string('mode', 'train', f'What to do: {", ".join(MODES)}.')
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run: config, checkpoints, logs, scores, pictures.')
 _FORCE = flags.DEFINE_bool(
@@ -76,9 +76,8 @@ def main(argv: list[str] = sys.argv) -> int:
   """Runs one job; returns the exit status: 0, or 1 after an error told in one sentence."""
   streams.secure()
   if any(arg in ('-h', '--help', '-help') for arg in argv[1:]):
-    common = pathlib.Path(configs.__path__[0], 'common.py')  # read, not imported: that takes JAX, and seconds
-    _, _, keys = ast.get_docstring(ast.parse(common.read_text(encoding='utf-8'))).partition('\n\n')
-    print(f'{__doc__}\n{keys}\n\nflags:'.replace('python main.py', program()))
+    _, _, keys = common.__doc__.partition('\n\n')
+    print(f'{__doc__}\n{keys}\n{fields.as_text()}\n\nflags:'.replace('python main.py', program()))
     print(flags.FLAGS.module_help('dmtl_jax.cli'), flush=True)
     return 0
   logging.set_verbosity(logging.WARNING)
@@ -95,25 +94,25 @@ def main(argv: list[str] = sys.argv) -> int:
 
 def _parse(argv: list[str]):
   """Reads the flags, then the config file, which needs JAX; raises UserError with whatever is wrong with them."""
-  file, fields, others = _split(argv)
+  file, overrides, others = _split(argv)
   try:
     rest = flags.FLAGS(others)
     if len(rest) > 1:
       raise UserError(_misplaced(rest[1]))
     if file:
       file = configs.find(file)
-    elif fields and _WORKDIR.value:  # they change the config that the workdir's run was trained with
+    elif overrides and _WORKDIR.value:  # they change the config that the workdir's run was trained with
       file = f'{pathlib.Path(__file__).parent / "runs/stored.py"}:{_WORKDIR.value}'
     _check_flags(file)
     if file:
-      _read_config(argv[0], file, fields)
+      _read_config(argv[0], file, overrides)
   except _UNREADABLE as error:
     raise UserError(sanitize(_sentence(error), 400)) from error
 
 
 def _split(argv: list[str]) -> tuple[str | None, list[tuple[str, str | None]], list[str]]:
   """The value of --config, (FIELD, value) of every flag --config.FIELD, and the other arguments."""
-  file, fields, others, left = None, [], [], list(argv)
+  file, overrides, others, left = None, [], [], list(argv)
   while left:
     arg = left.pop(0)
     match = re.fullmatch(r'--?(no)?config(?:\.([^=]*))?(?:=(.*))?', arg, re.DOTALL)
@@ -128,8 +127,8 @@ def _split(argv: list[str]) -> tuple[str | None, list[tuple[str, str | None]], l
     if field is None:
       file = value
     else:
-      fields.append((field, value))
-  return file, fields, others
+      overrides.append((field, value))
+  return file, overrides, others
 
 
 def _misplaced(word: str) -> str:
@@ -141,19 +140,19 @@ def _misplaced(word: str) -> str:
   return f"'{sanitize(word)}': not a flag; is --mode={closest(word, MODES)} meant? See --help"
 
 
-def _check_flags(config: str | None):
+def _check_flags(config_file: str | None):
   """What can be said of the flags without reading the config."""
   mode = _MODE.value
   if mode not in MODES:
     raise unknown_value_error('--mode', mode, MODES)
-  given = {name: flags.FLAGS[name].value for name in ('workdir', 'images', 'out', 'workdirs')} | {'config': config}
+  given = {name: flags.FLAGS[name].value for name in ('workdir', 'images', 'out', 'workdirs')} | {'config': config_file}
   for name in ('workdir',) if _REPLAY.value else MODES[mode]:
     if not given[name]:
       raise UserError(f'--mode={mode} needs --{name}{"=configs/NAME.py" if name == "config" else ""}; see --help')
   for name in ('workdir', 'images', 'out', 'workdirs', 'replay'):
     for path in (flags.FLAGS[name].value or '').split(','):
       check_local(f'--{name}', path.strip())
-  if mode in ('predict', 'report') and config:
+  if mode in ('predict', 'report') and config_file:
     raise UserError(f'--config: --mode={mode} takes the config that a run was trained with; leave it out')
   if not re.fullmatch(r'|best|latest|[0-9]+', _STEP.value):
     raise UserError(f"--step: '{sanitize(_STEP.value)}' is not best, latest or the number of a checkpoint")
@@ -166,23 +165,23 @@ def _check_flags(config: str | None):
     images.find_images(_IMAGES.value, _OUT.value)
 
 
-def _read_config(program: str, file: str, fields: list[tuple[str, str | None]]):
+def _read_config(program: str, file: str, overrides: list[tuple[str, str | None]]):
   """Reads the config, once the fields that flags set are known to be there and to be numbers where they must."""
   from dmtl_jax.configs import check
   from dmtl_jax.data import source
   from dmtl_jax.models import find
   from dmtl_jax.tasks import check_keys
 
-  check.check_fields(fields, flags.FLAGS['config'].parser.parse(file).to_dict())
-  overrides = [f'--config.{field}' + ('' if value is None else f'={value}') for field, value in fields]
-  flags.FLAGS([program, f'--config={file}', *overrides])
+  check.check_flags(overrides, flags.FLAGS['config'].parser.parse(file).to_dict())
+  texts = [f'--config.{field}' + ('' if value is None else f'={value}') for field, value in overrides]
+  flags.FLAGS([program, f'--config={file}', *texts])
   check.check(_CONFIG.value.to_dict(), '--config')
   find(_CONFIG.value.method)
   for section, values in (
     ('loss_weights', _CONFIG.value.loss_weights),
     ('eval.single_task', _CONFIG.value.eval.single_task),
   ):
-    keys = [path.rpartition('.')[2] for path, _ in fields if path.rpartition('.')[0] == section]
+    keys = [path.rpartition('.')[2] for path, _ in overrides if path.rpartition('.')[0] == section]
     if keys:
       check_keys(f'--config.{section}', keys, values, source.data_tasks(_CONFIG.value.data))
   _CONFIG.value.lock()
