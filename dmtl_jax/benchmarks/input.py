@@ -48,7 +48,7 @@ def measure(source, config, count: int) -> dict:
 def _seconds_per_image(source, config, count: int) -> tuple[float, float]:
   """Time an image takes through the whole pipeline, by the clock and of this process's processors."""
   steps = -(-count // config.train.batch)
-  batches = pipeline.train_iterator(source, config)
+  batches = pipeline.train_iterator(source, config.data, config.train.batch, config.seed)
   next(batches)  # starts threads and workers
   wall, processor = time.perf_counter(), time.process_time()
   for _ in range(steps):

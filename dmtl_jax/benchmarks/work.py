@@ -14,7 +14,7 @@ xla       the compiler's own count (`cost_analysis`), which knows a scan's body 
 
 import jax
 
-from dmtl_jax.models import counting
+from dmtl_jax.models import build_model, counting
 from dmtl_jax.tasks import Task
 
 PER_PAIR = ('denoiser', 'head')  # parts that see pairs instead of images
@@ -38,8 +38,9 @@ def needed(config, tasks: tuple[Task, ...], batch: int, pairs: int | None = None
     pairs: labelled pairs of the batch; None: all.
   """
   share = 1.0 if pairs is None else pairs / (batch * len(tasks))
+  counted = counting.summarize(build_model(config, tasks), tuple(config.data.size), config.eval.diffusion_steps)
   forward = 0
-  for part, values in counting.summarize(config, tasks, tuple(config.data.size))['parts'].items():
+  for part, values in counted['parts'].items():
     forward += 2e9 * values['gmac'] * (share if part.split('/')[0] in PER_PAIR else 1)
   return batch * forward * (3 if training else 1)
 

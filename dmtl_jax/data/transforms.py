@@ -56,16 +56,16 @@ def train_transform(data_config, tasks: tuple[Task, ...]) -> Callable[[dict, np.
   return transform
 
 
-def eval_transform(config, tasks: tuple[Task, ...]) -> Callable[[dict], dict]:
+def eval_transform(data_config, geometry: str, tasks: tuple[Task, ...]) -> Callable[[dict], dict]:
   """The function example -> example ready for a batch: fitted into config.data.size and padded, nothing random.
 
-  By config.eval.geometry: 'fit' scales to fit and pads at the bottom and right; 'pad' only shrinks what is
+  By `geometry` (config.eval.geometry): 'fit' scales to fit and pads at the bottom and right; 'pad' only shrinks what is
   too large, and centres. Labels are resized as training with config.data.augment resizes them. Besides what
   `finish` gives: 'region' [4] int32, top, left, height and width without the padding, and 'size' [2] int32,
   height and width of the example as it came.
   """
-  size, pad = tuple(config.data.size), config.eval.geometry == 'pad'
-  by_nearest = config.data.augment in PUBLISHED
+  size, pad = tuple(data_config.size), geometry == 'pad'
+  by_nearest = data_config.augment in PUBLISHED
   named = {task.name: task for task in tasks}
 
   def transform(example: dict) -> dict:

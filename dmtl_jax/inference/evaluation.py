@@ -6,11 +6,11 @@ input, in batches, or at each image's own size, as --mode=predict predicts it.
 """
 
 import collections
-from collections.abc import Callable, Iterator, Sequence
-import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
 import functools
 import itertools
+import math
 import operator
 
 import jax
@@ -29,14 +29,10 @@ from dmtl_jax.metrics.base import merge
 from dmtl_jax.metrics.delta_m import delta_m
 from dmtl_jax.tasks import values_by_task
 
-# Of what scores mean. 1: boundaries by the Berkeley protocol everywhere, depth as it came; 2: every image at the
-# network's input, where labels of boundaries were dotted.
-VERSION = 3
 
-
-def check(config):
+def check(eval_config):
   """Raises UserError where config.eval.resolution cannot go with the protocol."""
-  if config.eval.resolution == 'image' and config.eval.protocol == 'pascal':
+  if eval_config.resolution == 'image' and eval_config.protocol == 'pascal':
     raise UserError(
       'config.eval.resolution=image: protocol pascal scores at sizes of its own; '
       'set --config.eval.resolution=input, or --config.eval.protocol=plain'
@@ -53,11 +49,15 @@ class Evaluator:
 
   Args:
     source: the split, with all labels it has.
-    mesh: of any number of devices; config.eval.batch is rounded up to a multiple of it.
+    mesh: of any number of devices.
+    eval_config: config.eval; its batch is rounded up to a multiple of the devices.
+    data_config: config.data, by which images are read and fitted into the network's input.
+    seed: config.seed, of the noise.
     fast: boundary by a fixed tolerance instead of the full protocol, all at the network's input (periodic evaluation).
     limit: evaluate the first `limit` images only; 0: all.
 
   Attributes:
+    batch: images per step, on all devices together.
     at_image_size: whether images are scored at their own sizes (config.eval.resolution), predicted as --mode=predict
       does it, noise included: that of index 0 for every image. Never if `fast`.
 
@@ -65,23 +65,26 @@ class Evaluator:
     UserError: config.eval.single_task lacks a task, or see `check`.
   """
 
-  def __init__(self, model, config, source, mesh, fast: bool = False, limit: int = 0):
-    check(config)
+  def __init__(self, model, source, mesh, eval_config, data_config, seed: int, fast: bool = False, limit: int = 0):
+    check(eval_config)
     self.model, self.tasks, self.source, self.mesh = model, source.tasks, source, mesh
-    self.at_image_size = config.eval.resolution == 'image' and not fast
-    self.config = copy.deepcopy(config)
-    self.config.eval.batch = -(-config.eval.batch // mesh.size) * mesh.size
+    self.eval_config, self.data_config, self.seed = eval_config, data_config, seed
+    self.at_image_size = eval_config.resolution == 'image' and not fast
+    self.batch = math.ceil(eval_config.batch / mesh.size) * mesh.size
     self.count = min(limit or len(source), len(source))
-    protocol, tolerance = config.eval.protocol, config.eval.boundary_tolerance
+    protocol, tolerance = eval_config.protocol, eval_config.boundary_tolerance
     self.metrics = {task.name: task.scorer(protocol, tolerance, fast) for task in self.tasks}
     self._by_truth = protocol == 'pascal' and not fast
-    if config.eval.single_task:  # a mistake shows now, not after the work
-      single = values_by_task(config.eval.single_task, self.tasks)
+    if eval_config.single_task:  # a mistake shows now, not after the work
+      single = values_by_task(eval_config.single_task, self.tasks)
       delta_m({task.name: 1.0 for task in self.tasks}, single, self.tasks)
     self._warm = False
     self._predictor: Predictor | None = None
-    self._predict = compiled_predict_step(model, self.config, self.tasks, mesh)
-    self._predict_stages = jax.jit(make_predict_step(model, self.config, self.tasks, with_steps=True))
+    self._transform = transforms.eval_transform(data_config, eval_config.geometry, self.tasks)
+    self._predict = compiled_predict_step(model, self.tasks, mesh, seed, eval_config.diffusion_steps)
+    self._predict_stages = jax.jit(
+      make_predict_step(model, self.tasks, seed, eval_config.diffusion_steps, with_steps=True)
+    )
 
   def run(self, variables, each: Callable | None = None) -> tuple[dict, list[dict]]:
     """Evaluates; on several hosts, each its share of the images, and all get the result.
@@ -98,7 +101,7 @@ class Evaluator:
     """
     totals, rows, tally = {}, {}, Tally()
     cut = self._pieces_at_image_size if self.at_image_size else self._pieces_at_input
-    workers = self.config.eval.workers  # the boundary protocol is slow
+    workers = self.eval_config.workers  # the boundary protocol is slow
     with Progress('evaluating', self.count, 'img') as progress, mapper(workers, 'config.eval.workers') as map_pieces:
       pieces = cut(variables, tally, progress, each)
       for index, scored in itertools.groupby(map_pieces(score, pieces), operator.itemgetter(0)):
@@ -126,7 +129,7 @@ class Evaluator:
     }
     scores['seconds_per_image'] = max(tally.seconds for tally in tallies) / tallies[0].images
     if self.at_image_size:
-      scores['boundary_side'] = self.config.eval.boundary_side
+      scores['boundary_side'] = self.eval_config.boundary_side
       scores['boundary_shrunk'] = sum(tally.shrunk for tally in tallies)
     return scores
 
@@ -139,7 +142,7 @@ class Evaluator:
         self._warm = True
       with tally.timed():
         predictions = self._predict_local(variables, batch)
-      tally.images += self.config.eval.batch
+      tally.images += self.batch
       for i in np.flatnonzero(batch['valid'] & (batch['index'] < self.count)).tolist():
         yield from self._of_batch(predictions, batch, i)
         if each:
@@ -168,9 +171,17 @@ class Evaluator:
     self, variables, tally: Tally, progress: Progress, each: Callable | None
   ) -> Iterator[Piece]:
     """The pieces of this host's images at their own sizes, predicted one by one, on one of its devices."""
-    variables, side, tally.images = _local(variables), self.config.eval.boundary_side, self.count
+    variables, side, tally.images = _local(variables), self.eval_config.boundary_side, self.count
     if self._predictor is None:  # compiled once
-      self._predictor = Predictor(self.model, self.config, self.tasks, variables)
+      self._predictor = Predictor(
+        self.model,
+        self.tasks,
+        variables,
+        self.data_config.size,
+        self.eval_config.geometry,
+        self.seed,
+        self.eval_config.diffusion_steps,
+      )
     predictor, self._predictor.variables = self._predictor, variables
     for example in pipeline.eval_examples(self.source, self.count, jax.process_index(), jax.process_count()):
       image = example['image']
@@ -188,7 +199,7 @@ class Evaluator:
   def stages(self, variables, index: int) -> gallery.Example:
     """One image with its labels and every stage of its maps, without padding; runs on this host alone."""
     example = self.source[index]
-    ready = transforms.eval_transform(self.config, self.tasks)(example)
+    ready = self._transform(example)
     noise = 0 if self.at_image_size else index  # the noise of what was scored
     maps = self._predict_stages(_local(variables), ready['image'][None], np.array([noise], np.int32))
     inside = _inside(ready['region'])
@@ -202,15 +213,21 @@ class Evaluator:
 
   def panels(self, variables):
     """Yields (id, picture) of the first config.eval.panels images: input, labels, initial to final maps."""
-    for index in range(min(self.config.eval.panels, len(self.source))):
+    for index in range(min(self.eval_config.panels, len(self.source))):
       example = self.stages(variables, index)
       yield example.id, gallery.panel(example, self.tasks)
 
   def _batches(self):
     """This host's batches; all hosts get the same number of them."""
-    batches = pipeline.eval_batches(self.source, self.config, jax.process_index(), jax.process_count())
-    for _, batch in zip(range(-(-self.count // self.config.eval.batch)), batches):
-      yield batch
+    batches = pipeline.eval_batches(
+      self.source,
+      self.data_config,
+      self.batch,
+      self.eval_config.geometry,
+      jax.process_index(),
+      jax.process_count(),
+    )
+    yield from itertools.islice(batches, math.ceil(self.count / self.batch))
 
   def _predict_local(self, variables, batch):
     arrays = sharding.put_batch({'image': batch['image'], 'index': batch['index']}, self.mesh)
@@ -251,12 +268,12 @@ def headline(scores: dict, tasks) -> dict[str, float]:
   return {task.name: scores[task.name].get(task.metric, scores[task.name].get(task.quick_metric)) for task in tasks}
 
 
-def delta_to_single(scores: dict, config, tasks) -> float | None:
-  """Delta_m in % of one stage of scores against those of config.eval.single_task; None where not given.
+def delta_to_single(scores: dict, single_task: Mapping[str, float], tasks) -> float | None:
+  """Delta_m in % of one stage of scores against those of config.eval.single_task; None where it is empty.
 
   Tasks of which the scores hold but the quick metric, which is another than the headline, are left out.
   """
-  single = values_by_task(config.eval.single_task, tasks)
+  single = values_by_task(single_task, tasks)
   tasks = [task for task in tasks if task.metric in scores[task.name]]
   return delta_m(headline(scores, tasks), single, tasks) if single and tasks else None
 

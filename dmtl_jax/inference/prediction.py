@@ -21,6 +21,7 @@ from dmtl_jax.basics.errors import UserError
 from dmtl_jax.data import transforms
 from dmtl_jax.inference import images
 from dmtl_jax.inference.steps import make_maps_step, make_samples_step
+from dmtl_jax.models import build_model
 from dmtl_jax.models.parts.layers import resize
 from dmtl_jax.runs import checkpoints
 from dmtl_jax.runs import workdir as workdir_lib
@@ -35,22 +36,37 @@ class Predictor:
 
   Attributes:
     tasks: what it predicts, each with its name, kind and classes.
-    config, variables: of the run.
+    model, variables: the network.
+    size: height and width of its input.
+    geometry: config.eval.geometry.
+    seed, diffusion_steps: see `steps.make_maps_step`.
+    config: that of the run, where `load` made it; else None.
   """
 
-  def __init__(self, model, config, tasks: tuple[Task, ...], variables: dict):
-    self.config, self.tasks, self.variables = config, tasks, variables
-    size = tuple(config.data.size)
-    maps_step = make_maps_step(model, config, tasks)
+  def __init__(
+    self,
+    model,
+    tasks: tuple[Task, ...],
+    variables: dict,
+    size: tuple[int, int],
+    geometry: str = 'fit',
+    seed: int = 0,
+    diffusion_steps: int = 0,
+    config=None,
+  ):
+    self.model, self.tasks, self.variables, self.config = model, tasks, variables, config
+    self.size, self.geometry = tuple(size), geometry
+    self.seed, self.diffusion_steps = seed, diffusion_steps
+    maps_step = make_maps_step(model, tasks, seed, diffusion_steps)
 
     def one(variables, image):
       return jax.tree.map(lambda x: x[0], maps_step(variables, image, jnp.zeros(1, jnp.int32)))
 
-    outputs = jax.eval_shape(one, variables, jax.ShapeDtypeStruct((1, *size, 3), jnp.float32))
+    outputs = jax.eval_shape(one, variables, jax.ShapeDtypeStruct((1, *self.size, 3), jnp.float32))
     self._cells = outputs['final'][tasks[0].name].shape[:2]
 
     def compiled(samples: int):
-      step = make_samples_step(model, config, tasks, samples) if samples != 1 else one
+      step = make_samples_step(model, tasks, samples, seed, diffusion_steps) if samples != 1 else one
       return jax.jit(lambda *inputs: jax.tree.map(lambda x: resize(x[None], self._cells)[0], step(*inputs)))
 
     self._step = functools.cache(compiled)
@@ -109,12 +125,12 @@ class Predictor:
 
   def _view(self, image: np.ndarray, samples: int, scale: float) -> 'Raw':
     """The maps of an image scaled by a factor, in tiles where it is larger than the network's input then."""
-    size, cells, step = tuple(self.config.data.size), self._cells, self._step(samples)
+    size, cells, step = self.size, self._cells, self._step(samples)
     scaled, _ = transforms.rescale(image, {}, scale, {})
     # Centred only along an axis where the whole scaled image is smaller than a tile: the last tiles may hold less than
     # a tile too, and centring them would shift what they show.
     shown = [min(n, m) for n, m in zip(scaled.shape, size)]
-    top_left = transforms.corner(shown, size, self.config.eval.geometry == 'pad')
+    top_left = transforms.corner(shown, size, self.geometry == 'pad')
     pitch = size[0] / cells[0], size[1] / cells[1]
     extent = scaled.shape[0] / pitch[0], scaled.shape[1] / pitch[1]
 
@@ -129,9 +145,9 @@ class Predictor:
 
   def _scales(self, shape: Sequence[int], zoom: float | None) -> list[float]:
     """The factors by which the network sees an image scaled."""
-    ratios = [n / m for n, m in zip(self.config.data.size, shape)]
+    ratios = [n / m for n, m in zip(self.size, shape)]
     fits, fills = min(ratios), max(ratios)
-    whole = min(fits, 1) if self.config.eval.geometry == 'pad' else fits
+    whole = min(fits, 1) if self.geometry == 'pad' else fits
     if zoom is not None:
       if not zoom >= 1:
         raise UserError(f'--zoom={zoom}: give 1 (the image is seen whole) or more')
@@ -225,5 +241,15 @@ def load(workdir: str | os.PathLike, which: str = 'best') -> Predictor:
   shipped = pathlib.Path(datasets.__path__[0]) / workdir / 'trained'
   workdir = shipped if shipped.exists() and not os.path.exists(workdir) else workdir
   config, tasks = workdir_lib.read_config(workdir), workdir_lib.read_tasks(workdir)
-  model, variables, _ = checkpoints.load(workdir, str(which), config, tasks)
-  return Predictor(model, config, tasks, variables)
+  model = build_model(config, tasks)
+  variables, _ = checkpoints.load(workdir, str(which), model, tuple(config.data.size))
+  return Predictor(
+    model,
+    tasks,
+    variables,
+    config.data.size,
+    config.eval.geometry,
+    config.seed,
+    config.eval.diffusion_steps,
+    config,
+  )

@@ -13,19 +13,20 @@ from dmtl_jax.tasks import Task
 AT_ONCE = 4  # draws denoised together: enough to make use of the encoder's one pass, and little memory
 
 
-def make_maps_step(model, config, tasks: tuple[Task, ...]):
+def make_maps_step(model, tasks: tuple[Task, ...], seed: int, diffusion_steps: int = 0):
   """The function (variables, images, index) -> {stage: {task: raw maps [B, h, w, C_t]}} at stride 8.
 
   Stages: 'final', and where the method has them 'initial', 'step0' (the decayed map), 'step1',
-  ... (after each denoising step). An image's noise depends on config.seed and its index alone.
+  ... (after each denoising step). An image's noise depends only on `seed` (config.seed) and its index.
+
+  Args:
+    diffusion_steps: S; 0: as in training.
   """
-  key = jax.random.key(config.seed)
+  key = jax.random.key(seed)
 
   def maps_step(variables, images, index):
-    diffusion_steps = config.eval.diffusion_steps or None
-    output = model.apply(
-      variables, images, **model_inputs(model, images, key, len(tasks), None, index, diffusion_steps)
-    )
+    inputs = model_inputs(model, images, key, len(tasks), None, index, diffusion_steps or None)
+    output = model.apply(variables, images, **inputs)
     stages = {'final': output.final} | ({'initial': output.initial} if output.initial else {})
     if output.trajectory:
       count = next(iter(output.trajectory.values())).shape[0]
@@ -35,9 +36,9 @@ def make_maps_step(model, config, tasks: tuple[Task, ...]):
   return maps_step
 
 
-def make_predict_step(model, config, tasks: tuple[Task, ...], with_steps: bool = False):
+def make_predict_step(model, tasks: tuple[Task, ...], seed: int, diffusion_steps: int = 0, with_steps: bool = False):
   """As `make_maps_step`, without single steps unless `with_steps`: predictions (`Task.activate`) [B, H, W, ...]."""
-  maps_step = make_maps_step(model, config, tasks)
+  maps_step = make_maps_step(model, tasks, seed, diffusion_steps)
 
   def predict_step(variables, images, index):
     size = images.shape[1:3]
@@ -50,14 +51,14 @@ def make_predict_step(model, config, tasks: tuple[Task, ...], with_steps: bool =
   return predict_step
 
 
-def compiled_predict_step(model, config, tasks: tuple[Task, ...], mesh):
+def compiled_predict_step(model, tasks: tuple[Task, ...], mesh, seed: int, diffusion_steps: int = 0):
   """`make_predict_step` compiled for batches that are split by image over a mesh."""
   split = sharding.by_image(mesh)
-  step = make_predict_step(model, config, tasks)
+  step = make_predict_step(model, tasks, seed, diffusion_steps)
   return jax.jit(step, in_shardings=(sharding.replicated(mesh), split, split), out_shardings=split)
 
 
-def make_samples_step(model, config, tasks: tuple[Task, ...], samples: int):
+def make_samples_step(model, tasks: tuple[Task, ...], samples: int, seed: int, diffusion_steps: int = 0):
   """The function (variables, images [1, H, W, 3]) -> {stage: {task: [h, w, C_t]}} at stride 8.
 
   Stages: 'final', raw maps whose activation is the mean prediction of the draws (`Task.mean`);
@@ -70,8 +71,8 @@ def make_samples_step(model, config, tasks: tuple[Task, ...], samples: int):
   if samples < 1:
     raise UserError(f'--samples={samples}: give a number of noise draws, 1 or more')
   if not model.draws_noise:
-    raise UserError(f'--samples={samples}: {config.method} adds no noise, so all draws are the same; leave it out')
-  maps_step = make_maps_step(model, config, tasks)
+    raise UserError(f'--samples={samples}: this method adds no noise, so all draws are the same; leave it out')
+  maps_step = make_maps_step(model, tasks, seed, diffusion_steps)
   rounds = -(-samples // AT_ONCE)
   indices = np.arange(rounds * -(-samples // rounds)).reshape(rounds, -1)  # a few draws too many keep one shape
 

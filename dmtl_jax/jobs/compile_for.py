@@ -36,8 +36,8 @@ def plan(config, tasks: tuple[Task, ...], name: str) -> dict:
   """
   chosen, devices = accelerators.find(name), accelerators.devices(name)
   with target.compiling_for(chosen.platform, devices):
-    train = compiled(*training_step(config, tasks), config, chosen)
-    inference = compiled(*predict_step(config, tasks), config, chosen)
+    train = compiled(*training_step(config, tasks), config.dtype, chosen)
+    inference = compiled(*predict_step(config, tasks), config.dtype, chosen)
     advice = [] if train['fits'] else remedies(config, tasks, train, chosen)
   kind = f'{len(devices)} x {devices[0].device_kind}'
   told = {'for': name, 'devices': kind, 'memory': chosen.memory, 'train': train, 'inference': inference}
@@ -47,7 +47,8 @@ def plan(config, tasks: tuple[Task, ...], name: str) -> dict:
 def training_step(config, tasks) -> tuple:
   """The jitted step, and abstract arguments."""
   training = setup.build_without_data(config, tasks)
-  return training.update, (setup.abstract_state(training), cost.abstract_batch(config, tasks, training.mesh), 1)
+  batch = cost.abstract_batch(config.train.batch, tuple(config.data.size), tasks, training.mesh)
+  return training.update, (setup.abstract_state(training), batch, 1)
 
 
 def predict_step(config, tasks) -> tuple:
@@ -62,11 +63,14 @@ def predict_step(config, tasks) -> tuple:
     jax.ShapeDtypeStruct((count, *size, 3), jnp.float32, sharding=split),
     jax.ShapeDtypeStruct((count,), jnp.int32, sharding=split),
   )
-  return compiled_predict_step(model, config, tasks, mesh), args
+  return compiled_predict_step(model, tasks, mesh, config.seed, config.eval.diffusion_steps), args
 
 
-def compiled(function, args, config, chosen: accelerators.Accelerator) -> dict:
+def compiled(function, args, dtype: str, chosen: accelerators.Accelerator) -> dict:
   """Compiles a jitted function for the target, and says what it costs.
+
+  Args:
+    dtype: config.dtype, whose products set the least time.
 
   Returns:
     {'fits', 'bytes' a device or None, 'arguments', 'temporaries' or None, 'flops' of all products, 'traffic' in bytes
@@ -92,7 +96,7 @@ def compiled(function, args, config, chosen: accelerators.Accelerator) -> dict:
     told['fits'] = told['bytes'] <= chosen.memory
     told['traffic'] = (program.cost_analysis() or {}).get('bytes accessed')
     told['largest'] = largest(program.as_text())
-  peak = chosen.single if config.dtype == 'float32' else chosen.half
+  peak = chosen.single if dtype == 'float32' else chosen.half
   seconds = max(flops / peak, (told['traffic'] or 0) / chosen.bandwidth)
   spent = {'flops': flops, 'seconds': seconds, 'compile_seconds': time.perf_counter() - began, 'error': error}
   return told | spent
@@ -121,7 +125,7 @@ def remedies(config, tasks, train: dict, chosen) -> list[str]:
   lines, changed = [], config.copy_and_resolve_references()
   if not config.train.remat:
     changed.train.remat = True
-    again = compiled(*training_step(changed, tasks), changed, chosen)
+    again = compiled(*training_step(changed, tasks), changed.dtype, chosen)
     lines.append(f'--config.train.remat=True: {"fits" if again["fits"] else "does not fit"}, {memory_of(again)}')
   if train['bytes'] is None:
     return [*lines, '--config.train.accumulate, or a smaller batch: less, how much the compiler does not say']

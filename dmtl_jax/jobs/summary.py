@@ -7,7 +7,7 @@ import jax
 
 from dmtl_jax.data.source import data_tasks
 from dmtl_jax.jobs import compile_for
-from dmtl_jax.models import find
+from dmtl_jax.models import build_model, find
 from dmtl_jax.models.counting import summarize
 from dmtl_jax.tasks import Task
 from dmtl_jax.training import cost
@@ -24,7 +24,9 @@ def run(config, as_json: bool = False, memory: bool = False, accelerator: str | 
     UserError: unknown method or data set; for `folder`, what is wrong with the folder; no compiler for the accelerator.
   """
   tasks = data_tasks(config.data)
-  result = summarize(config, tasks, tuple(config.data.size))
+  model = build_model(config, tasks)
+  counted = summarize(model, tuple(config.data.size), config.eval.diffusion_steps)
+  result = {'method': config.method} | counted
   if not as_json:
     cost = find(config.method).cost
     print(as_text(result) + (f'\nthe paper says {cost}' if cost else ''))

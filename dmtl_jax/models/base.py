@@ -11,6 +11,7 @@ from flax import linen as nn
 from flax import struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dmtl_jax.basics.errors import unknown_value_error
 from dmtl_jax.models import losses
@@ -119,16 +120,16 @@ class Forward:
     output: the network's for batch['image'].
     weights: [T] task weights.
     key: the step's key.
-    config: of the run.
+    model: the network.
   """
 
   apply: Callable
   batch: dict
   output: Output
   tasks: tuple[Task, ...]
-  weights: jax.Array
+  weights: np.ndarray
   key: jax.Array
-  config: Any
+  model: Network
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,11 +168,12 @@ class Method:
   reference: bool = False
   baseline: bool = False
 
-  def total_loss(self, run: Forward) -> tuple[jax.Array, dict[str, jax.Array]]:
+  def total_loss(self, run: Forward, initial_loss: float) -> tuple[jax.Array, dict[str, jax.Array]]:
     """All that is minimised, and the tasks' losses in parts, see `losses.total_loss`."""
     labels, mask = run.batch['labels'], run.batch['label_mask']
-    initial = run.config.initial_loss
-    loss, parts = losses.total_loss(run.tasks, run.output, labels, mask, run.weights, initial, self.balances_images)
+    loss, parts = losses.total_loss(
+      run.tasks, run.output, labels, mask, run.weights, initial_loss, self.balances_images
+    )
     return loss + self.loss(run) if self.loss else loss, parts
 
 

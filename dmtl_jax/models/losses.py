@@ -6,6 +6,7 @@ a label, and images without a labelled pixel, contribute exactly 0 to value and 
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dmtl_jax.models.parts.layers import resize
 from dmtl_jax.tasks import Task
@@ -37,7 +38,7 @@ def map_losses(tasks: tuple[Task, ...], maps: dict, labels: dict, label_mask: ja
   return jnp.stack(columns, axis=1)
 
 
-def combine(losses: jax.Array, label_mask: jax.Array, weights: jax.Array, balance: bool = True) -> jax.Array:
+def combine(losses: jax.Array, label_mask: jax.Array, weights: np.ndarray, balance: bool = True) -> jax.Array:
   """Mean over images of T / (labelled tasks of the image) * sum_t w_t L[b, t].
 
   The factor is the released code's. A network of one task has none (T = 1), so neither do several such networks
@@ -59,7 +60,7 @@ def total_loss(
   output,
   labels: dict,
   label_mask: jax.Array,
-  weights: jax.Array,
+  weights: np.ndarray,
   initial_loss: float = INITIAL_LOSS,
   balance: bool = True,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:

@@ -22,8 +22,6 @@ from dmtl_jax.models.parts.task_layers import SlotEmbed, Slots
 from dmtl_jax.tasks.normals import normalize
 
 STAGE_CONVS = (2, 2, 3, 3, 3)  # convolutions between two poolings
-WEIGHT = 2.0  # of the loss in the public code on NYUD; 1 on Cityscapes, which does not anneal it either
-FLIP_VIEW = False  # its second view is a crop on NYUD; on Cityscapes half of them are flipped too, same source
 FEATURE_WEIGHT = 0.5  # of the regularisation by backbone features, same source
 
 
@@ -66,7 +64,15 @@ class MappingNetwork(nn.Module):
 
 
 class XTC(MTLBaseline):
-  """MTL baseline with the mapping network; inference runs the baseline alone."""
+  """MTL baseline with the mapping network; inference runs the baseline only.
+
+  Attributes:
+    cross_task_weight: weight of `cross_task_consistency`.
+    flip_view: whether the second view of an image is flipped with probability 0.5.
+  """
+
+  cross_task_weight: float = 2.0  # the public code's on NYUD; 1 on Cityscapes, which does not anneal it either
+  flip_view: bool = False  # the public code's second view is a crop on NYUD; on Cityscapes half of them are flipped too
 
   def setup(self):
     self.baseline = MTLBaseline(**self._shared(), decoder_blocks=self.decoder_blocks)
@@ -114,7 +120,7 @@ def cross_task_consistency(run: Forward) -> jax.Array:
   tasks, mask = run.tasks, run.batch['label_mask']
   count = mask.shape[1]
   key_view, key_target, key_encode = jax.random.split(run.key, 3)
-  view = views.draw_crops(key_view, len(mask), run.config.model.get('flip_view', FLIP_VIEW))
+  view = views.draw_crops(key_view, len(mask), run.model.flip_view)
   output, _ = run.apply(view.image(run.batch['image']))
   labels = {task.name: view.label(task, run.batch['labels'][task.name]) for task in tasks}
   seen = mask & jnp.stack([task.valid(labels[task.name]).any((1, 2)) for task in tasks], axis=1)
@@ -136,7 +142,7 @@ def cross_task_consistency(run: Forward) -> jax.Array:
     return jnp.where(of(seen, target) & (~of(mask, source) | mask.all(1)), loss, 0)
 
   total = jax.lax.map(lambda offset: of_source(offset, predictions), jnp.arange(count - 1)).sum(0)
-  return run.config.model.get('cross_task_weight', WEIGHT) * (total * seen.sum(1)).mean()
+  return run.model.cross_task_weight * (total * seen.sum(1)).mean()
 
 
 def pair_distance(a: jax.Array, b: jax.Array, features: jax.Array) -> jax.Array:
@@ -166,6 +172,5 @@ def encoded_predictions(tasks, final: dict, size: tuple[int, int], key: jax.Arra
 
 register(
   'xtc', XTC, 'XTC', row=4, color='#cc79a7', loss=cross_task_consistency, baseline=True,
-  defaults=dict(cross_task_weight=WEIGHT, flip_view=FLIP_VIEW),
   cost='173 M, of which the mapping networks serve training only; 608 GMAC',
 )  # fmt: skip

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.metrics.delta_m import delta_m
-from dmtl_jax.models import counting
+from dmtl_jax.models import build_model, counting
 from dmtl_jax.report import scoring
 from dmtl_jax.report.markup import markdown_table
 from dmtl_jax.report.results import unequal
@@ -183,8 +183,9 @@ def _count(entry) -> dict:
 @functools.cache  # it takes seconds
 def _counted(config: str, tasks: tuple[Task, ...], size: tuple[int, int]) -> dict:
   try:
-    return counting.summarize(ConfigDict(json.loads(config)), tasks, size)
-  except (UserError, AttributeError, KeyError, TypeError, ValueError):
+    fields = ConfigDict(json.loads(config))
+    return counting.summarize(build_model(fields, tasks), size, fields.eval.diffusion_steps)
+  except UserError:  # a method of the user's own that is not known here
     return {}
 
 

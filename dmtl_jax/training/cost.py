@@ -11,23 +11,12 @@ import jax
 import jax.numpy as jnp
 
 from dmtl_jax.basics import atomic, files, sharding
-from dmtl_jax.models import counting
 
 
-def compile_step(update, state, config, tasks, mesh):
-  """The train step compiled for batches of the config's shape; run it instead of `update`.
-
-  Args:
-    update: the jitted (state, batch, step) -> (state, scalars).
-    state: real or abstract, with its shardings.
-  """
-  return update.lower(state, abstract_batch(config, tasks, mesh), 1).compile()
-
-
-def abstract_batch(config, tasks, mesh) -> dict:
-  """What a batch of the config's shape is, for a step to be compiled."""
-  size, by_image = tuple(config.data.size), sharding.by_image(mesh)
-  shaped = lambda shape, dtype: jax.ShapeDtypeStruct((config.train.batch, *shape), dtype, sharding=by_image)
+def abstract_batch(count: int, size: tuple[int, int], tasks, mesh) -> dict:
+  """Shapes, dtypes and shardings of a batch of `count` images, for a step to be compiled."""
+  by_image = sharding.by_image(mesh)
+  shaped = lambda shape, dtype: jax.ShapeDtypeStruct((count, *shape), dtype, sharding=by_image)
   blank = {task.name: task.blank(*size) for task in tasks}
   return {
     'image': shaped((*size, 3), jnp.float32),
@@ -46,16 +35,21 @@ def planned_bytes(compiled) -> int | None:
   return plan.argument_size_in_bytes + results + plan.temp_size_in_bytes
 
 
-def write(workdir, config, tasks, compiled):
-  """Writes W/cost.json at the start of training."""
-  counted = counting.summarize(config, tasks, tuple(config.data.size))
+def write(workdir, counted: dict, batch: int, compiled):
+  """Writes W/cost.json at the start of training.
+
+  Args:
+    counted: `counting.summarize` of the network.
+    batch: images per step.
+    compiled: the train step.
+  """
   devices = jax.devices()
   content = {
     'parameters': counted['parameters'],
     'gmac': counted['gmac'],
     'train_memory_bytes': planned_bytes(compiled),
     'devices': f'{len(devices)} x {devices[0].device_kind}',
-    'batch': config.train.batch,
+    'batch': batch,
   }
   atomic.write_json(_path(workdir), content)
 

@@ -1,5 +1,6 @@
 """The periodic evaluation of a run, and which one is the best: its checkpoint is kept, and predicted with."""
 
+from collections.abc import Mapping
 import math
 
 from dmtl_jax.basics import sharding
@@ -14,7 +15,9 @@ class Periodic:
   """Evaluates, logs and compares.
 
   Args:
-    training: `setup.Training`.
+    evaluator: a fast one, of the validation split.
+    train_config: config.train.
+    steps: of the whole run.
     log: `log.Log`.
     stop: `stopping.StopSignal`, which may cut an evaluation short.
     notes: of the checkpoint that the run goes on from, see `Checkpoints.notes`.
@@ -24,13 +27,11 @@ class Periodic:
     evaluated: step of the last evaluation.
   """
 
-  def __init__(self, training, config, log, stop, notes: dict):
+  def __init__(self, evaluator: evaluation.Evaluator, train_config, steps: int, log, stop, notes: dict):
     self.best, self.evaluated = notes['best'], notes['evaluated']
-    self._every, self._last = config.train.eval_every or max(training.steps // 10, 1), training.steps
-    self._pictured = self._every * max(training.steps // self._every // PICTURED, 1)
-    self._config, self._mesh, self._log, self._stop = config, training.mesh, log, stop
-    limit = config.train.eval_images
-    self._evaluator = evaluation.Evaluator(training.model, config, training.val, training.mesh, fast=True, limit=limit)
+    self._every, self._last = train_config.eval_every or max(steps // 10, 1), steps
+    self._pictured = self._every * max(steps // self._every // PICTURED, 1)
+    self._best_by, self._evaluator, self._log, self._stop = train_config.best_by, evaluator, log, stop
 
   def due(self, step: int) -> bool:
     """Whether the evaluation at `step` is still to be made."""
@@ -38,7 +39,7 @@ class Periodic:
 
   def run(self, state, step: int):
     """Evaluates, unless Ctrl-C or SIGTERM cuts it short: then nothing is changed, and it stays due."""
-    variables = sharding.replicate(state.variables, self._mesh)
+    variables = sharding.replicate(state.variables, self._evaluator.mesh)
     try:
       with self._stop.interruptible():
         scores, _ = self._evaluator.run(variables)
@@ -49,7 +50,8 @@ class Periodic:
     self._log.scalars(step, evaluation.flat(scores))
     for name, picture in pictures:
       self._log.image(step, f'panels/{name}', picture)
-    self.best = choose(self.best, step, scores, self._config, self._evaluator.tasks)
+    single_task = self._evaluator.eval_config.single_task
+    self.best = choose(self.best, step, scores, self._best_by, single_task, self._evaluator.tasks)
     self.evaluated = step
 
 
@@ -61,10 +63,10 @@ def check(best_by: str, tasks):
     raise unknown_value_error('config.train.best_by', best_by, ['delta_m', *sorted(known)])
 
 
-def choose(best: dict, step: int, scores: dict, config, tasks) -> dict:
+def choose(best: dict, step: int, scores: dict, best_by: str, single_task: Mapping[str, float], tasks) -> dict:
   """The better of the best evaluation so far (or {}) and this one; the later one on a tie.
 
-  By config.train.best_by: the final maps' 'TASK/METRIC', or 'delta_m', Delta_m against config.eval.single_task;
+  By `best_by` (config.train): the final maps' 'TASK/METRIC', or 'delta_m', Delta_m against `single_task` (config.eval);
   without these scores, the one better at more tasks.
 
   Args:
@@ -74,10 +76,10 @@ def choose(best: dict, step: int, scores: dict, config, tasks) -> dict:
     {'step', 'scores': {task: headline score}, 'delta_m', 'value': what was compared, higher is better, or None}.
   """
   headline = evaluation.headline(scores['final'], tasks)
-  delta_m = evaluation.delta_to_single(scores['final'], config, tasks)
+  delta_m = evaluation.delta_to_single(scores['final'], single_task, tasks)
   candidate = {'step': step, 'scores': headline, 'delta_m': delta_m, 'value': delta_m}
-  if config.train.best_by != 'delta_m':
-    name, metric = config.train.best_by.split('/')
+  if best_by != 'delta_m':
+    name, metric = best_by.split('/')
     task = next(task for task in tasks if task.name == name)
     candidate['value'] = scores['final'][name][metric] * (-1 if task.lower_is_better(metric) else 1)
   if not best:

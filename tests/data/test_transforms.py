@@ -41,8 +41,7 @@ def config(augment, size=(64, 80)):
 
 
 def evaluate(geometry, size, example, augment='light', tasks=TASKS):
-  whole = ConfigDict({'data': config(augment, size), 'eval': {'geometry': geometry}})
-  return transforms.eval_transform(whole, tasks)(example)
+  return transforms.eval_transform(config(augment, size), geometry, tasks)(example)
 
 
 def train(augment, example, seed=0, size=(64, 80)):

@@ -130,12 +130,12 @@ def test_pascals_boundaries_are_scored_against_the_benchmarks_own_truth(monkeypa
 def test_delta_m_leaves_out_what_only_the_quick_metric_tells():
   tasks = (SEMSEG, BOUNDARY)
   config = types.SimpleNamespace(eval=types.SimpleNamespace(single_task={'semseg': 50.0, 'boundary': 60.0}))
-  assert evaluation.delta_to_single({'semseg': {'mIoU': 55}, 'boundary': {'tolF': 90}}, config, tasks) == pytest.approx(
-    10
-  )
-  assert evaluation.delta_to_single({'semseg': {'mIoU': 55}, 'boundary': {'odsF': 57}}, config, tasks) == pytest.approx(
-    2.5
-  )
+  assert evaluation.delta_to_single(
+    {'semseg': {'mIoU': 55}, 'boundary': {'tolF': 90}}, config.eval.single_task, tasks
+  ) == pytest.approx(10)
+  assert evaluation.delta_to_single(
+    {'semseg': {'mIoU': 55}, 'boundary': {'odsF': 57}}, config.eval.single_task, tasks
+  ) == pytest.approx(2.5)
 
 
 def test_two_hosts_of_two_devices_get_what_one_gets(five, tmp_path):
@@ -243,7 +243,11 @@ def test_the_ground_truth_of_a_panel_is_what_the_network_is_taught(monkeypatch):
   evaluator, variables = stub.make(1, 1, shape=(48, 64))
   label = evaluator.stages(variables, 0).labels['boundary']
   assert label.shape == (24, 32, 1) and ndimage.label(label[..., 0], np.ones((3, 3)))[1] == 1 and label.sum() >= 31
-  batch = next(iter(pipeline.eval_batches(evaluator.source, evaluator.config)))
+  batch = next(
+    iter(
+      pipeline.eval_batches(evaluator.source, evaluator.data_config, evaluator.batch, evaluator.eval_config.geometry)
+    )
+  )
   np.testing.assert_array_equal(label, batch['labels']['boundary'][0])
 
 

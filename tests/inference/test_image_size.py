@@ -127,7 +127,7 @@ def test_boundaries_of_large_images_are_scored_at_the_side_that_metrics_name(sco
     states.append(boundary.counts(prediction, [label == 1]))
   total = {name: sum(state[name] for state in states) for name in states[0]}
   assert metrics['final']['boundary']['odsF'] == pytest.approx(100 * boundary.summary(total)['ods']['f'], rel=1e-12)
-  assert metrics['resolution'] == 'image' and metrics['version'] == 3
+  assert metrics['resolution'] == 'image'
   assert (metrics['boundary_side'], metrics['boundary_shrunk']) == (SIDE, 1)
 
 
@@ -164,8 +164,8 @@ def test_at_the_networks_own_size_both_resolutions_score_alike():
 def test_a_limit_and_the_periodic_evaluation():
   evaluator, variables = stub.make(5, 2, limit=3, resolution='image')
   assert len(evaluator.run(variables)[1]) == 3
-  config = evaluator.config
-  quick = evaluation.Evaluator(evaluator.model, config, evaluator.source, evaluator.mesh, fast=True)
+  parts = (evaluator.model, evaluator.source, evaluator.mesh, evaluator.eval_config, evaluator.data_config)
+  quick = evaluation.Evaluator(*parts, seed=0, fast=True)
   assert evaluator.at_image_size and not quick.at_image_size
 
 
@@ -219,7 +219,7 @@ def test_pascals_protocol_has_sizes_of_its_own():
   message = 'config.eval.resolution=image: protocol pascal .*; set --config.eval.resolution=input'
   with pytest.raises(UserError, match=message):
     stub.make(1, 1, protocol='pascal', resolution='image')
-  config = stub.make(1, 1)[0].config
+  config = stub.make_config(1)
   config.data.name, config.data.tasks = 'scenes', ()
   config.eval.protocol, config.eval.resolution = 'pascal', 'image'
   with pytest.raises(UserError, match=message):
@@ -233,19 +233,18 @@ def test_pascals_protocol_has_sizes_of_its_own():
 def two_checkpoints(monkeypatch, tmp_path):
   """A run whose best weights are of step 3 and whose last are of step `last`; counts evaluations."""
   passes, last = [], [5]
-  evaluator, variables = stub.make(3, 2, protocol='mtpsl')
+  config, (_, variables) = stub.make_config(2, protocol='mtpsl'), stub.make(3, 2)
   other = jax.tree.map(lambda x: 0.1 * x, variables)
   run = evaluation.Evaluator.run
-  loaded = lambda path, which, *_: (
-    (stub.Model(), variables, 3) if which == 'best' or last == [3] else (stub.Model(), other, last[0])
-  )
+  loaded = lambda path, which, *_: (variables, 3) if which == 'best' or last == [3] else (other, last[0])
   monkeypatch.setattr(evaluate, 'load', loaded)
+  monkeypatch.setattr(evaluate, 'build_model', lambda *_: stub.Model())
   monkeypatch.setattr(evaluate.source_lib, 'open_source', lambda *_: stub.Rooms(3))
   monkeypatch.setattr(evaluate.source_lib, 'data_tasks', lambda _: stub.TASKS)
   workdir.write_tasks(tmp_path, stub.TASKS)
   monkeypatch.setattr(evaluation.Evaluator, 'run', lambda *args: passes.append(1) or run(*args))
-  evaluator.config.eval.single_task = {task.name: 50.0 for task in stub.TASKS}
-  return evaluator.config, variables, other, passes, last
+  config.eval.single_task = {task.name: 50.0 for task in stub.TASKS}
+  return config, variables, other, passes, last
 
 
 def test_mtpsls_last_weights_are_scored_beside_the_best(two_checkpoints, tmp_path, capsys):

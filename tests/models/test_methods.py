@@ -20,7 +20,8 @@ from dmtl_jax.models.mti_net import Distillation
 from dmtl_jax.models.parts import encoder
 from dmtl_jax.models.parts.pairs import DensePairs
 from dmtl_jax.runs.state import TrainState
-from dmtl_jax.training.step import TrainStep
+from dmtl_jax.training.setup import train_step
+from dmtl_jax.training.step import Moving
 
 SEMSEG, PARSING, SALIENCY, NORMALS, BOUNDARY, DEPTH = TASKS
 TWO = (SEMSEG, NORMALS)
@@ -69,14 +70,14 @@ class Trained:
     # A gate of MTI-Net has a single hidden unit at this width: a positive bias keeps it alive.
     alive = lambda path, x: np.full_like(x, 3) if path[-2:] == (DictKey('squeeze'), DictKey('bias')) else x
     variables = jax.tree_util.tree_map_with_path(alive, random_variables(model, SIZE))
-    rng, step = np.random.default_rng(0), TrainStep(model, None, config, TWO, pair_count=4, groups=1)
+    rng, step = np.random.default_rng(0), train_step(config, model, None, pair_count=4, groups=1)
     images = rng.standard_normal((2, *SIZE, 3)).astype(np.float32)
     self.labels = {task.name: random_labels(rng, 2, SIZE)[task.name] for task in TWO}
 
     @jax.jit
     def run(labels, mask):
       batch = {'image': images, 'labels': labels, 'label_mask': mask, 'position': jnp.arange(2)}
-      grads, _, scalars = step.gradients(variables['params'], (variables['batch_stats'], None), batch, KEY)
+      grads, _, scalars = step.gradients(variables['params'], Moving(variables['batch_stats'], None), batch, KEY)
       return scalars['loss/total'], grads
 
     self.run = lambda *args: jax.device_get(run(*args))
@@ -156,7 +157,7 @@ class Mine(Network):
 
 def test_a_method_from_outside_trains_a_step():
   """One class and `register`: its config field, its loss and its name are all it needs."""
-  own = lambda run: sum(((maps - run.config.model.target) ** 2).mean() for maps in run.output.final.values())
+  own = lambda run: sum(((maps - run.model.target) ** 2).mean() for maps in run.output.final.values())
   register('mine', Mine, 'Mine', loss=own, defaults=dict(target=100.0))
   register('mine_alone', Mine, 'Mine, alone', defaults=dict(target=100.0))
   losses = {}
@@ -168,7 +169,7 @@ def test_a_method_from_outside_trains_a_step():
     state = TrainState(jnp.int32(0), variables['params'], variables['batch_stats'], tx.init(variables['params']))
     batch = {'image': rng.standard_normal((2, *SIZE, 3)).astype(np.float32), 'label_mask': np.eye(2, dtype=bool)}
     batch['labels'] = {task.name: random_labels(rng, 2, SIZE)[task.name] for task in TWO}
-    step = jax.jit(TrainStep(model, tx, config, TWO, 2, 1))
+    step = jax.jit(train_step(config, model, tx, 2, 1))
     state, first = step(state, batch, 1)
     _, second = step(state, batch, 2)
     assert second['loss/total'] < first['loss/total']
@@ -247,8 +248,8 @@ def test_initial_maps_weigh_as_published_or_as_the_config_says(method, times):
   labels = {'semseg': np.zeros((2, 32, 32, 1), np.uint8)}
   batch = {'labels': labels, 'label_mask': np.array([[True], [False]])}
   output = Output(maps(8), initial=maps(8), extra=extra)
-  run = Forward(None, batch, output, (SEMSEG,), np.array([2.0]), KEY, config)
-  loss, parts = jax.jit(lambda: find(method).total_loss(run))()
+  run = Forward(None, batch, output, (SEMSEG,), np.array([2.0]), KEY, None)
+  loss, parts = jax.jit(lambda: find(method).total_loss(run, config.initial_loss))()
   assert loss == pytest.approx(times * 2 * np.log(4) / 2, rel=1e-4)
   assert set(parts) == {'final', 'initial'}
 
@@ -266,12 +267,12 @@ def alone_and_together():
   images, labels = rng.standard_normal((5, *size, 3)).astype(np.float32), random_labels(rng, 5, size)
 
   def gradients(tasks):
-    step = TrainStep(build_model(config, tasks), None, config, tasks, pair_count=10, groups=1)
+    step = train_step(config, build_model(config, tasks), None, pair_count=10, groups=1)
     own = {part: {task.name: values[task.name] for task in tasks} for part, values in variables.items()}
     columns = [TWO.index(task) for task in tasks]
     batch = {'image': images, 'label_mask': mask[:, columns], 'position': jnp.arange(5)}
     batch['labels'] = {task.name: labels[task.name] for task in tasks}
-    run = jax.jit(lambda params, stats: step.gradients(params, (stats, None), batch, KEY))
+    run = jax.jit(lambda params, stats: step.gradients(params, Moving(stats, None), batch, KEY))
     grads, _, scalars = run(own['params'], own['batch_stats'])
     return jax.device_get(grads), float(scalars['loss/total'])
 

@@ -103,20 +103,14 @@ def test_how_scores_were_made_is_told_and_what_does_not_compare(tmp_path):
   runs = [write_run(tmp_path / 'a'), write_run(tmp_path / 'b', 'method=feature', seed=3)]
   page, text, _ = make(tmp_path, *runs)
   for told in (page, text):
-    assert 'Scored under protocol plain, weights best, version 3, at the network input, 32x32.' in told
-    assert 'older definitions' not in told and 'not comparable' not in told
-  old = write_run(tmp_path / 'old', 'method=mtl_baseline', by={})
+    assert 'Scored under protocol plain, weights best, at the network input, 32x32.' in told
+    assert 'not comparable' not in told
   pascal = write_run(tmp_path / 'c', by=BY | {'protocol': 'pascal', 'weights': 'latest'}, seed=1)  # no seed of a
-  page, text, rows = make(tmp_path, *runs, old, pascal)
+  page, text, rows = make(tmp_path, *runs, pascal)
   for told in (page, text):
-    assert 'MTL Baseline was scored under older definitions: run --mode=evaluate again.' in told
-    assert (
-      'weights latest, version 3, at the network input, 32x32 (DiffusionMTL (Prediction), protocol=pascal, ' in told
-    )
+    assert 'weights latest, at the network input, 32x32 (DiffusionMTL (Prediction), protocol=pascal, ' in told
     assert 'not comparable' in told and 'Mind that' not in told
-  assert len(rows) == 4
-  for other in (old, pascal):  # another version alone, another protocol alone
-    assert 'not comparable' in make(tmp_path, runs[1], other)[1]
+  assert len(rows) == 3
   page, text, rows = make(tmp_path, runs[0], write_run(tmp_path / 'late', seed=1, final=None))
   assert [row['runs'] for row in rows] == ['2']
 
@@ -125,14 +119,14 @@ def test_at_which_size_scores_were_taken_is_told_and_sizes_do_not_compare(tmp_pa
   at_image = BY | {'resolution': 'image', 'boundary_side': 640, 'boundary_shrunk': 0}
   image = write_run(tmp_path / 'image', 'method=feature', by=at_image)
   for told in make(tmp_path, image)[:2]:
-    assert 'version 3, at the size of each image.' in told and 'not comparable' not in told
+    assert 'weights best, at the size of each image.' in told and 'not comparable' not in told
   shrunk = write_run(tmp_path / 'shrunk', 'method=feature', by=at_image | {'boundary_shrunk': 2})
   assert 'at the size of each image (boundaries at most 640 pixels a side).' in make(tmp_path, shrunk)[1]
   whole = write_run(tmp_path / 'whole', 'method=mtl_baseline', by=at_image | {'boundary_side': 0})
   at_input = write_run(tmp_path / 'input', 'method=xtc')
   larger = write_run(tmp_path / 'larger', 'method=mtl_baseline', data__size=(64, 64))
   for pair in ((image, whole), (image, at_input), (larger, at_input)):
-    assert 'Scores under different protocols, sizes or versions are not comparable.' in make(tmp_path, *pair)[1]
+    assert 'Scores under different protocols or sizes are not comparable.' in make(tmp_path, *pair)[1]
   seeds = [write_run(tmp_path / f'seed{i}', seed=i, by=by) for i, by in enumerate((at_image, BY))]
   assert len(make(tmp_path, *seeds)[2]) == 2  # two scores of one experiment are no mean
 

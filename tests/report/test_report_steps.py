@@ -6,7 +6,7 @@ import re
 import pytest
 from report_runs import BY, make, TASKS, write_run
 
-from dmtl_jax.models import counting
+from dmtl_jax.models import build_model, counting
 from dmtl_jax.runs import workdir as workdir_lib
 
 SMALL = dict(model__width=4, model__channels=8, model__depth=1)
@@ -38,10 +38,9 @@ def test_a_network_evaluated_with_several_steps_has_a_chart_a_task_and_one_of_wh
   name = 'DiffusionMTL (Prediction), one network'
   assert curves(page, 'semseg') == ({name: {1: 48, 2: 50, 10: 52}}, [(f'{name}, initial', '45')])
   assert curves(page, 'depth')[0] == {name: {1: 1.5, 2: 1}}
-  config = workdir_lib.read_config(run)
+  model = build_model(workdir_lib.read_config(run), TASKS)
   for steps, gmac in curves(page, 'compute')[0][name].items():
-    config.eval.diffusion_steps = steps
-    assert gmac == pytest.approx(counting.summarize(config, TASKS, (32, 32))['gmac'], rel=1e-3)
+    assert gmac == pytest.approx(counting.summarize(model, (32, 32), steps)['gmac'], rel=1e-3)
   assert re.findall(r'\(Prediction\), one network \| (\d+) \| (\S+) \|', text) == [
     ('0', '45.00'),
     ('1', '48.00'),
@@ -74,14 +73,14 @@ def test_runs_that_differ_in_their_steps_alone_are_a_line_of_means_over_seeds(tm
 
 def test_points_that_do_not_compare_are_told_and_damaged_ones_left_out(tmp_path, capsys):
   run = write_run(tmp_path / 'p', **SMALL)
-  for name, content in (('3', '{"final": '), ('4', '{"final": 3}'), ('5', '{"version": "x"}'), ('x', '{'), ('0', '{')):
+  for name, content in (('3', '{"final": '), ('4', '{"final": 3}'), ('5', '{"step": "x"}'), ('x', '{'), ('0', '{')):
     (run / f'metrics_{name}.json').write_text(content)
   page, text, _ = make(tmp_path, run)
   told = capsys.readouterr().out
   assert TITLE not in page + text and all(f'left out: {run}/metrics_{steps}.json' in told for steps in (3, 4, 5))
   write_steps(run, 1, (48, 21, 1.5))
   assert 'Mind that some' not in make(tmp_path, run)[1]
-  for more in (dict(step=9), dict(protocol='pascal'), dict(version=None)):
+  for more in (dict(step=9), dict(protocol='pascal')):
     write_steps(run, 1, (48, 21, 1.5), **BY | more)
     page, text, _ = make(tmp_path, run)
     assert 'Mind that some' in page and 'Mind that some' in text

@@ -7,10 +7,10 @@ import numpy as np
 import optax
 import pytest
 
-from dmtl_jax.configs import check
+from dmtl_jax.configs.fields import FIELDS
 from dmtl_jax.runs.state import TrainState
 from dmtl_jax.training.optimizer import learning_rate, norms, optimizer, OPTIMIZERS
-from dmtl_jax.training.step import finite, TrainStep
+from dmtl_jax.training.step import finite, Moving, TrainStep
 
 SCHEDULE = optax.linear_schedule(1e-2, 1e-3, 10)
 THEIRS = {  # optax's own, but for clipping and the L2 of torch
@@ -25,16 +25,20 @@ def drawn(seed: int, scale: float = 1.0) -> dict:
   return {name: scale * rng.standard_normal(n).astype(np.float32) for name, n in (('kernel', (4, 5)), ('bias', 5))}
 
 
-def config_of(name: str = 'adam', policy: str = 'stop'):
-  config = tiny_config('method=prediction')
-  config.optim.update(name=name, clip=3.0, l2=0.1)
-  config.train.nan_policy = policy
+def optim(name: str = 'adam', **fields):
+  config = tiny_config('method=prediction').optim
+  config.update(name=name, clip=3.0, l2=0.1, **fields)
   return config
+
+
+def step_of(**fields):
+  """A step without a network: guard and update."""
+  return TrainStep(None, None, optimizer(optim(), SCHEDULE), np.ones(0), 0.5, pair_count=0, groups=1, **fields)
 
 
 @pytest.mark.parametrize('name', OPTIMIZERS)
 def test_each_name_is_optaxs_optimizer_with_and_without_clipping(name):
-  ours, theirs = optimizer(config_of(name), SCHEDULE), THEIRS[name]
+  ours, theirs = optimizer(optim(name), SCHEDULE), THEIRS[name]
   params, reference = drawn(0), drawn(0)
   state, other, norms = ours.init(params), theirs.init(reference), []
   for step in range(6):
@@ -47,39 +51,35 @@ def test_each_name_is_optaxs_optimizer_with_and_without_clipping(name):
   assert min(norms) < 3 < max(norms)
 
 
-def test_adams_state_is_that_of_older_checkpoints():
+def test_adams_state_is_that_of_stored_checkpoints():
   params = drawn(0)
   names = [
-    jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(optimizer(config_of(), SCHEDULE).init(params))
+    jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(optimizer(optim(), SCHEDULE).init(params))
   ]
   moments = [f"[2].{moment}['{name}']" for moment in ('mu', 'nu') for name in ('bias', 'kernel')]
   assert names == ['[2].count', *moments, '[3].count']
 
 
 def test_the_learning_rate_of_each_schedule():
-  config = config_of()
-  config.optim.update(lr=1.0, warmup=0)
   rates = {}
-  for name in check.CHOICES['optim.schedule']:
-    config.optim.schedule = name
-    rate = learning_rate(config, 40, 10)
+  for name in FIELDS['optim']['schedule'].choices:
+    rate = learning_rate(optim(lr=1.0, schedule=name), 40, 10)
     rates[name] = [round(float(rate(step)), 4) for step in (0, 9, 10, 39)]
   assert rates == {'poly': [1, 1, 0.7719, 0.2872], 'cosine': [1, 0.8802, 0.8536, 0.0015], 'constant': [1, 1, 1, 1]}
-  config.optim.warmup = 4
-  assert [float(learning_rate(config, 40, 10)(step)) for step in (0, 2, 4)] == [0, 0.5, 1]
+  warm = learning_rate(optim(lr=1.0, schedule='constant', warmup=4), 40, 10)
+  assert [float(warm(step)) for step in (0, 2, 4)] == [0, 0.5, 1]
 
 
-@pytest.mark.parametrize('policy', check.CHOICES['train.nan_policy'])
-def test_guard_update_and_refusal_by_themselves(policy):
-  config = config_of(policy=policy)
-  step = TrainStep(None, optimizer(config, SCHEDULE), config, (), 0, 1)
+@pytest.mark.parametrize('skips', [False, True])
+def test_guard_update_and_refusal_by_themselves(skips):
+  step = step_of(skips=skips)
   state = TrainState(jnp.int32(4), drawn(0), {'mean': jnp.zeros(3)}, step.tx.init(drawn(0)))
-  new = step.update(state, drawn(1), {'mean': jnp.ones(3)})
+  new = step.update(state, drawn(1), Moving({'mean': jnp.ones(3)}, None))
   updates, _ = step.tx.update(drawn(1), state.opt_state, state.params)
   jax.tree.map(np.testing.assert_array_equal, new.params, optax.apply_updates(state.params, updates))
   assert (new.step, new.opt_state[2].count, new.opt_state[3].count) == (5, 1, 1) and new.batch_stats['mean'].all()
-  refused = step.skip_update(new, drawn(2), {'mean': jnp.full(3, jnp.nan)})
-  assert refused.step == (6 if policy == 'skip' else 5)
+  refused = step.skip_update(new, None)
+  assert refused.step == 5 + skips
   jax.tree.map(np.testing.assert_array_equal, refused.replace(step=new.step), new)
 
 
@@ -93,8 +93,11 @@ def test_one_number_makes_a_tree_not_finite(broken):
 
 def test_the_update_takes_the_norm_from_the_guard():
   """A pass over all gradients less."""
-  config = config_of()
-  step, params = TrainStep(None, optimizer(config, SCHEDULE), config, (), 0, 1), [jnp.ones((3, 5))] * 2
+  step, params = step_of(), [jnp.ones((3, 5))] * 2
   state = TrainState(jnp.int32(0), params, {}, step.tx.init(params))
-  told = lambda norms: str(jax.make_jaxpr(step.update)(state, params, {}, norms=norms))
-  assert 'reduce_sum' in told(None) and 'reduce_sum' not in told(norms(params))
+
+  def jaxpr(norms):
+    return str(jax.make_jaxpr(step.update)(state, params, Moving({}, None), norms))
+
+  assert 'reduce_sum' in jaxpr(None)
+  assert 'reduce_sum' not in jaxpr(norms(params))
