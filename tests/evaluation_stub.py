@@ -30,7 +30,7 @@ class Model:
 
   def apply(self, variables, images):
     maps = {task.name: variables['scale'] * images[..., : task.channels] for task in TASKS}
-    return Output(final=maps, initial={name: x[:, ::-1] / 2 for name, x in maps.items()}, steps={})
+    return Output(final=maps, initial={name: x[:, ::-1] / 2 for name, x in maps.items()})
 
 
 @dataclasses.dataclass(frozen=True)

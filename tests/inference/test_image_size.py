@@ -11,6 +11,7 @@ from PIL import Image
 import pytest
 
 from dmtl_jax.basics.errors import UserError
+from dmtl_jax.configs import scenes
 from dmtl_jax.inference import evaluation, pieces
 from dmtl_jax.inference.prediction import Raw
 from dmtl_jax.jobs import evaluate, predict
@@ -219,9 +220,8 @@ def test_pascals_protocol_has_sizes_of_its_own():
   message = 'config.eval.resolution=image: protocol pascal .*; set --config.eval.resolution=input'
   with pytest.raises(UserError, match=message):
     stub.make(1, 1, protocol='pascal', resolution='image')
-  config = stub.make_config(1)
-  config.data.name, config.data.tasks = 'scenes', ()
-  config.eval.protocol, config.eval.resolution = 'pascal', 'image'
+  config = scenes.get_config()
+  config.eval.update(protocol='pascal', resolution='image')
   with pytest.raises(UserError, match=message):
     setup.check(config)
 

@@ -243,8 +243,7 @@ CONFIG = """
 from configs import common
 
 def get_config(arg=None):
-  config = common.base(arg)
-  config.data.name = 'pascal'
+  config = common.benchmark(arg, 'pascal')
   config.model.width, config.model.channels = 8, 16
   return config
 """

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 import numpy as np
 
 from dmtl_jax import cli
-from dmtl_jax.configs import common
+from dmtl_jax.configs import common, scenes
 from dmtl_jax.inference import gallery
 from dmtl_jax.jobs import report
 from dmtl_jax.runs import workdir
@@ -75,8 +75,8 @@ LOG = [{'step': step, 'loss/total': 3.0 / step, 'loss/final/depth': 1.0} for ste
 
 def write_run(path: pathlib.Path) -> dict[str, object]:
   """A run without its checkpoints: what JSON files it holds."""
-  config = common.base('method=mtl_baseline')
-  config.data.name, config.model.width, config.model.channels, config.data.size = 'scenes', 8, 8, (32, 32)
+  config = scenes.get_config('method=mtl_baseline')
+  config.model.width, config.model.channels, config.data.size = 8, 8, (32, 32)
   content = {'config.json': workdir.to_json(config), 'metrics.json': METRICS, 'panels/index.json': INDEX,
              'cost.json': {'parameters': 10, 'gmac': 2.0}}  # fmt: skip
   workdir.write_tasks(path, TASKS)
