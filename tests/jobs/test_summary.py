@@ -99,7 +99,8 @@ def test_a_depthwise_convolution_and_a_batched_product():
 
 @pytest.mark.parametrize('method', ['feature', 'single_task', 'xtc', 'mti_net', 'invpt'])
 def test_the_table_names_every_part_and_no_task(method):
-  result = counting.summarize(build_model(tiny_config(f'method={method}'), TASKS[:2]), (64, 64))
+  counted = counting.summarize(build_model(tiny_config(f'method={method}'), TASKS[:2]), (64, 64))
+  result = {'method': method} | counted
   text = summary.as_text(result)
   assert text.splitlines()[-1].split()[0] == 'total'
   assert all(part in text for part in result['parts'])
