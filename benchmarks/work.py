@@ -11,7 +11,7 @@ executed  what the traced step does, with its backward pass, recomputation under
 
 import jax
 
-from dmtl_jax.models import counting
+from dmtl_jax.models import build_model, counting
 from dmtl_jax.tasks import Task
 
 PER_PAIR = ('denoiser', 'head')  # parts that see pairs instead of images
@@ -31,7 +31,8 @@ def executed(function, *args) -> float:
 def needed(config, tasks: tuple[Task, ...], batch: int, pairs: int | None = None, training: bool = True) -> float:
   """FLOPs that `batch` images need, of which so many pairs are labelled (None: all)."""
   share = 1.0 if pairs is None else pairs / (batch * len(tasks))
+  counted = counting.summarize(build_model(config, tasks), tuple(config.data.size), config.eval.diffusion_steps)
   forward = 0
-  for part, values in counting.summarize(config, tasks, tuple(config.data.size))['parts'].items():
+  for part, values in counted['parts'].items():
     forward += 2e9 * values['gmac'] * (share if part.split('/')[0] in PER_PAIR else 1)
   return batch * forward * (3 if training else 1)

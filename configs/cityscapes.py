@@ -9,6 +9,8 @@ Delta_m -2.13; Prediction Diffusion 74.90, 0.0131, -2.79.
 
 from dmtl_jax.configs import common
 
+DATA_FIELDS = common.PREPARED_FIELDS
+
 
 def get_config(arg=None):
   config = common.mtpsl(arg, 'cityscapes', cross_task_weight=1.0, flip_view=True, film=1e-5)

@@ -7,13 +7,16 @@ hides labels to study partial supervision.
 """
 
 from dmtl_jax.configs import common
+from dmtl_jax.configs.fields import defaults, Field
+
+DATA_FIELDS = dict(path=Field('', 'folder of your images', is_path=True))
 
 
 def get_config(arg=None):
   config = common.small(arg, 'folder', token_stride=2)
   if 'labels=' not in (arg or ''):
     config.data.labels = 'full'
-  config.data.path = ''  # your folder
+  config.data.update(defaults(DATA_FIELDS))
   config.data.size = (192, 256)
   config.train.batch = 8
   config.train.epochs = 20

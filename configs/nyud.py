@@ -9,6 +9,8 @@ mErr 25.84, Delta_m -2.27; Prediction Diffusion 44.97, 0.5137, 26.17, -2.86.
 
 from dmtl_jax.configs import common
 
+DATA_FIELDS = common.PREPARED_FIELDS
+
 
 def get_config(arg=None):
   config = common.mtpsl(arg, 'nyud', cross_task_weight=2.0, flip_view=False, film=1e-3)

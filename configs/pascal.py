@@ -10,6 +10,8 @@ The paper (ResNet-18, one label per image): Feature Diffusion reaches mIoU 57.78
 
 from dmtl_jax.configs import common
 
+DATA_FIELDS = common.PREPARED_FIELDS
+
 
 def get_config(arg=None):
   config = common.benchmark(arg, 'pascal')

@@ -7,14 +7,18 @@ A small network (see `model`), 96x128 images. `make demo` runs this config.
 """
 
 from dmtl_jax.configs import common
+from dmtl_jax.configs.fields import defaults, Field
+
+DATA_FIELDS = dict(
+  dir=common.DATA_DIR,
+  train_count=Field(2000, 'training scenes to render', 1, 10**6),
+  val_count=Field(200, 'validation scenes to render', 1, 10**6),
+)
 
 
 def get_config(arg=None):
   config = common.small(arg, 'scenes', token_stride=1)
-  config.data.dir = 'runs/data'  # where the rendered images are kept
-  config.data.size = (96, 128)
-  config.data.train_count = 2000  # training images to render
-  config.data.val_count = 200  # validation images to render
+  config.data.update(defaults(DATA_FIELDS), size=(96, 128))
   config.model.width, config.model.channels = 24, 32  # smaller, and more images in the same time, scores higher
   config.train.batch = 8
   config.train.steps = 1250  # some five minutes on two CPU cores, with compiling

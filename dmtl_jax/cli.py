@@ -24,7 +24,6 @@ convert      python main.py --mode=convert --checkpoint=RELEASED.pth.tar --workd
              (the authors' checkpoint as a run; of a run, its best weights only, small enough to give away)
 """
 
-import ast
 import importlib
 import os
 import pathlib
@@ -37,6 +36,7 @@ from ml_collections import config_flags
 from dmtl_jax import configs
 from dmtl_jax.basics import accelerators, streams
 from dmtl_jax.basics.errors import check_local, closest, print_error, program, sanitize, unknown_value_error, UserError
+from dmtl_jax.configs import common, fields
 from dmtl_jax.inference import images
 from dmtl_jax.jobs.study_suites import SUITES
 
@@ -61,7 +61,7 @@ PATHS = ('workdir', 'images', 'out', 'workdirs', 'replay', 'pred', 'gt', 'page')
 
 _CONFIG = config_flags.DEFINE_config_file(
   'config', None, 'Config file, configs/NAME.py[:key=value,...].', lock_config=False, accept_new_attributes=True
-)  # new: config.eval.single_task.TASK; check.check_fields refuses others
+)  # new: config.eval.single_task.TASK; check.check_flags refuses others
 _MODE = flags.DEFINE_string('mode', 'train', f'What to do: {", ".join(MODES)}.')
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run: config, checkpoints, logs, scores, pictures.')
 _FORCE = flags.DEFINE_bool(
@@ -130,9 +130,8 @@ def main(argv: list[str] = sys.argv) -> int:
   """Runs one job; returns the exit status: 0, or 1 after an error told in one sentence."""
   streams.secure()
   if any(arg in ('-h', '--help', '-help') for arg in argv[1:]):
-    common = pathlib.Path(configs.__path__[0], 'common.py')  # read, not imported: that takes JAX, and seconds
-    _, _, keys = ast.get_docstring(ast.parse(common.read_text(encoding='utf-8'))).partition('\n\n')
-    print(f'{__doc__}\n{keys}\n\nflags:'.replace('python main.py', program()))
+    _, _, keys = common.__doc__.partition('\n\n')
+    print(f'{__doc__}\n{keys}\n{fields.as_text()}\n\nflags:'.replace('python main.py', program()))
     print(flags.FLAGS.module_help('dmtl_jax.cli'), flush=True)
     return 0
   logging.set_verbosity(logging.WARNING)
@@ -152,31 +151,33 @@ def _parse(argv: list[str]) -> list[str]:
 
   Raises UserError with whatever is wrong with them.
   """
-  file, fields, others = _split(argv)
+  file, overrides, others = _split(argv)
   try:
     rest = flags.FLAGS(others)
     if len(rest) > 1:
       raise UserError(_misplaced(rest[1]))
     if file:
       file = configs.find(file)
-    elif fields and _WORKDIR.value and _MODE.value != 'convert':  # they change the config that a run was trained with
+    elif (
+      overrides and _WORKDIR.value and _MODE.value != 'convert'
+    ):  # they change the config that a run was trained with
       file = f'{pathlib.Path(__file__).parent / "runs/stored.py"}:{_WORKDIR.value}'
-    _check_flags(file, fields)
+    _check_flags(file, overrides)
     if _MODE.value == 'convert' and not file and not os.path.isdir(_CHECKPOINT.value):
       from dmtl_jax.runs import pretrained  # with JAX, as the config
 
       file = configs.find(pretrained.RELEASED_CONFIG)
-    overrides = [f'--config.{field}' + ('' if value is None else f'={value}') for field, value in fields]
+    texts = [f'--config.{field}' + ('' if value is None else f'={value}') for field, value in overrides]
     if file:
-      _read_config(argv[0], file, fields, overrides)
-    return overrides
+      _read_config(argv[0], file, overrides, texts)
+    return texts
   except _UNREADABLE as error:
     raise UserError(sanitize(_sentence(error), 400)) from error
 
 
 def _split(argv: list[str]) -> tuple[str | None, list[tuple[str, str | None]], list[str]]:
   """The value of --config, (FIELD, value) of every flag --config.FIELD, and the other arguments."""
-  file, fields, others, left = None, [], [], list(argv)
+  file, overrides, others, left = None, [], [], list(argv)
   while left:
     arg = left.pop(0)
     match = re.fullmatch(r'--?(no)?config(?:\.([^=]*))?(?:=(.*))?', arg, re.DOTALL)
@@ -191,8 +192,8 @@ def _split(argv: list[str]) -> tuple[str | None, list[tuple[str, str | None]], l
     if field is None:
       file = value
     else:
-      fields.append((field, value))
-  return file, fields, others
+      overrides.append((field, value))
+  return file, overrides, others
 
 
 def _misplaced(word: str) -> str:
@@ -204,7 +205,7 @@ def _misplaced(word: str) -> str:
   return f"'{sanitize(word)}': not a flag; is --mode={closest(word, MODES)} meant? See --help"
 
 
-def _check_flags(config: str | None, fields: list):
+def _check_flags(config: str | None, overrides: list):
   """Raises UserError for what is wrong with the flags, as far as that is known without reading the config."""
   mode = _MODE.value
   if mode not in MODES:
@@ -215,7 +216,7 @@ def _check_flags(config: str | None, fields: list):
   for name in PATHS:
     for path in (flags.FLAGS[name].value or '').split(','):
       check_local(f'--{name}', path.strip())
-  if (config or fields) and (mode in TRAINED or (mode == 'convert' and os.path.isdir(_CHECKPOINT.value))):
+  if (config or overrides) and (mode in TRAINED or (mode == 'convert' and os.path.isdir(_CHECKPOINT.value))):
     raise UserError(f'--config: --mode={mode} takes the config that a run was trained with; leave it out')
   if config and mode == 'study':
     raise UserError('--config: --mode=study takes the configs of its suite; leave it out')
@@ -234,22 +235,22 @@ def _check_flags(config: str | None, fields: list):
     images.find_images(_IMAGES.value, _OUT.value)
 
 
-def _read_config(program: str, file: str, fields: list[tuple[str, str | None]], overrides: list[str]):
+def _read_config(program: str, file: str, overrides: list[tuple[str, str | None]], texts: list[str]):
   """Reads the config, once the fields that flags set are known to be there and to be numbers where they must."""
   from dmtl_jax.configs import check
   from dmtl_jax.data import source
   from dmtl_jax.models import find
   from dmtl_jax.tasks import check_keys
 
-  check.check_fields(fields, flags.FLAGS['config'].parser.parse(file).to_dict())
-  flags.FLAGS([program, f'--config={file}', *overrides])
+  check.check_flags(overrides, flags.FLAGS['config'].parser.parse(file).to_dict())
+  flags.FLAGS([program, f'--config={file}', *texts])
   check.check(_CONFIG.value.to_dict(), '--config')
   find(_CONFIG.value.method)
   for section, values in (
     ('loss_weights', _CONFIG.value.loss_weights),
     ('eval.single_task', _CONFIG.value.eval.single_task),
   ):
-    keys = [path.rpartition('.')[2] for path, _ in fields if path.rpartition('.')[0] == section]
+    keys = [path.rpartition('.')[2] for path, _ in overrides if path.rpartition('.')[0] == section]
     if keys:
       check_keys(f'--config.{section}', keys, values, source.data_tasks(_CONFIG.value.data))
   _CONFIG.value.lock()

@@ -1,17 +1,10 @@
-"""The table of all config fields: names and defaults from the configs, descriptions from the comments beside them."""
+"""The table of all config fields, from the declarations in configs/."""
 
-import ast
-from collections.abc import Iterator
 import importlib
-import io
-import pathlib
-import tokenize
 
-from ml_collections import ConfigDict
-
-from dmtl_jax.configs import check, common
+from dmtl_jax.configs import common
+from dmtl_jax.configs import fields as declared
 from dmtl_jax.data import source
-from dmtl_jax.models import METHODS
 
 TITLES = {
   '': 'The run',
@@ -24,29 +17,22 @@ TITLES = {
 
 
 def as_markdown() -> str:
-  """A table for each section: field, default, what other configs have instead, description."""
-  configs = {name: flat(load(name).get_config()) for name in source.names()}
-  base, told, lines = flat(common.base(None)), descriptions(), []
-  fields = sorted(set(base).union(*fields_of_all()), key=lambda field: (list(TITLES).index(section(field)), field))
-  for title in TITLES:
-    lines += [f'\n## {TITLES[title]}\n', '| field | | default | elsewhere |', '|---|---|---|---|']
-    for field in (field for field in fields if section(field) == title):
-      default, others = cell(base[field]) if field in base else '', {}
+  """A table for each section: field, meaning, values, default, and what the configs of data sets have instead."""
+  known = dict(declared.flat(declared.all_fields()))
+  base = values(common.base(None), known)
+  configs = {name: values(load(name).get_config(), known) for name in source.names()}
+  lines = []
+  for section, title in TITLES.items():
+    lines += [f'\n## {title}\n', '| field | | values | default | elsewhere |', '|---|---|---|---|---|']
+    for path in sorted(path for path in known if path.rpartition('.')[0] == section):
+      elsewhere = {}
       for name, config in configs.items():
-        if field in config and cell(config[field]) != default and field != 'data.name':
-          others.setdefault(cell(config[field]), []).append(name)
-      elsewhere = '; '.join(f'{", ".join(names)}: {value}' for value, names in others.items())
-      lines.append(f'| `{field}` | {told[field]} | {default} | {elsewhere} |')
+        if path in config and config[path] != base.get(path) and path != 'data.name':
+          elsewhere.setdefault(f'`{config[path]!r}`', []).append(name)
+      others = '; '.join(f'{", ".join(names)}: {value}' for value, names in elsewhere.items())
+      default = f'`{base[path]!r}`' if path in base else ''
+      lines.append(f'| `{path}` | {known[path].doc} | {known[path].values} | {default} | {others} |')
   return '\n'.join(lines)
-
-
-def section(field: str) -> str:
-  """'train' of 'train.batch', '' of 'seed'."""
-  return field.rpartition('.')[0]
-
-
-def cell(value) -> str:
-  return f'`{dict(value) if isinstance(value, ConfigDict) else value!r}`'
 
 
 def load(name: str):
@@ -54,45 +40,13 @@ def load(name: str):
   return importlib.import_module(f'{common.__package__}.{name}')
 
 
-def fields_of_all() -> list[dict]:
-  """The fields of every config with every method."""
-  return [flat(load(name).get_config(f'method={method}')) for name in source.names() for method in METHODS]
-
-
-def flat(config, prefix: str = '') -> dict:
-  """{'train.batch': 8, ...}; a dictionary of numbers by name, such as loss_weights, is one field."""
+def values(config, known) -> dict:
+  """{'train.batch': 8, ...} of the fields that a config has; loss_weights and the like are one field."""
   found = {}
-  for key, value in config.items():
-    field = f'{prefix}{key}'
-    of_fields = isinstance(value, ConfigDict) and field not in check.NUMBERS
-    found |= flat(value, f'{field}.') if of_fields else {field: value}
+  for path in known:
+    section, _, name = path.rpartition('.')
+    place = config[section] if section else config
+    if name in place:
+      value = place[name]
+      found[path] = value.to_dict() if hasattr(value, 'to_dict') else value
   return found
-
-
-def descriptions() -> dict[str, str]:
-  """{field: the comment at the end of the line that sets it}; configs/common.py has the first word."""
-  found, folder = {}, pathlib.Path(common.__file__).parent
-  for path in sorted(folder.glob('*.py'), key=lambda path: path.name != 'common.py'):
-    tokens = tokenize.generate_tokens(io.StringIO(path.read_text()).readline)
-    comments = {token.start[0]: token.string.lstrip('# ') for token in tokens if token.type == tokenize.COMMENT}
-    for field, line in _set_fields(ast.parse(path.read_text()), ''):
-      if line in comments:
-        found.setdefault(field, comments[line])
-  return found
-
-
-def _set_fields(node: ast.AST, prefix: str) -> Iterator[tuple[str, int]]:
-  """(field, line) of `config.a.b = value` and of the keywords of `dict(...)` and `config.a.update(...)`, nested too."""
-  if isinstance(node, ast.Assign):
-    prefix = ast.unparse(node.targets[0]).removeprefix('config.')
-    yield prefix, node.end_lineno
-    prefix += '.'
-  called = ast.unparse(node.func) if isinstance(node, ast.Call) else ''
-  if called.endswith('.update'):
-    prefix = called.removeprefix('config.').removesuffix('update')
-  for child in ast.iter_child_nodes(node):
-    if (called == 'dict' or called.endswith('.update')) and isinstance(child, ast.keyword) and child.arg:
-      yield f'{prefix}{child.arg}', child.end_lineno
-      yield from _set_fields(child.value, f'{prefix}{child.arg}.')
-    else:
-      yield from _set_fields(child, prefix)

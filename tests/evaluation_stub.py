@@ -68,15 +68,22 @@ class Rooms:
     return {}
 
 
-def make(count: int, batch: int, size=SIZE, shape=SIZE, limit: int = 0, geometry: str = 'fit', **scores):
-  """An evaluator of `count` images, and its variables; `scores` are fields of config.eval."""
+def make_config(batch: int, size=SIZE, **scores):
+  """A config for `Rooms`; `scores` are fields of config.eval."""
   config = common.base('')
-  config.data.name, config.data.size, config.eval.geometry = 'rooms', size, geometry
-  config.eval.update(scores)
-  config.eval.batch, config.eval.panels = batch, 2
+  config.data.update(name='rooms', size=size)
+  config.eval.update(batch=batch, panels=2, **scores)
+  return config
+
+
+def make(count: int, batch: int, size=SIZE, shape=SIZE, limit: int = 0, **scores):
+  """An evaluator of `count` images, and its variables; `scores` are fields of config.eval."""
+  config = make_config(batch, size, **scores)
   mesh = sharding.make_mesh()
   variables = jax.device_put({'scale': jnp.float32(1.5)}, sharding.replicated(mesh))
-  return evaluation.Evaluator(Model(), config, Rooms(count, shape), mesh, limit=limit), variables
+  return evaluation.Evaluator(
+    Model(), Rooms(count, shape), mesh, config.eval, config.data, config.seed, limit=limit
+  ), variables
 
 
 class Evaluated(NamedTuple):
@@ -101,7 +108,7 @@ def main(address: str, process: str, out: str):
   at_image = tuple(run(5, 4, shape=(30, 50), resolution='image'))
   gathered = sharding.gather({'count': np.array([2**40 + 1]), 'sum': np.float64(1) / 3, 'from': int(process)})
   with open(out, 'wb') as file:
-    pickle.dump((result, seen, gathered, evaluator.config.eval.batch, at_image), file)
+    pickle.dump((result, seen, gathered, evaluator.batch, at_image), file)
 
 
 if __name__ == '__main__':

@@ -104,10 +104,11 @@ def main(data, workdir, *flags: str) -> int:
 
 def use_toy_model(setattr=setattr):
   """From now on a run trains the toy, whatever its config says."""
-  from dmtl_jax.runs import checkpoints
+  from dmtl_jax.inference import prediction
+  from dmtl_jax.jobs import evaluate
   from dmtl_jax.training import setup
 
-  for module in (setup, checkpoints):
+  for module in (setup, evaluate, prediction):
     setattr(module, 'build_model', toy_model)
 
 
@@ -123,7 +124,7 @@ def toy_model(config, tasks):
     def __call__(self, images, *, train=False, **_):
       x = nn.Conv(8, (3, 3), strides=8)(images)
       x = nn.relu(nn.BatchNorm(use_running_average=not train)(x))
-      return Output(final={task.name: nn.Conv(task.channels, (3, 3), name=task.name)(x) for task in tasks})
+      return Output(final={task.name: nn.Conv(task.channels, (3, 3), name=task.name)(x) for task in self.tasks})
 
   return Toy(tasks)
 

@@ -220,7 +220,7 @@ def _fill(path):
   pretrained.fill(views, pretrained.read_state(path), path)
 
 
-_META = {'format': 2, 'config': {}, 'evaluated': 4, 'window': {}, 'best': {'step': 0, 'scores': {'depth': 1.0}},
+_META = {'format': checkpoints.FORMAT, 'config': {}, 'evaluated': 4, 'window': {}, 'best': {'step': 0, 'scores': {'depth': 1.0}},
          'crc32': {'variables': 1}, 'data': {'next_index': 4}}  # fmt: skip
 _opened = functools.cache(functools.partial(checkpoints.Checkpoints, read_only=True))
 

@@ -20,7 +20,7 @@ SEMSEG, NORMALS, DEPTH = (
   make_task('depth', 'depth'),
 )
 TASKS = (SEMSEG, NORMALS, DEPTH)
-BY = {'version': 3, 'protocol': 'plain', 'weights': 'best', 'resolution': 'input'}
+BY = {'protocol': 'plain', 'weights': 'best', 'resolution': 'input'}
 STAGES = ('label', 'initial', 'step0', 'step1', 'final', 'change')
 
 

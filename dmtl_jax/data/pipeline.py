@@ -31,7 +31,7 @@ class _Load(grain.transforms.Map):
   """Maps an element of a host's stream to an example, by its position in the stream of all hosts."""
 
   source: Source
-  config: ConfigDict
+  data_config: ConfigDict
   batch: int  # images over all hosts
   process_index: int
   process_count: int
@@ -49,28 +49,34 @@ class _Load(grain.transforms.Map):
     return self.load(step * self.batch + self.process_index * local + row)
 
 
+@dataclasses.dataclass
 class _LoadTraining(_Load):
+  seed: int
+
   def load(self, position: int) -> dict:
     per_epoch = max(len(self.source) // self.batch, 1) * self.batch
     epoch, offset = divmod(position, per_epoch)
-    index = int(_order(self.config.seed, epoch, len(self.source))[offset % len(self.source)])
-    rng = np.random.default_rng((self.config.seed, epoch, index))
+    index = int(_order(self.seed, epoch, len(self.source))[offset % len(self.source)])
+    rng = np.random.default_rng((self.seed, epoch, index))
     return self._transform(self.source[index], rng)
 
   @functools.cached_property
   def _transform(self):
     cv2.setNumThreads(0)  # grain's threads and workers already use every core
-    return transforms.train_transform(self.config.data, self.source.tasks)
+    return transforms.train_transform(self.data_config, self.source.tasks)
 
 
+@dataclasses.dataclass
 class _LoadEvaluation(_Load):
+  geometry: str
+
   def load(self, position: int) -> dict:
     index = min(position, len(self.source) - 1)
     return self._transform(self.source[index]) | {'valid': position < len(self.source)}
 
   @functools.cached_property
   def _transform(self):
-    return transforms.eval_transform(self.config, self.source.tasks)
+    return transforms.eval_transform(self.data_config, self.geometry, self.source.tasks)
 
 
 @functools.lru_cache(maxsize=4)
@@ -107,20 +113,23 @@ class TrainIterator:
     self._batches = None
 
 
-def train_iterator(source, config, process_index: int = 0, process_count: int = 1) -> TrainIterator:
+def train_iterator(
+  source, data_config, batch: int, seed: int, process_index: int = 0, process_count: int = 1
+) -> TrainIterator:
   """Endless batches of this host, reshuffled each epoch; an incomplete last batch of an epoch is dropped.
 
   Raises UserError if the batch size is not a multiple of the number of hosts.
   """
-  load = _LoadTraining(source, config, config.train.batch, process_index, process_count)
-  return TrainIterator(lambda start: _batches(load, start, _ENDLESS, config))
+  load = _LoadTraining(source, data_config, batch, process_index, process_count, seed)
+  return TrainIterator(lambda start: _batches(load, start, _ENDLESS))
 
 
-def eval_batches(source, config, process_index: int = 0, process_count: int = 1) -> Iterator[dict]:
+def eval_batches(
+  source, data_config, batch: int, geometry: str, process_index: int = 0, process_count: int = 1
+) -> Iterator[dict]:
   """Batches with every image once, in order; all hosts get the same number of batches."""
-  batch = config.eval.batch
-  load = _LoadEvaluation(source, config, batch, process_index, process_count)
-  return _batches(load, 0, math.ceil(len(source) / batch), config)
+  load = _LoadEvaluation(source, data_config, batch, process_index, process_count, geometry)
+  return _batches(load, 0, math.ceil(len(source) / batch))
 
 
 def eval_examples(source, count: int, process_index: int = 0, process_count: int = 1) -> Iterator[dict]:
@@ -133,17 +142,18 @@ def eval_examples(source, count: int, process_index: int = 0, process_count: int
   return iter(examples.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)))
 
 
-def _batches(load: _Load, start: int, stop: int, config) -> Iterator[dict]:
+def _batches(load: _Load, start: int, stop: int) -> Iterator[dict]:
   """This host's share of the batches from `start` to `stop`."""
   # Decoding and OpenCV release the GIL, so threads are enough unless worker processes are configured.
-  reads = grain.ReadOptions(num_threads=config.data.threads, prefetch_buffer_size=config.data.prefetch)
+  config = load.data_config
+  reads = grain.ReadOptions(num_threads=config.threads, prefetch_buffer_size=config.prefetch)
   local = load.batch // load.process_count
   data = grain.MapDataset.range(start * local, stop * local).map(load).batch(local)
   data = data.to_iter_dataset(reads)
-  if config.data.workers:
+  if config.workers:
     if not flags.FLAGS.is_parsed():
       flags.FLAGS.mark_as_parsed()  # grain's workers read absl flags; notebooks never parse them
-    workers = grain.MultiprocessingOptions(num_workers=config.data.workers, per_worker_buffer_size=2)
+    workers = grain.MultiprocessingOptions(num_workers=config.workers, per_worker_buffer_size=2)
     return _Workers(data.mp_prefetch(workers, processes.end_with_parent))
   return iter(data)
 

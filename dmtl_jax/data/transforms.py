@@ -56,16 +56,16 @@ def train_transform(data_config, tasks: tuple[Task, ...]) -> Callable[[dict, np.
   return transform
 
 
-def eval_transform(config, tasks: tuple[Task, ...]) -> Callable[[dict], dict]:
+def eval_transform(data_config, geometry: str, tasks: tuple[Task, ...]) -> Callable[[dict], dict]:
   """Makes the deterministic transform example -> example ready for a batch, padded to config.data.size.
 
-  config.eval.geometry 'fit' scales to fit and pads at the bottom and right; 'pad' only shrinks images that are too
-  large, and pads all around. Labels are resized as config.data.augment resizes them in training. The result has two
-  entries more than that of `finish`: 'region' [4] int32, top, left, height and width of the image inside the padding,
-  and 'size' [2] int32, the original height and width.
+  `geometry` (config.eval.geometry) 'fit' scales to fit and pads at the bottom and right; 'pad' only shrinks images that
+  are too large, and pads all around. Labels are resized as config.data.augment resizes them in training. The result has
+  two entries more than that of `finish`: 'region' [4] int32, top, left, height and width of the image inside the
+  padding, and 'size' [2] int32, the original height and width.
   """
-  size, pad = tuple(config.data.size), config.eval.geometry == 'pad'
-  by_nearest = config.data.augment in PUBLISHED
+  size, pad = tuple(data_config.size), geometry == 'pad'
+  by_nearest = data_config.augment in PUBLISHED
   named = {task.name: task for task in tasks}
 
   def transform(example: dict) -> dict:

@@ -6,8 +6,7 @@ network's input, predicted in batches, or each at its own size, predicted as --m
 """
 
 import collections
-from collections.abc import Callable, Iterator, Sequence
-import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import itertools
 import math
 import operator
@@ -29,14 +28,10 @@ from dmtl_jax.metrics.base import merge
 from dmtl_jax.metrics.delta_m import delta_m
 from dmtl_jax.tasks import values_by_task
 
-# The version of what scores mean. 1: boundaries always by the Berkeley protocol, depth not clamped; 2: every image at
-# the network's input, where boundary labels were dotted.
-VERSION = 3
 
-
-def check(config):
+def check(eval_config):
   """Raises UserError if config.eval.resolution does not go with the protocol."""
-  if config.eval.resolution == 'image' and config.eval.protocol == 'pascal':
+  if eval_config.resolution == 'image' and eval_config.protocol == 'pascal':
     raise UserError(
       'config.eval.resolution=image: protocol pascal scores at sizes of its own; '
       'set --config.eval.resolution=input, or --config.eval.protocol=plain'
@@ -68,11 +63,15 @@ class Evaluator:
 
   Args:
     source: the split, with all labels it has.
-    mesh: of any number of devices; config.eval.batch is rounded up to a multiple of it.
+    mesh: of any number of devices.
+    eval_config: config.eval; its batch is rounded up to a multiple of the devices.
+    data_config: config.data, by which images are read and fitted into the network's input.
+    seed: config.seed, of the noise.
     fast: for periodic evaluation: boundaries by a fixed tolerance, and all images at the network's input.
     limit: evaluate only the first `limit` images; 0: all.
 
   Attributes:
+    batch: images per step, on all devices together.
     at_image_size: whether images are scored at their own sizes (config.eval.resolution; never if `fast`). They are
       then predicted as by --mode=predict: every image with the noise of index 0.
 
@@ -80,26 +79,31 @@ class Evaluator:
     UserError: config.eval.single_task lacks a task, or see `check`.
   """
 
-  def __init__(self, model, config, source, mesh, fast: bool = False, limit: int = 0):
-    check(config)
+  def __init__(self, model, source, mesh, eval_config, data_config, seed: int, fast: bool = False, limit: int = 0):
+    check(eval_config)
     self.model = model
     self.tasks = source.tasks
     self.source = source
     self.mesh = mesh
-    self.at_image_size = config.eval.resolution == 'image' and not fast
-    self.config = copy.deepcopy(config)
-    self.config.eval.batch = math.ceil(config.eval.batch / mesh.size) * mesh.size
+    self.eval_config = eval_config
+    self.data_config = data_config
+    self.seed = seed
+    self.at_image_size = eval_config.resolution == 'image' and not fast
+    self.batch = math.ceil(eval_config.batch / mesh.size) * mesh.size
     self.count = min(limit or len(source), len(source))
-    protocol, tolerance = config.eval.protocol, config.eval.boundary_tolerance
+    protocol, tolerance = eval_config.protocol, eval_config.boundary_tolerance
     self.metrics = {task.name: task.scorer(protocol, tolerance, fast) for task in self.tasks}
     self._uses_source_truth = protocol == 'pascal' and not fast
-    if config.eval.single_task:  # a missing task shows now, not after the work
-      single = values_by_task(config.eval.single_task, self.tasks)
+    if eval_config.single_task:  # a missing task shows now, not after the work
+      single = values_by_task(eval_config.single_task, self.tasks)
       delta_m({task.name: 1.0 for task in self.tasks}, single, self.tasks)
     self._is_compiled = False
     self._predictor: Predictor | None = None
-    self._predict = jit_predict_fn(model, self.config, self.tasks, mesh)
-    self._predict_stages = jax.jit(make_predict_fn(model, self.config, self.tasks, all_stages=True))
+    self._transform = transforms.eval_transform(data_config, eval_config.geometry, self.tasks)
+    self._predict = jit_predict_fn(model, self.tasks, mesh, seed, eval_config.diffusion_steps)
+    self._predict_stages = jax.jit(
+      make_predict_fn(model, self.tasks, seed, eval_config.diffusion_steps, all_stages=True)
+    )
 
   def run(self, variables, on_image: Callable | None = None) -> Scores:
     """Evaluates; each host scores its share of the images, and all hosts get the result.
@@ -112,7 +116,7 @@ class Evaluator:
     rows: dict = {}
     tally = Tally()
     make_pieces = self._pieces_at_image_size if self.at_image_size else self._pieces_at_input
-    workers = self.config.eval.workers  # the boundary protocol is slow
+    workers = self.eval_config.workers  # the boundary protocol is slow
     with Progress('evaluating', self.count, 'img') as progress, mapper(workers, 'config.eval.workers') as map_pieces:
       pieces = make_pieces(variables, tally, progress, on_image)
       for index, scored in itertools.groupby(map_pieces(score, pieces), operator.attrgetter('index')):
@@ -139,7 +143,7 @@ class Evaluator:
     }
     scores['seconds_per_image'] = max(tally.seconds for tally in tallies) / tallies[0].images
     if self.at_image_size:
-      scores['boundary_side'] = self.config.eval.boundary_side
+      scores['boundary_side'] = self.eval_config.boundary_side
       scores['boundary_shrunk'] = sum(tally.shrunk for tally in tallies)
     return scores
 
@@ -152,7 +156,7 @@ class Evaluator:
         self._is_compiled = True
       with tally.timed():
         predictions = self._predict_local(variables, batch)
-      tally.images += self.config.eval.batch
+      tally.images += self.batch
       for i in np.flatnonzero(batch['valid'] & (batch['index'] < self.count)).tolist():
         index = int(batch['index'][i])
         truths = self.source.truth(index) if self._uses_source_truth else {}
@@ -166,9 +170,17 @@ class Evaluator:
   ) -> Iterator[Piece]:
     """The pieces of this host's images at their own sizes, predicted one by one, on one of its devices."""
     variables = _on_one_device(variables)
-    side = self.config.eval.boundary_side
+    side = self.eval_config.boundary_side
     if self._predictor is None:  # kept, so that it compiles once
-      self._predictor = Predictor(self.model, self.config, self.tasks, variables)
+      self._predictor = Predictor(
+        self.model,
+        self.tasks,
+        variables,
+        size=self.data_config.size,
+        geometry=self.eval_config.geometry,
+        seed=self.seed,
+        diffusion_steps=self.eval_config.diffusion_steps,
+      )
     predictor = self._predictor
     predictor.variables = variables
     tally.images = self.count
@@ -188,7 +200,7 @@ class Evaluator:
   def stages(self, variables, index: int) -> gallery.Example:
     """One image with its labels and every stage of its maps, without padding; runs only on this host."""
     example = self.source[index]
-    ready = transforms.eval_transform(self.config, self.tasks)(example)
+    ready = self._transform(example)
     noise = 0 if self.at_image_size else index  # the noise of what was scored
     maps = self._predict_stages(_on_one_device(variables), ready['image'][None], np.array([noise], np.int32))
     inside = region_slices(ready['region'])
@@ -201,14 +213,21 @@ class Evaluator:
 
   def panels(self, variables):
     """Yields (id, picture) of the first config.eval.panels images: input, labels, initial to final maps."""
-    for index in range(min(self.config.eval.panels, len(self.source))):
+    for index in range(min(self.eval_config.panels, len(self.source))):
       example = self.stages(variables, index)
       yield example.id, gallery.panel(example, self.tasks)
 
   def _batches(self):
     """This host's batches; all hosts get the same number of them."""
-    batches = pipeline.eval_batches(self.source, self.config, jax.process_index(), jax.process_count())
-    return itertools.islice(batches, math.ceil(self.count / self.config.eval.batch))
+    batches = pipeline.eval_batches(
+      self.source,
+      self.data_config,
+      self.batch,
+      self.eval_config.geometry,
+      jax.process_index(),
+      jax.process_count(),
+    )
+    return itertools.islice(batches, math.ceil(self.count / self.batch))
 
   def _predict_local(self, variables, batch):
     arrays = sharding.put_batch({'image': batch['image'], 'index': batch['index']}, self.mesh)
@@ -241,12 +260,12 @@ def headline(scores: dict, tasks) -> dict[str, float]:
   return {task.name: scores[task.name].get(task.metric, scores[task.name].get(task.quick_metric)) for task in tasks}
 
 
-def delta_to_single(scores: dict, config, tasks) -> float | None:
-  """Delta_m in % of one stage of scores against config.eval.single_task; None if that is not set.
+def delta_to_single(scores: dict, single_task: Mapping[str, float], tasks) -> float | None:
+  """Delta_m in % of one stage of scores against config.eval.single_task; None if that is empty.
 
   Leaves out tasks whose scores hold only the quick metric, which cannot be compared with the headline metric.
   """
-  single = values_by_task(config.eval.single_task, tasks)
+  single = values_by_task(single_task, tasks)
   tasks = [task for task in tasks if task.metric in scores[task.name]]
   return delta_m(headline(scores, tasks), single, tasks) if single and tasks else None
 

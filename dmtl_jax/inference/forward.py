@@ -15,19 +15,20 @@ from dmtl_jax.tasks import Task
 DRAWS = 4  # noise draws denoised together: enough to gain from sharing the encoder's pass, and little memory
 
 
-def make_forward_fn(model, config, tasks: tuple[Task, ...]):
+def make_forward_fn(model, tasks: tuple[Task, ...], seed: int, diffusion_steps: int = 0):
   """Returns the function (variables, images, index) -> {stage: {task: raw maps [B, h, w, C_t]}} at stride 8.
 
   Stages: 'final', and where the method has them 'initial', 'step0' (the decayed map), 'step1',
-  ... (after each denoising step). An image's noise depends only on config.seed and its index.
+  ... (after each denoising step). An image's noise depends only on `seed` (config.seed) and its index.
+
+  Args:
+    diffusion_steps: S; 0: as in training.
   """
-  key = jax.random.key(config.seed)
+  key = jax.random.key(seed)
 
   def forward(variables, images, index):
-    diffusion_steps = config.eval.diffusion_steps or None
-    output = model.apply(
-      variables, images, **model_inputs(model, images, key, len(tasks), None, index, diffusion_steps)
-    )
+    inputs = model_inputs(model, images, key, len(tasks), None, index, diffusion_steps or None)
+    output = model.apply(variables, images, **inputs)
     stages = {'final': output.final} | ({'initial': output.initial} if output.initial else {})
     if output.trajectory:
       count = next(iter(output.trajectory.values())).shape[0]
@@ -37,13 +38,13 @@ def make_forward_fn(model, config, tasks: tuple[Task, ...]):
   return forward
 
 
-def make_predict_fn(model, config, tasks: tuple[Task, ...], all_stages: bool = False):
+def make_predict_fn(model, tasks: tuple[Task, ...], seed: int, diffusion_steps: int = 0, all_stages: bool = False):
   """As `make_forward_fn`, but to predictions (`Task.activate`) [B, H, W, ...] at the images' size.
 
   Args:
     all_stages: also the maps after each denoising step; otherwise only 'initial' and 'final'.
   """
-  forward = make_forward_fn(model, config, tasks)
+  forward = make_forward_fn(model, tasks, seed, diffusion_steps)
 
   def predict(variables, images, index):
     size = images.shape[1:3]
@@ -56,14 +57,14 @@ def make_predict_fn(model, config, tasks: tuple[Task, ...], all_stages: bool = F
   return predict
 
 
-def jit_predict_fn(model, config, tasks: tuple[Task, ...], mesh):
+def jit_predict_fn(model, tasks: tuple[Task, ...], mesh, seed: int, diffusion_steps: int = 0):
   """`make_predict_fn`, jitted for batches split by image over a mesh."""
   split = sharding.by_image(mesh)
-  predict = make_predict_fn(model, config, tasks)
+  predict = make_predict_fn(model, tasks, seed, diffusion_steps)
   return jax.jit(predict, in_shardings=(sharding.replicated(mesh), split, split), out_shardings=split)
 
 
-def make_sample_fn(model, config, tasks: tuple[Task, ...], samples: int):
+def make_sample_fn(model, tasks: tuple[Task, ...], samples: int, seed: int, diffusion_steps: int = 0):
   """Returns the function (variables, images [1, H, W, 3]) -> {stage: {task: [h, w, C_t]}} at stride 8.
 
   Stages: 'final', raw maps whose activation is the mean prediction of the draws (`Task.mean`);
@@ -76,8 +77,8 @@ def make_sample_fn(model, config, tasks: tuple[Task, ...], samples: int):
   if samples < 1:
     raise UserError(f'--samples={samples}: give a number of noise draws, 1 or more')
   if not model.draws_noise:
-    raise UserError(f'--samples={samples}: {config.method} adds no noise, so all draws are the same; leave it out')
-  forward = make_forward_fn(model, config, tasks)
+    raise UserError(f'--samples={samples}: this method adds no noise, so all draws are the same; leave it out')
+  forward = make_forward_fn(model, tasks, seed, diffusion_steps)
   rounds = math.ceil(samples / DRAWS)
   indices = np.arange(rounds * math.ceil(samples / rounds)).reshape(rounds, -1)  # a few too many, so shapes are equal
 

@@ -15,6 +15,7 @@ from dmtl_jax.basics.errors import UserError
 from dmtl_jax.data import transforms
 from dmtl_jax.inference import images, tiles
 from dmtl_jax.inference.forward import make_forward_fn, make_sample_fn
+from dmtl_jax.models import build_model
 from dmtl_jax.models.parts.layers import resize
 from dmtl_jax.runs import checkpoints
 from dmtl_jax.runs import workdir as workdir_lib
@@ -29,8 +30,11 @@ class Predictor:
 
   Attributes:
     tasks: what it predicts, each with its name, kind and classes.
-    config: of the run.
-    variables: parameters and batch statistics.
+    model, variables: the network, its parameters and batch statistics.
+    size: height and width of its input.
+    geometry: config.eval.geometry.
+    seed, diffusion_steps: see `forward.make_forward_fn`.
+    config: that of the run if `load` made it, else None.
 
   Example:
     >>> predictor = dmtl_jax.load('runs/scenes')
@@ -38,21 +42,35 @@ class Predictor:
     >>> maps, uncertainty = predictor.sample('photo.jpg', 8)
   """
 
-  def __init__(self, model, config, tasks: tuple[Task, ...], variables: dict):
-    self.config = config
+  def __init__(
+    self,
+    model,
+    tasks: tuple[Task, ...],
+    variables: dict,
+    size: tuple[int, int],
+    geometry: str = 'fit',
+    seed: int = 0,
+    diffusion_steps: int = 0,
+    config=None,
+  ):
+    self.model = model
     self.tasks = tasks
     self.variables = variables
-    size = tuple(config.data.size)
-    forward = make_forward_fn(model, config, tasks)
+    self.size = tuple(size)
+    self.geometry = geometry
+    self.seed = seed
+    self.diffusion_steps = diffusion_steps
+    self.config = config
+    forward = make_forward_fn(model, tasks, seed, diffusion_steps)
 
     def predict_one(variables, image):
       return jax.tree.map(lambda x: x[0], forward(variables, image, jnp.zeros(1, jnp.int32)))
 
-    outputs = jax.eval_shape(predict_one, variables, jax.ShapeDtypeStruct((1, *size, 3), jnp.float32))
+    outputs = jax.eval_shape(predict_one, variables, jax.ShapeDtypeStruct((1, *self.size, 3), jnp.float32))
     self._grid = outputs['final'][tasks[0].name].shape[:2]  # of the raw maps of a tile
 
     def compile_for(samples: int):
-      predict = make_sample_fn(model, config, tasks, samples) if samples != 1 else predict_one
+      predict = make_sample_fn(model, tasks, samples, seed, diffusion_steps) if samples != 1 else predict_one
       return jax.jit(lambda *inputs: jax.tree.map(lambda x: resize(x[None], self._grid)[0], predict(*inputs)))
 
     self._compile_for = functools.cache(compile_for)
@@ -115,13 +133,13 @@ class Predictor:
 
   def _predict_view(self, image: np.ndarray, samples: int, scale: float) -> 'RawMaps':
     """The maps of an image scaled by a factor; in tiles if it is then larger than the network's input."""
-    size = tuple(self.config.data.size)
+    size = self.size
     predict = self._compile_for(samples)
     scaled, _ = transforms.rescale(image, {}, scale, {})
     # Centred only along an axis where the whole scaled image is smaller than a tile. The last tiles may hold less than
     # a tile too, and centring them would shift what they show.
     covered = [min(n, m) for n, m in zip(scaled.shape, size)]
-    top_left = transforms.corner(covered, size, self.config.eval.geometry == 'pad')
+    top_left = transforms.corner(covered, size, self.geometry == 'pad')
     pitch = size[0] / self._grid[0], size[1] / self._grid[1]  # pixels a cell
     extent = scaled.shape[0] / pitch[0], scaled.shape[1] / pitch[1]
 
@@ -136,10 +154,10 @@ class Predictor:
 
   def _choose_scales(self, shape: Sequence[int], zoom: float | None) -> list[float]:
     """The factors by which an image is scaled for the network: one view, or whole and tiles."""
-    ratios = [n / m for n, m in zip(self.config.data.size, shape)]
+    ratios = [n / m for n, m in zip(self.size, shape)]
     fits = min(ratios)
     fills = max(ratios)
-    whole = min(fits, 1) if self.config.eval.geometry == 'pad' else fits
+    whole = min(fits, 1) if self.geometry == 'pad' else fits
     if zoom is not None:
       if not zoom >= 1:
         raise UserError(f'--zoom={zoom}: give 1 (the image is seen whole) or more')
@@ -239,5 +257,15 @@ def load(workdir: str | os.PathLike, step: str | int = 'best') -> Predictor:
   shipped = pathlib.Path(datasets.__path__[0]) / workdir / 'trained'
   workdir = shipped if shipped.exists() and not os.path.exists(workdir) else workdir
   config, tasks = workdir_lib.read_config(workdir), workdir_lib.read_tasks(workdir)
-  model, variables, _ = checkpoints.load(workdir, str(step), config, tasks)
-  return Predictor(model, config, tasks, variables)
+  model = build_model(config, tasks)
+  variables, _ = checkpoints.load(workdir, str(step), model, tuple(config.data.size))
+  return Predictor(
+    model,
+    tasks,
+    variables,
+    size=config.data.size,
+    geometry=config.eval.geometry,
+    seed=config.seed,
+    diffusion_steps=config.eval.diffusion_steps,
+    config=config,
+  )

@@ -85,9 +85,9 @@ def first_lines(config, source, val=None) -> list[str]:
   lines = [
     f'{config.method} on {config.data.name}: {len(source)} images, labels ({config.data.labels}): {counts}',
     f'a batch of {batch} images holds {batch * pairs.mean():.3g} pairs of image and task, and has room for '
-    f'{setup.pair_count(source, config, 1)}',
+    f'{setup.pair_count(source, batch)}',
     'loss weights: '
-    + ', '.join(f'{t.name} {w:g}' for t, w in zip(source.tasks, step.task_weights(config, source.tasks))),
+    + ', '.join(f'{t.name} {w:g}' for t, w in zip(source.tasks, step.task_weights(config.loss_weights, source.tasks))),
   ]
   if val is not None:
     lines.append(f'validated on {len(val)} images: {_label_counts(val)}')
@@ -187,7 +187,7 @@ def draw_labels(source, config) -> np.ndarray:
 
   They are scaled to config.data.size as in evaluation, without padding, so details lost by scaling are visible.
   """
-  transform = transforms.eval_transform(config, source.tasks)
+  transform = transforms.eval_transform(config.data, config.eval.geometry, source.tasks)
   shown = []
   for i in np.linspace(0, len(source) - 1, min(SHOWN, len(source))).round().astype(int).tolist():
     example = source[i]

@@ -37,8 +37,8 @@ def plan(config, tasks: tuple[Task, ...], name: str) -> dict:
   accelerator = accelerators.find(name)
   devices = accelerators.devices(name)
   with target.compiling_for(accelerator.platform, devices):
-    train = measure(trace_training(config, tasks), config, accelerator)
-    inference = measure(trace_inference(config, tasks), config, accelerator)
+    train = measure(trace_training(config, tasks), config.dtype, accelerator)
+    inference = measure(trace_inference(config, tasks), config.dtype, accelerator)
     advice = [] if train['fits'] else remedies(config, tasks, train, accelerator)
   kind = f'{len(devices)} x {devices[0].device_kind}'
   programs = {'train': train, 'inference': inference, 'advice': advice}
@@ -48,7 +48,7 @@ def plan(config, tasks: tuple[Task, ...], name: str) -> dict:
 def trace_training(config, tasks) -> jax.stages.Traced:
   """Traces the training step with abstract arguments."""
   training = setup.build_without_data(config, tasks)
-  batch = cost.abstract_batch(config, tasks, training.mesh)
+  batch = cost.abstract_batch(config.train.batch, tuple(config.data.size), tasks, training.mesh)
   return training.update.trace(setup.abstract_state(training), batch, 1)
 
 
@@ -62,15 +62,18 @@ def trace_inference(config, tasks) -> jax.stages.Traced:
   variables = variable_shapes(model, size)
   everywhere = sharding.replicated(mesh)
   split = sharding.by_image(mesh)
-  return jit_predict_fn(model, config, tasks, mesh).trace(
+  return jit_predict_fn(model, tasks, mesh, config.seed, config.eval.diffusion_steps).trace(
     sharding.abstract(variables, jax.tree.map(lambda _: everywhere, variables)),
     jax.ShapeDtypeStruct((count, *size, 3), jnp.float32, sharding=split),
     jax.ShapeDtypeStruct((count,), jnp.int32, sharding=split),
   )
 
 
-def measure(traced: jax.stages.Traced, config, accelerator: accelerators.Accelerator) -> dict:
+def measure(traced: jax.stages.Traced, dtype: str, accelerator: accelerators.Accelerator) -> dict:
   """Compiles a program for the accelerator, and measures what it costs.
+
+  Args:
+    dtype: config.dtype, whose products set the least time.
 
   Returns:
     {'fits', 'bytes' per device or None, 'arguments', 'temporaries' or None, 'flops' of all products, 'traffic' in bytes
@@ -99,7 +102,7 @@ def measure(traced: jax.stages.Traced, config, accelerator: accelerators.Acceler
     result['fits'] = result['bytes'] <= accelerator.memory
     result['traffic'] = (compiled.cost_analysis() or {}).get('bytes accessed')
     result['largest'] = find_largest(compiled.as_text())
-  peak = accelerator.single if config.dtype == 'float32' else accelerator.half
+  peak = accelerator.single if dtype == 'float32' else accelerator.half
   seconds = max(flops / peak, (result['traffic'] or 0) / accelerator.bandwidth)
   spent = {'flops': flops, 'seconds': seconds, 'compile_seconds': time.perf_counter() - began}
   return result | spent | {'error': error}
@@ -131,7 +134,7 @@ def remedies(config, tasks, train: dict, accelerator) -> list[str]:
   if not config.train.remat:
     changed = config.copy_and_resolve_references()
     changed.train.remat = True
-    again = measure(trace_training(changed, tasks), changed, accelerator)
+    again = measure(trace_training(changed, tasks), changed.dtype, accelerator)
     lines.append(f'--config.train.remat=True: {"fits" if again["fits"] else "does not fit"}, {memory_of(again)}')
   if train['bytes'] is None:
     return [*lines, '--config.train.accumulate, or a smaller batch: less, how much the compiler does not say']

@@ -5,7 +5,6 @@ import pathlib
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 
 from dmtl_jax.basics.errors import program, UserError
 from dmtl_jax.basics.progress import say
@@ -60,7 +59,7 @@ def lighten(source: pathlib.Path, workdir: pathlib.Path):
   """
   _check_new(workdir)
   config, tasks = workdir_lib.read_config(source), workdir_lib.read_tasks(source)
-  _, variables, step = checkpoints_lib.load(source, 'best', config, tasks)
+  variables, step = checkpoints_lib.load(source, 'best', build_model(config, tasks), tuple(config.data.size))
   rounded = jax.tree.map(lambda x: np.asarray(x).astype(jax.numpy.bfloat16).astype(np.float32), variables)
   write_run(workdir, config, tasks, rounded, step)
 
@@ -74,8 +73,5 @@ def write_run(workdir: pathlib.Path, config, tasks: tuple[Task, ...], variables:
   """Makes the folder of a run that has these variables and was not trained; returns it."""
   workdir_lib.write_config(workdir, config)
   workdir_lib.write_tasks(workdir, tasks)
-  meta = {'format': checkpoints_lib.FORMAT, 'config': workdir_lib.to_json(config), 'best': {}}
-  args = ocp.args.Composite(variables=ocp.args.StandardSave(variables), meta=ocp.args.JsonSave(meta))
-  with ocp.CheckpointManager(workdir / 'checkpoints') as manager:
-    manager.save(step, args=args)
+  checkpoints_lib.save_variables(workdir, step, variables, workdir_lib.to_json(config))
   return workdir

@@ -10,7 +10,8 @@ from dmtl_jax.basics import atomic, sharding, stopping
 from dmtl_jax.basics.progress import say
 from dmtl_jax.data import source as source_lib
 from dmtl_jax.inference import gallery
-from dmtl_jax.inference.evaluation import delta_to_single, Evaluator, headline, size_text, VERSION
+from dmtl_jax.inference.evaluation import delta_to_single, Evaluator, headline, size_text
+from dmtl_jax.models import build_model
 from dmtl_jax.runs import run_tasks
 from dmtl_jax.runs.checkpoints import load
 from dmtl_jax.runs.workdir import read_tasks
@@ -57,23 +58,23 @@ def run(config, workdir: str, which: str = '', predictions: bool = False, force:
 
 def _evaluate(config, path: pathlib.Path, which: str, predictions: bool) -> dict:
   source = source_lib.open_source(config.data, 'val')
-  model, variables, step = load(path, which, config, source.tasks)
-  evaluator = Evaluator(model, config, source, sharding.make_mesh())
+  model = build_model(config, source.tasks)
+  variables, step = load(path, which, model, tuple(config.data.size))
+  evaluator = Evaluator(model, source, sharding.make_mesh(), config.eval, config.data, config.seed)
   size = size_text(config.eval.resolution, config.data.size)
   say(f'evaluating step {step} ({which}) of {path} on {len(source)} images {size}, protocol {config.eval.protocol}')
   save = functools.partial(gallery.save_predictions, path / 'predictions', source.tasks)
   scores, rows = evaluator.run(variables, save if predictions else None)
   result = {
-    'version': VERSION,
     'protocol': config.eval.protocol,
     'resolution': config.eval.resolution,
     'weights': which,
     'step': step,
     **scores,
-    'delta_m': delta_to_single(scores['final'], config, source.tasks),
+    'delta_m': delta_to_single(scores['final'], config.eval.single_task, source.tasks),
   }
   if config.eval.protocol == 'mtpsl' and which == 'best':
-    result['last'] = _score_last(evaluator, config, path, result)
+    result['last'] = _score_last(evaluator, path, result)
   if jax.process_index() == 0:
     steps = config.eval.diffusion_steps
     is_standard = not (steps and model.diffuses and steps != config.model.diffusion_steps)
@@ -89,7 +90,7 @@ def _evaluate(config, path: pathlib.Path, which: str, predictions: bool) -> dict
   return result
 
 
-def _score_last(evaluator: Evaluator, config, path: pathlib.Path, best: dict) -> dict:
+def _score_last(evaluator: Evaluator, path: pathlib.Path, best: dict) -> dict:
   """Scores of a run's last weights; those of the best, if they are the same weights, and otherwise a new evaluation.
 
   MTPSL's code reports its best epoch, chosen by the scores on these very images; the last weights are not chosen so.
@@ -100,10 +101,11 @@ def _score_last(evaluator: Evaluator, config, path: pathlib.Path, best: dict) ->
   Returns:
     {'step', 'final', 'initial' (where there is one), 'delta_m'}.
   """
-  _, variables, step = load(path, 'latest', config, evaluator.tasks)
+  variables, step = load(path, 'latest', evaluator.model, tuple(evaluator.data_config.size))
   if step == best['step']:
     return {name: best[name] for name in ('step', 'final', 'initial', 'delta_m') if name in best}
   say(f'evaluating step {step} (the last)')
   scores, _ = evaluator.run(variables)
   stages = {name: scores[name] for name in ('final', 'initial') if name in scores}
-  return {'step': step, **stages, 'delta_m': delta_to_single(scores['final'], config, evaluator.tasks)}
+  delta_m = delta_to_single(scores['final'], evaluator.eval_config.single_task, evaluator.tasks)
+  return {'step': step, **stages, 'delta_m': delta_m}

@@ -23,21 +23,19 @@ from dmtl_jax.basics.progress import say
 from dmtl_jax.data import transforms
 from dmtl_jax.inference import prediction
 from dmtl_jax.inference.forward import make_predict_fn
-from dmtl_jax.models import build_model
-from dmtl_jax.tasks import Task
 
 SUFFIX = '.stablehlo'
 PLATFORMS = ('cpu', 'cuda', 'tpu')
 
 
-def export(config, tasks: tuple[Task, ...], variables: dict) -> jax.export.Exported:
+def export(predictor: prediction.Predictor) -> jax.export.Exported:
   """The function uint8 [B, H, W, 3] RGB -> {task: final prediction at H x W}, for any B.
 
   Each image is predicted as `prediction.Predictor` does: its noise depends on config.seed alone,
-  so that the rest of the batch changes nothing. H, W are config.data.size.
+  so that the rest of the batch changes nothing.
   """
-  predict_step = make_predict_fn(build_model(config, tasks), config, tasks)
-  variables = jax.device_get(variables)  # arrays on several devices would tie the file to their number
+  predict_step = make_predict_fn(predictor.model, predictor.tasks, predictor.seed, predictor.diffusion_steps)
+  variables = jax.device_get(predictor.variables)  # arrays on several devices would tie the file to their number
 
   def predict(image):
     normalized = (image / jnp.float32(255) - transforms.MEAN) / transforms.STD
@@ -45,14 +43,14 @@ def export(config, tasks: tuple[Task, ...], variables: dict) -> jax.export.Expor
     return {name: x[0] for name, x in maps.items()}
 
   def on(platform: str):  # the convolutions that suit it; the file holds the weights once
-    def run(images):
+    def predict_on(images):
       with target.compiling_for(platform):
         return predict_step(variables, images, jnp.zeros(1, jnp.int32))['final']
 
-    return run
+    return predict_on
 
   (batch,) = jax.export.symbolic_shape('batch')
-  images = jax.ShapeDtypeStruct((batch, *config.data.size, 3), jnp.uint8)
+  images = jax.ShapeDtypeStruct((batch, *predictor.size, 3), jnp.uint8)
   # By vmap every shape inside is static, and an image knows nothing of the others.
   return jax.export.export(jax.jit(jax.vmap(predict)), platforms=PLATFORMS)(images)
 
@@ -67,7 +65,7 @@ def write(workdir: str, which: str, out: str) -> jax.export.Exported:
     atomic_open(out, 'wb') as file,
   ):
     # After `out` was opened, so that a path that cannot be written shows before the work.
-    exported = export(predictor.config, predictor.tasks, predictor.variables)
+    exported = export(predictor)
     file.write(exported.serialize())
   return exported
 

@@ -78,7 +78,9 @@ def measure(predictor: Predictor, source, images: int) -> dict[str, dict[str, fl
   batch = config.eval.batch = math.ceil(min(config.eval.batch, count) / mesh.size) * mesh.size
   if min(count, batch) < 2 or count < batch:
     raise UserError(f'{count} images: {max(batch, 2)} or more are needed, to exchange maps')
-  evaluator = Evaluator(model, config, source, mesh, fast=True, limit=count - count % batch)
+  evaluator = Evaluator(
+    model, source, mesh, config.eval, config.data, config.seed, fast=True, limit=count - count % batch
+  )
 
   def scores(exchanged) -> dict:
     mask = jnp.array([task.name in exchanged for task in tasks])

@@ -7,7 +7,7 @@ import jax
 
 from dmtl_jax.data.source import data_tasks
 from dmtl_jax.jobs import compile_for
-from dmtl_jax.models import find
+from dmtl_jax.models import build_model, find
 from dmtl_jax.models.counting import summarize
 from dmtl_jax.tasks import Task
 from dmtl_jax.training import cost, setup
@@ -24,7 +24,9 @@ def run(config, as_json: bool = False, memory: bool = False, accelerator: str | 
     UserError: unknown method or data set, a wrong data folder, or no compiler for the accelerator.
   """
   tasks = data_tasks(config.data)
-  result = summarize(config, tasks, tuple(config.data.size))
+  model = build_model(config, tasks)
+  counted = summarize(model, tuple(config.data.size), config.eval.diffusion_steps)
+  result = {'method': config.method} | counted
   if not as_json:
     cost = find(config.method).cost
     print(as_text(result) + (f'\nthe paper says {cost}' if cost else ''))
@@ -55,7 +57,8 @@ def step_memory(config, tasks: tuple[Task, ...]) -> dict:
   """
   training = setup.build_without_data(config, tasks)
   state = setup.abstract_state(training)
-  compiled = cost.compile_step(training.update, state, config, tasks, training.mesh)
+  batch = cost.abstract_batch(config.train.batch, tuple(config.data.size), tasks, training.mesh)
+  compiled = training.update.lower(state, batch, 1).compile()
   shares = jax.tree.map(lambda x: math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize, state)
   devices = f'{jax.device_count()} x {jax.devices()[0].device_kind}'
   return {'bytes': cost.planned_bytes(compiled), 'state_bytes': sum(jax.tree.leaves(shares)), 'devices': devices}

@@ -12,7 +12,9 @@ from dmtl_jax.basics.errors import program, UserError
 from dmtl_jax.basics.progress import Progress, say
 from dmtl_jax.basics.stopping import Stopped, StopSignal
 from dmtl_jax.data import label_settings
+from dmtl_jax.inference.evaluation import Evaluator
 from dmtl_jax.jobs import check, evaluate, report
+from dmtl_jax.models import counting
 from dmtl_jax.report import results
 from dmtl_jax.runs import run_tasks
 from dmtl_jax.runs import workdir as workdir_lib
@@ -33,7 +35,7 @@ def run(config, workdir: str, force: bool = False) -> dict | None:
   Raises:
     UserError: bad config or data, another process in the workdir, no space left, or a loss that is not finite.
   """
-  setup.check(config, is_fresh(workdir))  # before the folder is made
+  made = setup.check(config, is_fresh(workdir))  # before the folder is made
   with workdir_lib.locked(workdir):
     fresh = is_fresh(workdir)
     if not (fresh or force):
@@ -41,7 +43,7 @@ def run(config, workdir: str, force: bool = False) -> dict | None:
     initial_weights = config.init_from if fresh else workdir
     if os.path.isdir(initial_weights):  # a run, by `setup.check`
       config = run_tasks.match(config, workdir_lib.read_tasks(initial_weights), initial_weights, force)
-    training = setup.build(config, *setup.open_data(config))
+    training = setup.build(config, *setup.open_data(config), made)
     if not (fresh or force):
       sharding.on_first_host(check_labels, workdir, training.source)
     say('\n'.join(check.first_lines(config, training.source, training.val)))
@@ -70,11 +72,24 @@ def train(training: setup.Training, config, workdir: str, stop: StopSignal) -> b
     steps = max(training.steps, start)
     pending = bad_numbers.PendingSteps(source.tasks, checkpoints.notes['window'])
     log = stack.enter_context(closing(Log(workdir, start, checkpoints.notes['evaluated'])))
-    evaluation = periodic.Periodic(training, config, log, stop, checkpoints.notes)
+    evaluator = Evaluator(
+      training.model,
+      training.val,
+      training.mesh,
+      config.eval,
+      config.data,
+      config.seed,
+      fast=True,
+      limit=config.train.eval_images,
+    )
+    evaluation = periodic.Periodic(evaluator, config.train, training.steps, log, stop, checkpoints.notes)
     if start < steps:
       say('compiling the training step')
-      update = cost.compile_step(training.update, state, config, source.tasks, training.mesh)
-      sharding.on_first_host(cost.write, workdir, config, source.tasks, update)
+      size = tuple(config.data.size)
+      shapes = cost.abstract_batch(config.train.batch, size, source.tasks, training.mesh)
+      update = training.update.lower(state, shapes, 1).compile()
+      counted = counting.summarize(training.model, size, config.eval.diffusion_steps)
+      sharding.on_first_host(cost.write, workdir, counted, config.train.batch, update)
     progress = stack.enter_context(Progress('training', steps, 'step', start))
 
     def save(position: dict, before: int | None = None):

@@ -14,7 +14,7 @@ import numpy as np
 from dmtl_jax.basics.atomic import write_json
 from dmtl_jax.basics.progress import Progress, say
 from dmtl_jax.data import source as source_lib
-from dmtl_jax.inference import images as images_lib
+from dmtl_jax.inference import tiles
 from dmtl_jax.inference.prediction import load, Predictor
 from dmtl_jax.report.table import markdown_table
 from dmtl_jax.runs import run_tasks
@@ -75,7 +75,7 @@ def _error_and_uncertainties(task: Task, one, stages: dict, label: np.ndarray) -
   self_uncertainty = task.self_uncertainty(jnp.asarray(one.maps['final', task.name]))
   if self_uncertainty is not None:
     small = np.asarray(self_uncertainty)[..., None]
-    maps.append(images_lib.enlarge(small, one.extent, label.shape[:2], slice(None), one.origin)[..., 0])
+    maps.append(tiles.enlarge(small, one.extent, label.shape[:2], slice(None), one.origin)[..., 0])
   return maps
 
 

@@ -11,6 +11,7 @@ from flax import linen as nn
 from flax import struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dmtl_jax.basics.errors import unknown_value_error
 from dmtl_jax.models import losses
@@ -120,16 +121,16 @@ class Forward:
     output: of the network for batch['image'].
     weights: [T] task weights.
     key: the step's random key.
-    config: of the run.
+    model: the network.
   """
 
   apply: Callable
   batch: dict
   output: Output
   tasks: tuple[Task, ...]
-  weights: jax.Array
+  weights: np.ndarray
   key: jax.Array
-  config: Any
+  model: Network
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,11 +169,12 @@ class Method:
   reference: bool = False
   baseline: bool = False
 
-  def total_loss(self, run: Forward) -> tuple[jax.Array, dict[str, jax.Array]]:
+  def total_loss(self, run: Forward, initial_loss: float) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The loss to minimise, and the tasks' losses by part, see `losses.total_loss`."""
     labels, mask = run.batch['labels'], run.batch['label_mask']
-    initial = run.config.initial_loss
-    loss, parts = losses.total_loss(run.tasks, run.output, labels, mask, run.weights, initial, self.balances_images)
+    loss, parts = losses.total_loss(
+      run.tasks, run.output, labels, mask, run.weights, initial_loss, self.balances_images
+    )
     return loss + self.loss(run) if self.loss else loss, parts
 
 

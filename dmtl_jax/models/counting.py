@@ -14,29 +14,29 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 from jax.interpreters import partial_eval
 import jax.numpy as jnp
 
-from dmtl_jax.models.base import build_model
+from dmtl_jax.models.base import Network
 from dmtl_jax.models.inputs import model_inputs, variable_shapes
 from dmtl_jax.models.parts.layers import reduced_conv
 from dmtl_jax.models.parts.winograd import winograd_conv
-from dmtl_jax.tasks import Task
 
 CONVOLUTIONS = (reduced_conv.__name__, winograd_conv.__name__)  # take less work than their definition
 
 
-def summarize(config, tasks: tuple[Task, ...], size: tuple[int, int]) -> dict:
-  """Counts parameters and forward multiply-adds of the config's method.
+def summarize(model: Network, size: tuple[int, int], diffusion_steps: int = 0) -> dict:
+  """Counts parameters and forward multiply-adds of a network.
 
   Args:
     size: image size (H, W).
+    diffusion_steps: S at inference; 0: as in training.
 
   Returns:
-    {'method', 'backbone', 'diffusion_steps' (0 without diffusion), 'size', 'tasks': {task: C_t},
+    {'backbone', 'diffusion_steps' (0 without diffusion), 'size', 'tasks': {task: C_t},
     'parameters': int, 'gmac': float in 1e9, 'parts': {part: {'parameters', 'gmac'}}}. A part
     is summed over tasks, layers and blocks: 'backbone/encoder', 'decoders/block', ...
   """
-  model = build_model(config, tasks)
+  tasks = model.tasks
   variables = variable_shapes(model, size)
-  diffusion_steps = config.eval.diffusion_steps or config.model.diffusion_steps if model.diffuses else 0
+  diffusion_steps = diffusion_steps or model.diffusion_steps if model.diffuses else 0
   names = [task.name for task in tasks]
   parts = {}
 
@@ -52,8 +52,7 @@ def summarize(config, tasks: tuple[Task, ...], size: tuple[int, int]) -> dict:
   for part in parts.values():
     part['gmac'] /= 1e9
   return {
-    'method': config.method,
-    'backbone': config.model.backbone,
+    'backbone': model.backbone,
     'diffusion_steps': diffusion_steps,
     'size': list(size),
     'tasks': {task.name: task.channels for task in tasks},

@@ -6,6 +6,7 @@ contribute exactly 0 to value and gradient.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dmtl_jax.models.parts.layers import resize
 from dmtl_jax.tasks import Task
@@ -37,7 +38,7 @@ def map_losses(tasks: tuple[Task, ...], maps: dict, labels: dict, label_mask: ja
   return jnp.stack(columns, axis=1)
 
 
-def combine(losses: jax.Array, label_mask: jax.Array, weights: jax.Array, balance: bool = True) -> jax.Array:
+def combine(losses: jax.Array, label_mask: jax.Array, weights: np.ndarray, balance: bool = True) -> jax.Array:
   """Mean over images of T / (labelled tasks of the image) * sum_t w_t L[b, t].
 
   The factor is the released code's. For a network of one task it is 1, so several such networks trained side by side
@@ -60,7 +61,7 @@ def total_loss(
   output,
   labels: dict,
   label_mask: jax.Array,
-  weights: jax.Array,
+  weights: np.ndarray,
   initial_loss: float = INITIAL_LOSS,
   balance: bool = True,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:

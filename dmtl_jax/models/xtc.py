@@ -22,9 +22,7 @@ from dmtl_jax.models.parts.task_layers import SlotEmbed, Slots
 from dmtl_jax.tasks.normals import normalize
 
 STAGE_CONVS = (2, 2, 3, 3, 3)  # convolutions between two poolings
-WEIGHT = 2.0  # of the loss in the public code on NYUD; 1 on Cityscapes, which does not anneal it either
-FLIP_VIEW = False  # its second view is a crop on NYUD; on Cityscapes half of them are flipped too, same source
-FEATURE_WEIGHT = 0.5  # of the regularisation by backbone features, same source
+FEATURE_WEIGHT = 0.5  # of the regularisation by backbone features in the public code
 
 
 class FiLM(nn.Module):
@@ -66,7 +64,15 @@ class MappingNetwork(nn.Module):
 
 
 class XTC(MTLBaseline):
-  """MTL baseline with the mapping network; inference runs only the baseline."""
+  """MTL baseline with the mapping network; inference runs only the baseline.
+
+  Attributes:
+    cross_task_weight: weight of `cross_task_consistency`.
+    flip_view: whether the second view of an image is flipped with probability 0.5.
+  """
+
+  cross_task_weight: float = 2.0  # the public code's on NYUD; 1 on Cityscapes, which does not anneal it either
+  flip_view: bool = False  # the public code's second view is a crop on NYUD; on Cityscapes half of them are flipped too
 
   def setup(self):
     self.baseline = MTLBaseline(**self._shared(), decoder_blocks=self.decoder_blocks)
@@ -116,7 +122,7 @@ def cross_task_consistency(run: Forward) -> jax.Array:
   mask = run.batch['label_mask']
   count = mask.shape[1]
   key_view, key_target, key_encode = jax.random.split(run.key, 3)
-  view = views.draw_crops(key_view, len(mask), run.config.model.get('flip_view', FLIP_VIEW))
+  view = views.draw_crops(key_view, len(mask), run.model.flip_view)
   output, _ = run.apply(view.image(run.batch['image']))
   labels = {task.name: view.label(task, run.batch['labels'][task.name]) for task in tasks}
   has_label = mask & jnp.stack([task.valid(labels[task.name]).any((1, 2)) for task in tasks], axis=1)
@@ -143,7 +149,7 @@ def cross_task_consistency(run: Forward) -> jax.Array:
     return jnp.where(_at_task(has_label, target) & is_source, loss, 0)
 
   total = jax.lax.map(lambda offset: source_loss(offset, predictions), jnp.arange(count - 1)).sum(0)
-  return run.config.model.get('cross_task_weight', WEIGHT) * (total * has_label.sum(1)).mean()
+  return run.model.cross_task_weight * (total * has_label.sum(1)).mean()
 
 
 def _at_task(mask: jax.Array, task: jax.Array) -> jax.Array:
@@ -182,6 +188,5 @@ def encode_predictions(tasks, final: dict, size: tuple[int, int], key: jax.Array
 
 register(
   'xtc', XTC, 'XTC', row=4, color='#cc79a7', loss=cross_task_consistency, baseline=True,
-  defaults=dict(cross_task_weight=WEIGHT, flip_view=FLIP_VIEW),
   cost='173 M, including mapping networks for training only; 608 GMAC',
 )  # fmt: skip

@@ -13,7 +13,6 @@ from typing import Any
 
 from dmtl_jax.basics import files, progress
 from dmtl_jax.basics.errors import is_plain, UserError
-from dmtl_jax.inference.evaluation import VERSION
 
 FIX = 'run --mode=evaluate again, or delete it'
 LARGEST = 1e300  # larger numbers overflow in sums
@@ -82,8 +81,6 @@ def read_evaluation(path: pathlib.Path) -> Evaluation | None:
   if not path.exists():
     return None
   with _content(path) as content:
-    if content['version'] != VERSION:
-      raise UserError(f'{path}: scored under other definitions than those of this version; run --mode=evaluate again')
     evaluation = Evaluation(
       step=int(_number(content['step'])),
       **{name: _text(content[name]) for name in ('protocol', 'resolution', 'weights')},

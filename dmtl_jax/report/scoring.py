@@ -1,6 +1,6 @@
 """How scores were made, and whether those of a section are comparable."""
 
-from dmtl_jax.inference.evaluation import size_text, VERSION
+from dmtl_jax.inference.evaluation import size_text
 
 FIELDS = ('eval.protocol', 'eval.weights', 'eval.resolution', 'eval.boundary_side')
 
@@ -28,7 +28,7 @@ def _describe_entry(entry) -> str:
   is_shrunk = any(run.evaluation and run.evaluation.boundary_shrunk for run in entry.runs)
   size = size_text(resolution, entry.runs[0].size)
   limit = f' (boundaries at most {side} pixels a side)' if is_shrunk else ''
-  return f'protocol {protocol}, weights {weights}, version {VERSION}, {size}{limit}'
+  return f'protocol {protocol}, weights {weights}, {size}{limit}'
 
 
 def warn(section) -> str:

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.metrics.delta_m import delta_m
-from dmtl_jax.models import counting
+from dmtl_jax.models import build_model, counting
 from dmtl_jax.report import scoring
 from dmtl_jax.report.results import describe_differences, Entry, Section
 from dmtl_jax.tasks import Task, values_by_task
@@ -203,7 +203,8 @@ def _count(entry: Entry) -> dict:
 @functools.cache  # it takes seconds
 def _count_config(config: str, tasks: tuple[Task, ...], size: tuple[int, int]) -> dict:
   try:
-    return counting.summarize(ConfigDict(json.loads(config)), tasks, size)
+    fields = ConfigDict(json.loads(config))
+    return counting.summarize(build_model(fields, tasks), size, fields.eval.diffusion_steps)
   except UserError:
     return {}
 

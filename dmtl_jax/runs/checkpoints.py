@@ -3,8 +3,7 @@
 A checkpoint W/checkpoints/STEP holds `variables` (params, batch_stats), `optimizer` (its state, the
 step, and the loss scale of a float16 network) and `meta`: the format's version, the data iterator's
 state, notes of the run (`Checkpoints.notes`) and checksums that reveal a damaged checkpoint. Saves
-are atomic and asynchronous. A later format may add fields to `meta`, so what reads it does without those
-that an older format lacks.
+are atomic and asynchronous.
 """
 
 from collections.abc import Sequence
@@ -29,11 +28,13 @@ from orbax.checkpoint import checkpoint_managers
 from dmtl_jax.basics import sharding
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.basics.progress import say
-from dmtl_jax.models import build_model
+from dmtl_jax.models import Network
 from dmtl_jax.models.inputs import variable_shapes
 from dmtl_jax.runs.state import initial_loss_scale, TrainState
 
-FORMAT = 2  # 1: without 'crc32', 'window' and 'data' in meta
+FORMAT = 3
+# Types of what `meta` holds, besides the format.
+META = dict(config=dict, data=dict, crc32=dict, best=dict, window=dict, evaluated=int)
 
 
 class DamagedError(UserError):
@@ -118,11 +119,8 @@ class Checkpoints:
     if not all(np.isfinite(x).all() for x in jax.tree.leaves(arrays['variables'])):
       raise UserError(f'step {step}: parameters are not finite and were not saved; lower --config.optim.lr')
     self._preserved.best = notes['best'].get('step')
-    meta = {'format': FORMAT, 'data': data, 'crc32': _checksums(arrays)} | notes
-    args: dict = {name: ocp.args.StandardSave(item) for name, item in items.items()}
-    args['meta'] = ocp.args.JsonSave(meta)
     with _os_errors(self.path):
-      self._manager.save(step, args=ocp.args.Composite(**args), force=True)
+      self._manager.save(step, args=_save_args(items, arrays, data, notes), force=True)
 
   def close(self):
     """Waits for pending saves; raises OSError if the last one failed (earlier checkpoints are whole)."""
@@ -134,19 +132,19 @@ class Checkpoints:
     """{'format', 'config', 'best', ...} of a checkpoint.
 
     Raises:
-      UserError: a newer version of the code wrote it.
+      UserError: another version of the code wrote it.
       DamagedError: it cannot be read.
     """
     meta = self._read(step, dict(meta=ocp.args.JsonRestore()))['meta']
     if not isinstance(meta, dict) or not isinstance(meta.get('format'), int):
       raise DamagedError(f'{self.path / str(step)}/meta: no format version')
-    named = [isinstance(meta.get(name, {}), dict) for name in ('config', 'best', 'window', 'crc32')]
-    if not all(named) or not isinstance(meta.get('evaluated', 0), int):
-      raise DamagedError(f'{self.path / str(step)}/meta: not what a checkpoint holds')
-    if meta['format'] > FORMAT:
+    if meta['format'] != FORMAT:
       raise UserError(
-        f'{self.path / str(step)}: format {meta["format"]}, this version reads up to {FORMAT}; update dmtl_jax'
+        f'{self.path / str(step)}: format {meta["format"]}, this version of dmtl_jax reads {FORMAT}; '
+        f'use the version that wrote it'
       )
+    if not all(isinstance(meta.get(name), kind) for name, kind in META.items()):
+      raise DamagedError(f'{self.path / str(step)}/meta: not what a checkpoint holds')
     return meta
 
   def restore_latest(self, state: TrainState, iterator) -> tuple[TrainState | None, int | None]:
@@ -214,9 +212,8 @@ class Checkpoints:
     scale = _abstract(initial_loss_scale(), state.step.sharding) if has_scale else None
     items = self._restore(step, _items(state.replace(scale=scale)), meta)
     if iterator is not None:
-      iterator.set_state(meta.get('data', {'next_index': step}))
-    evaluated = step - 1 if meta.get('due') else step  # where an older version of the code did not note it
-    self.notes = {'evaluated': evaluated, 'best': {}, 'window': {}} | meta
+      iterator.set_state(meta['data'])
+    self.notes = meta
     optimizer = items['optimizer']
     scale = None
     if state.scale is not None:
@@ -235,8 +232,7 @@ class Checkpoints:
     restored = self._read(step, {name: ocp.args.StandardRestore(item) for name, item in shapes.items()})
     items = {name: restored[name] for name in items}
     actual = _checksums(_on_host(items))
-    saved = meta.get('crc32', {})
-    wrong = [name for name in items if name in saved and saved[name] != actual[name]]
+    wrong = [name for name in items if meta['crc32'].get(name) != actual[name]]
     if wrong:
       raise DamagedError(f'{self.path / str(step)}: damaged (the {" and ".join(wrong)} read are not those saved)')
     return items
@@ -277,7 +273,7 @@ class Checkpoints:
       raise UserError(f'{self.path}: no checkpoint here; train first, or check --workdir')
     if which in ('latest', 'best'):
       latest, meta = self._latest_meta(steps)
-      best = meta.get('best', {}).get('step')
+      best = meta['best'].get('step')
       return best if which == 'best' and best in steps else latest
     if not which.isdigit() or int(which) not in steps:
       raise UserError(f'--step={which}: not one of best, latest, {", ".join(map(str, steps))}')
@@ -291,6 +287,21 @@ class Checkpoints:
       except DamagedError as error:
         say(f'{error}; the checkpoint before it is taken')
     raise self._all_damaged_error()
+
+
+def save_variables(workdir, step: int, variables: dict, config: dict):
+  """Writes the checkpoint of a run that is not trained here; it can be evaluated and predicted with, not resumed."""
+  items = {'variables': variables}
+  notes = {'config': config, 'evaluated': step, 'best': {}, 'window': {}}
+  with ocp.CheckpointManager(epath.Path(workdir).resolve() / 'checkpoints') as manager:
+    manager.save(step, args=_save_args(items, _on_host(items), {'next_index': step}, notes))
+
+
+def _save_args(items: dict, arrays: dict, data: dict, notes: dict) -> ocp.args.Composite:
+  """What Orbax saves: the items, and 'meta' with checksums of their `arrays`."""
+  meta = {'format': FORMAT, 'data': data, 'crc32': _checksums(arrays)} | notes
+  saved = {name: ocp.args.StandardSave(item) for name, item in items.items()}
+  return ocp.args.Composite(**saved, meta=ocp.args.JsonSave(meta))
 
 
 def _items(state: TrainState) -> dict:
@@ -357,17 +368,17 @@ def _first_line(error: BaseException) -> str:
   return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
-def load(workdir: str | os.PathLike, which: str, config, tasks) -> tuple[Any, dict, int]:
-  """Loads the network of a run from a checkpoint: model, variables (on every device) and step.
+def load(workdir: str | os.PathLike, which: str, model: Network, size: tuple[int, int]) -> tuple[dict, int]:
+  """Loads a network's variables (on every device) from a checkpoint of a run, and the checkpoint's step.
 
   Args:
     which: 'best', 'latest' or a step.
+    size: height and width of the network input.
 
   Raises:
-    UserError: no checkpoint there, or one that is damaged or does not fit the config.
+    UserError: no checkpoint there, or one that is damaged or does not fit the network.
   """
   checkpoints = Checkpoints(workdir, read_only=True)
-  model = build_model(config, tasks)
   step = checkpoints.choose(which)
-  target = _abstract(variable_shapes(model, tuple(config.data.size)), sharding.replicated(sharding.make_mesh()))
-  return model, checkpoints.restore_variables(step, target), step
+  target = _abstract(variable_shapes(model, size), sharding.replicated(sharding.make_mesh()))
+  return checkpoints.restore_variables(step, target), step

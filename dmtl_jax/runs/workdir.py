@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from dmtl_jax.basics import files, sharding, stopping
 from dmtl_jax.basics.atomic import write_json
 from dmtl_jax.basics.errors import check_local, is_plain, sanitize, UserError
-from dmtl_jax.configs import check, common
+from dmtl_jax.configs import check
 from dmtl_jax.tasks import make_task, Task
 
 # Fields that a resumed run may change, since they do not change what is learned.
@@ -94,23 +94,13 @@ def write_config(workdir: str | os.PathLike, config: ConfigDict):
 
 
 def read_config(workdir: str | os.PathLike) -> ConfigDict:
-  """The config a run was trained with; raises UserError if there is none or it is damaged."""
+  """The config a run was trained with; raises UserError if there is none, or it is damaged or has other fields."""
   path = pathlib.Path(workdir) / 'config.json'
   with _not_a_run_error(path, 'config'):
     values = json.loads(files.read_text(path))
   check.check(values, str(path))
-  values = common.upgraded(values)
-  values = _filled(values, common.defaults(values))
   values['data'].update({field: tuple(values['data'][field]) for field in ('size', 'tasks')})
   return ConfigDict(values)
-
-
-def _filled(values: dict, defaults: dict) -> dict:
-  """Stored values, with the defaults of the fields that the code has got since."""
-  return defaults | {
-    key: _filled(value, defaults[key]) if isinstance(value, dict) and isinstance(defaults.get(key), dict) else value
-    for key, value in values.items()
-  }
 
 
 def write_tasks(workdir: str | os.PathLike, tasks: tuple[Task, ...]):

@@ -10,26 +10,15 @@ import jax
 import jax.numpy as jnp
 
 from dmtl_jax.basics import atomic, files, sharding
-from dmtl_jax.models import counting
 
 
-def compile_step(update, state, config, tasks, mesh):
-  """Compiles the train step for batches of the config's shape; run the result instead of `update`.
-
-  Args:
-    update: the jitted (state, batch, step) -> (state, scalars).
-    state: real or abstract, with shardings.
-  """
-  return update.lower(state, abstract_batch(config, tasks, mesh), 1).compile()
-
-
-def abstract_batch(config, tasks, mesh) -> dict:
-  """Shapes, dtypes and shardings of a batch, to compile a step with."""
-  height, width = config.data.size
+def abstract_batch(count: int, size: tuple[int, int], tasks, mesh) -> dict:
+  """Shapes, dtypes and shardings of a batch of `count` images, to compile a step with."""
+  height, width = size
   by_image = sharding.by_image(mesh)
 
   def shaped(shape, dtype):
-    return jax.ShapeDtypeStruct((config.train.batch, *shape), dtype, sharding=by_image)
+    return jax.ShapeDtypeStruct((count, *shape), dtype, sharding=by_image)
 
   labels = {task.name: task.blank(height, width) for task in tasks}
   return {
@@ -51,16 +40,21 @@ def planned_bytes(compiled) -> int | None:
   return plan.argument_size_in_bytes + results + plan.temp_size_in_bytes
 
 
-def write(workdir, config, tasks, compiled):
-  """Writes W/cost.json at the start of training."""
-  counted = counting.summarize(config, tasks, tuple(config.data.size))
+def write(workdir, counted: dict, batch: int, compiled):
+  """Writes W/cost.json at the start of training.
+
+  Args:
+    counted: `counting.summarize` of the network.
+    batch: images per step.
+    compiled: the train step.
+  """
   devices = jax.devices()
   content = {
     'parameters': counted['parameters'],
     'gmac': counted['gmac'],
     'train_memory_bytes': planned_bytes(compiled),
     'devices': f'{len(devices)} x {devices[0].device_kind}',
-    'batch': config.train.batch,
+    'batch': batch,
   }
   atomic.write_json(_path(workdir), content)
 

@@ -18,7 +18,7 @@ OPTIMIZERS = {
 }
 
 
-def learning_rate(config, steps: int, steps_per_epoch: int) -> optax.Schedule:
+def learning_rate(optim, steps: int, steps_per_epoch: int) -> optax.Schedule:
   """Learning rate by number of previous updates: a linear warmup, then config.optim.schedule.
 
   - 'poly' (the paper): lr (1 - epoch / epochs)^0.9, constant within each epoch;
@@ -26,9 +26,9 @@ def learning_rate(config, steps: int, steps_per_epoch: int) -> optax.Schedule:
   - 'constant'.
 
   Args:
+    optim: config.optim.
     steps: of the whole run.
   """
-  optim = config.optim
   if optim.schedule == 'poly':
     schedule = _poly(optim.lr, steps, steps_per_epoch)
   elif optim.schedule == 'cosine':
@@ -49,19 +49,20 @@ def _poly(lr: float, steps: int, steps_per_epoch: int) -> optax.Schedule:
   return schedule
 
 
-def optimizer(config, schedule: optax.Schedule, model=None) -> optax.GradientTransformationExtraArgs:
+def optimizer(optim, schedule: optax.Schedule, model=None) -> optax.GradientTransformationExtraArgs:
   """config.optim.name on clipped gradients (docs/paper.md, Datasets and protocol).
 
   The paper has Adam; L2 and clipping are known from the released PASCAL config only.
 
   Args:
+    optim: config.optim.
     model: the network, for clipping and rates per part, see `clip` and `rates`.
   """
-  scale, decoupled = OPTIMIZERS[config.optim.name]
-  decay = optax.add_decayed_weights(config.optim.l2)
+  scale, decoupled = OPTIMIZERS[optim.name]
+  decay = optax.add_decayed_weights(optim.l2)
   steps = [scale(), decay] if decoupled else [decay, scale()]
-  own_rates = rates(config.optim, model)
-  return optax.chain(clip(config.optim.clip, model), *steps, *own_rates, optax.scale_by_learning_rate(schedule))
+  own_rates = rates(optim, model)
+  return optax.chain(clip(optim.clip, model), *steps, *own_rates, optax.scale_by_learning_rate(schedule))
 
 
 def norms(grads, model=None) -> dict[str, jax.Array]:

@@ -1,5 +1,6 @@
 """The periodic evaluation of a run, and the choice of the best one, whose checkpoint is kept and predicts."""
 
+from collections.abc import Mapping
 import math
 
 from dmtl_jax.basics import sharding
@@ -14,7 +15,9 @@ class Periodic:
   """Evaluates a run, logs the scores and keeps the best.
 
   Args:
-    training: `setup.Training`.
+    evaluator: a fast one, of the validation split.
+    train_config: config.train.
+    steps: of the whole run.
     log: `log.Log`.
     stop: `stopping.StopSignal`, which may interrupt an evaluation.
     notes: of the checkpoint that the run resumes from, see `Checkpoints.notes`.
@@ -24,18 +27,16 @@ class Periodic:
     evaluated: step of the last evaluation.
   """
 
-  def __init__(self, training, config, log, stop, notes: dict):
+  def __init__(self, evaluator: evaluation.Evaluator, train_config, steps: int, log, stop, notes: dict):
     self.best = notes['best']
     self.evaluated = notes['evaluated']
-    self._last = training.steps
-    self._every = config.train.eval_every or max(training.steps // 10, 1)
-    self._pictured = self._every * max(training.steps // self._every // PICTURED, 1)
-    self._config = config
-    self._mesh = training.mesh
+    self._last = steps
+    self._every = train_config.eval_every or max(steps // 10, 1)
+    self._pictured = self._every * max(steps // self._every // PICTURED, 1)
+    self._best_by = train_config.best_by
+    self._evaluator = evaluator
     self._log = log
     self._stop = stop
-    limit = config.train.eval_images
-    self._evaluator = evaluation.Evaluator(training.model, config, training.val, training.mesh, fast=True, limit=limit)
 
   def due(self, step: int) -> bool:
     """Whether an evaluation at `step` is due and not done yet."""
@@ -43,7 +44,7 @@ class Periodic:
 
   def run(self, state, step: int):
     """Evaluates; if Ctrl-C or SIGTERM interrupts it, nothing changes and the evaluation stays due."""
-    variables = sharding.replicate(state.variables, self._mesh)
+    variables = sharding.replicate(state.variables, self._evaluator.mesh)
     try:
       with self._stop.interruptible():
         scores, _ = self._evaluator.run(variables)
@@ -54,7 +55,8 @@ class Periodic:
     self._log.scalars(step, evaluation.flatten_scores(scores))
     for name, picture in pictures:
       self._log.image(step, f'panels/{name}', picture)
-    self.best = choose(self.best, step, scores, self._config, self._evaluator.tasks)
+    single_task = self._evaluator.eval_config.single_task
+    self.best = choose(self.best, step, scores, self._best_by, single_task, self._evaluator.tasks)
     self.evaluated = step
 
 
@@ -66,11 +68,11 @@ def check(best_by: str, tasks):
     raise unknown_value_error('config.train.best_by', best_by, ['delta_m', *sorted(known)])
 
 
-def choose(best: dict, step: int, scores: dict, config, tasks) -> dict:
+def choose(best: dict, step: int, scores: dict, best_by: str, single_task: Mapping[str, float], tasks) -> dict:
   """The better of the best evaluation so far and this one; this one on a tie.
 
-  Compares config.train.best_by: 'TASK/METRIC' of the final maps, or 'delta_m', Delta_m against
-  config.eval.single_task; without single-task scores, the evaluation better at more tasks wins.
+  Compares `best_by` (config.train): 'TASK/METRIC' of the final maps, or 'delta_m', Delta_m against
+  `single_task` (config.eval); without single-task scores, the evaluation better at more tasks wins.
 
   Args:
     best: the best evaluation so far, or {}.
@@ -80,10 +82,10 @@ def choose(best: dict, step: int, scores: dict, config, tasks) -> dict:
     {'step', 'scores': {task: headline score}, 'delta_m', 'value': compared value, higher is better, or None}.
   """
   headline = evaluation.headline(scores['final'], tasks)
-  delta_m = evaluation.delta_to_single(scores['final'], config, tasks)
+  delta_m = evaluation.delta_to_single(scores['final'], single_task, tasks)
   candidate = {'step': step, 'scores': headline, 'delta_m': delta_m, 'value': delta_m}
-  if config.train.best_by != 'delta_m':
-    name, metric = config.train.best_by.split('/')
+  if best_by != 'delta_m':
+    name, metric = best_by.split('/')
     task = next(task for task in tasks if task.name == name)
     candidate['value'] = scores['final'][name][metric] * (-1 if task.lower_is_better(metric) else 1)
   if not best:

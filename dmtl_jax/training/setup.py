@@ -3,7 +3,7 @@
 from collections.abc import Callable
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ from dmtl_jax.data import label_settings, pipeline
 from dmtl_jax.data import source as source_lib
 from dmtl_jax.inference import evaluation
 from dmtl_jax.metrics.delta_m import delta_m
-from dmtl_jax.models import build_model
+from dmtl_jax.models import build_model, find, Network
 from dmtl_jax.models.inputs import init_variables
 from dmtl_jax.runs import pretrained
 from dmtl_jax.runs.checkpoints import Checkpoints
@@ -26,7 +26,7 @@ from dmtl_jax.runs.state import initial_loss_scale, TrainState
 from dmtl_jax.tasks import check_keys, KINDS, Task, values_by_task
 from dmtl_jax.training import optimizer as optimizer_lib
 from dmtl_jax.training import periodic
-from dmtl_jax.training.step import TrainStep
+from dmtl_jax.training.step import task_weights, TrainStep
 
 
 def create(model, tx: optax.GradientTransformation, key: jax.Array, size: tuple[int, int]) -> TrainState:
@@ -64,8 +64,23 @@ class Training:
     return sharding.put_batch({name: batch[name] for name in ('image', 'labels', 'label_mask')}, self.mesh)
 
 
-def check(config, fresh: bool = True):
-  """Finds what of a config cannot be trained, before any data is opened or anything compiled.
+class Base(NamedTuple):
+  """What a run is built on, whatever its data hold."""
+
+  mesh: jax.sharding.Mesh
+  model: Network
+
+
+def base(config, tasks: tuple[Task, ...]) -> Base:
+  """Devices and network; raises UserError where the batch cannot be shared or the network's fields do not fit."""
+  model = build_model(config, tasks)
+  mesh = sharding.make_mesh(config.train.fsdp)
+  sharding.check_batch('config.train.batch', config.train.batch, mesh, config.train.accumulate)
+  return Base(mesh, model)
+
+
+def check(config, fresh: bool = True) -> Base:
+  """Checks that a config can be trained, before any data is opened or anything compiled; returns its `base`.
 
   Args:
     fresh: whether the run starts from config.init_from, if that is set, and not from a checkpoint of its own.
@@ -75,16 +90,14 @@ def check(config, fresh: bool = True):
   """
   check_config.check(config.to_dict())
   tasks = source_lib.data_tasks(config.data)
-  model = build_model(config, tasks)
+  made = base(config, tasks)
+  model = made.model
   if config.optim.part_lr:  # an update refuses parts that the network has not
     shapes = jax.eval_shape(functools.partial(init_variables, model, size=tuple(config.data.size)), jax.random.key(0))
     jax.eval_shape(optimizer_lib.rates(config.optim, model)[0].update, shapes['params'], (), shapes['params'])
-  sharding.check_batch(
-    'config.train.batch', config.train.batch, sharding.make_mesh(config.train.fsdp), config.train.accumulate
-  )
   label_settings.check(config.data.labels)
   periodic.check(config.train.best_by, tasks)
-  evaluation.check(config)
+  evaluation.check(config.eval)
   if fresh and config.init_from:
     pretrained.check(config.init_from)
   if not (config.train.steps or config.train.epochs):
@@ -97,24 +110,47 @@ def check(config, fresh: bool = True):
     delta_m({task.name: 1.0 for task in tasks}, values_by_task(scores, tasks), tasks)
   if not any(values_by_task(weights, tasks).get(task.name, 1) for task in tasks):
     raise UserError('config.loss_weights: every task has weight 0, so nothing would be learned; raise one')
+  return made
 
 
-def build(config, source, val) -> Training:
-  """All that training on `source` needs, opened, or compiled at its first call; raises UserError as `check`."""
-  mesh, micro = sharding.make_mesh(config.train.fsdp), config.train.accumulate
-  sharding.check_batch('config.train.batch', config.train.batch, mesh, micro)
-  model = build_model(config, source.tasks)
+def build(config, source, val, made: Base | None = None) -> Training:
+  """All that training on `source` needs, opened, or compiled at its first call.
+
+  Args:
+    made: what `check` returned; None: made here, with the errors of `base`.
+  """
+  mesh, model = made or base(config, source.tasks)
+  model = model.clone(tasks=source.tasks)  # a resumed run has them in its own order
   steps_per_epoch = max(len(source) // config.train.batch, 1)
   steps = config.train.steps or config.train.epochs * steps_per_epoch
-  schedule = optimizer_lib.learning_rate(config, steps, steps_per_epoch)
-  tx = optimizer_lib.optimizer(config, schedule, model)
+  schedule = optimizer_lib.learning_rate(config.optim, steps, steps_per_epoch)
+  tx = optimizer_lib.optimizer(config.optim, schedule, model)
   init = functools.partial(create, model, tx, size=tuple(config.data.size))
   shardings = sharding.split(mesh, jax.eval_shape(init, jax.random.key(0)))
-  step = TrainStep(model, tx, config, source.tasks, pair_count(source, config, mesh.size * micro), mesh.size)
+  count = pair_count(source, config.train.batch // (mesh.size * config.train.accumulate))
+  step = train_step(config, model, tx, count, mesh.size)
   update = jax.jit(step, donate_argnums=0, out_shardings=(shardings, sharding.replicated(mesh)))
   init = jax.jit(init, out_shardings=shardings)
-  batches = pipeline.train_iterator(source, config, jax.process_index(), jax.process_count())
+  batches = pipeline.train_iterator(
+    source, config.data, config.train.batch, config.seed, jax.process_index(), jax.process_count()
+  )
   return Training(mesh, source, val, model, steps, schedule, shardings, update, init, batches)
+
+
+def train_step(config, model: Network, tx, pair_count: int, groups: int) -> TrainStep:
+  """The step of a config, see `TrainStep`."""
+  return TrainStep(
+    model,
+    find(config.method),
+    tx,
+    task_weights(config.loss_weights, model.tasks),
+    config.initial_loss,
+    pair_count,
+    groups,
+    config.train.accumulate,
+    config.train.nan_policy == 'skip',
+    config.seed,
+  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,9 +183,9 @@ def open_data(config):
   return source, source_lib.open_source(config.data, 'val')
 
 
-def pair_count(source, config, groups: int) -> int:
-  """Static number of (image, task) pairs a device denoises: its images times the most labels of any."""
-  return config.train.batch // groups * max(int(source.label_mask.sum(1).max()), 1)
+def pair_count(source, images: int) -> int:
+  """Static number of (image, task) pairs denoised together: some images times the most labels of any."""
+  return images * max(int(source.label_mask.sum(1).max()), 1)
 
 
 def start_state(config, checkpoints: Checkpoints, training: Training):

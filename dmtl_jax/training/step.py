@@ -1,15 +1,19 @@
 """The train step, in stages: gradients of (micro-)batches, guard, update."""
 
+from collections.abc import Mapping
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
+from flax.training.dynamic_scale import DynamicScale
 import jax
 from jax.flatten_util import ravel_pytree
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-from dmtl_jax.models import find, Forward
+from dmtl_jax.models import Forward, Network
+from dmtl_jax.models.base import Method
 from dmtl_jax.models.inputs import model_inputs
 from dmtl_jax.models.parts import pairs as pairs_lib
 from dmtl_jax.runs.state import MIN_SCALE, TrainState
@@ -17,114 +21,143 @@ from dmtl_jax.tasks import Task, values_by_task
 from dmtl_jax.training import optimizer
 
 
+class Moving(NamedTuple):
+  """What a pass updates besides the gradient; `loss_scale` is None unless the network is float16."""
+
+  batch_stats: Any
+  loss_scale: DynamicScale | None
+
+
+class Gradients(NamedTuple):
+  """Gradients of a batch, its updated batch statistics and loss scale, and scalars to log."""
+
+  grads: Any
+  moving: Moving
+  scalars: dict[str, Any]
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class TrainStep:
   """The function (state, batch, number) -> (state, scalars); jit it with the state donated.
 
-  Its inputs are a TrainState, a Batch (see data/pipeline.py) and the number of the step to be made, from 1. The
-  scalars: 'loss/total', 'loss/final/TASK' and 'loss/initial/TASK' (sums over this batch's labelled images) with
-  'count/TASK' labelled images, 'grad_norm', and 'is_finite': the update was made. Of a float16 network also
-  'loss_scale', by which the loss was multiplied, and 'overflow': the update was not made, since the gradient of the
-  loss so scaled was not finite.
+  It takes a TrainState, a Batch (see data/pipeline.py) and the number of the step, from 1. The scalars: 'loss/total',
+  'loss/final/TASK' and 'loss/initial/TASK' (sums over this batch's labelled images) with 'count/TASK' labelled images,
+  'grad_norm', and 'is_finite': whether the update was made. A float16 network adds 'loss_scale', by which the loss was
+  multiplied, and 'overflow': the update was skipped because the gradient of the scaled loss was not finite.
 
   Attributes:
+    method: gives the loss.
     tx: see `optimizer.optimizer`.
-    pair_count: labelled pairs a group of images can hold at most (of those in one micro-batch).
+    weights: loss weights [T].
+    initial_loss: weight of the losses on initial maps.
+    pair_count: most labelled pairs that a group of images can hold (within one micro-batch).
     groups: devices that split the batch.
+    accumulate: micro-batches per batch.
+    skips: whether training goes on after a step that is not finite (config.train.nan_policy).
+    seed: of the noise.
   """
 
-  model: Any
+  model: Network
+  method: Method
   tx: optax.GradientTransformationExtraArgs
-  config: Any
-  tasks: tuple[Task, ...]
+  weights: np.ndarray
+  initial_loss: float
   pair_count: int
   groups: int
+  accumulate: int = 1
+  skips: bool = False
+  seed: int = 0
   __name__ = 'train_step'  # in profiles
 
   def __call__(self, state: TrainState, batch: dict, number) -> tuple[TrainState, dict]:
-    key = jax.random.fold_in(jax.random.key(self.config.seed), state.step)
+    key = jax.random.fold_in(jax.random.key(self.seed), state.step)
     batch = batch | {'position': jnp.arange(batch['image'].shape[0])}
-    compute = self.gradients if self.config.train.accumulate == 1 else self.accumulated
-    grads, (batch_stats, scale), scalars = compute(state.params, (state.batch_stats, state.scale), batch, key)
+    compute = self.gradients if self.accumulate == 1 else self.accumulated
+    grads, moving, scalars = compute(state.params, Moving(state.batch_stats, state.scale), batch, key)
     norms = optimizer.norms(grads, self.model)
     scalars['grad_norm'] = optax.tree.norm(norms)
-    counts = finite((scalars['loss/total'], batch_stats)) & (state.step + 1 == number)
+    counts = finite((scalars['loss/total'], moving.batch_stats)) & (state.step + 1 == number)
     scalars['is_finite'] = counts & jnp.isfinite(scalars['grad_norm'])
+    overflow = False
     if state.scale is not None:
       scalars['loss_scale'] = state.scale.scale
-      scalars['overflow'] = counts & ~scalars['is_finite'] & (state.scale.scale > MIN_SCALE)
+      overflow = counts & ~scalars['is_finite'] & (state.scale.scale > MIN_SCALE)
+      scalars['overflow'] = overflow
+
+    def update():
+      return self.update(state, grads, moving, norms)
+
+    def skip_update():
+      return self.skip_update(state, moving.loss_scale, overflow)
+
     # Not a choice between two states after the update (`where`): that takes four times the time, and memory for both.
-    after = (state, grads, batch_stats, scale, scalars.get('overflow', False), norms)
-    return jax.lax.cond(scalars['is_finite'], self.update, self.skip_update, *after), scalars
+    return jax.lax.cond(scalars['is_finite'], update, skip_update), scalars
 
-  def gradients(self, params, moving: tuple, batch: dict, key: jax.Array, number=0) -> tuple[Any, tuple, dict]:
-    """Gradient, what moves with it, and scalars of the batch, or of micro-batch `number` of it.
-
-    Args:
-      moving: batch statistics, and the scale of the loss or None.
-    """
-    batch_stats, scale = moving
-    mask, tasks = batch['label_mask'], self.tasks
-    weights = task_weights(self.config, tasks)
+  def gradients(self, params, moving: Moving, batch: dict, key: jax.Array, number=0) -> Gradients:
+    """Gradients of the batch, or of micro-batch `number` of it."""
+    mask, tasks = batch['label_mask'], self.model.tasks
     pairs = pairs_lib.select(mask, self.pair_count, self.groups)
     inputs = model_inputs(self.model, batch['image'], key, len(tasks), pairs, batch['position'])
 
     def loss_fn(params):
-      variables = {'params': params, 'batch_stats': batch_stats}
+      variables = {'params': params, 'batch_stats': moving.batch_stats}
       apply = functools.partial(self.model.apply, variables, train=True, mutable=['batch_stats'])
       output, updated = apply(batch['image'], **inputs)
-      run = Forward(apply, batch, output, tasks, weights, jax.random.fold_in(key, number), self.config)
-      loss, parts = find(self.config.method).total_loss(run)
+      run = Forward(apply, batch, output, tasks, self.weights, jax.random.fold_in(key, number), self.model)
+      loss, parts = self.method.total_loss(run, self.initial_loss)
       return loss, (parts, updated['batch_stats'])
 
+    scale = moving.loss_scale
     if scale is None:
       (loss, (parts, batch_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(params)
     else:
       scale, _, (loss, (parts, batch_stats)), grads = scale.value_and_grad(loss_fn, has_aux=True)(params)
-    return grads, (batch_stats, scale), {'loss/total': loss} | _sums(tasks, parts, mask)
+    return Gradients(grads, Moving(batch_stats, scale), {'loss/total': loss} | _sums(tasks, parts, mask))
 
-  def accumulated(self, params, moving: tuple, batch: dict, key: jax.Array) -> tuple[Any, tuple, dict]:
-    """As `gradients`, but config.train.accumulate micro-batches go through the network, one after the other.
+  def accumulated(self, params, moving: Moving, batch: dict, key: jax.Array) -> Gradients:
+    """As `gradients`, with the micro-batches going through the network one after the other.
 
-    The mean of their gradients is that of the batch's mean loss, but that batch norm takes its statistics from each
-    micro-batch, and updates the running ones that many times.
+    The mean of their gradients is the gradient of the batch's mean loss, except that batch norm takes its statistics
+    from each micro-batch, and updates the running statistics that many times.
     """
-    count = self.config.train.accumulate
 
     def add(carry, micro):
       moving, total = carry
-      grads, moving, scalars = self.gradients(params, moving, micro[0], key, micro[1])
+      part, number = micro
+      grads, moving, scalars = self.gradients(params, moving, part, key, number)
       return (moving, jax.tree.map(jnp.add, total, grads)), scalars
 
     start = (moving, jax.tree.map(jnp.zeros_like, params))
-    parts = (micro_batches(batch, count, self.groups), jnp.arange(count))
+    parts = (micro_batches(batch, self.accumulate, self.groups), jnp.arange(self.accumulate))
     (moving, total), scalars = jax.lax.scan(add, start, parts)
     scalars = {name: values.sum(0) for name, values in scalars.items()}
-    scalars['loss/total'] = scalars['loss/total'] / count
-    return jax.tree.map(lambda g: g / count, total), moving, scalars
+    scalars['loss/total'] = scalars['loss/total'] / self.accumulate
+    return Gradients(jax.tree.map(lambda g: g / self.accumulate, total), moving, scalars)
 
-  def update(self, state: TrainState, grads, batch_stats, scale=None, overflow=False, norms=None) -> TrainState:
-    """The state after a good step."""
-    del overflow
+  def update(self, state: TrainState, grads, moving: Moving, norms=None) -> TrainState:
+    """The state after a finite step; `norms` of the gradients where they are known already."""
     updates, opt_state = self.tx.update(grads, state.opt_state, state.params, grad_norms=norms)
-    return TrainState(state.step + 1, optax.apply_updates(state.params, updates), batch_stats, opt_state, scale)
+    params = optax.apply_updates(state.params, updates)
+    return TrainState(state.step + 1, params, moving.batch_stats, opt_state, moving.loss_scale)
 
-  def skip_update(self, state: TrainState, grads, batch_stats, scale=None, overflow=False, norms=None) -> TrainState:
-    """The state after a step that is not finite: the same, but for what config.train.nan_policy says.
+  def skip_update(self, state: TrainState, loss_scale: DynamicScale | None, overflow=False) -> TrainState:
+    """The state after a step that is not finite: unchanged, but for `step` and the loss scale.
 
-    'skip': `state.step` goes on. 'stop': it does not either, so that all later steps are refused as well, by their
-    number, and the state waits as it was before the bad step. An overflow is skipped always: float16 is so trained.
+    Both go on after an overflow, which is how float16 is trained, and if the step `skips`. Else neither does: every
+    later step is refused by its number, and the state waits as it was before the bad step.
     """
-    del grads, batch_stats, norms
-    goes_on = overflow | (self.config.train.nan_policy == 'skip')
-    choose = lambda new, old: jnp.where(goes_on, new, old)
-    return state.replace(step=choose(state.step + 1, state.step), scale=jax.tree.map(choose, scale, state.scale))
+    goes_on = overflow | self.skips
+
+    def choose(new, old):
+      return jnp.where(goes_on, new, old)
+
+    return state.replace(step=choose(state.step + 1, state.step), scale=jax.tree.map(choose, loss_scale, state.scale))
 
 
-def task_weights(config, tasks: tuple[Task, ...]) -> jax.Array:
-  """Loss weights [T] of config.loss_weights: of the task's name, or else of its kind, or else 1."""
-  weights = values_by_task(config.loss_weights, tasks)
-  return jnp.array([weights.get(task.name, 1.0) for task in tasks])
+def task_weights(loss_weights: Mapping[str, float], tasks: tuple[Task, ...]) -> np.ndarray:
+  """Loss weights [T] float32 by config.loss_weights: that of the task's name, or else of its kind, or else 1."""
+  weights = values_by_task(loss_weights, tasks)
+  return np.array([weights.get(task.name, 1.0) for task in tasks], np.float32)
 
 
 def finite(tree) -> jax.Array:

@@ -67,7 +67,7 @@ def as_inputs(path: pathlib.Path) -> list[np.ndarray]:
   train, val = (folder.open_folder(str(root), split) for split in ('train', 'val'))
   ready = [
     transforms.train_transform(config.data, train.tasks)(train[0], np.random.default_rng(0)),
-    transforms.eval_transform(config, val.tasks)(val[0]),
+    transforms.eval_transform(config.data, config.eval.geometry, val.tasks)(val[0]),
     transforms.finish(shown, {}, size, (), 0),
   ]
   return [transforms.to_uint8(example['image']) for example in ready]

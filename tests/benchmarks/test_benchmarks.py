@@ -5,7 +5,6 @@ import subprocess
 import sys
 import types
 
-from conftest import random_labels, random_variables, ROOT, SIZE, TASKS, tiny_config
 import jax
 import numpy as np
 import pytest
@@ -17,6 +16,7 @@ from dmtl_jax.models import build_model, losses
 from dmtl_jax.models.inputs import model_inputs
 from dmtl_jax.models.parts import winograd
 from dmtl_jax.models.parts.task_layers import Slots
+from tests.tiny import random_labels, random_variables, ROOT, SIZE, TASKS, tiny_config
 
 PAIR = (TASKS[0], TASKS[3])  # segmentation and normals
 SMALL = dict(width=4, channels=8, depth=1)  # fields of the command line, too

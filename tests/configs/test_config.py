@@ -9,7 +9,6 @@ import re
 import subprocess
 import sys
 
-from flax.traverse_util import flatten_dict
 import jax
 from ml_collections import ConfigDict
 import pytest
@@ -17,12 +16,13 @@ import pytest
 from dmtl_jax import cli, configs
 from dmtl_jax.basics import accelerators
 from dmtl_jax.basics.errors import UserError
-from dmtl_jax.configs import check, common
+from dmtl_jax.configs import check, common, fields
 from dmtl_jax.data import source
 from dmtl_jax.jobs import train
 from dmtl_jax.metrics import boundary
 from dmtl_jax.models import build_model, METHODS
 from dmtl_jax.models.inputs import init_variables, model_inputs
+from dmtl_jax.models.parts.encoder import STAGES
 from dmtl_jax.runs import workdir
 from dmtl_jax.tasks import make_task
 from dmtl_jax.training import setup
@@ -62,17 +62,6 @@ def test_the_paper_starts_at_random_with_one_rate_and_the_small_configs_do_not()
     assert config.model.token_stride < released.model.token_stride == 4
 
 
-def test_an_older_run_is_read_as_it_was_trained():
-  old = common.upgraded({'data': {'name': 'scenes'}, 'eval': {'protocol': 'pascal'}, 'method': 'prediction'})
-  assert old['model'] == {'initial_weights': 'paper', 'token_stride': 4}
-  assert old['optim'] == {'denoiser_fan_in': 0, 'part_lr': {}}
-  assert old['initial_loss'] == 0.5 and old['eval']['protocol'] == 'plain'
-  assert common.upgraded({'data': {'name': 'cityscapes'}, 'method': 'xtc'})['model']['flip_view'] is False
-  asked = {'protocol': 'pascal', 'geometry': 'fit'}  # by a run of today
-  for name, scores in (('pascal', {'protocol': 'pascal'}), ('folder', asked)):
-    assert common.upgraded({'data': {'name': name}, 'eval': scores})['eval']['protocol'] == 'pascal'
-
-
 def test_released_preset_switches_every_point_of_the_table():
   model = common.base('method=feature,preset=released').model
   assert model.condition == 'concat' and model.stop_condition and model.posterior
@@ -100,20 +89,31 @@ def test_a_flag_alone_names_the_method():
     assert getattr(build_model(config, (task,)), field) == value
 
 
-@pytest.mark.parametrize('stored, method', [
-    (dict(method='feature', model=dict(method='feature')), 'feature'),
-    (dict(method='no_diffusion', model=dict(method='prediction', add_noise=False)), 'no_diffusion'),
-    (dict(method='prediction', model=dict(method='feature')), 'feature'),  # by --config.model.method
-    (dict(model=dict(method='xtc')), 'xtc'),
-    (dict(method='ss', model={}), 'ss'),
-])  # fmt: skip
-def test_a_config_of_an_older_run_is_read(stored, method, tmp_path):
+@pytest.mark.parametrize('name', [*configs.OURS])
+def test_a_stored_config_is_read_as_it_was(name, tmp_path):
+  config = get_config(name, 'method=xtc')
+  workdir.write_config(tmp_path, config)
+  assert workdir.read_config(tmp_path).to_dict() == config.to_dict()
+
+
+@pytest.mark.parametrize('path', ['seed', 'optim', 'train.nan_policy', 'data.path'])
+def test_a_stored_config_that_lacks_a_field_is_refused(path, tmp_path):
+  stored = workdir.to_json(get_config('folder'))
+  section, _, name = path.rpartition('.')
+  del (stored[section] if section else stored)[name]
   (tmp_path / 'config.json').write_text(json.dumps(stored))
-  config = workdir.read_config(tmp_path)
-  assert config.method == method and 'method' not in config.model
-  before, now = (flatten_dict(c.to_dict(), sep='.') for c in (config, common.base(f'method={method}')))
-  assert before.pop('data.size') == tuple(now.pop('data.size')) and before == now  # and goes on where it stopped
-  assert build_model(config, (make_task('depth', 'depth'), make_task('normals', 'normals')))
+  with pytest.raises(UserError, match=rf'config.json: the field {path} is missing; add it, or train again'):
+    workdir.read_config(tmp_path)
+
+
+@pytest.mark.parametrize('path', ['sed', 'optm', 'model.method', 'data.raws', 'keys', 'model.a b'])
+def test_a_stored_config_with_an_unknown_field_is_refused(path, tmp_path):
+  stored = workdir.to_json(get_config('scenes'))
+  section, _, name = path.rpartition('.')
+  (stored[section] if section else stored)[name] = 'feature'
+  (tmp_path / 'config.json').write_text(json.dumps(stored))
+  with pytest.raises(UserError, match=f"config.json: '{path}' is not a field; remove it"):
+    workdir.read_config(tmp_path)
 
 
 @pytest.mark.parametrize('name', ['scenes', 'folder', 'pascal', 'nyud', 'cityscapes'])
@@ -129,7 +129,7 @@ def test_an_error_is_one_sentence_and_a_status(tmp_path):
   done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
   assert done.returncode == 1
   told = done.stderr.splitlines()[-1]  # before it some versions of Grain warn of others
-  assert told == 'Error: config.data.path is empty; give the folder of your images, --config.data.path=PATH'
+  assert told == 'Error: config.data.path is empty; give the folder of your images with --config.data.path=PATH'
 
 
 RUN = ['--config=configs/scenes.py', '--workdir=runs/none']
@@ -299,10 +299,15 @@ def test_the_ends_of_a_range_are_in_it(field, low, high):
       check.check(config.to_dict())
 
 
-def test_every_number_has_a_range_and_every_optimizer_is_a_choice():
-  numbers = {k for k, v in flatten_dict(common.base(None).to_dict(), sep='.').items() if type(v) in (int, float)}
-  assert check.CHOICES['optim.name'] == tuple(OPTIMIZERS)
-  assert numbers | {'data.train_count', 'data.val_count', 'model.cross_task_weight'} == set(check.RANGES)
+def test_every_field_is_described_and_every_number_has_a_range():
+  for path, field in fields.flat(fields.all_fields()):
+    assert field.doc, path
+    assert 'inf' not in field.values, path
+
+
+def test_choices_are_what_there_is_to_choose_from():
+  assert fields.FIELDS['optim']['name'].choices == tuple(OPTIMIZERS)
+  assert fields.FIELDS['model']['backbone'].choices == tuple(STAGES)
 
 
 @pytest.mark.parametrize(
@@ -349,7 +354,7 @@ def test_an_address_of_raw_data_is_understood_where_https_is():
 def test_the_least_size_is_one_that_every_network_has_maps_for(method):
   config, tasks = common.base(f'method={method}'), (make_task('depth', 'depth'), make_task('normals', 'normals'))
   config.model.update(width=8, channels=16, depth=1)
-  model, least = build_model(config, tasks), check.SIDE[0]
+  model, least = build_model(config, tasks), fields.FIELDS['data']['size'].low
   maps = lambda side: jax.eval_shape(lambda key: init_with_output(model, key, (side, 2 * side)), jax.random.key(0))
   assert all(min(x.shape) >= 1 for x in jax.tree.leaves(maps(least)))
   if method == 'mtl_baseline':  # of others layers refuse it
@@ -373,8 +378,9 @@ def test_a_refused_run_leaves_no_folder(tmp_path):
 
 def test_help_names_every_method_and_field_of_the_config_string(capsys):
   assert cli.main(['main.py', '--help']) == 0
-  told = capsys.readouterr().out
-  assert all(re.search(rf'\b{word}\b', told) for word in (*METHODS, *common.ARGUMENTS, *cli.MODES))
+  text = capsys.readouterr().out
+  named = (*METHODS, *common.ARGUMENTS, *cli.MODES, *dict(fields.flat(fields.all_fields())))
+  assert [word for word in named if not re.search(rf'\b{word}\b', text)] == []
 
 
 def test_a_config_goes_by_its_name_where_there_is_no_such_file(tmp_path, monkeypatch):
@@ -400,19 +406,10 @@ def test_a_config_goes_by_its_name_where_there_is_no_such_file(tmp_path, monkeyp
 def test_a_field_that_is_none_is_told_with_the_closest(path, closest):
   values = common.base(None).to_dict()
   with pytest.raises(UserError, match=f'--config.{path}: no such field; did you mean --config.{closest}'):
-    check.check_fields([('seed', '1'), ('eval.single_task.x', '2'), (path, '3')], values)
+    check.check_flags([('seed', '1'), ('eval.single_task.x', '2'), (path, '3')], values)
 
 
 def test_each_benchmark_is_scored_as_its_tables_are():
   scores = {name: get_config(name).eval for name in ('pascal', 'nyud', 'cityscapes', 'scenes', 'folder')}
   assert {name for name, of in scores.items() if of.weights == 'latest'} == {'pascal'}
   assert {name for name, of in scores.items() if of.geometry == 'pad'} == {'pascal'}
-
-
-def test_fields_that_an_older_run_lacks_are_its_data_sets():
-  assert (
-    common.defaults({'data': {'name': 'pascal'}})['eval']['geometry'] == 'pad'
-    and common.defaults({'data': {'name': 'pascal'}})['loss_weights'] == {}
-  )
-  for name in ('rooms', '', '..', 'check', 'x.y'):
-    assert common.defaults({'data': {'name': name}}) == common.base(None).to_dict()

@@ -47,13 +47,20 @@ def numbered(count=10):
   return Numbered(mask)
 
 
-def make_config(batch=4, **data):
-  fields = dict(augment='light', size=SIZE, workers=0, threads=2, prefetch=2) | data
-  return ConfigDict({'seed': 3, 'data': fields, 'train': {'batch': batch}, 'eval': {'batch': batch, 'geometry': 'fit'}})
+def make_config(**data):
+  return ConfigDict(dict(augment='light', size=SIZE, workers=0, threads=2, prefetch=2) | data)
 
 
-def take(count, source=None, config=None, host=0, hosts=1):
-  iterator = pipeline.train_iterator(source or numbered(), config or make_config(), host, hosts)
+def train_iterator(source=None, batch=4, seed=3, host=0, hosts=1, **data):
+  return pipeline.train_iterator(source or numbered(), make_config(**data), batch, seed, host, hosts)
+
+
+def eval_batches(source, host=0, hosts=1, **data):
+  return list(pipeline.eval_batches(source, make_config(**data), 4, 'fit', host, hosts))
+
+
+def take(count, source=None, **options):
+  iterator = train_iterator(source, **options)
   return [next(iterator) for _ in range(count)]
 
 
@@ -93,9 +100,7 @@ def test_an_epoch_holds_whole_batches_of_different_images(ten):
 
 
 def test_seed_changes_order_and_augmentation(ten):
-  other = make_config()
-  other.seed = 4
-  assert any((a['index'] != b['index']).any() for a, b in zip(ten, take(10, config=other)))
+  assert any((a['index'] != b['index']).any() for a, b in zip(ten, take(10, seed=4)))
   assert_same(ten, take(10))
 
 
@@ -113,7 +118,7 @@ def test_hosts_share_each_batch_in_order(ten, hosts):
 def test_augmentation_depends_on_seed_epoch_and_index_alone(ten):
   """Another batch size puts images elsewhere in the epoch: they must look the same."""
   images = lambda batches: {int(i): image for b in batches for i, image in zip(b['index'], b['image'])}
-  twos = take(10, config=make_config(batch=2))  # 5 batches an epoch, against 2
+  twos = take(10, batch=2)  # 5 batches an epoch, against 2
   epochs = [(images(ten[:2]), images(twos[:5])), (images(ten[2:4]), images(twos[5:]))]
   for fours_seen, twos_seen in epochs:
     assert len(fours_seen) == 8 and len(twos_seen) == 10
@@ -123,12 +128,12 @@ def test_augmentation_depends_on_seed_epoch_and_index_alone(ten):
 
 
 def test_resumes_exactly_in_the_middle_of_an_epoch(ten):
-  iterator = pipeline.train_iterator(numbered(), make_config())
+  iterator = train_iterator()
   for _ in range(3):
     next(iterator)
   state = iterator.get_state()
   assert_same([next(iterator) for _ in range(3)], ten[3:6])
-  fresh = pipeline.train_iterator(numbered(), make_config(threads=4, prefetch=5))
+  fresh = train_iterator(threads=4, prefetch=5)
   fresh.set_state(state)
   assert_same([next(fresh) for _ in range(3)], ten[3:6])
   iterator.set_state(state)  # back
@@ -136,7 +141,7 @@ def test_resumes_exactly_in_the_middle_of_an_epoch(ten):
 
 
 def test_worker_processes_give_the_same_batches_and_resume(ten):
-  iterator = pipeline.train_iterator(numbered(), make_config(workers=2))
+  iterator = train_iterator(workers=2)
   assert_same([next(iterator) for _ in range(3)], ten[:3])
   state = iterator.get_state()
   next(iterator)
@@ -150,7 +155,7 @@ import os, signal
 from tests.data import test_pipeline
 if __name__ == '__main__':
   signal.signal(signal.SIGINT, lambda *_: print('Ctrl-C', flush=True))
-  iterator = test_pipeline.pipeline.train_iterator(test_pipeline.numbered(), test_pipeline.make_config(workers=2))
+  iterator = test_pipeline.train_iterator(workers=2)
   next(iterator)
   os.killpg(0, signal.SIGINT)  # as a terminal does
   for _ in range(20):  # more than the workers have ahead
@@ -174,20 +179,20 @@ def test_workers_end_with_their_parent_and_not_by_its_ctrl_c(tmp_path):
 
 
 def test_fewer_images_than_a_batch_repeat():
-  batches = take(3, numbered(3), make_config(batch=8))
+  batches = take(3, numbered(3), batch=8)
   for batch in batches:
     assert sorted(np.bincount(batch['index'])) == [2, 3, 3]
 
 
 def test_batch_must_divide_over_hosts():
   with pytest.raises(UserError, match='a batch of 4 images cannot be split over 3 hosts'):
-    pipeline.train_iterator(numbered(), make_config(), 0, 3)
+    train_iterator(hosts=3)
 
 
 @pytest.mark.parametrize('count, hosts', [(10, 1), (10, 2), (5, 4), (8, 2), (1, 4)])
 def test_evaluation_takes_each_image_once(count, hosts):
   source = numbered(count)
-  parts = [list(pipeline.eval_batches(source, make_config(), h, hosts)) for h in range(hosts)]
+  parts = [eval_batches(source, h, hosts) for h in range(hosts)]
   assert {len(part) for part in parts} == {-(-count // 4)}
   order = []
   for batches in zip(*parts):
@@ -199,6 +204,6 @@ def test_evaluation_takes_each_image_once(count, hosts):
 
 
 def test_evaluation_is_not_augmented():
-  first, second = (list(pipeline.eval_batches(numbered(), c)) for c in (make_config(), make_config(threads=1)))
+  first, second = (eval_batches(numbered(), threads=n) for n in (2, 1))
   assert_same(first, second)
   assert (first[0]['labels']['depth'][first[0]['label_mask'][:, 2]].max((1, 2, 3)) == 4).all()

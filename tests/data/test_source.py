@@ -133,9 +133,16 @@ def test_a_new_data_set_is_one_folder_and_one_config(tmp_path, monkeypatch):
   prepare.prepare(config)
   source = label_settings.apply_labels(source_lib.open_source(config.data, 'train'), config.data.labels)
   assert source.label_mask.sum(0).tolist() == [2, 2]
-  batch = next(pipeline.train_iterator(source, config))
+  batch = next(pipeline.train_iterator(source, config.data, config.train.batch, config.seed))
   assert batch['image'].shape == (2, 8, 12, 3) and set(batch['labels']) == {'saliency', 'depth'}
-  assert len(next(pipeline.eval_batches(source_lib.open_source(config.data, 'val'), config))['valid']) == 8
+  assert (
+    len(
+      next(pipeline.eval_batches(source_lib.open_source(config.data, 'val'), config.data, config.eval.batch, 'fit'))[
+        'valid'
+      ]
+    )
+    == 8
+  )
 
 
 def test_hidden_labels_are_not_decoded(config):

@@ -14,7 +14,7 @@ import pytest
 from scipy import ndimage
 from scipy.stats import kstest
 
-from dmtl_jax.configs.check import CHOICES
+from dmtl_jax.configs.fields import FIELDS
 from dmtl_jax.data import transforms
 from dmtl_jax.tasks import make_task
 
@@ -41,8 +41,7 @@ def config(augment, size=(64, 80)):
 
 
 def evaluate(geometry, size, example, augment='light', tasks=TASKS):
-  whole = ConfigDict({'data': config(augment, size), 'eval': {'geometry': geometry}})
-  return transforms.eval_transform(whole, tasks)(example)
+  return transforms.eval_transform(config(augment, size), geometry, tasks)(example)
 
 
 def train(augment, example, seed=0, size=(64, 80)):
@@ -175,8 +174,8 @@ def test_lines_stay_whole_in_training(augment):
   assert seen.count(1) >= 11 and set(seen) <= {0, 1}
 
 
-@pytest.mark.parametrize('geometry', CHOICES['eval.geometry'])
-@pytest.mark.parametrize('augment', CHOICES['data.augment'])
+@pytest.mark.parametrize('geometry', FIELDS['eval']['geometry'].choices)
+@pytest.mark.parametrize('augment', FIELDS['data']['augment'].choices)
 def test_lines_stay_whole_in_evaluation_but_in_the_benchmarks_of_others(augment, geometry):
   """`pascal` and `mtan` are the authors' protocols: nearest neighbour, in training and in evaluation."""
   example = drawing()
@@ -214,7 +213,7 @@ def test_light_shows_windows_of_all_zooms_and_places_alike(plain):
   assert kstest(shares, 'uniform').pvalue > 1e-3
 
 
-@pytest.mark.parametrize('augment', CHOICES['data.augment'])
+@pytest.mark.parametrize('augment', FIELDS['data']['augment'].choices)
 @pytest.mark.parametrize('shape', [(1, 4000), (4000, 1)])
 def test_a_strip_costs_what_any_image_costs(augment, shape):
   example = {'image': np.full((*shape, 3), 9, np.uint8), 'labels': {'depth': np.ones((*shape, 1), np.float32)}}
@@ -256,7 +255,7 @@ def test_training_on_pascal_pads_around_the_image(plain):
   assert rows[0] == (64 - len(rows)) // 2 and columns[0] == (80 - len(columns)) // 2
 
 
-@pytest.mark.parametrize('augment', CHOICES['data.augment'])
+@pytest.mark.parametrize('augment', FIELDS['data']['augment'].choices)
 @pytest.mark.parametrize('geometry, shape, pixels', [
   ('pad', (50, 60), 50 * 60), ('pad', (128, 80), 64 * 40), ('fit', (50, 60), 64 * 77),
 ])  # fmt: skip
@@ -388,7 +387,7 @@ def test_to_uint8_undoes_normalize_image():
 
 
 def test_same_generator_same_example_and_input_untouched():
-  for augment in CHOICES['data.augment']:
+  for augment in FIELDS['data']['augment'].choices:
     example = coordinates()
     before = {name: label.copy() for name, label in example['labels'].items()}
     first, second, other = (train(augment, example, seed) for seed in (1, 1, 2))

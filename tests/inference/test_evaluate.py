@@ -5,7 +5,6 @@ import os
 import pickle
 import subprocess
 import sys
-import types
 from typing import NamedTuple
 
 import cv2
@@ -121,10 +120,10 @@ def test_pascals_boundaries_are_scored_against_the_benchmarks_own_truth(monkeypa
 
 
 def test_delta_m_leaves_out_what_only_the_quick_metric_measures():
-  config = types.SimpleNamespace(eval=types.SimpleNamespace(single_task={'semseg': 50.0, 'boundary': 60.0}))
+  single_task = {'semseg': 50.0, 'boundary': 60.0}
   for boundary, delta in (({'tolF': 90}, 10), ({'odsF': 57}, 2.5)):
     scores = {'semseg': {'mIoU': 55}, 'boundary': boundary}
-    assert evaluation.delta_to_single(scores, config, (SEMSEG, BOUNDARY)) == pytest.approx(delta)
+    assert evaluation.delta_to_single(scores, single_task, (SEMSEG, BOUNDARY)) == pytest.approx(delta)
 
 
 class Host(NamedTuple):
@@ -242,7 +241,8 @@ def test_the_ground_truth_of_a_panel_is_what_the_network_is_taught(monkeypatch):
   assert label.shape == (24, 32, 1)
   assert ndimage.label(label[..., 0], np.ones((3, 3)))[1] == 1
   assert label.sum() >= 31
-  batch = next(iter(pipeline.eval_batches(evaluator.source, evaluator.config)))
+  data_config, geometry = evaluator.data_config, evaluator.eval_config.geometry
+  batch = next(iter(pipeline.eval_batches(evaluator.source, data_config, evaluator.batch, geometry)))
   np.testing.assert_array_equal(label, batch['labels']['boundary'][0])
 
 

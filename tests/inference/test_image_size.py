@@ -15,6 +15,7 @@ from PIL import Image
 import pytest
 
 from dmtl_jax.basics.errors import UserError
+from dmtl_jax.configs import scenes
 from dmtl_jax.inference import evaluation, pieces
 from dmtl_jax.inference.prediction import RawMaps
 from dmtl_jax.jobs import evaluate, predict
@@ -138,8 +139,8 @@ def test_boundaries_of_large_images_are_scored_at_the_side_that_metrics_name(sco
     states.append(boundary.counts(prediction, [label == 1]))
   total = {name: sum(state[name] for state in states) for name in states[0]}
   assert metrics['final']['boundary']['odsF'] == pytest.approx(100 * boundary.summary(total)['ods']['f'], rel=1e-12)
-  entries = ('resolution', 'version', 'boundary_side', 'boundary_shrunk')
-  assert [metrics[name] for name in entries] == ['image', 3, SIDE, 1]
+  entries = ('resolution', 'boundary_side', 'boundary_shrunk')
+  assert [metrics[name] for name in entries] == ['image', SIDE, 1]
 
 
 def test_prediction_files_are_those_very_maps(scored):
@@ -181,8 +182,15 @@ def test_at_the_networks_own_size_both_resolutions_score_alike():
 def test_a_limit_and_the_periodic_evaluation():
   evaluator, variables = stub.make(5, 2, limit=3, resolution='image')
   assert len(evaluator.run(variables)[1]) == 3
-  config = evaluator.config
-  quick = evaluation.Evaluator(evaluator.model, config, evaluator.source, evaluator.mesh, fast=True)
+  quick = evaluation.Evaluator(
+    evaluator.model,
+    evaluator.source,
+    evaluator.mesh,
+    evaluator.eval_config,
+    evaluator.data_config,
+    seed=0,
+    fast=True,
+  )
   assert evaluator.at_image_size
   assert not quick.at_image_size
 
@@ -230,8 +238,7 @@ def test_pascals_protocol_has_sizes_of_its_own():
   message = 'config.eval.resolution=image: protocol pascal .*; set --config.eval.resolution=input'
   with pytest.raises(UserError, match=message):
     stub.make(1, 1, protocol='pascal', resolution='image')
-  config = stub.make(1, 1)[0].config
-  config.data.update(name='scenes', tasks=())
+  config = scenes.get_config()
   config.eval.update(protocol='pascal', resolution='image')
   with pytest.raises(UserError, match=message):
     setup.check(config)
@@ -252,15 +259,16 @@ class TwoCheckpoints:
 
   def load(self, workdir, which, *_):
     if which == 'best' or self.last_step == 3:
-      return stub.Model(), self.best, 3
-    return stub.Model(), self.last, self.last_step
+      return self.best, 3
+    return self.last, self.last_step
 
 
 @pytest.fixture
 def run(monkeypatch, tmp_path):
-  evaluator, variables = stub.make(3, 2, protocol='mtpsl')
-  evaluator.config.eval.single_task = {task.name: 50.0 for task in stub.TASKS}
-  run = TwoCheckpoints(evaluator.config, variables, jax.tree.map(lambda x: 0.1 * x, variables))
+  config = stub.make_config(2, protocol='mtpsl')
+  config.eval.single_task = {task.name: 50.0 for task in stub.TASKS}
+  _, variables = stub.make(3, 2)
+  run = TwoCheckpoints(config, variables, jax.tree.map(lambda x: 0.1 * x, variables))
   evaluate_once = evaluation.Evaluator.run
 
   def counted(*args):
@@ -269,6 +277,7 @@ def run(monkeypatch, tmp_path):
 
   monkeypatch.setattr(evaluation.Evaluator, 'run', counted)
   monkeypatch.setattr(evaluate, 'load', run.load)
+  monkeypatch.setattr(evaluate, 'build_model', lambda *_: stub.Model())
   monkeypatch.setattr(evaluate.source_lib, 'open_source', lambda *_: stub.Rooms(3))
   monkeypatch.setattr(evaluate.source_lib, 'data_tasks', lambda _: stub.TASKS)
   workdir.write_tasks(tmp_path, stub.TASKS)

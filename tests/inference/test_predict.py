@@ -40,7 +40,7 @@ def predictor(tiny_run):
 @pytest.fixture(scope='module')
 def draws(predictor):
   """Raw maps {task: [K, h, w, C]} of a photo of the training size, by the step that evaluation uses."""
-  step = jax.jit(forward.make_forward_fn(build_model(predictor.config, TASKS), predictor.config, TASKS))
+  step = jax.jit(forward.make_forward_fn(predictor.model, TASKS, predictor.seed))
   image = transforms.finish(photo(*SIZE), {}, SIZE, (), 0)['image'][None]
   maps = [step(predictor.variables, image, jnp.full(1, k, jnp.int32))['final'] for k in range(SAMPLES)]
   return {task.name: np.stack([np.asarray(draw[task.name][0], np.float64) for draw in maps]) for task in TASKS}
@@ -96,7 +96,7 @@ def test_maps_have_the_images_size_and_the_promised_kinds(predictor, tmp_path):
 
 
 def test_an_image_of_the_training_size_is_predicted_as_in_evaluation(predictor):
-  step = jax.jit(forward.make_predict_fn(build_model(predictor.config, TASKS), predictor.config, TASKS))
+  step = jax.jit(forward.make_predict_fn(predictor.model, TASKS, predictor.seed))
   image = photo(*SIZE)
   batch = transforms.finish(image, {}, SIZE, (), 0)['image'][None]
   want, got = step(predictor.variables, batch, np.zeros(1, np.int32))['final'], predictor(image)
@@ -110,12 +110,10 @@ def test_an_image_of_the_training_size_is_predicted_as_in_evaluation(predictor):
 @pytest.mark.parametrize('size', [(41, 70), (64, 51), (200, 300)])
 def test_an_image_is_padded_around_as_in_evaluation(predictor, monkeypatch, size):
   """Of the raw maps of one view, since evaluation activates them enlarged to the padded size."""
-  config = predictor.config.copy_and_resolve_references()
-  config.eval.geometry = 'pad'
-  monkeypatch.setattr(predictor, 'config', config)
+  monkeypatch.setattr(predictor, 'geometry', 'pad')
   image = photo(*size)
-  ready = transforms.eval_transform(config, TASKS)({'image': image, 'labels': {}, 'index': 0})
-  step = jax.jit(forward.make_predict_fn(build_model(config, TASKS), config, TASKS))
+  ready = transforms.eval_transform(predictor.config.data, 'pad', TASKS)({'image': image, 'labels': {}, 'index': 0})
+  step = jax.jit(forward.make_predict_fn(predictor.model, TASKS, predictor.seed))
   want = step(predictor.variables, ready['image'][None], np.zeros(1, np.int32))['final']['depth'][0]
   top, left, height, width = ready['region']
   want = np.asarray(want)[top : top + height, left : left + width]
@@ -211,8 +209,8 @@ def test_one_sample_is_the_prediction(predictor):
 @pytest.mark.parametrize('method', ['mtl_baseline', 'no_diffusion'])
 def test_methods_without_noise_say_so(method):
   config = tiny_config(f'method={method}')
-  with pytest.raises(UserError, match=f'--samples=4: {method} adds no noise'):
-    forward.make_sample_fn(build_model(config, TASKS), config, TASKS, 4)
+  with pytest.raises(UserError, match='--samples=4: this method adds no noise'):
+    forward.make_sample_fn(build_model(config, TASKS), TASKS, 4, config.seed)
 
 
 # --- Large images ----------------------------------------------------------------------------
@@ -280,8 +278,7 @@ def test_whole_and_tiles_are_averaged_but_for_depth(predictor):
 
 def test_a_view_that_is_padded_around_joins_tiles_where_the_image_is(predictor, monkeypatch):
   """A network that copies pixels: whole and tiles of a ramp are the ramp, however each of them is padded."""
-  monkeypatch.setattr(predictor, 'config', predictor.config.copy_and_resolve_references())
-  predictor.config.eval.geometry = 'pad'
+  monkeypatch.setattr(predictor, 'geometry', 'pad')
   Pointwise(predictor, monkeypatch)
   image = np.repeat(np.linspace(0, 255, 240).astype(np.uint8)[:, None, None], 200, 1).repeat(3, 2)
   both, whole, tiles = (predictor.raw(image, 1, zoom) for zoom in (None, 1, 2))
@@ -297,8 +294,7 @@ def test_a_view_that_is_padded_around_joins_tiles_where_the_image_is(predictor, 
 @pytest.mark.parametrize('geometry', ['pad', 'fit'])
 def test_tiles_show_each_pixel_at_its_place(predictor, monkeypatch, size, geometry):
   """Tiles of a network that averages 8x8 pixels give the averages of the image, also in the last rows and columns."""
-  monkeypatch.setattr(predictor, 'config', predictor.config.copy_and_resolve_references())
-  predictor.config.eval.geometry = geometry
+  monkeypatch.setattr(predictor, 'geometry', geometry)
   Pointwise(predictor, monkeypatch)
   image = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
   raw = predictor._predict_view(image, 1, 1.0)

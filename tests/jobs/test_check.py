@@ -126,7 +126,7 @@ def test_labels_are_drawn_as_the_network_is_given_them(config, monkeypatch):
   config.data.size = (32, 64)
   source = check.source_lib.open_source(config.data, 'train')
   monkeypatch.setattr(check.panels, 'contact_sheet', lambda images, tasks: images)
-  batch = next(iter(pipeline.eval_batches(source, config)))
+  batch = next(iter(pipeline.eval_batches(source, config.data, config.eval.batch, config.eval.geometry)))
   for i, (id, image, labels) in enumerate(check.draw_labels(source, config)):
     assert id == source.ids[i]
     assert labels.keys() == source[i]['labels'].keys()

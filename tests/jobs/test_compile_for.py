@@ -79,7 +79,7 @@ def test_what_does_not_fit_comes_with_what_would(config, monkeypatch):
   pretend(monkeypatch, 1e9)
   step = compile_for.trace_training(config, TASKS[:2])
   chip = accelerators.ACCELERATORS['cpu']
-  whole = compile_for.measure(step, config, chip)
+  whole = compile_for.measure(step, config.dtype, chip)
   pretend(monkeypatch, whole['bytes'] * 0.95)
   monkeypatch.setattr(compile_for, 'trace_inference', lambda *_: step)
   planned = plan(config)
@@ -159,7 +159,7 @@ def test_the_real_compilers_where_they_are_installed(name, monkeypatch):
     mesh = sharding.make_mesh()
     batch = jax.ShapeDtypeStruct((8, 16, 16, 64), jnp.float32, sharding=sharding.by_image(mesh))
     kernel = jax.ShapeDtypeStruct((3, 3, 64, 64), jnp.float32, sharding=sharding.replicated(mesh))
-    planned = compile_for.measure(jax.jit(lambda *a: convolve(*a)).trace(batch, kernel), tiny_config(), chosen)
+    planned = compile_for.measure(jax.jit(lambda *a: convolve(*a)).trace(batch, kernel), 'float32', chosen)
   assert planned['fits']
   assert planned['bytes'] > 8 / chosen.count * 16 * 16 * 64 * 4
   assert planned['flops'] == 2 * 8 * 16 * 16 * 9 * 64 * 64 / chosen.count  # not half of it, which Winograd's would be

@@ -83,11 +83,12 @@ def test_other_methods(arg, images, monkeypatch):
   tiny.config.data.size = SIZE
   variables = random_variables(tiny.model, seed=2)
   asked = set()
-  monkeypatch.setattr(winograd, 'pays', lambda *_: asked.add(target.platform()))
-  exported = export.export(tiny.config, tiny.tasks, variables)
+  monkeypatch.setattr(winograd, 'is_faster', lambda *_: asked.add(target.platform()))
+  predictor = prediction.Predictor(tiny.model, tiny.tasks, variables, tiny.config.data.size)
+  exported = export.export(predictor)
   assert asked == {'cpu', 'gpu'}, 'each platform has its own convolutions in the file'
   got = jax.device_get(exported.call(images[:1]))
-  want = prediction.Predictor(tiny.model, tiny.config, tiny.tasks, variables)(images[0])
+  want = predictor(images[0])
   for task in tiny.tasks:
     agrees(task, got[task.name][0], want[task.name])
 

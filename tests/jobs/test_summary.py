@@ -11,7 +11,7 @@ from dmtl_jax import cli
 from dmtl_jax.configs import pascal
 from dmtl_jax.data.source import data_tasks
 from dmtl_jax.jobs import summary
-from dmtl_jax.models import counting
+from dmtl_jax.models import build_model, counting
 from tests.tiny import TASKS, tiny_config
 
 # Parameters (M) and GMAC of the paper at 512x512, five tasks; how far off a build may be.
@@ -33,7 +33,7 @@ PAPER = {
 @functools.cache
 def summarize(arg):
   config = pascal.get_config(arg)
-  return counting.summarize(config, data_tasks(config.data), tuple(config.data.size))
+  return counting.summarize(build_model(config, data_tasks(config.data)), tuple(config.data.size))
 
 
 @pytest.mark.parametrize('arg', PAPER)
@@ -75,8 +75,9 @@ def test_parts_against_hand_counts():
 def test_steps_at_inference_count():
   config = tiny_config('method=prediction,diffusion_steps=2')
   config.eval.diffusion_steps = 5
-  result = counting.summarize(config, TASKS, (64, 96))
-  two = counting.summarize(tiny_config('method=prediction,diffusion_steps=2'), TASKS, (64, 96))
+  model = build_model(config, TASKS)
+  result = counting.summarize(model, (64, 96), config.eval.diffusion_steps)
+  two = counting.summarize(model, (64, 96))
   name = 'denoiser/heads'
   assert result['diffusion_steps'] == 5
   assert result['parts'][name]['gmac'] == pytest.approx(2.5 * two['parts'][name]['gmac'])
@@ -98,7 +99,8 @@ def test_a_depthwise_convolution_and_a_batched_product():
 
 @pytest.mark.parametrize('method', ['feature', 'single_task', 'xtc', 'mti_net', 'invpt'])
 def test_the_table_names_every_part_and_no_task(method):
-  result = counting.summarize(tiny_config(f'method={method}'), TASKS[:2], (64, 64))
+  counted = counting.summarize(build_model(tiny_config(f'method={method}'), TASKS[:2]), (64, 64))
+  result = {'method': method} | counted
   text = summary.as_text(result)
   assert text.splitlines()[-1].split()[0] == 'total'
   assert all(part in text for part in result['parts'])
@@ -130,7 +132,7 @@ def test_the_memory_of_a_training_step_holds_the_state_and_grows_with_the_batch(
   for batch in (2, 8):
     config.train.batch = batch
     memory[batch] = summary.step_memory(config, TASKS[:2])
-  variables = counting.summarize(config, TASKS[:2], (32, 32))['parameters']
+  variables = counting.summarize(build_model(config, TASKS[:2]), (32, 32))['parameters']
   state = memory[2]['state_bytes']
   assert 3 * 4 * variables < state < 3.2 * 4 * variables  # parameters and two moments; batch statistics besides
   assert state < memory[2]['bytes'] < memory[8]['bytes']

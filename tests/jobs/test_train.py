@@ -114,7 +114,7 @@ def test_a_finished_run_only_evaluates_again(trained, config):
 
 def test_what_a_start_without_a_checkpoint_left_is_replaced(config, tmp_path, monkeypatch):
   faults.use_toy_model(monkeypatch.setattr)
-  monkeypatch.setattr(train.cost, 'compile_step', lambda *args: interrupt())  # before the first checkpoint
+  monkeypatch.setattr(train.cost, 'abstract_batch', lambda *args: interrupt())  # before the first checkpoint
   for config.optim.lr in (0.1, 0.2):
     with pytest.raises(UserError, match='stopped by Ctrl-C'):
       train.run(config, str(tmp_path))

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dmtl_jax.models import find, Forward, Output, xtc
+from dmtl_jax.models import build_model, find, Forward, Output, xtc
 from dmtl_jax.models.parts import views
 from dmtl_jax.models.xtc import FiLM
 
@@ -108,7 +108,7 @@ def test_second_views_are_flipped_as_mtpsl_does_on_each_data_set(name, share, mo
     features = jnp.ones((count, 1, 1, 3))
     return (jnp.ones((2 * count, 1, 1, 3)) if method else Output(maps, extra={'features': features})), {}
 
-  find('xtc').loss(Forward(apply, batch, None, (SEMSEG, DEPTH), None, KEY, config))
+  find('xtc').loss(Forward(apply, batch, None, (SEMSEG, DEPTH), None, KEY, build_model(config, (SEMSEG, DEPTH))))
   assert np.mean(drawn[0].flip) == pytest.approx(share, abs=0.06)
 
 
@@ -206,7 +206,7 @@ def _cross_task(vectors, mask, labels, weight):
     return jnp.broadcast_to(mapped[:, None, None], (4, 2, 2, 3)), {}
 
   batch = {'image': np.zeros((2, 32, 32, 3)), 'labels': labels, 'label_mask': mask}
-  return find('xtc').loss(Forward(apply, batch, None, THREE, None, KEY, config))
+  return find('xtc').loss(Forward(apply, batch, None, THREE, None, KEY, build_model(config, THREE)))
 
 
 def test_cross_task_loss_is_zero_where_everything_agrees():
@@ -270,7 +270,7 @@ def test_predictions_labels_and_features_are_those_of_the_second_view(monkeypatc
     return (output if method == 'image' else jnp.ones((4, 2, 2, 3))), {}
 
   batch = {'image': image, 'labels': labels, 'label_mask': np.array([[1, 0], [1, 0]], bool)}
-  run = Forward(apply, batch, None, TWO, None, KEY, tiny_config('method=xtc'))
+  run = Forward(apply, batch, None, TWO, None, KEY, build_model(tiny_config('method=xtc'), TWO))
   jax.jit(lambda: find('xtc').loss(run))().block_until_ready()
   jax.effects_barrier()
   np.testing.assert_allclose(seen['image'], image[:, :, ::-1], atol=1e-5)

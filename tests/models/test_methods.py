@@ -20,7 +20,8 @@ from dmtl_jax.models.mti_net import Distillation
 from dmtl_jax.models.parts import encoder
 from dmtl_jax.models.parts.pairs import DensePairs
 from dmtl_jax.runs.state import TrainState
-from dmtl_jax.training.step import TrainStep
+from dmtl_jax.training.setup import train_step
+from dmtl_jax.training.step import Moving
 
 SEMSEG, PARSING, SALIENCY, NORMALS, BOUNDARY, DEPTH = TASKS
 TWO = (SEMSEG, NORMALS)
@@ -73,13 +74,13 @@ class Trained:
 
     variables = jax.tree_util.tree_map_with_path(keep_alive, random_variables(model, SIZE))
     rng = np.random.default_rng(0)
-    step = TrainStep(model, None, config, TWO, pair_count=4, groups=1)
+    step = train_step(config, model, None, pair_count=4, groups=1)
     images = rng.standard_normal((2, *SIZE, 3)).astype(np.float32)
     self.labels = {task.name: random_labels(rng, 2, SIZE)[task.name] for task in TWO}
 
     def run(labels, mask):
       batch = {'image': images, 'labels': labels, 'label_mask': mask, 'position': jnp.arange(2)}
-      grads, _, scalars = step.gradients(variables['params'], (variables['batch_stats'], None), batch, KEY)
+      grads, _, scalars = step.gradients(variables['params'], Moving(variables['batch_stats'], None), batch, KEY)
       return scalars['loss/total'], grads
 
     self._run = jax.jit(run)
@@ -159,7 +160,7 @@ def test_a_method_from_outside_trains_a_step():
   """A class, a loss and `register` are all it needs."""
 
   def distance_to_target(run):
-    return sum(((maps - run.config.model.target) ** 2).mean() for maps in run.output.final.values())
+    return sum(((maps - run.model.target) ** 2).mean() for maps in run.output.final.values())
 
   register('mine', Mine, 'Mine', loss=distance_to_target, defaults=dict(target=100.0))
   register('mine_without_loss', Mine, 'Mine, without a loss', defaults=dict(target=100.0))
@@ -174,7 +175,7 @@ def test_a_method_from_outside_trains_a_step():
     state = TrainState(jnp.int32(0), variables['params'], variables['batch_stats'], tx.init(variables['params']))
     batch = {'image': rng.standard_normal((2, *SIZE, 3)).astype(np.float32), 'label_mask': np.eye(2, dtype=bool)}
     batch['labels'] = {task.name: random_labels(rng, 2, SIZE)[task.name] for task in TWO}
-    step = jax.jit(TrainStep(model, tx, config, TWO, 2, 1))
+    step = jax.jit(train_step(config, model, tx, 2, 1))
     state, first = step(state, batch, 1)
     _, second = step(state, batch, 2)
     assert second['loss/total'] < first['loss/total']
@@ -259,8 +260,8 @@ def test_initial_maps_weigh_as_published_or_configured(method, weight, times):
   labels = {'semseg': np.zeros((2, 32, 32, 1), np.uint8)}
   batch = {'labels': labels, 'label_mask': np.array([[True], [False]])}
   output = Output(maps(8), initial=maps(8), extra=extra)
-  run = Forward(None, batch, output, (SEMSEG,), np.array([2.0]), KEY, config)
-  loss, parts = jax.jit(lambda: find(method).total_loss(run))()
+  run = Forward(None, batch, output, (SEMSEG,), np.array([2.0]), KEY, None)
+  loss, parts = jax.jit(lambda: find(method).total_loss(run, config.initial_loss))()
   assert loss == pytest.approx(times * 2 * np.log(4) / 2, rel=1e-4)
   assert set(parts) == {'final', 'initial'}
 
@@ -281,12 +282,12 @@ def joint_and_single_runs():
   labels = random_labels(rng, 5, size)
 
   def run(tasks):
-    step = TrainStep(build_model(config, tasks), None, config, tasks, pair_count=10, groups=1)
+    step = train_step(config, build_model(config, tasks), None, pair_count=10, groups=1)
     own = {part: {task.name: values[task.name] for task in tasks} for part, values in variables.items()}
     columns = [TWO.index(task) for task in tasks]
     batch = {'image': images, 'label_mask': mask[:, columns], 'position': jnp.arange(5)}
     batch['labels'] = {task.name: labels[task.name] for task in tasks}
-    gradients = jax.jit(lambda params, stats: step.gradients(params, (stats, None), batch, KEY))
+    gradients = jax.jit(lambda params, stats: step.gradients(params, Moving(stats, None), batch, KEY))
     grads, _, scalars = gradients(own['params'], own['batch_stats'])
     return jax.device_get(grads), float(scalars['loss/total'])
 

@@ -138,7 +138,7 @@ def test_runs_that_differ_in_many_fields_keep_names_of_their_own(tmp_path):
 def test_page_and_text_say_how_scores_were_made_and_who_was_treated_differently(tmp_path):
   fair = [write_run(tmp_path / 'a'), write_run(tmp_path / 'b', 'method=feature', seed=3)]
   unfair = write_run(tmp_path / 'c', 'method=mtl_baseline', train__steps=500)
-  made = 'Scored under protocol plain, weights best, version 3, at the network input, 32x32.'
+  made = 'Scored under protocol plain, weights best, at the network input, 32x32.'
   differ = (
     'These runs also differ in train.steps (500: MTL Baseline; 0: DiffusionMTL (Prediction), DiffusionMTL (Feature)).'
   )
@@ -156,7 +156,7 @@ def test_another_protocol_is_another_entry_and_not_comparable(tmp_path):
   page, text, rows = make(tmp_path, *runs, pascal)
   assert len(rows) == 3
   for shown in (text, words(page)):
-    assert 'weights latest, version 3, at the network input, 32x32 (DiffusionMTL (Prediction), protocol=pascal' in shown
+    assert 'weights latest, at the network input, 32x32 (DiffusionMTL (Prediction), protocol=pascal' in shown
     assert 'Scores under different protocols or sizes are not comparable.' in shown
 
 
@@ -169,7 +169,7 @@ def test_the_size_of_scores_is_said_and_sizes_are_not_comparable(tmp_path):
   at_image = BY | {'resolution': 'image', 'boundary_side': 640, 'boundary_shrunk': 0}
   image = write_run(tmp_path / 'image', 'method=feature', by=at_image)
   text = make(tmp_path, image)[1]
-  assert 'version 3, at the size of each image.' in text
+  assert 'weights best, at the size of each image.' in text
   assert 'not comparable' not in text
   shrunk = write_run(tmp_path / 'shrunk', 'method=feature', by=at_image | {'boundary_shrunk': 2})
   assert 'at the size of each image (boundaries at most 640 pixels a side).' in make(tmp_path, shrunk)[1]
@@ -243,8 +243,7 @@ def test_one_bare_run_is_a_report(tmp_path):
   [
     ('metrics.json', '{"final": ', 'not JSON'),
     ('metrics.json', '[]', 'not what evaluation writes'),
-    ('metrics.json', '{"version": 3, "step": "x"}', 'not what evaluation writes'),
-    ('metrics.json', '{"version": 2}', 'other definitions.*run --mode=evaluate again'),
+    ('metrics.json', '{"step": "x"}', 'not what evaluation writes'),
     ('cost.json', '{"gmac": []}', 'not what evaluation writes'),
     ('panels/index.json', 'x', 'not JSON'),
     ('panels/index.json', '{"images": [{}]}', 'not what evaluation writes'),

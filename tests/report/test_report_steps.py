@@ -5,7 +5,7 @@ import json
 import pytest
 from report_runs import BY, find_section, make, TASKS, words, write_run
 
-from dmtl_jax.models import counting
+from dmtl_jax.models import build_model, counting
 from dmtl_jax.report import results, steps
 from dmtl_jax.runs import workdir as workdir_lib
 
@@ -36,10 +36,9 @@ def test_a_network_evaluated_with_several_steps_is_a_line_of_scores_and_costs(tm
   ((name, cells),) = read_lines(run).items()
   assert name == 'DiffusionMTL (Prediction), one network'
   assert {s: row[0] for s, row in cells.items()} == {0: 45, 1: 48, 2: 50, 10: 52}
-  config = workdir_lib.read_config(run)
+  model = build_model(workdir_lib.read_config(run), TASKS)
   for s in (1, 2, 10):
-    config.eval.diffusion_steps = s
-    assert cells[s][-1] == pytest.approx(counting.summarize(config, TASKS, (32, 32))['gmac'])
+    assert cells[s][-1] == pytest.approx(counting.summarize(model, (32, 32), s)['gmac'])
 
 
 def test_lines_are_in_the_page_the_text_and_the_csv(tmp_path):
@@ -73,7 +72,7 @@ def test_runs_that_differ_only_in_their_steps_are_a_line_of_means_over_seeds(tmp
 
 def test_damaged_evaluations_are_left_out_with_a_sentence(tmp_path, capsys):
   run = write_run(tmp_path / 'p', **SMALL)
-  for name, content in (('3', '{"final": '), ('4', '{"final": 3}'), ('5', '{"version": "x"}'), ('x', '{'), ('0', '{')):
+  for name, content in (('3', '{"final": '), ('4', '{"final": 3}'), ('5', '{"step": "x"}'), ('x', '{'), ('0', '{')):
     (run / f'metrics_{name}.json').write_text(content)
   page, _, _ = make(tmp_path, run)
   output = capsys.readouterr().out

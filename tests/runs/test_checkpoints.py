@@ -13,7 +13,6 @@ import optax
 import pytest
 
 from dmtl_jax.basics.errors import UserError
-from dmtl_jax.configs import common
 from dmtl_jax.runs.checkpoints import Checkpoints
 from dmtl_jax.runs.state import TrainState
 from dmtl_jax.tasks import make_task
@@ -40,7 +39,7 @@ def iterator():
 
 
 def notes(best: int | None = None, **more) -> dict:
-  return {'evaluated': 0, 'best': {'step': best} if best else {}, 'window': {}} | more
+  return {'config': {}, 'evaluated': 0, 'best': {'step': best} if best else {}, 'window': {}} | more
 
 
 @pytest.fixture(scope='module')
@@ -161,19 +160,10 @@ def test_a_checkpoint_of_another_network_is_refused_with_the_first_difference(co
   assert Checkpoints(copy).steps() == [1, 2, 3]  # nothing was put aside
 
 
-def test_an_older_format_is_read_and_a_newer_one_refused(copy):
+def test_another_format_is_refused(copy):
   path = copy / 'checkpoints/3/meta/metadata'
-  meta = json.loads(path.read_text())
-  path.write_text(json.dumps({'format': 1, 'config': {}, 'best': {'step': 2}}))  # as format 1 was
-  checkpoints = Checkpoints(copy)
-  assert checkpoints.restore_latest(state_of(0), iterator())[1] == 3
-  assert (checkpoints.notes['best'], checkpoints.notes['window']) == ({'step': 2}, {})
-  for due in (False, True):  # as format 2 told at first that an evaluation was owed
-    path.write_text(json.dumps({name: value for name, value in meta.items() if name != 'evaluated'} | {'due': due}))
-    checkpoints.restore(3, state_of(0))
-    assert checkpoints.notes['evaluated'] == 3 - due
-  path.write_text(json.dumps(meta | {'format': 99}))
-  with pytest.raises(UserError, match=r'checkpoints/3: format 99, this version reads up to \d+; update dmtl_jax'):
+  path.write_text(json.dumps(json.loads(path.read_text()) | {'format': 99}))
+  with pytest.raises(UserError, match=r'checkpoints/3: format 99, this version of dmtl_jax reads \d+; use the version'):
     Checkpoints(copy).restore_latest(state_of(0), iterator())
 
 
@@ -235,17 +225,14 @@ def test_half_written_and_half_deleted_checkpoints_of_a_killed_save_are_removed(
   ],
 )
 def test_the_best_evaluation(best_by, single, expected):
-  config = common.base(None)
   tasks = (make_task('semseg', 'semseg', ('a', 'b')), make_task('depth', 'depth'))
-  config.train.best_by = best_by
-  config.eval.single_task = single
   periodic.check(best_by, tasks)
   best = {}
   for step, (miou, accuracy, error) in enumerate(
     [(50, 60, 2.0), (55, 61, 1.0), (52, 62, 1.5), (51, float('nan'), 1.6)], 1
   ):
     scores = {'final': {'semseg': {'mIoU': miou, 'pixelAcc': accuracy}, 'depth': {'absErr': error}}}
-    best = periodic.choose(best, step, scores, config, tasks)
+    best = periodic.choose(best, step, scores, best_by, single, tasks)
   assert best['step'] == expected
 
 

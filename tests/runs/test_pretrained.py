@@ -246,8 +246,7 @@ def test_hub_out_of_reach(tmp_path, monkeypatch, feature):
 
 
 def test_a_released_checkpoint_becomes_a_run_that_restores(tmp_path, feature, state):
-  config = common.base('method=feature,preset=released')
-  config.data.name = 'pascal'
+  config = common.benchmark('method=feature,preset=released', 'pascal')
   config.model.update(width=8, channels=16)
   source = write_checkpoint(tmp_path / 'x.pth.tar', state)
   convert.run(source, str(tmp_path / 'run'), config)

@@ -124,7 +124,7 @@ def started(data, tmp_path, monkeypatch):
   training = setup.build(config, *setup.open_data(config))
   checkpoints = Checkpoints(workdir)
   state = training.init(jax.random.key(0))
-  checkpoints.save(state, training.batches.get_state(), {'best': {}, 'evaluated': 0, 'window': {}})
+  checkpoints.save(state, training.batches.get_state(), {'config': {}, 'best': {}, 'evaluated': 0, 'window': {}})
   checkpoints.close()
   train.write_start(str(workdir), config, training.source)
   return workdir, config
@@ -157,7 +157,7 @@ def test_a_resumed_run_keeps_its_order(started, data, monkeypatch):
   workdir, config = started
   before = identity(workdir)
   describe(data, NAMES[::-1])
-  monkeypatch.setattr(train.cost, 'compile_step', stop)  # after the checkpoint was restored
+  monkeypatch.setattr(train.cost, 'abstract_batch', stop)  # after the checkpoint was restored
   with pytest.raises(UserError, match='stopped by Ctrl-C'):
     train.run(config, str(workdir))
   assert {name: identity(workdir)[name] for name in IDENTITY[1:]} == {name: before[name] for name in IDENTITY[1:]}
@@ -179,7 +179,8 @@ def test_a_run_that_starts_from_another_has_its_order(run, data, tmp_path, monke
     train.run(config, str(tmp_path / 'new'))
   ((tasks, variables),) = loaded
   assert tuple(task.name for task in tasks) == NAMES
-  _, wanted, _ = evaluate.load(run, 'best', workdir_lib.read_config(run), workdir_lib.read_tasks(run))
+  model = build_model(workdir_lib.read_config(run), workdir_lib.read_tasks(run))
+  wanted, _ = evaluate.load(run, 'best', model, SIZE)
   jax.tree.map(np.testing.assert_array_equal, variables, wanted)
   describe(data, semseg={'classes': ['wall', 'box', 'floor']})
   with pytest.raises(UserError, match=f'{re.escape(str(run))}/tasks.json: class 1 of semseg'):

@@ -31,14 +31,16 @@ def test_a_name_goes_before_a_kind(values, tasks, expected):
 
 
 def test_a_loss_is_weighed_by_the_kind_of_its_task():
-  weights = step.task_weights(folder.get_config(), (EDGES, DEPTH, make_task('rooms', 'semseg', ('a', 'b'))))
+  weights = step.task_weights(
+    folder.get_config().loss_weights, (EDGES, DEPTH, make_task('rooms', 'semseg', ('a', 'b')))
+  )
   assert weights.tolist() == [25, 1, 2]
 
 
 def test_delta_m_takes_single_task_scores_by_kind():
   config = folder.get_config()
   config.eval.single_task.boundary = 50.0
-  assert evaluation.delta_to_single({'edges': {'odsF': 55.0}}, config, (EDGES,)) == pytest.approx(10)
+  assert evaluation.delta_to_single({'edges': {'odsF': 55.0}}, config.eval.single_task, (EDGES,)) == pytest.approx(10)
 
 
 @pytest.mark.parametrize('key', ['boundary', 'depht', 'saliency'])

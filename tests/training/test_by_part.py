@@ -42,7 +42,7 @@ def test_a_part_learns_at_its_own_rate():
   model, config = network('xtc', lr=1e-3, l2=0.0, part_lr=dict(film=1e-5))
   film = {'gamma': np.ones((2, 4), np.float32), 'beta': np.ones((2, 4), np.float32)}
   params = {'mapping': {'film0_0': film, 'conv0_0': {'kernel': np.ones((3, 3))}}, 'baseline': {'scale': np.ones(2)}}
-  tx = optimizer.optimizer(config, optax.constant_schedule(config.optim.lr), model)
+  tx = optimizer.optimizer(config.optim, optax.constant_schedule(config.optim.lr), model)
   updates, _ = tx.update(params, tx.init(params), params)
   for path, step in jax.tree_util.tree_leaves_with_path(updates):
     rate = 1e-5 if path[-1].key in ('gamma', 'beta') else 1e-3

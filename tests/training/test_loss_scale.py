@@ -13,7 +13,7 @@ from dmtl_jax.models import build_model, Network, Output
 from dmtl_jax.runs.checkpoints import Checkpoints
 from dmtl_jax.runs.state import initial_loss_scale, TrainState
 from dmtl_jax.training import bad_numbers
-from dmtl_jax.training.step import TrainStep
+from dmtl_jax.training.setup import train_step
 
 TWO = (TASKS[0], TASKS[5])
 SIZE = (32, 32)
@@ -48,7 +48,7 @@ def linear(dtype=jnp.float16, tx=optax.adam(0.1), **fields):
   variables = model.init(jax.random.key(0), jnp.zeros((1, *SIZE, 3)))
   scale = initial_loss_scale() if dtype == jnp.float16 else None
   state = TrainState(jnp.int32(0), variables['params'], {'calls': jnp.zeros(())}, tx.init(variables['params']), scale)
-  return jax.jit(TrainStep(model, tx, config, TWO, 0, 1)), state
+  return jax.jit(train_step(config, model, tx, 0, 1)), state
 
 
 def scaled(state, scale: float):
@@ -125,7 +125,7 @@ def test_small_gradients_are_those_of_float32_and_would_be_zero_without_the_scal
     variables = random_variables(model, SIZE)
     state = TrainState(jnp.int32(0), variables['params'], variables['batch_stats'], tx.init(variables['params']))
     state = scaled(state.replace(scale=initial_loss_scale()), scale) if scale else state
-    after, scalars = jax.jit(TrainStep(model, tx, config, TWO, 4, 1))(state, batch_of(), 1)
+    after, scalars = jax.jit(train_step(config, model, tx, 4, 1))(state, batch_of(), 1)
     assert scalars['is_finite']
     difference = jax.tree.map(np.subtract, jax.device_get(after.params), state.params)
     moved[dtype, scale] = np.concatenate([np.ravel(x) for x in jax.tree.leaves(difference)])
@@ -137,7 +137,7 @@ def test_small_gradients_are_those_of_float32_and_would_be_zero_without_the_scal
 
 def save(state, workdir):
   checkpoints = Checkpoints(workdir)
-  checkpoints.save(state, {'next_index': 0}, {'evaluated': 0, 'best': {}, 'window': {}})
+  checkpoints.save(state, {'next_index': 0}, {'config': {}, 'evaluated': 0, 'best': {}, 'window': {}})
   checkpoints.close()
 
 

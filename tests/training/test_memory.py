@@ -12,7 +12,7 @@ from dmtl_jax.models import build_model, inputs, Network, Output
 from dmtl_jax.models.parts import encoder
 from dmtl_jax.models.parts.task_layers import Slots
 from dmtl_jax.runs.state import TrainState
-from dmtl_jax.training.step import TrainStep
+from dmtl_jax.training.setup import train_step
 
 BATCH = 8
 KEY = jax.random.key(1)
@@ -55,7 +55,7 @@ def next_step(train_step):
 
 def step_of(model, config, tx, groups: int):
   count = BATCH // config.train.accumulate // groups * len(TASKS)
-  return next_step(TrainStep(model, tx, config, TASKS, count, groups))
+  return next_step(train_step(config, model, tx, count, groups))
 
 
 def noisy_config(accumulate: int):
@@ -94,7 +94,7 @@ def small(method: str, **train):
     'labels': {task.name: batch['labels'][task.name][:, :32, :32] for task in TWO},
     'label_mask': np.eye(2, dtype=bool)[[0, 1, 1, 0]],
   }
-  step = next_step(TrainStep(model, tx, config, TWO, 4 // config.train.accumulate, 1))
+  step = next_step(train_step(config, model, tx, 4 // config.train.accumulate, 1))
   return step, state, batch
 
 

@@ -21,6 +21,7 @@ import pytest
 from dmtl_jax.basics import sharding
 from dmtl_jax.data import pipeline
 from dmtl_jax.jobs import train
+from dmtl_jax.models import build_model
 from dmtl_jax.runs import checkpoints
 from dmtl_jax.runs import workdir as workdir_lib
 from dmtl_jax.training import setup
@@ -177,7 +178,7 @@ def test_batch_norm_statistics_are_those_of_the_whole_batch(two_processes, one_d
 
   def stats(workdir):
     config, tasks = workdir_lib.read_config(workdir), workdir_lib.read_tasks(one_device)
-    return checkpoints.load(workdir, str(STEPS), config, tasks)[1]['batch_stats']
+    return checkpoints.load(workdir, str(STEPS), build_model(config, tasks), tuple(config.data.size))[0]['batch_stats']
 
   for a, b in zip(jax.tree.leaves(stats(two_processes.workdir)), jax.tree.leaves(stats(one_device)), strict=True):
     np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
@@ -207,7 +208,7 @@ def test_each_image_is_read_by_one_host(data):
   taken = []
   for host in range(2):
     reads = Reads(source)
-    index = next(pipeline.train_iterator(reads, config, host, 2))['index']
+    index = next(pipeline.train_iterator(reads, config.data, config.train.batch, config.seed, host, 2))['index']
     assert len(index) == 4  # an epoch is one batch of 8
     assert set(reads.seen[:4]) == set(index)
     taken += list(index)
