@@ -35,7 +35,7 @@ def run(config, workdir: str, force: bool = False) -> dict | None:
   Raises:
     UserError: bad config or data, another process in the workdir, no space left, or a loss that is not finite.
   """
-  made = setup.check(config, is_fresh(workdir))  # before the folder is made
+  mesh_and_model = setup.check(config, is_fresh(workdir))  # before the folder is made
   with workdir_lib.locked(workdir):
     fresh = is_fresh(workdir)
     if not (fresh or force):
@@ -43,7 +43,7 @@ def run(config, workdir: str, force: bool = False) -> dict | None:
     started_from = config.init_from if fresh else workdir
     if os.path.isdir(started_from):  # a run, by `setup.check`
       config = run_tasks.match(config, workdir_lib.read_tasks(started_from), started_from, force)
-    training = setup.build(config, *setup.open_data(config), made)
+    training = setup.build(config, *setup.open_data(config), mesh_and_model)
     if not (fresh or force):
       sharding.on_first_host(check_labels, workdir, training.source)
     say('\n'.join(check.first_lines(config, training.source, training.val)))

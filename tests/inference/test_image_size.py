@@ -165,8 +165,15 @@ def test_at_the_networks_own_size_both_resolutions_score_alike():
 def test_a_limit_and_the_periodic_evaluation():
   evaluator, variables = stub.make(5, 2, limit=3, resolution='image')
   assert len(evaluator.run(variables)[1]) == 3
-  parts = (evaluator.model, evaluator.source, evaluator.mesh, evaluator.eval_config, evaluator.data_config)
-  quick = evaluation.Evaluator(*parts, seed=0, fast=True)
+  quick = evaluation.Evaluator(
+    evaluator.model,
+    evaluator.source,
+    evaluator.mesh,
+    evaluator.eval_config,
+    evaluator.data_config,
+    seed=0,
+    fast=True,
+  )
   assert evaluator.at_image_size and not quick.at_image_size
 
 

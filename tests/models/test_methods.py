@@ -21,7 +21,7 @@ from dmtl_jax.models.parts import encoder
 from dmtl_jax.models.parts.pairs import DensePairs
 from dmtl_jax.runs.state import TrainState
 from dmtl_jax.training.setup import train_step
-from dmtl_jax.training.step import Moving
+from dmtl_jax.training.step import RunningState
 
 SEMSEG, PARSING, SALIENCY, NORMALS, BOUNDARY, DEPTH = TASKS
 TWO = (SEMSEG, NORMALS)
@@ -77,7 +77,7 @@ class Trained:
     @jax.jit
     def run(labels, mask):
       batch = {'image': images, 'labels': labels, 'label_mask': mask, 'position': jnp.arange(2)}
-      grads, _, scalars = step.gradients(variables['params'], Moving(variables['batch_stats'], None), batch, KEY)
+      grads, _, scalars = step.gradients(variables['params'], RunningState(variables['batch_stats'], None), batch, KEY)
       return scalars['loss/total'], grads
 
     self.run = lambda *args: jax.device_get(run(*args))
@@ -272,7 +272,7 @@ def alone_and_together():
     columns = [TWO.index(task) for task in tasks]
     batch = {'image': images, 'label_mask': mask[:, columns], 'position': jnp.arange(5)}
     batch['labels'] = {task.name: labels[task.name] for task in tasks}
-    run = jax.jit(lambda params, stats: step.gradients(params, Moving(stats, None), batch, KEY))
+    run = jax.jit(lambda params, stats: step.gradients(params, RunningState(stats, None), batch, KEY))
     grads, _, scalars = run(own['params'], own['batch_stats'])
     return jax.device_get(grads), float(scalars['loss/total'])
 
