@@ -81,10 +81,8 @@ class Evaluator:
     self._warm = False
     self._predictor: Predictor | None = None
     self._transform = transforms.eval_transform(data_config, eval_config.geometry, self.tasks)
-    self._predict = compiled_predict_step(model, self.tasks, mesh, seed, eval_config.diffusion_steps)
-    self._predict_stages = jax.jit(
-      make_predict_step(model, self.tasks, seed, eval_config.diffusion_steps, with_steps=True)
-    )
+    self._predict = compiled_predict_step(model, mesh, seed, eval_config.diffusion_steps)
+    self._predict_stages = jax.jit(make_predict_step(model, seed, eval_config.diffusion_steps, with_steps=True))
 
   def run(self, variables, each: Callable | None = None) -> tuple[dict, list[dict]]:
     """Evaluates; on several hosts, each its share of the images, and all get the result.
@@ -173,15 +171,7 @@ class Evaluator:
     """The pieces of this host's images at their own sizes, predicted one by one, on one of its devices."""
     variables, side, tally.images = _local(variables), self.eval_config.boundary_side, self.count
     if self._predictor is None:  # compiled once
-      self._predictor = Predictor(
-        self.model,
-        self.tasks,
-        variables,
-        self.data_config.size,
-        self.eval_config.geometry,
-        self.seed,
-        self.eval_config.diffusion_steps,
-      )
+      self._predictor = Predictor(self.model, variables, self.data_config.size, self.eval_config, self.seed)
     predictor, self._predictor.variables = self._predictor, variables
     for example in pipeline.eval_examples(self.source, self.count, jax.process_index(), jax.process_count()):
       image = example['image']
@@ -220,12 +210,7 @@ class Evaluator:
   def _batches(self):
     """This host's batches; all hosts get the same number of them."""
     batches = pipeline.eval_batches(
-      self.source,
-      self.data_config,
-      self.batch,
-      self.eval_config.geometry,
-      jax.process_index(),
-      jax.process_count(),
+      self.source, self.data_config, self.batch, self.eval_config.geometry, jax.process_index(), jax.process_count()
     )
     yield from itertools.islice(batches, math.ceil(self.count / self.batch))
 

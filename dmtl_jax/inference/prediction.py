@@ -43,30 +43,20 @@ class Predictor:
     config: that of the run, where `load` made it; else None.
   """
 
-  def __init__(
-    self,
-    model,
-    tasks: tuple[Task, ...],
-    variables: dict,
-    size: tuple[int, int],
-    geometry: str = 'fit',
-    seed: int = 0,
-    diffusion_steps: int = 0,
-    config=None,
-  ):
-    self.model, self.tasks, self.variables, self.config = model, tasks, variables, config
-    self.size, self.geometry = tuple(size), geometry
-    self.seed, self.diffusion_steps = seed, diffusion_steps
-    maps_step = make_maps_step(model, tasks, seed, diffusion_steps)
+  def __init__(self, model, variables: dict, size: tuple[int, int], eval_config, seed: int, config=None):
+    self.model, self.tasks, self.variables, self.config = model, model.tasks, variables, config
+    self.size, self.geometry = tuple(size), eval_config.geometry
+    self.seed, self.diffusion_steps = seed, eval_config.diffusion_steps
+    maps_step = make_maps_step(model, seed, self.diffusion_steps)
 
     def one(variables, image):
       return jax.tree.map(lambda x: x[0], maps_step(variables, image, jnp.zeros(1, jnp.int32)))
 
     outputs = jax.eval_shape(one, variables, jax.ShapeDtypeStruct((1, *self.size, 3), jnp.float32))
-    self._cells = outputs['final'][tasks[0].name].shape[:2]
+    self._cells = outputs['final'][self.tasks[0].name].shape[:2]
 
     def compiled(samples: int):
-      step = make_samples_step(model, tasks, samples, seed, diffusion_steps) if samples != 1 else one
+      step = make_samples_step(model, samples, seed, self.diffusion_steps) if samples != 1 else one
       return jax.jit(lambda *inputs: jax.tree.map(lambda x: resize(x[None], self._cells)[0], step(*inputs)))
 
     self._step = functools.cache(compiled)
@@ -243,13 +233,4 @@ def load(workdir: str | os.PathLike, which: str = 'best') -> Predictor:
   config, tasks = workdir_lib.read_config(workdir), workdir_lib.read_tasks(workdir)
   model = build_model(config, tasks)
   variables, _ = checkpoints.load(workdir, str(which), model, tuple(config.data.size))
-  return Predictor(
-    model,
-    tasks,
-    variables,
-    config.data.size,
-    config.eval.geometry,
-    config.seed,
-    config.eval.diffusion_steps,
-    config,
-  )
+  return Predictor(model, variables, config.data.size, config.eval, config.seed, config)

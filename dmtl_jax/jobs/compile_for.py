@@ -63,7 +63,7 @@ def predict_step(config, tasks) -> tuple:
     jax.ShapeDtypeStruct((count, *size, 3), jnp.float32, sharding=split),
     jax.ShapeDtypeStruct((count,), jnp.int32, sharding=split),
   )
-  return compiled_predict_step(model, tasks, mesh, config.seed, config.eval.diffusion_steps), args
+  return compiled_predict_step(model, mesh, config.seed, config.eval.diffusion_steps), args
 
 
 def compiled(function, args, dtype: str, chosen: accelerators.Accelerator) -> dict:

@@ -37,7 +37,7 @@ def export(run: prediction.Predictor) -> jax.export.Exported:
   Each image is predicted as `prediction.Predictor` does: its noise depends on config.seed alone,
   so that the rest of the batch changes nothing.
   """
-  predict_step = make_predict_step(run.model, run.tasks, run.seed, run.diffusion_steps)
+  predict_step = make_predict_step(run.model, run.seed, run.diffusion_steps)
   variables = jax.device_get(run.variables)  # arrays on several devices would tie the file to their number
 
   def predict(image):

@@ -142,16 +142,16 @@ def build(config, source, val, mesh_and_model: MeshAndModel | None = None) -> Tr
 def train_step(config, model: Network, tx, pair_count: int, groups: int) -> TrainStep:
   """The step of a config, see `TrainStep`."""
   return TrainStep(
-    model,
-    find(config.method),
-    tx,
-    task_weights(config.loss_weights, model.tasks),
-    config.initial_loss,
-    pair_count,
-    groups,
-    config.train.accumulate,
-    config.train.nan_policy == 'skip',
-    config.seed,
+    model=model,
+    method=find(config.method),
+    tx=tx,
+    weights=task_weights(config.loss_weights, model.tasks),
+    initial_loss=config.initial_loss,
+    pair_count=pair_count,
+    groups=groups,
+    accumulate=config.train.accumulate,
+    skips=config.train.nan_policy == 'skip',
+    seed=config.seed,
   )
 
 
