@@ -30,7 +30,7 @@ def benchmark(config, flags) -> dict:
   images = synthetic.images(count, size, np.random.default_rng(0))
   index = np.arange(count, dtype=np.int32)
   split = sharding.by_image(mesh)
-  step = jit_predict_fn(model, tasks, mesh, config.seed, config.eval.diffusion_steps)
+  step = jit_predict_fn(model, mesh, config.seed, config.eval.diffusion_steps)
   flops = {
     'needed': work.needed(config, tasks, count, training=False),
     'executed': work.executed(step, variables, images, index),

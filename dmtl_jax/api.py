@@ -174,7 +174,7 @@ def predict(
 
 def _set_fields(config: ConfigDict, fields: dict[str, Any]) -> ConfigDict:
   """Sets fields by their dotted names, checks all values and locks the config."""
-  check_config.check_fields([(field, None) for field in fields], config.to_dict())
+  check_config.check_flags([(field, None) for field in fields], config.to_dict())
   try:
     config.update_from_flattened_dict(fields)
   except (TypeError, ValueError) as error:

@@ -28,6 +28,7 @@ class Model:
   """Final maps are the image's channels, scaled; initial maps are half of them, moved."""
 
   diffuses = False
+  tasks = TASKS
 
   def apply(self, variables, images):
     maps = {task.name: variables['scale'] * images[..., : task.channels] for task in TASKS}

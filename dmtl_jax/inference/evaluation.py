@@ -100,10 +100,8 @@ class Evaluator:
     self._is_compiled = False
     self._predictor: Predictor | None = None
     self._transform = transforms.eval_transform(data_config, eval_config.geometry, self.tasks)
-    self._predict = jit_predict_fn(model, self.tasks, mesh, seed, eval_config.diffusion_steps)
-    self._predict_stages = jax.jit(
-      make_predict_fn(model, self.tasks, seed, eval_config.diffusion_steps, all_stages=True)
-    )
+    self._predict = jit_predict_fn(model, mesh, seed, eval_config.diffusion_steps)
+    self._predict_stages = jax.jit(make_predict_fn(model, seed, eval_config.diffusion_steps, all_stages=True))
 
   def run(self, variables, on_image: Callable | None = None) -> Scores:
     """Evaluates; each host scores its share of the images, and all hosts get the result.
@@ -172,15 +170,7 @@ class Evaluator:
     variables = _on_one_device(variables)
     side = self.eval_config.boundary_side
     if self._predictor is None:  # kept, so that it compiles once
-      self._predictor = Predictor(
-        self.model,
-        self.tasks,
-        variables,
-        size=self.data_config.size,
-        geometry=self.eval_config.geometry,
-        seed=self.seed,
-        diffusion_steps=self.eval_config.diffusion_steps,
-      )
+      self._predictor = Predictor(self.model, variables, self.data_config.size, self.eval_config, self.seed)
     predictor = self._predictor
     predictor.variables = variables
     tally.images = self.count
@@ -220,12 +210,7 @@ class Evaluator:
   def _batches(self):
     """This host's batches; all hosts get the same number of them."""
     batches = pipeline.eval_batches(
-      self.source,
-      self.data_config,
-      self.batch,
-      self.eval_config.geometry,
-      jax.process_index(),
-      jax.process_count(),
+      self.source, self.data_config, self.batch, self.eval_config.geometry, jax.process_index(), jax.process_count()
     )
     return itertools.islice(batches, math.ceil(self.count / self.batch))
 

@@ -10,12 +10,11 @@ from dmtl_jax.basics import sharding
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.models.inputs import model_inputs
 from dmtl_jax.models.parts.layers import resize
-from dmtl_jax.tasks import Task
 
 DRAWS = 4  # noise draws denoised together: enough to gain from sharing the encoder's pass, and little memory
 
 
-def make_forward_fn(model, tasks: tuple[Task, ...], seed: int, diffusion_steps: int = 0):
+def make_forward_fn(model, seed: int, diffusion_steps: int = 0):
   """Returns the function (variables, images, index) -> {stage: {task: raw maps [B, h, w, C_t]}} at stride 8.
 
   Stages: 'final', and where the method has them 'initial', 'step0' (the decayed map), 'step1',
@@ -27,7 +26,7 @@ def make_forward_fn(model, tasks: tuple[Task, ...], seed: int, diffusion_steps: 
   key = jax.random.key(seed)
 
   def forward(variables, images, index):
-    inputs = model_inputs(model, images, key, len(tasks), None, index, diffusion_steps or None)
+    inputs = model_inputs(model, images, key, len(model.tasks), None, index, diffusion_steps or None)
     output = model.apply(variables, images, **inputs)
     stages = {'final': output.final} | ({'initial': output.initial} if output.initial else {})
     if output.trajectory:
@@ -38,18 +37,18 @@ def make_forward_fn(model, tasks: tuple[Task, ...], seed: int, diffusion_steps: 
   return forward
 
 
-def make_predict_fn(model, tasks: tuple[Task, ...], seed: int, diffusion_steps: int = 0, all_stages: bool = False):
+def make_predict_fn(model, seed: int, diffusion_steps: int = 0, all_stages: bool = False):
   """As `make_forward_fn`, but to predictions (`Task.activate`) [B, H, W, ...] at the images' size.
 
   Args:
     all_stages: also the maps after each denoising step; otherwise only 'initial' and 'final'.
   """
-  forward = make_forward_fn(model, tasks, seed, diffusion_steps)
+  forward = make_forward_fn(model, seed, diffusion_steps)
 
   def predict(variables, images, index):
     size = images.shape[1:3]
     return {
-      stage: {task.name: task.activate(resize(maps[task.name].astype(jnp.float32), size)) for task in tasks}
+      stage: {task.name: task.activate(resize(maps[task.name].astype(jnp.float32), size)) for task in model.tasks}
       for stage, maps in forward(variables, images, index).items()
       if all_stages or stage in ('initial', 'final')
     }
@@ -57,14 +56,14 @@ def make_predict_fn(model, tasks: tuple[Task, ...], seed: int, diffusion_steps: 
   return predict
 
 
-def jit_predict_fn(model, tasks: tuple[Task, ...], mesh, seed: int, diffusion_steps: int = 0):
+def jit_predict_fn(model, mesh, seed: int, diffusion_steps: int = 0):
   """`make_predict_fn`, jitted for batches split by image over a mesh."""
   split = sharding.by_image(mesh)
-  predict = make_predict_fn(model, tasks, seed, diffusion_steps)
+  predict = make_predict_fn(model, seed, diffusion_steps)
   return jax.jit(predict, in_shardings=(sharding.replicated(mesh), split, split), out_shardings=split)
 
 
-def make_sample_fn(model, tasks: tuple[Task, ...], samples: int, seed: int, diffusion_steps: int = 0):
+def make_sample_fn(model, samples: int, seed: int, diffusion_steps: int = 0):
   """Returns the function (variables, images [1, H, W, 3]) -> {stage: {task: [h, w, C_t]}} at stride 8.
 
   Stages: 'final', raw maps whose activation is the mean prediction of the draws (`Task.mean`);
@@ -78,7 +77,7 @@ def make_sample_fn(model, tasks: tuple[Task, ...], samples: int, seed: int, diff
     raise UserError(f'--samples={samples}: give a number of noise draws, 1 or more')
   if not model.draws_noise:
     raise UserError(f'--samples={samples}: this method adds no noise, so all draws are the same; leave it out')
-  forward = make_forward_fn(model, tasks, seed, diffusion_steps)
+  forward = make_forward_fn(model, seed, diffusion_steps)
   rounds = math.ceil(samples / DRAWS)
   indices = np.arange(rounds * math.ceil(samples / rounds)).reshape(rounds, -1)  # a few too many, so shapes are equal
 
@@ -92,8 +91,8 @@ def make_sample_fn(model, tasks: tuple[Task, ...], samples: int, seed: int, diff
     draws = jax.tree.map(lambda x: x.reshape(-1, *x.shape[3:])[:samples], draws)  # [K, h, w, C]
     finals = draws.pop('final')
     stages = jax.tree.map(lambda x: x[0], draws)
-    stages['final'] = {task.name: task.mean(finals[task.name]) for task in tasks}
-    stages['uncertainty'] = {task.name: task.sample_spread(finals[task.name]) for task in tasks}
+    stages['final'] = {task.name: task.mean(finals[task.name]) for task in model.tasks}
+    stages['uncertainty'] = {task.name: task.sample_spread(finals[task.name]) for task in model.tasks}
     return stages
 
   return sample

@@ -42,35 +42,25 @@ class Predictor:
     >>> maps, uncertainty = predictor.sample('photo.jpg', 8)
   """
 
-  def __init__(
-    self,
-    model,
-    tasks: tuple[Task, ...],
-    variables: dict,
-    size: tuple[int, int],
-    geometry: str = 'fit',
-    seed: int = 0,
-    diffusion_steps: int = 0,
-    config=None,
-  ):
+  def __init__(self, model, variables: dict, size: tuple[int, int], eval_config, seed: int, config=None):
     self.model = model
-    self.tasks = tasks
+    self.tasks = model.tasks
     self.variables = variables
     self.size = tuple(size)
-    self.geometry = geometry
+    self.geometry = eval_config.geometry
     self.seed = seed
-    self.diffusion_steps = diffusion_steps
+    self.diffusion_steps = eval_config.diffusion_steps
     self.config = config
-    forward = make_forward_fn(model, tasks, seed, diffusion_steps)
+    forward = make_forward_fn(model, seed, self.diffusion_steps)
 
     def predict_one(variables, image):
       return jax.tree.map(lambda x: x[0], forward(variables, image, jnp.zeros(1, jnp.int32)))
 
     outputs = jax.eval_shape(predict_one, variables, jax.ShapeDtypeStruct((1, *self.size, 3), jnp.float32))
-    self._grid = outputs['final'][tasks[0].name].shape[:2]  # of the raw maps of a tile
+    self._grid = outputs['final'][self.tasks[0].name].shape[:2]  # of the raw maps of a tile
 
     def compile_for(samples: int):
-      predict = make_sample_fn(model, tasks, samples, seed, diffusion_steps) if samples != 1 else predict_one
+      predict = make_sample_fn(model, samples, seed, self.diffusion_steps) if samples != 1 else predict_one
       return jax.jit(lambda *inputs: jax.tree.map(lambda x: resize(x[None], self._grid)[0], predict(*inputs)))
 
     self._compile_for = functools.cache(compile_for)
@@ -259,13 +249,4 @@ def load(workdir: str | os.PathLike, step: str | int = 'best') -> Predictor:
   config, tasks = workdir_lib.read_config(workdir), workdir_lib.read_tasks(workdir)
   model = build_model(config, tasks)
   variables, _ = checkpoints.load(workdir, str(step), model, tuple(config.data.size))
-  return Predictor(
-    model,
-    tasks,
-    variables,
-    size=config.data.size,
-    geometry=config.eval.geometry,
-    seed=config.seed,
-    diffusion_steps=config.eval.diffusion_steps,
-    config=config,
-  )
+  return Predictor(model, variables, config.data.size, config.eval, config.seed, config)

@@ -62,7 +62,7 @@ def trace_inference(config, tasks) -> jax.stages.Traced:
   variables = variable_shapes(model, size)
   everywhere = sharding.replicated(mesh)
   split = sharding.by_image(mesh)
-  return jit_predict_fn(model, tasks, mesh, config.seed, config.eval.diffusion_steps).trace(
+  return jit_predict_fn(model, mesh, config.seed, config.eval.diffusion_steps).trace(
     sharding.abstract(variables, jax.tree.map(lambda _: everywhere, variables)),
     jax.ShapeDtypeStruct((count, *size, 3), jnp.float32, sharding=split),
     jax.ShapeDtypeStruct((count,), jnp.int32, sharding=split),

@@ -34,7 +34,7 @@ def export(predictor: prediction.Predictor) -> jax.export.Exported:
   Each image is predicted as `prediction.Predictor` does: its noise depends on config.seed alone,
   so that the rest of the batch changes nothing.
   """
-  predict_step = make_predict_fn(predictor.model, predictor.tasks, predictor.seed, predictor.diffusion_steps)
+  predict_step = make_predict_fn(predictor.model, predictor.seed, predictor.diffusion_steps)
   variables = jax.device_get(predictor.variables)  # arrays on several devices would tie the file to their number
 
   def predict(image):

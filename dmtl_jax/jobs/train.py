@@ -35,7 +35,7 @@ def run(config, workdir: str, force: bool = False) -> dict | None:
   Raises:
     UserError: bad config or data, another process in the workdir, no space left, or a loss that is not finite.
   """
-  made = setup.check(config, is_fresh(workdir))  # before the folder is made
+  mesh_and_model = setup.check(config, is_fresh(workdir))  # before the folder is made
   with workdir_lib.locked(workdir):
     fresh = is_fresh(workdir)
     if not (fresh or force):
@@ -43,7 +43,7 @@ def run(config, workdir: str, force: bool = False) -> dict | None:
     initial_weights = config.init_from if fresh else workdir
     if os.path.isdir(initial_weights):  # a run, by `setup.check`
       config = run_tasks.match(config, workdir_lib.read_tasks(initial_weights), initial_weights, force)
-    training = setup.build(config, *setup.open_data(config), made)
+    training = setup.build(config, *setup.open_data(config), mesh_and_model)
     if not (fresh or force):
       sharding.on_first_host(check_labels, workdir, training.source)
     say('\n'.join(check.first_lines(config, training.source, training.val)))
@@ -73,14 +73,7 @@ def train(training: setup.Training, config, workdir: str, stop: StopSignal) -> b
     pending = bad_numbers.PendingSteps(source.tasks, checkpoints.notes['window'])
     log = stack.enter_context(closing(Log(workdir, start, checkpoints.notes['evaluated'])))
     evaluator = Evaluator(
-      training.model,
-      training.val,
-      training.mesh,
-      config.eval,
-      config.data,
-      config.seed,
-      fast=True,
-      limit=config.train.eval_images,
+      training.model, training.val, training.mesh, config.eval, config.data, config.seed, True, config.train.eval_images
     )
     evaluation = periodic.Periodic(evaluator, config.train, training.steps, log, stop, checkpoints.notes)
     if start < steps:

@@ -64,23 +64,23 @@ class Training:
     return sharding.put_batch({name: batch[name] for name in ('image', 'labels', 'label_mask')}, self.mesh)
 
 
-class Base(NamedTuple):
-  """What a run is built on, whatever its data hold."""
+class MeshAndModel(NamedTuple):
+  """Devices and network of a config."""
 
   mesh: jax.sharding.Mesh
   model: Network
 
 
-def base(config, tasks: tuple[Task, ...]) -> Base:
-  """Devices and network; raises UserError where the batch cannot be shared or the network's fields do not fit."""
+def make_mesh_and_model(config, tasks: tuple[Task, ...]) -> MeshAndModel:
+  """See `MeshAndModel`; raises UserError where the batch cannot be shared or the network's fields do not fit."""
   model = build_model(config, tasks)
   mesh = sharding.make_mesh(config.train.fsdp)
   sharding.check_batch('config.train.batch', config.train.batch, mesh, config.train.accumulate)
-  return Base(mesh, model)
+  return MeshAndModel(mesh, model)
 
 
-def check(config, fresh: bool = True) -> Base:
-  """Checks that a config can be trained, before any data is opened or anything compiled; returns its `base`.
+def check(config, fresh: bool = True) -> MeshAndModel:
+  """Checks that a config can be trained, before any data is opened or anything compiled.
 
   Args:
     fresh: whether the run starts from config.init_from, if that is set, and not from a checkpoint of its own.
@@ -90,8 +90,7 @@ def check(config, fresh: bool = True) -> Base:
   """
   check_config.check(config.to_dict())
   tasks = source_lib.data_tasks(config.data)
-  made = base(config, tasks)
-  model = made.model
+  mesh, model = make_mesh_and_model(config, tasks)
   if config.optim.part_lr:  # an update refuses parts that the network has not
     shapes = jax.eval_shape(functools.partial(init_variables, model, size=tuple(config.data.size)), jax.random.key(0))
     jax.eval_shape(optimizer_lib.rates(config.optim, model)[0].update, shapes['params'], (), shapes['params'])
@@ -110,16 +109,19 @@ def check(config, fresh: bool = True) -> Base:
     delta_m({task.name: 1.0 for task in tasks}, values_by_task(scores, tasks), tasks)
   if not any(values_by_task(weights, tasks).get(task.name, 1) for task in tasks):
     raise UserError('config.loss_weights: every task has weight 0, so nothing would be learned; raise one')
-  return made
+  return MeshAndModel(mesh, model)
 
 
-def build(config, source, val, made: Base | None = None) -> Training:
+def build(config, source, val, mesh_and_model: MeshAndModel | None = None) -> Training:
   """All that training on `source` needs, opened, or compiled at its first call.
 
   Args:
-    made: what `check` returned; None: made here, with the errors of `base`.
+    mesh_and_model: what `check` returned; None: made here.
+
+  Raises:
+    UserError: see `make_mesh_and_model`.
   """
-  mesh, model = made or base(config, source.tasks)
+  mesh, model = mesh_and_model or make_mesh_and_model(config, source.tasks)
   model = model.clone(tasks=source.tasks)  # a resumed run has them in its own order
   steps_per_epoch = max(len(source) // config.train.batch, 1)
   steps = config.train.steps or config.train.epochs * steps_per_epoch
@@ -140,16 +142,16 @@ def build(config, source, val, made: Base | None = None) -> Training:
 def train_step(config, model: Network, tx, pair_count: int, groups: int) -> TrainStep:
   """The step of a config, see `TrainStep`."""
   return TrainStep(
-    model,
-    find(config.method),
-    tx,
-    task_weights(config.loss_weights, model.tasks),
-    config.initial_loss,
-    pair_count,
-    groups,
-    config.train.accumulate,
-    config.train.nan_policy == 'skip',
-    config.seed,
+    model=model,
+    method=find(config.method),
+    tx=tx,
+    weights=task_weights(config.loss_weights, model.tasks),
+    initial_loss=config.initial_loss,
+    pair_count=pair_count,
+    groups=groups,
+    accumulate=config.train.accumulate,
+    skips=config.train.nan_policy == 'skip',
+    seed=config.seed,
   )
 
 

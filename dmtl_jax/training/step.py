@@ -21,7 +21,7 @@ from dmtl_jax.tasks import Task, values_by_task
 from dmtl_jax.training import optimizer
 
 
-class Moving(NamedTuple):
+class RunningState(NamedTuple):
   """What a pass updates besides the gradient; `loss_scale` is None unless the network is float16."""
 
   batch_stats: Any
@@ -32,7 +32,7 @@ class Gradients(NamedTuple):
   """Gradients of a batch, its updated batch statistics and loss scale, and scalars to log."""
 
   grads: Any
-  moving: Moving
+  running: RunningState
   scalars: dict[str, Any]
 
 
@@ -73,10 +73,10 @@ class TrainStep:
     key = jax.random.fold_in(jax.random.key(self.seed), state.step)
     batch = batch | {'position': jnp.arange(batch['image'].shape[0])}
     compute = self.gradients if self.accumulate == 1 else self.accumulated
-    grads, moving, scalars = compute(state.params, Moving(state.batch_stats, state.scale), batch, key)
+    grads, running, scalars = compute(state.params, RunningState(state.batch_stats, state.scale), batch, key)
     norms = optimizer.norms(grads, self.model)
     scalars['grad_norm'] = optax.tree.norm(norms)
-    counts = finite((scalars['loss/total'], moving.batch_stats)) & (state.step + 1 == number)
+    counts = finite((scalars['loss/total'], running.batch_stats)) & (state.step + 1 == number)
     scalars['is_finite'] = counts & jnp.isfinite(scalars['grad_norm'])
     overflow = False
     if state.scale is not None:
@@ -85,36 +85,36 @@ class TrainStep:
       scalars['overflow'] = overflow
 
     def update():
-      return self.update(state, grads, moving, norms)
+      return self.update(state, grads, running, norms)
 
     def skip_update():
-      return self.skip_update(state, moving.loss_scale, overflow)
+      return self.skip_update(state, running.loss_scale, overflow)
 
     # Not a choice between two states after the update (`where`): that takes four times the time, and memory for both.
     return jax.lax.cond(scalars['is_finite'], update, skip_update), scalars
 
-  def gradients(self, params, moving: Moving, batch: dict, key: jax.Array, number=0) -> Gradients:
+  def gradients(self, params, running: RunningState, batch: dict, key: jax.Array, number=0) -> Gradients:
     """Gradients of the batch, or of micro-batch `number` of it."""
     mask, tasks = batch['label_mask'], self.model.tasks
     pairs = pairs_lib.select(mask, self.pair_count, self.groups)
     inputs = model_inputs(self.model, batch['image'], key, len(tasks), pairs, batch['position'])
 
     def loss_fn(params):
-      variables = {'params': params, 'batch_stats': moving.batch_stats}
+      variables = {'params': params, 'batch_stats': running.batch_stats}
       apply = functools.partial(self.model.apply, variables, train=True, mutable=['batch_stats'])
       output, updated = apply(batch['image'], **inputs)
       run = Forward(apply, batch, output, tasks, self.weights, jax.random.fold_in(key, number), self.model)
       loss, parts = self.method.total_loss(run, self.initial_loss)
       return loss, (parts, updated['batch_stats'])
 
-    scale = moving.loss_scale
+    scale = running.loss_scale
     if scale is None:
       (loss, (parts, batch_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(params)
     else:
       scale, _, (loss, (parts, batch_stats)), grads = scale.value_and_grad(loss_fn, has_aux=True)(params)
-    return Gradients(grads, Moving(batch_stats, scale), {'loss/total': loss} | _sums(tasks, parts, mask))
+    return Gradients(grads, RunningState(batch_stats, scale), {'loss/total': loss} | _sums(tasks, parts, mask))
 
-  def accumulated(self, params, moving: Moving, batch: dict, key: jax.Array) -> Gradients:
+  def accumulated(self, params, running: RunningState, batch: dict, key: jax.Array) -> Gradients:
     """As `gradients`, with the micro-batches going through the network one after the other.
 
     The mean of their gradients is the gradient of the batch's mean loss, except that batch norm takes its statistics
@@ -122,23 +122,23 @@ class TrainStep:
     """
 
     def add(carry, micro):
-      moving, total = carry
+      running, total = carry
       part, number = micro
-      grads, moving, scalars = self.gradients(params, moving, part, key, number)
-      return (moving, jax.tree.map(jnp.add, total, grads)), scalars
+      grads, running, scalars = self.gradients(params, running, part, key, number)
+      return (running, jax.tree.map(jnp.add, total, grads)), scalars
 
-    start = (moving, jax.tree.map(jnp.zeros_like, params))
+    start = (running, jax.tree.map(jnp.zeros_like, params))
     parts = (micro_batches(batch, self.accumulate, self.groups), jnp.arange(self.accumulate))
-    (moving, total), scalars = jax.lax.scan(add, start, parts)
+    (running, total), scalars = jax.lax.scan(add, start, parts)
     scalars = {name: values.sum(0) for name, values in scalars.items()}
     scalars['loss/total'] = scalars['loss/total'] / self.accumulate
-    return Gradients(jax.tree.map(lambda g: g / self.accumulate, total), moving, scalars)
+    return Gradients(jax.tree.map(lambda g: g / self.accumulate, total), running, scalars)
 
-  def update(self, state: TrainState, grads, moving: Moving, norms=None) -> TrainState:
+  def update(self, state: TrainState, grads, running: RunningState, norms=None) -> TrainState:
     """The state after a finite step; `norms` of the gradients where they are known already."""
     updates, opt_state = self.tx.update(grads, state.opt_state, state.params, grad_norms=norms)
     params = optax.apply_updates(state.params, updates)
-    return TrainState(state.step + 1, params, moving.batch_stats, opt_state, moving.loss_scale)
+    return TrainState(state.step + 1, params, running.batch_stats, opt_state, running.loss_scale)
 
   def skip_update(self, state: TrainState, loss_scale: DynamicScale | None, overflow=False) -> TrainState:
     """The state after a step that is not finite: unchanged, but for `step` and the loss scale.

@@ -84,7 +84,7 @@ def test_other_methods(arg, images, monkeypatch):
   variables = random_variables(tiny.model, seed=2)
   asked = set()
   monkeypatch.setattr(winograd, 'is_faster', lambda *_: asked.add(target.platform()))
-  predictor = prediction.Predictor(tiny.model, tiny.tasks, variables, tiny.config.data.size)
+  predictor = prediction.Predictor(tiny.model, variables, tiny.config.data.size, tiny.config.eval, 0)
   exported = export.export(predictor)
   assert asked == {'cpu', 'gpu'}, 'each platform has its own convolutions in the file'
   got = jax.device_get(exported.call(images[:1]))

@@ -21,7 +21,7 @@ from dmtl_jax.models.parts import encoder
 from dmtl_jax.models.parts.pairs import DensePairs
 from dmtl_jax.runs.state import TrainState
 from dmtl_jax.training.setup import train_step
-from dmtl_jax.training.step import Moving
+from dmtl_jax.training.step import RunningState
 
 SEMSEG, PARSING, SALIENCY, NORMALS, BOUNDARY, DEPTH = TASKS
 TWO = (SEMSEG, NORMALS)
@@ -80,7 +80,7 @@ class Trained:
 
     def run(labels, mask):
       batch = {'image': images, 'labels': labels, 'label_mask': mask, 'position': jnp.arange(2)}
-      grads, _, scalars = step.gradients(variables['params'], Moving(variables['batch_stats'], None), batch, KEY)
+      grads, _, scalars = step.gradients(variables['params'], RunningState(variables['batch_stats'], None), batch, KEY)
       return scalars['loss/total'], grads
 
     self._run = jax.jit(run)
@@ -287,7 +287,7 @@ def joint_and_single_runs():
     columns = [TWO.index(task) for task in tasks]
     batch = {'image': images, 'label_mask': mask[:, columns], 'position': jnp.arange(5)}
     batch['labels'] = {task.name: labels[task.name] for task in tasks}
-    gradients = jax.jit(lambda params, stats: step.gradients(params, Moving(stats, None), batch, KEY))
+    gradients = jax.jit(lambda params, stats: step.gradients(params, RunningState(stats, None), batch, KEY))
     grads, _, scalars = gradients(own['params'], own['batch_stats'])
     return jax.device_get(grads), float(scalars['loss/total'])
 

@@ -10,7 +10,7 @@ import pytest
 from dmtl_jax.configs.fields import FIELDS
 from dmtl_jax.runs.state import TrainState
 from dmtl_jax.training.optimizer import learning_rate, norms, optimizer, OPTIMIZERS
-from dmtl_jax.training.step import finite, Moving, TrainStep
+from dmtl_jax.training.step import finite, RunningState, TrainStep
 
 SCHEDULE = optax.linear_schedule(1e-2, 1e-3, 10)
 THEIRS = {  # optax's own, but for clipping and the L2 of torch
@@ -73,7 +73,7 @@ def test_the_learning_rate_of_each_schedule():
 def test_updated_and_skipped_states(skips):
   step = step_of(skips=skips)
   state = TrainState(jnp.int32(4), draw(0), {'mean': jnp.zeros(3)}, step.tx.init(draw(0)))
-  new = step.update(state, draw(1), Moving({'mean': jnp.ones(3)}, None))
+  new = step.update(state, draw(1), RunningState({'mean': jnp.ones(3)}, None))
   updates, _ = step.tx.update(draw(1), state.opt_state, state.params)
   jax.tree.map(np.testing.assert_array_equal, new.params, optax.apply_updates(state.params, updates))
   assert (new.step, new.opt_state[2].count, new.opt_state[3].count) == (5, 1, 1)
@@ -98,7 +98,7 @@ def test_the_update_takes_the_norm_from_the_guard():
   state = TrainState(jnp.int32(0), params, {}, step.tx.init(params))
 
   def jaxpr(norms):
-    return str(jax.make_jaxpr(step.update)(state, params, Moving({}, None), norms))
+    return str(jax.make_jaxpr(step.update)(state, params, RunningState({}, None), norms))
 
   assert 'reduce_sum' in jaxpr(None)
   assert 'reduce_sum' not in jaxpr(norms(params))
