@@ -103,7 +103,7 @@ def test_a_class_that_an_image_does_not_show_does_not_lower_its_row():
   truth = np.zeros((*stub.SIZE, 1), np.uint8)
   state = evaluator.metrics['semseg'].image(truth[..., 0], truth)
   assert evaluator.metrics['semseg'].compute(state)['mIoU'] == pytest.approx(100 / 3)  # of the set: PASCAL's protocol
-  assert evaluation._row({'final': {'semseg': state}}, evaluator.metrics)['semseg/mIoU final'] == 100
+  assert evaluation._row({('final', 'semseg'): state}, evaluator.metrics)['semseg/mIoU final'] == 100
 
 
 def test_pascals_boundaries_are_scored_against_the_benchmarks_own_truth(monkeypatch):
