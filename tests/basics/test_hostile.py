@@ -235,8 +235,8 @@ SIZES = config(data={'size': [10**6, 10**6]}), config(data={'size': 'ab'})
 hostile('config.json', read_config, 'config.json.*data.size must be height and width', *SIZES)
 hostile('config.json', read_config, 'model.width must be a whole number from 1 to 1024', config(model={'width': 10**9}))
 hostile('config.json', read_config, 'config.json.*optim must be a section', config(optim=None))
-hostile('config.json', read_config, "config.json.*'items' is no name of a field", config(items=1))
-hostile('config.json', read_config, "config.json.*'a.b' is no name of a field", b'{"a.b": 1}')
+hostile('config.json', read_config, "config.json.*'items' is not a field", config(items=1))
+hostile('config.json', read_config, "config.json.*'a.b' is not a field", b'{"a.b": 1}')
 hostile('config.json', read_config, 'config.json.*not a config', b'[]')
 
 
