@@ -97,11 +97,12 @@ def test_evaluate(tmp_path, monkeypatch):
   workdir.write_tasks(tmp_path, stub.TASKS)
   monkeypatch.setattr(evaluate.source_lib, 'data_tasks', lambda *_: stub.TASKS)
   monkeypatch.setattr(evaluate.source_lib, 'open_source', lambda *_: evaluator.source)
+  monkeypatch.setattr(evaluate, 'build_model', lambda *_: stub.Model())
   monkeypatch.setattr(evaluate, 'Evaluator', lambda *_: evaluator)
 
   def job(number):
     scaled = {'scale': variables['scale'] * (1 + number)}
-    monkeypatch.setattr(evaluate, 'load', lambda *_: (stub.Model(), scaled, number))
+    monkeypatch.setattr(evaluate, 'load', lambda *_: (scaled, number))
     evaluate.run(config, str(tmp_path))
 
   in_trouble(monkeypatch, job, tmp_path, f'the scores and panels in {tmp_path} are as they were')
