@@ -73,7 +73,14 @@ def train(training: setup.Training, config, workdir: str, stop: StopSignal) -> b
     pending = bad_numbers.PendingSteps(source.tasks, checkpoints.notes['window'])
     log = stack.enter_context(closing(Log(workdir, start, checkpoints.notes['evaluated'])))
     evaluator = Evaluator(
-      training.model, training.val, training.mesh, config.eval, config.data, config.seed, True, config.train.eval_images
+      training.model,
+      training.val,
+      training.mesh,
+      config.eval,
+      config.data,
+      config.seed,
+      fast=True,
+      limit=config.train.eval_images,
     )
     evaluation = periodic.Periodic(evaluator, config.train, training.steps, log, stop, checkpoints.notes)
     if start < steps:
