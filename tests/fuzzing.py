@@ -71,7 +71,7 @@ positions = st.integers(0, 1 << 20)
 def trees(draw, *seeds):
   """A JSON value, parts of which are replaced, dropped, doubled, renamed, or put deeper."""
   tree = {'root': copy.deepcopy(draw(st.sampled_from(seeds)))}
-  for _ in range(draw(st.integers(1, 3))):
+  for _ in range(draw(st.integers(1, 4))):
     places = list(_places(tree))
     holder, key = places[draw(positions) % len(places)]
     action = draw(st.sampled_from(['replace', 'replace', 'drop', 'double', 'rename', 'wrap']))

@@ -265,11 +265,11 @@ READERS = {
     'x.pth', torch_file.load, _PROGRAMS, 100, 130_000, st.one_of(_programs, fuzzing.files(*_PROGRAMS)), in_zip
   ),
   'whole .pth': Reader(
-    'x.pth', torch_file.load, _whole((_WEIGHTS, [_STORAGE]), (_FLAGS,), torch_writer.checkpoint()), 50, 100_000
+    'x.pth', torch_file.load, _whole((_WEIGHTS, [_STORAGE]), (_FLAGS,), torch_writer.checkpoint()), 120, 100_000
   ),
-  'whole .pth as a mapping': Reader('x.pth', load_mapping, _whole((_WEIGHTS, [_STORAGE]), (_FLAGS,)), 50),
+  'whole .pth as a mapping': Reader('x.pth', load_mapping, _whole((_WEIGHTS, [_STORAGE]), (_FLAGS,)), 120),
   'mapping in .pth': Reader('x.pth', load_mapping, _MAPPINGS, 50, 80_000, write=in_zip),
-  'mapping .csv': Reader('m.csv', load_mapping, _CSVS, 70, 100_000, st.one_of(_odd_csvs, fuzzing.files(*_CSVS))),
+  'mapping .csv': Reader('m.csv', load_mapping, _CSVS, 150, 100_000, st.one_of(_odd_csvs, fuzzing.files(*_CSVS))),
   'mapping .json': _json('m.json', load_mapping, {'img0': ['semseg', 'depth'], 'img1': []}, 40, 100_000),
   'dataset.json': _json('dataset.json', folder.read_description, DESCRIPTION, 80, 130_000),
   '.safetensors': Reader(

@@ -71,12 +71,10 @@ def tensor(storage, size, stride, offset=0):
 
 def write_program(path, program: bytes, storages=(), extra=(), compression=zipfile.ZIP_STORED):
   """A zip file whose checksums are right, around any bytes for a pickle; `path` may be a stream."""
-  with zipfile.ZipFile(path, 'w', compression) as archive:
-    archive.writestr('model/data.pkl', program)
-    for storage in storages:
-      archive.writestr(f'model/data/{storage.key}', storage.data.tobytes())
-    for name, text in extra:
-      archive.writestr(name, text)
+  members = {'model/data.pkl': program, **{f'model/data/{s.key}': s.data.tobytes() for s in storages}, **dict(extra)}
+  with zipfile.ZipFile(path, 'w') as archive:
+    for name, content in members.items():
+      archive.writestr(zipfile.ZipInfo(name), content, compression)  # without the time: fuzzing starts from it
   return path
 
 
