@@ -25,7 +25,7 @@ from dmtl_jax.datasets import raw  # noqa: E402
 from dmtl_jax.jobs import convert  # noqa: E402
 from dmtl_jax.models.parts import encoder  # noqa: E402
 from tests import raw_trees  # noqa: E402
-from tests.tiny import random_labels, random_variables, rng, shared, SIZE, TASKS, Tiny, tiny_config, torch_state  # noqa: E402, F401
+from tests.tiny import random_variables, SIZE, TASKS, Tiny  # noqa: E402
 
 compilation.collect_rarely()
 

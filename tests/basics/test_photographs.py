@@ -11,13 +11,13 @@ from ml_collections import ConfigDict
 import numpy as np
 from PIL import Image, TiffImagePlugin
 import pytest
-import toy
 
 from dmtl_jax.basics import photographs
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.data import transforms
 from dmtl_jax.datasets import folder
 from dmtl_jax.inference import images
+from tests import toy
 
 RNG = np.random.default_rng(0)
 COLORS = RNG.integers(0, 256, (6, 8, 3), np.uint8)

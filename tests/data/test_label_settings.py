@@ -6,7 +6,6 @@ import json
 import pathlib
 import unicodedata
 
-from conftest import shared
 import numpy as np
 import pytest
 
@@ -16,6 +15,7 @@ from dmtl_jax.data import label_settings
 from dmtl_jax.data.label_settings import apply_labels, check_same, load_mapping, save_mapping
 from dmtl_jax.datasets import cityscapes, pascal
 from dmtl_jax.tasks import make_task
+from tests.tiny import shared
 
 TASKS = tuple(make_task(kind, kind) for kind in ('saliency', 'normals', 'boundary', 'depth'))
 PASCAL = pascal.TASKS

@@ -7,7 +7,6 @@ import sys
 import types
 from typing import ClassVar
 
-from conftest import shared
 from ml_collections import ConfigDict
 import numpy as np
 import pytest
@@ -20,6 +19,7 @@ from dmtl_jax.data import source as source_lib
 from dmtl_jax.datasets import stored
 from dmtl_jax.jobs import prepare
 from dmtl_jax.tasks import make_task
+from tests.tiny import shared
 
 TASKS = (make_task('saliency', 'saliency'), make_task('depth', 'depth'))
 

@@ -7,7 +7,6 @@ import pickle
 import numpy as np
 from PIL import Image
 import pytest
-from raw_trees import colour, config, grey, pascal_tree, structs, thing, write_mtan, write_pascal
 import scipy.io
 import tensorflow_datasets as tfds
 
@@ -18,6 +17,7 @@ from dmtl_jax.datasets import pascal as pascal_data
 from dmtl_jax.datasets.pascal import labels
 from dmtl_jax.jobs.prepare import prepare
 from dmtl_jax.metrics.boundary.pascal import LISTED
+from tests.raw_trees import colour, config, grey, pascal_tree, structs, thing, write_mtan, write_pascal
 
 
 @pytest.fixture(scope='module')

@@ -8,18 +8,18 @@ import pathlib
 import unicodedata
 import unittest.mock
 
-from conftest import shared
 import cv2
 from ml_collections import ConfigDict
 import numpy as np
 from PIL import Image
 import pytest
-import toy
 
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.data import source as source_lib
 from dmtl_jax.datasets import folder
 from dmtl_jax.datasets.folder import scan
+from tests import toy
+from tests.tiny import shared
 
 TASKS = {
   'semseg': {'classes': ['sky', 'road', 'car'], 'ignore': 200},

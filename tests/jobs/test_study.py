@@ -6,12 +6,12 @@ import subprocess
 
 from PIL import Image
 import pytest
-import report_runs
 
 from dmtl_jax import configs
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.jobs import study, study_page
 from dmtl_jax.jobs.study_suites import Suite, SUITES
+from tests import report_runs
 
 TOY = Suite(
   'scenes', {'one': ('mtl_baseline', 'prediction')}, {'train.batch': 2}, {'one': 2}, rates=(1e-3, 2e-3), rate_steps=3

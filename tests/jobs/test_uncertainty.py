@@ -1,11 +1,11 @@
 """Risk against coverage: closed forms, and the command's table of a run."""
 
-from conftest import TASKS
 import numpy as np
 import pytest
 
 from dmtl_jax.inference.prediction import load
 from dmtl_jax.jobs import uncertainty
+from tests.tiny import TASKS
 
 
 def test_the_surest_pixels_come_first():

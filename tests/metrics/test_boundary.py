@@ -2,9 +2,7 @@
 
 import json
 
-from conftest import shared
 import cv2
-from maps import encoded, lines, padded, soft_map
 import numpy as np
 import pytest
 from scipy.ndimage import label as components
@@ -18,6 +16,8 @@ from dmtl_jax.metrics.base import merge
 from dmtl_jax.metrics.boundary import folders
 from dmtl_jax.metrics.thinning import thin
 from dmtl_jax.tasks import make_task
+from tests.metrics.maps import encoded, lines, padded, soft_map
+from tests.tiny import shared
 
 TASK = make_task('boundary', 'boundary')
 

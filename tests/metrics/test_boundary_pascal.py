@@ -4,7 +4,6 @@ import cv2
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
-from maps import encoded, lines8, soft8
 import numpy as np
 import pytest
 from scipy import ndimage
@@ -16,7 +15,8 @@ from dmtl_jax.metrics.base import merge
 from dmtl_jax.metrics.boundary import Boundary, pascal
 from dmtl_jax.metrics.thinning import thin
 from dmtl_jax.tasks import make_task
-from tests.conftest import shared
+from tests.metrics.maps import encoded, lines8, soft8
+from tests.tiny import shared
 
 TASK = make_task('boundary', 'boundary')
 SETS = {

@@ -1,7 +1,6 @@
 """What PASCAL's boundary protocol loses of a largest matching, against random assignments as the original makes them."""
 
 import cv2
-from maps import lines8, soft8
 import numpy as np
 import pytest
 from scipy.sparse import coo_matrix, csr_matrix
@@ -10,6 +9,7 @@ from scipy.sparse.csgraph import maximum_bipartite_matching, min_weight_full_bip
 from dmtl_jax.metrics.boundary import pascal
 from dmtl_jax.metrics.matching import match
 from dmtl_jax.metrics.thinning import thin
+from tests.metrics.maps import lines8, soft8
 
 
 def assign(mask, truth, radius, outliers, rng):

@@ -1,16 +1,16 @@
 """Metrics against the released meters' numbers, closed forms and direct computation on the whole set."""
 
-import conftest
-from conftest import shared
 import numpy as np
 import pytest
 
 from dmtl_jax.metrics.base import merge
 from dmtl_jax.metrics.normals import angles
 from dmtl_jax.tasks import make_task
+from tests import tiny
+from tests.tiny import shared
 
 SEMSEG = make_task('semseg', 'semseg', ('sky', 'tree', 'road'))
-_, _, SALIENCY, NORMALS, BOUNDARY, DEPTH = conftest.TASKS
+_, _, SALIENCY, NORMALS, BOUNDARY, DEPTH = tiny.TASKS
 TASKS = (SEMSEG, SALIENCY, NORMALS, BOUNDARY, DEPTH)
 rng = np.random.default_rng
 

@@ -4,7 +4,6 @@ import functools
 import importlib
 import itertools
 
-from conftest import random_labels, TASKS, tiny_config
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +12,7 @@ import pytest
 from dmtl_jax.models import build_model, find, Forward, Output, xtc
 from dmtl_jax.models.parts import views
 from dmtl_jax.models.xtc import FiLM
+from tests.tiny import random_labels, TASKS, tiny_config
 
 SEMSEG, PARSING, SALIENCY, NORMALS, BOUNDARY, DEPTH = TASKS
 TWO, THREE = (SEMSEG, NORMALS), (SEMSEG, NORMALS, DEPTH)

@@ -1,6 +1,5 @@
 """The training gradient in bfloat16 against float32, and against the benchmarks' PyTorch network."""
 
-from conftest import random_labels, random_variables, SIZE, TASKS, tiny_config
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +10,7 @@ from dmtl_jax.models import build_model, losses
 from dmtl_jax.models.inputs import model_inputs
 from dmtl_jax.models.parts import pairs as pairs_lib
 from dmtl_jax.models.parts.task_layers import Slots
+from tests.tiny import random_labels, random_variables, SIZE, TASKS, tiny_config
 
 TWO = (TASKS[0], TASKS[3])  # segmentation and normals
 MASK = np.array([[True, False], [True, True], [False, True], [False, True]])

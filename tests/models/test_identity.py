@@ -11,7 +11,7 @@ from dmtl_jax.basics.errors import UserError
 from dmtl_jax.models import build_model, losses
 from dmtl_jax.models.inputs import model_inputs
 from dmtl_jax.models.parts.diffusion import Schedule
-from tests.conftest import random_labels, random_variables, SIZE, TASKS, tiny_config
+from tests.tiny import random_labels, random_variables, SIZE, TASKS, tiny_config
 
 KEY = jax.random.key(3)
 FEW = TASKS[1:4:2]  # to compile in less time

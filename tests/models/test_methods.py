@@ -2,7 +2,6 @@
 
 import functools
 
-from conftest import random_labels, random_variables, TASKS, tiny_config
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
@@ -22,6 +21,7 @@ from dmtl_jax.models.parts.pairs import DensePairs
 from dmtl_jax.runs.state import TrainState
 from dmtl_jax.training.setup import train_step
 from dmtl_jax.training.step import RunningState
+from tests.tiny import random_labels, random_variables, TASKS, tiny_config
 
 SEMSEG, PARSING, SALIENCY, NORMALS, BOUNDARY, DEPTH = TASKS
 TWO = (SEMSEG, NORMALS)

@@ -2,8 +2,6 @@
 
 import functools
 
-from conftest import TASKS as ALL
-from conftest import Tiny
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +12,8 @@ from dmtl_jax.models.parts import pairs as pairs_lib
 from dmtl_jax.models.parts.denoiser import Conditioning, Denoiser
 from dmtl_jax.models.parts.diffusion import Schedule
 from dmtl_jax.models.parts.task_layers import Slots
+from tests.tiny import TASKS as ALL
+from tests.tiny import Tiny
 
 TASKS = (ALL[0], ALL[3], ALL[5])  # not in alphabetical order, in which jit sorts
 T = len(TASKS)

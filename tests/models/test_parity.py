@@ -18,7 +18,7 @@ from dmtl_jax.models.parts import pairs as pairs_lib
 from dmtl_jax.models.parts.encoder import ResNet
 from dmtl_jax.models.parts.layers import resize
 from dmtl_jax.runs import pretrained
-from tests.conftest import rng, shared, torch_state
+from tests.tiny import rng, shared, torch_state
 
 NAMES = dict(zip(('semseg', 'human_parts', 'sal', 'normals', 'edge'), TASKS))
 WEIGHTS = np.array([1, 2, 5, 10, 50], np.float32)

@@ -5,13 +5,13 @@ import statistics
 import jax
 import numpy as np
 import pytest
-from report_runs import BY, DEPTH, find_section, make, SEMSEG, TASKS, words, write_log, write_pictures, write_run
 
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.jobs import report
 from dmtl_jax.models import build_model, inputs
 from dmtl_jax.report import charts, table
 from dmtl_jax.runs import workdir as workdir_lib
+from tests.report_runs import BY, DEPTH, find_section, make, SEMSEG, TASKS, words, write_log, write_pictures, write_run
 
 SINGLE_TASK = dict(semseg=50.0, normals=20.0, depth=1.0)
 

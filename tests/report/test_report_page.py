@@ -7,7 +7,11 @@ import json
 import numpy as np
 from PIL import Image
 import pytest
-from report_runs import (
+
+from dmtl_jax.inference import gallery
+from dmtl_jax.report import charts, pictures, reading, table, verdict
+from dmtl_jax.tasks import make_task
+from tests.report_runs import (
   find_class,
   find_section,
   make,
@@ -19,10 +23,6 @@ from report_runs import (
   write_pictures,
   write_run,
 )
-
-from dmtl_jax.inference import gallery
-from dmtl_jax.report import charts, pictures, reading, table, verdict
-from dmtl_jax.tasks import make_task
 
 SEMSEG, NORMALS, DEPTH = TASKS
 FULL = ['Initial', 'Decayed', 'Denoised 1/2', 'Denoised 2/2', 'Nearer the truth: blue']

@@ -3,11 +3,11 @@
 import json
 
 import pytest
-from report_runs import BY, find_section, make, TASKS, words, write_run
 
 from dmtl_jax.models import build_model, counting
 from dmtl_jax.report import results, steps
 from dmtl_jax.runs import workdir as workdir_lib
+from tests.report_runs import BY, find_section, make, TASKS, words, write_run
 
 SMALL = dict(model__width=4, model__channels=8, model__depth=1)
 TITLE = 'How many denoising steps'

@@ -20,7 +20,7 @@ from dmtl_jax.models.inputs import init_variables
 from dmtl_jax.models.parts.encoder import ResNet
 from dmtl_jax.runs import pretrained
 from tests import torch_writer
-from tests.conftest import rng, torch_state
+from tests.tiny import rng, torch_state
 
 
 def torchvision_shapes(depth: str, width: int = 64) -> dict[str, tuple[int, ...]]:

@@ -6,7 +6,6 @@ import re
 import jax
 import numpy as np
 import pytest
-import toy
 
 from dmtl_jax import cli
 from dmtl_jax.basics.errors import UserError
@@ -18,8 +17,8 @@ from dmtl_jax.runs import workdir as workdir_lib
 from dmtl_jax.runs.checkpoints import Checkpoints
 from dmtl_jax.tasks import make_task
 from dmtl_jax.training import setup
-from tests import faults
-from tests.conftest import random_variables
+from tests import faults, toy
+from tests.tiny import random_variables
 
 SIZE = (32, 48)
 NAMES = ('semseg', 'saliency', 'depth')

@@ -3,7 +3,6 @@
 import sys
 
 import pytest
-import toy
 
 from dmtl_jax import cli
 from dmtl_jax.basics.errors import UserError
@@ -11,6 +10,7 @@ from dmtl_jax.configs import folder
 from dmtl_jax.inference import evaluation
 from dmtl_jax.tasks import check_keys, make_task, values_by_task
 from dmtl_jax.training import setup, step
+from tests import toy
 
 EDGES, BOUNDARY = make_task('edges', 'boundary'), make_task('boundary', 'boundary')
 DEPTH = make_task('depth', 'depth')

@@ -1,6 +1,5 @@
 """Clipping and learning rates of a network's parts."""
 
-from conftest import tiny_config
 import jax
 import numpy as np
 import optax
@@ -10,6 +9,7 @@ from dmtl_jax.basics.errors import UserError
 from dmtl_jax.models import build_model
 from dmtl_jax.tasks import make_task
 from dmtl_jax.training import optimizer
+from tests.tiny import tiny_config
 
 TWO = (make_task('depth', 'depth'), make_task('normals', 'normals'))
 

@@ -1,6 +1,5 @@
 """Training in float16: the loss is scaled so that gradients fit, and steps with an overflowing gradient are skipped."""
 
-from conftest import random_labels, random_variables, TASKS, tiny_config
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
@@ -14,6 +13,7 @@ from dmtl_jax.runs.checkpoints import Checkpoints
 from dmtl_jax.runs.state import initial_loss_scale, TrainState
 from dmtl_jax.training import bad_numbers
 from dmtl_jax.training.setup import train_step
+from tests.tiny import random_labels, random_variables, TASKS, tiny_config
 
 TWO = (TASKS[0], TASKS[5])
 SIZE = (32, 32)

@@ -1,6 +1,5 @@
 """Gradient accumulation and rematerialisation do not change the gradient of a batch."""
 
-from conftest import random_labels, random_variables, SIZE, TASKS, tiny_config
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
@@ -13,6 +12,7 @@ from dmtl_jax.models.parts import encoder
 from dmtl_jax.models.parts.task_layers import Slots
 from dmtl_jax.runs.state import TrainState
 from dmtl_jax.training.setup import train_step
+from tests.tiny import random_labels, random_variables, SIZE, TASKS, tiny_config
 
 BATCH = 8
 KEY = jax.random.key(1)

@@ -1,6 +1,5 @@
 """Optimisers by name, and the stages of the train step that update the state or leave it."""
 
-from conftest import tiny_config
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +10,7 @@ from dmtl_jax.configs.fields import FIELDS
 from dmtl_jax.runs.state import TrainState
 from dmtl_jax.training.optimizer import learning_rate, norms, optimizer, OPTIMIZERS
 from dmtl_jax.training.step import finite, RunningState, TrainStep
+from tests.tiny import tiny_config
 
 SCHEDULE = optax.linear_schedule(1e-2, 1e-3, 10)
 THEIRS = {  # optax's own, but for clipping and the L2 of torch
