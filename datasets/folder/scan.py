@@ -11,7 +11,7 @@ from PIL import Image
 from dmtl_jax.basics import caches, files, photographs
 from dmtl_jax.basics.atomic import write_atomic
 from dmtl_jax.basics.errors import UserError
-from dmtl_jax.basics.progress import Progress
+from dmtl_jax.basics.progress import Progress, say
 
 VERSION = 5  # of the checks; a change invalidates cached results
 EXIF_ORIENTATION = 0x0112
@@ -23,7 +23,7 @@ def check(source, root: pathlib.Path):
   cache = _cache_file(source, root)
   problems, remark = _scan_once(source, root, cache) if cache else _scan(source, root)
   if remark:
-    logging.warning('%s/images: %s', root, remark)
+    say(f'{root}/images: {remark}')
   if problems:
     rest = f' (and {len(problems) - 3} more files; --mode=check lists all)' if len(problems) > 3 else ''
     raise UserError('; '.join(problems[:3]) + rest, problems)

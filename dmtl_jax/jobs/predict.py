@@ -58,7 +58,7 @@ def run(
   if unsupported := photographs.unsupported_files(paths):
     broken.append(unsupported)
   for reason in broken:
-    print(f'skipped {reason}', file=sys.stderr)
+    print(f'skipped: {reason}', file=sys.stderr)
   if remark := photographs.describe_extra_bytes(readable):
     print(remark, file=sys.stderr)
   summary = f'{count} of {len(paths)} files predicted'

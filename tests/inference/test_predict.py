@@ -340,7 +340,7 @@ def test_the_command_writes_what_the_api_gives(tiny_run, predictor, folder, tmp_
   assert predict.run(str(tiny_run), 'best', str(folder), str(out), SAMPLES) == 1  # one file was broken
   output = capsys.readouterr()
   assert output.err.count('skipped') == 1
-  assert f'skipped {folder}/broken.png' in output.err
+  assert f'skipped: {folder}/broken.png' in output.err
   assert f'5 of 6 files predicted: panels in {out}' in output.out
   assert 'predicting' in output.err
   names = {'a_x': 'a/x.JPG', 'b_x': 'b/x.png', 'größe 大': 'größe 大.png', 'dot': 'dot.png'}
@@ -394,7 +394,7 @@ def test_photographs_of_other_formats_are_counted_and_named(loaded, tiny_run, fo
   assert '1 of 4 files predicted' in output.out
   assert (out / 'IMG_0.png').exists()
   assert output.err.count('skipped') == 1
-  assert 'skipped 3 of 4 files are HEIC (IMG_0.HEIC, IMG_1.HEIC, IMG_2.HEIC), which is not read' in output.err
+  assert 'skipped: 3 of 4 files are HEIC (IMG_0.HEIC, IMG_1.HEIC, IMG_2.HEIC), which is not read' in output.err
   (tmp_path / 'photos' / 'IMG_0.png').unlink()
   with pytest.raises(UserError, match='--images: 3 of 3 files are HEIC'):
     predict.run(str(tiny_run), 'best', str(tmp_path / 'photos'), str(out))
