@@ -320,7 +320,7 @@ def test_an_odd_header_is_no_damage(tmp_path):
   np.testing.assert_array_equal(*(photographs.read_image(tmp_path / name) for name in ('a.jpg', 'b.jpg')))
 
 
-def test_a_folder_with_such_jpegs_opens_and_names_them_each_time(tmp_path, caplog):
+def test_a_folder_with_such_jpegs_opens_and_names_them_each_time(tmp_path, capsys):
   toy.write(tmp_path / 'data', 2, 1)
   for name in ('train00', 'train01'):
     path = tmp_path / f'data/train/images/{name}.png'
@@ -329,9 +329,8 @@ def test_a_folder_with_such_jpegs_opens_and_names_them_each_time(tmp_path, caplo
   whole = path.with_suffix('.jpg').read_bytes()
   path.with_suffix('.jpg').write_bytes(whole[:-2] + bytes(40) + whole[-2:])
   for _ in range(2):  # the second time from the cache
-    caplog.clear()
     assert len(folder.open_folder(str(tmp_path / 'data'), 'train')) == 2
-    assert 'train/images: train01.jpg: bytes are left over' in caplog.text
+    assert 'train/images: train01.jpg: bytes are left over' in capsys.readouterr().out
 
 
 def test_workers_read_without_jax_and_without_a_word(tmp_path):
