@@ -1,4 +1,4 @@
-"""What all configs share: the argument string and the defaults of every field.
+"""What all configs share: the config string, presets and the base config.
 
 A config string is `configs/NAME.py:key=value,key=value`. Keys:
 
@@ -12,8 +12,8 @@ A config string is `configs/NAME.py:key=value,key=value`. Keys:
              fused) | concat (default of feature; one convolution over all predictions: not the paper's
              text, but the released code, and the only one of the size in the paper's table) | features
              (initial features: the paper's text on Feature Diffusion)
-  preset     paper (default; but for the condition of feature, see there) | released (what the authors'
-             code does, docs/paper.md)
+  preset     paper (default; for method=feature the condition differs, see condition) | released (the
+             authors' code, docs/paper.md)
 
 Any other field is a flag: `--config.optim.lr=1e-4`.
 """

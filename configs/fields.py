@@ -159,7 +159,7 @@ FIELDS = dict(
     keep=Field(2, 'latest checkpoints to keep, at least one, besides the best', 0, _MANY),
     keep_every=Field(0, 'steps between checkpoints that are kept as well; 0: none', 0, _MANY),
     best_by=Field('delta_m', 'delta_m (against eval.single_task; without, better at more tasks) or TASK/METRIC'),
-    nan_policy=Field('stop', 'at steps whose loss or gradient is not finite', choices=('stop', 'skip')),
+    nan_policy=Field('stop', 'what to do if a loss or gradient is not finite', choices=('stop', 'skip')),
   ),
   eval=dict(
     batch=Field(8, 'images per step, on all devices together', 1, 2**16),
@@ -178,7 +178,9 @@ FIELDS = dict(
     name=Field('adam', 'optimiser (sgd has momentum 0.9)', choices=('adam', 'adamw', 'sgd')),
     lr=Field(2e-5, 'highest learning rate', 1e-12, 1e6),
     part_lr=Field({}, '{part of the network (`Network.part`): its own rate}', 0, 1e6),
-    denoiser_fan_in=Field(0, 'denoiser kernels of larger fan-in learn at a rate as much lower; 0: at lr', 0, _MANY),
+    denoiser_fan_in=Field(
+      0, 'scale the learning rate of denoiser kernels by min(1, this / fan-in); 0: no scaling', 0, _MANY
+    ),
     schedule=Field('poly', 'schedule of the learning rate', choices=('poly', 'cosine', 'constant')),
     l2=Field(1e-6, "weight decay, in the gradient (torch's); for adamw in the update", 0, 1e6),
     clip=Field(10.0, 'largest norm of the gradient; 1e12: any', 1e-9, 1e12),
@@ -218,4 +220,4 @@ def flat(values: dict, prefix: str = '') -> Iterator[tuple[str, Any]]:
 def as_text() -> str:
   """Every field with its meaning, a line each, for --help."""
   lines = [f'  {path:<24} {field.doc} [{field.default}]' for path, field in flat(all_fields())]
-  return '\n'.join(['fields [default of configs/common.py]:', *lines])
+  return '\n'.join(['fields [default]:', *lines])

@@ -3,7 +3,7 @@
 check        python main.py --mode=check --config=configs/folder.py --config.data.path=PATH [--out=PAGE.png]
              (what the data holds, with a picture of its labels, before anything is trained)
 train        python main.py --config=configs/scenes.py:method=prediction,labels=one --workdir=runs/scenes
-             (run it again on the same workdir and it goes on where it stopped)
+             (the same command resumes a stopped run)
 evaluate     python main.py --mode=evaluate --workdir=runs/scenes [--step=latest] [--config.eval.diffusion_steps=4]
 predict      python main.py --mode=predict --workdir=runs/scenes --images=PHOTOS --out=maps [--samples=8]
 summary      python main.py --mode=summary --config=configs/pascal.py:method=feature [--json] [--memory [--for=v5e-1]]
@@ -13,9 +13,9 @@ report       python main.py --mode=report --workdirs=runs/a,runs/b --out=runs/re
 study        python main.py --mode=study --suite=scenes-small [--out=runs/study] [--jobs=2] [--page=STUDY.md]
              (methods on equal terms: learning rates, runs, a report; --page is about all suites that have scores)
 influence    python main.py --mode=influence --workdir=runs/scenes [--limit=200] [--out=FILE.json]
-             (what each task takes from the other tasks' maps)
+             (how much each task gains from the other tasks' maps)
 uncertainty  python main.py --mode=uncertainty --workdir=runs/scenes [--samples=8] [--limit=100] [--out=FILE.json]
-             (the error of the pixels that are the surest)
+             (the error of the most certain pixels)
 boundary     python main.py --mode=boundary --pred=MAPS --gt=TRUTHS [--ignore=255] [--tolerance=0.011] [--out=FILE.json]
              (the Berkeley benchmark's scores of folders of images)
 export       python main.py --mode=export --workdir=runs/scenes --out=model.stablehlo [--step=best]
@@ -63,7 +63,12 @@ _CONFIG = config_flags.DEFINE_config_file(
   'config', None, 'Config file, configs/NAME.py[:key=value,...].', lock_config=False, accept_new_attributes=True
 )  # new: config.eval.single_task.TASK; check.check_flags refuses others
 _MODE = flags.DEFINE_string('mode', 'train', f'What to do: {", ".join(MODES)}.')
-_WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run: config, checkpoints, logs, scores, pictures.')
+_WORKDIR = flags.DEFINE_string(
+  'workdir',
+  None,
+  'Folder of the run: config, checkpoints, logs, scores, pictures; '
+  "of predict, export, influence and uncertainty also 'scenes', the network that comes with the package.",
+)
 _FORCE = flags.DEFINE_bool(
   'force', False, 'train: resume although the config or the labels changed. train, evaluate: classes were renamed.'
 )
@@ -127,7 +132,7 @@ _UNREADABLE = (
 
 
 def main(argv: list[str] = sys.argv) -> int:
-  """Runs one job; returns the exit status: 0, or 1 after an error told in one sentence."""
+  """Runs one job; returns the exit status: 0, or 1 after printing an error."""
   streams.secure()
   if any(arg in ('-h', '--help', '-help') for arg in argv[1:]):
     _, _, keys = common.__doc__.partition('\n\n')
@@ -229,7 +234,7 @@ def _check_flags(config: str | None, overrides: list):
   if _FOR.value is not None:
     accelerators.find(_FOR.value)
     if mode != 'summary' or not _MEMORY.value:
-      raise UserError(f'--for={_FOR.value}: say for what, --mode=summary --memory')
+      raise UserError(f'--for={_FOR.value}: needs --mode=summary --memory')
     accelerators.prepare()
   if mode == 'predict':
     images.find_images(_IMAGES.value, _OUT.value)

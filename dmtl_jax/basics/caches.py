@@ -21,7 +21,7 @@ def folder() -> pathlib.Path | None:
     if not os.access(path, os.W_OK | os.X_OK):
       raise PermissionError(None, 'no permission')
   except OSError as error:
-    problem = f'not a folder for caches ({error.strerror}), so all is compiled and checked anew'
+    problem = f'not a folder for caches ({error.strerror}), so nothing is cached between starts'
     logging.log_first_n(logging.WARNING, '%s', 1, f'{path}: {problem}; set XDG_CACHE_HOME to one')
     return None
   return path
