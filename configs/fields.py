@@ -178,9 +178,7 @@ FIELDS = dict(
     name=Field('adam', 'optimiser (sgd has momentum 0.9)', choices=('adam', 'adamw', 'sgd')),
     lr=Field(2e-5, 'highest learning rate', 1e-12, 1e6),
     part_lr=Field({}, '{part of the network (`Network.part`): its own rate}', 0, 1e6),
-    denoiser_fan_in=Field(
-      0, 'scale the learning rate of denoiser kernels by min(1, this / fan-in); 0: no scaling', 0, _MANY
-    ),
+    denoiser_fan_in=Field(0, 'scale rates of denoiser kernels by min(1, this / fan-in); 0: no scaling', 0, _MANY),
     schedule=Field('poly', 'schedule of the learning rate', choices=('poly', 'cosine', 'constant')),
     l2=Field(1e-6, "weight decay, in the gradient (torch's); for adamw in the update", 0, 1e6),
     clip=Field(10.0, 'largest norm of the gradient; 1e12: any', 1e-9, 1e12),
