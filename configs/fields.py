@@ -156,7 +156,7 @@ FIELDS = dict(
     eval_every=Field(0, 'steps between evaluations; 0: ten evaluations per run', 0, _MANY),
     save_every=Field(0, 'steps between checkpoints; 0: at evaluations', 0, _MANY),
     eval_images=Field(0, 'images of a periodic evaluation; 0: all', 0, _MANY),
-    keep=Field(2, 'latest checkpoints to keep, at least one, besides the best', 0, _MANY),
+    keep=Field(2, 'latest checkpoints to keep besides the best', 1, _MANY),
     keep_every=Field(0, 'steps between checkpoints that are kept as well; 0: none', 0, _MANY),
     best_by=Field('delta_m', 'delta_m (against eval.single_task; without, better at more tasks) or TASK/METRIC'),
     nan_policy=Field('stop', 'what to do if a loss or gradient is not finite', choices=('stop', 'skip')),

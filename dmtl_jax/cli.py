@@ -70,7 +70,9 @@ _WORKDIR = flags.DEFINE_string(
   "of predict, export, influence and uncertainty also 'scenes', the network that comes with the package.",
 )
 _FORCE = flags.DEFINE_bool(
-  'force', False, 'train: resume although the config or the labels changed. train, evaluate: classes were renamed.'
+  'force',
+  False,
+  'train: resume although the config or the labels changed. With any run and its data: accept renamed classes.',
 )
 _REPLAY = flags.DEFINE_string('replay', None, 'train: only runs the step of a W/nan_STEP.json again, for its losses.')
 _STEP = flags.DEFINE_string(
@@ -283,7 +285,7 @@ def _run(overrides: list[str] | None = None) -> int | None:
     case 'train':
       job.run(_CONFIG.value, workdir, _FORCE.value)
     case 'replay':
-      job.run(_run_config(), workdir, _REPLAY.value)
+      job.run(_run_config(), workdir, _REPLAY.value, _FORCE.value)
     case 'evaluate':
       job.run(_run_config(), workdir, step, _PREDICTIONS.value, _FORCE.value)
     case 'predict':
@@ -297,9 +299,9 @@ def _run(overrides: list[str] | None = None) -> int | None:
     case 'study':
       job.run(_SUITE.value, out or 'runs/study', _JOBS.value, _PAGE.value, overrides)
     case 'influence':
-      job.run(workdir, _value_or(_LIMIT, 200), out)
+      job.run(workdir, _value_or(_LIMIT, 200), out, _FORCE.value)
     case 'uncertainty':
-      job.run(workdir, _value_or(_SAMPLES, 8), _value_or(_LIMIT, 100), out)
+      job.run(workdir, _value_or(_SAMPLES, 8), _value_or(_LIMIT, 100), out, _FORCE.value)
     case 'boundary':
       counting = dict(tolerance=_TOLERANCE.value, count=_THRESHOLDS.value, thinning=_THIN.value)
       job.run(_PRED.value, _GT.value, out, _IGNORE.value, _WORKERS.value, **counting)

@@ -84,7 +84,9 @@ class Progress:
       return
     seconds = self.last_shown - self.began
     rate = self.rate()
-    if final and not rate:  # everything in one update
+    if final and (
+      not rate or seconds < 1 or self.done - (self._rate_start or 0) < 10
+    ):  # too few to leave out the first
       rate = (self.done - self.start) / max(seconds, 1e-9)
     parts = [f'{self.what} {self.done}/{self.total} ({100 * self.done / max(self.total, 1):.0f}%)']
     if rate > 0:

@@ -16,7 +16,7 @@ DISK_ERRORS = (
 )  # fmt: skip
 
 RUN_IS_WHOLE = 'what was saved is whole, and the run goes on from its last checkpoint'
-NOTICE = 'Ctrl-C: stops and saves after this step (compiling has to end first); Ctrl-C again quits at once'
+NOTICE = 'Ctrl-C: saves and stops as soon as the step or compilation under way ends; Ctrl-C again quits immediately'
 PATIENCE = 3  # seconds after which a second Ctrl-C ends the process even if Python has not handled it
 
 
@@ -165,7 +165,8 @@ class StopSignal:
         if received[0] != signal.SIGINT:
           continue
         if presses == 1:
-          print(f'\n{NOTICE}', file=sys.stderr, flush=True)
+          with contextlib.suppress(OSError, ValueError):  # a closed stderr must not end this thread
+            print(f'\n{NOTICE}', file=sys.stderr, flush=True)
         elif not self._interrupted.wait(PATIENCE):
           print_error(UserError(f'stopped by Ctrl-C; {RUN_IS_WHOLE}'))
           os._exit(1)

@@ -118,8 +118,13 @@ class Predictor:
 
   def raw(self, image: np.ndarray, samples: int = 1, zoom: float | None = None) -> 'RawMaps':
     """The network's maps of uint8 [H, W, 3] at every stage, before they are enlarged and activated."""
-    views = [self._predict_view(image, samples, scale) for scale in self._choose_scales(image.shape, zoom)]
-    return _average_views(*views) if len(views) == 2 else views[0]
+    scales = self._choose_scales(image.shape, zoom)
+    views = [self._predict_view(image, samples, scale) for scale in scales]
+    if len(views) == 2:
+      return _average_views(*views)
+    if zoom == np.inf:  # of data whose training images are tiles too
+      return views[0]
+    return _undo_zoom(views[0], scales[0] / self._whole_scale(image.shape))
 
   def _predict_view(self, image: np.ndarray, samples: int, scale: float) -> 'RawMaps':
     """The maps of an image scaled by a factor; in tiles if it is then larger than the network's input."""
@@ -142,12 +147,15 @@ class Predictor:
     origin = top_left[0] / pitch[0], top_left[1] / pitch[1]
     return RawMaps(self.tasks, tiles.blend(predict_tile, (rows, columns), self._grid), extent, samples, origin)
 
+  def _whole_scale(self, shape: Sequence[int]) -> float:
+    """The factor by which an image is scaled to be seen whole, as in evaluation."""
+    fits = min(n / m for n, m in zip(self.size, shape))
+    return min(fits, 1) if self.geometry == 'pad' else fits
+
   def _choose_scales(self, shape: Sequence[int], zoom: float | None) -> list[float]:
     """The factors by which an image is scaled for the network: one view, or whole and tiles."""
-    ratios = [n / m for n, m in zip(self.size, shape)]
-    fits = min(ratios)
-    fills = max(ratios)
-    whole = min(fits, 1) if self.geometry == 'pad' else fits
+    fills = max(n / m for n, m in zip(self.size, shape))
+    whole = self._whole_scale(shape)
     if zoom is not None:
       if not zoom >= 1:
         raise UserError(f'--zoom={zoom}: give 1 (the image is seen whole) or more')
@@ -201,6 +209,18 @@ def bands(size: tuple[int, int]) -> list[slice]:
   """The rows of an image of a size (H, W), in bands to work on one after the other."""
   step = max(BAND // size[1], 1)
   return [slice(top, min(top + step, size[0])) for top in range(0, size[0], step)]
+
+
+def _undo_zoom(raw: RawMaps, zoom: float) -> RawMaps:
+  """Depth of a view in tiles, magnified `zoom` times, as the whole image would show it: a tile looks closer."""
+  if zoom == 1:
+    return raw
+  tasks = {task.name: task for task in raw.tasks if task.relative_to_view}
+  maps = {
+    (stage, name): tasks[name].rescale_for_zoom(values, np.float32(1 / zoom)) if name in tasks else values
+    for (stage, name), values in raw.maps.items()
+  }
+  return dataclasses.replace(raw, maps=maps)
 
 
 def _average_views(whole: RawMaps, tiled: RawMaps) -> RawMaps:

@@ -29,13 +29,13 @@ from dmtl_jax.runs import run_tasks
 DENOISING, OTHERS, ALL = 'denoising (on initial maps)', 'all others', 'all tasks'
 
 
-def run(workdir: str, images: int, out: str | None):
+def run(workdir: str, images: int, out: str | None, force: bool = False):
   """The job `--mode=influence`: prints a table of the gains, see `measure`, and writes them to the JSON file `out`.
 
   Raises UserError for a workdir that cannot be read, and as `measure`.
   """
   predictor = load(workdir)
-  config = run_tasks.match(predictor.config, predictor.tasks, workdir)
+  config = run_tasks.match(predictor.config, predictor.tasks, workdir, force)
   result = measure(predictor, source_lib.open_source(config.data, 'val'), images)
   say(as_text(result))
   if out:
@@ -102,5 +102,7 @@ def measure(predictor: Predictor, source, images: int) -> dict[str, dict[str, fl
 
 def as_text(result: dict[str, dict[str, float]]) -> str:
   """A Markdown table."""
-  rows = [[name, *(f'{gain:+.1f}' for gain in gains.values())] for name, gains in result.items()]
+  rows = [
+    [name, *('-' if math.isnan(gain) else f'{gain:+.1f}' for gain in gains.values())] for name, gains in result.items()
+  ]
   return markdown_table(['gain in % from', *result[DENOISING]], rows)

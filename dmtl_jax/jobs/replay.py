@@ -13,7 +13,7 @@ from dmtl_jax.runs.workdir import read_tasks
 from dmtl_jax.training import bad_numbers, setup
 
 
-def run(config, workdir: str, path: str) -> dict[str, float]:
+def run(config, workdir: str, path: str, force: bool = False) -> dict[str, float]:
   """Repeats one step from its checkpoint on its batch; writes nothing.
 
   Args:
@@ -27,7 +27,7 @@ def run(config, workdir: str, path: str) -> dict[str, float]:
     UserError: no such file or checkpoint, or the tasks or the batch differ from the run's.
   """
   record = _read(path)
-  config = run_tasks.match(config, read_tasks(workdir), workdir)
+  config = run_tasks.match(config, read_tasks(workdir), workdir, force)
   training = setup.build(config, *setup.open_data(config))
   checkpoints = Checkpoints(workdir, read_only=True)
   if record['checkpoint'] not in checkpoints.steps():

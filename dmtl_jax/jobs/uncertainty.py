@@ -24,7 +24,7 @@ KEPT = (1.0, 0.8, 0.5, 0.2)
 PIXELS = 2000  # of an image, drawn
 
 
-def run(workdir: str, samples: int, images: int, out: str | None):
+def run(workdir: str, samples: int, images: int, out: str | None, force: bool = False):
   """The job `--mode=uncertainty`: prints a table of the errors, see `measure`, and writes them to the JSON file `out`.
 
   Args:
@@ -35,7 +35,7 @@ def run(workdir: str, samples: int, images: int, out: str | None):
   """
   predictor = load(workdir)
   predictor.check(samples, 1)
-  config = run_tasks.match(predictor.config, predictor.tasks, workdir)
+  config = run_tasks.match(predictor.config, predictor.tasks, workdir, force)
   result = measure(predictor, source_lib.open_source(config.data, 'val'), samples, images)
   say(as_text(result))
   if out:

@@ -88,6 +88,8 @@ class Task:
   max_spread: ClassVar[float] = 0.5
 
   def __init_subclass__(cls):
+    if cls.line_like and (cls.label_dtype is not np.uint8 or cls.unlabelled in (0, 1)):
+      raise ValueError(f'{cls.__name__}: line_like needs label_dtype = np.uint8, and unlabelled other than 0 and 1')
     KINDS[cls.kind] = cls
 
   def __post_init__(self):

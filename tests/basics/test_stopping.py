@@ -29,7 +29,7 @@ def test_ctrl_c_is_answered_while_compiling_and_the_second_quits():
   assert process.stdout.readline() == 'begins\n'
   process.send_signal(signal.SIGINT)
   assert process.stderr.readline() == '\n'
-  assert 'compiling has to end first); Ctrl-C again quits at once' in process.stderr.readline()
+  assert 'or compilation under way ends; Ctrl-C again quits immediately' in process.stderr.readline()
   process.send_signal(signal.SIGINT)
   _, error = process.communicate(timeout=60)
   assert process.returncode == 1

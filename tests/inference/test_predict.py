@@ -285,6 +285,7 @@ def test_a_view_that_is_padded_around_joins_tiles_where_the_image_is(predictor, 
   assert whole.origin[1] > 0
   assert both.origin == tiles.origin
   joined, seen = (raw.predictions('final', (240, 200)) for raw in (both, tiles))
+  seen['depth'] = seen['depth'] / 2  # which is that of the whole image
   for name in ('depth', 'boundary'):
     inner = np.s_[40:-40, 40:-40]  # the whole image's cells are of 30 pixels, and half of some is padding
     np.testing.assert_allclose(joined[name][inner], seen[name][inner], rtol=0.02, atol=0.02)
@@ -307,6 +308,16 @@ def test_tiles_show_each_pixel_at_its_place(predictor, monkeypatch, size, geomet
   np.testing.assert_allclose(raw.maps['final', 'depth'][..., 0], want, atol=1e-5)
   assert raw.origin == tuple(n / 8 for n in spare)
   assert raw.extent == tuple(n / 8 for n in size)
+
+
+def test_depth_of_a_strip_is_that_of_the_whole_image(predictor, monkeypatch):
+  """In tiles the scene looks closer by their magnification, which training has divided depth by."""
+  Pointwise(predictor, monkeypatch)
+  strip = photo(SIZE[0], 8 * SIZE[1])
+  of_tiles = predictor(strip, zoom=float('inf'))
+  maps = predictor(strip)
+  np.testing.assert_allclose(maps['depth'], 8 * of_tiles['depth'], rtol=1e-5)
+  np.testing.assert_array_equal(maps['saliency'], of_tiles['saliency'])
 
 
 def test_samples_and_tiles_together(predictor):

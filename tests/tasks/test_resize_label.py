@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from dmtl_jax.tasks import make_task
+from dmtl_jax.tasks import make_task, Task
 
 BOUNDARY = make_task('edges', 'boundary')  # the kind decides, not the name
 EIGHT = np.ones((3, 3))
@@ -95,3 +95,8 @@ def test_labels_of_other_kinds_are_picked_by_nearest_neighbour(kind):
   label = np.arange(9 * 6 * task.label_channels).reshape(9, 6, -1).astype(task.label_dtype)
   np.testing.assert_array_equal(task.resize_label(label, (3, 2)), label[1::3, 1::3])
   np.testing.assert_array_equal(task.resize_label(label, (18, 6)), label.repeat(2, 0))
+
+
+def test_a_line_like_kind_needs_labels_that_lines_can_be_told_from():
+  with pytest.raises(ValueError, match='Cracks: line_like needs label_dtype = np.uint8'):
+    type('Cracks', (Task,), {'kind': 'cracks', 'title': 'Cracks', 'line_like': True})

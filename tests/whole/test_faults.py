@@ -113,7 +113,7 @@ def test_a_signal_between_two_log_lines_leaves_no_trace(undisturbed, config, tmp
   assert 'Ctrl-C' not in error
   out, error = stop(3, signal.SIGINT)
   assert 'stopped by Ctrl-C at step 5 of 8, saved' in out
-  assert 'Ctrl-C again quits at once' in error
+  assert 'Ctrl-C again quits immediately' in error
   check_resumes(config, tmp_path, undisturbed)
 
 
