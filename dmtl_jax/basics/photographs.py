@@ -83,10 +83,11 @@ def unsupported_files(paths: Iterable[pathlib.Path]) -> str:
     return ''
   counts = collections.Counter(unsupported.values())
   formats = ' and '.join(counts) if len(counts) < 3 else join_names(list(counts))
-  fix = ''.join(f'{fix}, or ' for name, fix in EXTRA_FORMATS.items() if _display_name(name) in counts)
+  fix = ''.join(f'run {fix}, or ' for name, fix in EXTRA_FORMATS.items() if _display_name(name) in counts)
   names = join_names([path.name for path in unsupported])
   count = f'{len(unsupported)} of {len(paths)} files'
-  return f'{count} are {formats} ({names}), which is not read; {fix}convert them to JPEG or PNG'
+  are, them = ('is', 'it') if len(unsupported) == 1 else ('are', 'them')
+  return f'{count} {are} {formats} ({names}), which is not read; {fix}convert {them} to JPEG or PNG'
 
 
 def _display_name(name: str) -> str:
@@ -203,7 +204,7 @@ def _explain_unknown(path: str | os.PathLike):
     name = _BRANDS.get(head[8:12]) if head[4:8] == b'ftyp' else None
     if name and name not in extra_formats():
       raise UserError(
-        f'{path}: is {_display_name(name)}, which is not read; {EXTRA_FORMATS[name]}, or convert it to JPEG'
+        f'{path}: is {_display_name(name)}, which is not read; run {EXTRA_FORMATS[name]}, or convert it to JPEG'
       )
     if head[:4] in (b'II*\0', b'MM\0*'):
       tags = TiffImagePlugin.ImageFileDirectory_v2(head[:8])

@@ -136,12 +136,16 @@ def load_mapping(path: pathlib.Path, ids, tasks) -> np.ndarray:
   names = [task.name for task in tasks]
   others = () if reader else OFFICIAL_PASCAL + OFFICIAL_MTPSL[3]  # an official file names tasks that were not chosen
   mask = np.zeros((len(ids), len(names)), bool)
-  rows = {files.nfc(i): visible for i, visible in rows.items()}  # the ids of a folder are in NFC
+  by_id = {files.nfc(i): visible for i, visible in rows.items()}  # the ids of a folder are in NFC
+  if len(by_id) < len(rows):
+    raise UserError(
+      f'{path}: two of its images have the same name in two Unicode forms (NFC and NFD); keep one of them'
+    )
   position = {i: n for n, i in enumerate(ids)}
-  unknown = [i for i in rows if i not in position]
+  unknown = [i for i in by_id if i not in position]
   if unknown:
     raise UserError(f"{path}: {len(unknown)} images are not in the data set, e.g. '{sanitize(unknown[0])}'")
-  for i, visible in rows.items():
+  for i, visible in by_id.items():
     for name in visible:
       if name in names:
         mask[position[i], names.index(name)] = True

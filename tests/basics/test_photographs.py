@@ -276,7 +276,7 @@ REFUSED = {
   'JPEG of four inks, with its end in the middle': (
     CUT_INKS[: len(CUT_INKS) // 2] + b'\xff\xd9' + CUT_INKS[len(CUT_INKS) // 2 + 2 :], 'a damaged JPEG (Corrupt JPEG data'
   ),
-  'HEIC called JPEG': (b'\0\0\0\x18ftypheic' + bytes(90), 'is HEIC, which is not read; pip install pillow-heif'),
+  'HEIC called JPEG': (b'\0\0\0\x18ftypheic' + bytes(90), 'is HEIC, which is not read; run pip install pillow-heif'),
   'nothing': (b'', 'the file is empty'),
   'text': (b'hello', 'unknown format'),
 }  # fmt: skip
@@ -354,7 +354,7 @@ def test_formats_that_are_not_read_are_counted_and_named(without_heif):
   paths = [pathlib.Path(name) for name in ('a.JPG', 'b.HEIC', 'c.heic', 'd.png', 'e.heif', 'f.hif')]
   assert photographs.unsupported_files(paths) == (
     '4 of 6 files are HEIC (b.HEIC, c.heic, e.heif and 1 more), which is not read; '
-    'pip install pillow-heif, or convert them to JPEG or PNG'
+    'run pip install pillow-heif, or convert them to JPEG or PNG'
   )
   assert photographs.unsupported_files([paths[0], paths[3]]) == ''
   message = photographs.unsupported_files([pathlib.Path('x.cr2'), pathlib.Path('y.psd')])

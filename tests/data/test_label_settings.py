@@ -156,6 +156,13 @@ def test_a_mapping_names_images_in_any_unicode_form(tmp_path):
     np.testing.assert_array_equal(mask, [[False, False, False, True]])
 
 
+def test_a_mapping_that_names_an_image_in_two_unicode_forms_is_refused(tmp_path):
+  rows = {unicodedata.normalize(form, 'café'): [task] for form, task in (('NFC', 'depth'), ('NFD', 'semseg'))}
+  (tmp_path / 'm.json').write_text(json.dumps(rows))
+  with pytest.raises(UserError, match='two of its images have the same name in two Unicode forms'):
+    load_mapping(tmp_path / 'm.json', [unicodedata.normalize('NFC', 'café')], TASKS)
+
+
 def test_official_mapping_goes_before_drawing(tmp_path):
   path = tmp_path / 'onelabel.json'
   source = fake(3, official={'one': path})
