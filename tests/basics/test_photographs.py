@@ -294,7 +294,9 @@ def test_what_is_wrong_is_said_the_same_everywhere(name, tmp_path, monkeypatch, 
   for read in (lambda: images.as_rgb(path), lambda: folder.open_folder(str(root), 'train')):
     with pytest.raises(UserError) as caught:
       read()
-    assert str(caught.value).startswith(f'{path}: ') and words in str(caught.value) and '\n' not in str(caught.value)
+    assert str(caught.value).startswith(f'{path}: ')
+    assert words in str(caught.value)
+    assert '\n' not in str(caught.value)
   output = ''.join(capfd.readouterr())
   assert not [line for line in output.splitlines() if not line.startswith('checking ')]
 
@@ -394,7 +396,8 @@ def test_with_pillow_heif_heic_is_an_image_like_others(tmp_path, monkeypatch):
   photographs.extra_formats.cache_clear()
   try:
     (tmp_path / 'a.heic').write_bytes(saved(Image.fromarray(COLORS), 'PNG'))
-    assert '.heic' in photographs.suffixes() and photographs.unsupported_format('a.heic') is None
+    assert '.heic' in photographs.suffixes()
+    assert photographs.unsupported_format('a.heic') is None
     for pixels in as_inputs(tmp_path / 'a.heic'):
       np.testing.assert_array_equal(pixels, COLORS)
   finally:

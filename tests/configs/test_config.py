@@ -56,16 +56,22 @@ def test_the_paper_starts_at_random_with_one_rate_and_the_small_configs_do_not()
     assert config.model.token_stride == 4
   for name in ('scenes', 'folder'):
     config, released = get_config(name), get_config(name, 'preset=released')
-    assert config.model.initial_weights == 'identity' and config.optim.denoiser_fan_in
-    assert config.initial_loss == 0.1 and get_config(name, 'method=mti_net').initial_loss == 1
+    assert config.model.initial_weights == 'identity'
+    assert config.optim.denoiser_fan_in
+    assert config.initial_loss == 0.1
+    assert get_config(name, 'method=mti_net').initial_loss == 1
     assert (released.model.initial_weights, released.initial_loss) == ('released', 0.5)
     assert config.model.token_stride < released.model.token_stride == 4
 
 
 def test_released_preset_switches_every_point_of_the_table():
   model = common.base('method=feature,preset=released').model
-  assert model.condition == 'concat' and model.stop_condition and model.posterior
-  assert model.heads == 4 and model.step_offset == 1 and model.initial_weights == 'released'
+  assert model.condition == 'concat'
+  assert model.stop_condition
+  assert model.posterior
+  assert model.heads == 4
+  assert model.step_offset == 1
+  assert model.initial_weights == 'released'
 
 
 def test_ablations_are_prediction_diffusion_with_one_change():
@@ -73,7 +79,9 @@ def test_ablations_are_prediction_diffusion_with_one_change():
   for method, field, value in [('no_diffusion', 'add_noise', False), ('no_condition', 'condition', 'none')]:
     config = common.base(f'method={method}')
     changed = {k for k in config.model if config.model[k] != base.model[k]}
-    assert changed == {field} and config.model[field] == value and config.method == method
+    assert changed == {field}
+    assert config.model[field] == value
+    assert config.method == method
 
 
 def test_a_flag_alone_names_the_method():
@@ -272,7 +280,8 @@ def test_help_names_the_command_that_is_there_and_a_closed_pipe_is_no_error(monk
   monkeypatch.chdir(tmp_path)
   assert cli.main(['dmtl', '--help']) == 0
   told = capsys.readouterr().out
-  assert 'dmtl --mode=predict' in told and 'main.py' not in told
+  assert 'dmtl --mode=predict' in told
+  assert 'main.py' not in told
   read, write = os.pipe()
   os.close(read)
   done = subprocess.run(
@@ -373,7 +382,8 @@ def test_a_refused_run_leaves_no_folder(tmp_path):
     train.run(config, str(tmp_path / 'run'))
   with pytest.raises(UserError, match="'gs://b/r' is an address"):
     train.run(get_config('scenes'), 'gs://b/r')
-  assert not list(tmp_path.iterdir()) and not pathlib.Path('gs:').exists()
+  assert not list(tmp_path.iterdir())
+  assert not pathlib.Path('gs:').exists()
 
 
 def test_help_names_every_method_and_field_of_the_config_string(capsys):
@@ -387,7 +397,8 @@ def test_a_config_goes_by_its_name_where_there_is_no_such_file(tmp_path, monkeyp
   monkeypatch.chdir(tmp_path)
   for text in ('scenes', 'configs/scenes', 'configs/scenes.py', 'configs/scenes.py:diffusion_steps=3'):
     path, _, arguments = configs.find(text).partition(':')
-    assert os.path.samefile(path, ROOT / 'configs/scenes.py') and arguments == text.partition(':')[2]
+    assert os.path.samefile(path, ROOT / 'configs/scenes.py')
+    assert arguments == text.partition(':')[2]
   (tmp_path / 'scenes.py').touch()
   assert configs.find('scenes:method=feature') == 'scenes.py:method=feature'
 

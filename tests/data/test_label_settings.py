@@ -71,9 +71,11 @@ def test_one_gives_scarce_tasks_their_share():
 def test_random_is_uniform_over_non_empty_subsets():
   mask = apply_labels(fake(3000), 'random').label_mask
   subsets, counts = np.unique(mask, axis=0, return_counts=True)
-  assert len(subsets) == 15 and subsets.any(1).all()
+  assert len(subsets) == 15
+  assert subsets.any(1).all()
   # 200 expected each, standard deviation 13.7
-  assert counts.min() > 140 and counts.max() < 260
+  assert counts.min() > 140
+  assert counts.max() < 260
   exists = partly()
   some = apply_labels(fake(exists=exists), 'random').label_mask
   assert not (some & ~exists).any()
@@ -145,7 +147,8 @@ def test_bad_mapping(tmp_path, name, text, words):
   path.write_text(text)
   with pytest.raises(UserError) as caught:
     apply_labels(fake(3), str(path))
-  assert words in str(caught.value) and str(path) in str(caught.value)
+  assert words in str(caught.value)
+  assert str(path) in str(caught.value)
 
 
 def test_a_mapping_names_images_in_any_unicode_form(tmp_path):

@@ -82,13 +82,16 @@ def ten():
 def test_batch_has_every_task_and_hidden_labels_are_blank(ten):
   source = numbered()
   for batch in ten:
-    assert batch['image'].shape == (4, *SIZE, 3) and batch['image'].dtype == np.float32
-    assert batch['index'].shape == (4,) and batch['index'].dtype == np.int32
+    assert batch['image'].shape == (4, *SIZE, 3)
+    assert batch['image'].dtype == np.float32
+    assert batch['index'].shape == (4,)
+    assert batch['index'].dtype == np.int32
     assert batch['label_mask'].dtype == bool
     np.testing.assert_array_equal(batch['label_mask'], source.label_mask[batch['index']])
     for t, task in enumerate(TASKS):
       label = batch['labels'][task.name]
-      assert label.shape == (4, *SIZE, task.label_channels) and label.dtype == task.label_dtype
+      assert label.shape == (4, *SIZE, task.label_channels)
+      assert label.dtype == task.label_dtype
       np.testing.assert_array_equal(task.valid(label).any((1, 2)), batch['label_mask'][:, t])
 
 
@@ -121,7 +124,8 @@ def test_augmentation_depends_on_seed_epoch_and_index_alone(ten):
   twos = take(10, batch=2)  # 5 batches an epoch, against 2
   epochs = [(images(ten[:2]), images(twos[:5])), (images(ten[2:4]), images(twos[5:]))]
   for fours_seen, twos_seen in epochs:
-    assert len(fours_seen) == 8 and len(twos_seen) == 10
+    assert len(fours_seen) == 8
+    assert len(twos_seen) == 10
     for index, image in fours_seen.items():
       np.testing.assert_array_equal(image, twos_seen[index])
   assert all((epochs[0][1][i] != epochs[1][1][i]).any() for i in range(10))
@@ -197,7 +201,8 @@ def test_evaluation_takes_each_image_once(count, hosts):
   order = []
   for batches in zip(*parts):
     for batch in batches:
-      assert len(batch['index']) == len(batch['valid']) == 4 // hosts and batch['valid'].dtype == bool
+      assert len(batch['index']) == len(batch['valid']) == 4 // hosts
+      assert batch['valid'].dtype == bool
       np.testing.assert_array_equal(batch['label_mask'], source.label_mask[batch['index']])
       order += batch['index'][batch['valid']].tolist()
   assert order == list(range(count))

@@ -55,11 +55,16 @@ def config(tmp_path, monkeypatch):
 
 def test_open_source(config):
   source = source_lib.open_source(config, 'train')
-  assert source.tasks == TASKS and list(source.ids) == ['x', 'y', 'z'] and len(source) == 3
-  assert source.label_mask.shape == (3, 2) and source.label_mask.all()
+  assert source.tasks == TASKS
+  assert list(source.ids) == ['x', 'y', 'z']
+  assert len(source) == 3
+  assert source.label_mask.shape == (3, 2)
+  assert source.label_mask.all()
   example = source[2]
-  assert example['index'] == 2 and (example['image'] == 2).all()
-  assert example['labels'] == {'saliency': 's2', 'depth': 'd2'} and source.truth(2) == {}
+  assert example['index'] == 2
+  assert (example['image'] == 2).all()
+  assert example['labels'] == {'saliency': 's2', 'depth': 'd2'}
+  assert source.truth(2) == {}
   assert len(source_lib.open_source(config, 'val')) == 1
 
 
@@ -134,7 +139,8 @@ def test_a_new_data_set_is_one_folder_and_one_config(tmp_path, monkeypatch):
   source = label_settings.apply_labels(source_lib.open_source(config.data, 'train'), config.data.labels)
   assert source.label_mask.sum(0).tolist() == [2, 2]
   batch = next(pipeline.train_iterator(source, config.data, config.train.batch, config.seed))
-  assert batch['image'].shape == (2, 8, 12, 3) and set(batch['labels']) == {'saliency', 'depth'}
+  assert batch['image'].shape == (2, 8, 12, 3)
+  assert set(batch['labels']) == {'saliency', 'depth'}
   assert (
     len(
       next(pipeline.eval_batches(source_lib.open_source(config.data, 'val'), config.data, config.eval.batch, 'fit'))[
@@ -171,7 +177,8 @@ def test_chosen_tasks_come_in_the_order_asked(config):
   config.tasks = ('depth', 'saliency')
   source = source_lib.open_source(config, 'train')
   assert [task.name for task in source.tasks] == ['depth', 'saliency']
-  assert list(source[0]['labels']) == ['depth', 'saliency'] and source.label_mask.shape == (3, 2)
+  assert list(source[0]['labels']) == ['depth', 'saliency']
+  assert source.label_mask.shape == (3, 2)
   config.tasks = ('depth', 'depth')
   with pytest.raises(UserError, match='config.data.tasks'):
     source_lib.open_source(config, 'train')
@@ -224,7 +231,8 @@ def test_parsing_alone_on_pascal_goes_with_the_official_mapping(name, monkeypatc
   monkeypatch.setattr(stored, 'prepared', lambda *args: builder)
   data = ConfigDict({'name': 'pascal', 'dir': '', 'labels': str(path), 'tasks': ('parsing',)})
   source = open_training(data)
-  assert source.ids == [ids[n] for n in people] and [task.name for task in source.tasks] == ['parsing']
+  assert source.ids == [ids[n] for n in people]
+  assert [task.name for task in source.tasks] == ['parsing']
   assert source.label_mask[:, 0].tolist() == [bool(np.asarray(rows[i])[1] > 0) for i in source.ids]
   assert source.label_mask.sum() == (999 if name == 'pascal_onelabel' else 847)
   with data.unlocked():

@@ -60,7 +60,8 @@ def test_labels_move_with_the_image(augment, size, plain):
   flips = set()
   for seed in range(12):
     out = train(augment, coordinates(), seed, size)
-    assert out['image'].shape == (*size, 3) and out['image'].dtype == np.float32
+    assert out['image'].shape == (*size, 3)
+    assert out['image'].dtype == np.float32
     valid = out['labels']['depth'][..., 0] > 0
     assert valid.mean() > 0.2
     x, y = np.moveaxis(transforms.to_uint8(out['image'])[..., :2].astype(int), -1, 0)[:, valid]
@@ -145,7 +146,8 @@ def test_unlabelled_values_never_blend(augment):
     if augment in transforms.PUBLISHED:
       np.testing.assert_array_equal(holes, unknown)
     else:
-      assert (labels['boundary'][holes] > 0).all() and holes.mean() < unknown.mean() < 1
+      assert (labels['boundary'][holes] > 0).all()
+      assert holes.mean() < unknown.mean() < 1
 
 
 def drawing(shape=(240, 320)):
@@ -171,7 +173,8 @@ def test_lines_stay_whole_in_training(augment):
     label = transform(drawing(), np.random.default_rng(seed))['labels']['line']
     seen.append(pieces(label))
     assert (label == 1).sum() <= 96  # one pixel thin
-  assert seen.count(1) >= 11 and set(seen) <= {0, 1}
+  assert seen.count(1) >= 11
+  assert set(seen) <= {0, 1}
 
 
 @pytest.mark.parametrize('geometry', FIELDS['eval']['geometry'].choices)
@@ -244,15 +247,18 @@ def test_padding_is_zero_in_the_image_and_unlabelled(geometry, top, left):
     assert (rest == (255 if name == 'semseg' else 0)).all()
   assert (out['labels']['boundary'] == 255).all()  # has no label
   np.testing.assert_array_equal(out['label_mask'], [True, False, True, True])
-  assert out['index'] == 5 and out['index'].dtype == np.int32
+  assert out['index'] == 5
+  assert out['index'].dtype == np.int32
 
 
 def test_training_on_pascal_pads_around_the_image(plain):
   example = {'image': np.full((20, 30, 3), 200, np.uint8), 'labels': {}, 'index': 0}
   inside = train('pascal', example, 3, (64, 80))['image'].any(-1)
   rows, columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
-  assert len(rows) < 64 and len(columns) < 80
-  assert rows[0] == (64 - len(rows)) // 2 and columns[0] == (80 - len(columns)) // 2
+  assert len(rows) < 64
+  assert len(columns) < 80
+  assert rows[0] == (64 - len(rows)) // 2
+  assert columns[0] == (80 - len(columns)) // 2
 
 
 @pytest.mark.parametrize('augment', FIELDS['data']['augment'].choices)
@@ -281,7 +287,8 @@ def test_parsing_says_nothing_of_a_crop_without_a_part():
 def test_evaluation_keeps_the_aspect_and_the_depth(shape, filled):
   out = evaluate('fit', (64, 96), coordinates(*shape))
   valid = out['labels']['depth'][..., 0] > 0
-  assert valid.sum() == filled[0] * filled[1] and valid[: filled[0], : filled[1]].all()
+  assert valid.sum() == filled[0] * filled[1]
+  assert valid[: filled[0], : filled[1]].all()
   ys = np.unique(out['labels']['depth'][valid])
   assert ys.max() >= shape[0] - 2  # 1 + y, not divided
 
@@ -322,7 +329,8 @@ def test_the_crop_rule_looks_at_a_label_that_is_hidden_and_learning_does_not():
     assert all((run['labels']['semseg'] == 255).all() and not run['label_mask'][0] for run in runs)
     return np.mean([0.25 < (run['labels']['depth'] > 0).mean() < 0.75 for run in runs])
 
-  assert shares() < 0.35 and shares(crop_guide=guide) > 0.6
+  assert shares() < 0.35
+  assert shares(crop_guide=guide) > 0.6
   first, second = (transform(example | {'crop_guide': g}, np.random.default_rng(0)) for g in (guide, 1 - guide))
   np.testing.assert_equal(first, second)  # another label, the same crop
 
@@ -378,7 +386,8 @@ def test_photometric_against_arithmetic(coins, spreads, expected):
 def test_photometric_varies_within_its_bounds():
   image = np.full((2, 2, 3), 128, np.uint8)
   means = [float(transforms.photometric(image, np.random.default_rng(i)).mean()) for i in range(300)]
-  assert 40 < min(means) < 80 and 180 < max(means) <= 240  # 0.5 (128 - 32) = 48, 1.5 (128 + 32) = 240
+  assert 40 < min(means) < 80
+  assert 180 < max(means) <= 240  # 0.5 (128 - 32) = 48, 1.5 (128 + 32) = 240
 
 
 def test_to_uint8_undoes_normalize_image():

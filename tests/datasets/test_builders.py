@@ -48,7 +48,8 @@ def test_pascal_labels(pascal):
     for task in pascal_data.TASKS:
       label = example['labels'][task.name]
       blank = task.blank(*example['image'].shape[:2])
-      assert label.shape == blank.shape and label.dtype == blank.dtype
+      assert label.shape == blank.shape
+      assert label.dtype == blank.dtype
 
   # The JPEG file is kept byte for byte; sizes differ between images.
   assert stored['2008_b']['image'] == raw_image.read_bytes()
@@ -59,10 +60,12 @@ def test_pascal_labels(pascal):
 
   # VOC12's segmentation where there is one (15, 255 and 0), else pascal-context's (20).
   assert b['semseg'][:, 0, 0].tolist() == [255, 0, 15, 15, 15, 15]
-  assert np.unique(a['semseg']).tolist() == [20] and np.unique(last['semseg']).tolist() == [1]
+  assert np.unique(a['semseg']).tolist() == [20]
+  assert np.unique(last['semseg']).tolist() == [1]
 
   # Saliency: 127 / 255 < 0.5 < 128 / 255.
-  assert b['saliency'][:, 0, 0].tolist() == [0, 0, 1, 1, 0, 0] and a['saliency'].all()
+  assert b['saliency'][:, 0, 0].tolist() == [0, 0, 1, 1, 0, 0]
+  assert a['saliency'].all()
 
   # Boundary: the class ids are 440 440 440 400 360 360 360 360 along each row. The Laplacian there is
   # 0 0 -40 0 40 0 0 0: two lines one pixel wide, which thinning leaves as they are.
@@ -108,10 +111,12 @@ def test_parsing_alone_trains_on_images_with_people(pascal):
   ):
     c.data.tasks = tasks
     source = source_lib.open_source(c.data, split)
-    assert list(source.ids) == expected and len(source.label_mask) == len(source) == len(expected)
+    assert list(source.ids) == expected
+    assert len(source.label_mask) == len(source) == len(expected)
     first = source[0]['labels']['parsing']
     np.testing.assert_array_equal(first, decoded[expected[0]]['labels']['parsing'])
-  assert people and people != whole['train']
+  assert people
+  assert people != whole['train']
 
 
 def test_pascal_normals(pascal):
@@ -152,7 +157,8 @@ def test_boundaries_are_scored_against_the_evaluators_own(pascal):
   place.parent.mkdir()
   place.write_text('\n'.join(['2008_c', *(f'2008_{i}' for i in range(2497))]))
   truth = val.truth(0)['boundary']
-  assert truth.dtype == bool and not np.delete(truth, [2, 3], axis=1).any()
+  assert truth.dtype == bool
+  assert not np.delete(truth, [2, 3], axis=1).any()
   assert (truth[1:-1].sum(1) == 1).all()
   assert train.truth(0) == {'boundary': None}
   assert pickle.loads(pickle.dumps(val)).truth(0)['boundary'].any()  # for worker processes
@@ -229,20 +235,23 @@ def test_nyud(tmp_path, nyud_raw, no_downloads, capsys):
   assert 'preparing train 11/11 (100%)' in output.err
   builder = stored.prepared(nyud.Builder, c.data)
   source = builder.as_data_source('train')
-  assert len(source) == 11 and len(builder.as_data_source('val')) == 1
+  assert len(source) == 11
+  assert len(builder.as_data_source('val')) == 1
   assert list(builder.info.metadata['ids']['train']) == [str(i) for i in range(11)]
   for i in range(11):
     assert source[i]['id'] == str(i).encode()
     assert (mtan.decode(source[i], nyud.TASKS)['image'] == round(i / 20 * 255)).all()
   example = mtan.decode(source[10], nyud.TASKS)
-  assert example['image'].dtype == np.uint8 and example['image'][0, 0].tolist() == [128, 128, 128]
+  assert example['image'].dtype == np.uint8
+  assert example['image'][0, 0].tolist() == [128, 128, 128]
   assert example['labels']['semseg'][:, 0].tolist() == [[255], [0], [12], [255]]
   assert example['labels']['depth'][:, 0, 0].tolist() == [0] + [np.float32(2.7182817)] * 3  # exactly
   expected = [[0, 0, 0], [0.6, 0, -0.8], [0.6, 0, -0.8], [0, 1, 0]]
   assert np.abs(example['labels']['normals'][:, 0] - expected).max() < 1 / 65000
   for task in nyud.TASKS:
     label, blank = example['labels'][task.name], task.blank(4, 6)
-    assert label.shape == blank.shape and label.dtype == blank.dtype
+    assert label.shape == blank.shape
+    assert label.dtype == blank.dtype
   assert [task.channels for task in nyud.TASKS] == [13, 1, 3]
 
 

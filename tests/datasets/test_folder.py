@@ -92,14 +92,16 @@ def test_opens_and_decodes(root):
   assert source.ids == ['a', 'b']
   np.testing.assert_array_equal(source.label_mask, [[1, 1, 1, 1], [1, 0, 0, 0]])
   a, b = source[0], source[1]
-  assert a['image'].shape == (HEIGHT, WIDTH, 3) and a['image'].dtype == np.uint8
+  assert a['image'].shape == (HEIGHT, WIDTH, 3)
+  assert a['image'].dtype == np.uint8
   assert abs(int(a['image'][0, 0, 0]) - 90) <= 1
   np.testing.assert_array_equal(a['labels']['objects'][..., 0], np.eye(HEIGHT, WIDTH))
   np.testing.assert_allclose(a['labels']['depth'], 2.5, rtol=1e-6)
   np.testing.assert_allclose(a['labels']['normals'][2, 3], [0, 0, 1], atol=1e-4)
   assert list(b['labels']) == ['semseg']
   np.testing.assert_array_equal(b['labels']['semseg'][0, :, 0], [0, 1, 2, 255, 255])
-  assert b['labels']['semseg'].dtype == np.uint8 and b['labels']['semseg'].shape == (4, 5, 1)
+  assert b['labels']['semseg'].dtype == np.uint8
+  assert b['labels']['semseg'].shape == (4, 5, 1)
 
 
 def test_npy_labels_mark_unlabelled_pixels(root):
@@ -124,7 +126,8 @@ def test_rotated_grey_and_transparent_images(root):
   Image.fromarray(tall).save(root / 'train/images/a.jpg', exif=exif, quality=95)
   loaded = open_train(root)[0]['image']
   assert loaded.shape == (HEIGHT, WIDTH, 3)
-  assert loaded[:, :3].max() < 60 and loaded[:, 5:].min() > 190
+  assert loaded[:, :3].max() < 60
+  assert loaded[:, 5:].min() > 190
   Image.fromarray(np.full((HEIGHT, WIDTH), 77, np.uint8)).save(root / 'train/images/a.jpg', quality=100)
   Image.fromarray(np.full((4, 5, 4), (10, 20, 30, 0), np.uint8)).save(root / 'train/images/b.png')
   source = open_train(root)
@@ -317,7 +320,8 @@ def test_a_crop_may_be_guided_by_a_label_that_is_hidden(root):
   source = source_lib.open_source(config, 'train')
   hidden = dataclasses.replace(source, label_mask=np.zeros_like(source.label_mask))
   for i, labels in enumerate(source.read.labels):
-    assert ('crop_guide' in hidden[i]) == ('semseg' in labels) and not hidden[i]['labels']
+    assert ('crop_guide' in hidden[i]) == ('semseg' in labels)
+    assert not hidden[i]['labels']
     if 'semseg' in labels:
       np.testing.assert_array_equal(hidden[i]['crop_guide'], source[i]['labels']['semseg'])
 
@@ -333,12 +337,14 @@ def test_a_share_of_the_training_images_is_held_back(tmp_path):
     for i, name in enumerate(part.ids):
       expected, example = whole[whole.ids.index(name)], part[i]
       np.testing.assert_array_equal(example['image'], expected['image'])
-      assert example['labels'].keys() == expected['labels'].keys() and example['index'] == i
+      assert example['labels'].keys() == expected['labels'].keys()
+      assert example['index'] == i
 
 
 def test_camvid():
   source = folder.open_folder(str(shared('data/camvid')), 'val')
-  assert len(source) == 101 and source.label_mask.all()
+  assert len(source) == 101
+  assert source.label_mask.all()
   example = source[0]
   assert example['image'].shape == (192, 256, 3)
   assert {k: v.shape for k, v in example['labels'].items()} == dict.fromkeys(

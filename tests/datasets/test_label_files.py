@@ -124,9 +124,13 @@ def test_a_mask_of_0_and_255_is_refused_whatever_the_others_hold(tmp_path, kind)
   files = {'a.png': mask(0, 1, 255), 'b.png': mask(0, 255), 'c.png': mask(255, 0), 'd.png': mask(0, 1)}
   files |= {'e.png': mask(0), 'f.png': mask(255), 'g.png': mask(1, 255)}
   parts = refused(tmp_path, MASKS[kind], files)
-  assert len(parts) == 2 and 'b.png: holds only 0 and 255' in parts[0] and 'c.png' in parts[1]
+  assert len(parts) == 2
+  assert 'b.png: holds only 0 and 255' in parts[0]
+  assert 'c.png' in parts[1]
   name = 'target' if 'classes' in MASKS[kind] else kind
-  assert f'store 1 for {name}' in parts[0] and '"positive": 255' in parts[0] and '"ignore": 255' in parts[0]
+  assert f'store 1 for {name}' in parts[0]
+  assert '"positive": 255' in parts[0]
+  assert '"ignore": 255' in parts[0]
 
 
 @pytest.mark.parametrize('kind', MASKS)
@@ -134,7 +138,8 @@ def test_positive_is_the_value_of_class_1(tmp_path, kind):
   files = {'a.png': mask(0, 255), 'b.png': mask(0, 255, 7), 'c.npy': mask(0, 1) > 0}
   labels = read(tmp_path, MASKS[kind] | {'positive': 255, 'ignore': 7}, files)
   for label, columns in zip(labels, ([0, 1, 0, 1], [0, 1, 255, 0], [0, 1, 0, 1])):
-    assert label[0, :4, 0].tolist() == columns and label.dtype == np.uint8
+    assert label[0, :4, 0].tolist() == columns
+    assert label.dtype == np.uint8
 
 
 @pytest.mark.parametrize('entry, stored, expected', [
@@ -151,12 +156,15 @@ def test_other_values_of_a_mask_point_to_positive(tmp_path):
   files = {'a.png': mask(0, 128), 'b.png': mask(0, 3, 5), 'c.png': mask(0, 1)}
   parts = refused(tmp_path, MASKS['semseg'], files)
   assert 'class id 128; it has ids 0 to 1 and 255 for unlabelled; set "positive": 128' in parts[0]
-  assert 'means target' in parts[0] and 'positive' not in parts[1] and len(parts) == 2
+  assert 'means target' in parts[0]
+  assert 'positive' not in parts[1]
+  assert len(parts) == 2
 
 
 def test_what_is_neither_0_nor_positive_is_refused(tmp_path):
   parts = refused(tmp_path, MASKS['boundary'] | {'positive': 255}, {'a.png': mask(0, 255, 1), 'b.png': mask(0, 255)})
-  assert len(parts) == 1 and 'a.png: holds class id 1; it has 0 and 255 ("positive")' in parts[0]
+  assert len(parts) == 1
+  assert 'a.png: holds class id 1; it has 0 and 255 ("positive")' in parts[0]
   assert 'unlabelled' not in parts[0]
 
 
@@ -179,9 +187,11 @@ def test_depth_honours_ignore_before_scale(tmp_path):
 def test_a_scale_that_would_not_reach_floating_point_depth_is_refused(tmp_path):
   files = {'a.npy': np.ones(SIZE, np.float32), 'b.png': np.full(SIZE, 9, np.uint16)}
   (part,) = refused(tmp_path / 'a', {'kind': 'depth', 'scale': 0.01}, files)
-  assert 'a.npy: holds floating-point numbers, which are metres' in part and 'remove "scale"' in part
+  assert 'a.npy: holds floating-point numbers, which are metres' in part
+  assert 'remove "scale"' in part
   a, b = read(tmp_path / 'b', {'kind': 'depth', 'scale': 1}, files)
-  assert (a == 1).all() and (b == 9).all()
+  assert (a == 1).all()
+  assert (b == 9).all()
 
 
 # --- dataset.json ----------------------------------------------------------------------------
@@ -295,7 +305,8 @@ def test_a_label_of_an_image_that_exif_turns(tmp_path, orientation, how):
     folder.open_folder(str(tmp_path), 'train')
   message = str(caught.value)
   assert 'it/a.png: 4x5, as its image a.png is stored; EXIF rotates the image by 90 degrees, to 5x4' in message
-  assert f'rotate the label too ({how})' in message and 'equal' not in message
+  assert f'rotate the label too ({how})' in message
+  assert 'equal' not in message
   # That is the right way: a label turned so by NumPy shows the place that the turned image shows.
   turned = np.rot90(tall, -1 if how == 'clockwise' else 1)
   Image.fromarray(np.ascontiguousarray(turned)).save(tmp_path / 'train/labels/it/a.png')

@@ -75,7 +75,8 @@ def test_first_hit_is_where_a_march_along_the_ray_enters(kind, ratio):
   expected = np.where(hit.any(0), t[hit.argmax(0)], np.inf)
   found = geometry.first_hit(solid, origin.tolist(), direction.T)
   grazing = np.isfinite(found) != np.isfinite(expected)  # thinner than a step of the march
-  assert grazing.mean() < 0.03 and np.isfinite(found).sum() > 40
+  assert grazing.mean() < 0.03
+  assert np.isfinite(found).sum() > 40
   np.testing.assert_allclose(found[~grazing], expected[~grazing], atol=1.5 * 5e-4)
 
 
@@ -83,7 +84,9 @@ def test_a_fronto_parallel_wall_has_constant_depth_and_faces_the_camera():
   maps = labels.labels(room(tangent=0.2), (24, 32))
   np.testing.assert_allclose(maps['depth'], 5, rtol=1e-6)
   np.testing.assert_allclose(maps['normals'], np.broadcast_to([0.0, 0, 1], (24, 32, 3)), atol=1e-7)
-  assert (maps['semseg'] == WALL).all() and not maps['boundary'].any() and not maps['saliency'].any()
+  assert (maps['semseg'] == WALL).all()
+  assert not maps['boundary'].any()
+  assert not maps['saliency'].any()
   assert (maps['parsing'] == 255).all()
 
 
@@ -119,7 +122,8 @@ def test_normals_agree_with_differences_of_depth(index):
   scene, points, maps = seen(index)
   normals = maps['normals']
   np.testing.assert_allclose(np.linalg.norm(normals, axis=-1), 1, atol=1e-6)
-  assert normals.dtype == np.float32 and maps['depth'].dtype == np.float32
+  assert normals.dtype == np.float32
+  assert maps['depth'].dtype == np.float32
   ids = render.trace(scene, 96, 128).ids
   across, down = points[1:-1, 2:] - points[1:-1, :-2], points[2:, 1:-1] - points[:-2, 1:-1]
   estimate = np.cross(down, across)
@@ -129,9 +133,11 @@ def test_normals_agree_with_differences_of_depth(index):
   same = np.all([middle == other for other in around], 0)
   error = angles(estimate, normals[1:-1, 1:-1])
   flat = same & (middle < render.FACES)
-  assert flat.mean() > 0.15 and error[flat].max() < 0.1
+  assert flat.mean() > 0.15
+  assert error[flat].max() < 0.1
   curved = same & (middle >= render.FACES)
-  assert np.median(error[curved]) < 3 and np.quantile(error[curved], 0.8) < 20
+  assert np.median(error[curved]) < 3
+  assert np.quantile(error[curved], 0.8) < 20
   toward = (normals * points).sum(-1)  # what is seen faces the eye
   assert toward.max() < 1e-4
 
@@ -157,7 +163,8 @@ def test_boundaries_are_thin_lines_at_label_changes():
     change = np.zeros(line.shape, bool)
     change[:, :-1] |= (regions[:, :-1] != regions[:, 1:]).any(-1)
     change[:-1] |= (regions[:-1] != regions[1:]).any(-1)
-    assert line.any() and not (line & ~change).any()
+    assert line.any()
+    assert not (line & ~change).any()
     padded = np.pad(line, 1)
     near = np.any([padded[y : y + 96, x : x + 128] for y in range(3) for x in range(3)], 0)
     assert (change & ~near).sum() <= 0.02 * change.sum()  # thinning takes corners, not lines
@@ -229,7 +236,8 @@ def test_every_object_stands_on_its_base():
     for _ in range(9):
       thing = maker(rng, Palette(rng))
       lowest = min(bottom(solid) for solid in thing.solids)
-      assert -0.02 < lowest < 0.001 and len({solid.label for solid in thing.solids}) == 1
+      assert -0.02 < lowest < 0.001
+      assert len({solid.label for solid in thing.solids}) == 1
 
 
 def test_textures_are_colours():
@@ -238,8 +246,11 @@ def test_textures_are_colours():
     colors = np.array([[0.1, 0.2, 0.3], [0.7, 0.5, 0.3], [0.9, 0.9, 0.2]])
     material = textures.Material(name, colors, (1.3, 1.1))
     color = textures.albedo(material, u, v)
-    assert color.shape == (3, 500) and color.dtype == np.float32
-    assert color.min() >= np.float32(0.01) and color.max() <= np.float32(0.95) and color.std(1).max() > 0.002
+    assert color.shape == (3, 500)
+    assert color.dtype == np.float32
+    assert color.min() >= np.float32(0.01)
+    assert color.max() <= np.float32(0.95)
+    assert color.std(1).max() > 0.002
 
 
 def test_a_body_between_lamp_and_floor_casts_its_shadow_there():
@@ -262,7 +273,8 @@ def test_images_depend_on_seed_split_and_index_alone():
   ids = [f'train_{index:05d}' for index in range(18)]
   splits, settings = {'train': ids}, (4, 16, 24)
   one, two = ([e for _, e in raw.encode_split(labels.encode, settings, splits, 'train', n)] for n in (1, 2))
-  assert one == two and len(one) == 18
+  assert one == two
+  assert len(one) == 18
   assert len({e['image'] for e in one}) == 18
   other_split, other_seed = labels.encode(settings, 'val_00000'), labels.encode((5, 16, 24), 'train_00000')
   assert len({one[0]['image'], other_split['image'], other_seed['image']}) == 3
@@ -328,7 +340,8 @@ def test_a_damaged_record_is_named_and_never_read(tmp_path):
         read = source[i]
       except UserError as error:
         refused += 1
-        assert f'image {i} of train cannot be read' in str(error) and 'prepare the data set again' in str(error)
+        assert f'image {i} of train cannot be read' in str(error)
+        assert 'prepare the data set again' in str(error)
       else:
         np.testing.assert_array_equal(read['image'], example['image'])
         for name, label in example['labels'].items():

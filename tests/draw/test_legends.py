@@ -42,4 +42,5 @@ def test_text_fits_in_legible_letters(text, width):
 def test_a_legend_of_long_and_many_names_has_its_width():
   entries = [('x' * 5000, (1, 2, 3)), *((f'class {n}', (n, n, n)) for n in range(256))]
   picture = legends.Swatches(entries).draw(200)
-  assert picture.shape[1] == 200 and picture.dtype == np.uint8
+  assert picture.shape[1] == 200
+  assert picture.dtype == np.uint8

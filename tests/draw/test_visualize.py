@@ -22,7 +22,8 @@ def color_set(picture):
 
 def test_palette_is_distinct_and_tells_its_first_classes_apart():
   palette = color_lib.palette()
-  assert palette.shape == (256, 3) and palette.dtype == np.uint8
+  assert palette.shape == (256, 3)
+  assert palette.dtype == np.uint8
   assert len(color_set(palette)) == 256
   luma = palette[:20] @ np.array([0.299, 0.587, 0.114])
   hue, saturation, _ = np.array([colorsys.rgb_to_hsv(*(c / 255)) for c in palette[:20]]).T
@@ -55,7 +56,8 @@ def test_classes_labels_and_predictions_share_colours():
 @pytest.mark.parametrize('task', [SEMSEG, BOUNDARY, SALIENCY, NORMALS, DEPTH], ids=lambda t: t.name)
 def test_a_blank_label_is_hatched_only(task):
   colors = task.picture(task.blank(20, 24))
-  assert colors.shape == (20, 24, 3) and colors.dtype == np.uint8
+  assert colors.shape == (20, 24, 3)
+  assert colors.dtype == np.uint8
   assert color_set(colors) == HATCH
 
 
@@ -63,7 +65,9 @@ def test_probabilities():
   share = np.array([[0, 0.5, 1]], np.float32)
   np.testing.assert_array_equal(SALIENCY.picture(share)[0, :, 0], [0, 128, 255])
   lines = BOUNDARY.picture(share)[0].astype(int).sum(-1)
-  assert lines[0] == 3 * 255 and lines[0] > lines[1] > lines[2] and lines[2] < 150  # ink on white
+  assert lines[0] == 3 * 255
+  assert lines[0] > lines[1] > lines[2]
+  assert lines[2] < 150  # ink on white
   label = np.array([[[0], [1]]], np.uint8)
   np.testing.assert_array_equal(SALIENCY.picture(label)[0, :, 0], [0, 255])
 
@@ -89,15 +93,18 @@ def test_depth_limits():
   depth = np.linspace(1, 101, 1001)[None]
   np.testing.assert_allclose(DEPTH.limits(depth), (2, 100))
   low, high = DEPTH.limits(np.array([[0, np.nan, 3.0]]))
-  assert low == 3 and high > 3
+  assert low == 3
+  assert high > 3
   assert DEPTH.limits(np.zeros((2, 2))) == (0.0, 1.0)
 
 
 @pytest.mark.parametrize('task', [SEMSEG, BOUNDARY, SALIENCY, NORMALS, DEPTH], ids=lambda t: t.name)
 def test_legends_fit_their_width(task):
   key = task.legend(180)
-  assert key.shape[1:] == (180, 3) and key.dtype == np.uint8
-  assert (key < 250).any() and (key[-1] > 200).all()
+  assert key.shape[1:] == (180, 3)
+  assert key.dtype == np.uint8
+  assert (key < 250).any()
+  assert (key[-1] > 200).all()
 
 
 def test_a_legend_names_every_class_or_those_present():
@@ -137,7 +144,8 @@ def test_panel_shows_every_map_at_its_place():
 @pytest.mark.parametrize('size', [(1, 1), (20, 3000), (3000, 20), (4000, 6000), (90, 170), (300, 100)])
 def test_tiles_fit_a_page(size):
   width, height = panels.tile_size(*size)
-  assert 160 <= width <= 320 and 80 <= height <= 320
+  assert 160 <= width <= 320
+  assert 80 <= height <= 320
   if max(size) <= 2 * min(size):
     assert width / height == pytest.approx(size[1] / size[0], abs=0.02)
 
@@ -150,7 +158,8 @@ def test_no_letter_of_a_legend_is_cut(scale):
     key = task.legend(round(170 * scale), (0.123, 45.6), scale=scale)
     assert key.shape[1] == round(170 * scale)
     letters = (key.max(-1) < 160) & (np.ptp(key, -1) < 40) if task.classes else np.zeros((1, 1), bool)
-    assert not letters[:, -1].any() and not letters[-1].any()
+    assert not letters[:, -1].any()
+    assert not letters[-1].any()
   assert len(SEMSEG.legend(500, scale=2)) == 2 * len(SEMSEG.legend(500))
 
 
@@ -161,7 +170,8 @@ def test_an_overlay_keeps_the_image_and_adds_the_legend_below(task, size):
   values = {'semseg': np.ones(size, np.uint8), 'normals': np.full((*size, 3), [0, 0, 1], np.float32)}
   values = values.get(task.kind, np.full(size, 0.25, np.float32))
   sheet = panels.draw_prediction(task, image, values, (0, 1), [1] if task.classes else None)
-  assert sheet.shape[1] >= size[1] and sheet.shape[0] > size[0] + 20
+  assert sheet.shape[1] >= size[1]
+  assert sheet.shape[0] > size[0] + 20
   colors = task.picture(values, (0, 1))
   alpha = {'boundary': 0.25, 'saliency': 0.15}.get(task.kind, 0.55)
   if task.kind in ('boundary', 'saliency'):
@@ -169,14 +179,18 @@ def test_an_overlay_keeps_the_image_and_adds_the_legend_below(task, size):
   want = (1 - alpha) * image + alpha * colors
   np.testing.assert_allclose(sheet[: size[0], : size[1]], want, atol=0.51)
   below = sheet[size[0] :]
-  assert (below < 200).any() and (below[-1] == 255).all() and (below[:, 0] == 255).all()
+  assert (below < 200).any()
+  assert (below[-1] == 255).all()
+  assert (below[:, 0] == 255).all()
 
 
 def test_uncertainty_is_brighter_where_it_is_higher():
   values = np.linspace(0, 2, 256, dtype=np.float32)[None].repeat(20, 0)
   sheet = panels.draw_uncertainty(NORMALS, values, 2.0)
   luma = sheet[0].astype(float) @ np.array([0.299, 0.587, 0.114])
-  assert luma[0] < 10 and luma[255] > 200 and (np.diff(luma[:256]) > -2).all()
+  assert luma[0] < 10
+  assert luma[255] > 200
+  assert (np.diff(luma[:256]) > -2).all()
   # the bar below has the same colours
   bar = sheet[20 + 8 + 6, 8:248].astype(int)
   np.testing.assert_allclose(bar[2:-2], sheet[0, np.linspace(0, 255, 240).round().astype(int)][2:-2], atol=12)

@@ -36,7 +36,8 @@ def test_only_what_the_condition_hears_matters(predictor):
   assert list(result) == [influence.DENOISING, *names, influence.OTHERS, influence.ALL]
   scored = [name for name in names if name != 'parsing']
   heard = result['normals']
-  assert heard['normals'] and heard['depth']
+  assert heard['normals']
+  assert heard['depth']
   for name in scored:
     assert all(result[other][name] == 0 for other in names if other != 'normals')
     assert result[influence.ALL][name] == heard[name]
@@ -70,7 +71,9 @@ def test_gain():
   better = lambda name, higher: type('Task', (), {'name': name, 'higher_is_better': higher})
   tasks = [better('up', True), better('down', False), better('zero', True)]
   gain = influence.gain({'up': 11, 'down': 9, 'zero': 1}, {'up': 10, 'down': 10, 'zero': 0}, tasks)
-  assert gain['up'] == pytest.approx(10) and gain['down'] == pytest.approx(10) and np.isnan(gain['zero'])
+  assert gain['up'] == pytest.approx(10)
+  assert gain['down'] == pytest.approx(10)
+  assert np.isnan(gain['zero'])
 
 
 def test_needs_a_condition_and_two_images(predictor):

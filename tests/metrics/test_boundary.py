@@ -160,7 +160,8 @@ def test_thinning_keeps_pieces_and_lines():
   thinned = thin(mask)
   eight = np.ones((3, 3))
   assert components(thinned, eight)[1] == components(mask, eight)[1]
-  assert thinned.sum() < mask.sum() / 2 and not (thinned & ~mask).any()
+  assert thinned.sum() < mask.sum() / 2
+  assert not (thinned & ~mask).any()
   assert (thin(thinned) == thinned).all()
   line = np.zeros((9, 9), bool)
   line[4, 1:8] = True
@@ -208,7 +209,8 @@ def metric(request):
 def test_padding_changes_nothing_and_what_cannot_be_scored_is_refused(metric):
   prediction, truth = soft_map(3).astype(np.float32), encoded(lines(4))
   small, large = metric.image(prediction, truth), metric.image(padded(prediction, 1), padded(truth, 255))
-  assert small.keys() == large.keys() and all((small[name] == large[name]).all() for name in small)
+  assert small.keys() == large.keys()
+  assert all((small[name] == large[name]).all() for name in small)
   assert np.max(small.get('counts', small.get('recalled'))) > 50
   with pytest.raises(ValueError, match='differ in size'):
     metric.image(prediction[1:], truth)
@@ -230,9 +232,11 @@ def test_the_sets_threshold_and_each_images_own_by_hand():
   d = np.linspace(0, 1, 100)
   recall, precision = 1 - 3 / 8 * d, 1 / 3 + 2 / 3 * d
   f = 2 * recall * precision / (recall + precision)
-  assert found['ods']['f'] == pytest.approx(f.max()) and f.max() > max(f[0], f[-1])
+  assert found['ods']['f'] == pytest.approx(f.max())
+  assert f.max() > max(f[0], f[-1])
   assert found['ods']['threshold'] == pytest.approx((1 + d[f.argmax()]) / 3)
-  assert found['ois']['recall'] == 1 and found['ois']['precision'] == pytest.approx(8 / 12)
+  assert found['ois']['recall'] == 1
+  assert found['ois']['precision'] == pytest.approx(8 / 12)
   inside = np.arange(63, 101) / 100  # recalls 5/8..1 on the grid of hundredths
   assert found['ap'] == pytest.approx((1 - (inside - 5 / 8) / (3 / 8) * 2 / 3).sum() / 100)
 
@@ -280,7 +284,9 @@ def test_unlabelled_pixels_of_a_folder_do_not_count(sets):
   cv2.imwrite(str(gt / '0.png'), labels)
   prediction = folders.read_prediction(pred / '0.png')
   truths, valid = folders.read_truths(gt / '0.png', ignore=255)
-  assert (truths[0] == lines(9) * valid).all() and not valid[:, 32:].any() and valid[:, :32].all()
+  assert (truths[0] == lines(9) * valid).all()
+  assert not valid[:, 32:].any()
+  assert valid[:, :32].all()
   state = folders._score((pred / '0.png', gt / '0.png'), ignore=255)
   assert state['predicted'][0] == thin(np.where(valid, prediction, 0) >= 0.01).sum()
 

@@ -59,7 +59,8 @@ def ours(inputs):
 
 
 def test_the_reference_holds_what_these_tests_take_it_to_hold(original):
-  assert list(original['synth_ids']) == SETS['synth'] and list(original['bsds_ids']) == SETS['bsds']
+  assert list(original['synth_ids']) == SETS['synth']
+  assert list(original['bsds_ids']) == SETS['bsds']
   assert list(original['count_columns']) == ['cntR', 'sumR', 'cntP', 'sumP']
   assert (original['threshold_text'].astype(np.float32) == pascal.THRESHOLDS).all()
   assert original['maxdist_fraction'] == pascal.TOLERANCE
@@ -68,7 +69,8 @@ def test_the_reference_holds_what_these_tests_take_it_to_hold(original):
 @pytest.mark.parametrize('id', [id for _, id in IMAGES])
 def test_truth_is_the_originals(inputs, original, id):
   _, label_map, truth, _ = inputs[id]
-  assert (pascal.truth(label_map) == truth).all() and truth.any()
+  assert (pascal.truth(label_map) == truth).all()
+  assert truth.any()
   if id in SETS['synth']:
     assert (pascal.changes(label_map) == original[f'seg2bmap_{id}']).all()
 
@@ -162,7 +164,8 @@ def changes_slowly(label_map):
 @given(arrays.arrays(np.int16, arrays.array_shapes(min_dims=2, max_dims=2, max_side=9), elements=st.integers(0, 2)))
 def test_changes_follow_the_rules_to_the_letter(label_map):
   found = pascal.changes(label_map)
-  assert (found == changes_slowly(label_map)).all() and not found[-1, -1]
+  assert (found == changes_slowly(label_map)).all()
+  assert not found[-1, -1]
   assert (pascal.changes(label_map.T) == found.T).all()
   assert (pascal.changes(label_map.astype(np.float64) * 59) == found).all()  # as .mat files hold them
 
@@ -208,7 +211,8 @@ def test_neighbours_up_to_one_percent_stronger_suppress_nothing():
     found = pascal.suppress(image)[8:-8]
     weaker = 20 if neighbour > 200 else 21
     assert ((found[:, weaker] > 0) == kept).all()
-    assert (found[:, 41 - weaker] > 0).all() and not found[:, [19, 22]].any()
+    assert (found[:, 41 - weaker] > 0).all()
+    assert not found[:, [19, 22]].any()
     assert (found[:, 8:16] > 0).all()  # what is flat
 
 
@@ -226,7 +230,8 @@ def test_an_orientation_without_a_slope_is_0_and_angles_lie_in_0_to_pi():
   smoothed[:, 4] = 2 * pascal.TILT  # 0 / 0 on the ridge
   assert not pascal.orientation(smoothed).any()
   angle = pascal.orientation(pascal.smooth(soft8(0) / np.float32(255)))
-  assert 0 <= angle.min() < 0.1 and 3 < angle.max() <= np.float32(np.pi)
+  assert 0 <= angle.min() < 0.1
+  assert 3 < angle.max() <= np.float32(np.pi)
 
 
 def suppress_slowly(probability8, angle):
@@ -264,7 +269,8 @@ def test_suppression_equals_slow_code_in_float64(seed):
   assert np.quantile(abs(np.sin(near - angle)), 0.95) < 1e-3  # float32 differs where the map is flat
   expected, slack = suppress_slowly(probability8, pascal.orientation(pascal.smooth(image.astype(np.float32))))
   sure = slack > 1e-5
-  assert sure.mean() > 0.9 and (expected > 0).sum() > 100
+  assert sure.mean() > 0.9
+  assert (expected > 0).sum() > 100
   assert pascal.suppress(probability8)[sure] == pytest.approx(expected[sure], abs=1e-6)
 
 
@@ -273,8 +279,12 @@ def test_suppression_equals_slow_code_in_float64(seed):
 def test_any_map_of_any_size_is_suppressed_to_some_of_its_own_values(probability8):
   before = probability8.copy()
   found = pascal.suppress(probability8)
-  assert (probability8 == before).all() and found.dtype == np.float32 and found.shape == probability8.shape
-  assert np.isfinite(found).all() and (found <= probability8 / np.float32(255)).all() and (found >= 0).all()
+  assert (probability8 == before).all()
+  assert found.dtype == np.float32
+  assert found.shape == probability8.shape
+  assert np.isfinite(found).all()
+  assert (found <= probability8 / np.float32(255)).all()
+  assert (found >= 0).all()
   inside = found[5:-5, 5:-5]
   assert ((inside == 0) | (inside == probability8[5:-5, 5:-5] / np.float32(255))).all()
   if min(probability8.shape) > 1:  # maps of one row or column have no frame
@@ -285,26 +295,34 @@ def test_any_map_of_any_size_is_suppressed_to_some_of_its_own_values(probability
 def test_odd_sizes_count(shape):
   probability8 = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
   table = pascal.counts(probability8, np.ones(shape, bool))
-  assert table.shape == (101, 4) and (table[:, 1] == np.prod(shape)).all()
-  assert (table[:, 0] >= 0).all() and (table[:, 0] <= table[:, 3]).all() and (table[:, 0] == table[:, 2]).all()
+  assert table.shape == (101, 4)
+  assert (table[:, 1] == np.prod(shape)).all()
+  assert (table[:, 0] >= 0).all()
+  assert (table[:, 0] <= table[:, 3]).all()
+  assert (table[:, 0] == table[:, 2]).all()
 
 
 # Counts.
 
 
 def test_thresholds_are_the_authors_and_strict():
-  assert len(pascal.THRESHOLDS) == 101 and pascal.THRESHOLDS.dtype == np.float32
+  assert len(pascal.THRESHOLDS) == 101
+  assert pascal.THRESHOLDS.dtype == np.float32
   assert [f'{t:.3f}' for t in pascal.THRESHOLDS[[0, 1, 2, 99, 100]]] == ['0.001', '0.010', '0.020', '0.990', '0.999']
   for level in (51, 102, 153, 204):  # k / 255 of these is a threshold, in float32
     predicted = pascal.counts(np.full((20, 20), level, np.uint8), np.zeros((20, 20), bool))[:, 3]
-    assert (predicted[: level * 20 // 51] > 0).all() and not predicted[level * 20 // 51 :].any()
+    assert (predicted[: level * 20 // 51] > 0).all()
+    assert not predicted[level * 20 // 51 :].any()
 
 
 def test_an_empty_prediction_has_precision_1_and_recall_0():
   table = pascal.counts(np.zeros((20, 30), np.uint8), lines8(0, (20, 30)))
-  assert not table[:, [0, 2, 3]].any() and (table[:, 1] == lines8(0, (20, 30)).sum()).all()
+  assert not table[:, [0, 2, 3]].any()
+  assert (table[:, 1] == lines8(0, (20, 30)).sum()).all()
   curve = pascal.curve(table)
-  assert (curve['precision'] == 1).all() and not curve['recall'].any() and not curve['f'].any()
+  assert (curve['precision'] == 1).all()
+  assert not curve['recall'].any()
+  assert not curve['f'].any()
   metric = pascal.Pascal(TASK)
   state = metric.image(np.zeros((20, 30), np.float32), encoded(lines8(0, (20, 30))))
   assert metric.compute(state) == {'odsF': 0, 'oisF': 0}
@@ -313,12 +331,14 @@ def test_an_empty_prediction_has_precision_1_and_recall_0():
 def test_an_empty_truth_counts_against_the_precision_of_the_set():
   nothing = np.zeros((60, 75), bool)
   table = pascal.counts(soft8(0), nothing)
-  assert not table[:, :3].any() and table[0, 3] > 100
+  assert not table[:, :3].any()
+  assert table[0, 3] > 100
   metric = pascal.Pascal(TASK)
   empty, full = (metric.image(soft8(0) / np.float32(255), encoded(t)) for t in (nothing, lines8(0)))
   assert np.isnan(list(metric.compute(empty).values())).all()
   assert metric.compute(merge(empty, full))['odsF'] < metric.compute(full)['odsF'] - 5
-  assert (metric.empty()['counts'] == 0).all() and (metric.empty()['best'] == 0).all()
+  assert (metric.empty()['counts'] == 0).all()
+  assert (metric.empty()['best'] == 0).all()
 
 
 def test_a_perfect_line_scores_100_and_what_lies_in_the_frame_fades():
@@ -326,14 +346,17 @@ def test_a_perfect_line_scores_100_and_what_lies_in_the_frame_fades():
   truth[10:50, 30] = True
   sharp = (255 * truth).astype(np.uint8)
   table = pascal.counts(sharp, truth, tolerance=0.01)  # 1 pixel
-  assert (table[:100] == 40).all() and table[100, 3] != 0  # 1 > 0.999
+  assert (table[:100] == 40).all()
+  assert table[100, 3] != 0  # 1 > 0.999
   assert pascal.Pascal(TASK).compute({'counts': table, 'best': pascal.best(table)}) == {'odsF': 100, 'oisF': 100}
   for shift, matched in ((1, 40), (2, 0)):
     moved = pascal.counts(np.roll(sharp, shift, 1), truth, tolerance=0.0101)
-    assert (moved[:100, 0] == matched).all() and (moved[:100, 3] == 40).all()
+    assert (moved[:100, 0] == matched).all()
+    assert (moved[:100, 3] == 40).all()
   frame = np.roll(sharp, -28, 1)  # at column 2: 0.4 is left
   predicted = pascal.counts(frame, truth)[:, 3]
-  assert (predicted[:40] == 40).all() and not predicted[40:].any()
+  assert (predicted[:40] == 40).all()
+  assert not predicted[40:].any()
 
 
 @pytest.mark.parametrize('seed', range(2))
@@ -347,7 +370,8 @@ def test_counts_equal_a_fresh_matching_of_each_threshold(seed):
     away = ((np.argwhere(mask)[:, None] - places) ** 2).sum(-1)
     near = csr_matrix(away <= 0.02**2 * (60**2 + 75**2))
     largest = (maximum_bipartite_matching(near) >= 0).sum() if mask.any() else 0
-    assert row[3] == mask.sum() and row[1] == truth.sum()
+    assert row[3] == mask.sum()
+    assert row[1] == truth.sum()
     assert largest - 1 <= row[0] <= largest
 
 
@@ -366,7 +390,8 @@ def test_the_best_of_an_image_is_its_first_to_six_decimals():
   table[:, 1] = 3_000_000
   for place, matched, predicted in ((10, 1_000_000, 1_000_001), (20, 1_000_000, 1_000_000), (30, 5, 5)):
     table[place] = matched, 3_000_000, matched, predicted
-  assert pascal.curve(table)['f'].argmax() == 20 and (pascal.best(table) == table[10]).all()
+  assert pascal.curve(table)['f'].argmax() == 20
+  assert (pascal.best(table) == table[10]).all()
 
 
 def test_the_threshold_of_the_set_is_one_of_the_list():

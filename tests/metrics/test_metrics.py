@@ -151,7 +151,8 @@ def test_what_is_true_of_every_metric(task, options):
 
   holes = ~task.valid(label)
   other = np.where(holes[..., None] if prediction.ndim == 3 else holes, draw(task, 9, label.shape[:2])[0], prediction)
-  assert (other != prediction).any() and metric.compute(metric.image(other, label)) == metric.compute(states[0])
+  assert (other != prediction).any()
+  assert metric.compute(metric.image(other, label)) == metric.compute(states[0])
 
 
 def test_miou_by_hand_and_an_absent_class_by_protocol():
@@ -164,7 +165,9 @@ def test_miou_by_hand_and_an_absent_class_by_protocol():
   assert pascal['pixelAcc'] == mtpsl['pixelAcc'] == pytest.approx(100 * 5 / 7)
   metric = SEMSEG.scorer()
   by_class = metric.per_class(metric.image(prediction, label))
-  assert by_class['sky'] == 50 and by_class['tree'] == pytest.approx(60) and np.isnan(by_class['road'])
+  assert by_class['sky'] == 50
+  assert by_class['tree'] == pytest.approx(60)
+  assert np.isnan(by_class['road'])
 
 
 def test_saliencys_headline_follows_the_protocol():
@@ -178,9 +181,9 @@ def test_saliencys_headline_follows_the_protocol():
 
 def test_depth_predictions_are_positive_before_every_error():
   scores = score(DEPTH, [(np.full((1, 1), -3, np.float32), np.full((1, 1, 1), 2, np.float32))])
-  assert (
-    scores['absErr'] == pytest.approx(2) and scores['RMSE'] == pytest.approx(2) and scores['relErr'] == pytest.approx(1)
-  )
+  assert scores['absErr'] == pytest.approx(2)
+  assert scores['RMSE'] == pytest.approx(2)
+  assert scores['relErr'] == pytest.approx(1)
 
 
 def test_miou_is_of_the_set_not_a_mean_over_images():
@@ -268,6 +271,7 @@ def test_depth_of_twice_the_truth():
   wide = truth.astype(np.float64)
   assert scores['absErr'] == pytest.approx(wide.mean())
   assert scores['RMSE'] == pytest.approx(np.sqrt((wide**2).mean()))
-  assert scores['relErr'] == pytest.approx(1) and scores['sqRel'] == pytest.approx(wide.mean())
+  assert scores['relErr'] == pytest.approx(1)
+  assert scores['sqRel'] == pytest.approx(wide.mean())
   assert scores['logRMSE'] == pytest.approx(np.log(2))
   assert np.isfinite(score(DEPTH, [(-truth[..., 0], truth)])['logRMSE'])

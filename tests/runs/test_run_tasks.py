@@ -111,7 +111,8 @@ def test_the_order_of_a_run_goes_before_that_of_the_config(chosen, data):
   config = config_of(data)
   config.data.tasks = chosen
   matched = run_tasks.match(config, RUN, 'W')
-  assert run_tasks.source.data_tasks(matched.data) == RUN and config.data.tasks == chosen
+  assert run_tasks.source.data_tasks(matched.data) == RUN
+  assert config.data.tasks == chosen
 
 
 @pytest.fixture

@@ -36,12 +36,14 @@ def test_a_kind_from_outside_trains_evaluates_predicts_and_reports(tmp_path, sho
   workdir = tmp_path / 'run'
   result = train.run(config, str(workdir))
   assert 0 < result['final']['albedo']['MAE'] < 2
-  assert (workdir / 'panels/0.png').exists() and (workdir / 'panels/0/albedo_final.png').exists()
+  assert (workdir / 'panels/0.png').exists()
+  assert (workdir / 'panels/0/albedo_final.png').exists()
 
   images = str(tmp_path / 'data/val/images/0.png')
   assert predict.run(str(workdir), 'latest', images, str(tmp_path / 'out')) == 0
   saved = np.load(tmp_path / 'out/albedo/0.npy')
-  assert saved.shape == (*SIZE, 3) and saved.dtype == np.float32
+  assert saved.shape == (*SIZE, 3)
+  assert saved.dtype == np.float32
 
   report.write_report([str(workdir)], str(tmp_path / 'report'))
   assert 'albedo' in (tmp_path / 'report/report.md').read_text()

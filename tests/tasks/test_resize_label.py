@@ -40,7 +40,8 @@ def covered(label, size, value):
 @pytest.mark.parametrize('size', SIZES)
 def test_a_circle_stays_in_one_piece_one_pixel_thin_and_in_place(size):
   mask = BOUNDARY.resize_label(circle(), size)[..., 0] == 1
-  assert pieces(mask) == 1 and ndimage.label(~mask)[1] == 2  # closed: it has an inside and an outside
+  assert pieces(mask) == 1
+  assert ndimage.label(~mask)[1] == 2  # closed: it has an inside and an outside
   y, x = np.argwhere(mask).T + 0.5
   scale = np.array(size) / (480, 640)
   radius = np.hypot(y / scale[0] - 240.5, x / scale[1] - 320.5)
@@ -56,7 +57,8 @@ def test_lines_and_unlabelled_cells_follow_the_rule(seed):
   shape, size = rng.integers(1, 24, 2), tuple(rng.integers(1, 24, 2).tolist())
   label = rng.choice(np.uint8([0, 1, 255]), shape, p=[(0.8, 0.15, 0.05), (0.5, 0.5, 0), (0.9, 0, 0.1)][seed % 3])
   resized = BOUNDARY.resize_label(label[..., None], size)
-  assert resized.shape == (*size, 1) and resized.dtype == np.uint8
+  assert resized.shape == (*size, 1)
+  assert resized.dtype == np.uint8
   if size == tuple(shape):
     return
   resized, touched, unknown = resized[..., 0], covered(label, size, 1), covered(label, size, 255)
@@ -80,7 +82,8 @@ def test_a_straight_line_by_hand():
   np.testing.assert_array_equal(BOUNDARY.resize_label(label, (2, 3))[..., 0], [[255, 0, 0], [1, 1, 1]])
   np.testing.assert_array_equal(BOUNDARY.resize_label(label, (3, 2))[..., 0], [[255, 0], [1, 1], [0, 0]])
   twice = BOUNDARY.resize_label(label, (12, 12))[..., 0] == 1
-  assert (twice.sum(0)[1:-1] == 1).all() and twice[6:8].sum() == twice.sum()
+  assert (twice.sum(0)[1:-1] == 1).all()
+  assert twice[6:8].sum() == twice.sum()
 
 
 def test_at_its_own_size_a_label_is_as_it_came():
