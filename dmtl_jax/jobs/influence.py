@@ -13,7 +13,7 @@ import pathlib
 from flax import linen as nn
 import jax.numpy as jnp
 
-from dmtl_jax.basics import sharding
+from dmtl_jax.basics import sharding, stopping
 from dmtl_jax.basics.atomic import write_json
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.basics.progress import say
@@ -29,6 +29,7 @@ from dmtl_jax.runs import run_tasks
 DENOISING, OTHERS, ALL = 'denoising (on initial maps)', 'all others', 'all tasks'
 
 
+@stopping.report_interruption(lambda: 'the file --out, if there was one, is as it was')
 def run(workdir: str, images: int, out: str | None, force: bool = False):
   """The job `--mode=influence`: prints a table of the gains, see `measure`, and writes them to the JSON file `out`.
 

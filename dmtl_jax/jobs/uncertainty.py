@@ -11,6 +11,7 @@ import pathlib
 import jax.numpy as jnp
 import numpy as np
 
+from dmtl_jax.basics import stopping
 from dmtl_jax.basics.atomic import write_json
 from dmtl_jax.basics.progress import Progress, say
 from dmtl_jax.data import source as source_lib
@@ -24,6 +25,7 @@ KEPT = (1.0, 0.8, 0.5, 0.2)
 PIXELS = 2000  # of an image, drawn
 
 
+@stopping.report_interruption(lambda: 'the file --out, if there was one, is as it was')
 def run(workdir: str, samples: int, images: int, out: str | None, force: bool = False):
   """The job `--mode=uncertainty`: prints a table of the errors, see `measure`, and writes them to the JSON file `out`.
 

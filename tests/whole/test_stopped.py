@@ -19,7 +19,7 @@ from dmtl_jax.basics.errors import UserError
 from dmtl_jax.configs import common
 from dmtl_jax.datasets import nyud, raw
 from dmtl_jax.inference.prediction import RawMaps
-from dmtl_jax.jobs import evaluate, export, predict, prepare, report
+from dmtl_jax.jobs import evaluate, export, influence, predict, prepare, report, uncertainty
 from dmtl_jax.runs import workdir
 from tests import evaluation_stub as stub
 from tests import raw_trees, report_runs
@@ -209,3 +209,16 @@ def test_a_vanished_folder_is_reported(tmp_path):
   with pytest.raises(UserError, match='No such file or directory; fix that .*: kept'):
     with stopping.report_interruption(lambda: 'kept'), atomic.atomic_open(tmp_path / 'x/a'):
       shutil.rmtree(tmp_path / 'x')
+
+
+@pytest.mark.parametrize('job', [influence, uncertainty])
+def test_studies_of_a_run(monkeypatch, job):
+  """For instance while the data are prepared, which may take minutes."""
+
+  def stop(*_):
+    os.kill(os.getpid(), signal.SIGTERM)
+
+  monkeypatch.setattr(job, 'load', stop)
+  arguments = {'samples': 2} if job is uncertainty else {}
+  with pytest.raises(UserError, match='stopped by SIGTERM; the file --out, if there was one, is as it was'):
+    job.run('scenes', images=2, out=None, **arguments)
