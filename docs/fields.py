@@ -42,11 +42,11 @@ def load(name: str):
 
 def values(config, known) -> dict:
   """{'train.batch': 8, ...} of the fields that a config has; loss_weights and the like are one field."""
-  found = {}
+  by_path = {}
   for path in known:
     section, _, name = path.rpartition('.')
     place = config[section] if section else config
     if name in place:
       value = place[name]
-      found[path] = value.to_dict() if hasattr(value, 'to_dict') else value
-  return found
+      by_path[path] = value.to_dict() if hasattr(value, 'to_dict') else value
+  return by_path

@@ -1,6 +1,7 @@
 """Traces a scene's rays and shades what they hit."""
 
 import dataclasses
+import math
 
 import cv2
 import numpy as np
@@ -166,7 +167,7 @@ class _Points:
   """Surface points [3,N] with a quick way to find those in a region: balls around tiles of the image."""
 
   def __init__(self, points, normal, shape):
-    rows, columns = (np.minimum(np.arange(-(-n // TILE) * TILE), n - 1).reshape(-1, TILE) for n in shape)
+    rows, columns = (np.minimum(np.arange(math.ceil(n / TILE) * TILE), n - 1).reshape(-1, TILE) for n in shape)
     index = rows[:, None, :, None] * shape[1] + columns[None, :, None, :]
     self.tiles = index.reshape(-1, TILE * TILE)  # indices of the points; at the margin some occur twice
     self.points, self.normal = points, normal

@@ -67,19 +67,19 @@ class Evaluator:
     eval_config: config.eval; its batch is rounded up to a multiple of the devices.
     data_config: config.data, by which images are read and fitted into the network's input.
     seed: config.seed, of the noise.
-    fast: for periodic evaluation: boundaries by a fixed tolerance, and all images at the network's input.
+    quick: for periodic evaluation: boundaries by a fixed tolerance, and all images at the network's input.
     limit: evaluate only the first `limit` images; 0: all.
 
   Attributes:
     batch: images per step, on all devices together.
-    at_image_size: whether images are scored at their own sizes (config.eval.resolution; never if `fast`). They are
+    at_image_size: whether images are scored at their own sizes (config.eval.resolution; never if `quick`). They are
       then predicted as by --mode=predict: every image with the noise of index 0.
 
   Raises:
     UserError: config.eval.single_task lacks a task, or see `check`.
   """
 
-  def __init__(self, model, source, mesh, eval_config, data_config, seed: int, fast: bool = False, limit: int = 0):
+  def __init__(self, model, source, mesh, eval_config, data_config, seed: int, quick: bool = False, limit: int = 0):
     check(eval_config)
     self.model = model
     self.tasks = source.tasks
@@ -88,12 +88,12 @@ class Evaluator:
     self.eval_config = eval_config
     self.data_config = data_config
     self.seed = seed
-    self.at_image_size = eval_config.resolution == 'image' and not fast
+    self.at_image_size = eval_config.resolution == 'image' and not quick
     self.batch = math.ceil(eval_config.batch / mesh.size) * mesh.size
     self.count = min(limit or len(source), len(source))
     protocol, tolerance = eval_config.protocol, eval_config.boundary_tolerance
-    self.metrics = {task.name: task.scorer(protocol, tolerance, fast) for task in self.tasks}
-    self._uses_source_truth = protocol == 'pascal' and not fast
+    self.metrics = {task.name: task.scorer(protocol, tolerance, quick=quick) for task in self.tasks}
+    self._uses_source_truth = protocol == 'pascal' and not quick
     if eval_config.single_task:  # a missing task shows now, not after the work
       single = values_by_task(eval_config.single_task, self.tasks)
       delta_m({task.name: 1.0 for task in self.tasks}, single, self.tasks)

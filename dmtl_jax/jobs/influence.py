@@ -80,7 +80,7 @@ def measure(predictor: Predictor, source, images: int) -> dict[str, dict[str, fl
   if min(count, batch) < 2 or count < batch:
     raise UserError(f'{count} images: {max(batch, 2)} or more are needed, to exchange maps')
   evaluator = Evaluator(
-    model, source, mesh, config.eval, config.data, config.seed, fast=True, limit=count - count % batch
+    model, source, mesh, config.eval, config.data, config.seed, quick=True, limit=count - count % batch
   )
 
   def scores(exchanged) -> dict:

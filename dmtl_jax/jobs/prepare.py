@@ -64,9 +64,9 @@ def _build(builder, data):
   builder.size = tuple(data.size)
   stored.build(builder, raw_folder(data, builder.MARKER))
   for split, expected in builder.IMAGES.items():
-    found = builder.info.splits[split].num_examples
-    if found != expected:
-      logging.warning('%s: %d images in %s, the benchmark has %d', builder.name, found, split, expected)
+    image_count = builder.info.splits[split].num_examples
+    if image_count != expected:
+      logging.warning('%s: %d images in %s, the benchmark has %d', builder.name, image_count, split, expected)
   for what, count in builder.info.metadata.get('invalid', {}).items():
     logging.warning(
       '%s: %s: %d values are out of range or no numbers; README.md tells what they became', builder.name, what, count
@@ -80,7 +80,7 @@ def raw_folder(data, marker: str) -> Path:
     marker: a file or folder that raw data have.
 
   Raises:
-    UserError: no raw data given or found, or a download without a checksum.
+    UserError: no raw data given or image_count, or a download without a checksum.
   """
   folder = Path(data.dir).expanduser()
   sha256 = data.get('raw_sha256', '')

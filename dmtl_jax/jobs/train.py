@@ -79,7 +79,7 @@ def train(training: setup.Training, config, workdir: str, stop: StopSignal) -> b
       config.eval,
       config.data,
       config.seed,
-      fast=True,
+      quick=True,
       limit=config.train.eval_images,
     )
     evaluation = periodic.Periodic(evaluator, config.train, training.steps, log, stop, checkpoints.notes)

@@ -194,8 +194,8 @@ def find(name: str) -> Method:
 def build_model(config, tasks: tuple[Task, ...]) -> Network:
   """The network of config.method for these tasks; raises UserError if it is unknown or its fields do not fit."""
   method = find(config.method)
-  given = dict(config.model) | dict(tasks=tuple(tasks), dtype=jnp.dtype(config.dtype), remat=config.train.remat)
-  given |= method.fixed
-  model = method.network(**{name: given[name] for name in _fields(method.network) if name in given})
+  values = dict(config.model) | dict(tasks=tuple(tasks), dtype=jnp.dtype(config.dtype), remat=config.train.remat)
+  values |= method.fixed
+  model = method.network(**{name: values[name] for name in _fields(method.network) if name in values})
   model.check()
   return model

@@ -136,8 +136,8 @@ def test_an_error_is_one_sentence_and_a_status(tmp_path):
   command = [sys.executable, 'main.py', '--config=configs/folder', f'--workdir={tmp_path}']
   done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
   assert done.returncode == 1
-  told = done.stderr.splitlines()[-1]  # before it some versions of Grain warn of others
-  assert told == 'Error: config.data.path is empty; give the folder of your images with --config.data.path=PATH'
+  last_line = done.stderr.splitlines()[-1]  # before it some versions of Grain warn of others
+  assert last_line == 'Error: config.data.path is empty; give the folder of your images with --config.data.path=PATH'
 
 
 RUN = ['--config=configs/scenes.py', '--workdir=runs/none']
@@ -184,8 +184,8 @@ RUN = ['--config=configs/scenes.py', '--workdir=runs/none']
     ([*RUN, '--config.train.batch=0'], "train.batch must be a whole number from 1 to 65536, not '0'"),
     ([*RUN, '--config.train.batch=2.5'], "train.batch must be a whole number .*, not '2.5'"),
     ([*RUN, '--config.optim.lr=fast'], "optim.lr must be a number from 1e-12 to 1e.06, not 'fast'"),
-    *(([*RUN, f'--config.loss_weights.depth={wrong}'], f"loss_weights.depth must be a number from 0 to 1e.06, not '{told}'")
-      for wrong, told in (('-1', '-1.0'), ('inf', 'inf'), ('nan', 'nan'))),
+    *(([*RUN, f'--config.loss_weights.depth={wrong}'], f"loss_weights.depth must be a number from 0 to 1e.06, not '{value}'")
+      for wrong, value in (('-1', '-1.0'), ('inf', 'inf'), ('nan', 'nan'))),
     ([*RUN, '--config.optim.part_lr.film=-1'], "optim.part_lr.film must be a number from 0 to 1e.06, not '-1"),
     ([*RUN, '--config.optim.lr=0'], "optim.lr must be a number from 1e-12 to 1e.06, not '0.0'"),
     ([*RUN, '--config.optim.clip=0'], "optim.clip must be a number from 1e-09 to 1e.12, not '0.0'"),
@@ -214,7 +214,7 @@ RUN = ['--config=configs/scenes.py', '--workdir=runs/none']
       )),
   ],
 )  # fmt: skip
-def test_a_wrong_value_is_told_in_a_sentence(arguments, message, fresh_flags, monkeypatch):
+def test_a_wrong_value_is_refused_in_a_sentence(arguments, message, fresh_flags, monkeypatch):
   monkeypatch.chdir(ROOT)
   monkeypatch.setattr(sys, 'argv', ['main.py', *arguments])
   fresh_flags()
@@ -279,9 +279,9 @@ def test_boundaries_of_folders_are_scored_as_those_of_a_run(fresh_flags, monkeyp
 def test_help_names_the_command_that_is_there_and_a_closed_pipe_is_no_error(monkeypatch, capsys, tmp_path):
   monkeypatch.chdir(tmp_path)
   assert cli.main(['dmtl', '--help']) == 0
-  told = capsys.readouterr().out
-  assert 'dmtl --mode=predict' in told
-  assert 'main.py' not in told
+  output = capsys.readouterr().out
+  assert 'dmtl --mode=predict' in output
+  assert 'main.py' not in output
   read, write = os.pipe()
   os.close(read)
   done = subprocess.run(
@@ -342,7 +342,7 @@ def test_choices_are_what_there_is_to_choose_from():
     ('eval.single_task.dept', 1.0, "config.eval.single_task: 'dept' is none of"),
   ],
 )
-def test_what_cannot_be_trained_is_told_before_data_is_opened(field, wrong, message, monkeypatch):
+def test_what_cannot_be_trained_is_refused_before_data_is_opened(field, wrong, message, monkeypatch):
   monkeypatch.setattr(source, 'open_source', None)
   config = get_config('scenes', 'method=feature')
   config.data.dir, config.train.steps = '/nowhere', 0
@@ -414,7 +414,7 @@ def test_a_config_goes_by_its_name_where_there_is_no_such_file(tmp_path, monkeyp
     ('loss_weight.depth', 'loss_weights.depth'),
   ],
 )
-def test_a_field_that_is_none_is_told_with_the_closest(path, closest):
+def test_a_field_that_is_none_is_refused_with_the_closest(path, closest):
   values = common.base(None).to_dict()
   with pytest.raises(UserError, match=f'--config.{path}: no such field; did you mean --config.{closest}'):
     check.check_flags([('seed', '1'), ('eval.single_task.x', '2'), (path, '3')], values)

@@ -1,6 +1,7 @@
 """The input pipeline: the order of images, hosts, workers, exact resumption, evaluation."""
 
 import dataclasses
+import math
 import os
 import signal
 import subprocess
@@ -197,7 +198,7 @@ def test_batch_must_divide_over_hosts():
 def test_evaluation_takes_each_image_once(count, hosts):
   source = numbered(count)
   parts = [eval_batches(source, h, hosts) for h in range(hosts)]
-  assert {len(part) for part in parts} == {-(-count // 4)}
+  assert {len(part) for part in parts} == {math.ceil(count / 4)}
   order = []
   for batches in zip(*parts):
     for batch in batches:

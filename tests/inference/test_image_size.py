@@ -189,7 +189,7 @@ def test_a_limit_and_the_periodic_evaluation():
     evaluator.eval_config,
     evaluator.data_config,
     seed=0,
-    fast=True,
+    quick=True,
   )
   assert evaluator.at_image_size
   assert not quick.at_image_size

@@ -1,5 +1,7 @@
 """Prediction of any image: the Python API, the command, sampling and tiles."""
 
+import math
+
 import cv2
 import jax
 import jax.numpy as jnp
@@ -299,7 +301,7 @@ def test_tiles_show_each_pixel_at_its_place(predictor, monkeypatch, size, geomet
   Pointwise(predictor, monkeypatch)
   image = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
   raw = predictor._predict_view(image, 1, 1.0)
-  rows, columns = (-(-max(n, least) // 8) for n, least in zip(size, SIZE))
+  rows, columns = (math.ceil(max(n, least) / 8) for n, least in zip(size, SIZE))
   spare = [(SIZE[i] - size[i]) // 2 if geometry == 'pad' and size[i] < SIZE[i] else 0 for i in (0, 1)]
   whole = np.zeros((8 * rows, 8 * columns))
   inside = np.s_[spare[0] : spare[0] + size[0], spare[1] : spare[1] + size[1]]

@@ -48,7 +48,7 @@ def test_only_what_the_condition_hears_matters(predictor):
 def test_the_right_maps_are_those_of_any_evaluation(predictor):
   config, source = predictor.config, rooms(predictor)
   evaluator = Evaluator(
-    build_model(config, source.tasks), source, sharding.make_mesh(), config.eval, config.data, 0, fast=True, limit=4
+    build_model(config, source.tasks), source, sharding.make_mesh(), config.eval, config.data, 0, quick=True, limit=4
   )
   scores = evaluator.run(predictor.variables)[0]
   final, initial = (headline(scores[stage], source.tasks) for stage in ('final', 'initial'))
