@@ -175,7 +175,7 @@ class Task:
     values = to_float32(values)
     return np.where(np.isfinite(values), values, self.unlabelled)
 
-  def file_warnings(self, values: np.ndarray) -> dict[str, int]:
+  def file_warnings(self, values: np.ndarray, **file_fields) -> dict[str, int]:
     """Counts suspicious pixels of a label file, for `--mode=check`; same arguments as `from_file`.
 
     Returns:

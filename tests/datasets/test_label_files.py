@@ -238,6 +238,7 @@ def test_each_field_changes_what_is_read_or_is_refused(tmp_path, kind):
       _, encodings = describe(path, bare(kind) | {field: value})
       assert encodings == {'it': {field: value}}
       assert outcome(encodings['it']) != outcome({}), field
+      assert describe(path, bare(kind))[0][0].file_warnings(values, **encodings['it']) == {}
 
 
 def test_every_kind_is_in_the_table():
