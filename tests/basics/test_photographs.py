@@ -302,7 +302,7 @@ def test_what_is_wrong_is_said_the_same_everywhere(name, tmp_path, monkeypatch, 
 
 
 def test_bytes_after_the_last_pixel_do_no_harm_and_are_remarked(tmp_path, capfd):
-  """Some cameras write them. Damage in the middle that leaves such bytes is not told from it, so the file is named."""
+  """Some cameras write them, and damage in the middle can leave them too: nothing tells the two apart, so files are named."""
   Image.fromarray(smooth(16, 16)).save(tmp_path / 'a.jpg')
   whole = (tmp_path / 'a.jpg').read_bytes()
   (tmp_path / 'b.jpg').write_bytes(whole[:-2] + bytes(40) + whole[-2:])
