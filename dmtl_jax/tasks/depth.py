@@ -56,7 +56,7 @@ class Depth(Task):
       measured &= self._plane(values) != ignore
     return np.where(measured, label, 0)
 
-  def file_warnings(self, values, ignore=None, scale=None):
+  def file_warnings(self, values, ignore=None, scale=None, **_):
     """Counts the largest number of the type, which sensors and converters often store for *no measurement*."""
     if values.dtype.kind not in 'ui':
       return {}

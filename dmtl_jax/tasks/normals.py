@@ -49,7 +49,7 @@ class Normals(Task):
       )
     return np.divide(vectors, length, out=np.zeros_like(vectors), where=is_unit, casting='unsafe')
 
-  def file_warnings(self, values):
+  def file_warnings(self, values, **_):
     """Counts vectors of wrong length, and those away from the camera (hardly any is real) if they are the majority."""
     vectors, length = _decode(values)
     is_unit = _is_unit(length)
