@@ -45,7 +45,7 @@ def write(runs: Sequence[Run], folder: pathlib.Path) -> pathlib.Path:
     atomic.write_atomic(folder / 'report.md', '\n'.join(map(to_markdown, tables)))
     atomic.write_csv(folder / 'report.csv', [*table.csv_rows(tables), *steps.csv_rows(tables)])
     atomic.write_atomic(folder / 'report.html', render_page(tables, folder))
-    if halved:
+    if halved and prospects.half_command(halved, folder):
       rows = label_settings.draw_half(files.read_json(halved.path / 'labels.json'))
       atomic.write_atomic(folder / prospects.HALF_LABELS, json.dumps(rows, indent=0))
   return folder / 'report.html'

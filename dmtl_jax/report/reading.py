@@ -158,8 +158,8 @@ def read_confusion(path: pathlib.Path, tasks: Sequence[Task]) -> dict[str, np.nd
   with _content(path) as content:
     counts = {}
     for task in tasks:
-      if task.classes and task.name in content:
-        matrix = np.array(content[task.name], np.int64)
+      if task.classes and (values := content.get(task.name)) is not None:
+        matrix = np.array(values, np.int64)
         if matrix.shape != (len(task.classes),) * 2 or matrix.min() < 0 or matrix.max() > LARGEST_COUNT:
           raise ValueError(f'{task.name} has no table of {len(task.classes)} x {len(task.classes)} counts')
         counts[task.name] = matrix

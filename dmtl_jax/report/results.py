@@ -177,10 +177,11 @@ def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
 
 def read_run(path: pathlib.Path) -> Run:
   """Reads the folder of one run; raises UserError with the file that is missing or damaged."""
+  config = workdir_lib.to_json(workdir_lib.read_config(path))
   tasks = workdir_lib.read_tasks(path)
   return Run(
     path,
-    config=workdir_lib.to_json(workdir_lib.read_config(path)),
+    config=config,
     tasks=tasks,
     evaluation=reading.read_evaluation(path / 'metrics.json'),
     curves=reading.read_curves(path / 'log.jsonl'),

@@ -12,8 +12,7 @@ MOST_SHOWN = 18  # rows of a confusion matrix, so that it can be read
 OTHERS = 'others'  # column of the classes without a column
 FOUND = 0.01  # share of a class's pixels below which it is hardly ever found
 LIGHT, DARK = np.array([247, 251, 255]), np.array([8, 48, 107])  # colours of 0% and 100%, legible in print
-INK, PAPER = '#0b1526', '#ffffff'  # letters on light and on dark cells
-DARK_FROM = 0.5  # share from which letters are white; contrast is at least 4.5 on both sides
+DARK_FROM = 0.65  # share from which letters are white; either way their contrast is at least 4.5
 
 
 class ClassRow(NamedTuple):
@@ -122,4 +121,4 @@ def heat_color(share: float) -> str:
 
 
 def letter_color(share: float) -> str:
-  return PAPER if share >= DARK_FROM else INK
+  return '#ffffff' if share >= DARK_FROM else '#000000'

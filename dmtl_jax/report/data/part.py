@@ -40,8 +40,8 @@ class DataPart:
   Attributes:
     is_open: whether the section is about one run; otherwise the part is folded, and names its run.
     sentences: for the owner of the data; [] without scores.
-    more: whether more steps and more labels would help.
-    command: how to find out about labels; '' where a run shows it.
+    more_steps, more_labels: whether they would help; '' where it cannot be told.
+    command: how to find out about labels; '' where a run shows it, or there are several.
   """
 
   run: Run
@@ -50,7 +50,8 @@ class DataPart:
   labels: list[LabelRow]
   classes: list[ClassPart]
   poorest: list[poorest.Poorest]
-  more: list[str]
+  more_steps: str
+  more_labels: str
   rule: str
   command: str
 
@@ -77,7 +78,8 @@ def describe(section: Section, sections: Sequence[Section], album: Album, folder
     labels=_label_rows(run),
     classes=[_class_part(run, task) for task in counted],
     poorest=[found for task in run.tasks if (found := poorest.poorest_images(run, task, album))],
-    more=[prospects.more_steps(run), *filter(None, [prospects.more_labels(gains)])] if run.evaluation else [],
+    more_steps=prospects.more_steps(run),
+    more_labels=prospects.more_labels(gains),
     rule=prospects.RULE,
     command='' if gains or not run_to_halve(sections) else prospects.half_command(run, folder),
   )
@@ -125,7 +127,7 @@ def _label_rows(run: Run) -> list[LabelRow]:
   counts = run.label_counts
   rows = []
   for task in run.tasks:
-    shares = [share for row in run.image_rows if (share := poorest.number(row, f'{task.name}/labelled %')) is not None]
+    shares = [share for row in run.image_rows if (share := poorest.number(row, f'{task.name}/labelled %'))]
     rows.append(
       LabelRow(
         task,

@@ -72,13 +72,14 @@ def trend(run: Run, task: Task) -> Trend | None:
 
 
 def more_steps(run: Run) -> str:
-  """A sentence on whether more steps would help."""
+  """A sentence on whether more steps would help; '' for a run without a log of its training."""
   trends = [found for task in run.tasks if (found := trend(run, task))]
+  if not trends and not last_step(run):
+    return ''
   if not trends:
-    count = max((len(steps) for name, (steps, _) in run.curves.items() if name.startswith('eval/final/')), default=0)
     every = max(last_step(run) // 10, 1)
     return (
-      f'More steps: cannot be told, as training took its scores only {count} time{"" if count == 1 else "s"}; '
+      f'More steps: cannot be told, as training took its scores fewer than {FEWEST} times; '
       f'--config.train.eval_every={every} takes them often enough.'
     )
   better = [
