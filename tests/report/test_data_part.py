@@ -88,7 +88,7 @@ def test_letters_are_legible_on_every_cell():
 def test_the_page_has_the_matrix_and_a_table_that_sorts(tmp_path):
   page = make(tmp_path, write(tmp_path / 'p'))[0]
   table = find_class(page, 'classes-table')[0]
-  assert read_table(table)[3] == ['pole', '0.0', '25.0', '0.0', 'sky 60.0']
+  assert read_table(table)[3] == ['pole', '0.0', '25.0', '0.0', 'sky (60.0)']
   assert read_table(table)[5] == ['train', '–', '0.0', '–', '–']
   assert [cell.get('data-value') for cell in list(table.iter('tr'))[3].iter('td')] == ['0.0', '0.25', '0.0', '0.6']
   assert list(table.iter('tr'))[5].find('td').get('data-value') is None

@@ -101,7 +101,7 @@ def run_to_halve(sections: Sequence[Section]) -> Run | None:
 
 
 def _run_to_show(section: Section) -> Run | None:
-  """The first run that was evaluated, of the method that is best at its headline scores; None without any."""
+  """The evaluated run that is best at most tasks, the first of several; None if no run was evaluated."""
   runs = [run for entry in section.entries for run in entry.runs if run.evaluation]
   return max(runs, key=lambda run: _wins(run, section.entries), default=None)
 
