@@ -25,12 +25,10 @@ def describe(run: Run) -> list[str]:
   notes = [_classes(run, task, len(counted) > 1) for task in counted]
   missed = '; '.join(missed for missed, _ in notes if missed)
   found_all = [task for task, (missing, _) in zip(counted, notes) if not missing]
-  is_long = len(scored) > MOST_SCORES
-  sentences = (
-    [f'{scores}.', f'{missed[0].upper()}{missed[1:]}.']
-    if missed and is_long
-    else [f'{"; ".join(filter(None, (scores, missed)))}.']
-  )
+  if missed and len(scored) > MOST_SCORES:
+    sentences = [f'{scores}.', f'{missed[0].upper()}{missed[1:]}.']
+  else:
+    sentences = [f'{"; ".join(filter(None, (scores, missed)))}.']
   sentences += [_weakest(run, task, len(counted) > 1) for task in found_all]
   sentences += [unlabelled for _, unlabelled in notes if unlabelled]
   unscored = [task.name for task in run.tasks if task not in scored]
@@ -48,14 +46,12 @@ def _classes(run: Run, task: Task, is_named: bool) -> tuple[str, str]:
   rows = class_rows(run.confusion[task.name], task.classes)
   never = [row for row in rows if row.found == 0]
   hardly = [row for row in rows if 0 < row.found < FOUND]
-  parts = []
-  if never:
-    parts.append(f'{_names(never)} ({_shares(never)} of pixels) {_are(never)} never found')
+  parts = [f'{_subject(never)} never found'] if never else []
   if hardly:
-    parts.append(f'{_names(hardly)} ({_shares(hardly)}{"" if never else " of pixels"}) hardly ever')
+    parts.append(
+      f'{_names(hardly)} ({_shares(hardly)}) hardly ever' if never else f'{_subject(hardly)} hardly ever found'
+    )
   missed = f'{f"of {task.name}, " if is_named and parts else ""}{", ".join(parts)}'
-  if hardly and not never:
-    missed = missed.replace(') hardly ever', f') {_are(hardly)} hardly ever found')
   unlabelled = [row for row in rows if not row.is_labelled]
   of_task = f' for {task.name}' if is_named else ''
   return missed, f'In no validation label{of_task}: {_names(unlabelled)}.' if unlabelled else ''
@@ -86,5 +82,6 @@ def _percent(share: float) -> str:
   return f'{100 * share:.2g}%' if share >= 0.0001 else 'under 0.01%'
 
 
-def _are(rows: Sequence[ClassRow]) -> str:
-  return 'are' if len(rows) > 1 else 'is'
+def _subject(rows: Sequence[ClassRow]) -> str:
+  """'hair and dress (1.2 to 2% of pixels) are'."""
+  return f'{_names(rows)} ({_shares(rows)} of pixels) {"are" if len(rows) > 1 else "is"}'
