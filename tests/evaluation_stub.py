@@ -90,6 +90,7 @@ def make(count: int, batch: int, size=SIZE, shape=SIZE, limit: int = 0, **scores
 class Evaluated(NamedTuple):
   scores: dict
   rows: list[dict]
+  confusion: dict
 
 
 def run(count: int, batch: int, **options) -> Evaluated:

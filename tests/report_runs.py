@@ -3,11 +3,13 @@
 import csv
 import io
 import json
+import pathlib
 from xml.etree import ElementTree
 
 import numpy as np
 from PIL import Image
 
+from dmtl_jax import report as report_package
 from dmtl_jax.basics import atomic
 from dmtl_jax.configs import common
 from dmtl_jax.jobs import report
@@ -21,6 +23,7 @@ SEMSEG, NORMALS, DEPTH = (
 )
 TASKS = (SEMSEG, NORMALS, DEPTH)
 BY = {'protocol': 'plain', 'weights': 'best', 'resolution': 'input'}
+SCRIPT = (pathlib.Path(report_package.__file__).parent / 'templates/sort.js').read_text(encoding='utf-8').strip()
 STAGES = ('label', 'initial', 'step0', 'step1', 'final', 'change')
 
 
@@ -87,12 +90,12 @@ def make(tmp_path, *runs):
 
 
 def parse_page(page):
-  """The root element, after checking what every page must be: self-contained, without scripts, and well-formed XML."""
+  """The root element, after checking what every page must be: self-contained, with our script only, and well-formed."""
   root = ElementTree.fromstring(page)
   ids = [element.get('id') for element in root.iter() if 'id' in element.attrib]
   assert len(set(ids)) == len(ids)
   for element in root.iter():
-    assert element.tag != 'script'
+    assert element.tag != 'script' or element.text.strip() == SCRIPT
     assert element.tag != 'img' or element.get('alt')
     assert not any(name.startswith('on') for name in element.attrib)
     assert element.get('src', 'data:').startswith('data:')

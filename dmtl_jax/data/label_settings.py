@@ -108,6 +108,20 @@ def draw_random(ids, exists: np.ndarray, seed: int) -> np.ndarray:
   return mask
 
 
+def draw_half(rows: dict[str, list[str]], seed: int = 0) -> dict[str, list[str]]:
+  """Half of the labelled images of a mapping {image: [tasks]}, rounded up, of each combination of tasks."""
+  groups: dict[tuple[str, ...], list[str]] = {}
+  for name, tasks in rows.items():
+    if tasks:
+      groups.setdefault(tuple(tasks), []).append(name)
+  kept = {
+    name
+    for names in groups.values()
+    for name in sorted(names, key=lambda name: _hash(seed, name))[: (len(names) + 1) // 2]
+  }
+  return {name: tasks for name, tasks in rows.items() if name in kept}
+
+
 def save_mapping(path: pathlib.Path, ids, tasks, mask: np.ndarray):
   """Writes {image: [tasks]} as JSON."""
   write_atomic(path, json.dumps(_rows(ids, tasks, mask), indent=0))

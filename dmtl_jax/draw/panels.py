@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from dmtl_jax.draw import legends
-from dmtl_jax.draw.colors import BLUE, hatch, hatch_unlabelled, heat, INK, ORANGE, overlay, PAPER, signed, SOFT
+from dmtl_jax.draw.colors import BLUE, hatch, hatch_unlabelled, heat, INK, ORANGE, PAPER, signed, SOFT
 from dmtl_jax.draw.legends import fit_text, font
 
 TRUTH = 'Ground truth'  # title of the row of labels
@@ -62,8 +62,8 @@ def panel(
   """Draws a grid of tiles: a column per task, a row per stage (the paper's Figures 5, 7 and 9), legends below.
 
   Args:
-    image: uint8 [H, W, 3], shown left of the ground truth's row; the other rows show it overlaid with their first
-      task with classes. Without such a task only the first row shows it.
+    image: uint8 [H, W, 3], shown left of the first row; the other rows show it overlaid with their map of the first
+      task with classes, or of the first task.
     rows: (title, {task name: map for `Task.picture`, of any size, or None}).
     limits: {task name: ends of the colour scale}, see `Task.limits`; default those of the first row.
     uncertain: {task name: (map of uncertainty [H, W], upper end of its colour scale)}; adds a last row.
@@ -78,7 +78,7 @@ def panel(
   width = size[0]
   shared = {t.name: _shared_limits(t, [maps.get(t.name) for _, maps in rows]) for t in tasks}
   limits = shared | (limits or {})
-  columns = [_inputs(_resize(image, size), tasks, rows)]
+  columns = [_inputs(_resize(image, size), tasks, rows, limits)]
   keys = [np.full((1, width, 3), 255, np.uint8)]
   for task in tasks:
     tiles = [_tile(task, maps.get(task.name), size, limits.get(task.name)) for _, maps in rows]
@@ -247,18 +247,17 @@ def _resize(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
   return cv2.resize(picture, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
 
 
-def _inputs(image: np.ndarray, tasks: Sequence, rows) -> list[np.ndarray]:
-  """The left column: the image for the ground truth's row, overlaid with the first task with classes for others."""
-  semseg = next((task for task in tasks if task.classes), None)
-  tiles = []
-  for title, maps in rows:
-    values = maps.get(semseg.name) if semseg else None
-    if title == TRUTH or (semseg is None and not tiles):
-      tiles.append(image)
-    elif values is None:
+def _inputs(image: np.ndarray, tasks: Sequence, rows, limits: dict) -> list[np.ndarray]:
+  """The left column: the image itself, then overlaid with each row's map of the first task with classes, or of any."""
+  task = next((task for task in tasks if task.classes), tasks[0])
+  tiles = [image]
+  for _, maps in rows[1:]:
+    values = maps.get(task.name)
+    if values is None:
       tiles.append(np.full_like(image, 255))
     else:
-      tiles.append(overlay(image, _tile(semseg, values, image.shape[1::-1], None)))
+      values = task.resize_prediction(np.asarray(values), image.shape[:2])
+      tiles.append(task.overlay_prediction(image, values, limits.get(task.name)))
   return tiles
 
 

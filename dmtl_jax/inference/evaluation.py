@@ -20,7 +20,7 @@ from dmtl_jax.basics.errors import UserError
 from dmtl_jax.basics.processes import mapper
 from dmtl_jax.basics.progress import Progress
 from dmtl_jax.data import pipeline, transforms
-from dmtl_jax.inference import gallery
+from dmtl_jax.inference import gallery, image_facts
 from dmtl_jax.inference.forward import jit_predict_fn, make_predict_fn
 from dmtl_jax.inference.pieces import cut_image, cut_input, Piece, region_slices, score, Tally
 from dmtl_jax.inference.prediction import Predictor
@@ -51,11 +51,13 @@ class Scores(NamedTuple):
       'per_class' {task: {class: IoU of the final maps}}, 'seconds_per_image' of prediction on all devices together
       and, at the size of images, 'boundary_side' and 'boundary_shrunk': how many images had their boundaries scored
       at that side instead.
-    rows: the scores of each image, in the order of the source.
+    rows: the scores of each image, in the order of the source; unless quick, with `image_facts`.
+    confusion: {task: pixel counts [label, prediction] of the final maps} of tasks with classes.
   """
 
   scores: dict
   rows: list[dict]
+  confusion: dict[str, np.ndarray]
 
 
 class Evaluator:
@@ -89,6 +91,7 @@ class Evaluator:
     self.data_config = data_config
     self.seed = seed
     self.at_image_size = eval_config.resolution == 'image' and not quick
+    self.describes_images = not quick
     self.batch = math.ceil(eval_config.batch / mesh.size) * mesh.size
     self.count = min(limit or len(source), len(source))
     protocol, tolerance = eval_config.protocol, eval_config.boundary_tolerance
@@ -112,24 +115,31 @@ class Evaluator:
     """
     totals: dict = {}
     rows: dict = {}
+    facts: dict = {}
     tally = Tally()
     make_pieces = self._pieces_at_image_size if self.at_image_size else self._pieces_at_input
     workers = self.eval_config.workers  # the boundary protocol is slow
     with Progress('evaluating', self.count, 'img') as progress, mapper(workers, 'config.eval.workers') as map_pieces:
-      pieces = make_pieces(variables, tally, progress, on_image)
+      pieces = make_pieces(variables, tally, facts, progress, on_image)
       for index, scored in itertools.groupby(map_pieces(score, pieces), operator.attrgetter('index')):
         states: dict = {}
         for piece in scored:
           _add(states, {(piece.stage, piece.task): piece.state})
         _add(totals, states)
-        rows[index] = {'id': self.source.ids[index]} | _row(states, self.metrics)
+        mistakes = image_facts.mistakes(states, self.tasks, self.metrics) if self.describes_images else {}
+        row = _row(states, self.metrics) | facts.pop(index, {}) | mistakes
+        rows[index] = {'id': self.source.ids[index]} | row
         progress.update(min(jax.process_count(), self.count - progress.done))
     gathered = sharding.gather((totals, rows, tally))
     totals = {}
     for host_totals, _, _ in gathered:
       _add(totals, host_totals)
     rows = dict(sorted(item for _, host_rows, _ in gathered for item in host_rows.items()))
-    return Scores(self._compute(totals, [host_tally for _, _, host_tally in gathered]), list(rows.values()))
+    scores = self._compute(totals, [host_tally for _, _, host_tally in gathered])
+    confusion = {t.name: self.metrics[t.name].confusion(totals['final', t.name]) for t in self.tasks if t.classes}
+    return Scores(
+      scores, list(rows.values()), {name: counts for name, counts in confusion.items() if counts is not None}
+    )
 
   def _compute(self, totals: dict, tallies: Sequence[Tally]) -> dict:
     """`Scores.scores` of the whole set, from {(stage, task): state} and the tally of each host."""
@@ -145,8 +155,10 @@ class Evaluator:
       scores['boundary_shrunk'] = sum(tally.shrunk for tally in tallies)
     return scores
 
-  def _pieces_at_input(self, variables, tally: Tally, progress: Progress, on_image: Callable | None) -> Iterator[Piece]:
-    """The pieces of this host's images at the network's input, predicted batch by batch."""
+  def _pieces_at_input(
+    self, variables, tally: Tally, facts: dict, progress: Progress, on_image: Callable | None
+  ) -> Iterator[Piece]:
+    """The pieces of this host's images at the network's input, predicted batch by batch; fills {image: `facts`}."""
     for batch in self._batches():
       if not self._is_compiled:  # so that compiling does not count in any time
         with progress.paused():
@@ -158,15 +170,17 @@ class Evaluator:
       for i in np.flatnonzero(batch['valid'] & (batch['index'] < self.count)).tolist():
         index = int(batch['index'][i])
         truths = self.source.truth(index) if self._uses_source_truth else {}
+        if self.describes_images:
+          facts[index] = self._describe(batch, i)
         yield from cut_input(predictions, batch, i, truths, self.tasks, self.metrics)
         if on_image:
           maps = {name: m[i] for name, m in predictions['final'].items()}
           on_image(self.source.ids[index], maps, batch['region'][i], batch['size'][i])
 
   def _pieces_at_image_size(
-    self, variables, tally: Tally, progress: Progress, on_image: Callable | None
+    self, variables, tally: Tally, facts: dict, progress: Progress, on_image: Callable | None
   ) -> Iterator[Piece]:
-    """The pieces of this host's images at their own sizes, predicted one by one, on one of its devices."""
+    """As `_pieces_at_input`, at the images' own sizes: predicted one by one, on one of this host's devices."""
     variables = _on_one_device(variables)
     side = self.eval_config.boundary_side
     if self._predictor is None:  # kept, so that it compiles once
@@ -182,10 +196,17 @@ class Evaluator:
         self._is_compiled = True
       with tally.timed():
         raw = predictor.raw(image)
+      facts[example['index']] = image_facts.describe(image, example['labels'], self.tasks, image.shape[:2])
       yield from cut_image(raw, example, self.metrics, side, tally)
       if on_image:
         size = image.shape[:2]
         on_image(self.source.ids[example['index']], raw.predictions('final', size), (0, 0, *size), size)
+
+  def _describe(self, batch: dict, i: int) -> dict:
+    """`image_facts.describe` of one image of a batch, without its padding."""
+    inside = region_slices(batch['region'][i])
+    labels = {t.name: batch['labels'][t.name][i][inside] for n, t in enumerate(self.tasks) if batch['label_mask'][i, n]}
+    return image_facts.describe(transforms.to_uint8(batch['image'][i][inside]), labels, self.tasks, batch['size'][i])
 
   def stages(self, variables, index: int) -> gallery.Example:
     """One image with its labels and every stage of its maps, without padding; runs only on this host."""

@@ -1,14 +1,15 @@
 """The pictures and predictions that evaluation writes: W/panels and W/predictions.
 
 W/panels/ID.png shows one image with all tasks and stages. W/panels/ID/ holds the same, one file per map, for
-figures (report.py); W/panels/index.json lists the images, for which tasks they were chosen, why, and their scores:
+figures (report.py), and small pictures of the poorest images; W/panels/index.json lists the images, for which tasks
+they were chosen, why, and their scores:
 
   {"images": [{"id", "index", "input": "ID/input.jpg", "tasks": {TASK: {
-      "why": ["panel", "best", "worst"],  # one or more of these
+      "why": ["panel", "best", "worst", "poor"],  # one or more of these; poor: one of the `POOREST`
       "scores": {"initial": value, "final": value},  # headline metric of this image
       "limits": [nearest, farthest],  # of the colours of depth
       "files": {"label": "ID/TASK_label.png", "initial", "step0" (decayed), "step1", ..., "final",
-                "change" (see `panels.draw_change`)}}}}]}
+                "change" (see `panels.draw_change`), "strip": "ID/TASK_strip.jpg" (poor, see `draw_strip`)}}}}]}
 """
 
 from collections.abc import Callable, Sequence
@@ -20,12 +21,15 @@ from PIL import Image
 
 from dmtl_jax.basics.atomic import atomic_open, remove, transaction, write_json
 from dmtl_jax.basics.files import is_id, read_json
-from dmtl_jax.draw import panels
+from dmtl_jax.basics.progress import Progress
+from dmtl_jax.draw import colors, panels
 from dmtl_jax.draw.png import save_png
 from dmtl_jax.inference import images as images_lib
 from dmtl_jax.tasks import Task
 
 SIDE = 320  # longest side of a picture in pixels
+STRIP_SIDE = 128  # the same of each of the three pictures in a strip
+POOREST = 20  # images per task, at most half of all
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +58,7 @@ class Example:
 
 
 def choose(rows: Sequence[dict], tasks: Sequence[Task], panels: int) -> dict[int, dict[str, dict]]:
-  """Chooses the images to draw: the first `panels` with all tasks, and for each task its best and its worst.
+  """Chooses the images to draw: the first `panels` with all tasks, and for each task its best and its poorest.
 
   Args:
     rows: {'TASK/METRIC STAGE': value} of every image, in order.
@@ -77,6 +81,8 @@ def choose(rows: Sequence[dict], tasks: Sequence[Task], panels: int) -> dict[int
     if order:
       add(order[0], task, 'best')
       add(order[-1], task, 'worst')
+      for index in order[-max(min(POOREST, len(order) // 2), 1) :]:
+        add(index, task, 'poor')
   return {index: chosen[index] for index in sorted(chosen)}
 
 
@@ -95,8 +101,11 @@ def save_panels(folder: pathlib.Path, tasks: Sequence[Task], chosen: dict, examp
   Args:
     chosen: as `choose` returns it.
   """
-  with transaction():
-    entries = [_save_pictures(folder, tasks, index, reasons, example(index)) for index, reasons in chosen.items()]
+  entries = []
+  with transaction(), Progress('drawing', len(chosen), 'img') as progress:
+    for index, reasons in chosen.items():
+      entries.append(_save_pictures(folder, tasks, index, reasons, example(index)))
+      progress.update()
     write_json(folder / 'index.json', {'images': entries})
     for path in _find_earlier(folder) - {folder / file for entry in entries for file in _files_of(entry)}:
       remove(path)
@@ -112,16 +121,36 @@ def _save_pictures(folder: pathlib.Path, tasks: Sequence[Task], index: int, chos
       maps = example.maps(task)
       files = {}
       limits = task.limits(maps.get('label', maps['final']))  # one colour scale for all stages
-      pictures = {stage: task.picture(values, limits) for stage, values in maps.items()}
-      if 'label' in maps and 'initial' in maps:
+      why = set(chosen[task.name]['why'])
+      pictures = {stage: task.picture(values, limits) for stage, values in maps.items()} if why - {'poor'} else {}
+      if pictures and 'label' in maps and 'initial' in maps:
         pictures['change'] = panels.draw_change(task, maps['initial'], maps['final'], maps['label'], limits)
       for stage, picture in pictures.items():
         files[stage] = f'{example.id}/{task.name}_{stage}.png'
         save_png(folder / files[stage], images_lib.shrink(picture, SIDE))
+      if 'poor' in why:
+        files['strip'] = f'{example.id}/{task.name}_strip.jpg'
+        strip = draw_strip(example, task, limits)
+        with atomic_open(folder / files['strip'], 'wb') as file:
+          Image.fromarray(strip).save(file, format='JPEG', quality=85)
       entry['tasks'][task.name] = chosen[task.name] | ({'limits': limits} if limits else {}) | {'files': files}
   if any('panel' in choice['why'] for choice in chosen.values()):
     save_png(folder / f'{example.id}.png', panel(example, tasks, chosen))
   return entry
+
+
+def draw_strip(example: Example, task: Task, limits) -> np.ndarray:
+  """Draws the image, its label over it and its final prediction over it side by side: uint8 [h, w, 3].
+
+  Without a label the middle is hatched.
+  """
+  image = example.image
+  label = example.labels.get(task.name)
+  truth = colors.hatch(*image.shape[:2]) if label is None else task.overlay_label(image, label, limits)
+  pictures = [image, truth, task.overlay_prediction(image, example.stages['final'][task.name], limits)]
+  small = [images_lib.shrink(picture, STRIP_SIDE) for picture in pictures]
+  gap = np.full((len(small[0]), 4, 3), 255, np.uint8)
+  return np.concatenate([small[0], gap, small[1], gap, small[2]], axis=1)
 
 
 def _files_of(entry: dict) -> list[str]:

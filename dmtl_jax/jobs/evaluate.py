@@ -1,6 +1,7 @@
 """The job `--mode=evaluate`: scores a checkpoint on the whole validation split."""
 
 import functools
+import json
 import math
 import pathlib
 
@@ -35,8 +36,10 @@ def _format(value: float, spec: str) -> str:
 
 
 def run(config, workdir: str, which: str = '', predictions: bool = False, force: bool = False) -> dict:
-  """The job `--mode=evaluate`: restores a checkpoint and writes W/metrics.json, per_image.csv and panels/.
+  """The job `--mode=evaluate`: restores a checkpoint and writes W/metrics.json, the files beside it and panels/.
 
+  Beside it are per_image.csv, the scores of each image with `image_facts`, and confusion.json, {task: pixel counts
+  [label][prediction] of the final maps} of tasks with classes.
   With another number of denoising steps S (config.eval.diffusion_steps) than the run was trained with, it only writes
   W/metrics_S.json. With protocol mtpsl it adds the scores of the last weights as 'last'.
 
@@ -64,7 +67,7 @@ def _evaluate(config, path: pathlib.Path, which: str, predictions: bool) -> dict
   size = size_text(config.eval.resolution, config.data.size)
   say(f'evaluating step {step} ({which}) of {path} on {len(source)} images {size}, protocol {config.eval.protocol}')
   save = functools.partial(gallery.save_predictions, path / 'predictions', source.tasks)
-  scores, rows = evaluator.run(variables, save if predictions else None)
+  scores, rows, confusion = evaluator.run(variables, save if predictions else None)
   result = {
     'protocol': config.eval.protocol,
     'resolution': config.eval.resolution,
@@ -82,6 +85,7 @@ def _evaluate(config, path: pathlib.Path, which: str, predictions: bool) -> dict
       atomic.write_json(path / ('metrics.json' if is_standard else f'metrics_{steps}.json'), result)
       if is_standard:
         atomic.write_csv(path / 'per_image.csv', rows)
+        atomic.write_atomic(path / 'confusion.json', json.dumps({name: c.tolist() for name, c in confusion.items()}))
         chosen = gallery.choose(rows, source.tasks, config.eval.panels)
         gallery.save_panels(path / 'panels', source.tasks, chosen, functools.partial(evaluator.stages, variables))
     say(as_text(scores, source.tasks))
@@ -105,7 +109,7 @@ def _score_last(evaluator: Evaluator, path: pathlib.Path, best: dict) -> dict:
   if step == best['step']:
     return {name: best[name] for name in ('step', 'final', 'initial', 'delta_m') if name in best}
   say(f'evaluating step {step} (the last)')
-  scores, _ = evaluator.run(variables)
+  scores = evaluator.run(variables).scores
   stages = {name: scores[name] for name in ('final', 'initial') if name in scores}
   delta_m = delta_to_single(scores['final'], evaluator.eval_config.single_task, evaluator.tasks)
   return {'step': step, **stages, 'delta_m': delta_m}

@@ -86,7 +86,7 @@ def measure(predictor: Predictor, source, images: int) -> dict[str, dict[str, fl
   def scores(exchanged) -> dict:
     mask = jnp.array([task.name in exchanged for task in tasks])
     with nn.intercept_methods(exchanging):
-      return evaluator.run(predictor.variables | {'exchanged': {'conditioning': {'tasks': mask}}})[0]
+      return evaluator.run(predictor.variables | {'exchanged': {'conditioning': {'tasks': mask}}}).scores
 
   def gain_from(exchanged) -> dict[str, float]:
     return gain(final, headline(scores(exchanged)['final'], tasks), tasks)

@@ -62,6 +62,10 @@ class Metric(abc.ABC):
     """Scores a single image, as `compute` does a set."""
     return self.compute(state)
 
+  def confusion(self, state: State) -> np.ndarray | None:
+    """Pixel counts [label, prediction] of a state; None for metrics that do not count classes."""
+    return None
+
   def empty(self) -> State:
     """State of the empty set: zeros."""
     return self.image(self.task.blank_prediction(), self.task.blank(1, 1))

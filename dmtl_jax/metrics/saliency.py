@@ -53,6 +53,10 @@ class Saliency(Metric):
       'confusion': np.bincount(2 * salient + inside, minlength=4).reshape(2, 2),
     }
 
+  def confusion(self, state):
+    """Counts at probability 0.5, of background and salient pixels."""
+    return state['confusion']
+
   def compute(self, state) -> dict[str, float]:
     confusion = state['confusion']
     if confusion.sum() == 0:

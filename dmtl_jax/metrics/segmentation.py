@@ -39,6 +39,9 @@ class Segmentation(Metric):
         raise ValueError(f"task '{self.task.name}': a {name} contains class {ids.max()}, but there are {count} classes")
     return {'confusion': np.bincount(truth * count + guess, minlength=count**2).reshape(count, count)}
 
+  def confusion(self, state):
+    return state['confusion']
+
   def compute(self, state) -> dict[str, float]:
     return self._scores(state['confusion'], absent=0.0 if self.protocol == 'pascal' else np.nan)
 

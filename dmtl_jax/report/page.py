@@ -1,22 +1,29 @@
-"""The report as one self-contained HTML page: no network, no scripts; light and dark, phone to projector."""
+"""The report as one self-contained HTML page: no network; light and dark, phone to projector.
+
+Its only script sorts tables; without it they stay as they are.
+"""
 
 from collections.abc import Sequence
+import pathlib
 
 from dmtl_jax.report import charts, details, last, pictures, scoring, steps, verdict
+from dmtl_jax.report.data import part as data_part
 from dmtl_jax.report.gains import gains_by_entry
 from dmtl_jax.report.render import render
 from dmtl_jax.report.results import Section
 from dmtl_jax.report.table import Table, task_column
 
 
-def render_page(tables: Sequence[Table]) -> str:
-  """The page of all sections; see templates/page.html."""
+def render_page(tables: Sequence[Table], folder: pathlib.Path) -> str:
+  """The page of all sections, to be written into a folder; see templates/page.html."""
   album = pictures.Album()
-  parts = [_part(table, album, len(tables) - i) for i, table in enumerate(tables)]
+  sections = [table.section for table in tables]
+  data = [data_part.describe(section, sections, album, folder) for section in sections]
+  parts = [_part(table, data[i], album, len(tables) - i) for i, table in enumerate(tables)]
   return render('page.html', names=list(dict.fromkeys(table.section.data for table in tables)), parts=parts)
 
 
-def _part(table: Table, album: pictures.Album, sections_left: int) -> dict:
+def _part(table: Table, data: data_part.DataPart | None, album: pictures.Album, sections_left: int) -> dict:
   """The values that templates/section.html draws; the sections that are left share the album's room."""
   section = table.section
   room = album.left
@@ -28,6 +35,7 @@ def _part(table: Table, album: pictures.Album, sections_left: int) -> dict:
   return dict(
     section=section,
     table=table,
+    data=data,
     verdict=verdict.judge(table),
     scored_under=scoring.describe(section),
     last=last.compare(section),
@@ -43,7 +51,7 @@ def _part(table: Table, album: pictures.Album, sections_left: int) -> dict:
     extremes=extremes,
     curves=_curves(section),
     metric_tables=details.metric_tables(section),
-    class_tables=details.class_tables(section),
+    class_tables={} if data and data.is_open and data.classes else details.class_tables(section),
   )
 
 

@@ -1,7 +1,7 @@
 """Pictures of a report's page: one image and task at a time, the methods below each other, stages side by side.
 
 As in the paper's Figures 5, 7 and 9: input and ground truth, then each method's initial, decayed and denoised maps.
-Images and tasks are chosen by radio buttons and CSS, so that the page needs no script.
+Images and tasks are chosen by radio buttons and CSS, which need no script.
 """
 
 import base64
@@ -179,7 +179,7 @@ def _shot(section: Section, task: Task, images: dict[str, DrawnImage], album: Al
 
 def _stages(drawn: Sequence[dict]) -> list[str]:
   """The stages that some method has, a column each, in the order of the computation."""
-  stages = {stage for files in drawn for stage in files} - {'label'}
+  stages = {stage for files in drawn for stage in files} - {'label', 'strip'}
   order = {'initial': (-1,), 'final': (math.inf, 0), 'change': (math.inf, 1)}
   return sorted(stages, key=lambda stage: order.get(stage) or (int(stage.removeprefix('step')),))
 

@@ -3,20 +3,27 @@
 A file that is damaged, or that another program wrote, raises a UserError that names it.
 """
 
-from collections.abc import Iterator
+import collections
+from collections.abc import Iterator, Sequence
 import contextlib
+import csv
 import dataclasses
+import io
 import json
 import pathlib
 import re
 from typing import Any
 
+import numpy as np
+
 from dmtl_jax.basics import files, progress
 from dmtl_jax.basics.errors import is_plain, UserError
+from dmtl_jax.tasks import Task
 
 FIX = 'run --mode=evaluate again, or delete it'
 LARGEST = 1e300  # larger numbers overflow in sums
-STAGE = re.compile(r'label|initial|final|change|step\d{1,4}')
+LARGEST_COUNT = 2**46  # 255 x 255 such counts add up in 63 bits
+STAGE = re.compile(r'label|initial|final|change|strip|step\d{1,4}')
 
 Scores = dict[str, dict[str, float | None]]
 Curves = dict[str, tuple[list[int], list[float]]]
@@ -55,7 +62,7 @@ class Drawing:
   """The pictures of one task of one image.
 
   Attributes:
-    why: 'panel', 'best' and 'worst', one or more of them.
+    why: 'panel', 'best', 'worst' and 'poor', one or more of them.
     scores: {stage: headline metric of this image}.
     limits: range of the colours of a depth map.
     files: {stage: picture}.
@@ -74,6 +81,14 @@ class DrawnImage:
   id: str
   input: pathlib.Path
   tasks: dict[str, Drawing]
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelCounts:
+  """How many training images a run had, and {task: how many were labelled for it}."""
+
+  images: int
+  tasks: dict[str, int]
 
 
 def read_evaluation(path: pathlib.Path) -> Evaluation | None:
@@ -129,6 +144,38 @@ def read_images(path: pathlib.Path) -> list[DrawnImage]:
     ]
 
 
+def read_label_counts(path: pathlib.Path) -> LabelCounts | None:
+  """Counts the labels in labels.json, {image: [tasks]}; None if there is no file."""
+  if not path.exists():
+    return None
+  with _content(path, 'training') as content:
+    counts = collections.Counter(_text(name) for names in content.values() for name in names)
+    return LabelCounts(len(content), dict(counts))
+
+
+def read_confusion(path: pathlib.Path, tasks: Sequence[Task]) -> dict[str, np.ndarray]:
+  """Reads confusion.json: {task: pixel counts [label, prediction]}, of the run's tasks with classes."""
+  with _content(path) as content:
+    counts = {}
+    for task in tasks:
+      if task.classes and (values := content.get(task.name)) is not None:
+        matrix = np.array(values, np.int64)
+        if matrix.shape != (len(task.classes),) * 2 or matrix.min() < 0 or matrix.max() > LARGEST_COUNT:
+          raise ValueError(f'{task.name} has no table of {len(task.classes)} x {len(task.classes)} counts')
+        counts[task.name] = matrix
+    return counts
+
+
+def read_image_rows(path: pathlib.Path) -> list[dict[str, str]]:
+  """The rows of per_image.csv by column name, as text; [] if there is no file."""
+  if not path.exists():
+    return []
+  try:
+    return list(csv.DictReader(io.StringIO(files.read_text(path), newline='')))
+  except (OSError, ValueError, csv.Error) as error:
+    raise UserError(f'{path}: not CSV in UTF-8 ({files.reason(error)}); {FIX}') from error
+
+
 def read_curves(path: pathlib.Path) -> Curves:
   """{scalar: (steps, values)} of log.jsonl, in the order of the steps; the last value wins where a step is repeated.
 
@@ -152,7 +199,7 @@ def read_curves(path: pathlib.Path) -> Curves:
 
 
 @contextlib.contextmanager
-def _content(path: pathlib.Path) -> Iterator[dict[str, Any]]:
+def _content(path: pathlib.Path, writer: str = 'evaluation') -> Iterator[dict[str, Any]]:
   """The JSON object in a file, {} if there is none; errors of the block become a UserError with the path."""
   content = files.read_json(path, FIX) if path.exists() else {}
   try:
@@ -160,7 +207,7 @@ def _content(path: pathlib.Path) -> Iterator[dict[str, Any]]:
   except UserError:
     raise
   except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
-    raise UserError(f'{path}: not what evaluation writes ({files.reason(error)}); {FIX}') from error
+    raise UserError(f'{path}: not what {writer} writes ({files.reason(error)}); {FIX}') from error
 
 
 def _number(value) -> float:

@@ -13,6 +13,7 @@ import re
 import statistics
 
 from flax.traverse_util import flatten_dict
+import numpy as np
 
 from dmtl_jax.models import METHODS, Network
 from dmtl_jax.models.base import Method
@@ -23,7 +24,7 @@ from dmtl_jax.tasks import Task
 METHOD_FIELDS = ('method', 'model.', 'optim.part_lr')  # beginnings of fields that define a method
 SPARE_COLORS = ('#b5651d', '#6a5acd', '#2e8b8b', '#c71585', '#808000', '#4682b4', '#cd5c5c', '#708090')
 GREY = '#777777'  # when all colours are taken
-LABELS = {'one': 'one labelled task per image', 'random': 'random labelled tasks', 'full': 'all tasks labelled'}
+LABELS = {'one': 'one labelled task per image', 'random': 'random labelled tasks'}
 # Fields that may differ between two seeds of one experiment, or that change no score.
 IGNORED_FIELDS = (
   *('seed', 'data.label_seed', 'data.dir', 'data.raw', 'train.eval_every', 'train.save_every', 'train.eval_images'),
@@ -41,6 +42,9 @@ class Run:
     images: pictures of the evaluation.
     costs: of cost.json; {} if not measured.
     step_evaluations: {S: evaluation} with other numbers of denoising steps.
+    label_counts: of labels.json; None if there is no such file.
+    confusion: {task: pixel counts [label, prediction]} of the evaluation, for tasks with classes.
+    image_rows: of per_image.csv, see `image_facts`.
   """
 
   path: pathlib.Path
@@ -51,6 +55,9 @@ class Run:
   images: list[reading.DrawnImage]
   costs: dict[str, float]
   step_evaluations: dict[int, reading.Evaluation]
+  label_counts: reading.LabelCounts | None
+  confusion: dict[str, np.ndarray]
+  image_rows: list[dict[str, str]]
 
   def with_steps(self, steps: int) -> 'Run':
     """The run as evaluated with this number of denoising steps, and its costs with it."""
@@ -130,7 +137,21 @@ class Section:
 
   @property
   def title(self) -> str:
+    if self.labels == 'full':
+      return f'{self.data}, {self._existing_labels()}'
     return f'{self.data}, {LABELS.get(self.labels, f"labels of {self.labels}")}'
+
+  def _existing_labels(self) -> str:
+    """'all tasks labelled' where every image is, else 'as labelled: semseg 268, depth 270 of 804 images'."""
+    counts = [run.label_counts for entry in self.entries for run in entry.runs if run.label_counts]
+    if not counts:
+      return 'every label that exists'
+    images = {count.images for count in counts}
+    labelled = {t.name: {count.tasks[t.name] for count in counts if t.name in count.tasks} for t in self.tasks}
+    if all(numbers == images for numbers in labelled.values()) and len(images) == 1:
+      return 'all tasks labelled'
+    tasks = ', '.join(f'{name} {_range(numbers)}' for name, numbers in labelled.items())
+    return f'as labelled: {tasks} of {_range(images)} images'
 
   @property
   def has_seeds(self) -> bool:
@@ -142,6 +163,12 @@ class Section:
     return [entry for entry in self.entries if entry.is_evaluated]
 
 
+def _range(numbers: set[int]) -> str:
+  """'268', or '134 to 268' where runs differ."""
+  low, high = min(numbers, default=0), max(numbers, default=0)
+  return f'{low:,}' if low == high else f'{low:,} to {high:,}'
+
+
 def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
   """Mean over seeds and its standard error, which is NaN for one seed."""
   error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else math.nan
@@ -150,15 +177,20 @@ def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
 
 def read_run(path: pathlib.Path) -> Run:
   """Reads the folder of one run; raises UserError with the file that is missing or damaged."""
+  config = workdir_lib.to_json(workdir_lib.read_config(path))
+  tasks = workdir_lib.read_tasks(path)
   return Run(
     path,
-    config=workdir_lib.to_json(workdir_lib.read_config(path)),
-    tasks=workdir_lib.read_tasks(path),
+    config=config,
+    tasks=tasks,
     evaluation=reading.read_evaluation(path / 'metrics.json'),
     curves=reading.read_curves(path / 'log.jsonl'),
     images=reading.read_images(path / 'panels' / 'index.json'),
     costs=reading.read_costs(path / 'cost.json'),
     step_evaluations=reading.read_step_evaluations(path),
+    label_counts=reading.read_label_counts(path / 'labels.json'),
+    confusion=reading.read_confusion(path / 'confusion.json', tasks),
+    image_rows=reading.read_image_rows(path / 'per_image.csv'),
   )
 
 
@@ -190,9 +222,9 @@ def _entries(runs: Sequence[Run]) -> list[Entry]:
   """Groups runs whose configs differ only in their seeds, and names the groups by what differs between them."""
   by_fields = {}
   for run in runs:
-    by_fields.setdefault(json.dumps(_fields(run), sort_keys=True), []).append(run)
+    by_fields.setdefault(json.dumps(compared_fields(run), sort_keys=True), []).append(run)
   groups = sorted(by_fields.values(), key=lambda group: method_of(group[0].config).row)
-  configs = [_fields(group[0]) for group in groups]
+  configs = [compared_fields(group[0]) for group in groups]
   names = [_name(config, [c for c in configs if c['method'] == config['method']]) for config in configs]
   entries = []
   for name, group in zip(names, groups):
@@ -208,7 +240,7 @@ def free_color(wanted: str, taken: Sequence[str]) -> str:
   return next((color for color in (wanted, *SPARE_COLORS) if color and color not in taken), GREY)
 
 
-def _fields(run: Run) -> dict:
+def compared_fields(run: Run) -> dict:
   """{field: value} of a run's config and of how it was scored, without the ignored fields."""
   fields = flatten_dict(run.config, sep='.').items()
   compared = {k: v for k, v in fields if k not in IGNORED_FIELDS and 'single_task' not in k}
@@ -228,7 +260,7 @@ def group_by_steps(entries: Sequence[Entry]) -> list[tuple[str, list[Entry]]]:
   """Groups entries that differ only in their number of denoising steps: (name without it, entries)."""
   groups = {}
   for entry in entries:
-    fields = _fields(entry.runs[0])
+    fields = compared_fields(entry.runs[0])
     steps = fields.pop('model.diffusion_steps')
     name = re.sub(rf', diffusion_steps={steps}(?=,|$)', '', entry.name, count=1)
     groups.setdefault((name, json.dumps(fields, sort_keys=True)), []).append(entry)
@@ -240,7 +272,7 @@ def describe_differences(section: Section) -> str:
 
   For how they were scored see `scoring.describe`.
   """
-  fields = {entry.name: _fields(entry.runs[0]) for entry in section.entries}
+  fields = {entry.name: compared_fields(entry.runs[0]) for entry in section.entries}
   parts = []
   for field in sorted({k for config in fields.values() for k in config}):
     by_value = {}

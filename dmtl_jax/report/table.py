@@ -219,8 +219,8 @@ def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
   return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
 
 
-def markdown(table: Table) -> str:
-  """A heading, the table with the best of each column in bold, and notes."""
+def markdown(table: Table, lead: str = '') -> str:
+  """A heading, a paragraph if there is one, the table with the best of each column in bold, and notes."""
   section = table.section
   heads = ['method', *(column.heading for column in table.columns)]
   lines = []
@@ -232,7 +232,8 @@ def markdown(table: Table) -> str:
     lines = [[*line, str(len(row.entry.runs))] for line, row in zip(lines, table.rows)]
     notes.insert(0, 'Mean ± standard deviation over runs that differ only in their seeds.')
   notes += filter(None, (scoring.describe(section), describe_differences(section), scoring.warn(section)))
-  return f'## {section.title}\n\n{markdown_table(heads, lines)}\n' + (f'\n{" ".join(notes)}\n' if notes else '')
+  heading = f'## {section.title}\n\n' + (f'{lead}\n\n' if lead else '')
+  return f'{heading}{markdown_table(heads, lines)}\n' + (f'\n{" ".join(notes)}\n' if notes else '')
 
 
 def csv_rows(tables: Sequence[Table]) -> list[dict]:

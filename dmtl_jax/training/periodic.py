@@ -47,7 +47,7 @@ class Periodic:
     variables = sharding.replicate(state.variables, self._evaluator.mesh)
     try:
       with self._stop.interruptible():
-        scores, _ = self._evaluator.run(variables)
+        scores = self._evaluator.run(variables).scores
         shown = self._log.writes and (step % self._pictured == 0 or step >= self._last)
         pictures = list(self._evaluator.panels(variables)) if shown else []
     except Stopped:

@@ -250,13 +250,16 @@ def test_change_of_numbers_is_as_strong_as_it_is_large(task, wrong, right):
     np.testing.assert_allclose(drawn, np.broadcast_to(want, drawn.shape), atol=1)
 
 
-def test_without_a_ground_truth_the_first_row_has_its_overlay():
+@pytest.mark.parametrize('first', ['Ground truth', 'Initial'])
+def test_the_first_column_is_the_photograph_and_then_overlays(first):
   image = np.full((160, 160, 3), 90, np.uint8)
-  rows = [(title, {'semseg': np.zeros((160, 160), np.uint8)}) for title in ('Ground truth', 'Initial')]
-  both = panels.panel(image, (SEMSEG,), rows)
-  assert (tile(both, 0, 0) == image).all()
-  assert (tile(both, 1, 0) != image).all()
-  np.testing.assert_array_equal(tile(panels.panel(image, (SEMSEG,), rows[1:]), 0, 0), tile(both, 1, 0))
+  maps = {'depth': np.full((160, 160), 2, np.float32), 'semseg': np.zeros((160, 160), np.uint8)}
+  sheet = panels.panel(image, (DEPTH, SEMSEG), [(first, maps), ('Denoised', maps)])
+  assert (tile(sheet, 0, 0) == image).all()
+  np.testing.assert_array_equal(tile(sheet, 1, 0), SEMSEG.overlay_prediction(image, maps['semseg']))
+  limits = {'depth': (1, 3)}
+  no_classes = panels.panel(image, (DEPTH,), [(first, maps), ('Denoised', maps)], limits)
+  np.testing.assert_array_equal(tile(no_classes, 1, 0), DEPTH.overlay_prediction(image, maps['depth'], (1, 3)))
 
 
 def test_depth_rows_share_the_scale_of_the_ground_truth():

@@ -57,7 +57,7 @@ def five():
 
 
 def test_an_odd_last_batch_counts_each_image_once(five):
-  scores, rows = five
+  scores, rows, _ = five
   assert_scores(scores['final'], expected(5))
   assert [row['id'] for row in rows] == [f'room{i}' for i in range(5)]
   assert scores['seconds_per_image'] > 0
@@ -89,7 +89,8 @@ def test_a_row_is_the_score_of_its_own_image(five):
   assert rows[0]['normals/mErr final'] == pytest.approx(first['normals']['mErr'], rel=1e-4)
   assert rows[0]['boundary/odsF final'] == pytest.approx(first['boundary']['odsF'], rel=1e-3)
   assert not any(name.startswith('boundary') for name in rows[2])
-  assert not any(name.startswith('depth') for name in rows[3])
+  assert [name for name in rows[3] if name.startswith('depth')] == ['depth/labelled %']
+  assert rows[3]['depth/labelled %'] == 0
 
 
 def test_a_class_that_an_image_does_not_show_does_not_lower_its_row():
@@ -105,7 +106,7 @@ def test_pascals_boundaries_are_scored_against_the_benchmarks_own_truth(monkeypa
   truths = [np.zeros(stub.SIZE, bool), None, np.zeros(stub.SIZE, bool)]
   truths[0][:, 10], truths[2][12] = True, True
   monkeypatch.setattr(stub.Rooms, 'truth', lambda self, index: {'boundary': truths[index]}, raising=False)
-  scores, rows = stub.run(3, 2, size=(40, 48), geometry='pad', protocol='pascal')
+  scores, rows, _ = stub.run(3, 2, size=(40, 48), geometry='pad', protocol='pascal')
   table, probabilities = 0, {}
   for index in (0, 2):
     image = stub.Rooms(3)[index]['image']
@@ -113,8 +114,8 @@ def test_pascals_boundaries_are_scored_against_the_benchmarks_own_truth(monkeypa
     probabilities[index] = 1 / (1 + np.exp(-x))
     table = table + pascal.counts(pascal.quantize(probabilities[index]), truths[index], 0.0075)
   assert scores['final']['boundary']['odsF'] == pytest.approx(100 * pascal.curve(table)['f'].max(), abs=1e-9)
-  assert any('boundary' in name for name in rows[0])
-  assert not any('boundary' in name for name in rows[1])
+  assert 'boundary/odsF final' in rows[0]
+  assert 'boundary/odsF final' not in rows[1]
   state = BOUNDARY.scorer().image(probabilities[0], stub.Rooms(3)[0]['labels']['boundary'])  # image 2 has no label
   assert scores['final']['boundary']['odsF_plain'] == pytest.approx(BOUNDARY.scorer().compute(state)['odsF'], rel=1e-3)
 
@@ -137,7 +138,7 @@ class Host(NamedTuple):
 
 
 def assert_same(got, wanted: stub.Evaluated):
-  scores, rows = got
+  scores, rows, *_ = got
   for stage in ('initial', 'final'):
     assert_scores(scores[stage], wanted.scores[stage])
   assert [row['id'] for row in rows] == [row['id'] for row in wanted.rows]
@@ -165,7 +166,9 @@ def test_two_hosts_of_two_devices_get_what_one_gets(five, tmp_path):
       assert value['count'].dtype == np.int64
       assert (value['count'], value['sum']) == (2**40 + 1, 1 / 3)
   assert hosts[0].result[0]['final'] == hosts[1].result[0]['final']
-  assert hosts[0].at_image_size == hosts[1].at_image_size
+  assert hosts[0].at_image_size[:2] == hosts[1].at_image_size[:2]
+  for confusion in (hosts[0].at_image_size[2], hosts[1].at_image_size[2]):
+    np.testing.assert_array_equal(confusion['semseg'], here.confusion['semseg'])
 
 
 def test_the_table_shows_initial_and_final_and_what_is_undefined():
@@ -191,10 +194,10 @@ def test_the_first_the_best_and_the_worst_images_are_chosen():
   chosen = gallery.choose(rows, (SEMSEG, DEPTH), panels=1)
   why = {index: {name: task['why'] for name, task in tasks.items()} for index, tasks in chosen.items()}
   assert why == {
-    0: {'semseg': ['panel'], 'depth': ['panel', 'worst']},
+    0: {'semseg': ['panel'], 'depth': ['panel', 'worst', 'poor']},
     1: {'semseg': ['best']},
     2: {'depth': ['best']},
-    3: {'semseg': ['worst']},
+    3: {'semseg': ['worst', 'poor'], 'depth': ['poor']},  # the poorer half: of 3 images 1, of 4 images 2
   }
   assert chosen[1]['semseg']['scores'] == {'initial': 1.0, 'final': 70}
   assert chosen[2]['depth']['scores'] == {'final': 0.5}
@@ -204,7 +207,7 @@ def test_the_first_the_best_and_the_worst_images_are_chosen():
 
 def test_evaluation_leaves_pictures_of_each_map_and_an_index(tmp_path):
   evaluator, variables = stub.make(3, 2, size=(40, 64), shape=(30, 48))  # scaled up to 40x64: no padding
-  _, rows = evaluator.run(variables)
+  rows = evaluator.run(variables).rows
   example = lambda index: evaluator.stages(variables, index)
   gallery.save_panels(tmp_path, stub.TASKS, gallery.choose(rows, stub.TASKS, 2), example)
   images = json.loads((tmp_path / 'index.json').read_text())['images']
@@ -212,9 +215,12 @@ def test_evaluation_leaves_pictures_of_each_map_and_an_index(tmp_path):
   for entry in images:
     assert Image.open(tmp_path / entry['input']).size == (64, 40)
     for _name, task in entry['tasks'].items():
-      assert set(task['files']) == {'label', 'initial', 'final', 'change'}
+      assert set(task['files']) - {'strip'} == {'label', 'initial', 'final', 'change'}
+      assert ('strip' in task['files']) == ('poor' in task['why'])
       assert set(task['scores']) == {'initial', 'final'}
-      assert all(Image.open(tmp_path / file).size == (64, 40) for file in task['files'].values())
+      sizes = {stage: Image.open(tmp_path / file).size for stage, file in task['files'].items()}
+      assert sizes.pop('strip', (3 * 64 + 8, 40)) == (3 * 64 + 8, 40)
+      assert set(sizes.values()) == {(64, 40)}
   assert {'room0.png', 'room1.png', 'index.json'} <= {path.name for path in tmp_path.iterdir()}
   colors = np.asarray(Image.open(tmp_path / 'room0/semseg_label.png')).reshape(-1, 3)
   assert len(np.unique(colors, axis=0)) == 3

@@ -168,8 +168,8 @@ def test_at_the_networks_own_size_both_resolutions_score_alike():
     evaluator, variables = stub.make(4, 2, resolution=resolution)
     return evaluator.run(variables)
 
-  at_input, _ = run('input')
-  at_image, rows = run('image')
+  at_input = run('input').scores
+  at_image, rows, _ = run('image')
   for stage in ('initial', 'final'):
     for task, scores in at_input[stage].items():
       assert at_image[stage][task] == pytest.approx(scores, rel=1e-4, nan_ok=True), task
@@ -207,7 +207,7 @@ def test_a_photograph_is_scored_in_pieces_that_processes_can_take(monkeypatch):
 
   monkeypatch.setattr(evaluation, 'mapper', lambda workers, field: contextlib.nullcontext(send))
   evaluator, variables = stub.make(1, 1, shape=(900, 1200), resolution='image', boundary_side=64)
-  scores, _ = evaluator.run(variables)
+  scores = evaluator.run(variables).scores
   assert len(sent) == 2 * (4 * 5 + 1)  # stages; bands of at most 2**18 pixels of four tasks, and the boundary
   assert max(sent) < 2**18 * 2 * 12 + 5000  # three float32 of a prediction, and of its label
   assert scores['boundary_shrunk'] == 1

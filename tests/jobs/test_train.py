@@ -82,7 +82,10 @@ def test_a_run_leaves_what_the_readme_says(trained):
   assert set(result['final']) == set(result['initial']) == set(TASKS)
   assert len((workdir / 'per_image.csv').read_text().splitlines()) == 4
   page = (workdir / 'report.html').read_text()
-  assert 'Denoising ' in page.split('</p>')[0]
+  assert f'semseg {result["final"]["semseg"]["mIoU"]:.2f} mIoU' in page.split('</p>')[0]
+  assert 'Denoising ' in page
+  confusion = np.array(json.loads((workdir / 'confusion.json').read_text())['semseg'])
+  assert 100 * np.trace(confusion) / confusion.sum() == pytest.approx(result['final']['semseg']['pixelAcc'])
   assert 'val00' in page
   panel = cv2.imread(str(workdir / 'panels' / 'val00.png'))
   assert panel.shape[1] > (1 + len(TASKS)) * 160  # the image and a map of each task

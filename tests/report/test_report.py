@@ -235,7 +235,7 @@ def test_one_bare_run_is_a_report(tmp_path):
   page, text, _ = make(tmp_path, write_run(tmp_path / 'p'))
   assert '50.00' in text
   assert '**' not in text
-  assert [words(heading) for heading in page.iter('h3')] == ['Scores and costs', 'More']
+  assert [words(heading) for heading in page.iter('h3')] == ['The method', 'Scores and costs', 'More']
 
 
 @pytest.mark.parametrize(
