@@ -86,7 +86,13 @@ def labelme() -> dict:
   text = base64.b64encode(png(mask)).decode()
   shapes.append({'label': 'car', 'points': [[4, 9], [9, 12]], 'shape_type': 'mask', 'mask': text})
   shapes.append({'label': 'road', 'points': [[0, 0], [3, 3]], 'shape_type': 'rectangle'})
-  return {'version': '5.5.0', 'shapes': shapes, 'imagePath': '..\\pictures\\a.jpg', 'imageWidth': WIDTH, 'imageHeight': HEIGHT}
+  return {
+    'version': '5.5.0',
+    'shapes': shapes,
+    'imagePath': '..\\pictures\\a.jpg',
+    'imageWidth': WIDTH,
+    'imageHeight': HEIGHT,
+  }
 
 
 def cvat() -> str:
@@ -121,7 +127,9 @@ def yolo(folder: pathlib.Path):
   """The car comes first: smaller regions cover larger ones."""
   (folder / 'labels' / 'train').mkdir(parents=True)
   (folder / 'data.yaml').write_text('path: .\ntrain: images/train\nnames:\n  0: road\n  1: car\n')
-  lines = [' '.join([str(k), *(f'{x / WIDTH:.6f} {y / HEIGHT:.6f}' for x, y in ring)]) for k, ring in ((1, CAR), (0, ROAD))]
+  lines = [
+    ' '.join([str(k), *(f'{x / WIDTH:.6f} {y / HEIGHT:.6f}' for x, y in ring)]) for k, ring in ((1, CAR), (0, ROAD))
+  ]
   (folder / 'labels' / 'train' / 'a.txt').write_text('\n'.join([*lines, '1 0.5 0.5 0.1 0.1', '']))
 
 
@@ -150,7 +158,9 @@ def cityscapes(folder: pathlib.Path, kind: str):
     return
   objects = [{'label': 'static', 'polygon': [[0, 0], [24, 0], [24, 8], [0, 8]]}]
   objects += [{'label': 'road', 'polygon': ROAD}, {'label': 'cargroup', 'polygon': CAR}]
-  (place / 'a_gtFine_polygons.json').write_text(json.dumps({'imgWidth': WIDTH, 'imgHeight': HEIGHT, 'objects': objects}))
+  (place / 'a_gtFine_polygons.json').write_text(
+    json.dumps({'imgWidth': WIDTH, 'imgHeight': HEIGHT, 'objects': objects})
+  )
 
 
 def panoptic(folder: pathlib.Path):
@@ -175,7 +185,10 @@ def nyu(path: pathlib.Path, frames: int = 2, names=('road', 'car')):
     file['labels'] = np.stack([plane.T] * frames)
     file['depths'] = np.full((frames, WIDTH, HEIGHT), 2.5, np.float32)
     file['images'] = np.random.default_rng(0).integers(0, 255, (frames, 3, WIDTH, HEIGHT), np.uint8)
-    letters = [file.create_dataset(f'#refs#/{i}', data=np.array([[ord(c)] for c in name], np.uint16)) for i, name in enumerate(names)]
+    letters = [
+      file.create_dataset(f'#refs#/{i}', data=np.array([[ord(c)] for c in name], np.uint16))
+      for i, name in enumerate(names)
+    ]
     file['names'] = np.array([[text.ref for text in letters]], h5py.ref_dtype)
 
 

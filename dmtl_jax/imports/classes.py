@@ -92,7 +92,7 @@ def plan(exported: list[str], known: tuple[str, ...], known_background: str, opt
     taken = [options.background, *(name for name in taken if name != options.background)]
   else:
     taken.sort(key=lambda name: name not in CATCH_ALL)  # background first, as usual; the others stay in order
-  if options.kind == 'parsing' and not known and taken[0] not in (*CATCH_ALL, options.background):
+  if options.kind == 'parsing' and not known and not {*taken[:1]} & {*CATCH_ALL, options.background}:
     raise UserError(
       '--kind=parsing: its class 0 is what belongs to no part; name it, for instance --background=background'
     )
@@ -109,8 +109,6 @@ def plan(exported: list[str], known: tuple[str, ...], known_background: str, opt
 
 def _taken(exported: list[str], options: Options) -> list[str]:
   if options.classes is None:
-    if not exported and not options.background:
-      raise UserError('--from: no class is named in it; label some regions first')
     return list(exported)
   for name in options.classes:
     if name not in exported:

@@ -173,6 +173,7 @@ def open_map(path: pathlib.Path, size: tuple[int, int]) -> np.ndarray:
     with files.opened_image(path, ['PNG']) as file:
       if file.size != size[::-1]:
         raise ValueError(f'{file.width}x{file.height}, but its image has {size[1]}x{size[0]}')
-      return np.asarray(file.convert('RGB') if file.mode in ('P', 'RGBA') else file)
+      mode = {'1': 'L', 'LA': 'L', 'P': 'RGB', 'RGBA': 'RGB'}.get(file.mode, file.mode)
+      return np.asarray(file.convert(mode))
   except Exception as error:  # Pillow has no common error
     raise UserError(f'{path}: is not the map of its image ({files.reason(error)}); export it again') from error

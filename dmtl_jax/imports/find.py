@@ -34,6 +34,8 @@ def opened(path: str, colors: str | None = None, classes: list[str] | None = Non
   root = pathlib.Path(path).expanduser()
   if not root.exists():
     raise UserError(f'--from={sanitize(path)}: no such file or folder; give what the labelling tool exported')
+  if colors and not pathlib.Path(colors).expanduser().is_file():
+    raise UserError(f'--colors={sanitize(colors)}: no such file; write {masks.EXAMPLE} to it, or give a labelmap.txt')
   with _unpacked(root) as source:
     found = [source] if source.is_file() else list(_files(source))
     color_file = pathlib.Path(colors).expanduser() if colors else None
@@ -117,7 +119,7 @@ def _read_texts(root: pathlib.Path, by_suffix: dict[str, list[pathlib.Path]]) ->
     raise _ambiguous(root, tools)
   if not exports:
     what = f'{join_names(others)} is none of these' if others else 'found none of these'
-    if by_suffix['.png']:
+    if by_suffix['.png'] and not others:
       what = f'masks need the names of their classes: --colors=FILE with {masks.EXAMPLE}'
     raise UserError(f'--from={root}: {what}; looked for {LOOKED_FOR}')
   whole = Export(tools[0], list(dict.fromkeys(name for export in exports for name in export.classes)), [])

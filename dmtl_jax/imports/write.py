@@ -137,8 +137,11 @@ class _Writer:
         self.problems.append(str(error))
     self._check(export)
     for split, entries in self.annotated.items():
-      if entries != before[split]:
-        atomic.write_json(self.target.annotated_path(split, self.options.task), entries)
+      path = self.target.annotated_path(split, self.options.task)
+      if entries and entries != before[split]:
+        atomic.write_json(path, entries)
+      elif not entries and before[split]:
+        atomic.remove(path)
 
   def _check(self, export: Export):
     if self.problems:

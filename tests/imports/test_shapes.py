@@ -32,7 +32,9 @@ def runs(counts, size, by_columns: bool, box=None) -> np.ndarray:
   return plane
 
 
-@pytest.mark.parametrize('box', [(3, 2, 9, 7), (-5, -9, 4, 3), (25, 15, 90, 70), (-1e9, -1e9, 1e9, 1e9), (40, 5, 50, 9)])
+@pytest.mark.parametrize(
+  'box', [(3, 2, 9, 7), (-5, -9, 4, 3), (25, 15, 90, 70), (-1e9, -1e9, 1e9, 1e9), (40, 5, 50, 9)]
+)
 def test_a_rectangle_has_the_pixels_whose_centres_it_holds(box):
   left, top, right, bottom = box
   x, y = np.meshgrid(np.arange(30) + 0.5, np.arange(20) + 0.5)
