@@ -88,7 +88,7 @@ class _Labels:
       for k, segment in enumerate(objects(where, entry, 'segments_info')):
         at = f'{where}: "segments_info"[{k}]'
         segments[field(at, segment, 'id', int)] = self._class(at, segment)
-      self.maps[image] = SegmentMap(self._png(where, field(where, entry, 'file_name', str)), segments)
+      self.maps[image] = SegmentMap(self._png(where, field(where, entry, 'file_name', str)), segments, where)
       return
     if not entry.get('segmentation'):
       self.notes['annotations without a mask, such as boxes and captions, left out'] += 1
@@ -151,6 +151,7 @@ class SegmentMap:
 
   path: pathlib.Path
   segments: dict[int, str | None]
+  where: str  # the annotation
 
   def draw(self, size, ids, rest, notes):
     pixels = open_map(self.path, size)
@@ -161,7 +162,7 @@ class SegmentMap:
     values = np.zeros(len(present), np.uint8)
     for i, number in enumerate(present.tolist()):
       if number and number not in self.segments:
-        raise UserError(f'{self.path}: holds segment {number}, which "segments_info" does not have; export it again')
+        raise UserError(f'{self.path}: holds segment {number}, which {self.where} does not have; export it again')
       name = self.segments.get(number)
       values[i] = IGNORE if name is None else ids.get(name, rest)
     return values[places].reshape(size)

@@ -174,12 +174,12 @@ def unpack_brush(where: str, data: bytes, count: int) -> np.ndarray:
 
   def read(length: int) -> int:
     nonlocal position
+    window = int.from_bytes(data[position >> 3 : (position >> 3) + 6].ljust(6, b'\0'), 'big')  # at most 32 bits
+    number = window >> (48 - (position & 7) - length) & ((1 << length) - 1)
     position += length
     if position > len(bits):
       raise UserError(f'{where}: the brush mask is cut short; {_BAD}')
-    return int.from_bytes(
-      np.packbits(np.r_[np.zeros(-length % 8, np.uint8), bits[position - length : position]]).tobytes()
-    )
+    return number
 
   words = read(32)
   if words != count:

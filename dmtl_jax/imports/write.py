@@ -12,7 +12,7 @@ import shutil
 import numpy as np
 
 from dmtl_jax.basics import atomic, files
-from dmtl_jax.basics.errors import join_names, UserError
+from dmtl_jax.basics.errors import join_names, sanitize, UserError
 from dmtl_jax.basics.progress import Progress
 from dmtl_jax.imports import classes
 from dmtl_jax.imports.classes import Options, Plan
@@ -30,6 +30,7 @@ class Summary:
 
   Attributes:
     classes: of the task.
+    taken: those that the export has.
     images: number of photographs by how they came: 'linked', 'copied', 'written', 'already there'.
     labels: number of labels by task.
     unchanged: how many labels were already there, pixel for pixel.
@@ -42,6 +43,7 @@ class Summary:
   """
 
   classes: tuple[str, ...]
+  taken: tuple[str, ...]
   notes: collections.Counter
   remarks: list[str]
   images: collections.Counter = dataclasses.field(default_factory=collections.Counter)
@@ -63,7 +65,7 @@ def join(root: pathlib.Path, export: Export, photos: Photos | None, options: Opt
   target = Target(root)
   known = target.classes(options.task, options.kind)
   plan = classes.plan(export.classes, known, target.background(options.task), options, str(target.description))
-  summary = Summary(plan.classes, +export.notes, plan.remarks)
+  summary = Summary(plan.classes, tuple(plan.ids), +export.notes, plan.remarks)
   entry = {'from': source, 'format': export.tool, 'task': options.task}
   entry |= {'background': options.background} if options.background else {}
   with _new_folders(root, options.task), atomic.transaction():
@@ -162,7 +164,7 @@ class _Writer:
       notes['images of the test split, left out'] += 1
       return False
     if photo is None and image.pixels is None:
-      self.summary.missing.append(image.names[0])
+      self.summary.missing.append(sanitize(image.names[0], 80))
       return False
     id = photo.id if photo else image.names[0]
     if id in self.seen:
