@@ -46,7 +46,6 @@ from dmtl_jax.jobs.study_suites import SUITES
 
 # Modes, and the flags that each needs.
 MODES = {
-  'import': ('from',),
   'check': ('config',),
   'train': ('config', 'workdir'),
   'evaluate': ('workdir',),
@@ -60,6 +59,7 @@ MODES = {
   'boundary': ('pred', 'gt'),
   'export': ('workdir', 'out'),
   'convert': ('checkpoint', 'workdir'),
+  'import': ('from',),
 }
 TRAINED = ('predict', 'report', 'influence', 'uncertainty', 'export')  # modes that take the config of a trained run
 PATHS = ('workdir', 'images', 'out', 'workdirs', 'replay', 'pred', 'gt', 'page', 'from', 'colors')

@@ -327,26 +327,26 @@ def _mask() -> bytes:
 def _imports() -> dict[str, Reader]:
   odd_xml = st.sampled_from([b'<' * 9999, b'<a>' * 9999, ENTITIES])
   found = {
-    'COCO polygons': _import('coco', 'instances.json', 60),
-    'COCO runs': _import('coco runs', 'instances.json', 60),
-    'COCO panoptic': _import('panoptic', 'panoptic.json', 40),
+    'COCO polygons': _import('coco', 'instances.json', 30),
+    'COCO runs': _import('coco runs', 'instances.json', 30),
+    'COCO panoptic': _import('panoptic', 'panoptic.json', 30),
     'map of COCO panoptic': _import('panoptic', 'a.png', 30, place='panoptic'),
-    'LabelMe': _import('labelme', 'a.json', 60),
-    'Label Studio': _import('label studio', 'project-1.json', 60),
+    'LabelMe': _import('labelme', 'a.json', 30),
+    'Label Studio': _import('label studio', 'project-1.json', 30),
     'CVAT': _import(
-      'cvat', 'annotations.xml', 80, st.one_of(odd_xml, _attributes(), fuzzing.files(exports.cvat().encode()))
+      'cvat', 'annotations.xml', 40, st.one_of(odd_xml, _attributes(), fuzzing.files(exports.cvat().encode()))
     ),
-    'YOLO labels': _import('yolo', 'a.txt', 60, place='labels/train'),
-    'YOLO classes': _import('yolo', 'data.yaml', 40),
-    'labelmap.txt': _import('labelmap', 'labelmap.txt', 40),
-    'colour mask': _import('labelmap', 'a.png', 60, st.one_of(_colored(), fuzzing.files(_mask())), 'SegmentationClass'),
-    'Cityscapes polygons': _import('cityscapes polygons', 'a_gtFine_polygons.json', 40, place='gtFine/train/aachen'),
+    'YOLO labels': _import('yolo', 'a.txt', 70, place='labels/train'),
+    'YOLO classes': _import('yolo', 'data.yaml', 30),
+    'labelmap.txt': _import('labelmap', 'labelmap.txt', 30),
+    'colour mask': _import('labelmap', 'a.png', 30, st.one_of(_colored(), fuzzing.files(_mask())), 'SegmentationClass'),
+    'Cityscapes polygons': _import('cityscapes polygons', 'a_gtFine_polygons.json', 30, place='gtFine/train/aachen'),
   }
   if importlib.util.find_spec('h5py'):
     with tempfile.TemporaryDirectory() as folder:
       exports.nyu(pathlib.Path(folder, 'nyu.mat'), frames=1)
       seed = pathlib.Path(folder, 'nyu.mat').read_bytes()
-    found['NYU .mat'] = Reader('nyu.mat', import_export, [seed], 40, write=_in_export(''))
+    found['NYU .mat'] = Reader('nyu.mat', import_export, [seed], 30, write=_in_export(''))
   return found
 
 

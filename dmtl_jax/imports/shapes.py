@@ -14,7 +14,8 @@ from PIL import Image
 from dmtl_jax.basics import files
 from dmtl_jax.basics.errors import UserError
 
-MAX_CROSSINGS = 20_000_000  # of a polygon's edges with rows of pixels; a hundred polygons around a photograph have 1e6
+MAX_CROSSINGS = 4_000_000  # of a polygon's edges with rows of pixels; an outline with many bays has some 100 000
+BAND = 1 << 23  # pixels that are filled together, which takes 16 bytes each
 _BAD = 'export it again, or draw the region anew'
 
 
@@ -40,9 +41,14 @@ class Polygons:
     right, bottom = np.clip(np.ceil(ring.max(0)), 0, (width, height)).astype(int)
     if left >= right or top >= bottom:
       return 0
-    inside = self._fill(ring - (left, top), bottom - top, right - left)
-    plane[top:bottom, left:right][inside] = value
-    return int(inside.sum())
+    count = 0
+    rows = max(BAND // (right - left), 1)
+    for start in range(top, bottom, rows):
+      end = min(start + rows, bottom)
+      inside = self._fill(ring - (left, start), end - start, right - left)
+      plane[start:end, left:right][inside] = value
+      count += int(inside.sum())
+    return count
 
   def _fill(self, ring: np.ndarray, height: int, width: int) -> np.ndarray:
     """The pixels whose centres lie inside, bool [height, width]: an edge toggles all centres to its right."""

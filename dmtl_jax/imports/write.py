@@ -21,6 +21,7 @@ from dmtl_jax.imports.photos import Photo, Photos, turn
 from dmtl_jax.imports.target import listed, LOG, SPLITS, Target
 from dmtl_jax.tasks import IGNORE
 
+FIX = 'choose another --task=NAME, or replace it with --force'
 MAX_DEPTH = 65.535  # metres, in 16 bits of millimetres
 
 
@@ -206,14 +207,12 @@ class _Writer:
     entries, names = self.annotated[split], list(self.plan.annotated)
     labels = self.labels[split, self.options.task]
     if id in labels and not self.options.force and entries.get(id, []) != names:
-      raise UserError(f'{labels[id]}: is there with other annotated classes; {self._fix}')
+      raise UserError(f'{labels[id]}: is there with other annotated classes; {FIX}')
     self._save(self.options.task, id, split, plane)
     entries.pop(id, None)
     if names:
       entries[id] = names
     self.summary.pixels.update(dict(zip(values.tolist(), counts.tolist())))
-
-  _fix = 'choose another --task=NAME, or replace it with --force'
 
   def _save(self, task: str, id: str, split: str, plane: np.ndarray):
     """Writes a label, unless it is there; raises UserError if another is."""
@@ -225,7 +224,7 @@ class _Writer:
         self.summary.unchanged += 1
         return
       if not self.options.force:
-        raise UserError(f'{old}: is another label of this image; {self._fix}')
+        raise UserError(f'{old}: is another label of this image; {FIX}')
       if old != path:
         atomic.remove(old)
     with atomic.atomic_open(path, 'wb') as file:

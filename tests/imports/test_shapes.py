@@ -47,6 +47,14 @@ def test_neighbours_share_an_edge_without_overlap_or_gap():
   np.testing.assert_array_equal(fill([a, b, c]).astype(int) + fill([a, c, d]), fill([a, b, c, d]))
 
 
+def test_a_large_polygon_is_filled_in_bands(monkeypatch):
+  ring = [2.2, 1.1, 27.3, 3.6, 14.8, 18.9]
+  whole = fill(ring)
+  monkeypatch.setattr(shapes, 'BAND', 60)
+  np.testing.assert_array_equal(fill(ring), whole)
+  assert whole.sum() > 100
+
+
 def test_a_polygon_that_crosses_itself_has_a_hole():
   star = fill([10, 0, 16, 19, 0, 7, 20, 7, 4, 19])
   assert star[2, 10]
