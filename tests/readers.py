@@ -294,7 +294,9 @@ def _import(kind: str, name: str, few: int, inputs=None, place: str = '') -> Rea
     source = exports.write(pathlib.Path(folder, 'export'), kind)
     seed = (source if source.is_file() else source / place / name).read_bytes()
   strategy = fuzzing.as_json(json.loads(seed)) if name.endswith('.json') and inputs is None else inputs
-  return Reader(name, import_export, [seed], few, 20_000, strategy, _in_export(kind, place))
+  mutated = fuzzing.files(seed) if strategy is None else strategy
+  inputs = st.one_of(st.just(seed), mutated)  # few mutations are still an export
+  return Reader(name, import_export, [seed], few, 20_000, inputs, _in_export(kind, place))
 
 
 @st.composite
@@ -310,6 +312,17 @@ def _attributes(draw):
 
 
 @st.composite
+def _shares(draw):
+  """Lines of YOLO polygons with numbers replaced."""
+  words = '1 .17 .56 .42 .56 .42 .81\n0 0 .5 1 .5 1 1 0 1\n'.split(' ')
+  for _ in range(draw(st.integers(1, 2))):
+    words[draw(fuzzing.positions) % len(words)] = draw(
+      st.sampled_from(['', '-3', '7e8', '1', '0', 'nan', '9' * 5000, '\n'])
+    )
+  return ' '.join(words).encode()
+
+
+@st.composite
 def _colored(draw):
   """A mask in the colours of labelmap.txt, a grey one or another, of the right size or not, with or without alpha."""
   colors = np.array([[0, 0, 0], [128, 64, 128], [0, 0, 142], [1, 2, 3]], np.uint8)
@@ -317,6 +330,9 @@ def _colored(draw):
   size = draw(st.sampled_from([(exports.HEIGHT, exports.WIDTH)] * 4 + [(1, 1), (exports.WIDTH, exports.HEIGHT)]))
   image = Image.fromarray(colors[np.resize(used, size)])
   return saved(image.convert(draw(st.sampled_from(['RGB', 'RGB', 'RGBA', 'P', 'L', 'LA', '1']))).save, 'png')
+
+
+_YOLO = b'0 0 0.5 1 0.5 1 1 0 1\n'
 
 
 def _mask() -> bytes:
@@ -336,7 +352,7 @@ def _imports() -> dict[str, Reader]:
     'CVAT': _import(
       'cvat', 'annotations.xml', 40, st.one_of(odd_xml, _attributes(), fuzzing.files(exports.cvat().encode()))
     ),
-    'YOLO labels': _import('yolo', 'a.txt', 70, place='labels/train'),
+    'YOLO labels': _import('yolo', 'a.txt', 40, st.one_of(_shares(), fuzzing.files(_YOLO)), 'labels/train'),
     'YOLO classes': _import('yolo', 'data.yaml', 30),
     'labelmap.txt': _import('labelmap', 'labelmap.txt', 30),
     'colour mask': _import('labelmap', 'a.png', 30, st.one_of(_colored(), fuzzing.files(_mask())), 'SegmentationClass'),

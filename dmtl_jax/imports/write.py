@@ -128,8 +128,9 @@ class _Writer:
       for image in export.images:
         try:
           photo = photos.find(image.where, image.names) if photos else None
-          if self._write_image(image, photo) and photo:
+          if photo:
             rest.pop(photo.id, None)
+          self._write_image(image, photo)
         except UserError as error:
           self.problems.append(str(error))
         progress.update()
@@ -158,15 +159,15 @@ class _Writer:
         reason = f'it has {join_names([f"{what}: {n}" for what, n in self.summary.notes.items()])}'
       raise UserError(f'{export.images[0].where}: no label can be made of the export: {reason}; nothing was written')
 
-  def _write_image(self, image: Annotated, photo: Photo | None) -> bool:
-    """Writes the photograph and labels of an image; whether the photograph found its place."""
+  def _write_image(self, image: Annotated, photo: Photo | None):
+    """Writes the photograph and labels of an image."""
     notes = self.summary.notes
     if image.split == 'test':
       notes['images of the test split, left out'] += 1
-      return False
+      return
     if photo is None and image.pixels is None:
       self.summary.missing.append(sanitize(image.names[0], 80))
-      return False
+      return
     id = photo.id if photo else image.names[0]
     if id in self.seen:
       raise UserError(
@@ -182,7 +183,6 @@ class _Writer:
       depth = np.nan_to_num(image.depth(), nan=0, posinf=0, neginf=0)
       depth = np.where((depth > 0) & (depth <= MAX_DEPTH), depth, 0)
       self._save('depth', id, split, np.round(depth * 1000).astype(np.uint16))
-    return True
 
   def _draw(self, image: Annotated, photo: Photo | None) -> np.ndarray:
     """The class map, as viewers show the photograph."""

@@ -200,6 +200,15 @@ def test_splits_of_the_export_are_kept_and_known_images_stay(place):
     place.join(exports.coco(), 'test.json', task='third')
 
 
+def test_photographs_of_a_test_split_stay_out(place):
+  exports.photo(place.photos, 'b.jpg', seed=1)
+  exports.write(place.root / 'yolo', 'yolo')
+  (place.root / 'yolo/labels/test').mkdir()
+  (place.root / 'yolo/labels/test/b.txt').write_text('0 0 0 1 0 1 1')
+  assert place.join(name='yolo').notes['images of the test split, left out'] == 1
+  assert not (place.data / 'train/images/b.jpg').exists()
+
+
 def test_nyu_writes_photographs_labels_and_depth(place):
   pytest.importorskip('h5py')
   exports.nyu(place.root / 'nyu.mat')
