@@ -1,5 +1,9 @@
 """DiffusionMTL in JAX: dense multi-task learning from images labelled for only some tasks.
 
+import       python main.py --mode=import --from=EXPORT --images=PHOTOS --config.data.path=mydata
+             [--task=semseg] [--classes=road,car] [--background=NAME] [--annotated=all] [--colors=FILE]
+             (labels from COCO, LabelMe, CVAT, Label Studio, YOLO, VOC or colour masks, Cityscapes, NYU;
+             with another export: adds its labels)
 check        python main.py --mode=check --config=configs/folder.py --config.data.path=PATH [--out=PAGE.png]
              (what the data holds, with a picture of its labels, before anything is trained)
 train        python main.py --config=configs/scenes.py:method=prediction,labels=one --workdir=runs/scenes
@@ -55,9 +59,10 @@ MODES = {
   'boundary': ('pred', 'gt'),
   'export': ('workdir', 'out'),
   'convert': ('checkpoint', 'workdir'),
+  'import': ('from',),
 }
 TRAINED = ('predict', 'report', 'influence', 'uncertainty', 'export')  # modes that take the config of a trained run
-PATHS = ('workdir', 'images', 'out', 'workdirs', 'replay', 'pred', 'gt', 'page')
+PATHS = ('workdir', 'images', 'out', 'workdirs', 'replay', 'pred', 'gt', 'page', 'from', 'colors')
 
 _CONFIG = config_flags.DEFINE_config_file(
   'config', None, 'Config file, configs/NAME.py[:key=value,...].', lock_config=False, accept_new_attributes=True
@@ -72,14 +77,40 @@ _WORKDIR = flags.DEFINE_string(
 _FORCE = flags.DEFINE_bool(
   'force',
   False,
-  'train: resume although the config or the labels changed. With any run and its data: accept renamed classes.',
+  'train: resume although the config or the labels changed. With any run and its data: accept renamed classes. '
+  'import: replace labels that are there.',
 )
 _REPLAY = flags.DEFINE_string('replay', None, 'train: only runs the step of a W/nan_STEP.json again, for its losses.')
 _STEP = flags.DEFINE_string(
   'step', '', 'evaluate, predict, export: checkpoint: best, latest or a number; default config.eval.weights, or best.'
 )
 _PREDICTIONS = flags.DEFINE_bool('predictions', False, 'evaluate: also write the maps of every image.')
-_IMAGES = flags.DEFINE_string('images', None, 'predict: file, folder, glob or video; several separated by commas.')
+_IMAGES = flags.DEFINE_string(
+  'images',
+  None,
+  'predict: file, folder, glob or video; several separated by commas. import: the photographs that were labelled.',
+)
+_FROM = flags.DEFINE_string('from', None, "import: the labelling tool's export: file, folder or zip.")
+_TASK = flags.DEFINE_string('task', 'semseg', 'import: name of the task that the labels are for.')
+_KIND = flags.DEFINE_string(
+  'kind', '', 'import: kind of the task: semseg, parsing, saliency, boundary; default the name of the task, or semseg. '
+  'Of saliency and boundary what is drawn is 1 and the rest 0.',
+)  # fmt: skip
+_CLASSES = flags.DEFINE_list('classes', None, 'import: take only these classes of the export.')
+_BACKGROUND = flags.DEFINE_string(
+  'background', '', 'import: class of the pixels where nothing is drawn; without it they are unlabelled.'
+)
+_ANNOTATED = flags.DEFINE_list(
+  'annotated',
+  [],
+  "import: classes of which every object in these images was drawn, or 'all': all other pixels are then none of these "
+  'classes, but may be a class of another export.',
+)
+_COLORS = flags.DEFINE_string(
+  'colors',
+  None,
+  'import: file with the colours or ids of masks: labelmap.txt, or JSON {"road": [128, 64, 128], "car": 13}.',
+)
 _SAMPLES = flags.DEFINE_integer(
   'samples', None, 'predict: noise draws to average (1), with a map of their uncertainty; uncertainty: draws (8).'
 )
@@ -165,6 +196,8 @@ def _parse(argv: list[str]) -> list[str]:
       raise UserError(_misplaced(rest[1]))
     if file:
       file = configs.find(file)
+    elif _MODE.value == 'import':
+      file = configs.find('folder')
     elif (
       overrides and _WORKDIR.value and _MODE.value != 'convert'
     ):  # they change the config that a run was trained with
@@ -277,9 +310,15 @@ def _run(overrides: list[str] | None = None) -> int | None:
 
   mode = 'replay' if _REPLAY.value and _MODE.value == 'train' else _MODE.value
   workdir, out, step = _WORKDIR.value, _OUT.value, _STEP.value
-  job = importlib.import_module(f'dmtl_jax.jobs.{mode}')
+  job = importlib.import_module(f'dmtl_jax.jobs.{"import_labels" if mode == "import" else mode}')
   compilation.collect_rarely()
   match mode:
+    case 'import':
+      from dmtl_jax.imports.classes import Options
+
+      classes, annotated = tuple(_CLASSES.value or ()) or None, tuple(_ANNOTATED.value)
+      options = Options(_TASK.value, _KIND.value, classes, _BACKGROUND.value, annotated, _FORCE.value)
+      job.run(_CONFIG.value.data, _FROM.value, _IMAGES.value, _COLORS.value, options)
     case 'check':
       return job.run(_CONFIG.value, out)
     case 'train':

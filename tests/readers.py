@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 import dataclasses
 import functools
+import importlib.util
 import io
 import json
 import os
@@ -25,9 +26,12 @@ from dmtl_jax.configs import common
 from dmtl_jax.data import label_settings
 from dmtl_jax.datasets import folder
 from dmtl_jax.datasets.pascal import labels as pascal
+from dmtl_jax.imports import find, write
+from dmtl_jax.imports.classes import Options
+from dmtl_jax.imports.photos import Photos
 from dmtl_jax.runs import checkpoints, pretrained
 from dmtl_jax.tasks import make_task
-from tests import fuzzing, torch_writer
+from tests import exports, fuzzing, torch_writer
 from tests.archives import Item, link, tar, zipped
 
 TASKS = (
@@ -256,6 +260,122 @@ _LABEL_MAP = {'LabelMap': np.array([[0, 3], [454, 1]], np.uint16)}
 _ids = st.sampled_from([b'../../etc/passwd\n', b'/etc/passwd', b'a\0b', b'a/b', b'..', b'.'])
 
 
+# --- Exports of labelling tools --------------------------------------------------------------
+
+
+def import_export(path: pathlib.Path):
+  """Imports an export of one image, of which `path` is a file, and reads what was written."""
+  root = path.parent / 'mydata'
+  with find.opened(str(path.parent / 'export')) as export:
+    photos = None if all(image.pixels for image in export.images) else Photos(str(path.parent / 'photos'))
+    write.join(root, export, photos, Options(background='rest'), path.name)
+  for label in root.rglob('labels/semseg/*.png'):
+    assert np.asarray(Image.open(label)).shape == (exports.HEIGHT, exports.WIDTH)
+
+
+def _in_export(kind: str, place: str = ''):
+  """Writes the export of a kind, with a content in the place of one of its files."""
+
+  def write_into(path: pathlib.Path, data: bytes):
+    for left in ('export', 'mydata'):
+      shutil.rmtree(path.parent / left, ignore_errors=True)
+    exports.photo(path.parent / 'photos')
+    if kind:
+      exports.write(path.parent / 'export', kind)
+    target = path.parent / 'export' / place / path.name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_bytes(data)
+
+  return write_into
+
+
+def _import(kind: str, name: str, few: int, inputs=None, place: str = '') -> Reader:
+  with tempfile.TemporaryDirectory() as folder:
+    source = exports.write(pathlib.Path(folder, 'export'), kind)
+    seed = (source if source.is_file() else source / place / name).read_bytes()
+  strategy = fuzzing.as_json(json.loads(seed)) if name.endswith('.json') and inputs is None else inputs
+  mutated = fuzzing.files(seed) if strategy is None else strategy
+  inputs = st.one_of(st.just(seed), mutated)  # few mutations are still an export
+  return Reader(name, import_export, [seed], few, 20_000, inputs, _in_export(kind, place))
+
+
+@st.composite
+def _attributes(draw):
+  """CVAT's file with values of attributes replaced."""
+  values = st.sampled_from(
+    ['', '-1', 'nan', '1e400', '0', '1', '24', '9,9;12,9;12,12', '0, 24', '0, 3, 21', 'x' * 300, '&#1;']
+  )
+  parts = exports.cvat().split('"')
+  for _ in range(draw(st.integers(1, 3))):
+    parts[1 + 2 * (draw(fuzzing.positions) % (len(parts) // 2))] = draw(values)
+  return '"'.join(parts).encode()
+
+
+@st.composite
+def _shares(draw):
+  """Lines of YOLO polygons with numbers replaced."""
+  words = '1 .17 .56 .42 .56 .42 .81\n0 0 .5 1 .5 1 1 0 1\n'.split(' ')
+  for _ in range(draw(st.integers(1, 2))):
+    words[draw(fuzzing.positions) % len(words)] = draw(
+      st.sampled_from(['', '-3', '7e8', '1', '0', 'nan', '9' * 5000, '\n'])
+    )
+  return ' '.join(words).encode()
+
+
+@st.composite
+def _colored(draw):
+  """A mask in the colours of labelmap.txt, a grey one or another, of the right size or not, with or without alpha."""
+  colors = np.array([[0, 0, 0], [128, 64, 128], [0, 0, 142], [1, 2, 3]], np.uint8)
+  used = draw(st.lists(st.integers(0, 3), min_size=1, max_size=3))
+  size = draw(st.sampled_from([(exports.HEIGHT, exports.WIDTH)] * 4 + [(1, 1), (exports.WIDTH, exports.HEIGHT)]))
+  image = Image.fromarray(colors[np.resize(used, size)])
+  return saved(image.convert(draw(st.sampled_from(['RGB', 'RGB', 'RGBA', 'P', 'L', 'LA', '1']))).save, 'png')
+
+
+_YOLO = b'0 0 0.5 1 0.5 1 1 0 1\n'
+
+
+def _mask() -> bytes:
+  with tempfile.TemporaryDirectory() as place:
+    return (exports.write(pathlib.Path(place, 'export'), 'labelmap') / 'SegmentationClass/a.png').read_bytes()
+
+
+def _imports() -> dict[str, Reader]:
+  odd_xml = st.sampled_from([b'<' * 9999, b'<a>' * 9999, ENTITIES])
+  found = {
+    'COCO polygons': _import('coco', 'instances.json', 30),
+    'COCO runs': _import('coco runs', 'instances.json', 30),
+    'COCO panoptic': _import('panoptic', 'panoptic.json', 30),
+    'map of COCO panoptic': _import('panoptic', 'a.png', 30, place='panoptic'),
+    'LabelMe': _import('labelme', 'a.json', 30),
+    'Label Studio': _import('label studio', 'project-1.json', 30),
+    'CVAT': _import(
+      'cvat', 'annotations.xml', 40, st.one_of(odd_xml, _attributes(), fuzzing.files(exports.cvat().encode()))
+    ),
+    'YOLO labels': _import('yolo', 'a.txt', 40, st.one_of(_shares(), fuzzing.files(_YOLO)), 'labels/train'),
+    'YOLO classes': _import('yolo', 'data.yaml', 30),
+    'labelmap.txt': _import('labelmap', 'labelmap.txt', 30),
+    'colour mask': _import('labelmap', 'a.png', 30, st.one_of(_colored(), fuzzing.files(_mask())), 'SegmentationClass'),
+    'Cityscapes polygons': _import('cityscapes polygons', 'a_gtFine_polygons.json', 30, place='gtFine/train/aachen'),
+  }
+  if importlib.util.find_spec('h5py'):
+    with tempfile.TemporaryDirectory() as folder:
+      exports.nyu(pathlib.Path(folder, 'nyu.mat'), frames=1)
+      seed = pathlib.Path(folder, 'nyu.mat').read_bytes()
+    found['NYU .mat'] = Reader('nyu.mat', import_export, [seed], 30, write=_in_export(''))
+  return found
+
+
+ENTITIES = (
+  b'<!DOCTYPE x [<!ENTITY a "aaaaaaaaaa">'
+  + b''.join(
+    b'<!ENTITY %s "%s">' % (after, b'&%s;' % before * 10)
+    for before, after in zip((b'a', b'b', b'c'), (b'b', b'c', b'd'))
+  )
+  + b']><annotations>&d;</annotations>'
+)
+
+
 def _json(name: str, read, value, few: int, many: int, **more) -> Reader:
   return Reader(name, read, [json.dumps(value).encode()], few, many, fuzzing.as_json(value), **more)
 
@@ -292,6 +412,7 @@ READERS = {
     'meta', lambda path: _opened(path.parent).choose('best'), _META, 50, 20_000, write=_write_meta
   ),
   'image to predict': Reader('x.png', photographs.read_image, _PICTURES, 60),
+  **_imports(),
   'ids of PASCAL': Reader(
     'train.txt', pascal.read_ids, [b'2008_000001\n2008_000002\n'], 60,
     inputs=st.one_of(_ids, fuzzing.files(b'2008_000001\n2008_000002\n')),

@@ -12,6 +12,7 @@ import functools
 import importlib
 import os
 import pathlib
+from typing import NamedTuple
 import warnings
 
 import cv2
@@ -157,10 +158,40 @@ def to_rgb(image: Image.Image, name: object = 'image') -> np.ndarray:
 
 def _upright(pixels: np.ndarray, image: Image.Image) -> np.ndarray:
   """Rotates the pixels as the image's EXIF data say; Pillow has already rotated TIFFs, and removed the tag."""
+  return turn(pixels, _orientation(image))
+
+
+def _orientation(image: Image.Image) -> int:
+  """The EXIF orientation, 1 (upright) to 8."""
   try:
-    orientation = image.getexif().get(_ORIENTATION)
+    orientation = int(image.getexif().get(_ORIENTATION, 1))
   except Exception:  # as in `read_image`; viewers show images with damaged EXIF data
-    return pixels
+    return 1
+  return orientation if 1 <= orientation <= 8 else 1
+
+
+class StoredSize(NamedTuple):
+  """Width and height of a photograph as its file stores it, and the EXIF orientation to which viewers turn it."""
+
+  width: int
+  height: int
+  orientation: int
+
+
+def read_size(path: str | os.PathLike) -> StoredSize:
+  """Reads only the header of a photograph; raises UserError if it is none."""
+  try:
+    with files.opened_image(path, (*FORMATS, *extra_formats())) as file:
+      orientation = _orientation(file)
+      if isinstance(file, TiffImagePlugin.TiffImageFile):  # Pillow gives the size after turning
+        return StoredSize(int(file.tag_v2[256]), int(file.tag_v2[257]), orientation)
+      return StoredSize(*file.size, orientation)
+  except Exception as error:  # Pillow has no common error
+    raise UserError(f'{path}: cannot be read as an image ({files.reason(error)}); replace or remove it') from error
+
+
+def turn(pixels: np.ndarray, orientation: int) -> np.ndarray:
+  """Turns stored pixels [H, W(, C)] as EXIF says, to how viewers show them."""
   if orientation in (5, 6, 7, 8):
     pixels = cv2.transpose(pixels)
   flips = {2: 1, 3: -1, 4: 0, 6: 1, 7: -1, 8: 0}  # OpenCV's codes

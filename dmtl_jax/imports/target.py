@@ -1,0 +1,79 @@
+"""The folder data set that an import adds to, as it is before: perhaps not there yet."""
+
+import pathlib
+
+from dmtl_jax.basics import files
+from dmtl_jax.basics.errors import sanitize, UserError
+from dmtl_jax.imports.export import checked, class_name, field
+
+SPLITS = ('train', 'val')
+LOG = 'imports'  # field of dataset.json: what was imported, in order
+
+
+class Target:
+  """What the folder `root` holds.
+
+  Attributes:
+    description: path of its dataset.json.
+    content: what that holds.
+    images: {id: (split, path)}.
+  """
+
+  def __init__(self, root: pathlib.Path):
+    self.root = root
+    self.description = root / 'dataset.json'
+    self.content: dict = {'tasks': {}}
+    if self.description.exists():
+      where = str(self.description)
+      self.content = checked(f'{where}: the content', files.read_json(self.description), dict)
+      for name, entry in field(where, self.content, 'tasks', dict).items():
+        checked(f'{where}: "tasks"."{sanitize(name, 40)}"', entry, dict)
+      field(where, self.content, LOG, list, [])
+    self.images: dict[str, tuple[str, pathlib.Path]] = {}
+    for split in SPLITS:
+      self.images |= {id: (split, path) for id, path in listed(root / split / 'images').items()}
+
+  def classes(self, task: str, kind: str) -> tuple[str, ...]:
+    """Classes that the task already has; raises UserError if labels cannot be added to it."""
+    entry = self.content['tasks'].get(task)
+    if entry is None:
+      return ()
+    where = f'{self.description}: "tasks"."{task}"'
+    if (other := field(where, entry, 'kind', str, task)) != kind:
+      raise UserError(f'{where} is of kind {sanitize(other, 40)}, not {kind}; choose another name with --task=NAME')
+    for name in ('ignore', 'positive', 'scale'):
+      if name in entry:
+        raise UserError(
+          f'{where}: its labels have "{name}", and imported ones do not; choose another name with --task=NAME'
+        )
+    names = field(where, entry, 'classes', list, [])
+    return tuple(class_name(f'{where}: "classes"[{i}]', name) for i, name in enumerate(names))
+
+  def background(self, task: str) -> str:
+    """The class that an earlier import gave to what was not drawn; '' for none."""
+    for entry in self.content.get(LOG, []):
+      if isinstance(entry, dict) and entry.get('task') == task and isinstance(entry.get('background'), str):
+        return entry['background']
+    return ''
+
+  def annotated(self, split: str, task: str) -> dict[str, list[str]]:
+    """The content of a split's annotated.json: the classes that were annotated in each image it lists."""
+    path = self.annotated_path(split, task)
+    if not path.exists():
+      return {}
+    content = checked(f'{path}: the content', files.read_json(path), dict)
+    for id, names in content.items():
+      for name in checked(f'{path}: "{sanitize(id, 40)}"', names, list):
+        checked(f'{path}: "{sanitize(id, 40)}"', name, str)
+    return content
+
+  def annotated_path(self, split: str, task: str) -> pathlib.Path:
+    return self.root / split / 'labels' / task / 'annotated.json'
+
+
+def listed(folder: pathlib.Path) -> dict[str, pathlib.Path]:
+  """{id: path} of a folder's files, without hidden ones; empty if there is no folder."""
+  if not folder.is_dir():
+    return {}
+  paths = (path for path in folder.iterdir() if not path.name.startswith('.'))
+  return {files.nfc(path.stem): path for path in paths if path.name != 'annotated.json'}
