@@ -256,11 +256,13 @@ def test_images_of_nyud_are_held_back_with_the_official_mapping(monkeypatch):
   np.testing.assert_array_equal(source.label_mask, expected)
 
 
-@pytest.mark.parametrize('share, left', [(0.1, '0 of 3'), (0.9, '3 of 3')])
-def test_images_held_back_leave_some_to_train_and_some_to_validate_on(config, share, left):
+@pytest.mark.parametrize('share, held_out', [(0.1, 1), (0.9, 2)])
+def test_images_held_back_leave_some_to_train_and_some_to_validate_on(config, share, held_out, monkeypatch):
   config.holdout_fraction = share
+  assert [len(source_lib.open_source(config, split)) for split in ('train', 'val')] == [3 - held_out, held_out]
+  monkeypatch.setattr(Builder.__init__, '__defaults__', (('x',),))
   for split in ('train', 'val'):
-    with pytest.raises(UserError, match=f'holdout_fraction={share} leaves {left} images to validate on'):
+    with pytest.raises(UserError, match='one labelled image .x. cannot be held out to validate on and learned from'):
       source_lib.open_source(config, split)
 
 

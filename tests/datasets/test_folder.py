@@ -162,7 +162,6 @@ BAD_FILES = {
   'mask of 255': (lambda r: relabel(r, 'objects', np.eye(6, 8) * 255), 'objects', 'only 0 and 255', 'store 1'),
   'three channels': (lambda r: relabel(r, 'semseg', np.zeros((6, 8, 3))), 'semseg/a.png', 'one channel'),
   'one channel of normals': (lambda r: relabel(r, 'normals', np.zeros((6, 8))), 'normals/a.png', 'three channels'),
-  'no label': (lambda r: (r / 'train/labels/semseg/b.png').unlink(), 'b without a label', 'labels/TASK/NAME.png'),
   'no image': (lambda r: (r / 'train/images/b.png').unlink(), 'semseg/b.png', 'no image of the same name'),
   'same stem': (lambda r: image(r / 'train/images/a.png', (6, 8)), 'a.png', 'a.jpg has the same name'),
   'unknown task': (lambda r: (r / 'train/labels/edges').mkdir(), 'labels/edges', 'dataset.json has no such task'),
@@ -246,7 +245,7 @@ def test_validation_may_hold_unlabelled_images_but_not_only_them(root):
   assert not folder.open_folder(str(root), 'val').label_mask[1].any()
   for path in (root / 'val/labels').glob('*/*'):
     path.unlink()
-  refused(root, 'a, b without a label', split='val')
+  refused(root, 'none of 2 images (a, b) has a label for any task', split='val')
 
 
 def test_many_bad_files_are_counted(root):
@@ -284,13 +283,13 @@ def test_bad_description(root, content, words):
 
 def test_scan_is_cached_until_a_file_changes(root, monkeypatch):
   open_train(root)
-  scan_all = unittest.mock.Mock(wraps=scan._scan)
-  monkeypatch.setattr(scan, '_scan', scan_all)
+  scan_image = unittest.mock.Mock(wraps=scan.scan_image)
+  monkeypatch.setattr(scan, 'scan_image', scan_image)
   open_train(root)
-  scan_all.assert_not_called()
+  scan_image.assert_not_called()
   os.utime(root / 'train/labels/semseg/a.png', ns=(1, 1))
   open_train(root)
-  scan_all.assert_called_once()
+  scan_image.assert_called_once()
 
 
 def rewritten(path):
