@@ -37,7 +37,9 @@ def image_files(folder: pathlib.Path, pool: pathlib.Path | None = None) -> dict[
   for place in folders:
     if not place.is_dir():
       raise UserError(_describe_missing(place))
-    if unread := photographs.unsupported_files(map(pathlib.Path, visible_files(place))):
+    paths = visible_files(place)
+    unknown = not all(path.lower().endswith(photographs.suffixes()) for path in paths)
+    if unknown and (unread := photographs.unsupported_files(map(pathlib.Path, paths))):
       raise UserError(f'{place}: {unread}')
     for id, file in by_stem(place, photographs.suffixes()).items():
       check_distinct(file.path, images.setdefault(id, file).path)
@@ -63,14 +65,14 @@ def by_stem(folder: pathlib.Path, suffixes: tuple[str, ...]) -> dict[str, File]:
   """{name without suffix, in NFC: file} of a folder's files, sorted, without hidden ones."""
   stems: dict[str, File] = {}
   try:
-    with os.scandir(folder) as entries:
+    with os.scandir(os.fspath(folder)) as entries:
       found = sorted((entry for entry in entries if not entry.name.startswith('.')), key=lambda entry: entry.name)
   except OSError as error:
     raise UserError(f'{folder}: cannot be read ({error.strerror}); check its permissions') from error
   for entry in found:
     if not is_plain(entry.name):
       raise UserError(f"{folder}: '{sanitize(entry.name)}' has control characters or is not UTF-8; rename the file")
-    path = os.path.join(folder, entry.name)
+    path = entry.path
     if not entry.is_file():
       raise UserError(f'{path}: is not a file, or is a broken link; replace or remove it')
     # If it were skipped, a label in another format would silently mean "not labelled".

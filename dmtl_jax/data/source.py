@@ -14,6 +14,8 @@ from dmtl_jax.datasets.folder.proposal import Proposal
 from dmtl_jax.datasets.source import Source
 from dmtl_jax.tasks import Task
 
+SPLITS = ('train', 'val')
+
 
 def package(name: str):
   """Imports the package of a data set (see `dmtl_jax.datasets`); raises UserError if there is none of that name."""
@@ -36,19 +38,30 @@ def open_source(data_config, split: str) -> Source:
   Raises:
     UserError: says what is missing or broken in the data, and what to do.
   """
+  return open_splits(data_config, (split,))[split]
+
+
+def open_splits(data_config, splits: Sequence[str] = SPLITS) -> dict[str, Source]:
+  """Opens several splits as `open_source` does; where one is a part of the other, their files are listed only once."""
+  open_split = package(data_config.name).open_split
   share = holdout_fraction(data_config)
-  source = package(data_config.name).open_split(data_config, 'train' if share else split)
-  if split == 'train' and data_config.get('augment') == 'pascal':
-    source = dataclasses.replace(source, crop_guide=next((task for task in source.tasks if task.guides_crops), None))
   if share:
-    validation = hold_out(source, share)  # of all tasks, so that runs of some are validated on the same images
-    if not validation.any():
+    whole = open_split(data_config, 'train')
+    held_out = hold_out(whole, share)  # of all tasks, so that runs of some are validated on the same images
+    if not held_out.any():
       raise UserError(
-        f'config.data: one labelled image ({source.labelled().ids[0]}) cannot be held out to validate on and learned '
+        f'config.data: one labelled image ({whole.labelled().ids[0]}) cannot be held out to validate on and learned '
         f'from as well; label another, or add a validation set'
       )
-    source = source.subset(np.flatnonzero(validation if split == 'val' else ~validation).tolist())
-  return source.with_tasks(_task_positions(source.tasks, data_config.get('tasks', ())))
+    parts = {'train': ~held_out, 'val': held_out}
+    sources = {split: whole.subset(np.flatnonzero(parts[split]).tolist()) for split in splits}
+  else:
+    sources = {split: open_split(data_config, split) for split in splits}
+  if 'train' in sources and data_config.get('augment') == 'pascal':
+    guide = next((task for task in sources['train'].tasks if task.guides_crops), None)
+    sources['train'] = dataclasses.replace(sources['train'], crop_guide=guide)
+  names = data_config.get('tasks', ())
+  return {split: source.with_tasks(_task_positions(source.tasks, names)) for split, source in sources.items()}
 
 
 def holdout_fraction(data_config) -> float:

@@ -71,17 +71,23 @@ def examine(config, out: str | None = None, write: bool = False) -> Report:
       return Report('\n'.join(texts), None, is_trainable=False)
     proposal.write()
   source_lib.data_tasks(config.data)
-  for split in ('train', 'val'):
+  together = source_lib.holdout_fraction(config.data) > 0
+  for splits in [source_lib.SPLITS] if together else [(split,) for split in source_lib.SPLITS]:
     try:
-      sources[split] = source_lib.open_source(config.data, split)
+      opened = source_lib.open_splits(config.data, splits)
     except UserError as error:
-      report(f'{split}: cannot be used', *(f'  {sanitize(str(part), 1000)}' for part in error.parts or [error]))
+      name = ' and '.join(splits)
+      report(f'{name}: cannot be used', *(f'  {sanitize(str(part), 1000)}' for part in error.parts or [error]))
       continue
-    report(f'{split}: {len(sources[split])} images', *contents(sources[split]))
+    for split, source in opened.items():
+      report(f'{split}: {len(source)} images', *contents(source))
+    sources |= opened
   if 'train' in sources:
-    report('', *what_is_learned(config, sources['train'], sources.get('val')))
+    whole, val = sources['train'], sources.get('val')
+    train = setup.visible_part(config, whole)
+    report('', *first_lines(config, train, val, len(whole) - len(train)), *copies(whole, val))
     picture = out or f'runs/check_{config.data.name}.png'
-    labelled = sources['train'].labelled()
+    labelled = whole.labelled()
     save_png(picture, draw_labels(labelled, config))
     report(f'labels of {min(SHOWN, len(labelled))} images drawn over them: {picture}')
   # Last, since the network (its channels, for instance) depends on the data.
@@ -89,22 +95,18 @@ def examine(config, out: str | None = None, write: bool = False) -> Report:
   return Report('\n'.join(texts), picture, is_trainable=len(sources) == 2)
 
 
-def what_is_learned(config, whole, val=None) -> list[str]:
-  """`first_lines` of a run on the training images `whole`, and the copies of them in `val`."""
-  return first_lines(config, setup.prepare_data(config, whole, val)) + (copies(whole, val) if val else [])
+def first_lines(config, source, val=None, left_out: int = 0) -> list[str]:
+  """Describes what a run is trained and validated on, without reading an image or a label.
 
-
-def first_lines(config, data: setup.Data) -> list[str]:
-  """Describes what a run is trained and validated on, without reading an image or a label."""
-  source, val = data.train, data.val
+  Args:
+    left_out: see `setup.Data`.
+  """
   batch = config.train.batch
   pairs = source.label_mask.sum() / pipeline.images_per_epoch(source.label_mask)
   counts = _label_counts(source)
   lines = [f'{config.method} on {config.data.name}: {len(source)} images, labels ({config.data.labels}): {counts}']
-  if data.left_out:
-    lines.append(
-      f'left out of batches: {data.left_out} images without a visible label; method=ss learns from these too'
-    )
+  if left_out:
+    lines.append(f'left out of batches: {left_out} images without a visible label; method=ss learns from these too')
   if unlabelled := int((~source.label_mask.any(1)).sum()):
     lines.append(f'{unlabelled} of the images have no visible label; at most half of a batch are such images')
   lines += [
@@ -122,9 +124,9 @@ def first_lines(config, data: setup.Data) -> list[str]:
   return lines
 
 
-def copies(train, val) -> list[str]:
+def copies(train, val=None) -> list[str]:
   """Names the training images that show the same picture as a validation image, in lines."""
-  if train.thumbnails is None or val.thumbnails is None:
+  if val is None or train.thumbnails is None or val.thumbnails is None:
     return []
   numbers = duplicates.pictures(np.concatenate([train.thumbnails, val.thumbnails]))
   learned = dict(zip(numbers[: len(train)].tolist(), train.ids))

@@ -47,7 +47,7 @@ def run(config, workdir: str, force: bool = False) -> dict | None:
     training = setup.build(config, data.train, data.val, mesh_and_model)
     if not (fresh or force):
       sharding.on_first_host(check_labels, workdir, training.source)
-    say('\n'.join(check.first_lines(config, data)))
+    say('\n'.join(check.first_lines(config, data.train, data.val, data.left_out)))
     with StopSignal() as stop:
       if not train(training, config, workdir, stop):
         return None

@@ -193,15 +193,19 @@ class Data(NamedTuple):
 
 def open_data(config) -> Data:
   """Opens the data of a config; raises UserError where they are missing or broken."""
-  whole = source_lib.open_source(config.data, 'train')
-  return prepare_data(config, whole, source_lib.open_source(config.data, 'val'))
+  splits = source_lib.open_splits(config.data)
+  train = visible_part(config, splits['train'])
+  return Data(train, splits['val'], len(splits['train']) - len(train))
 
 
-def prepare_data(config, whole: source_lib.Source, val: source_lib.Source) -> Data:
-  """Hides labels as config.data.labels says and leaves out images that the method cannot use; raises UserError."""
-  shown = label_settings.apply_labels(whole, config.data.labels, config.data.label_seed)
-  train = shown if find(config.method).uses_unlabelled else shown.labelled()
-  return Data(train, val, len(shown) - len(train))
+def visible_part(config, whole: source_lib.Source) -> source_lib.Source:
+  """Hides labels as config.data.labels says, and leaves out images of which the method then can learn nothing.
+
+  Raises:
+    UserError: see `label_settings.apply_labels`.
+  """
+  source = label_settings.apply_labels(whole, config.data.labels, config.data.label_seed)
+  return source if find(config.method).uses_unlabelled else source.labelled()
 
 
 def pair_count(source, images: int) -> int:
