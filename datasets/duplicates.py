@@ -13,7 +13,7 @@ from scipy.spatial import cKDTree
 
 SIDE = 16  # pixels of a thumbnail
 NEAR = 1.5  # largest difference of copies, in grey levels
-NEAR_SHARE = 0.05  # and as a share of the picture's contrast
+NEAR_SHARE = 0.1  # and as a share of the picture's contrast
 FLAT = 4  # contrast below which pictures are too plain to compare
 NEIGHBOURS = 8  # compared with each picture; a larger group of copies is linked by chains of neighbours
 

@@ -40,16 +40,15 @@ class Cache:
     digest = hashlib.sha256(str(folder.resolve()).encode(errors='surrogateescape')).hexdigest()[:32]
     self._path = home and home / 'scans' / f'{digest}.sqlite'
     self._database: sqlite3.Connection | None = None
-    if self._path and not self._open():
-      self._path.unlink(missing_ok=True)  # damaged; it can be made again
-      self._open()
+    self._remade = False
+    if self._path:
+      self._open(self._path)
 
-  def _open(self) -> bool:
+  def _open(self, path: pathlib.Path):
     with self._forgiving():
-      self._path.parent.mkdir(parents=True, exist_ok=True)
-      self._database = sqlite3.connect(self._path, timeout=30)
+      path.parent.mkdir(parents=True, exist_ok=True)
+      self._database = sqlite3.connect(path, timeout=30)
       self._database.execute(_TABLE)
-    return self._database is not None
 
   def rows(self) -> Iterator[Row]:
     """All rows; none after a failure."""
@@ -79,11 +78,15 @@ class Cache:
 
   @contextlib.contextmanager
   def _forgiving(self):
-    """Gives up the file after an error: that only costs another scan next time."""
+    """After an error makes a damaged file anew, and gives up any other: that only costs another scan next time."""
     try:
       yield
     except (sqlite3.Error, OSError) as error:
-      logging.warning('%s: cannot be used (%s); what the scan finds is not remembered', self._path, error)
-      if self._database:
-        self._database.close()
+      self.close()
       self._database = None
+      if type(error) is sqlite3.DatabaseError and not self._remade:  # its subclasses are not about the file's content
+        self._remade = True
+        self._path.unlink(missing_ok=True)
+        self._open(self._path)
+      else:
+        logging.warning('%s: cannot be used (%s); what the scan finds is not remembered', self._path, error)

@@ -114,6 +114,11 @@ def save_mapping(path: pathlib.Path, ids, tasks, mask: np.ndarray):
   write_atomic(path, json.dumps(_rows(ids, tasks, mask), indent=0))
 
 
+def images(path: pathlib.Path) -> set[str]:
+  """Ids of the images that `save_mapping` wrote."""
+  return set(_read_json(path))
+
+
 def check_same(path: pathlib.Path, ids, tasks, mask: np.ndarray):
   """Raises UserError if the visible labels differ from those that `save_mapping` wrote."""
   before, now = _read_json(path), _rows(ids, tasks, mask)

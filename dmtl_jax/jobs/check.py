@@ -85,7 +85,7 @@ def examine(config, out: str | None = None, write: bool = False) -> Report:
   if 'train' in sources:
     whole, val = sources['train'], sources.get('val')
     train = setup.visible_part(config, whole)
-    report('', *first_lines(config, train, val, len(whole) - len(train)), *copies(whole, val))
+    report('', *first_lines(config, train, val, len(whole) - len(train)), *copies(train, val))
     picture = out or f'runs/check_{config.data.name}.png'
     labelled = whole.labelled()
     save_png(picture, draw_labels(labelled, config))
