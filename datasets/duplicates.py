@@ -15,6 +15,7 @@ SIDE = 16  # pixels of a thumbnail
 NEAR = 1.5  # largest difference of copies, in grey levels
 NEAR_SHARE = 0.1  # and as a share of the picture's contrast
 FLAT = 4  # contrast below which pictures are too plain to compare
+CHUNK = 2**14  # pairs compared at a time, which bounds the memory
 NEIGHBOURS = 8  # compared with each picture; a larger group of copies is linked by chains of neighbours
 
 
@@ -37,8 +38,8 @@ def pictures(thumbnails: np.ndarray) -> np.ndarray:
   second = near[first, rank]
   limit = np.minimum(NEAR, NEAR_SHARE * contrast[first])
   same = np.zeros(len(first), bool)
-  for start in range(0, len(first), 2**16):  # bounds the memory
-    part = slice(start, start + 2**16)
+  for start in range(0, len(first), CHUNK):
+    part = slice(start, start + CHUNK)
     difference = np.sqrt(((values[first[part]] - values[second[part]]) ** 2).mean(1))
     same[part] = difference <= limit[part]
   links = coo_matrix((np.ones(same.sum(), bool), (first[same], second[same])), shape=(len(values),) * 2)

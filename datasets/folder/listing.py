@@ -36,7 +36,7 @@ def image_files(folder: pathlib.Path, pool: pathlib.Path | None = None) -> dict[
   images: dict[str, File] = {}
   for place in folders:
     if not place.is_dir():
-      raise UserError(_describe_missing(place))
+      raise UserError(_describe_missing(place, folder.parent.name == 'val'))
     paths = visible_files(place)
     unknown = not all(path.lower().endswith(photographs.suffixes()) for path in paths)
     if unknown and (unread := photographs.unsupported_files(map(pathlib.Path, paths))):
@@ -53,11 +53,13 @@ def image_files(folder: pathlib.Path, pool: pathlib.Path | None = None) -> dict[
   return images
 
 
-def _describe_missing(folder: pathlib.Path) -> str:
+def _describe_missing(folder: pathlib.Path, is_val: bool) -> str:
   """What to do about a missing folder of images."""
   for place in (folder.parent, folder.parent.parent):
     if place.is_dir() and any(path.lower().endswith(photographs.suffixes()) for path in visible_files(place)):
       return f'{folder}: no such folder; move the images of {place} there'
+  if is_val:
+    return f'{folder}: no such folder; put images there, or remove {folder.parent} to validate on a part of the others'
   return f'{folder}: no such folder; put your images there, or in {folder.parent.parent / "images"}'
 
 

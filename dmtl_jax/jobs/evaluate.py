@@ -59,7 +59,7 @@ def run(config, workdir: str, which: str = '', predictions: bool = False, force:
 
 
 def _evaluate(config, path: pathlib.Path, which: str, predictions: bool) -> dict:
-  source = _without_learned(source_lib.open_source(config.data, 'val'), config, path)
+  source = without_learned(source_lib.open_source(config.data, 'val'), config, path)
   model = build_model(config, source.tasks)
   variables, step = load(path, which, model, tuple(config.data.size))
   evaluator = Evaluator(model, source, sharding.make_mesh(), config.eval, config.data, config.seed)
@@ -92,7 +92,7 @@ def _evaluate(config, path: pathlib.Path, which: str, predictions: bool) -> dict
   return result
 
 
-def _without_learned(source, config, path: pathlib.Path):
+def without_learned(source, config, path: pathlib.Path):
   """Leaves out held-out images that the run learned from: images added since may have changed which are held out."""
   labels = path / 'labels.json'
   if not source_lib.holdout_fraction(config.data) or not labels.exists():
