@@ -56,8 +56,11 @@ class Proposal(NamedTuple):
     ]
 
   def write(self):
-    """Writes dataset.json."""
-    write_atomic(self.path, self.text())
+    """Writes dataset.json; raises UserError if the folder cannot be written to."""
+    try:
+      write_atomic(self.path, self.text())
+    except OSError as error:
+      raise UserError(f'{self.path}: cannot be written ({error.strerror}); check the permissions') from error
 
 
 def propose(root: pathlib.Path, splits: Sequence[pathlib.Path], load: Callable) -> Proposal | None:
@@ -130,8 +133,10 @@ class _Values:
     self.files += 1
     values = values[..., 0] if values.ndim == 3 and values.shape[2] == 1 else values
     if values.ndim != 2:
-      self.vectors += _is_normals(values)
-      self.others = self.others if _is_normals(values) else values.shape
+      if _is_normals(values):
+        self.vectors += 1
+      else:
+        self.others = values.shape
       return
     finite = values[np.isfinite(values)]
     if finite.size:

@@ -66,10 +66,11 @@ def examine(config, out: str | None = None, write: bool = False) -> Report:
     say(texts[-1])
 
   if proposal := source_lib.propose(config.data):
+    if write:
+      proposal.write()
     report(*proposal.lines(written=write))
     if not write:
       return Report('\n'.join(texts), None, is_trainable=False)
-    proposal.write()
   source_lib.data_tasks(config.data)
   together = source_lib.holdout_fraction(config.data) > 0
   for splits in [source_lib.SPLITS] if together else [(split,) for split in source_lib.SPLITS]:
