@@ -138,7 +138,12 @@ FIELDS = dict(
     tasks=Field((), 'names of the tasks to learn, in this order (a run keeps its own); (): all'),
     labels=Field('one', 'labels to learn from: one, random, full, or a file that maps images to tasks', is_path=True),
     label_seed=Field(0, 'seed of drawn labels, where the benchmark has no mapping', 0, 2**63),
-    holdout_fraction=Field(0.0, 'share of the training images to score instead of validation, not to learn', 0, 0.9),
+    holdout_fraction=Field(
+      0.0,
+      'share of the labelled training images to validate on, not to learn; 0: a fifth in a folder without val',
+      0,
+      0.9,
+    ),
     size=Field((512, 512), 'height and width of the network input', 5, 2**14),  # at 4, networks have empty maps
     augment=Field('none', 'augmentation (docs/paper.md)', choices=('pascal', 'mtan', 'light', 'none')),
     workers=Field(0, 'processes that load images; 0: threads of this process', 0, 1024),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dmtl_jax.datasets.summary import ImageSummary, summarize
 from dmtl_jax.tasks import Task
 
 
@@ -23,10 +24,12 @@ class Source:
     read: (index, tasks) -> {'image', 'labels'}, with the existing labels of these tasks.
     read_truth: index -> the result of `truth`; None: {}.
     official: {label setting: file of the benchmark's mapping for it} (see label_settings.py).
-    read_warnings: (index, tasks) -> the result of `warnings`; None: {}.
+    read_summary: (index, tasks) -> the result of `summary`; None: the image and its labels are read.
     units: {task: unit of its values, to append to a number}, without tasks that have no unit.
     crop_guide: task whose label, even if hidden, is added to examples as 'crop_guide' [H, W, K]: the crop may depend
       on it (the PASCAL recipe), the loss may not.
+    classes_shown: [N, F] bool, for each class of each task whether the image's label shows it; None: not known.
+    thumbnails: [N, P] uint8 of the images (see duplicates.py); None: not known.
     part_of: the whole split, if this is a part of one; mappings name its images and tasks.
   """
 
@@ -36,9 +39,11 @@ class Source:
   read: Callable[[int, Sequence[Task]], dict]
   read_truth: Callable[[int], dict] | None = None
   official: dict[str, Path] = dataclasses.field(default_factory=dict)
-  read_warnings: Callable[[int, Sequence[Task]], dict] | None = None
+  read_summary: Callable[[int, Sequence[Task]], ImageSummary] | None = None
   units: dict[str, str] = dataclasses.field(default_factory=dict)
   crop_guide: Task | None = None
+  classes_shown: np.ndarray | None = None
+  thumbnails: np.ndarray | None = None
   part_of: 'Source | None' = None
 
   def __len__(self) -> int:
@@ -60,13 +65,23 @@ class Source:
     def select(reader: Callable | None) -> Callable | None:
       return reader and functools.partial(_read_at, reader, tuple(positions))
 
+    def rows(array: np.ndarray | None) -> np.ndarray | None:
+      return None if array is None else array[list(positions)]
+
     return self._part(
       ids=[self.ids[i] for i in positions],
       label_mask=self.label_mask[list(positions)],
       read=select(self.read),
       read_truth=select(self.read_truth),
-      read_warnings=select(self.read_warnings),
+      read_summary=select(self.read_summary),
+      classes_shown=rows(self.classes_shown),
+      thumbnails=rows(self.thumbnails),
     )
+
+  def labelled(self) -> 'Source':
+    """A source with only the images that have a visible label; this one if all have."""
+    shown = self.label_mask.any(1)
+    return self if shown.all() else self.subset(np.flatnonzero(shown).tolist())
 
   def with_tasks(self, columns: Sequence[int]) -> 'Source':
     """A source with only these tasks, in this order."""
@@ -79,10 +94,14 @@ class Source:
     """What a benchmark scores an image against instead of its labels: {task: map [H, W], or None if not scored}."""
     return self.read_truth(index) if self.read_truth else {}
 
-  def warnings(self, index: int) -> dict[str, dict[str, int]]:
-    """Suspicious pixels of an image's visible labels: {task: see `Task.file_warnings`}."""
+  def summary(self, index: int) -> ImageSummary:
+    """What an image and its visible labels hold."""
     visible = [task for t, task in enumerate(self.tasks) if self.label_mask[index, t]]
-    return self.read_warnings(index, visible) if self.read_warnings else {}
+    if self.read_summary:
+      return self.read_summary(index, visible)
+    example = self.read(index, visible)
+    labels = {task.name: summarize(task, example['labels'][task.name]) for task in visible}
+    return ImageSummary(example['image'].shape[:2], labels)
 
 
 def _read_at(read, positions: tuple[int, ...], index: int, *tasks):

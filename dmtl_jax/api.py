@@ -57,8 +57,8 @@ def open_data(config: ConfigDict) -> 'Data':
     >>> data = dmtl_jax.open_data(dmtl_jax.get_config('scenes:labels=one'))
     >>> example = data.train[0]  # {'image': uint8 [H, W, 3], 'labels': {task: [H, W, K]}, 'index': 0}
   """
-  train_source, val_source = setup.open_data(config)
-  return Data(train_source, val_source)
+  data = setup.open_data(config)
+  return Data(data.train, data.val)
 
 
 class Data(NamedTuple):
@@ -68,12 +68,13 @@ class Data(NamedTuple):
   val: Source
 
 
-def check(config: ConfigDict, out: str | None = None) -> check_job.Report:
+def check(config: ConfigDict, out: str | None = None, write: bool = False) -> check_job.Report:
   """Reads every image and label of a config's data, prints what they hold, and draws a dozen labels.
 
   Args:
     config: of the run that will be trained.
     out: PNG file to draw to; default runs/check_NAME.png, with the name of the data set.
+    write: write the dataset.json that is proposed for a folder without one.
 
   Returns:
     A report with `text`, `picture` (path of the drawing, or None) and `is_trainable`.
@@ -86,7 +87,7 @@ def check(config: ConfigDict, out: str | None = None) -> check_job.Report:
     >>> dmtl_jax.check(config).is_trainable
     True
   """
-  return check_job.examine(config, out)
+  return check_job.examine(config, out, write)
 
 
 def train(config: ConfigDict, workdir: str | os.PathLike, force: bool = False) -> dict | None:

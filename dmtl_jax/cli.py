@@ -5,7 +5,8 @@ import       python main.py --mode=import --from=EXPORT --images=PHOTOS --config
              (labels from COCO, LabelMe, CVAT, Label Studio, YOLO, VOC or colour masks, Cityscapes, NYU;
              with another export: adds its labels)
 check        python main.py --mode=check --config=configs/folder.py --config.data.path=PATH [--out=PAGE.png]
-             (what the data holds, with a picture of its labels, before anything is trained)
+             (what the data holds, with a picture of its labels, before anything is trained; --write: write the
+             dataset.json that it proposes where there is none)
 train        python main.py --config=configs/scenes.py:method=prediction,labels=one --workdir=runs/scenes
              (the same command resumes a stopped run)
 evaluate     python main.py --mode=evaluate --workdir=runs/scenes [--step=latest] [--config.eval.diffusion_steps=4]
@@ -124,6 +125,7 @@ _OUT = flags.DEFINE_string(
   'predict, report: folder to write to; study: folder of all suites (runs/study); check: the picture; export: the '
   'file, *.stablehlo; influence, uncertainty, boundary: JSON file.',
 )
+_WRITE = flags.DEFINE_bool('write', False, 'check: write the dataset.json that it proposes where there is none.')
 _DISTRIBUTED = flags.DEFINE_string(
   'distributed',
   None,
@@ -320,7 +322,7 @@ def _run(overrides: list[str] | None = None) -> int | None:
       options = Options(_TASK.value, _KIND.value, classes, _BACKGROUND.value, annotated, _FORCE.value)
       job.run(_CONFIG.value.data, _FROM.value, _IMAGES.value, _COLORS.value, options)
     case 'check':
-      return job.run(_CONFIG.value, out)
+      return job.run(_CONFIG.value, out, _WRITE.value)
     case 'train':
       job.run(_CONFIG.value, workdir, _FORCE.value)
     case 'replay':

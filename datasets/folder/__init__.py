@@ -3,6 +3,10 @@
   PATH/dataset.json                     {"tasks": {"semseg": {"classes": [...]}, "depth": {}}}
   PATH/SPLIT/images/NAME.jpg            any format and size; SPLIT is train or val
   PATH/SPLIT/labels/TASK/NAME.png|npy   has the same NAME as its image
+  PATH/unlabelled/NAME.jpg              more training images, without labels
+
+PATH/val is optional: without it a fifth of the labelled images is held out (dmtl_jax/data/holdout.py). Without
+PATH/train, images and labels are those of PATH itself.
 
 dataset.json has for each task: "kind" (default: the task's name), "classes" (semseg, parsing), "ignore" (class maps
 and depth: another stored value of unlabelled pixels), "positive" (two classes: stored value of class 1), "scale"
@@ -15,22 +19,23 @@ from unit length are unlabelled. Each kind takes certain fields (`Task.file_fiel
 from collections.abc import Sequence
 import contextlib
 import dataclasses
+import json
 import pathlib
-import unicodedata
 
 import cv2
 import numpy as np
 
 from dmtl_jax.basics import files, photographs
 from dmtl_jax.basics.errors import is_plain, join_names, sanitize, UserError
-from dmtl_jax.datasets.folder import scan
+from dmtl_jax.datasets.folder import listing, proposal, scan
+from dmtl_jax.datasets.folder.description import read_description
+from dmtl_jax.datasets.folder.listing import File
 from dmtl_jax.datasets.source import Source
-from dmtl_jax.tasks import KINDS, make_task, MAX_NAME_LENGTH, Task
+from dmtl_jax.datasets.summary import ImageSummary, LabelSummary
+from dmtl_jax.tasks import KINDS, Task
 
 LABEL_SUFFIXES = ('.png', '.npy')
-FIELDS = {'kind', 'classes', 'ignore', 'positive', 'scale'}
-MIN_SCALE, MAX_SCALE = 1e-9, 1e9  # metres; beyond, depths may not fit float32
-EXAMPLE = '{"tasks": {"saliency": {}}}'
+HELD_OUT = 0.2  # share of the labelled images to validate on where there is no folder val
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -39,45 +44,61 @@ class Files:
 
   Attributes:
     images: path of each image.
-    labels: {task: path} of each image, for the labels that exist.
+    labels: {task: path} of each image, for the labels that exist, in the order of `tasks`.
+    stamps: [N, 1 + T, 2] int64, `listing.stamp` of each image and its labels when they were listed; a file that changed
+      since then is refused.
     encodings: {task: {field: value}}, how dataset.json describes its label files (`Task.file_fields`).
-    stamps: {path: `scan.stamp` at the time of the check}; a file that changed since then is refused.
+    results: the JSON of `scan.scan_image` for each image; empty before the scan.
   """
 
   tasks: tuple[Task, ...]
-  images: Sequence[pathlib.Path]
-  labels: Sequence[dict[str, pathlib.Path]]
+  ids: Sequence[str]
+  images: Sequence[str]
+  labels: Sequence[dict[str, str]]
+  stamps: np.ndarray
   encodings: dict[str, dict]
-  stamps: dict[pathlib.Path, tuple[int, int]]
+  results: Sequence[str] = ()
 
   def __call__(self, index: int, tasks: Sequence[Task]) -> dict:
     labels = {task.name: self.label(index, task) for task in tasks if task.name in self.labels[index]}
     return {'image': self.image(index), 'labels': labels}
 
   def image(self, index: int) -> np.ndarray:
-    with self._unchanged(self.images[index]) as path:
+    with self._unchanged(self.images[index], self.stamps[index, 0]) as path:
       return photographs.read_image(path)
 
   def label(self, index: int, task: Task) -> np.ndarray:
-    with self._unchanged(self.labels[index][task.name]) as path:
+    with self._unchanged_label(index, task) as path:
       try:
         return read_label(path, task, self.encodings[task.name])
       except ValueError as error:
         raise UserError(f'{path}: {error}') from error
 
-  def warnings(self, index: int, tasks: Sequence[Task]) -> dict[str, dict[str, int]]:
-    """`Task.file_warnings` of each label, which must be valid (see `Source.warnings`)."""
-    paths = self.labels[index]
-    labelled = [task for task in tasks if task.name in paths]
-    return {task.name: task.file_warnings(_load(paths[task.name]), **self.encodings[task.name]) for task in labelled}
+  def warnings(self, index: int, task: Task) -> dict[str, int]:
+    """`Task.file_warnings` of a label, which must be valid, where there are any."""
+    if type(task).file_warnings is Task.file_warnings:  # which finds nothing, and reading the file again takes time
+      return {}
+    with self._unchanged_label(index, task) as path:
+      counts = task.file_warnings(_load(path), **self.encodings[task.name])
+    return {text: count for text, count in counts.items() if count}
+
+  def summary(self, index: int, tasks: Sequence[Task]) -> ImageSummary:
+    """See `Source.summary`; reads no file."""
+    result = json.loads(self.results[index])
+    labels = {task.name: LabelSummary(*result['labels'][task.name]) for task in tasks}
+    return ImageSummary(tuple(result['size']), labels)
+
+  def _unchanged_label(self, index: int, task: Task):
+    path = self.labels[index][task.name]
+    return self._unchanged(path, self.stamps[index, 1 + self.tasks.index(task)])
 
   @contextlib.contextmanager
-  def _unchanged(self, path: pathlib.Path):
+  def _unchanged(self, path: str, stamp: np.ndarray):
     """Raises UserError after the block, in which the file is read, if it is no longer the file that was checked."""
     try:
-      yield path
+      yield pathlib.Path(path)
     finally:
-      if scan.stamp(path) != self.stamps[path]:
+      if listing.stamp(path) != tuple(stamp):
         raise UserError(f'{path}: changed or removed since it was checked; run the same command again to check it anew')
 
 
@@ -86,29 +107,47 @@ def tasks(data_config) -> tuple[Task, ...]:
   return read_description(_root(data_config.path) / 'dataset.json')[0]
 
 
+def propose(data_config) -> proposal.Proposal | None:
+  """The dataset.json that the labels of config.data.path suggest; None if there is one."""
+  root = _root(data_config.path)
+  return proposal.propose(root, [split_folder(root, 'train'), root / 'val'], _load)
+
+
+def holdout_fraction(data_config) -> float:
+  """Share of the training images to validate on: 0 if there is a folder of validation images."""
+  return 0.0 if (_root(data_config.path) / 'val').is_dir() else HELD_OUT
+
+
 def open_split(data_config, split: str) -> Source:
   """Opens the split 'train' or 'val' of the folder config.data.path; see `open_folder`."""
   return open_folder(data_config.path, split)
 
 
 def open_folder(path: str, split: str) -> Source:
-  """Opens PATH/SPLIT and checks all its files, once, as the result is cached; raises UserError with what is wrong."""
+  """Opens a split and checks its new and changed files; raises UserError with what is wrong."""
   root = _root(path)
   tasks, encodings = read_description(root / 'dataset.json')
-  images = _image_files(root / split / 'images')
-  label_files = _label_files(root / split / 'labels', tasks, images)
+  folder = split_folder(root, split)
+  images = listing.image_files(folder / 'images', root / 'unlabelled' if split == 'train' else None)
+  label_files = _label_files(folder / 'labels', tasks, images)
   ids = sorted(images)
-  labels = [{name: paths[i] for name, paths in label_files.items() if i in paths} for i in ids]
-  mask = np.array([[task.name in paths for task in tasks] for paths in labels])
-  unlabelled = [ids[i] for i in np.flatnonzero(~mask.any(1))]
-  if unlabelled and (split == 'train' or len(unlabelled) == len(ids)):
-    fix = f'remove the image or add {root / split}/labels/TASK/NAME.png'
-    raise UserError(f'{root / split}: {join_names(unlabelled)} without a label for any task; {fix}')
-  stamps = {path: scan.stamp(path) for paths in (images, *labels) for path in paths.values()}
-  split_files = Files(tasks, [images[i] for i in ids], labels, encodings, stamps)
-  scan.check(split_files, root / split)
-  units = {task.name: 'm' for task in tasks if isinstance(task, KINDS['depth'])}
-  return Source(tasks, ids, mask, split_files, read_warnings=split_files.warnings, units=units)
+  split_files = _files(tasks, encodings, ids, images, label_files)
+  mask = np.array([[task.name in paths for task in tasks] for paths in split_files.labels])
+  if not mask.any():
+    add = f'add {folder}/labels/TASK/NAME.png'
+    raise UserError(f'{folder}: none of {len(ids)} images ({join_names(ids)}) has a label for any task; {add}')
+  scanned = scan.scan(split_files, folder)
+  split_files = dataclasses.replace(split_files, results=scanned.results)
+  return Source(
+    tasks,
+    ids,
+    mask,
+    split_files,
+    read_summary=split_files.summary,
+    units={task.name: 'm' for task in tasks if isinstance(task, KINDS['depth'])},
+    classes_shown=_classes_shown(split_files),
+    thumbnails=scanned.thumbnails,
+  )
 
 
 def _root(path: str) -> pathlib.Path:
@@ -119,137 +158,57 @@ def _root(path: str) -> pathlib.Path:
   return pathlib.Path(path)
 
 
-def read_description(path: pathlib.Path) -> tuple[tuple[Task, ...], dict[str, dict]]:
-  """Reads tasks and encodings (see `Files`) from dataset.json; raises UserError with the field and what it must be."""
-  if not path.is_file():
-    raise UserError(f'{path}: no such file; it must name the tasks, e.g. {EXAMPLE}')
-  content = files.read_json(path)
-  entries = content.get('tasks') if isinstance(content, dict) else None
-  if not isinstance(entries, dict) or not entries:
-    raise UserError(f'{path}: "tasks" must map at least one task name to its description, e.g. {EXAMPLE}')
-  for field in sorted(FIELDS & content.keys()):  # other fields may document the data
-    raise UserError(f'{path}: "{field}" has no effect beside "tasks"; move it into the description of a task')
-  tasks, encodings = [], {}
-  for name, entry in entries.items():
-    task, encodings[name] = _read_entry(f'{path}: "tasks"."{sanitize(name, MAX_NAME_LENGTH)}"', name, entry)
-    tasks.append(task)
-  return tuple(tasks), encodings
+def split_folder(root: pathlib.Path, split: str) -> pathlib.Path:
+  """The folder of a split's images and labels: PATH/SPLIT; without PATH/train, PATH is that of the training images."""
+  folder = root / split
+  if split == 'val' or not (root / 'images').is_dir():
+    return folder
+  if folder.is_dir():
+    raise UserError(f'{root}: has images both in images and in train/images; move all to train, with their labels')
+  return root
 
 
-def _read_entry(where: str, name: str, entry) -> tuple[Task, dict]:
-  if not isinstance(entry, dict):
-    raise UserError(f'{where} must be an object like {{}}')
-  unknown = entry.keys() - FIELDS
-  if unknown:
-    raise UserError(f'{where}: unknown field "{sanitize(min(unknown), 40)}"; use {", ".join(sorted(FIELDS))}')
-  kind = entry.get('kind', name)
-  classes = entry.get('classes', [])
-  if not isinstance(kind, str):
-    raise UserError(f'{where}."kind" must be one of {", ".join(KINDS)}')
-  _check_classes(f'{where}."classes"', classes)
-  encoding = _read_encoding(where, entry)
-  try:
-    task = make_task(name, kind, tuple(classes))
-  except ValueError as error:
-    raise UserError(f'{where}: {error}') from error
-  allowed = ['kind', *(['classes'] if task.raw_channels is None else []), *task.file_fields]
-  for field in sorted(entry.keys() - {*allowed}):
-    subject = f'{kind} with {len(classes)} classes' if classes else kind
-    raise UserError(f'{where}."{field}" would have no effect: {subject} takes {", ".join(allowed)}; remove it')
-  return task, encoding
+def _files(tasks, encodings, ids: list[str], images: dict[str, File], label_files: dict[str, dict[str, File]]) -> Files:
+  labels = []
+  stamps = np.full((len(ids), 1 + len(tasks), 2), -1, np.int64)
+  for row, id in enumerate(ids):
+    stamps[row, 0] = images[id][1:]
+    labels.append({})
+    for column, task in enumerate(tasks, 1):
+      if file := label_files[task.name].get(id):
+        labels[row][task.name] = file.path
+        stamps[row, column] = file[1:]
+  return Files(tasks, ids, [images[id].path for id in ids], labels, stamps, encodings)
 
 
-def _check_classes(where: str, classes):
-  """Raises UserError unless class names, which label tables, legends and files, are legible and distinct."""
-  if not isinstance(classes, list) or not all(isinstance(c, str) and is_plain(c) for c in classes):
-    raise UserError(f'{where} must be a list of names, without control characters')
-  first: dict[str, int] = {}
-  for i, name in enumerate(classes):
-    visible = unicodedata.normalize('NFC', name.strip())
-    if not any(c.isprintable() and not c.isspace() for c in visible):
-      raise UserError(f'{where}[{i}] is blank; name the class')
-    if len(name) > MAX_NAME_LENGTH:
-      raise UserError(f'{where}[{i}]: a name has at most {MAX_NAME_LENGTH} characters, not {len(name)}; shorten it')
-    if first.setdefault(visible, i) != i:
-      raise UserError(f'{where}[{i}]: [{first[visible]}] is also named "{visible}"; rename one of them')
+def _classes_shown(split_files: Files) -> np.ndarray:
+  """`Source.classes_shown` from the pixels of each class that were counted."""
+  columns = {}
+  for task in split_files.tasks:
+    for id in range(len(task.classes)):
+      columns[task.name, id] = len(columns)
+  shown = np.zeros((len(split_files.ids), len(columns)), bool)
+  for row, (result, labels) in enumerate(zip(split_files.results, split_files.labels)):
+    if not labels or not columns:
+      continue
+    for name, summary in json.loads(result)['labels'].items():
+      counts = LabelSummary(*summary).counts
+      shown[row, [columns[name, id] for id, count in enumerate(counts) if count and (name, id) in columns]] = True
+  return shown
 
 
-def _read_encoding(where: str, entry: dict) -> dict:
-  """Reads the fields that say how label files are stored."""
-  for field, low in (('ignore', 0), ('positive', 1)):
-    value = entry.get(field, low)
-    if type(value) is not int or not low <= value <= 65535:
-      raise UserError(f'{where}."{field}" must be a whole number from {low} to 65535')
-  scale = entry.get('scale', 1)
-  if type(scale) not in (int, float) or not MIN_SCALE <= scale <= MAX_SCALE:
-    raise UserError(f'{where}."scale" must be a positive number, {MIN_SCALE:g} to {MAX_SCALE:g} metres')
-  encoding = {field: entry[field] for field in ('ignore', 'positive', 'scale') if field in entry}
-  if 'positive' in encoding and encoding['positive'] == encoding.get('ignore'):
-    raise UserError(f'{where}: "positive" and "ignore" are both {encoding["positive"]}; change one of them')
-  return encoding
-
-
-def _image_files(folder: pathlib.Path) -> dict[str, pathlib.Path]:
-  """{id: path} of a split's images."""
-  if folder.is_dir() and (unread := photographs.unsupported_files(_visible_files(folder))):
-    raise UserError(f'{folder}: {unread}')
-  images = _by_stem(folder, photographs.suffixes())
-  if not images:
-    raise UserError(f'{folder}: contains no images; put images ({", ".join(photographs.suffixes())}) there')
-  for id, path in images.items():
-    if not files.is_name(f'{id}.png'):  # reported before a network is trained
-      raise UserError(f'{path}: the name is too long for result files, NAME.png; shorten it and those of its labels')
-  return images
-
-
-def _by_stem(folder: pathlib.Path, suffixes: tuple[str, ...]) -> dict[str, pathlib.Path]:
-  """{name without suffix, in NFC: path} of a folder's files, without hidden ones."""
-  if not folder.is_dir():
-    raise UserError(f'{folder}: no such folder; see docs/your_own_data.md')
-  by_stem = {}
-  for path in _visible_files(folder):
-    if not is_plain(path.name):
-      raise UserError(f"{folder}: '{sanitize(path.name)}' has control characters or is not UTF-8; rename the file")
-    if not path.is_file():
-      raise UserError(f'{path}: is not a file, or is a broken link; replace or remove it')
-    # If it were skipped, a label in another format would silently mean "not labelled".
-    if path.suffix.lower() not in suffixes:
-      raise UserError(f'{path}: is not one of {", ".join(suffixes)}; convert or remove it')
-    _check_distinct(path, by_stem.setdefault(files.nfc(path.stem), path))
-  return by_stem
-
-
-def _check_distinct(path: pathlib.Path, other: pathlib.Path):
-  """Raises UserError if two files of a folder would be the same image, label or task."""
-  if path == other:
-    return
-  if path.stem == other.stem:
-    raise UserError(f'{path}: {other.name} has the same name; rename one of them')
-  raise UserError(
-    f'{path}: {other.name!a} and {path.name!a} are the same name in two Unicode forms (NFC and NFD); rename or remove '
-    'one of them'
-  )
-
-
-def _visible_files(folder: pathlib.Path) -> list[pathlib.Path]:
-  try:
-    return sorted(path for path in folder.iterdir() if not path.name.startswith('.'))
-  except OSError as error:
-    raise UserError(f'{folder}: cannot be read ({error.strerror}); check its permissions') from error
-
-
-def _label_files(folder: pathlib.Path, tasks, images) -> dict[str, dict[str, pathlib.Path]]:
-  """{task: {stem: path}}; a task without a folder has no labels in this split."""
+def _label_files(folder: pathlib.Path, tasks, images) -> dict[str, dict[str, File]]:
+  """{task: {stem: file}}; a task without a folder has no labels in this split."""
   names = {files.nfc(task.name): task.name for task in tasks}
-  folders = {}
-  for path in _visible_files(folder) if folder.is_dir() else ():
+  folders: dict[str, pathlib.Path] = {}
+  for path in map(pathlib.Path, listing.visible_files(folder) if folder.is_dir() else ()):
     if files.nfc(path.name) not in names:
       raise UserError(f'{folder}/{sanitize(path.name)}: dataset.json has no such task; add it there or remove this')
-    _check_distinct(path, folders.setdefault(files.nfc(path.name), path))
-  labels = {task: _by_stem(folders[name], LABEL_SUFFIXES) if name in folders else {} for name, task in names.items()}
-  orphans = [path for paths in labels.values() for stem, path in paths.items() if stem not in images]
-  if orphans:
-    raise UserError(f'{join_names(orphans)}: no image of the same name in {folder.parent / "images"}')
+    listing.check_distinct(path, folders.setdefault(files.nfc(path.name), path))
+  labels = {}
+  for name, task in names.items():
+    labels[task] = listing.by_stem(folders[name], LABEL_SUFFIXES) if name in folders else {}
+  listing.check_no_orphans(labels, images, folder.parent / 'images')
   return labels
 
 

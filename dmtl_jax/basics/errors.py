@@ -49,7 +49,7 @@ def sanitize(text: str, limit: int = 200) -> str:
 
 def is_plain(text: str) -> bool:
   """Whether text has no control characters, line breaks or surrogates (bytes that are not UTF-8)."""
-  return not any(unicodedata.category(c) in ('Cc', 'Cs', 'Zl', 'Zp') for c in text)
+  return text.isprintable() or not any(unicodedata.category(c) in ('Cc', 'Cs', 'Zl', 'Zp') for c in text)
 
 
 def join_names(names: Sequence[object], limit: int = 3) -> str:

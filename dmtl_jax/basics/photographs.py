@@ -6,7 +6,7 @@ Workers of the input pipeline use this, so it does not import JAX.
 """
 
 import collections
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 import contextlib
 import functools
 import importlib
@@ -215,17 +215,18 @@ def _decode_jpeg(path: str | os.PathLike, colors: str) -> np.ndarray | None:
     return None
 
 
-def describe_extra_bytes(paths: Iterable[pathlib.Path]) -> str:
-  """A remark on JPEGs with bytes between the last pixel and the end of the image; '' if there are none.
+def has_extra_bytes(path: str | os.PathLike) -> bool:
+  """Whether a JPEG that this process has read has bytes between the last pixel and the end of the image."""
+  return os.fspath(path) in _paths_with_extra_bytes
+
+
+def describe_extra_bytes(names: Sequence[str]) -> str:
+  """A remark on JPEGs for which `has_extra_bytes`.
 
   Some cameras write such bytes, which are harmless; but damage in the middle can show itself only by them.
-
-  Args:
-    paths: of images that this process has read.
   """
-  names = [path.name for path in paths if os.fspath(path) in _paths_with_extra_bytes]
   advice = 'which some cameras write and damage leaves too; look whether the images are whole'
-  return f'{join_names(names)}: bytes are left over behind the last pixel, {advice}' if names else ''
+  return f'{join_names(names)}: bytes are left over behind the last pixel, {advice}'
 
 
 def _explain_unknown(path: str | os.PathLike):

@@ -77,7 +77,8 @@ def check(setting: str):
     raise unknown_value_error('config.data.labels', setting, (*SETTINGS, 'a file'))
 
 
-def _hash(seed: int, name: str) -> int:
+def stable_hash(seed: int | str, name: str) -> int:
+  """A number from 0 to 2**64 - 1 that depends on the seed and the name only."""
   return int.from_bytes(hashlib.sha256(f'{seed}/{name}'.encode()).digest()[:8], 'big')
 
 
@@ -88,7 +89,7 @@ def draw_one(ids, exists: np.ndarray, seed: int) -> np.ndarray:
   """
   mask = np.zeros_like(exists)
   counts = np.zeros(exists.shape[1], int)
-  for i in sorted(range(len(ids)), key=lambda i: (exists[i].sum(), _hash(seed, ids[i]))):
+  for i in sorted(range(len(ids)), key=lambda i: (exists[i].sum(), stable_hash(seed, ids[i]))):
     choices = np.flatnonzero(exists[i])
     if len(choices):
       t = choices[np.argmin(counts[choices])]
@@ -103,7 +104,7 @@ def draw_random(ids, exists: np.ndarray, seed: int) -> np.ndarray:
   for i, name in enumerate(ids):
     choices = np.flatnonzero(exists[i])
     if len(choices):
-      subset = 1 + _hash(seed, name) % (2 ** len(choices) - 1)
+      subset = 1 + stable_hash(seed, name) % (2 ** len(choices) - 1)
       mask[i, choices] = [(subset >> bit) & 1 for bit in range(len(choices))]
   return mask
 
@@ -125,6 +126,11 @@ def draw_half(rows: dict[str, list[str]], seed: int = 0) -> dict[str, list[str]]
 def save_mapping(path: pathlib.Path, ids, tasks, mask: np.ndarray):
   """Writes {image: [tasks]} as JSON."""
   write_atomic(path, json.dumps(_rows(ids, tasks, mask), indent=0))
+
+
+def images(path: pathlib.Path) -> set[str]:
+  """Ids of the images that `save_mapping` wrote."""
+  return set(_read_json(path))
 
 
 def check_same(path: pathlib.Path, ids, tasks, mask: np.ndarray):

@@ -21,7 +21,7 @@ import numpy as np
 from dmtl_jax.basics import processes
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.data import transforms
-from dmtl_jax.data.source import Source
+from dmtl_jax.datasets.source import Source
 
 _ENDLESS = 2**40  # batches; the caller decides when training ends
 
@@ -54,11 +54,23 @@ class _LoadTraining(_Load):
   seed: int
 
   def load(self, position: int) -> dict:
-    per_epoch = max(len(self.source) // self.batch, 1) * self.batch
-    epoch, offset = divmod(position, per_epoch)
-    index = int(_order(self.seed, epoch, len(self.source))[offset % len(self.source)])
+    labelled, images = self._counts
+    epoch, offset = divmod(position, max(images // self.batch, 1) * self.batch)
+    order = _order(self.seed, epoch, labelled, len(self.source) - labelled)
+    index = int(self._positions[order[offset % images]])
     rng = np.random.default_rng((self.seed, epoch, index))
     return self._transform(self.source[index], rng)
+
+  @functools.cached_property
+  def _counts(self) -> tuple[int, int]:
+    """Number of labelled images, and of all images of an epoch."""
+    return int(self.source.label_mask.any(1).sum()), images_per_epoch(self.source.label_mask)
+
+  @functools.cached_property
+  def _positions(self) -> np.ndarray:
+    """Indices of the labelled images, then of the others."""
+    labelled = self.source.label_mask.any(1)
+    return np.concatenate([np.flatnonzero(labelled), np.flatnonzero(~labelled)])
 
   @functools.cached_property
   def _transform(self):
@@ -79,10 +91,22 @@ class _LoadEvaluation(_Load):
     return transforms.eval_transform(self.data_config, self.geometry, self.source.tasks)
 
 
+def images_per_epoch(label_mask: np.ndarray) -> int:
+  """Number of images in an epoch, given the visible labels [N, T].
+
+  Those are all labelled ones and, for methods that learn from others too, as many of these: a pool of unlabelled
+  photographs, however large, takes at most half of a batch.
+  """
+  labelled = int(label_mask.any(1).sum())
+  return min(len(label_mask), 2 * labelled)
+
+
 @functools.lru_cache(maxsize=4)
-def _order(seed: int, epoch: int, count: int) -> np.ndarray:
-  """Draws the order of images in an epoch: a permutation of `count` indices."""
-  return np.random.default_rng((seed, epoch)).permutation(count)
+def _order(seed: int, epoch: int, labelled: int, unlabelled: int) -> np.ndarray:
+  """Draws the images of an epoch in their order: positions among the labelled images followed by the others."""
+  rng = np.random.default_rng((seed, epoch))
+  drawn = labelled + rng.permutation(unlabelled)[:labelled]
+  return np.concatenate([np.arange(labelled), drawn])[rng.permutation(labelled + len(drawn))]
 
 
 class TrainIterator:

@@ -9,8 +9,12 @@ import numpy as np
 
 from dmtl_jax import datasets
 from dmtl_jax.basics.errors import sanitize, unknown_value_error, UserError
+from dmtl_jax.data.holdout import hold_out
+from dmtl_jax.datasets.folder.proposal import Proposal
 from dmtl_jax.datasets.source import Source
 from dmtl_jax.tasks import Task
+
+SPLITS = ('train', 'val')
 
 
 def package(name: str):
@@ -28,27 +32,49 @@ def names() -> list[str]:
 def open_source(data_config, split: str) -> Source:
   """Opens the split 'train' or 'val' of config.data, with all its labels of config.data.tasks (default: all tasks).
 
-  With config.data.holdout_fraction, 'val' is that share of the training images, the same in every run, and 'train'
+  With a `holdout_fraction`, 'val' is that share of the labelled training images (see `holdout.hold_out`), and 'train'
   the rest.
 
   Raises:
     UserError: says what is missing or broken in the data, and what to do.
   """
-  share = data_config.get('holdout_fraction', 0)
-  source = package(data_config.name).open_split(data_config, 'train' if share else split)
-  if split == 'train' and data_config.get('augment') == 'pascal':
-    source = dataclasses.replace(source, crop_guide=next((task for task in source.tasks if task.guides_crops), None))
-  source = source.with_tasks(_task_positions(source.tasks, data_config.get('tasks', ())))
-  if not share:
-    return source
-  count = round(share * len(source))
-  if count in (0, len(source)):
-    raise UserError(
-      f'config.data.holdout_fraction={share:g} leaves {count} of {len(source)} images to validate on; '
-      f'both training and validation need at least one'
-    )
-  validation, training = np.split(np.random.default_rng(0).permutation(len(source)), [count])
-  return source.subset(sorted(map(int, validation if split == 'val' else training)))
+  return open_splits(data_config, (split,))[split]
+
+
+def open_splits(data_config, splits: Sequence[str] = SPLITS) -> dict[str, Source]:
+  """Opens several splits as `open_source` does; where one is a part of the other, their files are listed only once."""
+  open_split = package(data_config.name).open_split
+  share = holdout_fraction(data_config)
+  if share:
+    whole = open_split(data_config, 'train')
+    held_out = hold_out(whole, share)  # of all tasks, so that runs of some are validated on the same images
+    if not held_out.any():
+      raise UserError(
+        f'config.data: one labelled image ({whole.labelled().ids[0]}) cannot be held out to validate on and learned '
+        f'from as well; label another, or add a validation set'
+      )
+    parts = {'train': ~held_out, 'val': held_out}
+    sources = {split: whole.subset(np.flatnonzero(parts[split]).tolist()) for split in splits}
+  else:
+    sources = {split: open_split(data_config, split) for split in splits}
+  if 'train' in sources and data_config.get('augment') == 'pascal':
+    guide = next((task for task in sources['train'].tasks if task.guides_crops), None)
+    sources['train'] = dataclasses.replace(sources['train'], crop_guide=guide)
+  names = data_config.get('tasks', ())
+  return {split: source.with_tasks(_task_positions(source.tasks, names)) for split, source in sources.items()}
+
+
+def holdout_fraction(data_config) -> float:
+  """Share of the labelled training images to validate on instead of learning from them; 0: there is a split for it."""
+  module = package(data_config.name)
+  default = module.holdout_fraction(data_config) if hasattr(module, 'holdout_fraction') else 0
+  return data_config.get('holdout_fraction', 0) or default
+
+
+def propose(data_config) -> Proposal | None:
+  """The description that a folder of images lacks, as its labels suggest it; None where there is one."""
+  module = package(data_config.name)
+  return module.propose(data_config) if hasattr(module, 'propose') else None
 
 
 def data_tasks(data_config) -> tuple[Task, ...]:

@@ -1,6 +1,7 @@
 """The job `--mode=check`: describes and draws the data of a config before anything is trained."""
 
 import collections
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 import dataclasses
 from typing import NamedTuple
@@ -10,14 +11,17 @@ import numpy as np
 from dmtl_jax.basics.errors import join_names, sanitize, UserError
 from dmtl_jax.basics.progress import Progress, say
 from dmtl_jax.configs import check as check_config
-from dmtl_jax.data import label_settings, transforms
+from dmtl_jax.data import pipeline, transforms
 from dmtl_jax.data import source as source_lib
+from dmtl_jax.datasets import duplicates
+from dmtl_jax.datasets.summary import ImageSummary, LabelSummary
 from dmtl_jax.draw import panels
 from dmtl_jax.draw.png import save_png
 from dmtl_jax.tasks import Task
 from dmtl_jax.training import setup, step
 
 SHOWN = 12  # images in the picture
+CHUNK = 256  # images handed to the reading threads at a time
 WARN_ABOVE = 0.001  # share of a task's pixels
 
 
@@ -35,22 +39,24 @@ class Report(NamedTuple):
   is_trainable: bool
 
 
-def run(config, out: str | None = None) -> int:
+def run(config, out: str | None = None, write: bool = False) -> int:
   """The job `--mode=check`: `examine`; returns 1 where something stands in the way of training, else 0."""
-  return int(not examine(config, out).is_trainable)
+  return int(not examine(config, out, write).is_trainable)
 
 
-def examine(config, out: str | None = None) -> Report:
+def examine(config, out: str | None = None, write: bool = False) -> Report:
   """Reads every image and label of both splits, prints what they hold, and draws the labels of a dozen images.
+
+  Of a folder without dataset.json it first prints the one that its labels suggest.
 
   Args:
     out: the picture, PNG; default runs/check_NAME.png, with the name of the data set.
+    write: whether to write that dataset.json, and go on with it.
 
   Raises:
     UserError: the config cannot be trained with any data.
   """
   check_config.check(config.to_dict())
-  source_lib.data_tasks(config.data)
   sources: dict[str, source_lib.Source] = {}
   texts: list[str] = []
   picture = None
@@ -59,41 +65,79 @@ def examine(config, out: str | None = None) -> Report:
     texts.append('\n'.join(lines))
     say(texts[-1])
 
-  for split in ('train', 'val'):
+  if proposal := source_lib.propose(config.data):
+    if write:
+      proposal.write()
+    report(*proposal.lines(written=write))
+    if not write:
+      return Report('\n'.join(texts), None, is_trainable=False)
+  source_lib.data_tasks(config.data)
+  together = source_lib.holdout_fraction(config.data) > 0
+  for splits in [source_lib.SPLITS] if together else [(split,) for split in source_lib.SPLITS]:
     try:
-      sources[split] = source_lib.open_source(config.data, split)
+      opened = source_lib.open_splits(config.data, splits)
     except UserError as error:
-      report(f'{split}: cannot be used', *(f'  {sanitize(str(part), 1000)}' for part in error.parts or [error]))
+      name = ' and '.join(splits)
+      report(f'{name}: cannot be used', *(f'  {sanitize(str(part), 1000)}' for part in error.parts or [error]))
       continue
-    report(f'{split}: {len(sources[split])} images', *contents(sources[split]))
+    for split, source in opened.items():
+      report(f'{split}: {len(source)} images', *contents(source))
+    sources |= opened
   if 'train' in sources:
-    train = label_settings.apply_labels(sources['train'], config.data.labels, config.data.label_seed)
-    report('', *first_lines(config, train, sources.get('val')))
+    whole, val = sources['train'], sources.get('val')
+    train = setup.visible_part(config, whole)
+    report('', *first_lines(config, train, val, len(whole) - len(train)), *copies(train, val))
     picture = out or f'runs/check_{config.data.name}.png'
-    save_png(picture, draw_labels(sources['train'], config))
-    report(f'labels of {min(SHOWN, len(train))} images drawn over them: {picture}')
+    labelled = whole.labelled()
+    save_png(picture, draw_labels(labelled, config))
+    report(f'labels of {min(SHOWN, len(labelled))} images drawn over them: {picture}')
   # Last, since the network (its channels, for instance) depends on the data.
   setup.check(config, fresh=False)  # downloads nothing
   return Report('\n'.join(texts), picture, is_trainable=len(sources) == 2)
 
 
-def first_lines(config, source, val=None) -> list[str]:
-  """Describes what a run is trained and validated on, without reading an image or a label."""
-  pairs = source.label_mask.sum(1)
+def first_lines(config, source, val=None, left_out: int = 0) -> list[str]:
+  """Describes what a run is trained and validated on, without reading an image or a label.
+
+  Args:
+    left_out: see `setup.Data`.
+  """
   batch = config.train.batch
+  pairs = source.label_mask.sum() / pipeline.images_per_epoch(source.label_mask)
   counts = _label_counts(source)
-  lines = [
-    f'{config.method} on {config.data.name}: {len(source)} images, labels ({config.data.labels}): {counts}',
-    f'a batch of {batch} images holds {batch * pairs.mean():.3g} pairs of image and task, and has room for '
+  lines = [f'{config.method} on {config.data.name}: {len(source)} images, labels ({config.data.labels}): {counts}']
+  if left_out:
+    lines.append(f'left out of batches: {left_out} images without a visible label; method=ss learns from these too')
+  if unlabelled := int((~source.label_mask.any(1)).sum()):
+    lines.append(f'{unlabelled} of the images have no visible label; at most half of a batch are such images')
+  lines += [
+    f'a batch of {batch} images holds {batch * pairs:.3g} pairs of image and task, and has room for '
     f'{setup.pair_count(source, batch)}',
     'loss weights: '
     + ', '.join(f'{t.name} {w:g}' for t, w in zip(source.tasks, step.task_weights(config.loss_weights, source.tasks))),
   ]
   if val is not None:
-    lines.append(f'validated on {len(val)} images: {_label_counts(val)}')
+    share = source_lib.holdout_fraction(config.data)
+    held_out = f', held out of the training images ({share:g} of the labelled ones)' if share else ''
+    lines.append(f'validated on {len(val)} images{held_out}: {_label_counts(val)}')
     missing = [task.name for task, labelled in zip(val.tasks, val.label_mask.any(0)) if not labelled]
     lines += [f'  {name}: no validation label, so no score; add some to val' for name in missing]
   return lines
+
+
+def copies(train, val=None) -> list[str]:
+  """Names the training images that show the same picture as a validation image, in lines."""
+  if val is None or train.thumbnails is None or val.thumbnails is None:
+    return []
+  numbers = duplicates.pictures(np.concatenate([train.thumbnails, val.thumbnails]))
+  learned = dict(zip(numbers[: len(train)].tolist(), train.ids))
+  pairs = [f'{learned[n]} = {id}' for n, id in zip(numbers[len(train) :].tolist(), val.ids) if n in learned]
+  if not pairs:
+    return []
+  return [
+    f'{len(pairs)} of {len(val)} validation images are training images too, or copies of them (resized or compressed '
+    f'again), so scores would be too good; remove one of each: {join_names(pairs, 10)}'
+  ]
 
 
 def _label_counts(source) -> str:
@@ -116,18 +160,17 @@ class LabelStats:
   warnings: collections.Counter = dataclasses.field(default_factory=collections.Counter)  # see `Task.file_warnings`
   empty: list[str] = dataclasses.field(default_factory=list)  # ids of labels without a labelled pixel
 
-  def add(self, task: Task, id: str, label: np.ndarray):
-    values = label[task.valid(label)]
+  def add(self, id: str, label: LabelSummary):
     self.labels += 1
-    self.pixels += label[..., 0].size
-    self.labelled += len(values)
-    if not len(values):
+    self.pixels += label.pixels
+    self.labelled += label.labelled
+    self.values.update(dict(enumerate(label.counts)))
+    self.warnings.update(label.warnings)
+    if not label.labelled:
       self.empty.append(id)
-    elif task.classes or task.binary:
-      self.values.update(dict(enumerate(np.bincount(values[:, 0]))))
-    else:
-      self.low = min(self.low, float(values.min()))
-      self.high = max(self.high, float(values.max()))
+    if label.low is not None:
+      self.low = min(self.low, label.low)
+      self.high = max(self.high, label.high)
 
   def describe(self, task: Task, unit: str = '') -> str:
     """'300 labels, 98% of their pixels labelled: sky 30%, road 70%; nowhere: car'."""
@@ -156,21 +199,15 @@ def share(part: int, whole: int) -> str:
 
 
 def contents(source) -> list[str]:
-  """Describes the sizes of the images and the labels of every task, in lines. Reads every file."""
+  """Describes the sizes of the images and the labels of every task, in lines. Reads every file, or the scan of it."""
   sizes = collections.Counter()
   stats = {task.name: LabelStats() for task in source.tasks}
-
-  def read(index: int):
-    return source[index], source.warnings(index)
-
-  with Progress('reading', len(source), 'img') as progress, ThreadPoolExecutor() as pool:
-    for index, (example, warnings) in enumerate(pool.map(read, range(len(source)))):
-      height, width = example['image'].shape[:2]
+  with Progress('reading', len(source), 'img') as progress:
+    for id, summary in zip(source.ids, _summaries(source)):
+      height, width = summary.size
       sizes[f'{width}x{height}'] += 1
-      for task in source.tasks:
-        if task.name in example['labels']:
-          stats[task.name].add(task, source.ids[index], example['labels'][task.name])
-          stats[task.name].warnings.update(warnings.get(task.name, {}))
+      for name, label in summary.labels.items():
+        stats[name].add(id, label)
       progress.update()
   common = ', '.join(f'{size} ({count})' for size, count in sizes.most_common(3))
   lines = [f'  size: {common}' + (f' and {len(sizes) - 3} more sizes' if len(sizes) > 3 else '')]
@@ -179,7 +216,14 @@ def contents(source) -> list[str]:
     lines += [f'    {line}' for line in stats[task.name].warning_lines()]
     lines += [f'    {join_names(empty)}: no labelled pixel'] if (empty := stats[task.name].empty) else []
   unlabelled = [source.ids[i] for i in np.flatnonzero(~source.label_mask.any(1))]
-  return lines + ([f'  labelled for nothing: {join_names(unlabelled)}'] if unlabelled else [])
+  return lines + ([f'  without a label: {len(unlabelled)} images ({join_names(unlabelled)})'] if unlabelled else [])
+
+
+def _summaries(source) -> Iterator[ImageSummary]:
+  """The summary of every image, a few read ahead."""
+  with ThreadPoolExecutor() as pool:
+    for start in range(0, len(source), CHUNK):
+      yield from pool.map(source.summary, range(start, min(start + CHUNK, len(source))))
 
 
 def draw_labels(source, config) -> np.ndarray:

@@ -8,7 +8,9 @@ import pathlib
 import jax
 
 from dmtl_jax.basics import atomic, sharding, stopping
+from dmtl_jax.basics.errors import UserError
 from dmtl_jax.basics.progress import say
+from dmtl_jax.data import label_settings
 from dmtl_jax.data import source as source_lib
 from dmtl_jax.inference import gallery
 from dmtl_jax.inference.evaluation import delta_to_single, Evaluator, headline, size_text
@@ -60,7 +62,7 @@ def run(config, workdir: str, which: str = '', predictions: bool = False, force:
 
 
 def _evaluate(config, path: pathlib.Path, which: str, predictions: bool) -> dict:
-  source = source_lib.open_source(config.data, 'val')
+  source = without_learned(source_lib.open_source(config.data, 'val'), config, path)
   model = build_model(config, source.tasks)
   variables, step = load(path, which, model, tuple(config.data.size))
   evaluator = Evaluator(model, source, sharding.make_mesh(), config.eval, config.data, config.seed)
@@ -92,6 +94,21 @@ def _evaluate(config, path: pathlib.Path, which: str, predictions: bool) -> dict
     if 'last' in result:
       say(f'\nthe last weights, step {result["last"]["step"]}:\n{as_text(result["last"], source.tasks)}')
   return result
+
+
+def without_learned(source, config, path: pathlib.Path):
+  """Leaves out held-out images that the run learned from: images added since may have changed which are held out."""
+  labels = path / 'labels.json'
+  if not source_lib.holdout_fraction(config.data) or not labels.exists():
+    return source
+  learned = label_settings.images(labels)
+  kept = [i for i, id in enumerate(source.ids) if id not in learned]
+  if len(kept) == len(source):
+    return source
+  if not kept:
+    raise UserError(f'{labels}: the run learned from all {len(source)} images that are held out now; train it anew')
+  say(f'{len(source) - len(kept)} of {len(source)} held-out images are left out: the run learned from them ({labels})')
+  return source.subset(kept)
 
 
 def _score_last(evaluator: Evaluator, path: pathlib.Path, best: dict) -> dict:

@@ -59,8 +59,8 @@ def run(
     broken.append(unsupported)
   for reason in broken:
     print(f'skipped: {reason}', file=sys.stderr)
-  if remark := photographs.describe_extra_bytes(readable):
-    print(remark, file=sys.stderr)
+  if extra := [path.name for path in readable if photographs.has_extra_bytes(path)]:
+    print(photographs.describe_extra_bytes(extra), file=sys.stderr)
   summary = f'{count} of {len(paths)} files predicted'
   say(f'{summary}: panels in {out}, arrays and overlays in {out}/TASK' if count else summary)
   return 1 if broken else 0

@@ -28,7 +28,8 @@ def run(config, workdir: str, path: str, force: bool = False) -> dict[str, float
   """
   record = _read(path)
   config = run_tasks.match(config, read_tasks(workdir), workdir, force)
-  training = setup.build(config, *setup.open_data(config))
+  data = setup.open_data(config)
+  training = setup.build(config, data.train, data.val)
   checkpoints = Checkpoints(workdir, read_only=True)
   if record['checkpoint'] not in checkpoints.steps():
     raise UserError(f'{path}: {checkpoints.path}/{record["checkpoint"]}, which it starts from, is not there any more')

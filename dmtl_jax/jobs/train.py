@@ -43,10 +43,11 @@ def run(config, workdir: str, force: bool = False) -> dict | None:
     initial_weights = config.init_from if fresh else workdir
     if os.path.isdir(initial_weights):  # a run, by `setup.check`
       config = run_tasks.match(config, workdir_lib.read_tasks(initial_weights), initial_weights, force)
-    training = setup.build(config, *setup.open_data(config), mesh_and_model)
+    data = setup.open_data(config)
+    training = setup.build(config, data.train, data.val, mesh_and_model)
     if not (fresh or force):
       sharding.on_first_host(check_labels, workdir, training.source)
-    say('\n'.join(check.first_lines(config, training.source, training.val)))
+    say('\n'.join(check.first_lines(config, data.train, data.val, data.left_out)))
     with StopSignal() as stop:
       if not train(training, config, workdir, stop):
         return None

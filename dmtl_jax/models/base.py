@@ -112,7 +112,8 @@ def _fields(network: type[Network]) -> list[str]:
 class Forward:
   """A forward pass in training, the argument of a method's own loss.
 
-  Values of hidden labels, NaN included, must have no influence, and an image without a label must contribute 0.
+  Values of hidden labels, NaN included, must have no influence. An image without a label must contribute 0, except in
+  methods that learn from such images.
 
   Attributes:
     apply: (images or other inputs, **kwargs) -> (result, updated variables); `model.apply` with
@@ -150,6 +151,7 @@ class Method:
     balances_images: whether an image's losses are weighted by T / its labelled tasks, see `losses.combine`.
     defaults: values of config.model that differ from other methods'.
     fixed: fields of the network that define the method, whatever config.model says.
+    uses_unlabelled: whether it learns from images without a visible label; others never see them.
     reference: whether Delta_m compares with its scores.
     baseline: whether reports compare other methods with it seed by seed.
   """
@@ -166,6 +168,7 @@ class Method:
   balances_images: bool = True
   defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  uses_unlabelled: bool = False
   reference: bool = False
   baseline: bool = False
 

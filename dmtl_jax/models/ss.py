@@ -22,8 +22,7 @@ def augmentation_consistency(run: Forward) -> jax.Array:
   for task in run.tasks:
     target = view.prediction(task, task.soft_prediction(jax.lax.stop_gradient(run.output.final[task.name])))
     columns.append(task.consistency(student.final[task.name], target).mean((1, 2)))
-  unlabelled = ~mask & mask.any(1, keepdims=True)
-  return (jnp.where(unlabelled, jnp.stack(columns, axis=1), 0) * run.weights).sum(1).mean()
+  return (jnp.where(~mask, jnp.stack(columns, axis=1), 0) * run.weights).sum(1).mean()
 
 
-register('ss', MTLBaseline, 'SS', row=3, color='#a98bd4', loss=augmentation_consistency)
+register('ss', MTLBaseline, 'SS', row=3, color='#a98bd4', loss=augmentation_consistency, uses_unlabelled=True)

@@ -123,7 +123,7 @@ def build(config, source, val, mesh_and_model: MeshAndModel | None = None) -> Tr
   """
   mesh, model = mesh_and_model or make_mesh_and_model(config, source.tasks)
   model = model.clone(tasks=source.tasks)  # a resumed run has them in its own order
-  steps_per_epoch = max(len(source) // config.train.batch, 1)
+  steps_per_epoch = max(pipeline.images_per_epoch(source.label_mask) // config.train.batch, 1)
   steps = config.train.steps or config.train.epochs * steps_per_epoch
   schedule = optimizer_lib.learning_rate(config.optim, steps, steps_per_epoch)
   tx = optimizer_lib.optimizer(config.optim, schedule, model)
@@ -178,11 +178,34 @@ def build_without_data(config, tasks: tuple[Task, ...], mask: np.ndarray | None 
   return build(config, _Labels(tasks, mask), None)
 
 
-def open_data(config):
-  """The training source with its label setting applied, and the validation source."""
-  whole = source_lib.open_source(config.data, 'train')
+class Data(NamedTuple):
+  """What a run learns from and is validated on.
+
+  Attributes:
+    train: images with the labels that training may see.
+    left_out: number of training images that have no visible label, of which the method can learn nothing.
+  """
+
+  train: source_lib.Source
+  val: source_lib.Source
+  left_out: int
+
+
+def open_data(config) -> Data:
+  """Opens the data of a config; raises UserError where they are missing or broken."""
+  splits = source_lib.open_splits(config.data)
+  train = visible_part(config, splits['train'])
+  return Data(train, splits['val'], len(splits['train']) - len(train))
+
+
+def visible_part(config, whole: source_lib.Source) -> source_lib.Source:
+  """Hides labels as config.data.labels says, and leaves out images of which the method then can learn nothing.
+
+  Raises:
+    UserError: see `label_settings.apply_labels`.
+  """
   source = label_settings.apply_labels(whole, config.data.labels, config.data.label_seed)
-  return source, source_lib.open_source(config.data, 'val')
+  return source if find(config.method).uses_unlabelled else source.labelled()
 
 
 def pair_count(source, images: int) -> int:

@@ -20,6 +20,7 @@ from dmtl_jax.basics import download, files, torch_file
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.data import label_settings
 from dmtl_jax.datasets import folder, mtan
+from dmtl_jax.datasets.folder.cache import Cache
 from dmtl_jax.datasets.pascal import labels as pascal
 from dmtl_jax.report import reading
 from dmtl_jax.runs import workdir
@@ -318,10 +319,13 @@ def test_numbers_beyond_float32_are_unlabelled(tmp_path):
 def test_a_damaged_cache_of_checks_is_made_anew(tmp_path, cache):
   write_folder(tmp_path / 'data', LABEL)
   open_folder(tmp_path / 'data')
-  (file,) = cache.rglob('*.json')
-  file.write_text('{')
-  open_folder(tmp_path / 'data')
-  assert json.loads(file.read_text()) == [[], '']
+  (file,) = cache.rglob('*.sqlite')
+  for damage in (b'{', file.read_bytes()[:5000]):
+    file.write_bytes(damage)
+    open_folder(tmp_path / 'data')
+    assert [(row.id, json.loads(row.result)['problems']) for row in Cache(tmp_path / 'data/train').rows()] == [
+      ('a', [])
+    ]
 
 
 class Nothing:

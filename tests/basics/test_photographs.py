@@ -308,9 +308,8 @@ def test_bytes_after_the_last_pixel_do_no_harm_and_are_remarked(tmp_path, capfd)
   (tmp_path / 'b.jpg').write_bytes(whole[:-2] + bytes(40) + whole[-2:])
   np.testing.assert_array_equal(*(photographs.read_image(tmp_path / name) for name in ('a.jpg', 'b.jpg')))
   assert capfd.readouterr() == ('', '')
-  paths = [tmp_path / name for name in ('a.jpg', 'b.jpg', 'b.png')]
-  assert photographs.describe_extra_bytes(paths).startswith('b.jpg: bytes are left over behind the last pixel')
-  assert photographs.describe_extra_bytes(paths[::2]) == ''
+  extra = [name for name in ('a.jpg', 'b.jpg', 'b.png') if photographs.has_extra_bytes(tmp_path / name)]
+  assert photographs.describe_extra_bytes(extra).startswith('b.jpg: bytes are left over behind the last pixel')
 
 
 def test_an_odd_header_is_no_damage(tmp_path):

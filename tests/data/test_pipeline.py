@@ -213,3 +213,23 @@ def test_evaluation_is_not_augmented():
   first, second = (eval_batches(numbered(), threads=n) for n in (2, 1))
   assert_same(first, second)
   assert (first[0]['labels']['depth'][first[0]['label_mask'][:, 2]].max((1, 2, 3)) == 4).all()
+
+
+def test_unlabelled_images_take_at_most_half_of_an_epoch():
+  mask = np.zeros((30, len(TASKS)), bool)
+  mask[:4, 0] = True
+  assert pipeline.images_per_epoch(mask) == 8
+  iterator = train_iterator(Numbered(mask))
+  epochs = [np.concatenate([next(iterator)['index'] for _ in range(2)]) for _ in range(12)]
+  for epoch in epochs:
+    assert sorted(epoch[epoch < 4]) == [0, 1, 2, 3]
+    assert len(set(epoch[epoch >= 4])) == 4
+  assert len({*np.concatenate(epochs)}) > 25  # other ones in each epoch
+
+
+def test_labelled_images_come_in_the_order_they_always_had():
+  """The draw of NumPy's generator, which stored runs go on with."""
+  iterator = train_iterator(seed=3)
+  for epoch in range(2):
+    drawn = np.concatenate([next(iterator)['index'] for _ in range(2)])
+    np.testing.assert_array_equal(drawn, np.random.default_rng((3, epoch)).permutation(10)[:8])

@@ -19,6 +19,7 @@ from dmtl_jax.data import source as source_lib
 from dmtl_jax.datasets import stored
 from dmtl_jax.jobs import prepare
 from dmtl_jax.tasks import make_task
+from dmtl_jax.training import setup
 from tests.tiny import shared
 
 TASKS = (make_task('saliency', 'saliency'), make_task('depth', 'depth'))
@@ -256,11 +257,13 @@ def test_images_of_nyud_are_held_back_with_the_official_mapping(monkeypatch):
   np.testing.assert_array_equal(source.label_mask, expected)
 
 
-@pytest.mark.parametrize('share, left', [(0.1, '0 of 3'), (0.9, '3 of 3')])
-def test_images_held_back_leave_some_to_train_and_some_to_validate_on(config, share, left):
+@pytest.mark.parametrize('share, held_out', [(0.1, 1), (0.9, 2)])
+def test_images_held_back_leave_some_to_train_and_some_to_validate_on(config, share, held_out, monkeypatch):
   config.holdout_fraction = share
+  assert [len(source_lib.open_source(config, split)) for split in ('train', 'val')] == [3 - held_out, held_out]
+  monkeypatch.setattr(Builder.__init__, '__defaults__', (('x',),))
   for split in ('train', 'val'):
-    with pytest.raises(UserError, match=f'holdout_fraction={share} leaves {left} images to validate on'):
+    with pytest.raises(UserError, match='one labelled image .x. cannot be held out to validate on and learned from'):
       source_lib.open_source(config, split)
 
 
@@ -291,3 +294,12 @@ def test_a_name_in_a_mapping_that_is_no_task_is_refused_but_a_column_of_a_benchm
 def test_workers_can_take_a_source(config):
   source = pickle.loads(pickle.dumps(source_lib.open_source(config, 'train')))
   assert source[1]['labels'] == {'saliency': 's1', 'depth': 'd1'}
+
+
+@pytest.mark.parametrize('method, left', [('mtl_baseline', ['x']), ('ss', ['x', 'y', 'z'])])
+def test_images_without_a_visible_label_are_left_to_methods_that_use_them(config, tmp_path, method, left):
+  (tmp_path / 'm.json').write_text('{"x": ["depth"]}')
+  config.labels, config.label_seed = str(tmp_path / 'm.json'), 0
+  data = setup.open_data(ConfigDict({'data': config, 'method': method}))
+  assert list(data.train.ids) == left
+  assert data.left_out == 3 - len(left)

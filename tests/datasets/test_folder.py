@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pathlib
+import shutil
 import unicodedata
 import unittest.mock
 
@@ -162,7 +163,6 @@ BAD_FILES = {
   'mask of 255': (lambda r: relabel(r, 'objects', np.eye(6, 8) * 255), 'objects', 'only 0 and 255', 'store 1'),
   'three channels': (lambda r: relabel(r, 'semseg', np.zeros((6, 8, 3))), 'semseg/a.png', 'one channel'),
   'one channel of normals': (lambda r: relabel(r, 'normals', np.zeros((6, 8))), 'normals/a.png', 'three channels'),
-  'no label': (lambda r: (r / 'train/labels/semseg/b.png').unlink(), 'b without a label', 'labels/TASK/NAME.png'),
   'no image': (lambda r: (r / 'train/images/b.png').unlink(), 'semseg/b.png', 'no image of the same name'),
   'same stem': (lambda r: image(r / 'train/images/a.png', (6, 8)), 'a.png', 'a.jpg has the same name'),
   'unknown task': (lambda r: (r / 'train/labels/edges').mkdir(), 'labels/edges', 'dataset.json has no such task'),
@@ -246,7 +246,7 @@ def test_validation_may_hold_unlabelled_images_but_not_only_them(root):
   assert not folder.open_folder(str(root), 'val').label_mask[1].any()
   for path in (root / 'val/labels').glob('*/*'):
     path.unlink()
-  refused(root, 'a, b without a label', split='val')
+  refused(root, 'none of 2 images (a, b) has a label for any task', split='val')
 
 
 def test_many_bad_files_are_counted(root):
@@ -284,13 +284,13 @@ def test_bad_description(root, content, words):
 
 def test_scan_is_cached_until_a_file_changes(root, monkeypatch):
   open_train(root)
-  scan_all = unittest.mock.Mock(wraps=scan._scan)
-  monkeypatch.setattr(scan, '_scan', scan_all)
+  scan_image = unittest.mock.Mock(wraps=scan.scan_image)
+  monkeypatch.setattr(scan, 'scan_image', scan_image)
   open_train(root)
-  scan_all.assert_not_called()
+  scan_image.assert_not_called()
   os.utime(root / 'train/labels/semseg/a.png', ns=(1, 1))
   open_train(root)
-  scan_all.assert_called_once()
+  scan_image.assert_called_once()
 
 
 def rewritten(path):
@@ -350,3 +350,102 @@ def test_camvid():
   assert {k: v.shape for k, v in example['labels'].items()} == dict.fromkeys(
     ('semseg', 'boundary', 'saliency'), (192, 256, 1)
   )
+
+
+def test_photographs_without_labels_join_the_training_images(root):
+  image(root / 'unlabelled/pool.jpg')
+  image(root / 'train/images/alone.jpg')
+  source = open_train(root)
+  assert source.ids == ['a', 'alone', 'b', 'pool']
+  assert source.label_mask.any(1).tolist() == [True, False, True, False]
+  assert source[3].keys() == {'image', 'labels', 'index'}
+  assert source.labelled().ids == ['a', 'b']
+  assert folder.open_folder(str(root), 'val').ids == ['a', 'b']
+  image(root / 'unlabelled/a.png')
+  refused(root, 'unlabelled/a.png', 'train/images/a.jpg has the same name')
+
+
+def test_a_folder_of_unlabelled_photographs_alone_is_refused(root):
+  for path in (root / 'train/labels').glob('*/*'):
+    path.unlink()
+  refused(root, 'none of 2 images (a, b) has a label for any task; add', 'labels/TASK/NAME.png')
+
+
+def test_images_and_labels_may_lie_in_the_folder_itself(root):
+  for name in ('images', 'labels'):
+    (root / 'train' / name).rename(root / name)
+  (root / 'train').rmdir()
+  assert open_train(root)[0]['labels'].keys() == TASKS.keys()
+  image(root / 'train/images/c.jpg')
+  refused(root, 'has images both in images and in train/images; move all to train')
+
+
+@pytest.mark.parametrize('place', ['train', '.'])
+def test_photographs_beside_the_folder_of_images_are_told_where_to_go(root, place):
+  (root / 'train/images').rename(root / 'elsewhere')
+  image(root / place / 'photo.JPG')
+  refused(root, 'train/images: no such folder; move the images of', 'there')
+
+
+def test_only_new_and_changed_images_are_read_again(root, monkeypatch):
+  open_train(root)
+  read = []
+  scan_image = scan.scan_image
+  monkeypatch.setattr(scan, 'scan_image', lambda files, i: read.append(files.ids[i]) or scan_image(files, i))
+  image(root / 'unlabelled/new.jpg')
+  assert open_train(root).ids == ['a', 'b', 'new']
+  os.utime(root / 'train/labels/semseg/b.png', ns=(1, 1))
+  (root / 'train/labels/objects/a.png').unlink()
+  (root / 'unlabelled/new.jpg').unlink()
+  assert open_train(root).ids == ['a', 'b']
+  assert read == ['new', 'a', 'b']
+  (root / 'dataset.json').write_text(json.dumps({'tasks': TASKS | {'depth': {'scale': 0.02}}}))
+  open_train(root)
+  assert read[3:] == ['a']  # b has no depth
+
+
+def test_a_scan_that_ends_early_keeps_what_it_has_read(root, monkeypatch):
+  for n in range(5):
+    image(root / f'unlabelled/{n}.jpg')
+  monkeypatch.setattr(scan, 'CHUNK', 2)
+  read = []
+  scan_image = scan.scan_image
+
+  def read_some(files, index):
+    if len(read) == 5:
+      raise KeyboardInterrupt
+    read.append(index)
+    return scan_image(files, index)
+
+  monkeypatch.setattr(scan, 'scan_image', read_some)
+  with pytest.raises(KeyboardInterrupt):
+    open_train(root)
+  before = len(read)
+  monkeypatch.setattr(scan, 'scan_image', lambda files, i: read.append(i) or scan_image(files, i))
+  open_train(root)
+  assert before == 5
+  assert len(read) - before == 3  # 7 images, of which two chunks of 2 were kept
+
+
+def test_a_summary_says_what_the_labels_hold_without_reading_them(root):
+  source = open_train(root)
+  for path in (root / 'train/labels').glob('*/*'):
+    path.unlink()
+  summary = source.summary(1)
+  assert summary.size == (4, 5)
+  assert summary.labels['semseg'][:3] == (20, 12, [4, 4, 4])
+  depth = source.summary(0).labels['depth']
+  assert (depth.low, depth.high, depth.counts) == (pytest.approx(2.5), pytest.approx(2.5), [])
+
+
+def test_without_val_a_fifth_of_the_labelled_images_is_held_out(tmp_path):
+  toy.write(tmp_path, train=10, val=1)
+  config = ConfigDict({'name': 'folder', 'path': str(tmp_path)})
+  assert len(source_lib.open_source(config, 'val')) == 1
+  shutil.rmtree(tmp_path / 'val')
+  image(tmp_path / 'unlabelled/pool.jpg')
+  parts = source_lib.open_splits(config)
+  assert len(parts['val']) == 2
+  assert parts['val'].label_mask.all()
+  assert 'pool' in parts['train'].ids
+  assert sorted([*parts['val'].ids, *parts['train'].ids]) == folder.open_folder(str(tmp_path), 'train').ids

@@ -152,3 +152,47 @@ def test_labels_are_drawn_over_their_own_image(config):
     salient = source[row]['labels']['saliency'][..., 0] == 1
     changed = (cv2.resize(tile(2), (96, 64)).astype(int) - source[row]['image']).any(-1)
     assert changed[salient].mean() > 0.9
+
+
+def test_a_folder_without_dataset_json_is_described_and_on_request_checked(config, tmp_path, capsys):
+  (tmp_path / 'toy/dataset.json').unlink()
+  assert check.run(config, str(tmp_path / 'page.png')) == 1
+  output = capsys.readouterr().out
+  assert '"semseg": {"classes": ["class 0", "class 1", "class 2"]}' in output
+  assert 'the same command with --write writes this file' in output
+  assert not (tmp_path / 'toy/dataset.json').exists()
+  with pytest.raises(UserError, match='dataset.json: no such file; --mode=check with the same --config'):
+    check.setup.check(config)
+  assert check.run(config, str(tmp_path / 'page.png'), write=True) == 0
+  assert 'train: 4 images\n' in capsys.readouterr().out
+
+
+def test_unlabelled_and_held_out_images_are_counted(config, tmp_path, capsys):
+  shutil.rmtree(tmp_path / 'toy/val')
+  (tmp_path / 'toy/unlabelled').mkdir()
+  for n in range(3):
+    cv2.imwrite(str(tmp_path / f'toy/unlabelled/pool{n}.png'), np.full((64, 96, 3), 9 * n, np.uint8))
+  assert check.run(config, str(tmp_path / 'page.png')) == 0
+  output = capsys.readouterr().out
+  assert 'train: 6 images\n' in output
+  assert '  without a label: 3 images (pool0, pool1, pool2)\n' in output
+  assert 'prediction on folder: 3 images, labels (full): semseg 3,' in output
+  assert 'left out of batches: 3 images without a visible label; method=ss learns from these too' in output
+  assert 'validated on 1 images, held out of the training images (0.2 of the labelled ones): semseg 1,' in output
+  config.method = 'ss'
+  check.run(config, str(tmp_path / 'page.png'))
+  output = capsys.readouterr().out
+  assert '3 of the images have no visible label; at most half of a batch are such images' in output
+  assert 'a batch of 4 images holds 10 pairs of image and task' in output  # 15 labels in an epoch of 6 images
+
+
+def test_copies_of_training_images_in_val_are_named(config, tmp_path, capsys):
+  source = cv2.imread(f'{config.data.path}/train/images/train02.png')
+  for task in ('semseg', 'saliency', 'boundary', 'normals', 'depth'):
+    for path in (tmp_path / f'toy/val/labels/{task}').glob('val01.*'):
+      path.unlink()
+  small = cv2.resize(source, (48, 32), interpolation=cv2.INTER_AREA)
+  cv2.imwrite(f'{config.data.path}/val/images/val01.png', small)
+  check.run(config, str(tmp_path / 'page.png'))
+  assert '1 of 2 validation images are training images too' in (output := capsys.readouterr().out)
+  assert 'remove one of each: train02 = val01\n' in output

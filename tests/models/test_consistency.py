@@ -171,7 +171,7 @@ def test_consistency_of_unlabelled_tasks_in_closed_form():
   assert consistency(blank, blank, mask, [1.0, 1]) == 0
   assert consistency(blank, sure, mask, [2.0, 5]) == pytest.approx((5 + 2) * np.log(2) / 2, rel=1e-4)
   assert consistency(blank, sure, [[1, 1], [1, 1]], [2.0, 5]) == 0
-  assert consistency(blank, sure, [[0, 0], [0, 1]], [2.0, 5]) == pytest.approx(2 * np.log(2) / 2, rel=1e-4)
+  assert consistency(blank, sure, [[0, 0], [0, 1]], [2.0, 5]) == pytest.approx((2 + 5 + 2) * np.log(2) / 2, rel=1e-4)
 
 
 # --- xtc ---

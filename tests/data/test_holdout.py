@@ -1,0 +1,75 @@
+"""The images that are held out to validate on: shares of tasks and classes, stability, copies."""
+
+from ml_collections import ConfigDict
+import numpy as np
+import pytest
+
+from dmtl_jax.basics.errors import UserError
+from dmtl_jax.data import label_settings
+from dmtl_jax.data.holdout import hold_out
+from dmtl_jax.datasets.source import Source
+from dmtl_jax.jobs import evaluate
+from dmtl_jax.tasks import make_task
+
+TASKS = tuple(make_task(name, 'saliency') for name in ('a', 'b', 'c'))
+
+
+def make_source(mask, **fields):
+  return Source(TASKS, [f'IMG_{n}' for n in range(len(mask))], np.asarray(mask, bool), None, **fields)
+
+
+def one_label(count):
+  return np.eye(3, dtype=bool)[np.random.default_rng(0).integers(0, 3, count)]
+
+
+def test_each_task_keeps_its_share_and_unlabelled_images_are_never_held_out():
+  mask = one_label(300)
+  mask[250:] = False
+  chosen = hold_out(make_source(mask), 0.2)
+  assert not chosen[250:].any()
+  assert mask[chosen].sum(0).tolist() == [round(0.2 * n) for n in mask.sum(0)]
+
+
+def test_a_rare_task_has_a_label_on_either_side_and_a_rare_class_its_share():
+  mask = np.zeros((100, 3), bool)
+  mask[:, 0] = True
+  mask[:2, 1] = True
+  classes = np.arange(100)[:, None] % 10 == 3
+  chosen = hold_out(make_source(mask, classes_shown=classes), 0.2)
+  assert chosen.sum() == 20
+  assert chosen[:2].sum() == 1
+  assert (chosen & classes[:, 0]).sum() == 2
+
+
+def test_the_same_images_are_chosen_in_any_order_and_more_images_move_few():
+  mask = one_label(1000)
+  source = make_source(mask)
+  chosen = {source.ids[i] for i in np.flatnonzero(hold_out(source, 0.2))}
+  backwards = source.subset(range(999, -1, -1))
+  assert {backwards.ids[i] for i in np.flatnonzero(hold_out(backwards, 0.2))} == chosen
+  fewer = make_source(mask[:900])
+  moved = {fewer.ids[i] for i in np.flatnonzero(hold_out(fewer, 0.2))} ^ (chosen & {*fewer.ids})
+  assert len(moved) <= 15  # a new draw would move 288 on average
+
+
+def test_copies_of_a_picture_stay_together():
+  rng = np.random.default_rng(0)
+  thumbnails = rng.integers(0, 256, (50, 256)).astype(np.uint8).repeat(2, 0)
+  chosen = hold_out(make_source(one_label(100), thumbnails=thumbnails), 0.2)
+  assert 16 <= chosen.sum() <= 26
+  assert (chosen[::2] == chosen[1::2]).all()
+
+
+def test_held_out_images_that_a_run_learned_from_are_not_scored(tmp_path):
+  """They were in its training part, before images were added."""
+  mask = one_label(5)
+  source = make_source(mask)
+  config = ConfigDict({'data': {'name': 'scenes', 'holdout_fraction': 0.2}})
+  assert evaluate.without_learned(source, config, tmp_path) is source
+  label_settings.save_mapping(tmp_path / 'labels.json', ['IMG_1', 'IMG_3', 'other'], TASKS, mask[:3])
+  assert evaluate.without_learned(source, config, tmp_path).ids == ['IMG_0', 'IMG_2', 'IMG_4']
+  label_settings.save_mapping(tmp_path / 'labels.json', source.ids, TASKS, mask)
+  with pytest.raises(UserError, match='labels.json: the run learned from all 5 images that are held out now'):
+    evaluate.without_learned(source, config, tmp_path)
+  config.data.holdout_fraction = 0.0  # a split of its own may use the same names
+  assert evaluate.without_learned(source, config, tmp_path) is source
