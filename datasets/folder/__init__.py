@@ -3,6 +3,7 @@
   PATH/dataset.json                     {"tasks": {"semseg": {"classes": [...]}, "depth": {}}}
   PATH/SPLIT/images/NAME.jpg            any format and size; SPLIT is train or val
   PATH/SPLIT/labels/TASK/NAME.png|npy   has the same NAME as its image
+  PATH/SPLIT/labels/TASK/annotated.json where only some classes were annotated (see annotated.py)
 
 dataset.json has for each task: "kind" (default: the task's name), "classes" (semseg, parsing), "ignore" (class maps
 and depth: another stored value of unlabelled pixels), "positive" (two classes: stored value of class 1), "scale"
@@ -23,6 +24,7 @@ import numpy as np
 
 from dmtl_jax.basics import files, photographs
 from dmtl_jax.basics.errors import is_plain, join_names, sanitize, UserError
+from dmtl_jax.datasets.folder import annotated as annotated_lib
 from dmtl_jax.datasets.folder import scan
 from dmtl_jax.datasets.source import Source
 from dmtl_jax.tasks import KINDS, make_task, MAX_NAME_LENGTH, Task
@@ -41,6 +43,7 @@ class Files:
     images: path of each image.
     labels: {task: path} of each image, for the labels that exist.
     encodings: {task: {field: value}}, how dataset.json describes its label files (`Task.file_fields`).
+    annotated: {task: {image: ids of the annotated classes}}, of partly annotated labels (see annotated.py).
     stamps: {path: `scan.stamp` at the time of the check}; a file that changed since then is refused.
   """
 
@@ -48,6 +51,7 @@ class Files:
   images: Sequence[pathlib.Path]
   labels: Sequence[dict[str, pathlib.Path]]
   encodings: dict[str, dict]
+  annotated: dict[str, dict[str, tuple[int, ...]]]
   stamps: dict[pathlib.Path, tuple[int, int]]
 
   def __call__(self, index: int, tasks: Sequence[Task]) -> dict:
@@ -61,15 +65,20 @@ class Files:
   def label(self, index: int, task: Task) -> np.ndarray:
     with self._unchanged(self.labels[index][task.name]) as path:
       try:
-        return read_label(path, task, self.encodings[task.name])
+        return read_label(path, task, self._encoding(path, task))
       except ValueError as error:
         raise UserError(f'{path}: {error}') from error
 
   def warnings(self, index: int, tasks: Sequence[Task]) -> dict[str, dict[str, int]]:
     """`Task.file_warnings` of each label, which must be valid (see `Source.warnings`)."""
     paths = self.labels[index]
-    labelled = [task for task in tasks if task.name in paths]
-    return {task.name: task.file_warnings(_load(paths[task.name]), **self.encodings[task.name]) for task in labelled}
+    labelled = [(task, paths[task.name]) for task in tasks if task.name in paths]
+    return {task.name: task.file_warnings(_load(path), **self._encoding(path, task)) for task, path in labelled}
+
+  def _encoding(self, path: pathlib.Path, task: Task) -> dict:
+    """How a label file is stored, as keyword arguments of `Task.from_file`."""
+    annotated = self.annotated[task.name].get(files.nfc(path.stem))
+    return self.encodings[task.name] | ({'annotated': annotated} if annotated else {})
 
   @contextlib.contextmanager
   def _unchanged(self, path: pathlib.Path):
@@ -97,6 +106,8 @@ def open_folder(path: str, split: str) -> Source:
   tasks, encodings = read_description(root / 'dataset.json')
   images = _image_files(root / split / 'images')
   label_files = _label_files(root / split / 'labels', tasks, images)
+  annotated = {task.name: annotated_lib.read(label_files[task.name], task) for task in tasks}
+  tasks = tuple(annotated_lib.with_sets(task, annotated[task.name], root / split / 'labels' / task.name) for task in tasks)
   ids = sorted(images)
   labels = [{name: paths[i] for name, paths in label_files.items() if i in paths} for i in ids]
   mask = np.array([[task.name in paths for task in tasks] for paths in labels])
@@ -105,7 +116,8 @@ def open_folder(path: str, split: str) -> Source:
     fix = f'remove the image or add {root / split}/labels/TASK/NAME.png'
     raise UserError(f'{root / split}: {join_names(unlabelled)} without a label for any task; {fix}')
   stamps = {path: scan.stamp(path) for paths in (images, *labels) for path in paths.values()}
-  split_files = Files(tasks, [images[i] for i in ids], labels, encodings, stamps)
+  stamps |= {path: scan.stamp(path) for path in (root / split / 'labels').glob(f'*/{annotated_lib.NAME}')}
+  split_files = Files(tasks, [images[i] for i in ids], labels, encodings, annotated, stamps)
   scan.check(split_files, root / split)
   units = {task.name: 'm' for task in tasks if isinstance(task, KINDS['depth'])}
   return Source(tasks, ids, mask, split_files, read_warnings=split_files.warnings, units=units)
@@ -202,8 +214,8 @@ def _image_files(folder: pathlib.Path) -> dict[str, pathlib.Path]:
   return images
 
 
-def _by_stem(folder: pathlib.Path, suffixes: tuple[str, ...]) -> dict[str, pathlib.Path]:
-  """{name without suffix, in NFC: path} of a folder's files, without hidden ones."""
+def _by_stem(folder: pathlib.Path, suffixes: tuple[str, ...], beside: str = '') -> dict[str, pathlib.Path]:
+  """{name without suffix, in NFC: path} of a folder's files, without hidden ones and that of the name `beside`."""
   if not folder.is_dir():
     raise UserError(f'{folder}: no such folder; see docs/your_own_data.md')
   by_stem = {}
@@ -212,6 +224,8 @@ def _by_stem(folder: pathlib.Path, suffixes: tuple[str, ...]) -> dict[str, pathl
       raise UserError(f"{folder}: '{sanitize(path.name)}' has control characters or is not UTF-8; rename the file")
     if not path.is_file():
       raise UserError(f'{path}: is not a file, or is a broken link; replace or remove it')
+    if path.name == beside:
+      continue
     # If it were skipped, a label in another format would silently mean "not labelled".
     if path.suffix.lower() not in suffixes:
       raise UserError(f'{path}: is not one of {", ".join(suffixes)}; convert or remove it')
@@ -246,7 +260,11 @@ def _label_files(folder: pathlib.Path, tasks, images) -> dict[str, dict[str, pat
     if files.nfc(path.name) not in names:
       raise UserError(f'{folder}/{sanitize(path.name)}: dataset.json has no such task; add it there or remove this')
     _check_distinct(path, folders.setdefault(files.nfc(path.name), path))
-  labels = {task: _by_stem(folders[name], LABEL_SUFFIXES) if name in folders else {} for name, task in names.items()}
+  beside = {task.name: annotated_lib.NAME if task.classes else '' for task in tasks}
+  labels = {
+    task: _by_stem(folders[name], LABEL_SUFFIXES, beside[task]) if name in folders else {}
+    for name, task in names.items()
+  }
   orphans = [path for paths in labels.values() for stem, path in paths.items() if stem not in images]
   if orphans:
     raise UserError(f'{join_names(orphans)}: no image of the same name in {folder.parent / "images"}')
