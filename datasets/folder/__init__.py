@@ -107,7 +107,9 @@ def open_folder(path: str, split: str) -> Source:
   images = _image_files(root / split / 'images')
   label_files = _label_files(root / split / 'labels', tasks, images)
   annotated = {task.name: annotated_lib.read(label_files[task.name], task) for task in tasks}
-  tasks = tuple(annotated_lib.with_sets(task, annotated[task.name], root / split / 'labels' / task.name) for task in tasks)
+  tasks = tuple(
+    annotated_lib.with_sets(task, annotated[task.name], root / split / 'labels' / task.name) for task in tasks
+  )
   ids = sorted(images)
   labels = [{name: paths[i] for name, paths in label_files.items() if i in paths} for i in ids]
   mask = np.array([[task.name in paths for task in tasks] for paths in labels])

@@ -105,7 +105,7 @@ def hatch(height: int, width: int) -> np.ndarray:
 
 def stripe(mask: np.ndarray, picture: np.ndarray) -> np.ndarray:
   """Draws white stripes over the pixels of a picture [H, W, 3] that `mask` [H, W] marks: uint8."""
-  return np.where((mask & _stripes(*mask.shape))[..., None], np.uint8(PAPER), picture)
+  return np.where((mask & _stripes(*mask.shape))[..., None], np.array(PAPER, np.uint8), picture)
 
 
 def _stripes(height: int, width: int) -> np.ndarray:

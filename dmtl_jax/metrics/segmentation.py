@@ -24,9 +24,9 @@ class Segmentation(Metric):
   PASCAL-Context code) it scores 0, in the others it is left out of the mean (MTPSL's own code divides 0 by 0). The
   mIoU of a single image, which shows few classes, always leaves it out.
 
-  Only what is known counts. A pixel that is none of some classes (`Task.annotated`) is a false positive of the predicted
-  class if that is one of these; its own class is unknown, so it is no false negative. Predicted as another class, it may
-  be right and counts nowhere. pixelAcc is the share of right pixels among those whose class is known.
+  Only what is known counts. A pixel that is none of some classes (`Task.annotated`) is a false positive of the
+  predicted class if that is one of these; its own class is unknown, so it is no false negative. Predicted as another
+  class, it may be right and counts nowhere. pixelAcc is the share of right pixels among those of known class.
 
   Args:
     task: of kind semseg or parsing.

@@ -128,7 +128,7 @@ class Semseg(Task):
     if not self.annotated:
       return jax.nn.one_hot(label[..., 0], self.channels)
     possible = self.possible_classes
-    shares = np.float32(possible / possible.sum(-1, keepdims=True))
+    shares = (possible / possible.sum(-1, keepdims=True)).astype(np.float32)
     return jnp.matmul(jax.nn.one_hot(label[..., 0], len(shares)), shares, precision='highest')
 
   def encode_prediction(self, logits, key):
