@@ -126,9 +126,8 @@ class Task:
 
   @property
   def id_names(self) -> tuple[str, ...]:
-    """Names of the ids that a label with classes can hold: the classes, then 'not road', 'none of road, car', ..."""
-    sets = ([self.classes[i] for i in ids] for ids in self.annotated)
-    return (*self.classes, *(f'not {names[0]}' if len(names) == 1 else f'none of {", ".join(names)}' for names in sets))
+    """Names of the ids that a label with classes can hold: the classes, then 'not road', 'not road/car', ..."""
+    return (*self.classes, *(f'not {"/".join(self.classes[i] for i in ids)}' for ids in self.annotated))
 
   @property
   def possible_classes(self) -> np.ndarray:

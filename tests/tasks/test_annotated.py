@@ -138,7 +138,7 @@ def test_check_shows_them_and_counts_other_classes_ids(tmp_path, capsys):
     'semseg: 1 labels, 100% of their pixels labelled: not road 75%, road 25%; nowhere: sky, car, tree\n' in report.text
   )
   assert '50% of the pixels hold a class that annotated.json does not list for their image' in report.text
-  assert 'none of sky, road 50%' in report.text
+  assert 'not sky/road 50%' in report.text
   page = np.asarray(Image.open(report.picture)).reshape(-1, 3)
   assert (page == colors.palette()[4]).all(1).any()  # the swatch of *not road*
 
@@ -315,5 +315,5 @@ def test_they_are_striped_in_a_colour_of_their_own_and_named():
   assert {tuple(c.tolist()) for c in picture[:8].reshape(-1, 3)} == {own, colors.PAPER}
   assert (picture[8:] == colors.palette()[1]).all()
   assert panels._present(PARTLY, [('Ground truth', {'semseg': label})]) == [1, 4]
-  assert [name for name, _ in PARTLY.key(present=[1, 4, 5]).entries] == ['road', 'not road', 'none of road, car']
+  assert [name for name, _ in PARTLY.key(present=[1, 4, 5]).entries] == ['road', 'not road', 'not road/car']
   assert [name for name, _ in PARTLY.key().entries] == list(CLASSES)
