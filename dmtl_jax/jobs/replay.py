@@ -29,7 +29,7 @@ def run(config, workdir: str, path: str, force: bool = False) -> dict[str, float
   record = _read(path)
   config = run_tasks.match(config, read_tasks(workdir), workdir, force)
   source, val = setup.open_data(config)
-  weights = class_weights.of_run(config.class_weights, source, config.data, workdir, restart=False)
+  weights = class_weights.of_run(config.class_weights, source, config.data, workdir, restart=force)
   training = setup.build(config, source, val, class_weights=weights)
   checkpoints = Checkpoints(workdir, read_only=True)
   if record['checkpoint'] not in checkpoints.steps():

@@ -53,15 +53,20 @@ def of_run(setting: str, source, data_config, workdir: str, restart: bool) -> We
     setting: config.class_weights.
     source: the training set, with its label setting applied.
     restart: whether to ignore those that the run keeps.
+
+  Raises:
+    UserError: a file that `read` refuses, or one with other weights than the run keeps.
   """
   if setting == 'none':
     return {}
-  kept = pathlib.Path(workdir) / 'class_weights.json'
-  if kept.exists() and not restart:
-    return read(kept, source.tasks)
-  if setting != 'balanced':
-    return read(pathlib.Path(setting), source.tasks)
-  return {name: balanced(values) for name, values in shares(source, data_config).items()}
+  path = pathlib.Path(workdir) / 'class_weights.json'
+  kept = read(path, source.tasks) if path.exists() and not restart else None
+  if setting == 'balanced':
+    return kept or {name: balanced(values) for name, values in shares(source, data_config).items()}
+  given = read(pathlib.Path(setting), source.tasks)
+  if kept not in (None, given):
+    raise UserError(f'{setting}: this run was started with other weights, {path}; restore them or use --force')
+  return given
 
 
 def read(path: pathlib.Path, tasks: Sequence[Task]) -> Weights:

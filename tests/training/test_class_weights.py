@@ -41,13 +41,8 @@ def source(labels: dict[int, np.ndarray], count: int, task=SEMSEG, hidden=()) ->
   mask = np.array([[i in labels and i not in hidden, True] for i in range(count)])
 
   def read(index, tasks):
-    maps = {'semseg': labels.get(index), 'depth': image[..., :1].astype(np.float32)}
-    return {
-      'image': image,
-      'labels': {
-        task.name: np.uint8(maps[task.name])[..., None] if task.name == 'semseg' else maps['depth'] for task in tasks
-      },
-    }
+    maps = {'semseg': np.uint8(labels.get(index, 0))[..., None], 'depth': np.float32(image[..., :1])}
+    return {'image': image, 'labels': {task.name: maps[task.name] for task in tasks}}
 
   return Source((task, TASKS[1]), [str(i) for i in range(count)], mask, read)
 
@@ -124,6 +119,18 @@ def test_a_file_names_some_classes_and_the_others_weigh_1(tmp_path):
   path.write_text('{"semseg": {"b": 3}}')
   weights = class_weights.of_run(str(path), source({0: [[0] * 4]}, 1), DATA, str(tmp_path / 'run'), restart=True)
   assert weights == {'semseg': (1, 3, 1)}
+
+
+def test_another_file_than_that_of_the_start_is_refused_unless_forced(tmp_path):
+  path = tmp_path / 'w.json'
+  path.write_text('{"semseg": {"b": 3}}')
+  (tmp_path / 'class_weights.json').write_text('{"semseg": {"a": 1, "b": 2, "c": 1}}')
+  given = (str(path), source({0: [[0] * 4]}, 1), DATA, str(tmp_path))
+  with pytest.raises(UserError, match='w.json: this run was started with other weights, .*class_weights.json; restore'):
+    class_weights.of_run(*given, restart=False)
+  assert class_weights.of_run(*given, restart=True) == {'semseg': (1, 3, 1)}
+  path.write_text('{"semseg": {"b": 2}}')
+  assert class_weights.of_run(*given, restart=False) == {'semseg': (1, 2, 1)}
 
 
 @pytest.fixture
