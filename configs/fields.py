@@ -190,6 +190,9 @@ FIELDS = dict(
     warmup=Field(0, 'steps of linear warmup', 0, _MANY),
   ),
   loss_weights=Field({}, "{task or kind: weight of its loss}; a task's name goes first; default 1", 0, 1e6),
+  class_weights=Field(
+    'none', 'factors of the loss by class: none, balanced (rare ones weigh more), or a file', is_path=True
+  ),
   initial_loss=Field(0.5, 'weight of the losses on initial maps; on denoised maps it is 1', 0, 1e6),
 )
 

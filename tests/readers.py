@@ -25,12 +25,14 @@ from dmtl_jax.basics.errors import UserError
 from dmtl_jax.configs import common
 from dmtl_jax.data import label_settings
 from dmtl_jax.datasets import folder
+from dmtl_jax.datasets.folder import annotated
 from dmtl_jax.datasets.pascal import labels as pascal
 from dmtl_jax.imports import find, write
 from dmtl_jax.imports.classes import Options
 from dmtl_jax.imports.photos import Photos
 from dmtl_jax.runs import checkpoints, pretrained
 from dmtl_jax.tasks import make_task
+from dmtl_jax.training import class_weights
 from tests import exports, fuzzing, torch_writer
 from tests.archives import Item, link, tar, zipped
 
@@ -131,6 +133,12 @@ def open_folder(root):
         assert label.dtype == task.label_dtype
         assert label.shape == (*example['image'].shape[:2], task.label_channels)
         assert np.isfinite(label).all()
+
+
+def read_annotated(path):
+  """Reads the lists of three images' annotated classes: what is read must be sets that a task can have."""
+  lists = annotated.read({name: path.with_name(f'{name}.png') for name in 'abc'}, TASKS[0])
+  annotated.with_sets(TASKS[0], lists, path.parent)
 
 
 # --- PyTorch files and mappings --------------------------------------------------------------
@@ -392,6 +400,8 @@ READERS = {
   'mapping .csv': Reader('m.csv', load_mapping, _CSVS, 150, 100_000, st.one_of(_odd_csvs, fuzzing.files(*_CSVS))),
   'mapping .json': _json('m.json', load_mapping, {'img0': ['semseg', 'depth'], 'img1': []}, 40, 100_000),
   'dataset.json': _json('dataset.json', folder.read_description, DESCRIPTION, 80, 130_000),
+  'annotated.json': _json('annotated.json', read_annotated, {'a': ['a'], 'b': ['b', 'a'], 'c': ['a', 'b', 'c']}, 40, 100_000),
+  'class_weights.json': _json('w.json', lambda path: class_weights.read(path, TASKS), {'semseg': {'a': 2, 'c': 0.5}}, 40, 100_000),
   '.safetensors': Reader(
     'x.safetensors', _fill, [_STATE], 60, 100_000,
     st.one_of(fuzzing.files(_STATE), fuzzing.trees(json.loads(_STATE[8:_HEADER])).map(_with_header)),

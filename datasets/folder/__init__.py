@@ -3,6 +3,7 @@
   PATH/dataset.json                     {"tasks": {"semseg": {"classes": [...]}, "depth": {}}}
   PATH/SPLIT/images/NAME.jpg            any format and size; SPLIT is train or val
   PATH/SPLIT/labels/TASK/NAME.png|npy   has the same NAME as its image
+  PATH/SPLIT/labels/TASK/annotated.json where only some classes were annotated (see annotated.py)
   PATH/unlabelled/NAME.jpg              more training images, without labels
 
 PATH/val is optional: without it a fifth of the labelled images is held out (dmtl_jax/data/holdout.py). Without
@@ -27,6 +28,7 @@ import numpy as np
 
 from dmtl_jax.basics import files, photographs
 from dmtl_jax.basics.errors import is_plain, join_names, sanitize, UserError
+from dmtl_jax.datasets.folder import annotated as annotated_lib
 from dmtl_jax.datasets.folder import listing, proposal, scan
 from dmtl_jax.datasets.folder.description import read_description
 from dmtl_jax.datasets.folder.listing import File
@@ -48,6 +50,7 @@ class Files:
     stamps: [N, 1 + T, 2] int64, `listing.stamp` of each image and its labels when they were listed; a file that changed
       since then is refused.
     encodings: {task: {field: value}}, how dataset.json describes its label files (`Task.file_fields`).
+    annotated: {task: {image: ids of the annotated classes}}, of partly annotated labels (see annotated.py).
     results: the JSON of `scan.scan_image` for each image; empty before the scan.
   """
 
@@ -57,6 +60,7 @@ class Files:
   labels: Sequence[dict[str, str]]
   stamps: np.ndarray
   encodings: dict[str, dict]
+  annotated: dict[str, dict[str, tuple[int, ...]]]
   results: Sequence[str] = ()
 
   def __call__(self, index: int, tasks: Sequence[Task]) -> dict:
@@ -70,7 +74,7 @@ class Files:
   def label(self, index: int, task: Task) -> np.ndarray:
     with self._unchanged_label(index, task) as path:
       try:
-        return read_label(path, task, self.encodings[task.name])
+        return read_label(path, task, self.encoding(index, task))
       except ValueError as error:
         raise UserError(f'{path}: {error}') from error
 
@@ -79,7 +83,7 @@ class Files:
     if type(task).file_warnings is Task.file_warnings:  # which finds nothing, and reading the file again takes time
       return {}
     with self._unchanged_label(index, task) as path:
-      counts = task.file_warnings(_load(path), **self.encodings[task.name])
+      counts = task.file_warnings(_load(path), **self.encoding(index, task))
     return {text: count for text, count in counts.items() if count}
 
   def summary(self, index: int, tasks: Sequence[Task]) -> ImageSummary:
@@ -87,6 +91,11 @@ class Files:
     result = json.loads(self.results[index])
     labels = {task.name: LabelSummary(*result['labels'][task.name]) for task in tasks}
     return ImageSummary(tuple(result['size']), labels)
+
+  def encoding(self, index: int, task: Task) -> dict:
+    """How a label file is stored, as keyword arguments of `Task.from_file`."""
+    annotated = self.annotated[task.name].get(self.ids[index])
+    return self.encodings[task.name] | ({'annotated': annotated} if annotated else {})
 
   def _unchanged_label(self, index: int, task: Task):
     path = self.labels[index][task.name]
@@ -130,8 +139,10 @@ def open_folder(path: str, split: str) -> Source:
   folder = split_folder(root, split)
   images = listing.image_files(folder / 'images', root / 'unlabelled' if split == 'train' else None)
   label_files = _label_files(folder / 'labels', tasks, images)
+  annotated = {task.name: annotated_lib.read(label_files[task.name], task) for task in tasks}
+  tasks = tuple(annotated_lib.with_sets(task, annotated[task.name], folder / 'labels' / task.name) for task in tasks)
   ids = sorted(images)
-  split_files = _files(tasks, encodings, ids, images, label_files)
+  split_files = _files(tasks, encodings, annotated, ids, images, label_files)
   mask = np.array([[task.name in paths for task in tasks] for paths in split_files.labels])
   if not mask.any():
     add = f'add {folder}/labels/TASK/NAME.png'
@@ -168,7 +179,9 @@ def split_folder(root: pathlib.Path, split: str) -> pathlib.Path:
   return root
 
 
-def _files(tasks, encodings, ids: list[str], images: dict[str, File], label_files: dict[str, dict[str, File]]) -> Files:
+def _files(
+  tasks, encodings, annotated, ids: list[str], images: dict[str, File], label_files: dict[str, dict[str, File]]
+) -> Files:
   labels = []
   stamps = np.full((len(ids), 1 + len(tasks), 2), -1, np.int64)
   for row, id in enumerate(ids):
@@ -178,7 +191,7 @@ def _files(tasks, encodings, ids: list[str], images: dict[str, File], label_file
       if file := label_files[task.name].get(id):
         labels[row][task.name] = file.path
         stamps[row, column] = file[1:]
-  return Files(tasks, ids, [images[id].path for id in ids], labels, stamps, encodings)
+  return Files(tasks, ids, [images[id].path for id in ids], labels, stamps, encodings, annotated)
 
 
 def _classes_shown(split_files: Files) -> np.ndarray:
@@ -207,7 +220,9 @@ def _label_files(folder: pathlib.Path, tasks, images) -> dict[str, dict[str, Fil
     listing.check_distinct(path, folders.setdefault(files.nfc(path.name), path))
   labels = {}
   for name, task in names.items():
-    labels[task] = listing.by_stem(folders[name], LABEL_SUFFIXES) if name in folders else {}
+    labels[task] = {}
+    if name in folders:
+      labels[task] = listing.by_stem(folders[name], LABEL_SUFFIXES, beside=annotated_lib.NAME)
   listing.check_no_orphans(labels, images, folder.parent / 'images')
   return labels
 

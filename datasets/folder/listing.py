@@ -63,8 +63,8 @@ def _describe_missing(folder: pathlib.Path, is_val: bool) -> str:
   return f'{folder}: no such folder; put your images there, or in {folder.parent.parent / "images"}'
 
 
-def by_stem(folder: pathlib.Path, suffixes: tuple[str, ...]) -> dict[str, File]:
-  """{name without suffix, in NFC: file} of a folder's files, sorted, without hidden ones."""
+def by_stem(folder: pathlib.Path, suffixes: tuple[str, ...], beside: str = '') -> dict[str, File]:
+  """{name without suffix, in NFC: file} of a folder's files, sorted, without hidden ones and that named `beside`."""
   stems: dict[str, File] = {}
   try:
     with os.scandir(os.fspath(folder)) as entries:
@@ -77,6 +77,8 @@ def by_stem(folder: pathlib.Path, suffixes: tuple[str, ...]) -> dict[str, File]:
     path = entry.path
     if not entry.is_file():
       raise UserError(f'{path}: is not a file, or is a broken link; replace or remove it')
+    if entry.name == beside:
+      continue
     # If it were skipped, a label in another format would silently mean "not labelled".
     stem, suffix = os.path.splitext(entry.name)
     if suffix.lower() not in suffixes:

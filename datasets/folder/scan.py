@@ -89,8 +89,8 @@ def _stamps(files) -> list[bytes]:
   reading = repr((VERSION, photographs.extra_formats())).encode()
   encodings = {task.name: repr((task, sorted(files.encodings[task.name].items()))) for task in files.tasks}
   digests = []
-  for image, labels, stamps in zip(files.images, files.labels, files.stamps):
-    described = [encodings[task] for task in labels]
+  for id, image, labels, stamps in zip(files.ids, files.images, files.labels, files.stamps):
+    described = [(encodings[task], files.annotated[task].get(id)) for task in labels]
     names = ['/'.join(path.rsplit(os.sep, 2)[-2:]) for path in (image, *labels.values())]
     text = repr((described, names)).encode(errors='surrogateescape')
     digests.append(hashlib.blake2b(reading + text + stamps.tobytes(), digest_size=16).digest())

@@ -118,7 +118,7 @@ def draw_half(rows: dict[str, list[str]], seed: int = 0) -> dict[str, list[str]]
   kept = {
     name
     for names in groups.values()
-    for name in sorted(names, key=lambda name: _hash(seed, name))[: (len(names) + 1) // 2]
+    for name in sorted(names, key=lambda name: stable_hash(seed, name))[: (len(names) + 1) // 2]
   }
   return {name: tasks for name, tasks in rows.items() if name in kept}
 

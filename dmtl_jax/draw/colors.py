@@ -100,8 +100,17 @@ def hatch_unlabelled(labelled: np.ndarray, picture: np.ndarray) -> np.ndarray:
 
 def hatch(height: int, width: int) -> np.ndarray:
   """Grey stripes, uint8 [height, width, 3], which mean *unlabelled*."""
-  stripe = np.add.outer(np.arange(height), np.arange(width)) % 8 < 3
-  return np.where(stripe[..., None], np.uint8(206), np.uint8(228)).repeat(3, -1)
+  return np.where(_stripes(height, width)[..., None], np.uint8(206), np.uint8(228)).repeat(3, -1)
+
+
+def stripe(mask: np.ndarray, picture: np.ndarray) -> np.ndarray:
+  """Draws white stripes over the pixels of a picture [H, W, 3] that `mask` [H, W] marks: uint8."""
+  return np.where((mask & _stripes(*mask.shape))[..., None], np.array(PAPER, np.uint8), picture)
+
+
+def _stripes(height: int, width: int) -> np.ndarray:
+  """Diagonal stripes, bool [height, width]."""
+  return np.add.outer(np.arange(height), np.arange(width)) % 8 < 3
 
 
 def overlay(image: np.ndarray, colors: np.ndarray, alpha: float | np.ndarray = 0.55) -> np.ndarray:

@@ -186,11 +186,11 @@ def _shared_limits(task, maps) -> tuple[float, float] | None:
 
 
 def _present(task, rows) -> list[int] | None:
-  """Ids of the classes that appear in some row."""
+  """Ids of the classes, or sets of classes, that appear in some row."""
   if not task.classes:
     return None
   maps = [maps[task.name] for _, maps in rows if maps.get(task.name) is not None]
-  return [int(i) for i in np.unique(np.concatenate([np.ravel(m) for m in maps] or [[]])) if i < len(task.classes)]
+  return [int(i) for i in np.unique(np.concatenate([np.ravel(m) for m in maps] or [[]])) if i < len(task.id_names)]
 
 
 def _tile(task, values, size: tuple[int, int], limits) -> np.ndarray:

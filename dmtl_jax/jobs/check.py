@@ -175,11 +175,11 @@ class LabelStats:
   def describe(self, task: Task, unit: str = '') -> str:
     """'300 labels, 98% of their pixels labelled: sky 30%, road 70%; nowhere: car'."""
     text = f'{self.labels} labels, {share(self.labelled, self.pixels)} of their pixels labelled'
-    names = task.classes or (('no', 'yes') if task.binary else ())
+    names = task.id_names or (('no', 'yes') if task.binary else ())
     if self.labelled and names:
       order = sorted(range(len(names)), key=lambda i: -self.values[i])
       text += ': ' + ', '.join(f'{names[i]} {share(self.values[i], self.labelled)}' for i in order if self.values[i])
-      nowhere = [names[i] for i in order if not self.values[i]]
+      nowhere = [names[i] for i in order if not self.values[i] and i < max(len(task.classes), 2)]
       text += f'; nowhere: {", ".join(nowhere)}' if nowhere else ''
     elif self.labelled and task.label_channels == 1:
       text += f', from {self.low:.4g} to {self.high:.4g} {unit}'.rstrip()

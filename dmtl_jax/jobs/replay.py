@@ -10,7 +10,7 @@ from dmtl_jax.basics.progress import say
 from dmtl_jax.runs import run_tasks
 from dmtl_jax.runs.checkpoints import Checkpoints
 from dmtl_jax.runs.workdir import read_tasks
-from dmtl_jax.training import bad_numbers, setup
+from dmtl_jax.training import bad_numbers, class_weights, setup
 
 
 def run(config, workdir: str, path: str, force: bool = False) -> dict[str, float]:
@@ -29,7 +29,8 @@ def run(config, workdir: str, path: str, force: bool = False) -> dict[str, float
   record = _read(path)
   config = run_tasks.match(config, read_tasks(workdir), workdir, force)
   data = setup.open_data(config)
-  training = setup.build(config, data.train, data.val)
+  weights = class_weights.of_run(config.class_weights, data.train, config.data, workdir, restart=force)
+  training = setup.build(config, data.train, data.val, class_weights=weights)
   checkpoints = Checkpoints(workdir, read_only=True)
   if record['checkpoint'] not in checkpoints.steps():
     raise UserError(f'{path}: {checkpoints.path}/{record["checkpoint"]}, which it starts from, is not there any more')

@@ -20,7 +20,7 @@ from dmtl_jax.runs import run_tasks
 from dmtl_jax.runs import workdir as workdir_lib
 from dmtl_jax.runs.checkpoints import Checkpoints
 from dmtl_jax.runs.log import Log
-from dmtl_jax.training import bad_numbers, cost, periodic, setup
+from dmtl_jax.training import bad_numbers, class_weights, cost, periodic, setup
 
 
 def run(config, workdir: str, force: bool = False) -> dict | None:
@@ -44,10 +44,14 @@ def run(config, workdir: str, force: bool = False) -> dict | None:
     if os.path.isdir(initial_weights):  # a run, by `setup.check`
       config = run_tasks.match(config, workdir_lib.read_tasks(initial_weights), initial_weights, force)
     data = setup.open_data(config)
-    training = setup.build(config, data.train, data.val, mesh_and_model)
+    weights = sharding.on_first_host(
+      class_weights.of_run, config.class_weights, data.train, config.data, workdir, fresh or force
+    )
+    training = setup.build(config, data.train, data.val, mesh_and_model, sharding.gather(weights)[0])
     if not (fresh or force):
       sharding.on_first_host(check_labels, workdir, training.source)
-    say('\n'.join(check.first_lines(config, data.train, data.val, data.left_out)))
+    lines = check.first_lines(config, data.train, data.val, data.left_out)
+    say('\n'.join(filter(None, [*lines, class_weights.describe(training.model.tasks)])))
     with StopSignal() as stop:
       if not train(training, config, workdir, stop):
         return None
@@ -69,7 +73,7 @@ def train(training: setup.Training, config, workdir: str, stop: StopSignal) -> b
   with ExitStack() as stack:
     checkpoints = stack.enter_context(closing(Checkpoints(workdir, config.train.keep, config.train.keep_every)))
     state, start = setup.start_state(config, checkpoints, training)
-    sharding.on_first_host(write_start, workdir, config, source)  # not earlier: a refused resume changes nothing
+    sharding.on_first_host(write_start, workdir, config, training)  # not earlier: a refused resume changes nothing
     steps = max(training.steps, start)
     pending = bad_numbers.PendingSteps(source.tasks, checkpoints.notes['window'])
     log = stack.enter_context(closing(Log(workdir, start, checkpoints.notes['evaluated'])))
@@ -160,9 +164,11 @@ def check_labels(workdir: str, source):
     label_settings.check_same(labels, source.ids, source.tasks, source.label_mask)
 
 
-def write_start(workdir: str, config, source):
-  """Writes the files that identify a run: config.json, labels.json, tasks.json."""
+def write_start(workdir: str, config, training: setup.Training):
+  """Writes the files that identify a run: config.json, labels.json, tasks.json, and class_weights.json if needed."""
+  source = training.source
   workdir_lib.write_config(workdir, config)
+  class_weights.write(workdir, training.model.tasks)
   label_settings.save_mapping(pathlib.Path(workdir) / 'labels.json', source.ids, source.tasks, source.label_mask)
   workdir_lib.write_tasks(workdir, source.tasks)
 

@@ -4,8 +4,8 @@ Label encoding, the same for every data set (arrays are [..., H, W, K]):
 
 | kind     | K | dtype   | values                               | unlabelled pixel |
 |----------|---|---------|--------------------------------------|------------------|
-| semseg   | 1 | uint8   | class id 0..C-1                      | 255              |
-| parsing  | 1 | uint8   | part id 0..C-1, 0 is background      | 255              |
+| semseg   | 1 | uint8   | class id 0..C-1, or C + k (below)    | 255              |
+| parsing  | 1 | uint8   | the same; class 0 is background      | 255              |
 | saliency | 1 | uint8   | 0 background, 1 salient              | 255              |
 | boundary | 1 | uint8   | 0 interior, 1 boundary               | 255              |
 | normals  | 3 | float32 | unit vector, camera space            | 0, 0, 0          |
@@ -13,6 +13,9 @@ Label encoding, the same for every data set (arrays are [..., H, W, K]):
 
 A label that is hidden from the model is a map of unlabelled pixels (`Task.blank`). Functions marked
 *numpy or jax* accept both kinds of array; the data pipeline's workers call them with numpy.
+
+Labels of semseg and parsing may have been annotated for some of the classes only (`Task.annotated`, K sets of classes).
+A pixel that is none of the k-th set then has the id C + k: it is one of the classes outside that set.
 """
 
 import dataclasses
@@ -30,6 +33,7 @@ from dmtl_jax.metrics.depth import AbsoluteError
 from dmtl_jax.metrics.thinning import resize_lines
 
 IGNORE = 255
+MAX_IDS = 254  # of classes and sets of annotated classes together; larger ids are left to files
 FAR = 0.1  # distance of values from which `Task.consistency` is 0
 SURE = 0.95  # probability of a class below which `Task.consistency` is 0
 MAX_NAME_LENGTH = 64  # characters
@@ -43,6 +47,9 @@ class Task:
   Attributes:
     name: unique in the data set; names label folders, parameters, metrics and files, so it is an identifier.
     classes: class names (at least two) of kinds that have classes, else empty.
+    annotated: sets of class ids, in ascending order, that were annotated in partly annotated labels; each leaves at
+      least two classes. They belong to the data: networks, runs and predictions do not depend on them.
+    class_weights: factors of the loss, one per class; (): none. They belong to the training of a run.
 
   Class attributes of a kind:
     kind, title: its name in files and configs, and its name for people.
@@ -62,11 +69,14 @@ class Task:
     max_spread: upper end of the colour scale of `sample_spread`, the same for all images so that they compare.
 
   Raises:
-    ValueError: the name is no identifier, or the kind cannot have this number of classes.
+    ValueError: the name is no identifier, the kind cannot have this number of classes, or sets or weights do not fit
+      the classes.
   """
 
   name: str
   classes: tuple[str, ...] = ()
+  annotated: tuple[tuple[int, ...], ...] = ()
+  class_weights: tuple[float, ...] = ()
 
   kind: ClassVar[str]
   title: ClassVar[str]
@@ -100,11 +110,31 @@ class Task:
       raise ValueError(f"task '{self.name}': {self.kind} needs 2 to {IGNORE} class names, got {len(self.classes)}")
     if self.raw_channels is not None and self.classes:
       raise ValueError(f"task '{self.name}': {self.kind} takes no class names")
+    room = MAX_IDS - len(self.classes)
+    if self.annotated and len(self.annotated) > room:
+      raise ValueError(f"task '{self.name}': {len(self.annotated)} sets of annotated classes, {max(room, 0)} fit")
+    sizes = range(1, len(self.classes) - 1)
+    if not all(len(ids) in sizes and sorted({*ids} & {*range(len(self.classes))}) == [*ids] for ids in self.annotated):
+      raise ValueError(f"task '{self.name}': annotated {self.annotated} are not sets of 1 to C - 2 of its class ids")
+    if self.class_weights and len(self.class_weights) != len(self.classes):
+      raise ValueError(f"task '{self.name}': {len(self.class_weights)} weights of {len(self.classes)} classes")
 
   @property
   def channels(self) -> int:
     """Channels C_t of the task's raw output map."""
     return self.raw_channels or len(self.classes)
+
+  @property
+  def id_names(self) -> tuple[str, ...]:
+    """Names of the ids that a label with classes can hold: the classes, then 'not road', 'not road/car', ..."""
+    return (*self.classes, *(f'not {"/".join(self.classes[i] for i in ids)}' for ids in self.annotated))
+
+  @property
+  def possible_classes(self) -> np.ndarray:
+    """Which classes a pixel with each id can be: bool [C + K, C]."""
+    classes = np.arange(len(self.classes))
+    outside = [~np.isin(classes, ids) for ids in self.annotated]
+    return np.concatenate([np.eye(len(classes), dtype=bool), np.array(outside, bool).reshape(-1, len(classes))])
 
   @property
   def higher_is_better(self) -> bool:

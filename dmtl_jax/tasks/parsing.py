@@ -1,6 +1,5 @@
 """Human parsing: a body part per pixel."""
 
-from dmtl_jax.tasks.base import IGNORE
 from dmtl_jax.tasks.semseg import Semseg
 
 
@@ -12,5 +11,5 @@ class Parsing(Semseg):
   guides_crops = False
 
   def label_after_crop(self, label):
-    """As in PASCAL-Context, a map without any body part is unlabelled, be it of a whole image or of a crop."""
-    return label if ((label > 0) & (label != IGNORE)).any() else self.blank(*label.shape[:2])
+    """As in PASCAL-Context, a map without any (known) body part is unlabelled, be it of a whole image or of a crop."""
+    return label if ((label > 0) & (label < len(self.classes))).any() else self.blank(*label.shape[:2])

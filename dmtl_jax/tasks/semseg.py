@@ -29,12 +29,13 @@ class Semseg(Task):
   def file_fields(self):
     return ('ignore',) if self.channels > 2 else ('ignore', 'positive')
 
-  def from_file(self, values, ignore=None, positive=None):
+  def from_file(self, values, ignore=None, positive=None, annotated=None):
     """Integers are class ids.
 
     Args:
       ignore: stored value that means unlabelled, besides 255.
       positive: with two classes, stored value of class 1 instead of 1; 255 then does not mean unlabelled.
+      annotated: ids of the classes that were annotated in this label, if not all were; any other value is none of them.
     """
     values = self._plane(values)
     if values.dtype == bool:  # True is class 1, whatever "positive" is
@@ -46,11 +47,28 @@ class Semseg(Task):
     ids = values if positive is None else np.select([values == 0, values == positive], [0, 1], -1)
     count = max(self.channels, 2)
     wrong = ~unlabelled & ((ids < 0) | (ids >= count))
-    if wrong.any():
+    if annotated:
+      ids = np.where(np.isin(ids, annotated), ids, self._id_outside(annotated))
+    elif wrong.any():
       raise ValueError(self._describe_wrong_ids(np.unique(values[wrong]), ignore, positive))
     if count == 2 and IGNORE not in (ignore, positive):
       self._check_not_0_and_255(values, unlabelled)
     return np.where(unlabelled, IGNORE, ids).astype(np.uint8)
+
+  def _id_outside(self, annotated: tuple[int, ...]) -> int:
+    """The id of a pixel that is none of the annotated classes: that of the last class, if only one is left."""
+    if annotated in self.annotated:
+      return len(self.classes) + self.annotated.index(annotated)
+    (last,) = set(range(len(self.classes))) - set(annotated)
+    return last
+
+  def file_warnings(self, values, ignore=None, annotated=None, **_):
+    """Counts pixels of a partly annotated label that hold the id of another class, which may be a mistake."""
+    if annotated not in self.annotated:
+      return {}
+    others = set(range(len(self.classes))) - {*annotated, ignore}
+    text = 'hold a class that annotated.json does not list for their image, so they count as none of those it lists'
+    return {text: int(np.isin(values, list(others)).sum())}
 
   def _describe_wrong_ids(self, wrong: np.ndarray, ignore: int | None, positive: int | None) -> str:
     """The error message for stored values that are not class ids of the task."""
@@ -79,15 +97,39 @@ class Semseg(Task):
     return jnp.argmax(logits, axis=-1).astype(jnp.uint8)
 
   def pixel_loss(self, logits, label, valid):
-    # XLA fuses a product with one-hot classes; the gradient of indexing is a scatter, which is slow on CPUs.
+    """Cross-entropy; where only a set of possible classes is known, that of their union, -log of its probability.
+
+    With `class_weights` it is multiplied by the weight of the pixel's class, or by 1 where that is not known.
+    """
     target = jnp.where(valid, label[..., 0], 0)
-    return optax.softmax_cross_entropy(logits, jax.nn.one_hot(target, self.channels))
+    if self.annotated:
+      error = self._union_loss(logits, jnp.asarray(self.possible_classes)[target])
+    else:
+      # XLA fuses a product with one-hot classes; the gradient of indexing is a scatter, which is slow on CPUs.
+      error = optax.softmax_cross_entropy(logits, jax.nn.one_hot(target, self.channels))
+    if self.class_weights:
+      error *= jnp.asarray([*self.class_weights, *[1.0] * len(self.annotated)], jnp.float32)[target]
+    return error
+
+  def _union_loss(self, logits: jax.Array, possible: jax.Array) -> jax.Array:
+    """-log of the probability of the `possible` classes [..., C] bool, neither none nor all: [...].
+
+    As log(1 + odds of the others), which keeps losses near 0 exact where a difference of two logarithms would not.
+    """
+    inside = jax.nn.logsumexp(jnp.where(possible, logits, -jnp.inf), axis=-1)
+    outside = jax.nn.logsumexp(jnp.where(possible, -jnp.inf, logits), axis=-1)
+    return jax.nn.softplus(outside - inside)
 
   def soft_prediction(self, logits):
     return jax.nn.softmax(logits.astype(jnp.float32), axis=-1)
 
   def encode_label(self, label):
-    return jax.nn.one_hot(label[..., 0], self.channels)
+    """One-hot classes; where only a set of possible classes is known, equal shares of each; 0 where unlabelled."""
+    if not self.annotated:
+      return jax.nn.one_hot(label[..., 0], self.channels)
+    possible = self.possible_classes
+    shares = (possible / possible.sum(-1, keepdims=True)).astype(np.float32)
+    return jnp.matmul(jax.nn.one_hot(label[..., 0], len(shares)), shares, precision='highest')
 
   def encode_prediction(self, logits, key):
     """Samples classes by the straight-through Gumbel softmax."""
@@ -111,15 +153,23 @@ class Semseg(Task):
     return self.sample_spread(logits[None])[..., 0]
 
   def pixel_error(self, prediction, label):
-    return (prediction != label[..., 0]).astype(np.float32)
+    """1 where the prediction is known to be wrong, else 0."""
+    if not self.annotated:
+      return (prediction != label[..., 0]).astype(np.float32)
+    known = np.where(self.valid(label), label[..., 0], 0)
+    return (~self.possible_classes[known, prediction]).astype(np.float32)
 
   def picture(self, values, limits=None):
+    """Colours classes; pixels that are none of some classes have a colour of their own, striped with white."""
     plane = values.reshape(values.shape[:2])
-    return colors.hatch_unlabelled(plane != IGNORE, colors.palette()[plane])
+    picture = colors.palette()[plane]
+    if self.annotated:
+      picture = colors.stripe(plane >= len(self.classes), picture)
+    return colors.hatch_unlabelled(plane != IGNORE, picture)
 
   def key(self, limits=None, present=None):
     ids = range(len(self.classes)) if present is None else present
-    return legends.Swatches([(self.classes[i], colors.palette()[i]) for i in ids])
+    return legends.Swatches([(self.id_names[i], colors.palette()[i]) for i in ids])
 
   def resize_prediction(self, values, size):
     return cv2.resize(values, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)

@@ -1,6 +1,6 @@
 """What a run consists of, built from its config: data, model, optimiser, compiled step, first weights."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 import dataclasses
 import functools
 from typing import Any, NamedTuple
@@ -24,6 +24,7 @@ from dmtl_jax.runs import pretrained
 from dmtl_jax.runs.checkpoints import Checkpoints
 from dmtl_jax.runs.state import initial_loss_scale, TrainState
 from dmtl_jax.tasks import check_keys, KINDS, Task, values_by_task
+from dmtl_jax.training import class_weights as class_weights_lib
 from dmtl_jax.training import optimizer as optimizer_lib
 from dmtl_jax.training import periodic
 from dmtl_jax.training.step import task_weights, TrainStep
@@ -95,6 +96,7 @@ def check(config, fresh: bool = True) -> MeshAndModel:
     shapes = jax.eval_shape(functools.partial(init_variables, model, size=tuple(config.data.size)), jax.random.key(0))
     jax.eval_shape(optimizer_lib.rates(config.optim, model)[0].update, shapes['params'], (), shapes['params'])
   label_settings.check(config.data.labels)
+  class_weights_lib.check(config.class_weights, tasks)
   periodic.check(config.train.best_by, tasks)
   evaluation.check(config.eval)
   if fresh and config.init_from:
@@ -112,17 +114,21 @@ def check(config, fresh: bool = True) -> MeshAndModel:
   return MeshAndModel(mesh, model)
 
 
-def build(config, source, val, mesh_and_model: MeshAndModel | None = None) -> Training:
+def build(
+  config, source, val, mesh_and_model: MeshAndModel | None = None, class_weights: Mapping[str, tuple[float, ...]] = {}
+) -> Training:
   """All that training on `source` needs, opened, or compiled at its first call.
 
   Args:
     mesh_and_model: what `check` returned; None: made here.
+    class_weights: see `class_weights.of_run`.
 
   Raises:
     UserError: see `make_mesh_and_model`.
   """
   mesh, model = mesh_and_model or make_mesh_and_model(config, source.tasks)
-  model = model.clone(tasks=source.tasks)  # a resumed run has them in its own order
+  # A resumed run has the tasks in its own order.
+  model = model.clone(tasks=class_weights_lib.apply(source.tasks, class_weights))
   steps_per_epoch = max(pipeline.images_per_epoch(source.label_mask) // config.train.batch, 1)
   steps = config.train.steps or config.train.epochs * steps_per_epoch
   schedule = optimizer_lib.learning_rate(config.optim, steps, steps_per_epoch)

@@ -126,7 +126,7 @@ def started(data, tmp_path, monkeypatch):
   state = training.init(jax.random.key(0))
   checkpoints.save(state, training.batches.get_state(), {'config': {}, 'best': {}, 'evaluated': 0, 'window': {}})
   checkpoints.close()
-  train.write_start(str(workdir), config, training.source)
+  train.write_start(str(workdir), config, training)
   return workdir, config
 
 
