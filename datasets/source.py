@@ -27,6 +27,8 @@ class Source:
     units: {task: unit of its values, to append to a number}, without tasks that have no unit.
     crop_guide: task whose label, even if hidden, is added to examples as 'crop_guide' [H, W, K]: the crop may depend
       on it (the PASCAL recipe), the loss may not.
+    predicted: [N, T] bool, which labels a model predicted, where none was made by hand; None: no such labels. They are
+      not in `label_mask` before `label_settings.apply_labels`, which makes them visible, and only to training.
     part_of: the whole split, if this is a part of one; mappings name its images and tasks.
   """
 
@@ -39,6 +41,7 @@ class Source:
   read_warnings: Callable[[int, Sequence[Task]], dict] | None = None
   units: dict[str, str] = dataclasses.field(default_factory=dict)
   crop_guide: Task | None = None
+  predicted: np.ndarray | None = None
   part_of: 'Source | None' = None
 
   def __len__(self) -> int:
@@ -63,6 +66,7 @@ class Source:
     return self._part(
       ids=[self.ids[i] for i in positions],
       label_mask=self.label_mask[list(positions)],
+      predicted=None if self.predicted is None else self.predicted[list(positions)],
       read=select(self.read),
       read_truth=select(self.read_truth),
       read_warnings=select(self.read_warnings),
@@ -70,7 +74,10 @@ class Source:
 
   def with_tasks(self, columns: Sequence[int]) -> 'Source':
     """A source with only these tasks, in this order."""
-    return self._part(tasks=tuple(self.tasks[t] for t in columns), label_mask=self.label_mask[:, list(columns)])
+    columns = list(columns)
+    predicted = None if self.predicted is None else self.predicted[:, columns]
+    tasks = tuple(self.tasks[t] for t in columns)
+    return self._part(tasks=tasks, label_mask=self.label_mask[:, columns], predicted=predicted)
 
   def _part(self, **fields) -> 'Source':
     return dataclasses.replace(self, **fields, part_of=self.part_of or self)

@@ -23,7 +23,7 @@ import numpy as np
 
 from dmtl_jax.basics import files, photographs
 from dmtl_jax.basics.errors import is_plain, join_names, sanitize, UserError
-from dmtl_jax.datasets.folder import scan
+from dmtl_jax.datasets.folder import predicted, scan
 from dmtl_jax.datasets.source import Source
 from dmtl_jax.tasks import KINDS, make_task, MAX_NAME_LENGTH, Task
 
@@ -87,8 +87,12 @@ def tasks(data_config) -> tuple[Task, ...]:
 
 
 def open_split(data_config, split: str) -> Source:
-  """Opens the split 'train' or 'val' of the folder config.data.path; see `open_folder`."""
-  return open_folder(data_config.path, split)
+  """Opens the split 'train' or 'val' of the folder config.data.path; see `open_folder` and `predicted.add`."""
+  source = open_folder(data_config.path, split)
+  if split != 'train' or not data_config.get('predicted_labels'):
+    return source
+  root = _root(data_config.path)
+  return predicted.add(source, root, read_description(root / 'dataset.json')[1])
 
 
 def open_folder(path: str, split: str) -> Source:
@@ -200,6 +204,11 @@ def _image_files(folder: pathlib.Path) -> dict[str, pathlib.Path]:
     if not files.is_name(f'{id}.png'):  # reported before a network is trained
       raise UserError(f'{path}: the name is too long for result files, NAME.png; shorten it and those of its labels')
   return images
+
+
+def files_by_name(folder: pathlib.Path) -> dict[str, pathlib.Path]:
+  """{name without suffix: path} of the label files in a folder."""
+  return _by_stem(folder, LABEL_SUFFIXES)
 
 
 def _by_stem(folder: pathlib.Path, suffixes: tuple[str, ...]) -> dict[str, pathlib.Path]:

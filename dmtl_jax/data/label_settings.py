@@ -31,7 +31,7 @@ OFFICIAL_MTPSL = {2: ('semseg', 'depth'), 3: ('semseg', 'depth', 'normals')}
 
 
 def apply_labels(source, setting: str, seed: int = 0):
-  """Hides the labels of a source that a setting does not show.
+  """Hides the labels of a source that a setting does not show; labels that a model predicted are always shown.
 
   Args:
     source: a split or part of one; a mapping covers the whole split.
@@ -60,7 +60,7 @@ def apply_labels(source, setting: str, seed: int = 0):
     raise UserError(
       f'config.data.labels={sanitize(setting)}: none of {len(mask)} training images has a label for {names}'
     )
-  return dataclasses.replace(source, label_mask=mask)
+  return dataclasses.replace(source, label_mask=mask if source.predicted is None else mask | source.predicted)
 
 
 def _mapping_mask(path: pathlib.Path, source) -> np.ndarray:

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 import contextlib
 import pathlib
-import sys
 
 import numpy as np
 
@@ -55,15 +54,10 @@ def run(
       broken.append(str(error))
   _predict_all(predictor, sources, pathlib.Path(out), samples, zoom, broken)
   count = len(readable) - len(broken)
-  if unsupported := photographs.unsupported_files(paths):
-    broken.append(unsupported)
-  for reason in broken:
-    print(f'skipped: {reason}', file=sys.stderr)
-  if remark := photographs.describe_extra_bytes(readable):
-    print(remark, file=sys.stderr)
+  status = images.report_skipped(paths, broken)
   summary = f'{count} of {len(paths)} files predicted'
   say(f'{summary}: panels in {out}, arrays and overlays in {out}/TASK' if count else summary)
-  return 1 if broken else 0
+  return status
 
 
 def _predict_all(predictor, sources, folder: pathlib.Path, samples, zoom, broken: list[str]):

@@ -86,7 +86,8 @@ def train(training: setup.Training, config, workdir: str, stop: StopSignal) -> b
     if start < steps:
       say('compiling the training step')
       size = tuple(config.data.size)
-      shapes = cost.abstract_batch(config.train.batch, size, source.tasks, training.mesh)
+      weighted = training.label_weights is not None
+      shapes = cost.abstract_batch(config.train.batch, size, source.tasks, training.mesh, weighted)
       update = training.update.lower(state, shapes, 1).compile()
       counted = counting.summarize(training.model, size, config.eval.diffusion_steps)
       sharding.on_first_host(cost.write, workdir, counted, config.train.batch, update)

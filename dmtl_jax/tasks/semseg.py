@@ -52,6 +52,12 @@ class Semseg(Task):
       self._check_not_0_and_255(values, unlabelled)
     return np.where(unlabelled, IGNORE, ids).astype(np.uint8)
 
+  def to_file(self, label, ignore=None, positive=None):
+    values = label[..., 0].astype(np.uint16)
+    stored = values if positive is None else np.where(values == 1, positive, values)
+    stored = np.where(values == IGNORE, IGNORE if ignore is None else ignore, stored)
+    return '.png', stored.astype(np.uint8 if stored.max(initial=0) < 256 else np.uint16)
+
   def _describe_wrong_ids(self, wrong: np.ndarray, ignore: int | None, positive: int | None) -> str:
     """The error message for stored values that are not class ids of the task."""
     last = max(self.channels, 2) - 1
