@@ -10,8 +10,8 @@ weights, and learn by configs/folder.py, method=prediction:
   second    N steps on the labels and those that `first` predicted, at a confidence and weight
   continued the same, but starting from `first`: 2 N steps in all
 
-The first seed runs every candidate of confidence and weight; the others the best of them. A run that is done is not made again.
-OUT/DATA/results.json has all scores, OUT/DATA/table.md the comparison.
+The first seed runs every candidate of confidence and weight; the others the best of them. A run that is done is not
+made again. OUT/DATA/results.json has all scores, OUT/DATA/table.md the comparison.
 """
 
 import argparse
@@ -26,7 +26,8 @@ import numpy as np
 from dmtl_jax import get_config
 from dmtl_jax.basics import files
 from dmtl_jax.basics.atomic import write_atomic, write_json
-from dmtl_jax.data import label_settings, source as source_lib
+from dmtl_jax.data import label_settings
+from dmtl_jax.data import source as source_lib
 from dmtl_jax.metrics.delta_m import delta_m
 from dmtl_jax.report.results import read_run
 

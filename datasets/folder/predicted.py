@@ -9,6 +9,7 @@ label for a task replaces the predicted one.
 
 from collections.abc import Sequence
 import dataclasses
+import os
 import pathlib
 from typing import Any
 
@@ -24,6 +25,18 @@ from dmtl_jax.tasks import IGNORE, Task
 FOLDER = 'predicted'  # beside labels
 SOURCE = 'source.json'
 GREY = 128  # unlabelled where 255 means class 1
+
+
+def place(root: pathlib.Path) -> pathlib.Path:
+  """The folder of predicted labels of the folder data set PATH, beside those of images and labels."""
+  return root / 'train' / FOLDER
+
+
+def find_root(where: pathlib.Path) -> pathlib.Path | None:
+  """PATH, if its predicted labels lie in the folder `where`; None if that is of no folder data set."""
+  where = pathlib.Path(os.path.abspath(where))
+  roots = (root for root in where.parents[:2] if place(root) == where and (root / 'dataset.json').is_file())
+  return next(roots, None)
 
 
 def encoding(task: Task, own: dict) -> dict:
@@ -71,7 +84,7 @@ def add(source: Source, root: pathlib.Path, encodings: dict[str, dict]) -> Sourc
   Raises:
     UserError: there are none, or they were predicted for other tasks or classes.
   """
-  where = root / 'train' / FOLDER
+  where = place(root)
   paths = _label_files(where, source.tasks)
   _check_source(where / SOURCE, [task for task in source.tasks if paths[task.name]])
   exists = np.array([[id in paths[task.name] for task in source.tasks] for id in source.ids])

@@ -14,6 +14,7 @@ from dmtl_jax.draw import panels
 from dmtl_jax.draw.png import save_png
 from dmtl_jax.inference import gallery, images
 from dmtl_jax.inference.prediction import load, RawMaps
+from dmtl_jax.jobs import disk_use
 
 SIDE = 2048  # longest side of pictures in pixels; arrays have the image's size
 
@@ -52,6 +53,8 @@ def run(
       sources.append((name, images.Video(path) if images.is_video(path) else images.Still(path)))
     except UserError as error:
       broken.append(str(error))
+  if estimate := disk_use.describe_maps(readable, predictor.tasks, samples, SIDE, pathlib.Path(out)):
+    say(estimate)
   _predict_all(predictor, sources, pathlib.Path(out), samples, zoom, broken)
   count = len(readable) - len(broken)
   status = images.report_skipped(paths, broken)
@@ -130,4 +133,10 @@ def _save(raw: RawMaps, size: tuple[int, int], pictures: dict[str, np.ndarray], 
     for stage, place in (('final', folder), ('uncertainty', folder / 'uncertainty')):
       for task, values in raw.predictions(stage, size).items() if stage in raw.stages else ():
         with atomic_open(place / task / f'{name}.npy', 'wb') as file:
-          np.save(file, values)
+          np.save(file, _shorten(values))
+
+
+def _shorten(values: np.ndarray) -> np.ndarray:
+  """Floating-point numbers as float16, half of the disk, unless one is too large for it."""
+  is_float = values.dtype == np.float32 and np.abs(values).max(initial=0) <= np.finfo(np.float16).max
+  return values.astype(np.float16) if is_float else values

@@ -72,7 +72,7 @@ def run(
   """
   predictor = load(workdir, which)
   predictor.check(samples, zoom)
-  spec, out = _places(predictor.config, spec, out)
+  spec, out = find_places(predictor.config, spec, out)
   paths = images.find_images(spec, out)
   readable = [path for path in paths if not (photographs.unsupported_format(path) or images.is_video(path))]
   names = _names(readable)
@@ -120,7 +120,7 @@ def _predict_one(predictor: Predictor, path, name: str, target: Target, samples,
   return written
 
 
-def _places(config, spec, out: str | None):
+def find_places(config, spec, out: str | None):
   """Where images and labels lie; by default in the folder that the run was trained on."""
   if spec and out:
     return spec, out
@@ -129,8 +129,9 @@ def _places(config, spec, out: str | None):
   root = pathlib.Path(config.data.path)
   if not root.is_dir():
     raise UserError(f'--save=labels: {root}, which the run was trained on, is not there; give --images and --out')
-  own = [str(path) for path in (root / 'train' / 'images', root / POOL) if path.is_dir() and any(path.iterdir())]
-  return spec or own, out or str(root / 'train' / predicted.FOLDER)
+  where = predicted.place(root)
+  own = [str(path) for path in (where.parent / 'images', root / POOL) if path.is_dir() and any(path.iterdir())]
+  return spec or own, out or str(where)
 
 
 def _names(paths: Sequence[pathlib.Path]) -> list[str]:
@@ -150,10 +151,10 @@ def _target(out: pathlib.Path, tasks: tuple[Task, ...]) -> Target:
 
   Raises UserError where dataset.json has none of the tasks, or one with another kind or other classes.
   """
-  root = out.absolute().parents[1]
-  description = root / 'dataset.json'
-  if (out.absolute().parent.name, out.name) != ('train', predicted.FOLDER) or not description.is_file():
+  root = predicted.find_root(out)
+  if root is None:
     return Target(out, tasks, {task.name: predicted.encoding(task, {}) for task in tasks}, {})
+  description = root / 'dataset.json'
   own_tasks, own = folder.read_description(description)
   by_name = {task.name: task for task in own_tasks}
   common = tuple(task for task in tasks if task.name in by_name)
@@ -161,7 +162,7 @@ def _target(out: pathlib.Path, tasks: tuple[Task, ...]) -> Target:
     raise UserError(f'{description}: {join_names(other)} has another kind or other classes than the run learned')
   if not common:
     raise UserError(f'{description} has none of the tasks that the run learned: {join_names(tasks)}')
-  labels = root / 'train' / 'labels'
+  labels = predicted.place(root).parent / 'labels'
   labelled = {
     task.name: frozenset(folder.files_by_name(labels / task.name)) for task in common if (labels / task.name).is_dir()
   }
@@ -172,5 +173,5 @@ def _summary(counts: dict[str, int], total: int, target: Target) -> str:
   text = ', '.join(f'{name} {n}' for name, n in counts.items())
   kept = sum(len(names) for names in target.labelled.values())
   also = f'; {kept} labels of their own are kept' if kept else ''
-  learn = '' if not target.labelled else '; train on them with --config.data.predicted_labels=True'
+  learn = '; train on them with --config.data.predicted_labels=True' if predicted.find_root(target.folder) else ''
   return f'labels predicted for {total} images: {text}{also}, in {target.folder}/TASK{learn}'

@@ -157,13 +157,14 @@ def check_labels(workdir: str, source):
   """Raises UserError if the labels differ from those that an earlier start saw."""
   labels = pathlib.Path(workdir) / 'labels.json'
   if labels.exists():
-    label_settings.check_same(labels, source.ids, source.tasks, source.label_mask)
+    label_settings.check_same(labels, source.ids, source.tasks, source.label_mask, source.predicted)
 
 
 def write_start(workdir: str, config, source):
   """Writes the files that identify a run: config.json, labels.json, tasks.json."""
   workdir_lib.write_config(workdir, config)
-  label_settings.save_mapping(pathlib.Path(workdir) / 'labels.json', source.ids, source.tasks, source.label_mask)
+  labels = pathlib.Path(workdir) / 'labels.json'
+  label_settings.save_mapping(labels, source.ids, source.tasks, source.label_mask, source.predicted)
   workdir_lib.write_tasks(workdir, source.tasks)
 
 

@@ -175,11 +175,10 @@ class Task:
     values = to_float32(values)
     return np.where(np.isfinite(values), values, self.unlabelled)
 
-  def to_file(self, label: np.ndarray, **file_fields) -> tuple[str, np.ndarray]:
+  def to_file(self, label: np.ndarray) -> tuple[str, np.ndarray]:
     """Suffix ('.png' or '.npy') and content of a label file that `from_file` reads as this label [H, W, K].
 
-    Args:
-      file_fields: as for `from_file`.
+    It takes the same `file_fields` as `from_file`.
     """
     return '.npy', label.astype(np.float32)
 

@@ -46,6 +46,27 @@ def test_combination_by_hand():
   np.testing.assert_allclose(combine(losses, mask, weights, balance=False), ((10 + 2) + 4) / 2)
 
 
+def test_a_label_counts_by_its_weight():
+  """Image 0 has a label of its own and a predicted one of weight 0.5, image 1 only two predicted ones."""
+  losses = jnp.array([[1.0, 2.0], [3.0, 4.0]])
+  mask = jnp.ones((2, 2), bool)
+  weights = jnp.array([10.0, 1.0])
+  label_weights = jnp.array([[1.0, 0.5], [0.25, 0.25]])
+  expected = ((10 + 0.5 * 2) * 2 / 1.5 + (0.25 * 30 + 0.25 * 4) * 2 / 1) / 2  # at least 1 in the divisor
+  np.testing.assert_allclose(combine(losses, mask, weights, label_weights=label_weights), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize('balance', [True, False])
+def test_weight_0_hides_a_predicted_label_and_weight_1_makes_it_one_like_any_other(balance):
+  rng = np.random.default_rng(0)
+  own = np.array([[1, 0, 0], [1, 1, 0], [0, 0, 0], [1, 1, 1]], bool)
+  losses, weights = rng.uniform(1, 2, own.shape), rng.uniform(1, 2, 3)
+  all_shown = np.ones_like(own)
+  with_weight = [combine(losses, all_shown, weights, balance, np.where(own, 1, w)) for w in (0.0, 1.0)]
+  expected = [combine(losses * own, own, weights, balance), combine(losses, all_shown, weights, balance)]
+  np.testing.assert_allclose(with_weight, expected, rtol=1e-6)
+
+
 def test_hidden_labels_have_no_influence_whatever_they_hold():
   """Random masks; hidden labels replaced by garbage, NaN included: same values, same gradients."""
   rng = np.random.default_rng(0)
