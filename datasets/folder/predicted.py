@@ -7,11 +7,10 @@
 label for a task replaces the predicted one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import dataclasses
 import os
 import pathlib
-from typing import Any
 
 import numpy as np
 
@@ -93,7 +92,7 @@ def add(source: Source, root: pathlib.Path, encodings: dict[str, dict]) -> Sourc
     for i, id in enumerate(source.ids)
   ]
   encodings = {task.name: encoding(task, encodings[task.name]) for task in source.tasks}
-  read = _Reader(source.read, source.label_mask, used, encodings)
+  read = _Reader(source.read, used, encodings)
   return dataclasses.replace(source, read=read, predicted=exists & ~source.label_mask)
 
 
@@ -103,13 +102,11 @@ class _Reader:
 
   Attributes:
     read: of the folder's own labels.
-    own: [N, T] bool, which of them exist.
     paths: {task: path} of each image's predicted labels.
     encodings: see `encoding`.
   """
 
-  read: Any
-  own: np.ndarray
+  read: Callable[[int, Sequence[Task]], dict]
   paths: Sequence[dict[str, str]]
   encodings: dict[str, dict]
 
