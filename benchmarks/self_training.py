@@ -31,7 +31,7 @@ from dmtl_jax.data import source as source_lib
 from dmtl_jax.metrics.delta_m import delta_m
 from dmtl_jax.report.results import read_run
 
-CANDIDATES = ((0.9, 0.3), (0.9, 1.0), (0.7, 0.3), (0.0, 1.0))  # (confidence, weight)
+CANDIDATES = ((0.9, 0.3), (0.9, 1.0), (0.0, 1.0))  # (confidence, weight)
 COMMON = {'train.eval_every': 10**6, 'train.eval_images': 8, 'eval.workers': 0, 'eval.panels': 0,
           'eval.resolution': 'input', 'eval.weights': 'latest', 'data.threads': 1}  # fmt: skip
 FLAGS = {

@@ -17,7 +17,7 @@ LOOKED_AT = 100  # images whose size is read; the others are taken to be as larg
 CLASS_LABEL = 0.05
 VALUE_LABEL = 1.0  # per channel
 PICTURE = 1.5
-PANEL = 2e6  # bytes of a panel
+PANEL = 1.6e5  # bytes per task of a panel
 
 
 class _Sizes(NamedTuple):
@@ -52,7 +52,9 @@ def describe_maps(paths: Sequence[pathlib.Path], tasks: Sequence[Task], samples:
   if samples > 1:
     arrays += 2 * len(tasks)
     pictures *= 2
-  return _sentence(len(stills), len(stills) * (sizes.full * arrays + sizes.shown * pictures * PICTURE + PANEL), out)
+  return _sentence(
+    len(stills), len(stills) * (sizes.full * arrays + sizes.shown * pictures * PICTURE + PANEL * len(tasks)), out
+  )
 
 
 def _label_bytes(task: Task) -> float:

@@ -159,9 +159,13 @@ def _target(out: pathlib.Path, tasks: tuple[Task, ...]) -> Target:
   by_name = {task.name: task for task in own_tasks}
   common = tuple(task for task in tasks if task.name in by_name)
   if other := [task.name for task in common if task != by_name[task.name]]:
-    raise UserError(f'{description}: {join_names(other)} has another kind or other classes than the run learned')
+    raise UserError(
+      f'{description}: {join_names(other)} had another kind or other classes when the run learned; train on this folder '
+      'again, or give another --out'
+    )
   if not common:
-    raise UserError(f'{description} has none of the tasks that the run learned: {join_names(tasks)}')
+    names = join_names([task.name for task in tasks])
+    raise UserError(f'{description} has none of the tasks that the run learned, {names}; give another --out')
   labels = predicted.place(root).parent / 'labels'
   labelled = {
     task.name: frozenset(folder.files_by_name(labels / task.name)) for task in common if (labels / task.name).is_dir()

@@ -123,7 +123,7 @@ def refused(match, *arguments):
 def test_other_classes_are_refused(root, tiny_run):
   (root / 'dataset.json').write_text(json.dumps({'tasks': CLASSES | {'parsing': {'classes': ['a', 'b']}}}))
   out, images = str(root / 'train' / 'predicted'), str(root / 'train' / 'images')
-  refused('dataset.json: parsing has another kind or other classes', str(tiny_run), 'best', images, out)
+  refused('dataset.json: parsing had another kind or other classes', str(tiny_run), 'best', images, out)
 
 
 def test_two_images_of_one_name_are_refused(root, tiny_run, tmp_path):
