@@ -160,8 +160,8 @@ def _target(out: pathlib.Path, tasks: tuple[Task, ...]) -> Target:
   common = tuple(task for task in tasks if task.name in by_name)
   if other := [task.name for task in common if task != by_name[task.name]]:
     raise UserError(
-      f'{description}: {join_names(other)} had another kind or other classes when the run learned; train on this folder '
-      'again, or give another --out'
+      f'{description}: {join_names(other)} had another kind or other classes when the run learned; train on this '
+      'folder again, or give another --out'
     )
   if not common:
     names = join_names([task.name for task in tasks])
