@@ -57,10 +57,11 @@ def write_source(where: pathlib.Path, tasks: Sequence[Task], origin: dict):
   """
   path = where / SOURCE
   stored = _read_source(path) if path.is_file() else {}
-  write_json(path, stored | {task.name: origin | _description(task) for task in tasks})
+  write_json(path, stored | {task.name: origin | describe(task) for task in tasks})
 
 
-def _description(task: Task) -> dict:
+def describe(task: Task) -> dict:
+  """What a label of the task depends on, as in source.json."""
   return {'kind': task.kind, 'classes': list(task.classes)}
 
 
@@ -142,6 +143,6 @@ def _check_source(path: pathlib.Path, tasks: Sequence[Task]):
   if not path.is_file():
     raise UserError(f'{path}: no such file; it says what {path.parent} was predicted by: predict these labels again')
   stored = _read_source(path)
-  other = [task.name for task in tasks if not _description(task).items() <= stored.get(task.name, {}).items()]
+  other = [task.name for task in tasks if not describe(task).items() <= stored.get(task.name, {}).items()]
   if other:
     raise UserError(f'{path}: {join_names(other)} had another kind or other classes; predict these labels again')

@@ -158,7 +158,7 @@ def _target(out: pathlib.Path, tasks: tuple[Task, ...]) -> Target:
   own_tasks, own = folder.read_description(description)
   by_name = {task.name: task for task in own_tasks}
   common = tuple(task for task in tasks if task.name in by_name)
-  if other := [task.name for task in common if task != by_name[task.name]]:
+  if other := [task.name for task in common if predicted.describe(task) != predicted.describe(by_name[task.name])]:
     raise UserError(
       f'{description}: {join_names(other)} had another kind or other classes when the run learned; train on this '
       'folder again, or give another --out'
