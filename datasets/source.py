@@ -30,6 +30,8 @@ class Source:
       on it (the PASCAL recipe), the loss may not.
     classes_shown: [N, F] bool, for each class of each task whether the image's label shows it; None: not known.
     thumbnails: [N, P] uint8 of the images (see duplicates.py); None: not known.
+    predicted: [N, T] bool, which labels a model predicted, where none was made by hand; None: no such labels. They are
+      not in `label_mask` before `label_settings.apply_labels`, which makes them visible, and only to training.
     part_of: the whole split, if this is a part of one; mappings name its images and tasks.
   """
 
@@ -44,6 +46,7 @@ class Source:
   crop_guide: Task | None = None
   classes_shown: np.ndarray | None = None
   thumbnails: np.ndarray | None = None
+  predicted: np.ndarray | None = None
   part_of: 'Source | None' = None
 
   def __len__(self) -> int:
@@ -71,6 +74,7 @@ class Source:
     return self._part(
       ids=[self.ids[i] for i in positions],
       label_mask=self.label_mask[list(positions)],
+      predicted=None if self.predicted is None else self.predicted[list(positions)],
       read=select(self.read),
       read_truth=select(self.read_truth),
       read_summary=select(self.read_summary),
@@ -85,7 +89,10 @@ class Source:
 
   def with_tasks(self, columns: Sequence[int]) -> 'Source':
     """A source with only these tasks, in this order."""
-    return self._part(tasks=tuple(self.tasks[t] for t in columns), label_mask=self.label_mask[:, list(columns)])
+    columns = list(columns)
+    predicted = None if self.predicted is None else self.predicted[:, columns]
+    tasks = tuple(self.tasks[t] for t in columns)
+    return self._part(tasks=tasks, label_mask=self.label_mask[:, columns], predicted=predicted)
 
   def _part(self, **fields) -> 'Source':
     return dataclasses.replace(self, **fields, part_of=self.part_of or self)

@@ -11,6 +11,7 @@ train        python main.py --config=configs/scenes.py:method=prediction,labels=
              (the same command resumes a stopped run)
 evaluate     python main.py --mode=evaluate --workdir=runs/scenes [--step=latest] [--config.eval.diffusion_steps=4]
 predict      python main.py --mode=predict --workdir=runs/scenes --images=PHOTOS --out=maps [--samples=8]
+             --save=labels [--confidence=0.9] (as labels, for images that have none, in the folder of the training data)
 summary      python main.py --mode=summary --config=configs/pascal.py:method=feature [--json] [--memory [--for=v5e-1]]
              (what it costs; --memory compiles it, --for compiles it for an accelerator that need not be here)
 prepare      python main.py --mode=prepare --config=configs/nyud.py --config.data.raw=PATH
@@ -111,6 +112,20 @@ _COLORS = flags.DEFINE_string(
   'colors',
   None,
   'import: file with the colours or ids of masks: labelmap.txt, or JSON {"road": [128, 64, 128], "car": 13}.',
+)
+_SAVE = flags.DEFINE_enum(
+  'save',
+  'maps',
+  ['maps', 'labels'],
+  'predict: maps with pictures; or labels that training can read, by default for the images of the folder that the run '
+  'was trained on.',
+)
+_CONFIDENCE = flags.DEFINE_float(
+  'confidence',
+  0.9,
+  'predict --save=labels: probability of its class below which a pixel is left unlabelled.',
+  lower_bound=0,
+  upper_bound=1,
 )
 _SAMPLES = flags.DEFINE_integer(
   'samples', None, 'predict: noise draws to average (1), with a map of their uncertainty; uncertainty: draws (8).'
@@ -252,7 +267,8 @@ def _check_flags(config: str | None, overrides: list):
   mode = _MODE.value
   if mode not in MODES:
     raise unknown_value_error('--mode', mode, MODES)
-  for name in ('workdir',) if _REPLAY.value else MODES[mode]:
+  completes = mode == 'predict' and _SAVE.value == 'labels'  # by default the folder that the run was trained on
+  for name in ('workdir',) if _REPLAY.value or completes else MODES[mode]:
     if not (config if name == 'config' else flags.FLAGS[name].value):
       raise UserError(f'--mode={mode} needs --{name}{"=configs/NAME.py" if name == "config" else ""}; see --help')
   for name in PATHS:
@@ -273,7 +289,7 @@ def _check_flags(config: str | None, overrides: list):
     if mode != 'summary' or not _MEMORY.value:
       raise UserError(f'--for={_FOR.value}: needs --mode=summary --memory')
     accelerators.prepare()
-  if mode == 'predict':
+  if mode == 'predict' and _IMAGES.value:
     images.find_images(_IMAGES.value, _OUT.value)
 
 
@@ -330,7 +346,10 @@ def _run(overrides: list[str] | None = None) -> int | None:
     case 'evaluate':
       job.run(_run_config(), workdir, step, _PREDICTIONS.value, _FORCE.value)
     case 'predict':
-      return job.run(workdir, step or 'best', _IMAGES.value, out, _value_or(_SAMPLES, 1), _ZOOM.value)
+      inputs = (workdir, step or 'best', _IMAGES.value, out, _value_or(_SAMPLES, 1), _ZOOM.value)
+      if _SAVE.value == 'labels':
+        return importlib.import_module('dmtl_jax.jobs.predict_labels').run(*inputs, _CONFIDENCE.value)
+      return job.run(*inputs)
     case 'summary':
       job.run(_CONFIG.value, _JSON.value, _MEMORY.value, _FOR.value)
     case 'prepare':

@@ -29,7 +29,7 @@ import numpy as np
 from dmtl_jax.basics import files, photographs
 from dmtl_jax.basics.errors import is_plain, join_names, sanitize, UserError
 from dmtl_jax.datasets.folder import annotated as annotated_lib
-from dmtl_jax.datasets.folder import listing, proposal, scan
+from dmtl_jax.datasets.folder import listing, predicted, proposal, scan
 from dmtl_jax.datasets.folder.description import read_description
 from dmtl_jax.datasets.folder.listing import File
 from dmtl_jax.datasets.source import Source
@@ -128,8 +128,12 @@ def holdout_fraction(data_config) -> float:
 
 
 def open_split(data_config, split: str) -> Source:
-  """Opens the split 'train' or 'val' of the folder config.data.path; see `open_folder`."""
-  return open_folder(data_config.path, split)
+  """Opens the split 'train' or 'val' of the folder config.data.path; see `open_folder` and `predicted.add`."""
+  source = open_folder(data_config.path, split)
+  if split != 'train' or not data_config.get('predicted_labels'):
+    return source
+  root = _root(data_config.path)
+  return predicted.add(source, root, read_description(root / 'dataset.json')[1])
 
 
 def open_folder(path: str, split: str) -> Source:

@@ -64,6 +64,11 @@ def extra_formats() -> tuple[str, ...]:
   return tuple(formats)
 
 
+def formats() -> tuple[str, ...]:
+  """Pillow's names of the formats that can be read here."""
+  return (*FORMATS, *extra_formats())
+
+
 def suffixes() -> tuple[str, ...]:
   """Suffixes of images that can be read here, in lower case."""
   return (*SUFFIXES, *(suffix for suffix, name in EXTRA_SUFFIXES.items() if name in extra_formats()))
@@ -120,7 +125,7 @@ def _decode(path: str | os.PathLike) -> np.ndarray:
   if not os.path.getsize(path):
     raise ValueError('the file is empty')
   try:
-    with files.opened_image(path, (*FORMATS, *extra_formats())) as file:
+    with files.opened_image(path, formats()) as file:
       if isinstance(file, TiffImagePlugin.TiffImageFile):
         _check_tiff(file.tag_v2, path)  # Pillow drops channels after the fourth
       if file.format in ('JPEG', 'MPO'):

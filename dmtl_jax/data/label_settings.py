@@ -25,13 +25,14 @@ from dmtl_jax.basics import files, torch_file
 from dmtl_jax.basics.atomic import write_atomic
 from dmtl_jax.basics.errors import sanitize, unknown_value_error, UserError
 
+PREDICTED = 'predicted:'  # before the task, in the labels.json of a run that learned from predicted labels
 SETTINGS = ('full', 'one', 'random')
 OFFICIAL_PASCAL = ('semseg', 'parsing', 'saliency', 'normals', 'boundary')
 OFFICIAL_MTPSL = {2: ('semseg', 'depth'), 3: ('semseg', 'depth', 'normals')}
 
 
 def apply_labels(source, setting: str, seed: int = 0):
-  """Hides the labels of a source that a setting does not show.
+  """Hides the labels of a source that a setting does not show; labels that a model predicted are always shown.
 
   Args:
     source: a split or part of one; a mapping covers the whole split.
@@ -60,7 +61,7 @@ def apply_labels(source, setting: str, seed: int = 0):
     raise UserError(
       f'config.data.labels={sanitize(setting)}: none of {len(mask)} training images has a label for {names}'
     )
-  return dataclasses.replace(source, label_mask=mask)
+  return dataclasses.replace(source, label_mask=mask if source.predicted is None else mask | source.predicted)
 
 
 def _mapping_mask(path: pathlib.Path, source) -> np.ndarray:
@@ -123,9 +124,9 @@ def draw_half(rows: dict[str, list[str]], seed: int = 0) -> dict[str, list[str]]
   return {name: tasks for name, tasks in rows.items() if name in kept}
 
 
-def save_mapping(path: pathlib.Path, ids, tasks, mask: np.ndarray):
-  """Writes {image: [tasks]} as JSON."""
-  write_atomic(path, json.dumps(_rows(ids, tasks, mask), indent=0))
+def save_mapping(path: pathlib.Path, ids, tasks, mask: np.ndarray, predicted: np.ndarray | None = None):
+  """Writes {image: [tasks]} as JSON; a label that is `predicted` (see `Source`) is named predicted:TASK."""
+  write_atomic(path, json.dumps(_rows(ids, tasks, mask, predicted), indent=0))
 
 
 def images(path: pathlib.Path) -> set[str]:
@@ -133,9 +134,9 @@ def images(path: pathlib.Path) -> set[str]:
   return set(_read_json(path))
 
 
-def check_same(path: pathlib.Path, ids, tasks, mask: np.ndarray):
+def check_same(path: pathlib.Path, ids, tasks, mask: np.ndarray, predicted: np.ndarray | None = None):
   """Raises UserError if the visible labels differ from those that `save_mapping` wrote."""
-  before, now = _read_json(path), _rows(ids, tasks, mask)
+  before, now = _read_json(path), _rows(ids, tasks, mask, predicted)
   changed = [i for i in before | now if before.get(i) != now.get(i)]
   if changed:
     old, new = (';'.join(rows.get(changed[0], ['not there'])) or 'none' for rows in (before, now))
@@ -145,12 +146,17 @@ def check_same(path: pathlib.Path, ids, tasks, mask: np.ndarray):
     )
 
 
-def _rows(ids, tasks, mask: np.ndarray) -> dict[str, list[str]]:
-  return {i: [task.name for t, task in enumerate(tasks) if mask[n, t]] for n, i in enumerate(ids)}
+def _rows(ids, tasks, mask: np.ndarray, predicted: np.ndarray | None) -> dict[str, list[str]]:
+  names = [[task.name, PREDICTED + task.name] for task in tasks]
+  origin = np.zeros(mask.shape, int) if predicted is None else predicted.astype(int)
+  return {i: [names[t][origin[n, t]] for t in range(len(tasks)) if mask[n, t]] for n, i in enumerate(ids)}
 
 
 def load_mapping(path: pathlib.Path, ids, tasks) -> np.ndarray:
-  """Reads a mapping file: mask [N, T], False for images that it does not name; raises UserError if it does not fit."""
+  """Reads a mapping file: mask [N, T], False for images that it does not name, and for predicted labels.
+
+  Raises UserError if it does not fit.
+  """
   reader = {'.csv': _read_csv, '.json': _read_json}.get(path.suffix.lower())
   rows = reader(path) if reader else _read_torch(path, ids)
   names = [task.name for task in tasks]
@@ -169,7 +175,7 @@ def load_mapping(path: pathlib.Path, ids, tasks) -> np.ndarray:
     for name in visible:
       if name in names:
         mask[position[i], names.index(name)] = True
-      elif name not in others:
+      elif name not in others and not name.startswith(PREDICTED):
         raise UserError(f"{path}: image '{i}' names task '{sanitize(name)}'; the data set has {', '.join(names)}")
   return mask
 

@@ -6,6 +6,7 @@ import dataclasses
 import glob
 import os
 import pathlib
+import sys
 
 os.environ.setdefault('OPENCV_FFMPEG_LOGLEVEL', '-8')  # we report unreadable videos ourselves
 import cv2
@@ -94,6 +95,17 @@ def result_names(paths: Sequence[pathlib.Path]) -> list[str]:
     if not files.is_name(f'{name}.png'):
       raise UserError(f'{path}: the name of its results, {name}.png, is too long; rename it, or predict it alone')
   return names
+
+
+def report_skipped(paths: Sequence[pathlib.Path], broken: list[str]) -> int:
+  """Prints why files were skipped, `broken` and those of unsupported formats; returns 1 if there are any, else 0."""
+  unsupported = photographs.unsupported_files(paths)
+  reasons = [*broken, *([unsupported] if unsupported else [])]
+  for reason in reasons:
+    print(f'skipped: {reason}', file=sys.stderr)
+  if extra := [path.name for path in paths if photographs.has_extra_bytes(path)]:
+    print(photographs.describe_extra_bytes(extra), file=sys.stderr)
+  return 1 if reasons else 0
 
 
 def is_video(path: os.PathLike | str) -> bool:

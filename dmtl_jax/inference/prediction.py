@@ -34,7 +34,7 @@ class Predictor:
     size: height and width of its input.
     geometry: config.eval.geometry.
     seed, diffusion_steps: see `forward.make_forward_fn`.
-    config: that of the run if `load` made it, else None.
+    config, step: those of the run and its checkpoint if `load` made it, else None.
 
   Example:
     >>> predictor = dmtl_jax.load('runs/scenes')
@@ -42,7 +42,7 @@ class Predictor:
     >>> maps, uncertainty = predictor.sample('photo.jpg', 8)
   """
 
-  def __init__(self, model, variables: dict, size: tuple[int, int], eval_config, seed: int, config=None):
+  def __init__(self, model, variables: dict, size: tuple[int, int], eval_config, seed: int, config=None, step=None):
     self.model = model
     self.tasks = model.tasks
     self.variables = variables
@@ -51,6 +51,7 @@ class Predictor:
     self.seed = seed
     self.diffusion_steps = eval_config.diffusion_steps
     self.config = config
+    self.step = step
     forward = make_forward_fn(model, seed, self.diffusion_steps)
 
     def predict_one(variables, image):
@@ -268,5 +269,5 @@ def load(workdir: str | os.PathLike, step: str | int = 'best') -> Predictor:
   workdir = shipped if shipped.exists() and not os.path.exists(workdir) else workdir
   config, tasks = workdir_lib.read_config(workdir), workdir_lib.read_tasks(workdir)
   model = build_model(config, tasks)
-  variables, _ = checkpoints.load(workdir, str(step), model, tuple(config.data.size))
-  return Predictor(model, variables, config.data.size, config.eval, config.seed, config)
+  variables, number = checkpoints.load(workdir, str(step), model, tuple(config.data.size))
+  return Predictor(model, variables, config.data.size, config.eval, config.seed, config, number)

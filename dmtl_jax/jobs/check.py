@@ -116,6 +116,9 @@ def first_lines(config, source, val=None, left_out: int = 0) -> list[str]:
     'loss weights: '
     + ', '.join(f'{t.name} {w:g}' for t, w in zip(source.tasks, step.task_weights(config.loss_weights, source.tasks))),
   ]
+  if source.predicted is not None:
+    counts = _counts(source, source.predicted)
+    lines.insert(1, f'predicted labels, which weigh {config.data.predicted_weight:g}: {counts}')
   if val is not None:
     share = source_lib.holdout_fraction(config.data)
     held_out = f', held out of the training images ({share:g} of the labelled ones)' if share else ''
@@ -141,7 +144,12 @@ def copies(train, val=None) -> list[str]:
 
 
 def _label_counts(source) -> str:
-  return ', '.join(f'{task.name} {int(n)}' for task, n in zip(source.tasks, source.label_mask.sum(0)))
+  """'semseg 20, depth 5', the labels that no model predicted."""
+  return _counts(source, source.label_mask if source.predicted is None else source.label_mask & ~source.predicted)
+
+
+def _counts(source, mask: np.ndarray) -> str:
+  return ', '.join(f'{task.name} {int(n)}' for task, n in zip(source.tasks, mask.sum(0)))
 
 
 # --- What a split holds ----------------------------------------------------------------------

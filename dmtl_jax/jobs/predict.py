@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 import contextlib
 import pathlib
-import sys
 
 import numpy as np
 
@@ -15,6 +14,7 @@ from dmtl_jax.draw import panels
 from dmtl_jax.draw.png import save_png
 from dmtl_jax.inference import gallery, images
 from dmtl_jax.inference.prediction import load, RawMaps
+from dmtl_jax.jobs import disk_use
 
 SIDE = 2048  # longest side of pictures in pixels; arrays have the image's size
 
@@ -53,17 +53,14 @@ def run(
       sources.append((name, images.Video(path) if images.is_video(path) else images.Still(path)))
     except UserError as error:
       broken.append(str(error))
+  if estimate := disk_use.describe_maps(readable, predictor.tasks, samples, SIDE, pathlib.Path(out)):
+    say(estimate)
   _predict_all(predictor, sources, pathlib.Path(out), samples, zoom, broken)
   count = len(readable) - len(broken)
-  if unsupported := photographs.unsupported_files(paths):
-    broken.append(unsupported)
-  for reason in broken:
-    print(f'skipped: {reason}', file=sys.stderr)
-  if extra := [path.name for path in readable if photographs.has_extra_bytes(path)]:
-    print(photographs.describe_extra_bytes(extra), file=sys.stderr)
+  status = images.report_skipped(paths, broken)
   summary = f'{count} of {len(paths)} files predicted'
   say(f'{summary}: panels in {out}, arrays and overlays in {out}/TASK' if count else summary)
-  return 1 if broken else 0
+  return status
 
 
 def _predict_all(predictor, sources, folder: pathlib.Path, samples, zoom, broken: list[str]):
@@ -136,4 +133,10 @@ def _save(raw: RawMaps, size: tuple[int, int], pictures: dict[str, np.ndarray], 
     for stage, place in (('final', folder), ('uncertainty', folder / 'uncertainty')):
       for task, values in raw.predictions(stage, size).items() if stage in raw.stages else ():
         with atomic_open(place / task / f'{name}.npy', 'wb') as file:
-          np.save(file, values)
+          np.save(file, _shorten(values))
+
+
+def _shorten(values: np.ndarray) -> np.ndarray:
+  """Floating-point numbers as float16, half of the disk, unless one is too large for it."""
+  is_float = values.dtype == np.float32 and np.abs(values).max(initial=0) <= np.finfo(np.float16).max
+  return values.astype(np.float16) if is_float else values

@@ -91,7 +91,8 @@ def train(training: setup.Training, config, workdir: str, stop: StopSignal) -> b
     if start < steps:
       say('compiling the training step')
       size = tuple(config.data.size)
-      shapes = cost.abstract_batch(config.train.batch, size, source.tasks, training.mesh)
+      weighted = training.label_weights is not None
+      shapes = cost.abstract_batch(config.train.batch, size, source.tasks, training.mesh, weighted)
       update = training.update.lower(state, shapes, 1).compile()
       counted = counting.summarize(training.model, size, config.eval.diffusion_steps)
       sharding.on_first_host(cost.write, workdir, counted, config.train.batch, update)
@@ -161,7 +162,7 @@ def check_labels(workdir: str, source):
   """Raises UserError if the labels differ from those that an earlier start saw."""
   labels = pathlib.Path(workdir) / 'labels.json'
   if labels.exists():
-    label_settings.check_same(labels, source.ids, source.tasks, source.label_mask)
+    label_settings.check_same(labels, source.ids, source.tasks, source.label_mask, source.predicted)
 
 
 def write_start(workdir: str, config, training: setup.Training):
@@ -169,7 +170,8 @@ def write_start(workdir: str, config, training: setup.Training):
   source = training.source
   workdir_lib.write_config(workdir, config)
   class_weights.write(workdir, training.model.tasks)
-  label_settings.save_mapping(pathlib.Path(workdir) / 'labels.json', source.ids, source.tasks, source.label_mask)
+  labels = pathlib.Path(workdir) / 'labels.json'
+  label_settings.save_mapping(labels, source.ids, source.tasks, source.label_mask, source.predicted)
   workdir_lib.write_tasks(workdir, source.tasks)
 
 

@@ -118,7 +118,8 @@ class Forward:
   Attributes:
     apply: (images or other inputs, **kwargs) -> (result, updated variables); `model.apply` with
       this step's variables, train=True and mutable batch statistics, whose update is not kept.
-    batch: image [B, H, W, 3], labels {task: [B, H, W, K]}, label_mask [B, T] bool.
+    batch: image [B, H, W, 3], labels {task: [B, H, W, K]}, label_mask [B, T] bool; with predicted labels also
+      label_weights [B, T], see `losses.combine`.
     output: of the network for batch['image'].
     weights: [T] task weights.
     key: the step's random key.
@@ -176,7 +177,14 @@ class Method:
     """The loss to minimise, and the tasks' losses by part, see `losses.total_loss`."""
     labels, mask = run.batch['labels'], run.batch['label_mask']
     loss, parts = losses.total_loss(
-      run.tasks, run.output, labels, mask, run.weights, initial_loss, self.balances_images
+      run.tasks,
+      run.output,
+      labels,
+      mask,
+      run.weights,
+      initial_loss,
+      self.balances_images,
+      run.batch.get('label_weights'),
     )
     return loss + self.loss(run) if self.loss else loss, parts
 

@@ -38,7 +38,13 @@ def map_losses(tasks: tuple[Task, ...], maps: dict, labels: dict, label_mask: ja
   return jnp.stack(columns, axis=1)
 
 
-def combine(losses: jax.Array, label_mask: jax.Array, weights: np.ndarray, balance: bool = True) -> jax.Array:
+def combine(
+  losses: jax.Array,
+  label_mask: jax.Array,
+  weights: np.ndarray,
+  balance: bool = True,
+  label_weights: jax.Array | None = None,
+) -> jax.Array:
   """Mean over images of T / (labelled tasks of the image) * sum_t w_t L[b, t].
 
   The factor is the released code's. For a network of one task it is 1, so several such networks trained side by side
@@ -49,10 +55,16 @@ def combine(losses: jax.Array, label_mask: jax.Array, weights: np.ndarray, balan
     label_mask: [B, T] bool.
     weights: [T] task weights.
     balance: whether to apply the factor.
+    label_weights: [B, T] from 0 to 1, of each label; None: 1. Losses are multiplied by it, and in the factor a label
+      counts by its weight. So a weight of 0 has the effect of a missing label.
   """
+  counts = label_mask
+  if label_weights is not None:
+    losses = losses * label_weights
+    counts = label_mask * label_weights
   by_image = (losses * weights).sum(1)
   if balance:
-    by_image = by_image * losses.shape[1] / jnp.maximum(label_mask.sum(1), 1)
+    by_image = by_image * losses.shape[1] / jnp.maximum(counts.sum(1), 1)
   return by_image.mean()
 
 
@@ -64,6 +76,7 @@ def total_loss(
   weights: np.ndarray,
   initial_loss: float = INITIAL_LOSS,
   balance: bool = True,
+  label_weights: jax.Array | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """Total of the tasks' losses on final and initial maps; for the other arguments see `map_losses` and `combine`.
 
@@ -80,4 +93,4 @@ def total_loss(
   if output.initial:
     parts['initial'] = map_losses(tasks, output.initial, labels, label_mask)
     combined = combined + initial_loss * parts['initial']
-  return combine(combined, label_mask, weights, balance), parts
+  return combine(combined, label_mask, weights, balance, label_weights), parts

@@ -205,6 +205,13 @@ class Task:
     values = to_float32(values)
     return np.where(np.isfinite(values), values, self.unlabelled)
 
+  def to_file(self, label: np.ndarray) -> tuple[str, np.ndarray]:
+    """Suffix ('.png' or '.npy') and content of a label file that `from_file` reads as this label [H, W, K].
+
+    It takes the same `file_fields` as `from_file`.
+    """
+    return '.npy', label.astype(np.float32)
+
   def file_warnings(self, values: np.ndarray, **file_fields) -> dict[str, int]:
     """Counts suspicious pixels of a label file, for `--mode=check`; same arguments as `from_file`.
 

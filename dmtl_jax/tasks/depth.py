@@ -56,6 +56,16 @@ class Depth(Task):
       measured &= self._plane(values) != ignore
     return np.where(measured, label, 0)
 
+  def to_file(self, label, ignore=None, scale=None):
+    """Whole numbers of `scale`, 16 bits if they fit; a depth too large for 32 bits becomes unlabelled."""
+    units = np.round(label[..., 0].astype(np.float64) / (scale or MILLIMETRE))
+    limit = np.iinfo(np.uint32).max
+    units = np.where((label[..., 0] > 0) & (units <= limit), np.maximum(units, 1), 0)
+    if ignore is not None:
+      units = np.where((units == ignore) & (units > 0), max(ignore - 1, 0), units)
+    small = units.max(initial=0) <= np.iinfo(np.uint16).max
+    return ('.png', units.astype(np.uint16)) if small else ('.npy', units.astype(np.uint32))
+
   def file_warnings(self, values, ignore=None, scale=None, **_):
     """Counts the largest number of the type, which sensors and converters often store for *no measurement*."""
     if values.dtype.kind not in 'ui':

@@ -49,6 +49,10 @@ class Normals(Task):
       )
     return np.divide(vectors, length, out=np.zeros_like(vectors), where=is_unit, casting='unsafe')
 
+  def to_file(self, label):
+    """8 bits a channel, at most 0.4 degrees off."""
+    return '.png', np.where(self.valid(label)[..., None], np.round((label + 1) * 127.5), 0).astype(np.uint8)
+
   def file_warnings(self, values, **_):
     """Counts vectors of wrong length, and those away from the camera (hardly any is real) if they are the majority."""
     vectors, length = _decode(values)

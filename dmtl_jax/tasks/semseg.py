@@ -55,6 +55,12 @@ class Semseg(Task):
       self._check_not_0_and_255(values, unlabelled)
     return np.where(unlabelled, IGNORE, ids).astype(np.uint8)
 
+  def to_file(self, label, ignore=None, positive=None):
+    values = label[..., 0].astype(np.uint16)
+    stored = values if positive is None else np.where(values == 1, positive, values)
+    stored = np.where(values == IGNORE, IGNORE if ignore is None else ignore, stored)
+    return '.png', stored.astype(np.uint8 if stored.max(initial=0) < 256 else np.uint16)
+
   def _id_outside(self, annotated: tuple[int, ...]) -> int:
     """The id of a pixel that is none of the annotated classes: that of the last class, if only one is left."""
     if annotated in self.annotated:

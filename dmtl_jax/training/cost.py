@@ -12,8 +12,12 @@ import jax.numpy as jnp
 from dmtl_jax.basics import atomic, files, sharding
 
 
-def abstract_batch(count: int, size: tuple[int, int], tasks, mesh) -> dict:
-  """Shapes, dtypes and shardings of a batch of `count` images, to compile a step with."""
+def abstract_batch(count: int, size: tuple[int, int], tasks, mesh, weighted: bool = False) -> dict:
+  """Shapes, dtypes and shardings of a batch of `count` images, to compile a step with.
+
+  Args:
+    weighted: whether labels have weights (`setup.label_weights`).
+  """
   height, width = size
   by_image = sharding.by_image(mesh)
 
@@ -21,11 +25,12 @@ def abstract_batch(count: int, size: tuple[int, int], tasks, mesh) -> dict:
     return jax.ShapeDtypeStruct((count, *shape), dtype, sharding=by_image)
 
   labels = {task.name: task.blank(height, width) for task in tasks}
+  weights = {'label_weights': shaped((len(tasks),), jnp.float32)} if weighted else {}
   return {
     'image': shaped((height, width, 3), jnp.float32),
     'labels': {name: shaped(label.shape, label.dtype) for name, label in labels.items()},
     'label_mask': shaped((len(tasks),), bool),
-  }
+  } | weights
 
 
 def planned_bytes(compiled) -> int | None:

@@ -47,6 +47,7 @@ class Training:
     update: the compiled step, see `step.TrainStep`; the state is donated.
     init: compiled, key -> fresh TrainState.
     batches: the iterator over this host's batches.
+    label_weights: weights [N, T] of the labels' losses; None: 1, and the step takes none.
   """
 
   mesh: Any
@@ -59,10 +60,14 @@ class Training:
   update: Callable
   init: Callable
   batches: Any
+  label_weights: np.ndarray | None = None
 
   def on_devices(self, batch: dict) -> dict:
     """What the step takes of this host's batch, split by image over the devices of all hosts."""
-    return sharding.put_batch({name: batch[name] for name in ('image', 'labels', 'label_mask')}, self.mesh)
+    inputs = {name: batch[name] for name in ('image', 'labels', 'label_mask')}
+    if self.label_weights is not None:
+      inputs['label_weights'] = self.label_weights[batch['index']]
+    return sharding.put_batch(inputs, self.mesh)
 
 
 class MeshAndModel(NamedTuple):
@@ -142,7 +147,15 @@ def build(
   batches = pipeline.train_iterator(
     source, config.data, config.train.batch, config.seed, jax.process_index(), jax.process_count()
   )
-  return Training(mesh, source, val, model, steps, schedule, shardings, update, init, batches)
+  weights = label_weights(source, config.data)
+  return Training(mesh, source, val, model, steps, schedule, shardings, update, init, batches, weights)
+
+
+def label_weights(source, data_config) -> np.ndarray | None:
+  """Weights [N, T] float32 of the labels' losses: config.data.predicted_weight for predicted ones; None: all are 1."""
+  if source.predicted is None:
+    return None
+  return np.where(source.predicted, data_config.predicted_weight, 1).astype(np.float32)
 
 
 def train_step(config, model: Network, tx, pair_count: int, groups: int) -> TrainStep:
@@ -167,6 +180,7 @@ class _Labels:
 
   tasks: tuple[Task, ...]
   label_mask: np.ndarray
+  predicted: None = None
 
   def __len__(self):
     return len(self.label_mask)

@@ -30,6 +30,7 @@ class Fake:
   label_mask: np.ndarray
   official: dict = dataclasses.field(default_factory=dict)
   part_of: None = None
+  predicted: None = None
 
 
 def fake(count=60, tasks=TASKS, exists=None, **fields):

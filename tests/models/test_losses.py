@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dmtl_jax.models import losses
+from dmtl_jax.models import find, Forward, losses
+from dmtl_jax.models.base import Output
 from dmtl_jax.models.losses import combine, map_losses
 from tests.tiny import random_labels, TASKS
 
@@ -44,6 +45,42 @@ def test_combination_by_hand():
   weights = jnp.array([10.0, 1.0])
   np.testing.assert_allclose(combine(losses, mask, weights), ((10 + 2) * 2 / 2 + 4 * 2 / 1) / 2)
   np.testing.assert_allclose(combine(losses, mask, weights, balance=False), ((10 + 2) + 4) / 2)
+
+
+def test_a_label_counts_by_its_weight():
+  """Image 0 has a label of its own and a predicted one of weight 0.5, image 1 only two predicted ones."""
+  losses = jnp.array([[1.0, 2.0], [3.0, 4.0]])
+  mask = jnp.ones((2, 2), bool)
+  weights = jnp.array([10.0, 1.0])
+  label_weights = jnp.array([[1.0, 0.5], [0.25, 0.25]])
+  expected = ((10 + 0.5 * 2) * 2 / 1.5 + (0.25 * 30 + 0.25 * 4) * 2 / 1) / 2  # at least 1 in the divisor
+  np.testing.assert_allclose(combine(losses, mask, weights, label_weights=label_weights), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize('balance', [True, False])
+def test_weight_0_hides_a_predicted_label_and_weight_1_makes_it_one_like_any_other(balance):
+  rng = np.random.default_rng(0)
+  own = np.array([[1, 0, 0], [1, 1, 0], [0, 0, 0], [1, 1, 1]], bool)
+  losses, weights = rng.uniform(1, 2, own.shape), rng.uniform(1, 2, 3)
+  all_shown = np.ones_like(own)
+  with_weight = [combine(losses, all_shown, weights, balance, np.where(own, 1, w)) for w in (0.0, 1.0)]
+  expected = [combine(losses * own, own, weights, balance), combine(losses, all_shown, weights, balance)]
+  np.testing.assert_allclose(with_weight, expected, rtol=1e-6)
+
+
+def test_a_methods_loss_weighs_the_labels_of_a_batch():
+  rng = np.random.default_rng(0)
+  tasks, labels = TASKS[-2:], random_labels(rng, 2, (4, 6))
+  output = Output({task.name: rng.standard_normal((2, 4, 6, 1), np.float32) for task in tasks})
+  batch = {'image': None, 'labels': labels, 'label_mask': np.ones((2, 2), bool)}
+
+  def loss(**more):
+    run = Forward(None, batch | more, output, tasks, np.ones(2, np.float32), None, None)
+    return find('mtl_baseline').total_loss(run, 0.5)[0]
+
+  hidden = np.array([[True, False], [True, True]])
+  np.testing.assert_allclose(loss(label_weights=hidden * 1.0), loss(label_mask=hidden), rtol=1e-6)
+  assert loss() != loss(label_mask=hidden)
 
 
 def test_hidden_labels_have_no_influence_whatever_they_hold():

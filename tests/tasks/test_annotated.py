@@ -124,7 +124,7 @@ def test_more_sets_than_ids_are_refused(tmp_path):
 def test_kinds_without_classes_have_no_such_file(tmp_path):
   write(tmp_path, {'a': ['road']}, {'a': [[0, 1]]})
   (tmp_path / 'dataset.json').write_text('{"tasks": {"semseg": {"kind": "saliency"}}}')
-  with pytest.raises(UserError, match='annotated.json: is not one of .png, .npy'):
+  with pytest.raises(UserError, match='annotated.json: saliency has no classes to list'):
     read(tmp_path)
 
 

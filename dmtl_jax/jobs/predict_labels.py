@@ -1,0 +1,181 @@
+"""`--mode=predict --save=labels`: predictions as label files, in the layout that training reads."""
+
+from collections.abc import Sequence
+import dataclasses
+import datetime
+import os
+import pathlib
+
+import numpy as np
+
+from dmtl_jax.basics import files, photographs, stopping
+from dmtl_jax.basics.atomic import atomic_open, remove, transaction
+from dmtl_jax.basics.errors import join_names, UserError
+from dmtl_jax.basics.progress import Progress, say
+from dmtl_jax.datasets import folder
+from dmtl_jax.datasets.folder import predicted
+from dmtl_jax.inference import images
+from dmtl_jax.inference.predicted_labels import predict_label
+from dmtl_jax.inference.prediction import load, Predictor
+from dmtl_jax.jobs import disk_use
+from dmtl_jax.tasks import Task
+
+CONFIDENCE = 0.9  # default of --confidence
+POOL = 'unlabelled'  # folder of photographs without labels, beside train
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+  """Where labels are written.
+
+  Attributes:
+    tasks: those to write.
+    encodings: {task: keyword arguments of `Task.to_file`}.
+    labelled: {task: names of images that have a label of their own}, for which none is predicted.
+  """
+
+  folder: pathlib.Path
+  tasks: tuple[Task, ...]
+  encodings: dict[str, dict]
+  labelled: dict[str, frozenset[str]]
+
+  def missing(self, name: str) -> list[Task]:
+    """The tasks for which an image has no label of its own."""
+    return [task for task in self.tasks if name not in self.labelled.get(task.name, ())]
+
+
+def run(
+  workdir: str,
+  which: str,
+  spec: str | Sequence[str] | None,
+  out: str | None,
+  samples: int = 1,
+  zoom: float | None = None,
+  confidence: float = CONFIDENCE,
+) -> int:
+  """Writes OUT/TASK/NAME.png (or .npy) for each image, and OUT/source.json, see `folder.predicted`.
+
+  If OUT is PATH/train/predicted, labels that images have in PATH/train/labels are not predicted. A label in which no
+  pixel is sure is not written.
+
+  Args:
+    spec: as for `predict.run`; None: the images of the folder that the run was trained on, PATH/train/images and
+      PATH/unlabelled.
+    out: None: PATH/train/predicted of that folder.
+    confidence: see `predict_label`.
+
+  Returns:
+    As `predict.run`.
+
+  Raises:
+    UserError: as `predict.run`; also two images of one name, or a folder with other classes than the run's.
+  """
+  predictor = load(workdir, which)
+  predictor.check(samples, zoom)
+  spec, out = find_places(predictor.config, spec, out)
+  paths = images.find_images(spec, out)
+  readable = [path for path in paths if not (photographs.unsupported_format(path) or images.is_video(path))]
+  names = _names(readable)
+  target = _target(pathlib.Path(out), predictor.tasks)
+  say(disk_use.describe_labels(readable, [target.missing(name) for name in names], target.folder))
+  origin = dict(run=os.path.abspath(workdir), step=predictor.step, confidence=confidence, samples=samples)
+  origin['date'] = datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds')
+  broken = [f'{path}: a video; predict its frames as images' for path in paths if images.is_video(path)]
+  counts = dict.fromkeys((task.name for task in target.tasks), 0)
+  progress = Progress('predicting', len(readable), 'img')
+  older = f'of {progress.total} images are new in {out}; what is there of others is older'
+  with stopping.report_interruption(lambda: f'{progress.done} {older}', out), progress:
+    predicted.write_source(target.folder, target.tasks, origin)
+    for path, name in zip(readable, names):
+      try:
+        for task in _predict_one(predictor, path, name, target, samples, zoom, confidence):
+          counts[task] += 1
+      except UserError as error:
+        broken.append(str(error))
+      progress.update(1, path.name)
+  say(_summary(counts, len(readable), target))
+  return images.report_skipped(paths, broken)
+
+
+def _predict_one(predictor: Predictor, path, name: str, target: Target, samples, zoom, confidence) -> list[str]:
+  """Writes the missing labels of one image, in one transaction; returns the tasks that have one now."""
+  if not (tasks := target.missing(name)):
+    return []
+  image = photographs.read_image(path)
+  raw = predictor.raw(image, samples, zoom)
+  written = []
+  with transaction():
+    for task in tasks:
+      label = predict_label(raw, task, image.shape[:2], confidence)
+      suffix, values = task.to_file(label, **target.encodings[task.name])
+      is_sure = bool(task.valid(label).any())
+      for other in folder.LABEL_SUFFIXES:  # of an earlier prediction
+        older = target.folder / task.name / f'{name}{other}'
+        if older.exists() and not (is_sure and other == suffix):
+          remove(older)
+      if is_sure:
+        with atomic_open(target.folder / task.name / f'{name}{suffix}', 'wb') as file:
+          file.write(files.encode_png(values)) if suffix == '.png' else np.save(file, values)
+        written.append(task.name)
+  return written
+
+
+def find_places(config, spec, out: str | None):
+  """Where images and labels lie; by default in the folder that the run was trained on."""
+  if spec and out:
+    return spec, out
+  if config is None or config.data.name != 'folder':
+    raise UserError('--save=labels needs --images and --out: the run was not trained on a folder of images')
+  root = pathlib.Path(config.data.path)
+  if not root.is_dir():
+    raise UserError(f'--save=labels: {root}, which the run was trained on, is not there; give --images and --out')
+  where = predicted.place(root)
+  own = [str(path) for path in (where.parent / 'images', root / POOL) if path.is_dir() and any(path.iterdir())]
+  return spec or own, out or str(where)
+
+
+def _names(paths: Sequence[pathlib.Path]) -> list[str]:
+  """The images' names, which their labels get; raises UserError where two have the same."""
+  names = [files.nfc(path.stem) for path in paths]
+  first: dict[str, pathlib.Path] = {}
+  for path, name in zip(paths, names):
+    if first.setdefault(name.casefold(), path) != path:
+      raise UserError(f'{path}: {first[name.casefold()]} has the same name, so they would share a label; rename one')
+    if not files.is_name(f'{name}.png'):
+      raise UserError(f'{path}: the name is too long for that of a label, NAME.png; shorten it')
+  return names
+
+
+def _target(out: pathlib.Path, tasks: tuple[Task, ...]) -> Target:
+  """What to write to OUT; if that is PATH/train/predicted, only what PATH/dataset.json and its labels leave open.
+
+  Raises UserError where dataset.json has none of the tasks, or one with another kind or other classes.
+  """
+  root = predicted.find_root(out)
+  if root is None:
+    return Target(out, tasks, {task.name: predicted.encoding(task, {}) for task in tasks}, {})
+  description = root / 'dataset.json'
+  own_tasks, own = folder.read_description(description)
+  by_name = {task.name: task for task in own_tasks}
+  common = tuple(task for task in tasks if task.name in by_name)
+  if other := [task.name for task in common if predicted.describe(task) != predicted.describe(by_name[task.name])]:
+    raise UserError(
+      f'{description}: {join_names(other)} had another kind or other classes when the run learned; train on this '
+      'folder again, or give another --out'
+    )
+  if not common:
+    names = join_names([task.name for task in tasks])
+    raise UserError(f'{description} has none of the tasks that the run learned, {names}; give another --out')
+  labels = predicted.place(root).parent / 'labels'
+  labelled = {
+    task.name: frozenset(folder.files_by_name(labels / task.name)) for task in common if (labels / task.name).is_dir()
+  }
+  return Target(out, common, {task.name: predicted.encoding(task, own[task.name]) for task in common}, labelled)
+
+
+def _summary(counts: dict[str, int], total: int, target: Target) -> str:
+  text = ', '.join(f'{name} {n}' for name, n in counts.items())
+  kept = sum(len(names) for names in target.labelled.values())
+  also = f'; {kept} labels of their own are kept' if kept else ''
+  learn = '; train on them with --config.data.predicted_labels=True' if predicted.find_root(target.folder) else ''
+  return f'labels predicted for {total} images: {text}{also}, in {target.folder}/TASK{learn}'
