@@ -63,8 +63,8 @@ def read_text(path: str | os.PathLike, max_bytes: int = TEXT_BYTES, errors: str 
     return file.read()
 
 
-def read_json(path: str | os.PathLike, fix: str = 'fix it') -> Any:
-  """The content of a JSON file.
+def read_json(path: str | os.PathLike, fix: str = 'fix it', max_bytes: int = TEXT_BYTES) -> Any:
+  """The content of a JSON file of at most `max_bytes`.
 
   Args:
     fix: what to do if it is broken; ends the sentence.
@@ -73,7 +73,7 @@ def read_json(path: str | os.PathLike, fix: str = 'fix it') -> Any:
     UserError: it cannot be read or is not JSON.
   """
   try:
-    return json.loads(read_text(path))
+    return json.loads(read_text(path, max_bytes))
   except OSError as error:
     raise UserError(f'{path}: cannot be read ({error.strerror})') from error
   except (ValueError, RecursionError) as error:  # ValueError also for bytes not in UTF-8 and endless numbers

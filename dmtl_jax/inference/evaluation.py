@@ -21,6 +21,7 @@ from dmtl_jax.basics.processes import mapper
 from dmtl_jax.basics.progress import Progress
 from dmtl_jax.data import pipeline, transforms
 from dmtl_jax.inference import gallery
+from dmtl_jax.inference.calibration_fit import Evidence
 from dmtl_jax.inference.forward import jit_predict_fn, make_predict_fn
 from dmtl_jax.inference.pieces import cut_image, cut_input, Piece, region_slices, score, Tally
 from dmtl_jax.inference.prediction import Predictor
@@ -56,6 +57,15 @@ class Scores(NamedTuple):
 
   scores: dict
   rows: list[dict]
+
+
+class _HostResult(NamedTuple):
+  """What one host contributes to an evaluation."""
+
+  totals: dict
+  rows: dict
+  tally: Tally
+  samples: dict
 
 
 class Evaluator:
@@ -103,12 +113,13 @@ class Evaluator:
     self._predict = jit_predict_fn(model, mesh, seed, eval_config.diffusion_steps)
     self._predict_stages = jax.jit(make_predict_fn(model, seed, eval_config.diffusion_steps, all_stages=True))
 
-  def run(self, variables, on_image: Callable | None = None) -> Scores:
+  def run(self, variables, on_image: Callable | None = None, evidence: Evidence | None = None) -> Scores:
     """Evaluates; each host scores its share of the images, and all hosts get the result.
 
     Args:
       on_image: called as on_image(id, {task: final map}, region, size) for every image of this host, see
         `transforms.eval_transform`.
+      evidence: collects what `calibration_fit.fit` needs; all hosts get that of all.
     """
     totals: dict = {}
     rows: dict = {}
@@ -116,7 +127,7 @@ class Evaluator:
     make_pieces = self._pieces_at_image_size if self.at_image_size else self._pieces_at_input
     workers = self.eval_config.workers  # the boundary protocol is slow
     with Progress('evaluating', self.count, 'img') as progress, mapper(workers, 'config.eval.workers') as map_pieces:
-      pieces = make_pieces(variables, tally, progress, on_image)
+      pieces = make_pieces(variables, tally, progress, on_image, evidence)
       for index, scored in itertools.groupby(map_pieces(score, pieces), operator.attrgetter('index')):
         states: dict = {}
         for piece in scored:
@@ -124,12 +135,17 @@ class Evaluator:
         _add(totals, states)
         rows[index] = {'id': self.source.ids[index]} | _row(states, self.metrics)
         progress.update(min(jax.process_count(), self.count - progress.done))
-    gathered = sharding.gather((totals, rows, tally))
+    gathered = sharding.gather(_HostResult(totals, rows, tally, evidence.samples if evidence else {}))
     totals = {}
-    for host_totals, _, _ in gathered:
-      _add(totals, host_totals)
-    rows = dict(sorted(item for _, host_rows, _ in gathered for item in host_rows.items()))
-    return Scores(self._compute(totals, [host_tally for _, _, host_tally in gathered]), list(rows.values()))
+    for host in gathered:
+      _add(totals, host.totals)
+    rows = dict(sorted(item for host in gathered for item in host.rows.items()))
+    if evidence:
+      evidence.merge([host.samples for host in gathered])
+      evidence.operating_points = {
+        task.name: self.metrics[task.name].operating_point(totals['final', task.name]) for task in evidence.tasks
+      }
+    return Scores(self._compute(totals, [host.tally for host in gathered]), list(rows.values()))
 
   def _compute(self, totals: dict, tallies: Sequence[Tally]) -> dict:
     """`Scores.scores` of the whole set, from {(stage, task): state} and the tally of each host."""
@@ -145,7 +161,9 @@ class Evaluator:
       scores['boundary_shrunk'] = sum(tally.shrunk for tally in tallies)
     return scores
 
-  def _pieces_at_input(self, variables, tally: Tally, progress: Progress, on_image: Callable | None) -> Iterator[Piece]:
+  def _pieces_at_input(
+    self, variables, tally: Tally, progress: Progress, on_image: Callable | None, evidence: Evidence | None
+  ) -> Iterator[Piece]:
     """The pieces of this host's images at the network's input, predicted batch by batch."""
     for batch in self._batches():
       if not self._is_compiled:  # so that compiling does not count in any time
@@ -154,17 +172,20 @@ class Evaluator:
         self._is_compiled = True
       with tally.timed():
         predictions = self._predict_local(variables, batch)
+      raw = predictions.pop('raw')
       tally.images += self.batch
       for i in np.flatnonzero(batch['valid'] & (batch['index'] < self.count)).tolist():
         index = int(batch['index'][i])
         truths = self.source.truth(index) if self._uses_source_truth else {}
+        if evidence:
+          grid = next(iter(raw.values())).shape[1:3]
+          evidence.add(index, _rows(raw, i), _rows(batch['labels'], i), grid)
         yield from cut_input(predictions, batch, i, truths, self.tasks, self.metrics)
         if on_image:
-          maps = {name: m[i] for name, m in predictions['final'].items()}
-          on_image(self.source.ids[index], maps, batch['region'][i], batch['size'][i])
+          on_image(self.source.ids[index], _rows(predictions['final'], i), batch['region'][i], batch['size'][i])
 
   def _pieces_at_image_size(
-    self, variables, tally: Tally, progress: Progress, on_image: Callable | None
+    self, variables, tally: Tally, progress: Progress, on_image: Callable | None, evidence: Evidence | None
   ) -> Iterator[Piece]:
     """The pieces of this host's images at their own sizes, predicted one by one, on one of its devices."""
     variables = _on_one_device(variables)
@@ -182,6 +203,9 @@ class Evaluator:
         self._is_compiled = True
       with tally.timed():
         raw = predictor.raw(image)
+      if evidence:
+        maps = {task.name: raw.maps['final', task.name] for task in self.tasks}
+        evidence.add(example['index'], maps, example['labels'], raw.extent, raw.origin)
       yield from cut_image(raw, example, self.metrics, side, tally)
       if on_image:
         size = image.shape[:2]
@@ -217,6 +241,11 @@ class Evaluator:
   def _predict_local(self, variables, batch):
     arrays = sharding.put_batch({'image': batch['image'], 'index': batch['index']}, self.mesh)
     return jax.tree.map(sharding.local_rows, self._predict(variables, arrays['image'], arrays['index']))
+
+
+def _rows(arrays: Mapping[str, np.ndarray], i: int) -> dict[str, np.ndarray]:
+  """{name: array of the i-th image} of a batch."""
+  return {name: x[i] for name, x in arrays.items()}
 
 
 def _on_one_device(variables):
