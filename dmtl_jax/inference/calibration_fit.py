@@ -28,8 +28,10 @@ from dmtl_jax.tasks import Task
 PIXELS = 500  # drawn per image and task
 MOST_VALUES = 2**23  # logits of a task in all; with more images, fewer pixels are drawn per image
 # Neighbouring pixels are wrong together, so that an image tells as much as about so many independent pixels. Beside
-# them stands a normal prior on 1 / T and b, of deviation 1 around the raw maps.
-INDEPENDENT = 100
+# them stands a normal prior on 1 / T and b, of deviation 1 around the raw maps. On frames of CamVid's validation drive
+# that the fit has not seen, 10 gives a lower negative log-likelihood of segmentation than 100, 3 or 1, and no more than
+# 1% above the lowest of boundary and saliency.
+INDEPENDENT = 10
 
 
 class Sample(NamedTuple):
@@ -96,13 +98,13 @@ class Pixels(NamedTuple):
 
   Attributes:
     logits: [N, K] float64, with K = 2 for a binary task.
-    allowed: [N, K] bool, the classes that the label allows: one for most labels.
+    possible: [N, K] bool, which classes the label leaves possible: one for most labels.
     weights: [N], of sum 1.
     images: how many they were drawn from.
   """
 
   logits: np.ndarray
-  allowed: np.ndarray
+  possible: np.ndarray
   weights: np.ndarray
   images: int
 
@@ -184,21 +186,21 @@ def minimize(pixels: Pixels) -> Parameters:
 
 
 def _likelihood(pixels: Pixels, parameters: Parameters) -> tuple[np.ndarray, float, np.ndarray]:
-  """Probabilities [N, K], the mean negative log-likelihood, and the probabilities given the classes allowed [N, K]."""
+  """Probabilities [N, K], the mean negative log-likelihood, and the probabilities given the possible classes [N, K]."""
   logits = parameters.scale * pixels.logits + parameters.bias
   exponentials = np.exp(logits - logits.max(1, keepdims=True))
   probabilities = exponentials / exponentials.sum(1, keepdims=True)
   log_all = special.logsumexp(logits, axis=1)
-  log_allowed = special.logsumexp(np.where(pixels.allowed, logits, -np.inf), axis=1)
-  target = np.where(pixels.allowed, np.exp(logits - log_allowed[:, None]), 0)
-  return probabilities, float(pixels.weights @ (log_all - log_allowed)), target
+  log_possible = special.logsumexp(np.where(pixels.possible, logits, -np.inf), axis=1)
+  target = np.where(pixels.possible, np.exp(logits - log_possible[:, None]), 0)
+  return probabilities, float(pixels.weights @ (log_all - log_possible)), target
 
 
 def reliability(task: Task, parts: Sequence[tuple[Pixels, Parameters]]) -> Reliability:
   """Measures probabilities on pixels, each part under its own parameters; parts weigh as their numbers of images.
 
   Confidence is the probability of the predicted class, that of the highest raw logit; of a binary task, the probability
-  of the positive class. Labels that allow several classes do not count, except in the likelihood.
+  of the positive class. Pixels with several possible classes do not count, except in the likelihood.
   """
   confidences, hits, weights, nll = [], [], [], 0.0
   total = sum(part.images for part, _ in parts)
@@ -207,9 +209,9 @@ def reliability(task: Task, parts: Sequence[tuple[Pixels, Parameters]]) -> Relia
     share = pixels.images / total
     nll += share * part_nll
     chosen = pixels.logits.argmax(1) if task.classes else np.ones(len(pixels.logits), int)
-    known = pixels.allowed.sum(1) == 1
+    known = pixels.possible.sum(1) == 1
     confidences.append(np.take_along_axis(probabilities, chosen[:, None], 1)[known, 0])
-    hits.append(np.take_along_axis(pixels.allowed, chosen[:, None], 1)[known, 0])
+    hits.append(np.take_along_axis(pixels.possible, chosen[:, None], 1)[known, 0])
     weights.append(share * pixels.weights[known])
   bins = bin_by_confidence(np.concatenate(confidences), np.concatenate(hits), np.concatenate(weights))
   return Reliability(100 * sum(b.share * abs(b.confidence - b.accuracy) for b in bins), max(nll, 0.0), tuple(bins))

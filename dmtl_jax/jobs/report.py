@@ -5,7 +5,7 @@ import pathlib
 
 from dmtl_jax.basics import atomic, progress, stopping
 from dmtl_jax.basics.errors import UserError
-from dmtl_jax.report import gains, last, paired, steps, table
+from dmtl_jax.report import gains, last, paired, reliability, steps, table
 from dmtl_jax.report.page import render_page
 from dmtl_jax.report.results import read_run, Run, sections
 
@@ -40,5 +40,7 @@ def write(runs: Sequence[Run], folder: pathlib.Path) -> pathlib.Path:
 
 
 def to_markdown(scores: table.Table) -> str:
-  """A section as text: scores, those of the last weights, seed by seed, gains by denoising, and scores by S."""
-  return table.markdown(scores) + ''.join(part.markdown(scores.section) for part in (last, paired, gains, steps))
+  """A section as text: scores, those of the last weights, seed by seed, gains by denoising, by S, and reliability."""
+  return table.markdown(scores) + ''.join(
+    part.markdown(scores.section) for part in (last, paired, gains, steps, reliability)
+  )

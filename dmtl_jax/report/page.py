@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from dmtl_jax.report import charts, details, last, pictures, scoring, steps, verdict
+from dmtl_jax.report import charts, details, last, pictures, reliability, scoring, steps, verdict
 from dmtl_jax.report.gains import gains_by_entry
 from dmtl_jax.report.render import render
 from dmtl_jax.report.results import Section
@@ -44,6 +44,9 @@ def _part(table: Table, album: pictures.Album, sections_left: int) -> dict:
     curves=_curves(section),
     metric_tables=details.metric_tables(section),
     class_tables=details.class_tables(section),
+    reliability=reliability.make_cards(section),
+    reliability_title=reliability.TITLE,
+    reliability_note=reliability.NOTE,
   )
 
 

@@ -1,7 +1,7 @@
 """The folder of one run: lock, config, label mapping, logs.
 
 W/config.json, W/tasks.json, W/labels.json (the labels that training saw), W/log.jsonl (one line per logged
-step), W/tensorboard/, W/checkpoints/, W/panels/, W/metrics.json, W/report.html.
+step), W/tensorboard/, W/checkpoints/, W/panels/, W/metrics.json, W/calibration.json, W/report.html.
 """
 
 import contextlib
