@@ -83,7 +83,8 @@ class Evidence:
         rng = np.random.default_rng((self.seed, index))
         pixels = valid[rng.integers(len(valid), size=self._count[task.name])]
         size = label.shape[:2]
-        logits = tiles.values_at(maps[task.name], extent, size, *np.divmod(pixels, size[1]), origin)
+        rows, columns = np.divmod(pixels, size[1])
+        logits = tiles.values_at(maps[task.name], extent, size, rows, columns, origin)
         share = len(valid) / (size[0] * size[1])
         self.samples[task.name][index] = Sample(logits, label.reshape(-1)[pixels], share)
 
@@ -136,8 +137,8 @@ def _fit_task(task: Task, samples: Sequence[Sample], point: OperatingPoint | Non
   halves = [samples[: len(samples) // 2], samples[len(samples) // 2 :]]  # as neighbouring frames are alike
   held_out = all(halves)
   if held_out:
-    seen, unseen = (join(task, half) for half in halves)
-    parts = [(seen, minimize(unseen)), (unseen, minimize(seen))]
+    first, second = (join(task, half) for half in halves)
+    parts = [(first, minimize(second)), (second, minimize(first))]
   else:
     parts = [(pixels, parameters)]
   threshold = None if point is None else special.expit(parameters.scale * _logit(point.threshold) + bias[0])

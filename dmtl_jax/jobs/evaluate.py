@@ -36,11 +36,11 @@ def _format(value: float, spec: str) -> str:
 
 
 def run(config, workdir: str, which: str = '', predictions: bool = False, force: bool = False) -> dict:
-  """The job `--mode=evaluate`: restores a checkpoint and writes W/metrics.json, per_image.csv, calibration.json and
-  panels/.
+  """The job `--mode=evaluate`: scores a checkpoint and calibrates its probabilities.
 
-  With another number of denoising steps S (config.eval.diffusion_steps) than the run was trained with, it only writes
-  W/metrics_S.json. With protocol mtpsl it adds the scores of the last weights as 'last'.
+  It writes W/metrics.json, per_image.csv, calibration.json and panels/. With another number of denoising steps S
+  (config.eval.diffusion_steps) than the run was trained with, it only writes W/metrics_S.json. With protocol mtpsl it
+  adds the scores of the last weights as 'last'.
 
   Args:
     which: checkpoint: 'best', 'latest' or a step; default config.eval.weights, as the benchmark does.
