@@ -12,10 +12,12 @@ The names below are what programs may rely on; docs/api.md describes them. Predi
 
   task              maps                              uncertainty, float32 [H, W]
   semseg, parsing   uint8 [H, W], class id            entropy, 0 (sure) to 1 (uniform)
-  saliency          float32 [H, W], probability       standard deviation, 0 to 0.5
-  boundary          float32 [H, W], probability       standard deviation, 0 to 0.5
+  saliency          float32 [H, W], probability *     standard deviation, 0 to 0.5
+  boundary          float32 [H, W], probability *     standard deviation, 0 to 0.5
   normals           float32 [H, W, 3], unit vector    root mean square angle to the mean, degrees
   depth             float32 [H, W], labels' unit      standard deviation, the same unit
+
+  * calibrated on the validation labels, where the run has a calibration.json for these weights
 """
 
 import importlib

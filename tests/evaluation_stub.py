@@ -11,6 +11,7 @@ import numpy as np
 from dmtl_jax.basics import sharding
 from dmtl_jax.configs import common
 from dmtl_jax.inference import evaluation
+from dmtl_jax.inference.calibration_fit import Evidence
 from dmtl_jax.models import Output
 from dmtl_jax.tasks import make_task, Task
 
@@ -106,11 +107,12 @@ def main(address: str, process: str, out: str):
   jax.distributed.initialize(address, 2, int(process))
   evaluator, variables = make(5, 4)
   seen = []
-  result = evaluator.run(variables, lambda id, maps, region, size: seen.append(id))
+  evidence = Evidence(TASKS, 5, 0)
+  result = evaluator.run(variables, lambda id, maps, region, size: seen.append(id), evidence)
   at_image = tuple(run(5, 4, shape=(30, 50), resolution='image'))
   gathered = sharding.gather({'count': np.array([2**40 + 1]), 'sum': np.float64(1) / 3, 'from': int(process)})
   with open(out, 'wb') as file:
-    pickle.dump((result, seen, gathered, evaluator.batch, at_image), file)
+    pickle.dump((result, seen, gathered, evaluator.batch, at_image, evidence), file)
 
 
 if __name__ == '__main__':

@@ -21,6 +21,7 @@ from dmtl_jax.basics.processes import mapper
 from dmtl_jax.basics.progress import Progress
 from dmtl_jax.data import pipeline, transforms
 from dmtl_jax.inference import gallery, image_facts
+from dmtl_jax.inference.calibration_fit import Evidence
 from dmtl_jax.inference.forward import jit_predict_fn, make_predict_fn
 from dmtl_jax.inference.pieces import cut_image, cut_input, Piece, region_slices, score, Tally
 from dmtl_jax.inference.prediction import Predictor
@@ -58,6 +59,15 @@ class Scores(NamedTuple):
   scores: dict
   rows: list[dict]
   confusion: dict[str, np.ndarray]
+
+
+class _HostResult(NamedTuple):
+  """What one host contributes to an evaluation."""
+
+  totals: dict
+  rows: dict
+  tally: Tally
+  samples: dict
 
 
 class Evaluator:
@@ -106,12 +116,13 @@ class Evaluator:
     self._predict = jit_predict_fn(model, mesh, seed, eval_config.diffusion_steps)
     self._predict_stages = jax.jit(make_predict_fn(model, seed, eval_config.diffusion_steps, all_stages=True))
 
-  def run(self, variables, on_image: Callable | None = None) -> Scores:
+  def run(self, variables, on_image: Callable | None = None, evidence: Evidence | None = None) -> Scores:
     """Evaluates; each host scores its share of the images, and all hosts get the result.
 
     Args:
       on_image: called as on_image(id, {task: final map}, region, size) for every image of this host, see
         `transforms.eval_transform`.
+      evidence: collects what `calibration_fit.fit` needs; all hosts get that of all.
     """
     totals: dict = {}
     rows: dict = {}
@@ -120,7 +131,7 @@ class Evaluator:
     make_pieces = self._pieces_at_image_size if self.at_image_size else self._pieces_at_input
     workers = self.eval_config.workers  # the boundary protocol is slow
     with Progress('evaluating', self.count, 'img') as progress, mapper(workers, 'config.eval.workers') as map_pieces:
-      pieces = make_pieces(variables, tally, facts, progress, on_image)
+      pieces = make_pieces(variables, tally, facts, progress, on_image, evidence)
       for index, scored in itertools.groupby(map_pieces(score, pieces), operator.attrgetter('index')):
         states: dict = {}
         for piece in scored:
@@ -130,12 +141,17 @@ class Evaluator:
         row = _row(states, self.metrics) | facts.pop(index, {}) | mistakes
         rows[index] = {'id': self.source.ids[index]} | row
         progress.update(min(jax.process_count(), self.count - progress.done))
-    gathered = sharding.gather((totals, rows, tally))
+    gathered = sharding.gather(_HostResult(totals, rows, tally, evidence.samples if evidence else {}))
     totals = {}
-    for host_totals, _, _ in gathered:
-      _add(totals, host_totals)
-    rows = dict(sorted(item for _, host_rows, _ in gathered for item in host_rows.items()))
-    scores = self._compute(totals, [host_tally for _, _, host_tally in gathered])
+    for host in gathered:
+      _add(totals, host.totals)
+    rows = dict(sorted(item for host in gathered for item in host.rows.items()))
+    if evidence:
+      evidence.merge([host.samples for host in gathered])
+      evidence.operating_points = {
+        task.name: self.metrics[task.name].operating_point(totals['final', task.name]) for task in evidence.tasks
+      }
+    scores = self._compute(totals, [host.tally for host in gathered])
     confusion = {t.name: self.metrics[t.name].confusion(totals['final', t.name]) for t in self.tasks if t.classes}
     return Scores(
       scores, list(rows.values()), {name: counts for name, counts in confusion.items() if counts is not None}
@@ -156,7 +172,13 @@ class Evaluator:
     return scores
 
   def _pieces_at_input(
-    self, variables, tally: Tally, facts: dict, progress: Progress, on_image: Callable | None
+    self,
+    variables,
+    tally: Tally,
+    facts: dict,
+    progress: Progress,
+    on_image: Callable | None,
+    evidence: Evidence | None,
   ) -> Iterator[Piece]:
     """The pieces of this host's images at the network's input, predicted batch by batch; fills {image: `facts`}."""
     for batch in self._batches():
@@ -166,19 +188,28 @@ class Evaluator:
         self._is_compiled = True
       with tally.timed():
         predictions = self._predict_local(variables, batch)
+      raw = predictions.pop('raw')
       tally.images += self.batch
       for i in np.flatnonzero(batch['valid'] & (batch['index'] < self.count)).tolist():
         index = int(batch['index'][i])
         truths = self.source.truth(index) if self._uses_source_truth else {}
         if self.describes_images:
           facts[index] = self._describe(batch, i)
+        if evidence:
+          grid = next(iter(raw.values())).shape[1:3]
+          evidence.add(index, _rows(raw, i), _rows(batch['labels'], i), grid)
         yield from cut_input(predictions, batch, i, truths, self.tasks, self.metrics)
         if on_image:
-          maps = {name: m[i] for name, m in predictions['final'].items()}
-          on_image(self.source.ids[index], maps, batch['region'][i], batch['size'][i])
+          on_image(self.source.ids[index], _rows(predictions['final'], i), batch['region'][i], batch['size'][i])
 
   def _pieces_at_image_size(
-    self, variables, tally: Tally, facts: dict, progress: Progress, on_image: Callable | None
+    self,
+    variables,
+    tally: Tally,
+    facts: dict,
+    progress: Progress,
+    on_image: Callable | None,
+    evidence: Evidence | None,
   ) -> Iterator[Piece]:
     """As `_pieces_at_input`, at the images' own sizes: predicted one by one, on one of this host's devices."""
     variables = _on_one_device(variables)
@@ -197,6 +228,9 @@ class Evaluator:
       with tally.timed():
         raw = predictor.raw(image)
       facts[example['index']] = image_facts.describe(image, example['labels'], self.tasks, image.shape[:2])
+      if evidence:
+        maps = {task.name: raw.maps['final', task.name] for task in self.tasks}
+        evidence.add(example['index'], maps, example['labels'], raw.extent, raw.origin)
       yield from cut_image(raw, example, self.metrics, side, tally)
       if on_image:
         size = image.shape[:2]
@@ -238,6 +272,11 @@ class Evaluator:
   def _predict_local(self, variables, batch):
     arrays = sharding.put_batch({'image': batch['image'], 'index': batch['index']}, self.mesh)
     return jax.tree.map(sharding.local_rows, self._predict(variables, arrays['image'], arrays['index']))
+
+
+def _rows(arrays: Mapping[str, np.ndarray], i: int) -> dict[str, np.ndarray]:
+  """{name: array of the i-th image} of a batch."""
+  return {name: x[i] for name, x in arrays.items()}
 
 
 def _on_one_device(variables):

@@ -8,10 +8,16 @@ import numpy as np
 
 from dmtl_jax.basics import sharding
 from dmtl_jax.basics.errors import UserError
+from dmtl_jax.inference.calibration import Calibration, UNCALIBRATED
 from dmtl_jax.models.inputs import model_inputs
 from dmtl_jax.models.parts.layers import resize
 
 DRAWS = 4  # noise draws denoised together: enough to gain from sharing the encoder's pass, and little memory
+
+
+def denoising_steps(model, diffusion_steps: int) -> int:
+  """Number of denoising steps S at inference, for config.eval.diffusion_steps; 0 for methods that do not denoise."""
+  return (diffusion_steps or model.diffusion_steps) if model.diffuses else 0
 
 
 def make_forward_fn(model, seed: int, diffusion_steps: int = 0):
@@ -37,38 +43,54 @@ def make_forward_fn(model, seed: int, diffusion_steps: int = 0):
   return forward
 
 
-def make_predict_fn(model, seed: int, diffusion_steps: int = 0, all_stages: bool = False):
+def make_predict_fn(
+  model,
+  seed: int,
+  diffusion_steps: int = 0,
+  all_stages: bool = False,
+  with_raw: bool = False,
+  calibration: Calibration = UNCALIBRATED,
+):
   """As `make_forward_fn`, but to predictions (`Task.activate`) [B, H, W, ...] at the images' size.
 
   Args:
     all_stages: also the maps after each denoising step; otherwise only 'initial' and 'final'.
+    with_raw: also the stage 'raw', the raw final maps [B, h, w, C_t] float32 at stride 8.
   """
   forward = make_forward_fn(model, seed, diffusion_steps)
 
   def predict(variables, images, index):
     size = images.shape[1:3]
-    return {
-      stage: {task.name: task.activate(resize(maps[task.name].astype(jnp.float32), size)) for task in model.tasks}
-      for stage, maps in forward(variables, images, index).items()
+
+    def activate(task, logits):
+      return task.activate(calibration.decide(task, resize(logits.astype(jnp.float32), size)))
+
+    stages = forward(variables, images, index)
+    predictions = {
+      stage: {task.name: activate(task, maps[task.name]) for task in model.tasks}
+      for stage, maps in stages.items()
       if all_stages or stage in ('initial', 'final')
     }
+    if with_raw:
+      predictions['raw'] = jax.tree.map(lambda x: x.astype(jnp.float32), stages['final'])
+    return predictions
 
   return predict
 
 
 def jit_predict_fn(model, mesh, seed: int, diffusion_steps: int = 0):
-  """`make_predict_fn`, jitted for batches split by image over a mesh."""
+  """`make_predict_fn` with the stage 'raw', jitted for batches split by image over a mesh."""
   split = sharding.by_image(mesh)
-  predict = make_predict_fn(model, seed, diffusion_steps)
+  predict = make_predict_fn(model, seed, diffusion_steps, with_raw=True)
   return jax.jit(predict, in_shardings=(sharding.replicated(mesh), split, split), out_shardings=split)
 
 
-def make_sample_fn(model, samples: int, seed: int, diffusion_steps: int = 0):
+def make_sample_fn(model, samples: int, seed: int, diffusion_steps: int = 0, calibration: Calibration = UNCALIBRATED):
   """Returns the function (variables, images [1, H, W, 3]) -> {stage: {task: [h, w, C_t]}} at stride 8.
 
   Stages: 'final', raw maps whose activation is the mean prediction of the draws (`Task.mean`);
-  'uncertainty', [h, w, 1] (`Task.sample_spread`); and 'initial' where the method has it. Draw k has the noise of
-  the image with index k in evaluation; draw 0 is the prediction without sampling.
+  'uncertainty', [h, w, 1] (`Task.sample_spread` of the calibrated draws); and 'initial' where the method has it.
+  Draw k has the noise of the image with index k in evaluation; draw 0 is the prediction without sampling.
 
   Raises:
     UserError: the method draws no noise, or `samples` is not positive.
@@ -92,7 +114,10 @@ def make_sample_fn(model, samples: int, seed: int, diffusion_steps: int = 0):
     finals = draws.pop('final')
     stages = jax.tree.map(lambda x: x[0], draws)
     stages['final'] = {task.name: task.mean(finals[task.name]) for task in model.tasks}
-    stages['uncertainty'] = {task.name: task.sample_spread(finals[task.name]) for task in model.tasks}
+    stages['uncertainty'] = {
+      task.name: task.sample_spread(calibration.apply(task, finals[task.name].astype(jnp.float32)))
+      for task in model.tasks
+    }
     return stages
 
   return sample

@@ -1,6 +1,6 @@
 """Predictions for any images, at each image's own size."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import dataclasses
 import functools
 import os
@@ -13,8 +13,10 @@ import numpy as np
 from dmtl_jax import datasets
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.data import transforms
+from dmtl_jax.inference import calibration as calibration_lib
 from dmtl_jax.inference import images, tiles
-from dmtl_jax.inference.forward import make_forward_fn, make_sample_fn
+from dmtl_jax.inference.calibration import Calibration, UNCALIBRATED
+from dmtl_jax.inference.forward import denoising_steps, make_forward_fn, make_sample_fn
 from dmtl_jax.models import build_model
 from dmtl_jax.models.parts.layers import resize
 from dmtl_jax.runs import checkpoints
@@ -35,6 +37,7 @@ class Predictor:
     geometry: config.eval.geometry.
     seed, diffusion_steps: see `forward.make_forward_fn`.
     config, step: those of the run and its checkpoint if `load` made it, else None.
+    calibration: what makes its probabilities mean what they say; of a run, that of its last evaluation.
 
   Example:
     >>> predictor = dmtl_jax.load('runs/scenes')
@@ -42,7 +45,17 @@ class Predictor:
     >>> maps, uncertainty = predictor.sample('photo.jpg', 8)
   """
 
-  def __init__(self, model, variables: dict, size: tuple[int, int], eval_config, seed: int, config=None, step=None):
+  def __init__(
+    self,
+    model,
+    variables: dict,
+    size: tuple[int, int],
+    eval_config,
+    seed: int,
+    config=None,
+    step: int | None = None,
+    calibration: Calibration = UNCALIBRATED,
+  ):
     self.model = model
     self.tasks = model.tasks
     self.variables = variables
@@ -52,6 +65,7 @@ class Predictor:
     self.diffusion_steps = eval_config.diffusion_steps
     self.config = config
     self.step = step
+    self.calibration = calibration
     forward = make_forward_fn(model, seed, self.diffusion_steps)
 
     def predict_one(variables, image):
@@ -61,7 +75,9 @@ class Predictor:
     self._grid = outputs['final'][self.tasks[0].name].shape[:2]  # of the raw maps of a tile
 
     def compile_for(samples: int):
-      predict = make_sample_fn(model, samples, seed, self.diffusion_steps) if samples != 1 else predict_one
+      predict = predict_one
+      if samples != 1:
+        predict = make_sample_fn(model, samples, seed, self.diffusion_steps, calibration)
       return jax.jit(lambda *inputs: jax.tree.map(lambda x: resize(x[None], self._grid)[0], predict(*inputs)))
 
     self._compile_for = functools.cache(compile_for)
@@ -146,7 +162,8 @@ class Predictor:
 
     rows, columns = (max(n, int(np.ceil(x - 1e-6))) for n, x in zip(self._grid, extent))
     origin = top_left[0] / pitch[0], top_left[1] / pitch[1]
-    return RawMaps(self.tasks, tiles.blend(predict_tile, (rows, columns), self._grid), extent, samples, origin)
+    maps = tiles.blend(predict_tile, (rows, columns), self._grid)
+    return RawMaps(self.tasks, maps, extent, samples, origin, self.calibration)
 
   def _whole_scale(self, shape: Sequence[int]) -> float:
     """The factor by which an image is scaled to be seen whole, as in evaluation."""
@@ -178,6 +195,7 @@ class RawMaps:
     extent: rows and columns of these maps that the image covers; the rest is padding.
     samples: number of noise draws.
     origin: rows and columns of padding above and left of the image.
+    calibration: applied to probabilities, at every stage so that the stages compare, though fitted on 'final'.
   """
 
   tasks: tuple[Task, ...]
@@ -185,6 +203,7 @@ class RawMaps:
   extent: tuple[float, float]
   samples: int
   origin: tuple[float, float] = (0.0, 0.0)
+  calibration: Calibration = UNCALIBRATED
 
   @property
   def stages(self) -> list[str]:
@@ -203,7 +222,23 @@ class RawMaps:
     if rows is None:
       return np.concatenate([self.prediction(stage, task, size, band) for band in bands(size)])
     part = tiles.enlarge(self.maps[stage, task.name], self.extent, size, rows, self.origin)
-    return part[..., 0] if stage == 'uncertainty' else _activate(task, part)
+    return part[..., 0] if stage == 'uncertainty' else _by_pixels(_activate, task, self.calibration.decide(task, part))
+
+  def calibrated(self, task: Task) -> np.ndarray:
+    """The calibrated final map [h, w, C_t] of one task, at the network's resolution."""
+    return self.calibration.apply(task, self.maps['final', task.name])
+
+  def confidence(self, task: Task, size: tuple[int, int]) -> np.ndarray:
+    """Calibrated probability [H, W] float32, at a size (H, W), that the final prediction is right.
+
+    Of the class that is predicted; of the likelier answer for a binary task.
+
+    Raises:
+      ValueError: a kind without probabilities, see `calibration.has_probabilities`.
+    """
+    final = self.maps['final', task.name]
+    parts = [tiles.enlarge(final, self.extent, size, rows, self.origin) for rows in bands(size)]
+    return np.concatenate([_by_pixels(self.calibration.confidence, task, part) for part in parts])
 
 
 def bands(size: tuple[int, int]) -> list[slice]:
@@ -238,17 +273,17 @@ def _average_views(whole: RawMaps, tiled: RawMaps) -> RawMaps:
   return dataclasses.replace(tiled, maps=averaged)
 
 
-def _activate(task: Task, raw: np.ndarray) -> np.ndarray:
-  """`activate` of [h, w, C]; padded to a power of two pixels, so that images of all sizes share a few programs."""
+def _by_pixels(function: Callable, task: Task, raw: np.ndarray) -> np.ndarray:
+  """function(task, pixels) of [h, w, C]; padded to a power of two pixels, so that images share a few programs."""
   pixels = raw.shape[0] * raw.shape[1]
   padded = np.zeros((1 << (pixels - 1).bit_length(), raw.shape[-1]), np.float32)
   padded[:pixels] = raw.reshape(pixels, -1)
-  values = np.asarray(_activate_pixels(task, padded))[:pixels]
+  values = np.asarray(function(task, padded))[:pixels]
   return values.reshape(*raw.shape[:2], *values.shape[1:])
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _activate_pixels(task: Task, raw):
+def _activate(task: Task, raw):
   return task.activate(raw)
 
 
@@ -270,4 +305,6 @@ def load(workdir: str | os.PathLike, step: str | int = 'best') -> Predictor:
   config, tasks = workdir_lib.read_config(workdir), workdir_lib.read_tasks(workdir)
   model = build_model(config, tasks)
   variables, number = checkpoints.load(workdir, str(step), model, tuple(config.data.size))
-  return Predictor(model, variables, config.data.size, config.eval, config.seed, config, number)
+  steps = denoising_steps(model, config.eval.diffusion_steps)
+  calibration = calibration_lib.load(workdir, number, steps, tasks)
+  return Predictor(model, variables, config.data.size, config.eval, config.seed, config, number, calibration)

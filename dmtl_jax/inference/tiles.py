@@ -1,6 +1,6 @@
 """Large images in overlapping tiles, whose maps blend without seams; and maps at an image's size."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 import math
 
 import numpy as np
@@ -67,9 +67,33 @@ def enlarge(
   Returns:
     [rows, W, C].
   """
-  centres = [o + (np.arange(n) + 0.5) * e / n - 0.5 for o, n, e in zip(origin, size, extent)]
-  y, x = (np.clip(c, 0, n - 1) for c, n in zip(centres, maps.shape))
+  y, x = _positions(maps, extent, size, origin)
   return _interpolate(_interpolate(maps, y[rows], 0), x, 1)
+
+
+def values_at(
+  maps: np.ndarray,
+  extent: tuple[float, float],
+  size: tuple[int, int],
+  rows: np.ndarray,
+  columns: np.ndarray,
+  origin: tuple[float, float] = (0, 0),
+) -> np.ndarray:
+  """The values [N, C] that `enlarge` gives at the pixels `rows`, `columns` [N] of an image."""
+  y, x = _positions(maps, extent, size, origin)
+  y, x = y[rows], x[columns]
+  top, left = y.astype(int), x.astype(int)
+  down, right = (y - top).astype(np.float32)[:, None], (x - left).astype(np.float32)[:, None]
+  bottom, end = np.minimum(top + 1, maps.shape[0] - 1), np.minimum(left + 1, maps.shape[1] - 1)
+  before = maps[top, left] + down * (maps[bottom, left] - maps[top, left])
+  after = maps[top, end] + down * (maps[bottom, end] - maps[top, end])
+  return before + right * (after - before)
+
+
+def _positions(maps: np.ndarray, extent, size, origin) -> Iterator[np.ndarray]:
+  """Where the pixels of each row and each column of an image lie on the grid of a map [h, w, C]."""
+  centres = [o + (np.arange(n) + 0.5) * e / n - 0.5 for o, n, e in zip(origin, size, extent)]
+  return (np.clip(c, 0, n - 1) for c, n in zip(centres, maps.shape))
 
 
 def _interpolate(maps: np.ndarray, indices: np.ndarray, axis: int) -> np.ndarray:

@@ -12,8 +12,9 @@ from dmtl_jax.basics.errors import UserError
 from dmtl_jax.basics.progress import say
 from dmtl_jax.data import label_settings
 from dmtl_jax.data import source as source_lib
-from dmtl_jax.inference import gallery
+from dmtl_jax.inference import calibration, calibration_fit, gallery
 from dmtl_jax.inference.evaluation import delta_to_single, Evaluator, headline, size_text
+from dmtl_jax.inference.forward import denoising_steps
 from dmtl_jax.models import build_model
 from dmtl_jax.runs import run_tasks
 from dmtl_jax.runs.checkpoints import load
@@ -38,11 +39,11 @@ def _format(value: float, spec: str) -> str:
 
 
 def run(config, workdir: str, which: str = '', predictions: bool = False, force: bool = False) -> dict:
-  """The job `--mode=evaluate`: restores a checkpoint and writes W/metrics.json, the files beside it and panels/.
+  """The job `--mode=evaluate`: scores a checkpoint and calibrates its probabilities.
 
-  Beside it are per_image.csv, the scores of each image with `image_facts`, and confusion.json, {task: pixel counts
-  [label][prediction] of the final maps} of tasks with classes.
-  With another number of denoising steps S (config.eval.diffusion_steps) than the run was trained with, it only writes
+  It writes W/metrics.json; per_image.csv, the scores of each image with `image_facts`; confusion.json, {task: pixel
+  counts [label][prediction] of the final maps} of tasks with classes; calibration.json; and panels/. With another
+  number of denoising steps S (config.eval.diffusion_steps) than the run was trained with, it only writes
   W/metrics_S.json. With protocol mtpsl it adds the scores of the last weights as 'last'.
 
   Args:
@@ -69,7 +70,10 @@ def _evaluate(config, path: pathlib.Path, which: str, predictions: bool) -> dict
   size = size_text(config.eval.resolution, config.data.size)
   say(f'evaluating step {step} ({which}) of {path} on {len(source)} images {size}, protocol {config.eval.protocol}')
   save = functools.partial(gallery.save_predictions, path / 'predictions', source.tasks)
-  scores, rows, confusion = evaluator.run(variables, save if predictions else None)
+  steps = config.eval.diffusion_steps
+  is_standard = denoising_steps(model, steps) == denoising_steps(model, 0)
+  evidence = calibration_fit.Evidence(source.tasks, evaluator.count, config.seed) if is_standard else None
+  scores, rows, confusion = evaluator.run(variables, save if predictions else None, evidence)
   result = {
     'protocol': config.eval.protocol,
     'resolution': config.eval.resolution,
@@ -81,16 +85,18 @@ def _evaluate(config, path: pathlib.Path, which: str, predictions: bool) -> dict
   if config.eval.protocol == 'mtpsl' and which == 'best':
     result['last'] = _score_last(evaluator, path, result)
   if jax.process_index() == 0:
-    steps = config.eval.diffusion_steps
-    is_standard = not (steps and model.diffuses and steps != config.model.diffusion_steps)
+    fitted = calibration_fit.fit(evidence, step, denoising_steps(model, 0)) if evidence else None
     with atomic.transaction():
       atomic.write_json(path / ('metrics.json' if is_standard else f'metrics_{steps}.json'), result)
       if is_standard:
         atomic.write_csv(path / 'per_image.csv', rows)
         atomic.write_atomic(path / 'confusion.json', json.dumps({name: c.tolist() for name, c in confusion.items()}))
+        calibration.write(path, fitted)
         chosen = gallery.choose(rows, source.tasks, config.eval.panels)
         gallery.save_panels(path / 'panels', source.tasks, chosen, functools.partial(evaluator.stages, variables))
     say(as_text(scores, source.tasks))
+    if fitted and fitted.tasks:
+      say(f'\n{calibration_fit.as_text(fitted, source.tasks)}')
     if 'last' in result:
       say(f'\nthe last weights, step {result["last"]["step"]}:\n{as_text(result["last"], source.tasks)}')
   return result

@@ -7,7 +7,7 @@ Anywhere that has jax and flatbuffers:
   maps = predict(images)  # uint8 [B, H, W, 3] RGB, any B -> {task: [B, H, W, ...]}
 
 The file holds the weights. H and W are those of training (`deserialize(...).in_avals` names them);
-maps are as `Task.activate` gives them: class ids, probabilities, unit normals, depth.
+maps are as `Task.activate` gives them: class ids, calibrated probabilities, unit normals, depth.
 """
 
 import pathlib
@@ -34,7 +34,9 @@ def export(predictor: prediction.Predictor) -> jax.export.Exported:
   Each image is predicted as `prediction.Predictor` does: its noise depends on config.seed alone,
   so that the rest of the batch changes nothing.
   """
-  predict_step = make_predict_fn(predictor.model, predictor.seed, predictor.diffusion_steps)
+  predict_step = make_predict_fn(
+    predictor.model, predictor.seed, predictor.diffusion_steps, calibration=predictor.calibration
+  )
   variables = jax.device_get(predictor.variables)  # arrays on several devices would tie the file to their number
 
   def predict(image):

@@ -108,7 +108,7 @@ def draw(raw: RawMaps, image: np.ndarray, scales: dict, every_class: bool = Fals
   pictures = {}
   for task in raw.tasks:
     values = final[task.name]
-    scales.setdefault(task.name, task.limits(values))
+    scales.setdefault(task.name, raw.calibration.limits(task, values))
     present = None if every_class or not task.classes else np.unique(values)
     pictures[task.name] = panels.draw_prediction(task, small, values, scales.get(task.name), present)
     if spread:

@@ -7,7 +7,7 @@ import pathlib
 from dmtl_jax.basics import atomic, files, progress, stopping
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.data import label_settings
-from dmtl_jax.report import gains, last, paired, steps, table
+from dmtl_jax.report import gains, last, paired, reliability, steps, table
 from dmtl_jax.report.data import part, prospects
 from dmtl_jax.report.page import render_page
 from dmtl_jax.report.results import read_run, Run, sections
@@ -52,10 +52,10 @@ def write(runs: Sequence[Run], folder: pathlib.Path) -> pathlib.Path:
 
 
 def to_markdown(scores: table.Table) -> str:
-  """A section as text: scores, those of the last weights, seed by seed, gains by denoising, and scores by S.
+  """A section as text: scores, those of the last weights, seed by seed, gains by denoising, by S, and reliability.
 
   For a single run it begins with the sentences for the owner of the data.
   """
   return table.markdown(scores, ' '.join(part.sentences(scores.section))) + ''.join(
-    part.markdown(scores.section) for part in (last, paired, gains, steps)
+    part.markdown(scores.section) for part in (last, paired, gains, steps, reliability)
   )

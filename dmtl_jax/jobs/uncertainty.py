@@ -74,7 +74,7 @@ def measure(predictor: Predictor, source, samples: int, images: int) -> dict:
 def _error_and_uncertainties(task: Task, one, stages: dict, label: np.ndarray) -> list[np.ndarray]:
   """Maps [H, W]: the error, the spread of the draws and, where the task has it, the self-uncertainty of `one` draw."""
   maps = [task.pixel_error(stages['final'][task.name], label), stages['uncertainty'][task.name]]
-  self_uncertainty = task.self_uncertainty(jnp.asarray(one.maps['final', task.name]))
+  self_uncertainty = task.self_uncertainty(jnp.asarray(one.calibrated(task)))
   if self_uncertainty is not None:
     small = np.asarray(self_uncertainty)[..., None]
     maps.append(tiles.enlarge(small, one.extent, label.shape[:2], slice(None), one.origin)[..., 0])

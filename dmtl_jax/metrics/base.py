@@ -1,7 +1,7 @@
 """The interface of a metric: a state per image, added up over a set, then scored."""
 
 import abc
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
@@ -23,6 +23,14 @@ def ratio(numerator, denominator) -> np.ndarray:
 def mean(total, count) -> float:
   """total / count; nan for an empty set."""
   return float(total / count) if count else float('nan')
+
+
+class OperatingPoint(NamedTuple):
+  """The threshold of a probability at which F is best, F there, and F at a threshold of 0.5; F in %."""
+
+  threshold: float
+  f: float
+  f_at_half: float
 
 
 class Metric(abc.ABC):
@@ -57,6 +65,10 @@ class Metric(abc.ABC):
   @abc.abstractmethod
   def compute(self, state: State) -> dict[str, float]:
     """Scores by name; shares are percentages in 0..100."""
+
+  def operating_point(self, state: State) -> OperatingPoint | None:
+    """The best threshold of a binary task's probability; None for other tasks, and for a set without positives."""
+    return None
 
   def compute_one(self, state: State) -> dict[str, float]:
     """Scores a single image, as `compute` does a set."""

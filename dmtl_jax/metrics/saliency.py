@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from dmtl_jax.metrics.base import Metric, ratio, State
+from dmtl_jax.metrics.base import Metric, OperatingPoint, ratio, State
 from dmtl_jax.metrics.segmentation import intersection_over_union
 
 LEVELS = 255  # thresholds k / 255, k = 1..255
@@ -72,3 +72,12 @@ class Saliency(Metric):
       released: best(state['released_hits'], state['released_guesses']),
       'mIoU': 100 * float(np.nanmean(intersection_over_union(confusion))),
     }
+
+  def operating_point(self, state):
+    salient = state['confusion'][1].sum()
+    if not salient:
+      return None
+    f = 100 * f_measure(ratio(state['hits'], state['guesses']), ratio(state['hits'], salient), BETA_SQUARED)
+    hits, guesses = state['confusion'][1, 1], state['confusion'][:, 1].sum()
+    at_half = 100 * f_measure(ratio(hits, guesses), ratio(hits, salient), BETA_SQUARED)
+    return OperatingPoint((int(f.argmax()) + 1) / LEVELS, float(f.max()), float(at_half))

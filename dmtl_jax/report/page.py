@@ -6,7 +6,7 @@ Its only script sorts tables; without it they stay as they are.
 from collections.abc import Sequence
 import pathlib
 
-from dmtl_jax.report import charts, details, last, pictures, scoring, steps, verdict
+from dmtl_jax.report import charts, details, last, pictures, reliability, scoring, steps, verdict
 from dmtl_jax.report.data import part as data_part
 from dmtl_jax.report.gains import gains_by_entry
 from dmtl_jax.report.render import render
@@ -52,6 +52,9 @@ def _part(table: Table, data: data_part.DataPart | None, album: pictures.Album, 
     curves=_curves(section),
     metric_tables=details.metric_tables(section),
     class_tables={} if data and data.is_open and data.classes else details.class_tables(section),
+    reliability=reliability.make_cards(section),
+    reliability_title=reliability.TITLE,
+    reliability_note=reliability.NOTE,
   )
 
 

@@ -2,7 +2,7 @@
 
 W/config.json, W/tasks.json, W/labels.json (the labels that training saw), W/class_weights.json (only with
 config.class_weights), W/log.jsonl (one line per logged step), W/tensorboard/, W/checkpoints/, W/panels/,
-W/metrics.json, W/report.html.
+W/metrics.json, W/calibration.json, W/report.html.
 """
 
 import contextlib

@@ -47,31 +47,43 @@ class Saliency(Semseg):
   def picture(self, values, limits=None):
     plane = values.reshape(values.shape[:2])
     labelled = plane != IGNORE
-    share = np.where(labelled, plane, 0).astype(np.float64)[..., None]
+    share = _share_of(np.where(labelled, plane, 0), limits)[..., None]
     low, high = self.end_colors
     return colors.hatch_unlabelled(labelled, np.round((1 - share) * low + share * high))
 
   def key(self, limits=None, present=None):
-    return self._scale(*self.end_colors)
+    low, high = self.end_colors
+    return self._scale(low, high, limits)
 
-  def _scale(self, low, high) -> legends.Scale:
+  def _scale(self, low, high, limits) -> legends.Scale:
     share = np.linspace(0, 1, 256)[:, None]
-    return legends.Scale(np.round((1 - share) * low + share * high).astype(np.uint8), '0', 'probability 1')
+    end = f'probability {limits[1]:.2g}' if limits else 'probability 1'
+    return legends.Scale(np.round((1 - share) * low + share * high).astype(np.uint8), '0', end)
+
+  def spread_limit(self, limits):
+    """Half of the range of the probability, as much as it can spread."""
+    return limits[1] / 2 if limits else self.max_spread
 
   def overlay_prediction(self, image, values, limits=None):
     """Overlays orange, the more opaque the more probable."""
     orange = np.broadcast_to(np.array(colors.ORANGE, np.float32), image.shape)
-    return colors.overlay(image, orange, self.overlay_alpha * values[..., None])
+    return colors.overlay(image, orange, self.overlay_alpha * _share_of(values, limits)[..., None])
 
   def overlay_label(self, image, label, limits=None):
     return self.overlay_prediction(image, (label[..., 0] == 1).astype(np.float32))
 
   def overlay_legend(self, width, limits=None, present=None, scale=1):
     grey = np.full(3, 235)
-    return self._scale(grey, grey + self.overlay_alpha * (np.array(colors.ORANGE) - grey)).draw(width, scale)
+    orange = grey + self.overlay_alpha * (np.array(colors.ORANGE) - grey)
+    return self._scale(grey, orange, limits).draw(width, scale)
 
   def resize_prediction(self, values, size):
     return cv2.resize(values, size[::-1], interpolation=cv2.INTER_LINEAR)
 
   def encode_file(self, values):
     return '.png', np.round(values * 65535).astype(np.uint16)
+
+
+def _share_of(probability: np.ndarray, limits: tuple[float, float] | None) -> np.ndarray:
+  """Where a probability lies on a colour scale from 0 to the upper limit, or to 1."""
+  return np.minimum(probability.astype(np.float64) / (limits[1] if limits else 1), 1)

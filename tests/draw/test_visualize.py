@@ -236,6 +236,17 @@ def test_change_is_blue_where_denoising_helped_and_orange_where_it_harmed():
   np.testing.assert_array_equal(tile(sheet, 3, 2), panels._unlabelled_tile((160, 160)))
 
 
+@pytest.mark.parametrize('task', [SALIENCY, BOUNDARY], ids=lambda task: task.name)
+def test_a_scale_of_probabilities_can_end_below_one(task):
+  image = np.full((4, 4, 3), 100, np.uint8)
+  share = np.array([[0, 0.03125, 0.0625, 0.125]] * 4, np.float32)
+  for draw in (task.picture, lambda *args: task.overlay_prediction(image, *args)):
+    np.testing.assert_array_equal(draw(share, (0, 0.0625)), draw(np.minimum(16 * share, 1)))
+  assert task.key((0, 0.0625)).high == 'probability 0.062'
+  assert task.key().high == 'probability 1'
+  assert task.spread_limit((0, 0.0625)) == 0.03125
+
+
 @pytest.mark.parametrize('task, wrong, right', [
   (SALIENCY, 0.75, 1.0), (BOUNDARY, 0.75, 1.0), (DEPTH, 2.25, 2.0), (NORMALS, [0, 0.5**0.5, 0.5**0.5], [0, 0, 1.0]),
 ], ids=lambda x: getattr(x, 'name', ''))  # fmt: skip
@@ -245,7 +256,7 @@ def test_change_of_numbers_is_as_strong_as_it_is_large(task, wrong, right):
   label = full(right).reshape(4, 4, -1)
   strength = 1.0 if task is NORMALS else 0.5
   for before, after, color in [(wrong, right, color_lib.BLUE), (right, wrong, color_lib.ORANGE)]:
-    drawn = panels.draw_change(task, full(before), full(after), label, (1, 5))
+    drawn = panels.draw_change(task, full(before), full(after), label, (1, 5) if task is DEPTH else None)
     want = 255 + strength * (np.array(color) - 255)
     np.testing.assert_allclose(drawn, np.broadcast_to(want, drawn.shape), atol=1)
 

@@ -16,6 +16,7 @@ from scipy import ndimage
 from dmtl_jax.data import pipeline, transforms
 from dmtl_jax.draw.colors import ORANGE
 from dmtl_jax.inference import evaluation, gallery
+from dmtl_jax.inference.calibration_fit import Evidence
 from dmtl_jax.jobs import evaluate
 from dmtl_jax.metrics.base import merge
 from dmtl_jax.metrics.boundary import folders, pascal
@@ -135,6 +136,7 @@ class Host(NamedTuple):
   gathered: list[dict]
   batch: int
   at_image_size: tuple
+  evidence: Evidence
 
 
 def assert_same(got, wanted: stub.Evaluated):
@@ -169,6 +171,18 @@ def test_two_hosts_of_two_devices_get_what_one_gets(five, tmp_path):
   assert hosts[0].at_image_size[:2] == hosts[1].at_image_size[:2]
   for confusion in (hosts[0].at_image_size[2], hosts[1].at_image_size[2]):
     np.testing.assert_array_equal(confusion['semseg'], here.confusion['semseg'])
+  evaluator, variables = stub.make(5, 4)
+  wanted = Evidence(stub.TASKS, 5, 0)
+  evaluator.run(variables, evidence=wanted)
+  for host in hosts:
+    assert host.evidence.operating_points == wanted.operating_points
+    assert list(host.evidence.samples['boundary']) == [0, 1, 3, 4]
+    assert list(host.evidence.samples) == ['semseg', 'saliency', 'boundary']
+    for name, samples in wanted.samples.items():
+      for index, sample in samples.items():
+        got = host.evidence.samples[name][index]
+        np.testing.assert_array_equal(got.labels, sample.labels)
+        np.testing.assert_allclose(got.logits, sample.logits, rtol=1e-6)
 
 
 def test_the_table_shows_initial_and_final_and_what_is_undefined():

@@ -5,7 +5,7 @@ import dataclasses
 import json
 import pathlib
 import pickle
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import jax
@@ -70,11 +70,16 @@ def folder(tmp_path_factory):
 
 
 class Scored(NamedTuple):
-  """An evaluated run: metrics.json, its workdir, and {(task, image): prediction} that --mode=predict writes."""
+  """An evaluated run: metrics.json, its workdir, and {(task, image): raw prediction} that --mode=predict writes.
+
+  Also its config, and the content of calibration.json, which was removed before the prediction.
+  """
 
   metrics: dict
   workdir: pathlib.Path
   maps: dict[tuple[str, str], np.ndarray]
+  config: Any
+  calibrated: bytes
 
   def pairs(self, task):
     """(prediction, label) of every image that is labelled for a task."""
@@ -96,10 +101,12 @@ def scored(tiny_run, folder, tmp_path_factory):
   config.data.name, config.data.path = 'folder', str(folder)
   config.eval.resolution, config.eval.boundary_side, config.eval.panels = 'image', SIDE, 1
   evaluate.run(config, str(tiny_run), predictions=True)
+  calibrated = (tiny_run / 'calibration.json').read_bytes()
+  (tiny_run / 'calibration.json').unlink()  # scores are of raw maps
   out = tmp_path_factory.mktemp('maps')
   assert predict.run(str(tiny_run), 'best', str(folder / 'val/images'), str(out)) == 0
   maps = {(task.name, name): np.load(out / task.name / f'{name}.npy') for task in TASKS for name in SIZES}
-  return Scored(json.loads((tiny_run / 'metrics.json').read_text()), tiny_run, maps)
+  return Scored(json.loads((tiny_run / 'metrics.json').read_text()), tiny_run, maps, config, calibrated)
 
 
 def test_scores_are_those_of_the_files_that_predict_writes(scored):
@@ -126,6 +133,19 @@ def test_scores_are_those_of_the_files_that_predict_writes(scored):
     precision, recall = hit / max(inside.sum(), 1), hit / (truth == 1).sum()
     best = max(best, 1.3 * precision * recall / max(0.3 * precision + recall, 1e-12))
   assert final['saliency']['maxF'] == pytest.approx(100 * best, rel=1e-9)
+
+
+def test_another_evaluation_fits_the_same_calibration_and_changes_no_score(scored):
+  """To the bit, though predict now writes other probabilities than the raw ones that are scored."""
+  (scored.workdir / 'calibration.json').write_bytes(scored.calibrated)
+  again = evaluate.run(scored.config, str(scored.workdir))
+  assert (scored.workdir / 'calibration.json').read_bytes() == scored.calibrated
+  assert again['final']['saliency'] == scored.metrics['final']['saliency']
+  content = json.loads(scored.calibrated)
+  assert (content['step'], content['diffusion_steps']) == (7, 2)
+  assert list(content['tasks']) == ['semseg', 'parsing', 'saliency', 'boundary']
+  assert [content['tasks'][name]['images'] for name in ('semseg', 'boundary')] == [len(SIZES), len(SIZES)]
+  assert content['tasks']['saliency']['f'] == pytest.approx(scored.metrics['final']['saliency']['maxF'], rel=1e-9)
 
 
 def test_boundaries_of_large_images_are_scored_at_the_side_that_metrics_name(scored):

@@ -12,9 +12,10 @@ import pytest
 from dmtl_jax.basics import target
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.data import transforms
-from dmtl_jax.inference import prediction
+from dmtl_jax.inference import calibration, prediction
 from dmtl_jax.jobs import export
 from dmtl_jax.models.parts import winograd
+from tests import calibrations
 from tests.tiny import random_variables, SIZE, TASKS, Tiny
 
 pytestmark = pytest.mark.usefixtures('short_encoder')
@@ -56,6 +57,7 @@ def agrees(task, got, want):
 
 def test_the_file_predicts_without_this_project(tiny_run, images, tmp_path, capsys):
   out = tmp_path / 'new' / 'model.stablehlo'
+  calibration.write(tiny_run, calibrations.calibration(TASKS))
   export.run(str(tiny_run), 'best', str(out))
   printed = capsys.readouterr().out
   for words in ('cpu, cuda, tpu', 'uint8[batch,64,96,3]', 'normals float32[batch,64,96,3]'):
@@ -68,6 +70,7 @@ def test_the_file_predicts_without_this_project(tiny_run, images, tmp_path, caps
   subprocess.run(command, check=True, cwd=tmp_path, env=os.environ | {'PYTHONPATH': ''})
 
   predictor, three, one = prediction.load(str(tiny_run)), np.load(files[1]), np.load(files[2])
+  assert predictor.calibration.tasks
   assert set(three) == {task.name for task in TASKS}
   for i, image in enumerate(images):
     want = predictor(image)

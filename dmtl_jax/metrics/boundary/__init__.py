@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from dmtl_jax.metrics.base import Metric, ratio, State
+from dmtl_jax.metrics.base import Metric, OperatingPoint, ratio, State
 from dmtl_jax.metrics.matching import match
 from dmtl_jax.metrics.saliency import f_measure
 from dmtl_jax.metrics.thinning import thin
@@ -144,6 +144,14 @@ class Boundary(_BoundaryMetric):
       return dict.fromkeys(('odsF', 'oisF', 'AP'), float('nan'))
     scores = summary(state)
     return {'odsF': 100 * scores['ods']['f'], 'oisF': 100 * scores['ois']['f'], 'AP': 100 * scores['ap']}
+
+  def operating_point(self, state):
+    if not state['truth']:
+      return None
+    points = curve(state)
+    k = int(points['f'].argmax())
+    at_half = np.interp(0.5, points['threshold'], points['f'])
+    return OperatingPoint(float(points['threshold'][k]), 100 * float(points['f'][k]), 100 * float(at_half))
 
 
 class ToleranceF(_BoundaryMetric):

@@ -283,6 +283,13 @@ class PascalAndPlain(Metric):
     }
 
   def compute(self, state) -> dict[str, float]:
-    plain = {name.removesuffix('_plain'): value for name, value in state.items() if name.endswith('_plain')}
-    scores = self.parts['_plain'].compute(plain)
+    scores = self.parts['_plain'].compute(_plain(state))
     return self.parts[''].compute(state) | {f'{name}_plain': value for name, value in scores.items()}
+
+  def operating_point(self, state):
+    return self.parts['_plain'].operating_point(_plain(state))
+
+
+def _plain(state: State) -> State:
+  """The part of `PascalAndPlain`'s state that is `Boundary`'s."""
+  return {name.removesuffix('_plain'): value for name, value in state.items() if name.endswith('_plain')}
