@@ -95,7 +95,7 @@ def images_per_epoch(label_mask: np.ndarray) -> int:
   """Number of images in an epoch, given the visible labels [N, T].
 
   Those are all labelled ones and, for methods that learn from others too, as many of these: a pool of unlabelled
-  photographs, however large, takes at most half of a batch.
+  photographs, however large, takes at most half of an epoch.
   """
   labelled = int(label_mask.any(1).sum())
   return min(len(label_mask), 2 * labelled)

@@ -109,7 +109,9 @@ def first_lines(config, source, val=None, left_out: int = 0) -> list[str]:
   if left_out:
     lines.append(f'left out of batches: {left_out} images without a visible label; method=ss learns from these too')
   if unlabelled := int((~source.label_mask.any(1)).sum()):
-    lines.append(f'{unlabelled} of the images have no visible label; at most half of a batch are such images')
+    lines.append(
+      f'{unlabelled} of the images have no visible label; an epoch takes at most as many of these as labelled ones'
+    )
   lines += [
     f'a batch of {batch} images holds {batch * pairs:.3g} pairs of image and task, and has room for '
     f'{setup.pair_count(source, batch)}',

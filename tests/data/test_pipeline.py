@@ -224,7 +224,7 @@ def test_unlabelled_images_take_at_most_half_of_an_epoch():
   for epoch in epochs:
     assert sorted(epoch[epoch < 4]) == [0, 1, 2, 3]
     assert len(set(epoch[epoch >= 4])) == 4
-  assert len({*np.concatenate(epochs)}) > 25  # other ones in each epoch
+  assert len({*np.concatenate(epochs)}) > 20  # other ones in each epoch, of which 12 x 4 are drawn
 
 
 def test_labelled_images_come_in_the_order_they_always_had():

@@ -182,7 +182,7 @@ def test_unlabelled_and_held_out_images_are_counted(config, tmp_path, capsys):
   config.method = 'ss'
   check.run(config, str(tmp_path / 'page.png'))
   output = capsys.readouterr().out
-  assert '3 of the images have no visible label; at most half of a batch are such images' in output
+  assert '3 of the images have no visible label; an epoch takes at most as many of these as labelled ones' in output
   assert 'a batch of 4 images holds 10 pairs of image and task' in output  # 15 labels in an epoch of 6 images
 
 

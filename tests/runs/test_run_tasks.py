@@ -121,7 +121,8 @@ def started(data, tmp_path, monkeypatch):
   faults.use_toy_model(monkeypatch.setattr)
   config = config_of(data, 'method=mtl_baseline')
   workdir = tmp_path / 'started'
-  training = setup.build(config, *setup.open_data(config))
+  data = setup.open_data(config)
+  training = setup.build(config, data.train, data.val)
   checkpoints = Checkpoints(workdir)
   state = training.init(jax.random.key(0))
   checkpoints.save(state, training.batches.get_state(), {'config': {}, 'best': {}, 'evaluated': 0, 'window': {}})

@@ -204,7 +204,7 @@ class Reads:
 def test_each_image_is_read_by_one_host(data):
   config = make_config(data)
   config.data.threads = config.data.prefetch = 1
-  source, _ = setup.open_data(config)
+  source = setup.open_data(config).train
   taken = []
   for host in range(2):
     reads = Reads(source)

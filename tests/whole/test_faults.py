@@ -226,7 +226,8 @@ def test_a_bad_step_is_refused_kept_and_run_again_or_skipped(config, tmp_path, m
 def test_a_bad_step_changes_nothing_but_the_count_of_steps(config, policy):
   skips = policy == 'skip'
   config.train.nan_policy = policy
-  training = setup.build(config, *setup.open_data(config))
+  data = setup.open_data(config)
+  training = setup.build(config, data.train, data.val)
   state = training.init(jax.random.key(0))
   before = jax.device_get(state)
   batch = training.on_devices(next(training.batches))
