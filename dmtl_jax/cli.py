@@ -6,6 +6,8 @@ train        python main.py --config=configs/scenes.py:method=prediction,labels=
              (the same command resumes a stopped run)
 evaluate     python main.py --mode=evaluate --workdir=runs/scenes [--step=latest] [--config.eval.diffusion_steps=4]
 predict      python main.py --mode=predict --workdir=runs/scenes --images=PHOTOS --out=maps [--samples=8]
+suggest      python main.py --mode=suggest --workdir=runs/mine --out=next [--images=PHOTOS] [--count=50]
+             (what to label next: images without a label, with the task to label them for)
 summary      python main.py --mode=summary --config=configs/pascal.py:method=feature [--json] [--memory [--for=v5e-1]]
              (what it costs; --memory compiles it, --for compiles it for an accelerator that need not be here)
 prepare      python main.py --mode=prepare --config=configs/nyud.py --config.data.raw=PATH
@@ -46,6 +48,7 @@ MODES = {
   'train': ('config', 'workdir'),
   'evaluate': ('workdir',),
   'predict': ('workdir', 'images', 'out'),
+  'suggest': ('workdir', 'out'),
   'summary': ('config',),
   'prepare': ('config',),
   'report': ('workdirs', 'out'),
@@ -56,7 +59,14 @@ MODES = {
   'export': ('workdir', 'out'),
   'convert': ('checkpoint', 'workdir'),
 }
-TRAINED = ('predict', 'report', 'influence', 'uncertainty', 'export')  # modes that take the config of a trained run
+TRAINED = (
+  'predict',
+  'suggest',
+  'report',
+  'influence',
+  'uncertainty',
+  'export',
+)  # modes that take the config of a trained run
 PATHS = ('workdir', 'images', 'out', 'workdirs', 'replay', 'pred', 'gt', 'page')
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -67,7 +77,7 @@ _WORKDIR = flags.DEFINE_string(
   'workdir',
   None,
   'Folder of the run: config, checkpoints, logs, scores, pictures; '
-  "of predict, export, influence and uncertainty also 'scenes', the network that comes with the package.",
+  "of predict, suggest, export, influence and uncertainty also 'scenes', the network that comes with the package.",
 )
 _FORCE = flags.DEFINE_bool(
   'force',
@@ -79,7 +89,13 @@ _STEP = flags.DEFINE_string(
   'step', '', 'evaluate, predict, export: checkpoint: best, latest or a number; default config.eval.weights, or best.'
 )
 _PREDICTIONS = flags.DEFINE_bool('predictions', False, 'evaluate: also write the maps of every image.')
-_IMAGES = flags.DEFINE_string('images', None, 'predict: file, folder, glob or video; several separated by commas.')
+_IMAGES = flags.DEFINE_string(
+  'images',
+  None,
+  'predict: file, folder, glob or video; several separated by commas. suggest: photographs to choose from instead '
+  "of the run's training images.",
+)
+_COUNT = flags.DEFINE_integer('count', 50, 'suggest: how many (image, task) pairs.', lower_bound=1)
 _SAMPLES = flags.DEFINE_integer(
   'samples', None, 'predict: noise draws to average (1), with a map of their uncertainty; uncertainty: draws (8).'
 )
@@ -90,8 +106,8 @@ _ZOOM = flags.DEFINE_float('zoom', None, 'predict: how much larger than whole an
 _OUT = flags.DEFINE_string(
   'out',
   None,
-  'predict, report: folder to write to; study: folder of all suites (runs/study); check: the picture; export: the '
-  'file, *.stablehlo; influence, uncertainty, boundary: JSON file.',
+  'predict, suggest, report: folder to write to; study: folder of all suites (runs/study); check: the picture; export: '
+  'the file, *.stablehlo; influence, uncertainty, boundary: JSON file.',
 )
 _DISTRIBUTED = flags.DEFINE_string(
   'distributed',
@@ -290,6 +306,8 @@ def _run(overrides: list[str] | None = None) -> int | None:
       job.run(_run_config(), workdir, step, _PREDICTIONS.value, _FORCE.value)
     case 'predict':
       return job.run(workdir, step or 'best', _IMAGES.value, out, _value_or(_SAMPLES, 1), _ZOOM.value)
+    case 'suggest':
+      return job.run(workdir, out, _IMAGES.value, _COUNT.value, _FORCE.value)
     case 'summary':
       job.run(_CONFIG.value, _JSON.value, _MEMORY.value, _FOR.value)
     case 'prepare':
