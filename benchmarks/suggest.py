@@ -1,18 +1,20 @@
 """What labels bought by the ranking of --mode=suggest teach, against labels bought at random, on equal terms.
 
-  python -m benchmarks.suggest --out=FOLDER --data=scenes [--seeds=0,1,2] [--rankings=random,ranked]
+  python -m benchmarks.suggest --out=FOLDER --data=scenes [--seeds=0,1,2] [--rankings=random,spread,uncertain]
   python -m benchmarks.suggest --out=FOLDER --data=camvid --path=CAMVID --weights=resnet18.safetensors
   python -m benchmarks.suggest --out=FOLDER --table
 
 A seed starts with the labels of 30% of the one-label set, the same share of every task. At each stage a network is
-trained from scratch on the labels bought so far and scored on validation images with all their labels. Then each
-ranking buys one label for each of a further 10% of the images, from any task of the images without a label, as balanced
-over tasks as possible. FOLDER/DATA-SEED-RANKING-STAGE.json holds the scores of a training, .labels.json the labels that
-it sees, .npz what was measured. The same command goes on with what is missing.
+trained from scratch on the images labelled so far, and scored on validation images with all their labels. Then each
+ranking buys a label for another 10% of the images: images without a label, one label each, as many of each task as
+possible. FOLDER/DATA-SEED-RANKING-STAGE.json holds the scores of a training, .labels.json the labels that it saw, .npz
+what was measured. The same command goes on with what is missing.
 """
 
 import dataclasses
+import math
 import pathlib
+import statistics
 import time
 
 from absl import app, flags, logging
@@ -20,7 +22,7 @@ import jax
 import numpy as np
 
 from dmtl_jax.api import get_config
-from dmtl_jax.basics import compilation
+from dmtl_jax.basics import compilation, files
 from dmtl_jax.basics.atomic import write_json
 from dmtl_jax.basics.progress import say
 from dmtl_jax.data import label_settings
@@ -28,6 +30,7 @@ from dmtl_jax.data import source as source_lib
 from dmtl_jax.inference import ranking
 from dmtl_jax.inference.evaluation import Evaluator, headline
 from dmtl_jax.inference.prediction import Predictor
+from dmtl_jax.report.table import markdown_table
 from dmtl_jax.runs import pretrained
 from dmtl_jax.tasks import KINDS
 from dmtl_jax.training import setup
@@ -49,7 +52,7 @@ _PATH = flags.DEFINE_string('path', '', 'camvid: folder of the photographs, laid
 _WEIGHTS = flags.DEFINE_string('weights', '', 'camvid: ImageNet weights of the encoder.')
 _SEEDS = flags.DEFINE_list('seeds', ['0', '1', '2'], 'Seeds of weights, order and labels.')
 _STAGES = flags.DEFINE_integer('stages', STAGES, 'How often labels are bought.')
-_RANKINGS = flags.DEFINE_list('rankings', ['random', 'entropy'], 'Which rankings buy them.')
+_RANKINGS = flags.DEFINE_list('rankings', ['random', 'spread', 'uncertain'], 'Which rankings buy them.')
 _TABLE = flags.DEFINE_bool('table', False, 'Only print the tables of what is there.')
 
 
@@ -142,61 +145,35 @@ def start_mask(whole, seed: int) -> np.ndarray:
 def buy(name: str, measured, labelled, count: int, seed) -> list[tuple[int, int]]:
   """(image, task) of the labels that a ranking buys, of images without any label."""
   candidates = np.repeat(~labelled.any(1, keepdims=True), labelled.shape[1], axis=1)
-  if name == 'random':
-    return buy_at_random(labelled, candidates, count, seed)
   if name == 'spread':
-    return spread(measured.features, labelled, candidates, count, seed)
-  if name.endswith('cover'):
-    uncertainty = measured.uncertainty if name == 'entropycover' else np.ones(labelled.shape)
-    return cover(measured.features, uncertainty, labelled, candidates, count)
-  if name == 'distance':
-    measured = measured._replace(uncertainty=np.ones_like(measured.uncertainty))
-  return [(pick.image, pick.task) for pick in ranking.rank(measured, labelled, candidates, count)]
+    return [(pick.image, pick.task) for pick in ranking.rank(measured, labelled, candidates, count, seed)]
+  return (cover_uncertain if name == 'uncertain' else buy_at_random)(measured, labelled, candidates, count, seed)
 
 
-def cover(features, uncertainty, labelled, candidates, count):
-  """Facility location: the image that brings all images, weighted by uncertainty, closest to a labelled one."""
-  features = ranking._standardize(features)
-  apart = ranking._distances(features, features)
-  nearest = ranking._distance_to_labelled(features, labelled)
+def cover_uncertain(measured, labelled, candidates, count: int, seed) -> list[tuple[int, int]]:
+  """For the task with the fewest labels, the image that brings images closest to a labelled one (facility location).
+
+  Images weigh by the rank of their uncertainty; an image bought for any task counts as labelled.
+  """
+  features = ranking.standardize(measured.features)
+  apart = ranking.distances(features, features)
+  nearest = ranking.distance_to_labelled(features, labelled)
+  weights = np.stack([ranking.share_smaller(values) for values in measured.uncertainty.T])
   candidates = candidates.copy()
-  weights = np.ones(labelled.shape)
-  for t in range(labelled.shape[1]):
-    if np.ptp(uncertainty[:, t]):
-      weights[:, t] = ranking._ranks(uncertainty[:, t])
   counts = labelled.sum(0)
-  picks = []
+  pairs = []
   for _ in range(count):
-    t = int(np.argmin(counts))
-    gain = (weights[:, t, None] * np.maximum(nearest[:, t, None] - apart, 0)).sum(0)
-    image = int(np.argmax(np.where(candidates[:, t], gain, -1)))
-    picks.append((image, t))
+    task = int(np.argmin(counts))
+    gains = weights[task] @ np.maximum(nearest[:, task, None] - apart, 0)
+    image = int(np.argmax(np.where(candidates[:, task], gains, -1)))
+    pairs.append((image, task))
     candidates[image] = False
-    counts[t] += 1
+    counts[task] += 1
     nearest = np.minimum(nearest, apart[:, image, None])
-  return picks
+  return pairs
 
 
-def spread(features, labelled, candidates, count, seed):
-  """Random images, with probabilities that grow with the squared distance from the nearest labelled or bought one."""
-  features = ranking._standardize(features)
-  nearest = ranking._distance_to_labelled(features, labelled)
-  candidates = candidates.copy()
-  rng = np.random.default_rng(seed)
-  counts = labelled.sum(0)
-  picks = []
-  for _ in range(count):
-    t = int(np.argmin(counts))
-    weights = np.where(candidates[:, t], nearest[:, t] ** 2 + 1e-12, 0)
-    image = int(rng.choice(len(weights), p=weights / weights.sum()))
-    picks.append((image, t))
-    candidates[image] = False
-    counts[t] += 1
-    nearest = np.minimum(nearest, ranking._distances(features, features[image : image + 1]))
-  return picks
-
-
-def buy_at_random(labelled, candidates, count: int, seed) -> list[tuple[int, int]]:
+def buy_at_random(measured, labelled, candidates, count: int, seed) -> list[tuple[int, int]]:
   """Random images without a label, one label of each, for the task that has the fewest."""
   rng = np.random.default_rng(seed)
   images = rng.permutation(np.flatnonzero(candidates.any(1)))[:count]

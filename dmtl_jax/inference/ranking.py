@@ -1,10 +1,11 @@
-"""Ranks (image, task) pairs without a label by what labelling them is expected to teach.
+"""Chooses (image, task) pairs to label next: as many of each task as possible, spread over the data.
 
-`measure` runs the network once per image. `rank` then picks pairs one after another: the task that has the fewest
-labels, and of the images without that label the one with the highest product of two numbers between 0 and 1: the rank
-of its uncertainty, and its distance from the images that have the label or were picked before. The rank makes
-uncertainties of all tasks comparable; the distance spreads the picks over the data, so that the second of two equal
-photographs comes last.
+`measure` runs the network once per image. `rank` then picks pairs one after another. Each is of the task that has the
+fewest labels, and of an image without that label, drawn at random with a probability proportional to the squared
+distance of its features from the nearest image that has the label or was picked before (as k-means++ draws its first
+centres: Arthur and Vassilvitskii 2007). So images of one scene, and copies, are not picked one after the other.
+
+The network's uncertainty is reported, but does not rank: see benchmarks/suggest.py and docs/your_own_data.md.
 """
 
 from collections.abc import Callable
@@ -39,22 +40,20 @@ class Measured(NamedTuple):
 
 
 class Pick(NamedTuple):
-  """A pair that was picked, with the reasons.
+  """A pair that was picked.
 
   Attributes:
     image, task: positions.
-    score: from 0 to 1; falls as picks get closer to what is labelled or was picked before.
-    labels: how many images had this label or were picked for it before.
-    uncertainty: share of the candidates of this task that are more certain.
-    distance: share of the candidates of this task that are closer to the labelled and picked images.
+    labels: how many images have this label, or were picked for it before.
+    distance: from the nearest image that has the label or was picked before, from 0 (looks the same) to 1.
+    uncertainty: share of the candidates of this task of which the network is more certain.
   """
 
   image: int
   task: int
-  score: float
   labels: int
-  uncertainty: float
   distance: float
+  uncertainty: float
 
 
 def uncertainty_map(task: Task, final: jax.Array, initial: jax.Array | None) -> jax.Array:
@@ -131,20 +130,21 @@ def join(parts: list[Measured]) -> Measured:
   return Measured(*map(np.concatenate, zip(*parts)))
 
 
-def rank(measured: Measured, labelled: np.ndarray, candidates: np.ndarray, count: int) -> list[Pick]:
-  """The best pairs, best first; see the module.
+def rank(measured: Measured, labelled: np.ndarray, candidates: np.ndarray, count: int, seed: int) -> list[Pick]:
+  """The pairs to label next, in the order in which they were picked; see the module.
 
   Args:
     labelled: [N, T] bool, the pairs that have a label.
     candidates: [N, T] bool, the pairs to choose from.
     count: how many at most. No image is picked for a second task while another is left for that task.
   """
-  features = _standardize(measured.features)
+  rng = np.random.default_rng(seed)
+  features = standardize(measured.features)
+  distance = distance_to_labelled(features, labelled)
   candidates = candidates & ~labelled
-  distance = _distance_to_labelled(features, labelled)
-  shares = np.zeros(labelled.shape)
+  uncertainty = np.zeros(labelled.shape)
   for t, rows in enumerate(map(np.flatnonzero, candidates.T)):
-    shares[rows, t] = _ranks(measured.uncertainty[rows, t])
+    uncertainty[rows, t] = share_smaller(measured.uncertainty[rows, t])
   counts = labelled.sum(0)
   is_new = np.ones(len(labelled), bool)
   picks = []
@@ -153,44 +153,43 @@ def rank(measured: Measured, labelled: np.ndarray, candidates: np.ndarray, count
     t = open_tasks[np.argmin(counts[open_tasks])]
     rows = np.flatnonzero(candidates[:, t] & is_new)
     rows = rows if len(rows) else np.flatnonzero(candidates[:, t])
-    scores = shares[rows, t] * distance[rows, t]
-    best = np.argmax(scores)
-    image = rows[best]
-    closer = (distance[rows, t] < distance[image, t]).mean()
-    picks.append(Pick(int(image), int(t), float(scores[best]), int(counts[t]), float(shares[image, t]), float(closer)))
+    weights = np.square(distance[rows, t]) + 1e-12  # where all are 0, they are equally likely
+    image = rng.choice(rows, p=weights / weights.sum())
+    picks.append(Pick(int(image), int(t), int(counts[t]), float(distance[image, t]), float(uncertainty[image, t])))
     candidates[image, t] = is_new[image] = False
     counts[t] += 1
-    distance = np.minimum(distance, _distances(features, features[image : image + 1]))
+    distance = np.minimum(distance, distances(features, features[image : image + 1]))
   return picks
 
 
-def _standardize(features: np.ndarray) -> np.ndarray:
-  """Features of mean 0 and deviation 1, scaled so that most distances are below 1; those that never vary become 0."""
+def standardize(features: np.ndarray) -> np.ndarray:
+  """Features [N, F] float64 of equal deviation, or 0 where they never vary, at distances of at most 1."""
+  features = features.astype(np.float64)
   deviation = features.std(0)
-  varies = deviation > 1e-6 * max(deviation.max(initial=0), 1e-30)
+  varies = deviation > 1e-6 * deviation.max(initial=0)
   scaled = (features - features.mean(0)) / np.where(varies, deviation, np.inf)
-  return scaled / max(2 * np.sqrt(np.square(scaled).sum(1)).max(initial=0), 1e-30)
+  return scaled / max(2 * np.sqrt(np.square(scaled).sum(1).max(initial=0)), 1e-30)
 
 
-def _distance_to_labelled(features: np.ndarray, labelled: np.ndarray) -> np.ndarray:
+def distance_to_labelled(features: np.ndarray, labelled: np.ndarray) -> np.ndarray:
   """Distance [N, T] of each image from the nearest one that has a label of the task, at most 1, also where none has."""
   distance = np.ones(labelled.shape)
   for start in range(0, len(features), BLOCK):
     block = slice(start, start + BLOCK)
     if labelled[block].any():
-      apart = _distances(features, features[block])
+      apart = distances(features, features[block])
       for t, rows in enumerate(labelled[block].T):
         distance[:, t] = np.minimum(distance[:, t], apart[:, rows].min(1, initial=1))
   return distance
 
 
-def _distances(features: np.ndarray, centers: np.ndarray) -> np.ndarray:
+def distances(features: np.ndarray, centers: np.ndarray) -> np.ndarray:
   """Distances [N, M] of features [N, F] and [M, F]."""
   squares = np.square(features).sum(1)[:, None] + np.square(centers).sum(1) - 2 * features @ centers.T
-  return np.sqrt(np.maximum(squares, 0))
+  return np.sqrt(np.where(squares > 1e-12, squares, 0))  # without what rounding leaves of equal features
 
 
-def _ranks(values: np.ndarray) -> np.ndarray:
+def share_smaller(values: np.ndarray) -> np.ndarray:
   """Share of the values [N] that are smaller; equal values share the mean of their places."""
   ordered = np.sort(values)
   places = (np.searchsorted(ordered, values, 'left') + np.searchsorted(ordered, values, 'right')) / 2

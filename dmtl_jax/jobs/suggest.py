@@ -30,7 +30,7 @@ SIDE = 640  # longest side of what is drawn, in pixels
 def run(workdir: str, out: str, spec: str | Sequence[str] | None, count: int, force: bool = False) -> int:
   """The job `--mode=suggest`. It writes
 
-    OUT/suggestions.csv    rank, image, task, score and the reason in words, best first
+    OUT/suggestions.csv    rank, image, task, distance and uncertainty (see `Pick`), and the reason in words
     OUT/suggestions.png    the first `DRAWN`: photograph, prediction and where it is uncertain
 
   Args:
@@ -63,9 +63,11 @@ def run(workdir: str, out: str, spec: str | Sequence[str] | None, count: int, fo
     labelled = np.concatenate([one.label_mask for one in sources])
     candidates = ~labelled
     if spec:
+      if len(broken) == len(paths):
+        raise UserError(f'--images: none of {len(paths)} photographs can be read; {broken[min(broken)]}')
       candidates[: len(training)] = False
       candidates[[len(training) + i for i in broken]] = False
-    picks = ranking.rank(measured, labelled, candidates, count)
+    picks = ranking.rank(measured, labelled, candidates, count, config.seed)
     names = [*training.ids, *map(str, paths)]
     with transaction():
       write_csv(folder / 'suggestions.csv', as_rows(picks, names, training.tasks))
@@ -113,7 +115,8 @@ def as_rows(picks: Sequence[Pick], names: Sequence[str], tasks: Sequence[Task]) 
       'rank': number,
       'image': names[pick.image],
       'task': tasks[pick.task].name,
-      'score': f'{pick.score:.4f}',
+      'distance': f'{pick.distance:.3f}',
+      'uncertainty': f'{pick.uncertainty:.3f}',
       'why': explain(pick, tasks[pick.task].name),
     }
     for number, pick in enumerate(picks, 1)
@@ -122,12 +125,12 @@ def as_rows(picks: Sequence[Pick], names: Sequence[str], tasks: Sequence[Task]) 
 
 def explain(pick: Pick, task: str) -> str:
   """The reasons for a pick, in words."""
-  images = 'image' if pick.labels == 1 else 'images'
-  return (
-    f'{task} has the fewest labels ({pick.labels} {images}); the network is less certain here than in '
-    f'{pick.uncertainty:.0%} of the images without this label, and {pick.distance:.0%} of them are more like those '
-    f'labelled or suggested before'
-  )
+  text = f'{task} has the fewest labels ({pick.labels}); '
+  if pick.distance:
+    text += 'drawn from the images least like those labelled or suggested before'
+  else:
+    text += 'looks the same as an image labelled or suggested before'
+  return text + f'; the network is more certain of {pick.uncertainty:.0%} of the images without this label'
 
 
 def _draw(predictor: Predictor, sources: Sequence[Source], picks: Sequence[Pick], names: Sequence[str]) -> np.ndarray:

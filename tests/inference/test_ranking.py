@@ -27,31 +27,42 @@ def mask(count, tasks, *pairs):
   return labelled
 
 
-def ranked(measured, labelled, count=99, candidates=None):
+def ranked(measured, labelled, count=99, candidates=None, seed=0):
   candidates = ~labelled if candidates is None else candidates
-  return [(pick.image, pick.task) for pick in rank(measured, labelled, candidates, count)]
+  return [(pick.image, pick.task) for pick in rank(measured, labelled, candidates, count, seed)]
 
 
-def test_equally_uncertain_images_come_farthest_first():
-  assert ranked(measured([0, 1, 2, 10, 5]), mask(5, 1, (0, 0))) == [(3, 0), (4, 0), (2, 0), (1, 0)]
+def test_images_are_drawn_by_their_squared_distance():
+  """At distances 1 and 3 from the labelled image the first pick is the far one in 9 of 10 draws."""
+  firsts = [ranked(measured([0, 1, -3]), mask(3, 1, (0, 0)), 1, seed=seed)[0][0] for seed in range(1000)]
+  assert firsts.count(2) == pytest.approx(900, abs=4 * np.sqrt(1000 * 0.9 * 0.1))
 
 
-def test_of_equally_distant_images_the_more_uncertain_comes_first():
-  assert ranked(measured([0, 3, -3], [9, 0.1, 0.2]), mask(3, 1, (0, 0)))[0] == (2, 0)
+def test_distances_are_from_the_nearest_labelled_image_of_the_task():
+  labelled = mask(4, 2, (0, 0), (3, 1))
+  picks = rank(measured([0, 1, 4, 10], tasks=2), labelled, mask(4, 2, (1, 0), (1, 1)), 1, 0)
+  assert [(pick.image, pick.task) for pick in picks] == [(1, 0)]
+  spread = 2 * np.abs(np.array([0, 1, 4, 10]) - 3.75).max()
+  assert picks[0].distance == pytest.approx(1 / spread)
 
 
-def test_the_score_is_rank_times_distance():
-  """Of two candidates the ranks are 1/4 and 3/4; with distances 2 and 1 that is 2/4 against 3/4, with 4 and 1, 4/4."""
-  labelled = mask(3, 1, (0, 0))
-  assert ranked(measured([0, 2, -1], [0, 0.1, 0.2]), labelled)[0] == (2, 0)
-  assert ranked(measured([0, 4, -1], [0, 0.1, 0.2]), labelled)[0] == (1, 0)
+@pytest.mark.parametrize('seed', range(5))
+def test_a_photograph_is_not_suggested_twice(seed):
+  """The copies of a labelled image and of a suggested one come last."""
+  picks = ranked(measured([0, 10, 10, 4, 7, 0]), mask(6, 1, (0, 0)), seed=seed)
+  assert {image for image, _ in picks[-2:]} in ({1, 5}, {2, 5})
 
 
-def test_a_photograph_is_not_suggested_twice():
-  """The copy of the farthest image comes last, though it is the second most uncertain."""
-  picks = ranked(measured([0, 10, 10, 4, 7], [0, 5, 4, 1, 2]), mask(5, 1, (0, 0)))
-  assert picks[0] == (1, 0)
-  assert picks[-1] == (2, 0)
+def test_equal_photographs_are_all_suggested_in_the_end():
+  assert sorted(ranked(measured([3, 3, 3]), mask(3, 1))) == [(0, 0), (1, 0), (2, 0)]
+
+
+def test_the_same_seed_picks_the_same_pairs():
+  rng = np.random.default_rng(0)
+  data = Measured(rng.standard_normal((20, 3)), rng.random((20, 2)))
+  labelled = rng.random((20, 2)) < 0.3
+  assert ranked(data, labelled, seed=1) == ranked(data, labelled, seed=1)
+  assert ranked(data, labelled, seed=1) != ranked(data, labelled, seed=2)
 
 
 def test_tasks_with_the_fewest_labels_come_first():
@@ -65,15 +76,6 @@ def test_an_image_is_suggested_for_a_second_task_only_when_no_other_is_left():
   assert len(set(picks)) == 6
 
 
-def test_the_scale_of_a_tasks_uncertainty_does_not_matter():
-  rng = np.random.default_rng(0)
-  features, uncertainty = rng.standard_normal((20, 3)), rng.random((20, 2))
-  labelled = rng.random((20, 2)) < 0.3
-  assert ranked(Measured(features, uncertainty), labelled) == ranked(
-    Measured(features, uncertainty * (1000, 0.001)), labelled
-  )
-
-
 def test_only_candidates_without_a_label_are_suggested():
   rng = np.random.default_rng(0)
   labelled, candidates = rng.random((2, 20, 3)) < 0.5
@@ -81,23 +83,21 @@ def test_only_candidates_without_a_label_are_suggested():
   assert sorted(picks) == [tuple(pair) for pair in np.argwhere(candidates & ~labelled).tolist()]
 
 
-def test_reasons():
-  first, second, *_ = rank(measured([0, 1, 2, 10], [9, 1, 2, 3]), mask(4, 1, (0, 0)), mask(4, 1) == 0, 9)
-  assert (first.labels, second.labels) == (1, 2)
-  assert first.uncertainty == pytest.approx(5 / 6)  # of three the most uncertain
-  assert first.distance == pytest.approx(2 / 3)  # both others are closer
-  assert first.score > second.score
+def test_uncertainty_is_told_as_a_share_of_the_candidates():
+  picks = rank(measured([0, 1, 2, 10], [9, 1, 2, 3]), mask(4, 1, (0, 0)), mask(4, 1) == 0, 9, 0)
+  assert {pick.image: pick.uncertainty for pick in picks} == pytest.approx({1: 1 / 6, 2: 3 / 6, 3: 5 / 6})
+  assert [pick.labels for pick in picks] == [1, 2, 3]
 
 
 def test_distances_are_those_of_scipy(monkeypatch):
   monkeypatch.setattr(ranking, 'BLOCK', 4)
   rng = np.random.default_rng(0)
-  features = 0.1 * rng.standard_normal((11, 5))
+  features = 0.05 * rng.standard_normal((11, 5))
   labelled = rng.random((11, 2)) < 0.4
-  found = ranking._distance_to_labelled(features, labelled)
+  found = ranking.distance_to_labelled(features, labelled)
   for t in range(2):
     np.testing.assert_allclose(found[:, t], cdist(features, features[labelled[:, t]]).min(1), atol=1e-7)
-  np.testing.assert_array_equal(ranking._distance_to_labelled(features, mask(11, 2)), 1)
+  np.testing.assert_array_equal(ranking.distance_to_labelled(features, mask(11, 2)), 1)
 
 
 @pytest.fixture(scope='module')

@@ -33,8 +33,10 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def workdir(folder, short_encoder):
-  fields = {'data.size': SIZE, 'model.width': 8, 'model.channels': 32, 'model.depth': 1, 'model.decoder_blocks': 1}
-  config = dmtl_jax.get_config('folder', **fields, **{'data.path': str(folder)})
+  fields = {'data.size': SIZE, 'data.path': str(folder), 'model.width': 8, 'model.channels': 32}
+  config = dmtl_jax.get_config('folder', **fields)
+  with config.unlocked():
+    config.model.update(depth=1, decoder_blocks=1)
   tasks = source_lib.data_tasks(config.data)
   variables = jax.tree.map(np.float32, random_variables(build_model(config, tasks), seed=2))
   return convert.write_run(folder.parent / 'run', config, tasks, variables, 7)
@@ -58,7 +60,7 @@ def test_all_missing_labels_are_suggested(workdir, tmp_path, capsys):
   assert suggest.run(workdir, str(tmp_path), None, 50) == 0
   assert {(row['image'], row['task']) for row in rows(tmp_path)} == MISSING
   assert [row['rank'] for row in rows(tmp_path)] == list('12345')
-  assert rows(tmp_path)[0]['why'].startswith('depth has the fewest labels (4 images); ')
+  assert rows(tmp_path)[0]['why'].startswith('depth has the fewest labels (4); drawn from ')
   assert '5 of 5 pairs without a label suggested' in capsys.readouterr().out
   sheet = Image.open(tmp_path / 'suggestions.png')
   assert sheet.width > 6 * SIZE[1]  # two pairs of three pictures in a row
