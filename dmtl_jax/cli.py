@@ -12,6 +12,8 @@ train        python main.py --config=configs/scenes.py:method=prediction,labels=
 evaluate     python main.py --mode=evaluate --workdir=runs/scenes [--step=latest] [--config.eval.diffusion_steps=4]
 predict      python main.py --mode=predict --workdir=runs/scenes --images=PHOTOS --out=maps [--samples=8]
              --save=labels [--confidence=0.9] (as labels, for images that have none, in the folder of the training data)
+suggest      python main.py --mode=suggest --workdir=runs/mine --out=next [--images=PHOTOS] [--count=50]
+             (what to label next: images without a label, with the task to label them for)
 summary      python main.py --mode=summary --config=configs/pascal.py:method=feature [--json] [--memory [--for=v5e-1]]
              (what it costs; --memory compiles it, --for compiles it for an accelerator that need not be here)
 prepare      python main.py --mode=prepare --config=configs/nyud.py --config.data.raw=PATH
@@ -52,6 +54,7 @@ MODES = {
   'train': ('config', 'workdir'),
   'evaluate': ('workdir',),
   'predict': ('workdir', 'images', 'out'),
+  'suggest': ('workdir', 'out'),
   'summary': ('config',),
   'prepare': ('config',),
   'report': ('workdirs', 'out'),
@@ -63,7 +66,14 @@ MODES = {
   'convert': ('checkpoint', 'workdir'),
   'import': ('from',),
 }
-TRAINED = ('predict', 'report', 'influence', 'uncertainty', 'export')  # modes that take the config of a trained run
+TRAINED = (
+  'predict',
+  'suggest',
+  'report',
+  'influence',
+  'uncertainty',
+  'export',
+)  # modes that take a trained run's config
 PATHS = ('workdir', 'images', 'out', 'workdirs', 'replay', 'pred', 'gt', 'page', 'from', 'colors')
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -74,7 +84,7 @@ _WORKDIR = flags.DEFINE_string(
   'workdir',
   None,
   'Folder of the run: config, checkpoints, logs, scores, pictures; '
-  "of predict, export, influence and uncertainty also 'scenes', the network that comes with the package.",
+  "of predict, suggest, export, influence and uncertainty also 'scenes', the network that comes with the package.",
 )
 _FORCE = flags.DEFINE_bool(
   'force',
@@ -90,7 +100,8 @@ _PREDICTIONS = flags.DEFINE_bool('predictions', False, 'evaluate: also write the
 _IMAGES = flags.DEFINE_string(
   'images',
   None,
-  'predict: file, folder, glob or video; several separated by commas. import: the photographs that were labelled.',
+  'predict: file, folder, glob or video; several separated by commas. suggest: photographs to choose from instead of '
+  "the run's training images. import: the photographs that were labelled.",
 )
 _FROM = flags.DEFINE_string('from', None, "import: the labelling tool's export: file, folder or zip.")
 _TASK = flags.DEFINE_string('task', 'semseg', 'import: name of the task that the labels are for.')
@@ -127,6 +138,7 @@ _CONFIDENCE = flags.DEFINE_float(
   lower_bound=0,
   upper_bound=1,
 )
+_COUNT = flags.DEFINE_integer('count', 50, 'suggest: how many (image, task) pairs.', lower_bound=1)
 _SAMPLES = flags.DEFINE_integer(
   'samples', None, 'predict: noise draws to average (1), with a map of their uncertainty; uncertainty: draws (8).'
 )
@@ -137,8 +149,8 @@ _ZOOM = flags.DEFINE_float('zoom', None, 'predict: how much larger than whole an
 _OUT = flags.DEFINE_string(
   'out',
   None,
-  'predict, report: folder to write to; study: folder of all suites (runs/study); check: the picture; export: the '
-  'file, *.stablehlo; influence, uncertainty, boundary: JSON file.',
+  'predict, suggest, report: folder to write to; study: folder of all suites (runs/study); check: the picture; export: '
+  'the file, *.stablehlo; influence, uncertainty, boundary: JSON file.',
 )
 _WRITE = flags.DEFINE_bool('write', False, 'check: write the dataset.json that it proposes where there is none.')
 _DISTRIBUTED = flags.DEFINE_string(
@@ -350,6 +362,8 @@ def _run(overrides: list[str] | None = None) -> int | None:
       if _SAVE.value == 'labels':
         return importlib.import_module('dmtl_jax.jobs.predict_labels').run(*inputs, _CONFIDENCE.value)
       return job.run(*inputs)
+    case 'suggest':
+      return job.run(workdir, out, _IMAGES.value, _COUNT.value, _FORCE.value)
     case 'summary':
       job.run(_CONFIG.value, _JSON.value, _MEMORY.value, _FOR.value)
     case 'prepare':

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 import functools
 import math
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -129,6 +130,44 @@ def contact_sheet(images: Sequence[tuple[str, np.ndarray, dict]], tasks: Sequenc
     shown = [(id, {t.name: labels.get(t.name)}) for id, _, labels in images]
     keys.append(t.overlay_legend(size[0], limits[t.name], _present(t, shown)))
   return _draw_sheet(['Image', *(t.heading for t in tasks)], [*(id for id, _, _ in images), ''], [*grid, keys], size[0])
+
+
+class Suggestion(NamedTuple):
+  """A pair on `suggestion_sheet`: image uint8 [H, W, 3], prediction and uncertainty [H, W, ...] of its task."""
+
+  title: str
+  task: object
+  image: np.ndarray
+  prediction: np.ndarray
+  uncertainty: np.ndarray
+
+
+def suggestion_sheet(suggestions: Sequence[Suggestion]) -> np.ndarray:
+  """Draws two suggestions per row, each as the image, the prediction over it, and its uncertainty from dark to bright.
+
+  Colour scales are shared by the suggestions of a task.
+
+  Returns:
+    uint8 [h, w, 3].
+  """
+  size = tile_size(*suggestions[0].image.shape[:2])
+  limits: dict = {}
+  highest: dict = {}
+  for one in suggestions:
+    limits.setdefault(one.task.name, one.task.limits(one.prediction))
+    highest[one.task.name] = max(highest.get(one.task.name, 1e-6), float(one.uncertainty.max()))
+  tiles = []
+  for one in suggestions:
+    drawn = one.task.overlay_prediction(one.image, one.prediction, limits[one.task.name])
+    uncertainty = _color_uncertainty(one.uncertainty, highest[one.task.name])
+    tiles += [
+      _add_text(_letterbox(one.image, size), one.title),
+      _letterbox(drawn, size),
+      _letterbox(uncertainty, size),
+    ]
+  heads = ['Image', 'Prediction', 'Uncertainty'] * min(len(suggestions), 2)
+  grid = [tiles[start : start + len(heads)] for start in range(0, len(tiles), len(heads))]
+  return _draw_sheet(heads, [''] * len(grid), grid, size[0])
 
 
 def _joint_limits(task, labels: Sequence[np.ndarray]) -> tuple[float, float] | None:

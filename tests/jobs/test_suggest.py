@@ -1,0 +1,109 @@
+"""The command `suggest` on a small folder of photographs."""
+
+import csv
+
+import cv2
+import jax
+import numpy as np
+from PIL import Image
+import pytest
+
+import dmtl_jax
+from dmtl_jax import cli
+from dmtl_jax.basics.errors import UserError
+from dmtl_jax.data import source as source_lib
+from dmtl_jax.jobs import convert, suggest
+from dmtl_jax.models import build_model
+from tests import toy
+from tests.tiny import random_variables, SIZE
+
+pytestmark = pytest.mark.usefixtures('short_encoder')
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+  """Eight images with all labels but depth of the first four and semseg of the last."""
+  root = tmp_path_factory.mktemp('suggest') / 'data'
+  toy.write(root, train=8, val=1)
+  for n in range(4):
+    (root / f'train/labels/depth/train{n:02d}.png').unlink()
+  (root / 'train/labels/semseg/train07.png').unlink()
+  return root
+
+
+@pytest.fixture(scope='module')
+def workdir(folder, short_encoder):
+  fields = {'data.size': SIZE, 'data.path': str(folder), 'model.width': 8, 'model.channels': 32}
+  config = dmtl_jax.get_config('folder', **fields)
+  with config.unlocked():
+    config.model.update(depth=1, decoder_blocks=1)
+  tasks = source_lib.data_tasks(config.data)
+  variables = jax.tree.map(np.float32, random_variables(build_model(config, tasks), seed=2))
+  return convert.write_run(folder.parent / 'run', config, tasks, variables, 7)
+
+
+def rows(out):
+  with open(out / 'suggestions.csv', encoding='utf-8') as file:
+    return list(csv.DictReader(file))
+
+
+MISSING = {
+  ('train00', 'depth'),
+  ('train01', 'depth'),
+  ('train02', 'depth'),
+  ('train03', 'depth'),
+  ('train07', 'semseg'),
+}
+
+
+def test_all_missing_labels_are_suggested(workdir, tmp_path, capsys):
+  assert suggest.run(workdir, str(tmp_path), None, 50) == 0
+  assert {(row['image'], row['task']) for row in rows(tmp_path)} == MISSING
+  assert [row['rank'] for row in rows(tmp_path)] == list('12345')
+  assert rows(tmp_path)[0]['why'].startswith('depth has the fewest labels (4); drawn from ')
+  assert '5 of 5 pairs without a label suggested' in capsys.readouterr().out
+  sheet = Image.open(tmp_path / 'suggestions.png')
+  assert sheet.width > 6 * SIZE[1]  # two pairs of three pictures in a row
+  assert len(np.unique(np.asarray(sheet).reshape(-1, 3), axis=0)) > 100
+
+
+def test_the_command_is_deterministic_and_counts(workdir, tmp_path, fresh_flags):
+  for out in ('a', 'b'):
+    fresh_flags()
+    assert cli.main(['main.py', '--mode=suggest', f'--workdir={workdir}', f'--out={tmp_path / out}', '--count=2']) == 0
+  assert len(rows(tmp_path / 'a')) == 2
+  assert (tmp_path / 'a/suggestions.csv').read_bytes() == (tmp_path / 'b/suggestions.csv').read_bytes()
+
+
+def test_photographs_to_choose_from(workdir, folder, tmp_path, capsys):
+  """Only they are suggested; one that cannot be read is named, and the copy of a labelled one comes last."""
+  photos = tmp_path / 'photos'
+  photos.mkdir()
+  rng = np.random.default_rng(0)
+  for name, size in (('wide', (40, 90)), ('tall', (90, 40))):
+    cv2.imwrite(str(photos / f'{name}.png'), rng.integers(0, 256, (*size, 3)).astype(np.uint8))
+  (photos / 'broken.png').write_bytes(b'\x89PNG\r\n\x1a\n')
+  (photos / 'copy.png').write_bytes((folder / 'train/images/train05.png').read_bytes())
+  assert suggest.run(workdir, str(tmp_path / 'out'), str(photos), 3) == 1
+  found = rows(tmp_path / 'out')
+  assert {row['image'] for row in found[:2]} == {str(photos / 'wide.png'), str(photos / 'tall.png')}
+  assert found[2]['image'] == str(photos / 'copy.png')
+  assert f'skipped: {photos}/broken.png' in capsys.readouterr().err
+
+
+def test_nothing_left_to_label(workdir, folder, tmp_path):
+  complete = tmp_path / 'complete'
+  toy.write(complete, train=2, val=1)
+  (folder / 'dataset.json').rename(folder / 'kept.json')
+  try:
+    with pytest.raises(UserError, match='dataset.json'):  # the data are gone
+      suggest.run(workdir, str(tmp_path / 'out'), None, 3)
+  finally:
+    (folder / 'kept.json').rename(folder / 'dataset.json')
+  config = dmtl_jax.load(workdir).config
+  config.data.path = str(complete)
+  tasks = source_lib.data_tasks(config.data)
+  other = convert.write_run(tmp_path / 'run', config, tasks, dmtl_jax.load(workdir).variables, 7)
+  with pytest.raises(UserError, match='all 2 training images are labelled for all tasks; name others with --images'):
+    suggest.run(other, str(tmp_path / 'out'), None, 3)
+  assert not (tmp_path / 'out').exists()
