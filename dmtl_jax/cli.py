@@ -1,7 +1,7 @@
 """DiffusionMTL in JAX: dense multi-task learning from images labelled for only some tasks.
 
-check        python main.py --mode=check --config=configs/folder.py --config.data.path=PATH [--out=PAGE.png]
-             (what the data holds, with a picture of its labels, before anything is trained)
+check        python main.py --mode=check --config=configs/folder.py --config.data.path=PATH [--out=PAGE.png] [--time]
+             (what the data holds, with a picture of its labels and, for a folder, a first run that suits it)
 train        python main.py --config=configs/scenes.py:method=prediction,labels=one --workdir=runs/scenes
              (the same command resumes a stopped run)
 evaluate     python main.py --mode=evaluate --workdir=runs/scenes [--step=latest] [--config.eval.diffusion_steps=4]
@@ -103,6 +103,7 @@ _MEMORY = flags.DEFINE_bool('memory', False, 'summary: also the memory of a trai
 _FOR = flags.DEFINE_string(
   'for', None, f'summary --memory: compile for one of {", ".join(accelerators.ACCELERATORS)}, without having it.'
 )
+_TIME = flags.DEFINE_bool('time', False, 'check: times training steps of the networks of its recipe; takes minutes.')
 _JSON = flags.DEFINE_bool('json', False, 'summary: print JSON.')
 _WORKDIRS = flags.DEFINE_string('workdirs', None, 'report: workdirs to compare, separated by commas.')
 _SUITE = flags.DEFINE_string('suite', None, f'study: what to run: {", ".join(SUITES)}.')
@@ -281,7 +282,7 @@ def _run(overrides: list[str] | None = None) -> int | None:
   compilation.collect_rarely()
   match mode:
     case 'check':
-      return job.run(_CONFIG.value, out)
+      return job.run(_CONFIG.value, out, _TIME.value)
     case 'train':
       job.run(_CONFIG.value, workdir, _FORCE.value)
     case 'replay':

@@ -14,6 +14,7 @@ from dmtl_jax.data import label_settings, transforms
 from dmtl_jax.data import source as source_lib
 from dmtl_jax.draw import panels
 from dmtl_jax.draw.png import save_png
+from dmtl_jax.jobs import recipe
 from dmtl_jax.tasks import Task
 from dmtl_jax.training import setup, step
 
@@ -35,16 +36,17 @@ class Report(NamedTuple):
   is_trainable: bool
 
 
-def run(config, out: str | None = None) -> int:
+def run(config, out: str | None = None, time_steps: bool = False) -> int:
   """The job `--mode=check`: `examine`; returns 1 where something stands in the way of training, else 0."""
-  return int(not examine(config, out).is_trainable)
+  return int(not examine(config, out, time_steps).is_trainable)
 
 
-def examine(config, out: str | None = None) -> Report:
+def examine(config, out: str | None = None, time_steps: bool = False) -> Report:
   """Reads every image and label of both splits, prints what they hold, and draws the labels of a dozen images.
 
   Args:
     out: the picture, PNG; default runs/check_NAME.png, with the name of the data set.
+    time_steps: whether to time the networks of the recipe, see `recipe.lines`.
 
   Raises:
     UserError: the config cannot be trained with any data.
@@ -72,6 +74,7 @@ def examine(config, out: str | None = None) -> Report:
     picture = out or f'runs/check_{config.data.name}.png'
     save_png(picture, draw_labels(sources['train'], config))
     report(f'labels of {min(SHOWN, len(train))} images drawn over them: {picture}')
+    report(*recipe.lines(config, train, time_steps))
   # Last, since the network (its channels, for instance) depends on the data.
   setup.check(config, fresh=False)  # downloads nothing
   return Report('\n'.join(texts), picture, is_trainable=len(sources) == 2)
