@@ -34,19 +34,25 @@ PER_PAIR = ('denoiser', 'head')  # parts of a network that see labelled pairs in
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-  """A network to train: its name for people and for the workdir, and the fields it sets."""
+  """A network to train.
+
+  Attributes:
+    title: for people.
+    name: for the workdir.
+    fields: {field: value} that it sets.
+    is_pretrained: whether its encoder, then of the published width, starts from ImageNet weights.
+  """
 
   title: str
   name: str
   fields: dict
+  is_pretrained: bool = True
 
 
-ENCODER = {'model.width': 64, 'init_from': 'timm/resnet18.tv_in1k'}
 CHOICES = (
-  Choice('small', 'small', {}),
-  Choice('small with an ImageNet encoder', 'encoder', ENCODER),
-  # The rate of the suite scenes-full, which trains this network.
-  Choice('full', 'full', ENCODER | {'model.channels': 512, 'optim.lr': 2e-4}),
+  Choice('small', 'small', {}, is_pretrained=False),
+  Choice('small with an ImageNet encoder', 'encoder', {}),
+  Choice('full', 'full', {'model.channels': 512, 'optim.lr': 2e-4}),  # the rate of the suite scenes-full
 )
 
 
@@ -81,12 +87,13 @@ def lines(config, source, measure: bool = False) -> list[str]:
     f'  {steps} steps of {batch} images: {steps * batch / labelled:.3g} passes over the {labelled} labelled images '
     f'(150 times the square root of their number, a rule of thumb)',
   ]
-  speed = None if measure else product_speed()
+  speed = 0.0 if measure else product_speed()
   for choice in CHOICES:
     own = configure(config, choice, size, steps, source.tasks)
-    flops = step_flops(own, source)
+    counted = counting.summarize(build_model(own, source.tasks), size)
+    flops = step_flops(counted, batch, source)
     timing = time_steps(own, source, choice.title) if measure else None
-    text += ['', f'  {choice.title}: {describe(own, source.tasks, flops, steps, timing, speed)}']
+    text += ['', f'  {choice.title}: {describe(counted["gmac"], flops, steps, timing, speed)}']
     text.append(f'    {command(own, choice)}')
   how = (
     'measured over 3 steps, compiling not counted'
@@ -165,26 +172,39 @@ def choose_steps(labelled: int) -> int:
 
 def configure(config, choice: Choice, size: tuple[int, int], steps: int, tasks):
   """The config of a choice, wide enough for the classes of its tasks."""
+  fields = choice.fields | {'data.size': size, 'train.steps': steps}
+  if choice.is_pretrained:
+    fields |= {'model.width': 64, 'init_from': f'timm/{config.model.backbone}.tv_in1k'}
   own = config.copy_and_resolve_references()
   own.unlock()
-  own.update_from_flattened_dict(choice.fields | {'data.size': size, 'train.steps': steps})
-  if find(own.method).network.diffuses and own.model.initial_weights == 'identity':
+  own.update_from_flattened_dict(fields)
+  method = find(own.method)
+  is_identity = method.network.diffuses and own.model.initial_weights == 'identity'
+  if is_identity and method.fixed.get('predictions', True):  # see `DiffusionMTL.check`
     needed = identity.min_channels(tuple(task.channels for task in tasks))
-    own.model.channels = max(own.model.channels, 1 << (needed - 1).bit_length() if needed > own.model.channels else 0)
+    if needed > own.model.channels:
+      own.model.channels = 1 << (needed - 1).bit_length()
   return own
 
 
-def step_flops(config, source) -> float:
-  """FLOPs of a training step: forward, and twice that for the gradient; the denoiser only for labelled pairs."""
-  parts = counting.summarize(build_model(config, source.tasks), tuple(config.data.size))['parts']
+def step_flops(counted: dict, batch: int, source) -> float:
+  """FLOPs of a training step: forward, and twice that for the gradient; the denoiser only for labelled pairs.
+
+  Args:
+    counted: `counting.summarize` of the network.
+  """
   share = float(source.label_mask.mean())
-  macs = sum(1e9 * part['gmac'] * (share if name.split('/')[0] in PER_PAIR else 1) for name, part in parts.items())
-  return 2 * 3 * config.train.batch * macs
+  parts = counted['parts'].items()
+  macs = sum(1e9 * part['gmac'] * (share if name.split('/')[0] in PER_PAIR else 1) for name, part in parts)
+  return 2 * 3 * batch * macs
 
 
-def describe(config, tasks, flops: float, steps: int, timing: Timing | None, speed: float | None) -> str:
-  """'3.7 GMAC per image; 1.2 h here (0.9 s a step, compiled in 30 s), 8 min on a T4, 2 min on an A100'."""
-  gmac = counting.summarize(build_model(config, tasks), tuple(config.data.size))['gmac']
+def describe(gmac: float, flops: float, steps: int, timing: Timing | None, speed: float) -> str:
+  """'3.7 GMAC per image; 1.2 h here (0.9 s a step, compiled in 30 s), 8 min on a T4, 2 min on an A100'.
+
+  Args:
+    speed: that of a large product here, if no step was timed.
+  """
   if timing:
     here = f'{_hours(timing.step * steps)} here ({timing.step:.3g} s a step, compiled in {timing.compiling:.0f} s)'
   else:
