@@ -161,7 +161,8 @@ def match_tasks(tasks: Sequence[Task], theirs: Sequence[Task]) -> dict[str, Task
   named = {task.name: task for task in theirs}
   partners = {t.name: named[t.name] for t in tasks if t.name in named and named[t.name].kind == t.kind}
   ours_left = [task for task in tasks if task.name not in partners]
-  theirs_left = [task for task in theirs if task not in partners.values()]
+  used = {task.name for task in partners.values()}
+  theirs_left = [task for task in theirs if task.name not in used]
   for task in ours_left:
     alike = [other for other in theirs_left if other.kind == task.kind]
     if len(alike) == 1 and sum(other.kind == task.kind for other in ours_left) == 1:
@@ -204,7 +205,7 @@ def _join_denoiser(obstacles: dict[Part, str]):
   if obstacles.get(shared):
     obstacles.update({part: obstacles[part] or obstacles[shared] for part in by_task})
   elif by_task and all(obstacles[part] for part in by_task):
-    obstacles[shared] = 'fits with no task'
+    obstacles[shared] = 'its layers of no task fit'
 
 
 def _misfit(ours: Sequence[Piece], matches: Sequence[Piece | None]) -> str:
@@ -233,7 +234,9 @@ def pieces(variables: dict, tasks: tuple[Task, ...]) -> Iterator[Piece]:
   for path, array in jax.tree_util.tree_leaves_with_path(variables):
     collection, *module = [key.key for key in path]
     owner = ''
-    if module[0] in names and module[1] in ('backbone', 'decoders'):  # each task has a network of its own
+    if (
+      len(module) > 1 and module[0] in names and module[1] in ('backbone', 'decoders')
+    ):  # each task has a network of its own
       owner, *module = module
     for piece in _divide('/'.join(module), array, tasks, is_embedded):
       part = Part(piece.part.kind, piece.part.task or owner)
