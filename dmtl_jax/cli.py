@@ -4,9 +4,9 @@ import       python main.py --mode=import --from=EXPORT --images=PHOTOS --config
              [--task=semseg] [--classes=road,car] [--background=NAME] [--annotated=all] [--colors=FILE]
              (labels from COCO, LabelMe, CVAT, Label Studio, YOLO, VOC or colour masks, Cityscapes, NYU;
              with another export: adds its labels)
-check        python main.py --mode=check --config=configs/folder.py --config.data.path=PATH [--out=PAGE.png]
-             (what the data holds, with a picture of its labels, before anything is trained; --write: write the
-             dataset.json that it proposes where there is none)
+check        python main.py --mode=check --config=configs/folder.py --config.data.path=PATH [--out=PAGE.png] [--time]
+             (what the data holds, with a picture of its labels and, for a folder, a first run that suits it; --write:
+             write the dataset.json that it proposes where there is none)
 train        python main.py --config=configs/scenes.py:method=prediction,labels=one --workdir=runs/scenes
              (the same command resumes a stopped run)
 evaluate     python main.py --mode=evaluate --workdir=runs/scenes [--step=latest] [--config.eval.diffusion_steps=4]
@@ -163,6 +163,7 @@ _MEMORY = flags.DEFINE_bool('memory', False, 'summary: also the memory of a trai
 _FOR = flags.DEFINE_string(
   'for', None, f'summary --memory: compile for one of {", ".join(accelerators.ACCELERATORS)}, without having it.'
 )
+_TIME = flags.DEFINE_bool('time', False, 'check: times training steps of the networks of its recipe; takes minutes.')
 _JSON = flags.DEFINE_bool('json', False, 'summary: print JSON.')
 _WORKDIRS = flags.DEFINE_string('workdirs', None, 'report: workdirs to compare, separated by commas.')
 _SUITE = flags.DEFINE_string('suite', None, f'study: what to run: {", ".join(SUITES)}.')
@@ -350,7 +351,7 @@ def _run(overrides: list[str] | None = None) -> int | None:
       options = Options(_TASK.value, _KIND.value, classes, _BACKGROUND.value, annotated, _FORCE.value)
       job.run(_CONFIG.value.data, _FROM.value, _IMAGES.value, _COLORS.value, options)
     case 'check':
-      return job.run(_CONFIG.value, out, _WRITE.value)
+      return job.run(_CONFIG.value, out, _WRITE.value, _TIME.value)
     case 'train':
       job.run(_CONFIG.value, workdir, _FORCE.value)
     case 'replay':

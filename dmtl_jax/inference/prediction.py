@@ -4,13 +4,11 @@ from collections.abc import Callable, Sequence
 import dataclasses
 import functools
 import os
-import pathlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dmtl_jax import datasets
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.data import transforms
 from dmtl_jax.inference import calibration as calibration_lib
@@ -300,8 +298,7 @@ def load(workdir: str | os.PathLike, step: str | int = 'best') -> Predictor:
   Example:
     >>> predictor = dmtl_jax.load('runs/scenes', step='latest')
   """
-  shipped = pathlib.Path(datasets.__path__[0]) / workdir / 'trained'
-  workdir = shipped if shipped.exists() and not os.path.exists(workdir) else workdir
+  workdir = workdir_lib.find_run(workdir) or workdir
   config, tasks = workdir_lib.read_config(workdir), workdir_lib.read_tasks(workdir)
   model = build_model(config, tasks)
   variables, number = checkpoints.load(workdir, str(step), model, tuple(config.data.size))

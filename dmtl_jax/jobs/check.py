@@ -17,6 +17,7 @@ from dmtl_jax.datasets import duplicates
 from dmtl_jax.datasets.summary import ImageSummary, LabelSummary
 from dmtl_jax.draw import panels
 from dmtl_jax.draw.png import save_png
+from dmtl_jax.jobs import recipe
 from dmtl_jax.tasks import Task
 from dmtl_jax.training import setup, step
 
@@ -39,12 +40,12 @@ class Report(NamedTuple):
   is_trainable: bool
 
 
-def run(config, out: str | None = None, write: bool = False) -> int:
+def run(config, out: str | None = None, write: bool = False, time_steps: bool = False) -> int:
   """The job `--mode=check`: `examine`; returns 1 where something stands in the way of training, else 0."""
-  return int(not examine(config, out, write).is_trainable)
+  return int(not examine(config, out, write, time_steps).is_trainable)
 
 
-def examine(config, out: str | None = None, write: bool = False) -> Report:
+def examine(config, out: str | None = None, write: bool = False, time_steps: bool = False) -> Report:
   """Reads every image and label of both splits, prints what they hold, and draws the labels of a dozen images.
 
   Of a folder without dataset.json it first prints the one that its labels suggest.
@@ -52,6 +53,7 @@ def examine(config, out: str | None = None, write: bool = False) -> Report:
   Args:
     out: the picture, PNG; default runs/check_NAME.png, with the name of the data set.
     write: whether to write that dataset.json, and go on with it.
+    time_steps: whether to time the networks of the recipe, see `recipe.lines`.
 
   Raises:
     UserError: the config cannot be trained with any data.
@@ -91,6 +93,7 @@ def examine(config, out: str | None = None, write: bool = False) -> Report:
     labelled = whole.labelled()
     save_png(picture, draw_labels(labelled, config))
     report(f'labels of {min(SHOWN, len(labelled))} images drawn over them: {picture}')
+    report(*recipe.lines(config, train, time_steps))
   # Last, since the network (its channels, for instance) depends on the data.
   setup.check(config, fresh=False)  # downloads nothing
   return Report('\n'.join(texts), picture, is_trainable=len(sources) == 2)

@@ -2,7 +2,6 @@
 
 from contextlib import closing, contextmanager, ExitStack
 import importlib.util
-import os
 import pathlib
 
 import jax
@@ -40,9 +39,8 @@ def run(config, workdir: str, force: bool = False) -> dict | None:
     fresh = is_fresh(workdir)
     if not (fresh or force):
       sharding.on_first_host(workdir_lib.check_config, workdir, config)
-    initial_weights = config.init_from if fresh else workdir
-    if os.path.isdir(initial_weights):  # a run, by `setup.check`
-      config = run_tasks.match(config, workdir_lib.read_tasks(initial_weights), initial_weights, force)
+    if not fresh:
+      config = run_tasks.match(config, workdir_lib.read_tasks(workdir), workdir, force)
     data = setup.open_data(config)
     weights = sharding.on_first_host(
       class_weights.of_run, config.class_weights, data.train, config.data, workdir, fresh or force

@@ -19,8 +19,10 @@ import safetensors.numpy
 
 from dmtl_jax.basics import download, torch_file
 from dmtl_jax.basics.errors import sanitize, UserError
+from dmtl_jax.basics.progress import say
 from dmtl_jax.models.parts.task_layers import Slots
-from dmtl_jax.runs import checkpoints as checkpoints_lib
+from dmtl_jax.runs import transfer
+from dmtl_jax.runs import workdir as workdir_lib
 from dmtl_jax.tasks import Task
 
 # torchvision's ImageNet weights (V1) on the Hugging Face hub: revision, and sha256 of model.safetensors.
@@ -82,19 +84,20 @@ def load(source: str, variables: dict, tasks: tuple[Task, ...]) -> dict:
 
   Args:
     source: 'timm/resnet18.tv_in1k' or 'timm/resnet50.tv_in1k' (downloaded once, checked), a
-      .safetensors or .pth file of a torchvision ResNet or of a released checkpoint, or the
-      workdir of a run of ours (its best checkpoint).
+      .safetensors or .pth file of a torchvision ResNet or of a released checkpoint, or a run of
+      ours (see `workdir.find_run`), of whose best checkpoint the parts that fit are taken.
     variables: the network's own; an encoder file replaces only its encoders.
 
   Returns:
-    Variables of the same structure; numpy arrays if they come from a file.
+    Variables of the same structure, numpy.
 
   Raises:
     UserError: the source is not there, cannot be read, or does not fit the network.
   """
-  if os.path.isdir(source):
-    checkpoints = checkpoints_lib.Checkpoints(source, read_only=True)
-    return checkpoints.restore_variables(checkpoints.choose('best'), variables)
+  if folder := workdir_lib.find_run(source):
+    started = transfer.load(folder, variables, tasks)
+    say(f'{source}: {started.describe()}')
+    return started.variables
   state = read_state(resolve(source))
   if is_released(state):
     return load_released(state, variables, tasks, source)
@@ -103,9 +106,10 @@ def load(source: str, variables: dict, tasks: tuple[Task, ...]) -> dict:
 
 def check(source: str):
   """Raises UserError if `load` could not start from a source; downloads a file of the hub to find out."""
-  if not os.path.isdir(source):
+  folder = workdir_lib.find_run(source)
+  if not folder:
     resolve(source)
-  elif not (os.path.isfile(f'{source}/tasks.json') and any(pathlib.Path(source).glob('checkpoints/[0-9]*'))):
+  elif not ((folder / 'tasks.json').is_file() and any(folder.glob('checkpoints/[0-9]*'))):
     raise UserError(
       f"config.init_from: the folder '{sanitize(source)}' is of no run: no tasks.json and checkpoints; "
       f'give the --workdir of a trained run, or a file'

@@ -13,7 +13,7 @@ def match(config: ConfigDict, tasks: Sequence[Task], workdir, force: bool = Fals
   """A copy of the config with config.data.tasks in the order of a run's tasks, in which its weights are arranged.
 
   Args:
-    tasks: of the run that is evaluated, resumed or started from, see `workdir.read_tasks`.
+    tasks: of the run that is evaluated or resumed, see `workdir.read_tasks`.
     workdir: the run's folder, for the message.
     force: allow renamed classes; their number may not change.
 

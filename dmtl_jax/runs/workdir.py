@@ -14,6 +14,7 @@ import pathlib
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
+from dmtl_jax import datasets
 from dmtl_jax.basics import files, sharding, stopping
 from dmtl_jax.basics.atomic import write_json
 from dmtl_jax.basics.errors import check_local, is_plain, sanitize, UserError
@@ -62,6 +63,12 @@ def _lock(path: pathlib.Path):
     for temporary in path.glob(pattern):
       temporary.unlink(missing_ok=True)
   return file
+
+
+def find_run(name: str | os.PathLike) -> pathlib.Path | None:
+  """The folder of that path, or else the trained network of the data set of that name ('scenes'); None without one."""
+  shipped = pathlib.Path(datasets.__path__[0]) / name / 'trained'
+  return next((folder for folder in (pathlib.Path(name), shipped) if os.path.isdir(folder)), None)
 
 
 def to_json(config: ConfigDict) -> dict:

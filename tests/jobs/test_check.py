@@ -20,6 +20,7 @@ from tests import toy
 @pytest.fixture
 def config(tmp_path, monkeypatch):
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+  monkeypatch.setattr(check.recipe, 'lines', lambda *_: [])  # test_recipe.py
   toy.write(tmp_path / 'toy', 4, 2)
   config = folder.get_config()
   config.data.path, config.data.size, config.train.batch = str(tmp_path / 'toy'), (64, 96), 4
