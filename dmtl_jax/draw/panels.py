@@ -136,7 +136,7 @@ class Suggestion(NamedTuple):
   """A pair on `suggestion_sheet`: image uint8 [H, W, 3], prediction and uncertainty [H, W, ...] of its task."""
 
   title: str
-  task: object
+  task: Task
   image: np.ndarray
   prediction: np.ndarray
   uncertainty: np.ndarray

@@ -35,8 +35,8 @@ class Measured(NamedTuple):
     uncertainty: [N, T] float32, the means of `uncertainty_map`; comparable only within a task.
   """
 
-  features: np.ndarray
-  uncertainty: np.ndarray
+  features: np.ndarray | jax.Array
+  uncertainty: np.ndarray | jax.Array
 
 
 class Pick(NamedTuple):
