@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 import functools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -136,7 +136,7 @@ class Suggestion(NamedTuple):
   """A pair on `suggestion_sheet`: image uint8 [H, W, 3], prediction and uncertainty [H, W, ...] of its task."""
 
   title: str
-  task: Task
+  task: Any
   image: np.ndarray
   prediction: np.ndarray
   uncertainty: np.ndarray

@@ -35,8 +35,8 @@ class Measured(NamedTuple):
     uncertainty: [N, T] float32, the means of `uncertainty_map`; comparable only within a task.
   """
 
-  features: np.ndarray | jax.Array
-  uncertainty: np.ndarray | jax.Array
+  features: np.ndarray
+  uncertainty: np.ndarray
 
 
 class Pick(NamedTuple):
@@ -71,7 +71,7 @@ def uncertainty_map(task: Task, final: jax.Array, initial: jax.Array | None) -> 
 
 
 def make_measure_fn(model, seed: int, diffusion_steps: int = 0) -> Callable:
-  """Returns the compiled function (variables, images [B, H, W, 3], region [B, 4]) -> `Measured` of these images.
+  """Returns the compiled function (variables, images [B, H, W, 3], region [B, 4]) -> the arrays of a `Measured`.
 
   Every image has the noise of index 0, as in --mode=predict; `region` is that of `transforms.eval_transform`.
   """
@@ -97,7 +97,7 @@ def make_measure_fn(model, seed: int, diffusion_steps: int = 0) -> Callable:
     encoders = jax.tree.leaves(state['intermediates'], is_leaf=lambda x: isinstance(x, list))  # single_task has several
     features = jnp.concatenate([mean(stages[-1].astype(jnp.float32)) for stages in encoders], -1)
     maps = [uncertainty_map(t, output.final[t.name], output.initial.get(t.name))[..., None] for t in model.tasks]
-    return Measured(features, mean(jnp.concatenate(maps, -1)))
+    return features, mean(jnp.concatenate(maps, -1))
 
   return jax.jit(measure_batch)
 
