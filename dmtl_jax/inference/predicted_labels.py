@@ -14,9 +14,9 @@ def predict_label(raw: RawMaps, task: Task, size: tuple[int, int], min_confidenc
 
   Classes and binary labels: a pixel is unlabelled if the probability of its value is below `min_confidence`. Lines are
   thinned; a pixel that thinning removes has the value 0, and is therefore unlabelled unless `min_confidence` is low.
-  Other kinds have no probabilities: all pixels are labelled, except those with a depth of 0 or less. (Measured on rooms:
-  of the 70% of the pixels where initial and final maps agree best, the mean error is 0.96 of that of all pixels for
-  normals and 0.99 for depth; of those where 8 draws agree best, 0.91 and 0.97 at 8 times the cost.)
+  Other kinds have no probabilities: all pixels are labelled, except those with a depth of 0 or less. (On rooms
+  the 70% of the pixels where initial and final maps agree best have 0.96 of the mean error for
+  normals and 0.99 for depth; those where 8 draws agree best have 0.91 and 0.97, at 8 times the cost.)
   """
   values = raw.prediction('final', task, size)
   if not (task.classes or task.binary):
