@@ -28,7 +28,6 @@ PLANNED = {'a T4': 't4', 'an A100': 'a100'}
 # an A100 have as many FLOP/s per byte of bandwidth.
 GPU_SHARE = 0.25
 LEAST_SECONDS = 0.05  # a step on a GPU, however small: loading photographs, and hundreds of small operations; assumed
-CPU_SHARE = 0.4  # of the speed of a large product: 50 to 60% for the paper's network, less for narrow ones
 PER_PAIR = ('denoiser', 'head')  # parts of a network that see labelled pairs instead of images
 
 
@@ -40,19 +39,23 @@ class Choice:
     title: for people.
     name: for the workdir.
     fields: {field: value} that it sets.
+    cpu_share: its training step's FLOP/s on a CPU, by the network's definition, over those of a large product: measured
+      on two busy cores (0.37, 0.53 and 1.6; 1.0 to 1.2 for the full network on quiet ones, docs/performance.md).
+      Above 1 because Winograd's convolutions take half of the products.
     is_pretrained: whether its encoder, then of the published width, starts from ImageNet weights.
   """
 
   title: str
   name: str
   fields: dict
+  cpu_share: float
   is_pretrained: bool = True
 
 
 CHOICES = (
-  Choice('small', 'small', {}, is_pretrained=False),
-  Choice('small with an ImageNet encoder', 'encoder', {}),
-  Choice('full', 'full', {'model.channels': 512, 'optim.lr': 2e-4}),  # the rate of the suite scenes-full
+  Choice('small', 'small', {}, 0.4, is_pretrained=False),
+  Choice('small with an ImageNet encoder', 'encoder', {}, 0.5),
+  Choice('full', 'full', {'model.channels': 512, 'optim.lr': 2e-4}, 1.2),  # the rate of the suite scenes-full
 )
 
 
@@ -93,12 +96,13 @@ def lines(config, source, measure: bool = False) -> list[str]:
     counted = counting.summarize(build_model(own, source.tasks), size)
     flops = step_flops(counted, batch, source)
     timing = time_steps(own, source, choice.title) if measure else None
+    guess = 0.0 if measure else guess_seconds(flops, choice, speed)
     text += ['', f'  {choice.title}: {describe(counted["gmac"], flops, steps, timing, speed)}']
     text.append(f'    {command(own, choice)}')
   how = (
     'measured over 3 steps, compiling not counted'
     if measure
-    else f'estimated at {CPU_SHARE:.0%} of the speed of a large matrix product; --time measures a few steps, in minutes'
+    else 'a rough estimate from the speed of a matrix product; --time measures a few steps, in minutes'
   )
   text += [
     '',
@@ -199,22 +203,29 @@ def step_flops(counted: dict, batch: int, source) -> float:
   return 2 * 3 * batch * macs
 
 
-def describe(gmac: float, flops: float, steps: int, timing: Timing | None, speed: float) -> str:
+def describe(gmac: float, flops: float, steps: int, timing: Timing | None, guess: float) -> str:
   """'3.7 GMAC per image; 1.2 h here (0.9 s a step, compiled in 30 s), 8 min on a T4, 2 min on an A100'.
 
   Args:
-    speed: that of a large product here, if no step was timed.
+    guess: seconds of a step here, if none was timed.
   """
   if timing:
     here = f'{_hours(timing.step * steps)} here ({timing.step:.3g} s a step, compiled in {timing.compiling:.0f} s)'
   else:
-    here = f'about {_hours(flops / (CPU_SHARE * speed) * steps)} here'
+    here = f'about {_hours(guess * steps)} here'
   planned = [f'{_hours(planned_seconds(flops, name) * steps)} on {title}' for title, name in PLANNED.items()]
   return f'{gmac:.3g} GMAC per image; {here}, {", ".join(planned)}'
 
 
 def _hours(seconds: float) -> str:
   return f'{seconds / 3600:.2g} h' if seconds > 3600 else f'{max(seconds / 60, 1):.0f} min'
+
+
+def guess_seconds(flops: float, choice: Choice, speed: float) -> float:
+  """Seconds of a step here, where a large product reaches `speed` FLOP/s."""
+  if jax.default_backend() == 'cpu':
+    return flops / (choice.cpu_share * speed)
+  return max(flops / (GPU_SHARE * speed), LEAST_SECONDS)
 
 
 def planned_seconds(flops: float, name: str) -> float:

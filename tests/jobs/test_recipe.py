@@ -76,6 +76,15 @@ def test_planned_times_agree_with_those_measured_on_an_h200(monkeypatch):
   assert recipe.planned_seconds(7.012e12, 'h200') == pytest.approx(0.0319, rel=0.34)
 
 
+def test_a_step_here_is_guessed_from_the_speed_of_a_product(monkeypatch):
+  small, _, full = recipe.CHOICES
+  assert recipe.guess_seconds(8e11, small, 1e11) == pytest.approx(20)
+  assert recipe.guess_seconds(12e11, full, 1e11) == pytest.approx(10)
+  monkeypatch.setattr(recipe.jax, 'default_backend', lambda: 'gpu')
+  assert recipe.guess_seconds(25e11, small, 1e13) == pytest.approx(1)
+  assert recipe.guess_seconds(1e9, small, 1e13) == recipe.LEAST_SECONDS
+
+
 @pytest.fixture
 def config(tmp_path, monkeypatch):
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
