@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 import functools
+import itertools
 import math
 from typing import Any, NamedTuple
 
@@ -145,29 +146,32 @@ class Suggestion(NamedTuple):
 def suggestion_sheet(suggestions: Sequence[Suggestion]) -> np.ndarray:
   """Draws two suggestions per row, each as the image, the prediction over it, and its uncertainty from dark to bright.
 
-  Colour scales are shared by the suggestions of a task.
+  Colour scales are shared by the suggestions of a task; the names of its classes stand at the end.
 
   Returns:
     uint8 [h, w, 3].
   """
   size = tile_size(*suggestions[0].image.shape[:2])
-  limits: dict = {}
-  highest: dict = {}
+  blank = np.full((1, size[0], 3), 255, np.uint8)
+  by_task: dict = {}
   for one in suggestions:
-    limits.setdefault(one.task.name, one.task.limits(one.prediction))
-    highest[one.task.name] = max(highest.get(one.task.name, 1e-6), float(one.uncertainty.max()))
-  tiles = []
+    by_task.setdefault(one.task, []).append(one)
+  limits = {task: task.limits(group[0].prediction) for task, group in by_task.items()}
+  highest = {task: max(max(float(one.uncertainty.max()) for one in group), 1e-6) for task, group in by_task.items()}
+  cells = []
   for one in suggestions:
-    drawn = one.task.overlay_prediction(one.image, one.prediction, limits[one.task.name])
-    uncertainty = _color_uncertainty(one.uncertainty, highest[one.task.name])
-    tiles += [
-      _add_text(_letterbox(one.image, size), one.title),
-      _letterbox(drawn, size),
-      _letterbox(uncertainty, size),
-    ]
-  heads = ['Image', 'Prediction', 'Uncertainty'] * min(len(suggestions), 2)
-  grid = [tiles[start : start + len(heads)] for start in range(0, len(tiles), len(heads))]
-  return _draw_sheet(heads, [''] * len(grid), grid, size[0])
+    prediction = one.task.overlay_prediction(one.image, one.prediction, limits[one.task])
+    uncertainty = _color_uncertainty(one.uncertainty, highest[one.task])
+    photograph, *maps = (_letterbox(picture, size) for picture in (one.image, prediction, uncertainty))
+    cells.append([_add_text(photograph, one.title), *maps])
+  if len(cells) % 2:
+    cells.append([blank] * 3)
+  for task in by_task:
+    if task.classes:
+      shown = [('', {task.name: one.prediction}) for one in by_task[task]]
+      cells.append([blank, task.legend(size[0], present=_present(task, shown)), blank])
+  grid = [[*left, *right] for left, right in itertools.zip_longest(cells[::2], cells[1::2], fillvalue=[blank] * 3)]
+  return _draw_sheet(['Image', 'Prediction', 'Uncertainty'] * 2, [''] * len(grid), grid, size[0])
 
 
 def _joint_limits(task, labels: Sequence[np.ndarray]) -> tuple[float, float] | None:

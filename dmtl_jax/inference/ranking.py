@@ -16,11 +16,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dmtl_jax.basics.errors import UserError
 from dmtl_jax.basics.progress import Progress
 from dmtl_jax.data import pipeline
 from dmtl_jax.models.inputs import model_inputs
 from dmtl_jax.models.parts.encoder import ResNet
-from dmtl_jax.models.parts.layers import resize
 from dmtl_jax.tasks import Task
 
 BATCH = 8  # images measured together
@@ -71,19 +71,17 @@ def uncertainty_map(task: Task, final: jax.Array, initial: jax.Array | None) -> 
 
 
 def make_measure_fn(model, seed: int, diffusion_steps: int = 0) -> Callable:
-  """Returns the compiled function (variables, images [B, H, W, 3], region [B, 4]) -> the arrays of a `Measured`.
+  """Returns the compiled function (variables, images [B, H, W, 3], region [B, 4]) -> fields of `Measured`, as a dict.
 
   Every image has the noise of index 0, as in --mode=predict; `region` is that of `transforms.eval_transform`.
+
+  Raises:
+    UserError: when called, for a network without the encoder of models/parts/encoder.py.
   """
   key = jax.random.key(seed)
 
   def measure_batch(variables, images, region):
     inside = _inside(region, images.shape[1:3])
-
-    def mean(maps):
-      """Mean [B, C] over the image, without its padding, of maps [B, h, w, C]."""
-      weights = resize(inside, maps.shape[1:3])
-      return (maps * weights).sum((1, 2)) / weights.sum((1, 2))
 
     index = jnp.zeros(len(images), jnp.int32)
     inputs = model_inputs(model, images, key, len(model.tasks), None, index, diffusion_steps or None)
@@ -95,9 +93,13 @@ def make_measure_fn(model, seed: int, diffusion_steps: int = 0) -> Callable:
       **inputs,
     )
     encoders = jax.tree.leaves(state['intermediates'], is_leaf=lambda x: isinstance(x, list))  # single_task has several
-    features = jnp.concatenate([mean(stages[-1].astype(jnp.float32)) for stages in encoders], -1)
+    if not encoders:
+      raise UserError(
+        f'config.method: {type(model).__name__} has no ResNet, whose maps --mode=suggest compares images by'
+      )
+    features = jnp.concatenate([mean_inside(stages[-1].astype(jnp.float32), inside) for stages in encoders], -1)
     maps = [uncertainty_map(t, output.final[t.name], output.initial.get(t.name))[..., None] for t in model.tasks]
-    return features, mean(jnp.concatenate(maps, -1))
+    return {'features': features, 'uncertainty': mean_inside(jnp.concatenate(maps, -1), inside)}
 
   return jax.jit(measure_batch)
 
@@ -111,6 +113,12 @@ def _inside(region: jax.Array, size: tuple[int, int]) -> jax.Array:
   return (rows[:, :, None] & columns[:, None, :])[..., None].astype(jnp.float32)
 
 
+def mean_inside(maps: jax.Array, inside: jax.Array) -> jax.Array:
+  """Mean [B, C] of maps [B, h, w, C] where images [B, H, W] are not padding, by the masks of `_inside`."""
+  weights = jax.image.resize(inside, (*maps.shape[:3], 1), 'linear')  # antialiased: a strip counts, however thin
+  return (maps * weights).sum((1, 2)) / weights.sum((1, 2))
+
+
 def measure(predictor, source, data_config) -> Measured:
   """Measures all images of a source; they are read by threads of this process, and seen whole."""
   data_config = copy.deepcopy(data_config)
@@ -120,14 +128,16 @@ def measure(predictor, source, data_config) -> Measured:
   with Progress('looking at images', len(source), 'img') as progress:
     for batch in pipeline.eval_batches(source, data_config, BATCH, predictor.geometry):
       measured = jax.device_get(function(predictor.variables, batch['image'], batch['region']))
-      parts.append(Measured(*(values[batch['valid']] for values in measured)))
+      parts.append(Measured(**{name: values[batch['valid']] for name, values in measured.items()}))
       progress.update(len(parts[-1].features))
   return join(parts)
 
 
 def join(parts: list[Measured]) -> Measured:
   """The measurements of several sets of images, one after the other."""
-  return Measured(*map(np.concatenate, zip(*parts)))
+  return Measured(
+    np.concatenate([part.features for part in parts]), np.concatenate([part.uncertainty for part in parts])
+  )
 
 
 def rank(measured: Measured, labelled: np.ndarray, candidates: np.ndarray, count: int, seed: int) -> list[Pick]:
@@ -163,8 +173,7 @@ def rank(measured: Measured, labelled: np.ndarray, candidates: np.ndarray, count
 
 
 def standardize(features: np.ndarray) -> np.ndarray:
-  """Features [N, F] float64 of equal deviation, or 0 where they never vary, at distances of at most 1."""
-  features = features.astype(np.float64)
+  """Features [N, F] of equal deviation, or 0 where they never vary, at distances of at most 1."""
   deviation = features.std(0)
   varies = deviation > 1e-6 * deviation.max(initial=0)
   scaled = (features - features.mean(0)) / np.where(varies, deviation, np.inf)
@@ -186,7 +195,7 @@ def distance_to_labelled(features: np.ndarray, labelled: np.ndarray) -> np.ndarr
 def distances(features: np.ndarray, centers: np.ndarray) -> np.ndarray:
   """Distances [N, M] of features [N, F] and [M, F]."""
   squares = np.square(features).sum(1)[:, None] + np.square(centers).sum(1) - 2 * features @ centers.T
-  return np.sqrt(np.where(squares > 1e-12, squares, 0))  # without what rounding leaves of equal features
+  return np.sqrt(np.where(squares > 1e-6, squares, 0))  # without what rounding leaves of equal features
 
 
 def share_smaller(values: np.ndarray) -> np.ndarray:

@@ -208,6 +208,25 @@ def test_panel_with_uncertainty_has_a_row_and_scales_more():
   assert (sheet == half).all(-1).sum() >= 160 * 160
 
 
+def test_suggestions_of_a_task_share_their_scale_and_its_classes_are_named():
+  image, road = np.zeros((160, 160, 3), np.uint8), np.zeros((160, 160), np.uint8)
+
+  def suggest(task, values, uncertainty):
+    return panels.Suggestion('1. name', task, image, values, np.full((160, 160), uncertainty, np.float32))
+
+  low, high = (suggest(DEPTH, np.ones((160, 160), np.float32), uncertainty) for uncertainty in (0.5, 1))
+  sheet = panels.suggestion_sheet([low, high])
+  for column, level in ((2, 0.5), (5, 1)):
+    assert (tile(sheet, 0, column) == color_lib.heat(np.full(1, level), (0, 1), 14)[0]).all()
+  assert (tile(sheet, 0, 0)[:-20] == 0).all()
+  assert (tile(sheet, 0, 0)[-18:] > 200).any()  # the title
+  assert len(panels.suggestion_sheet([low, high, low])) == len(sheet) + 166
+  named = panels.suggestion_sheet([suggest(SEMSEG, road, 1)] * 2)
+  assert len(sheet) < len(named) < len(sheet) + 60
+  assert tuple(color_lib.palette()[0]) in color_set(named[-50:])
+  assert tuple(color_lib.palette()[1]) not in color_set(named[-50:])  # no car is there
+
+
 def test_a_panel_shows_scores_and_explains_decayed():
   image, maps = np.zeros((160, 160, 3), np.uint8), {'depth': np.ones((160, 160), np.float32)}
   plain = panels.panel(image, (DEPTH,), [('Final', maps)])

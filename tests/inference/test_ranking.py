@@ -1,5 +1,6 @@
 """What to label next: picks with a known answer, and measurements against the predictor's own maps."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import dmtl_jax
 from dmtl_jax.datasets.source import Source
 from dmtl_jax.inference import ranking
 from dmtl_jax.inference.ranking import Measured, rank
-from tests.tiny import SIZE, TASKS
+from tests.tiny import SIZE, TASKS, Tiny
 
 
 def measured(positions, uncertainty=None, tasks=1):
@@ -92,11 +93,11 @@ def test_uncertainty_is_told_as_a_share_of_the_candidates():
 def test_distances_are_those_of_scipy(monkeypatch):
   monkeypatch.setattr(ranking, 'BLOCK', 4)
   rng = np.random.default_rng(0)
-  features = 0.05 * rng.standard_normal((11, 5))
+  features = 0.05 * rng.standard_normal((11, 5), np.float32)
   labelled = rng.random((11, 2)) < 0.4
   found = ranking.distance_to_labelled(features, labelled)
   for t in range(2):
-    np.testing.assert_allclose(found[:, t], cdist(features, features[labelled[:, t]]).min(1), atol=1e-7)
+    np.testing.assert_allclose(found[:, t], cdist(features, features[labelled[:, t]]).min(1), atol=1e-5)
   np.testing.assert_array_equal(ranking.distance_to_labelled(features, mask(11, 2)), 1)
 
 
@@ -135,6 +136,23 @@ def test_features_are_of_the_image_alone(predictor):
   np.testing.assert_allclose(together.features[1], alone.features[0], rtol=1e-3, atol=1e-4)
   assert np.abs(together.features[0] - together.features[1]).max() > 0.1
   assert together.features.shape == (3, 16)  # the last of two stages, of width 8
+
+
+def test_a_strip_is_measured_however_thin():
+  region = jnp.array([[0, 0, 1, 96]])
+  weights = ranking._inside(region, SIZE)
+  assert float(weights.sum()) == 96
+  assert float(ranking.mean_inside(jnp.ones((1, 2, 3, 1)), weights)[0, 0]) == pytest.approx(1)
+
+
+@pytest.mark.parametrize('method', ['mtl_baseline', 'single_task', 'feature'])
+def test_methods(method, short_encoder):
+  tiny = Tiny(f'method={method}')
+  function = ranking.make_measure_fn(tiny.model, 0)
+  shapes = jax.eval_shape(function, tiny.variables, tiny.images, np.zeros((4, 4), np.int32))
+  encoders = len(TASKS) if method == 'single_task' else 1
+  assert shapes['features'].shape == (4, encoders * 16)
+  assert shapes['uncertainty'].shape == (4, len(TASKS))
 
 
 def test_kinds_without_probabilities_are_uncertain_where_denoising_moves_them():
