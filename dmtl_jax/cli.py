@@ -59,14 +59,8 @@ MODES = {
   'export': ('workdir', 'out'),
   'convert': ('checkpoint', 'workdir'),
 }
-TRAINED = (
-  'predict',
-  'suggest',
-  'report',
-  'influence',
-  'uncertainty',
-  'export',
-)  # modes that take the config of a trained run
+# Modes that take the config of a trained run.
+TRAINED = ('predict', 'suggest', 'report', 'influence', 'uncertainty', 'export')
 PATHS = ('workdir', 'images', 'out', 'workdirs', 'replay', 'pred', 'gt', 'page')
 
 _CONFIG = config_flags.DEFINE_config_file(
