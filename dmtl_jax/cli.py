@@ -66,14 +66,8 @@ MODES = {
   'convert': ('checkpoint', 'workdir'),
   'import': ('from',),
 }
-TRAINED = (
-  'predict',
-  'suggest',
-  'report',
-  'influence',
-  'uncertainty',
-  'export',
-)  # modes that take a trained run's config
+# Modes that take the config of a trained run.
+TRAINED = ('predict', 'suggest', 'report', 'influence', 'uncertainty', 'export')
 PATHS = ('workdir', 'images', 'out', 'workdirs', 'replay', 'pred', 'gt', 'page', 'from', 'colors')
 
 _CONFIG = config_flags.DEFINE_config_file(

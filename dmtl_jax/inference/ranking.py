@@ -5,7 +5,8 @@ fewest labels, and of an image without that label, drawn at random with a probab
 distance of its features from the nearest image that has the label or was picked before (as k-means++ draws its first
 centres: Arthur and Vassilvitskii 2007). So images of one scene, and copies, are not picked one after the other.
 
-The network's uncertainty is reported, but does not rank: see benchmarks/suggest.py and docs/your_own_data.md.
+The network's uncertainty is reported, but does not rank: for that it would have to teach more than random labels, by
+two standard errors, in benchmarks/suggest.py.
 """
 
 from collections.abc import Callable

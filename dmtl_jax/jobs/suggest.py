@@ -1,4 +1,4 @@
-"""The job `--mode=suggest`: which images to label next, and for which task (see inference/ranking.py)."""
+"""The job `--mode=suggest`: which images to label next, and for which task (inference/ranking.py chooses)."""
 
 from collections.abc import Sequence
 import dataclasses
@@ -10,7 +10,7 @@ import numpy as np
 
 from dmtl_jax.basics import photographs, stopping
 from dmtl_jax.basics.atomic import transaction, write_csv
-from dmtl_jax.basics.errors import UserError
+from dmtl_jax.basics.errors import sanitize, UserError
 from dmtl_jax.basics.progress import say
 from dmtl_jax.data import label_settings
 from dmtl_jax.data import source as source_lib
@@ -68,7 +68,7 @@ def run(workdir: str, out: str, spec: str | Sequence[str] | None, count: int, fo
       candidates[: len(training)] = False
       candidates[[len(training) + i for i in broken]] = False
     picks = ranking.rank(measured, labelled, candidates, count, config.seed)
-    names = [*training.ids, *map(str, paths)]
+    names = [*training.ids, *(sanitize(str(path), 4096) for path in paths)]
     with transaction():
       write_csv(folder / 'suggestions.csv', as_rows(picks, names, training.tasks))
       if picks:

@@ -1,6 +1,7 @@
 """The command `suggest` on a small folder of photographs."""
 
 import csv
+import os
 
 import cv2
 import jax
@@ -82,13 +83,26 @@ def test_photographs_to_choose_from(workdir, folder, tmp_path, capsys):
   rng = np.random.default_rng(0)
   for name, size in (('wide', (40, 90)), ('tall', (90, 40))):
     cv2.imwrite(str(photos / f'{name}.png'), rng.integers(0, 256, (*size, 3)).astype(np.uint8))
+  (photos / 'tall.png').rename(os.fsdecode(os.fsencode(photos / 'tall') + b'\xff.png'))  # not UTF-8
   (photos / 'broken.png').write_bytes(b'\x89PNG\r\n\x1a\n')
   (photos / 'copy.png').write_bytes((folder / 'train/images/train05.png').read_bytes())
   assert suggest.run(workdir, str(tmp_path / 'out'), str(photos), 3) == 1
   found = rows(tmp_path / 'out')
-  assert {row['image'] for row in found[:2]} == {str(photos / 'wide.png'), str(photos / 'tall.png')}
+  assert {row['image'] for row in found[:2]} == {str(photos / 'wide.png'), str(photos / r'tall\udcff.png')}
   assert found[2]['image'] == str(photos / 'copy.png')
   assert f'skipped: {photos}/broken.png' in capsys.readouterr().err
+
+
+def test_a_video_is_refused(workdir, tmp_path):
+  (tmp_path / 'walk.mp4').touch()
+  with pytest.raises(UserError, match='walk.mp4 is a video; give photographs'):
+    suggest.run(workdir, str(tmp_path / 'out'), str(tmp_path / 'walk.mp4'), 3)
+
+
+def test_photographs_of_which_none_can_be_read(workdir, tmp_path):
+  (tmp_path / 'broken.png').write_bytes(b'\x89PNG\r\n\x1a\n')
+  with pytest.raises(UserError, match='none of 1 photographs can be read; .*broken.png'):
+    suggest.run(workdir, str(tmp_path / 'out'), str(tmp_path / 'broken.png'), 3)
 
 
 def test_nothing_left_to_label(workdir, folder, tmp_path):
