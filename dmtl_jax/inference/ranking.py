@@ -20,6 +20,7 @@ import numpy as np
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.basics.progress import Progress
 from dmtl_jax.data import pipeline
+from dmtl_jax.inference.calibration import Calibration, UNCALIBRATED
 from dmtl_jax.models.inputs import model_inputs
 from dmtl_jax.models.parts.encoder import ResNet
 from dmtl_jax.tasks import Task
@@ -71,7 +72,7 @@ def uncertainty_map(task: Task, final: jax.Array, initial: jax.Array | None) -> 
   return jnp.abs(task.soft_prediction(final) - task.soft_prediction(initial)).mean(-1)
 
 
-def make_measure_fn(model, seed: int, diffusion_steps: int = 0) -> Callable:
+def make_measure_fn(model, seed: int, diffusion_steps: int = 0, calibration: Calibration = UNCALIBRATED) -> Callable:
   """Returns the compiled function (variables, images [B, H, W, 3], region [B, 4]) -> fields of `Measured`, as a dict.
 
   Every image has the noise of index 0, as in --mode=predict; `region` is that of `transforms.eval_transform`.
@@ -99,7 +100,10 @@ def make_measure_fn(model, seed: int, diffusion_steps: int = 0) -> Callable:
         f'config.method: {type(model).__name__} has no ResNet, whose maps --mode=suggest compares images by'
       )
     features = jnp.concatenate([mean_inside(stages[-1].astype(jnp.float32), inside) for stages in encoders], -1)
-    maps = [uncertainty_map(t, output.final[t.name], output.initial.get(t.name))[..., None] for t in model.tasks]
+    maps = [
+      uncertainty_map(t, calibration.apply(t, output.final[t.name]), output.initial.get(t.name))[..., None]
+      for t in model.tasks
+    ]
     return {'features': features, 'uncertainty': mean_inside(jnp.concatenate(maps, -1), inside)}
 
   return jax.jit(measure_batch)
@@ -124,7 +128,7 @@ def measure(predictor, source, data_config) -> Measured:
   """Measures all images of a source; they are read by threads of this process, and seen whole."""
   data_config = copy.deepcopy(data_config)
   data_config.workers = 0
-  function = make_measure_fn(predictor.model, predictor.seed, predictor.diffusion_steps)
+  function = make_measure_fn(predictor.model, predictor.seed, predictor.diffusion_steps, predictor.calibration)
   parts = []
   with Progress('looking at images', len(source), 'img') as progress:
     for batch in pipeline.eval_batches(source, data_config, BATCH, predictor.geometry):

@@ -47,6 +47,8 @@ def run(workdir: str, out: str, spec: str | Sequence[str] | None, count: int, fo
   paths = _photographs(spec, out) if spec else []
   predictor = load(workdir)
   config = run_tasks.match(predictor.config, predictor.tasks, workdir, force)
+  if 'predicted_labels' in config.data:
+    config.data.predicted_labels = False  # which are no labels here
   whole = source_lib.open_source(config.data, 'train')
   training = label_settings.apply_labels(whole, config.data.labels, config.data.label_seed)
   broken: dict[int, str] = {}
@@ -142,8 +144,8 @@ def _draw(predictor: Predictor, sources: Sequence[Source], picks: Sequence[Pick]
     image = images.shrink(_without_labels(source)[index]['image'], SIDE)
     task = predictor.tasks[pick.task]
     raw = predictor.raw(image, 1, 1)
-    final = raw.maps['final', task.name]
-    uncertainty = np.asarray(ranking.uncertainty_map(task, jnp.asarray(final), raw.maps.get(('initial', task.name))))
+    final = jnp.asarray(raw.calibrated(task))
+    uncertainty = np.asarray(ranking.uncertainty_map(task, final, raw.maps.get(('initial', task.name))))
     enlarged = tiles.enlarge(uncertainty[..., None], raw.extent, image.shape[:2], slice(None), raw.origin)
     title = f'{number}. {task.name}: {pathlib.Path(names[pick.image]).name}'
     prediction = raw.prediction('final', task, image.shape[:2])
