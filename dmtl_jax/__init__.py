@@ -31,14 +31,27 @@ __all__ = [
   'check',
   'evaluate',
   'get_config',
+  'import_labels',
   'load',
   'open_data',
   'predict',
+  'predict_labels',
+  'suggest',
   'train',
 ]
 
 if TYPE_CHECKING:
-  from dmtl_jax.api import check, evaluate, get_config, open_data, predict, train
+  from dmtl_jax.api import (
+    check,
+    evaluate,
+    get_config,
+    import_labels,
+    open_data,
+    predict,
+    predict_labels,
+    suggest,
+    train,
+  )
   from dmtl_jax.basics.errors import UserError
   from dmtl_jax.inference.prediction import load, Predictor
 else:

@@ -11,9 +11,14 @@ from dmtl_jax import configs
 from dmtl_jax.basics.errors import sanitize, UserError
 from dmtl_jax.configs import check as check_config
 from dmtl_jax.datasets.source import Source
+from dmtl_jax.imports.classes import Options
+from dmtl_jax.imports.write import Summary
 from dmtl_jax.jobs import check as check_job
 from dmtl_jax.jobs import evaluate as evaluate_job
+from dmtl_jax.jobs import import_labels as import_job
 from dmtl_jax.jobs import predict as predict_job
+from dmtl_jax.jobs import predict_labels as predict_labels_job
+from dmtl_jax.jobs import suggest as suggest_job
 from dmtl_jax.jobs import train as train_job
 from dmtl_jax.runs import workdir as workdir_lib
 from dmtl_jax.training import setup
@@ -66,6 +71,37 @@ class Data(NamedTuple):
 
   train: Source
   val: Source
+
+
+def import_labels(
+  source: str | os.PathLike,
+  images: str | os.PathLike | None,
+  path: str | os.PathLike,
+  colors: str | os.PathLike | None = None,
+  **options: Any,
+) -> Summary:
+  """Adds a labelling tool's export to a folder that training reads, which is made if it is not there.
+
+  Args:
+    source: file, folder or zip of the export; its format is recognised.
+    images: folder or glob of the photographs that were labelled; None where the export holds them.
+    path: the folder to write to, later config.data.path.
+    colors: file with the colours of masks.
+    **options: fields of `imports.classes.Options`: task, kind, classes, background, annotated, force.
+
+  Returns:
+    How many photographs and labels there are, and what was left out and why.
+
+  Raises:
+    UserError: something does not fit; nothing is written.
+
+  Example:
+    >>> dmtl_jax.import_labels('coco.json', 'photos', 'mydata')
+    >>> dmtl_jax.import_labels('masks.zip', 'photos', 'mydata', task='saliency')
+  """
+  data = get_config('folder', **{'data.path': os.fspath(path)}).data
+  texts = [None if value is None else os.fspath(value) for value in (images, colors)]
+  return import_job.run(data, os.fspath(source), *texts, Options(**options))
 
 
 def check(config: ConfigDict, out: str | None = None, write: bool = False) -> check_job.Report:
@@ -169,8 +205,69 @@ def predict(
     >>> dmtl_jax.predict('runs/scenes', ['photos', 'walk.mp4'], 'maps', samples=8)
     True
   """
-  files = os.fspath(images) if isinstance(images, (str, os.PathLike)) else [os.fspath(path) for path in images]
-  return not predict_job.run(os.fspath(workdir), str(step), files, os.fspath(out), samples, zoom)
+  return not predict_job.run(os.fspath(workdir), str(step), _paths(images), os.fspath(out), samples, zoom)
+
+
+def predict_labels(
+  workdir: str | os.PathLike,
+  images: str | os.PathLike | Sequence[str | os.PathLike] | None = None,
+  out: str | os.PathLike | None = None,
+  step: str | int = 'best',
+  confidence: float = predict_labels_job.CONFIDENCE,
+) -> bool:
+  """Writes predictions as labels that training can read (config.data.predicted_labels), for images that have none.
+
+  Args:
+    workdir: folder of the run.
+    images: as for `predict`; None: those of the folder that the run was trained on.
+    out: folder for the labels, OUT/TASK/NAME.png; None: where training finds them, PATH/train/predicted.
+    step: checkpoint: 'best', 'latest' or a step.
+    confidence: probability of its class below which a pixel is left unlabelled, 0 to 1.
+
+  Returns:
+    Whether every file could be read; the others are named and skipped.
+
+  Raises:
+    UserError: as `predict`, or the folder has other classes than the run.
+
+  Example:
+    >>> dmtl_jax.predict_labels('runs/mine')
+    True
+  """
+  files = None if images is None else _paths(images)
+  place = None if out is None else os.fspath(out)
+  return not predict_labels_job.run(os.fspath(workdir), str(step), files, place, confidence=confidence)
+
+
+def suggest(
+  workdir: str | os.PathLike,
+  out: str | os.PathLike,
+  images: str | os.PathLike | Sequence[str | os.PathLike] | None = None,
+  count: int = 50,
+) -> bool:
+  """Writes which images to label next, and for which task: OUT/suggestions.csv and .png.
+
+  Args:
+    workdir: folder of the run.
+    out: folder for the results.
+    images: photographs to choose from; None: those that the run's training images lack labels for.
+    count: number of (image, task) pairs.
+
+  Returns:
+    Whether every file could be read; the others are named and skipped.
+
+  Raises:
+    UserError: no run, its data are gone, or nothing is left to label.
+
+  Example:
+    >>> dmtl_jax.suggest('runs/mine', 'next', count=20)
+    True
+  """
+  return not suggest_job.run(os.fspath(workdir), os.fspath(out), None if images is None else _paths(images), count)
+
+
+def _paths(images: str | os.PathLike | Sequence[str | os.PathLike]) -> str | list[str]:
+  return os.fspath(images) if isinstance(images, (str, os.PathLike)) else [os.fspath(path) for path in images]
 
 
 def _set_fields(config: ConfigDict, fields: dict[str, Any]) -> ConfigDict:

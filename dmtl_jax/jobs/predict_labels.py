@@ -13,7 +13,7 @@ from dmtl_jax.basics.atomic import atomic_open, remove, transaction
 from dmtl_jax.basics.errors import join_names, UserError
 from dmtl_jax.basics.progress import Progress, say
 from dmtl_jax.datasets import folder
-from dmtl_jax.datasets.folder import predicted
+from dmtl_jax.datasets.folder import annotated, listing, predicted
 from dmtl_jax.inference import images
 from dmtl_jax.inference.predicted_labels import predict_label
 from dmtl_jax.inference.prediction import load, Predictor
@@ -168,7 +168,9 @@ def _target(out: pathlib.Path, tasks: tuple[Task, ...]) -> Target:
     raise UserError(f'{description} has none of the tasks that the run learned, {names}; give another --out')
   labels = predicted.place(root).parent / 'labels'
   labelled = {
-    task.name: frozenset(folder.files_by_name(labels / task.name)) for task in common if (labels / task.name).is_dir()
+    task.name: frozenset(listing.by_stem(labels / task.name, folder.LABEL_SUFFIXES, beside=annotated.NAME))
+    for task in common
+    if (labels / task.name).is_dir()
   }
   return Target(out, common, {task.name: predicted.encoding(task, own[task.name]) for task in common}, labelled)
 
