@@ -100,8 +100,8 @@ def import_labels(
     >>> dmtl_jax.import_labels('masks.zip', 'photos', 'mydata', task='saliency')
   """
   data = get_config('folder', **{'data.path': os.fspath(path)}).data
-  texts = [None if value is None else os.fspath(value) for value in (images, colors)]
-  return import_job.run(data, os.fspath(source), *texts, Options(**options))
+  photographs = None if images is None else os.fspath(images)
+  return import_job.run(data, os.fspath(source), photographs, colors and os.fspath(colors), Options(**options))
 
 
 def check(config: ConfigDict, out: str | None = None, write: bool = False) -> check_job.Report:
