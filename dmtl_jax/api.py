@@ -101,7 +101,8 @@ def import_labels(
   """
   data = get_config('folder', **{'data.path': os.fspath(path)}).data
   photographs = None if images is None else os.fspath(images)
-  return import_job.run(data, os.fspath(source), photographs, colors and os.fspath(colors), Options(**options))
+  color_file = None if colors is None else os.fspath(colors)
+  return import_job.run(data, os.fspath(source), photographs, color_file, Options(**options))
 
 
 def check(config: ConfigDict, out: str | None = None, write: bool = False) -> check_job.Report:
