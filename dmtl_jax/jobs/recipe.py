@@ -97,7 +97,7 @@ def lines(config, source, measure: bool = False) -> list[str]:
     flops = step_flops(counted, batch, source)
     timing = time_steps(own, source, choice.title) if measure else None
     guess = 0.0 if measure else guess_seconds(flops, choice, speed)
-    text += ['', f'  {choice.title}: {describe(counted["gmac"], flops, steps, timing, speed)}']
+    text += ['', f'  {choice.title}: {describe(counted["gmac"], flops, steps, timing, guess)}']
     text.append(f'    {command(own, choice)}')
   how = (
     'measured over 3 steps, compiling not counted'
