@@ -119,9 +119,14 @@ class Calibration:
     return 0.5 if fitted is None or fitted.threshold is None else fitted.threshold
 
   def limits(self, task: Task, values: np.ndarray) -> tuple[float, float] | None:
-    """As `Task.limits`; the threshold of a binary task is in the middle of the scale, where calibrated lines show."""
-    is_fitted = task.binary and task.name in self.tasks
-    return (0.0, min(2 * max(self.threshold(task), 1e-6), 1.0)) if is_fitted else task.limits(values)
+    """As `Task.limits`; for a calibrated binary task, whose probabilities may all be low, 0 and what shows them.
+
+    That is the 99th percentile of the map, but not less than twice the threshold.
+    """
+    if not (task.binary and task.name in self.tasks):
+      return task.limits(values)
+    high = max(2 * self.threshold(task), float(np.percentile(values, 99)), 1e-6)
+    return 0.0, min(high, 1.0)
 
   def mask(self, task: Task, probability: np.ndarray) -> np.ndarray:
     """The mask [H, W] bool of a binary task's prediction [H, W]; lines are thinned to one pixel, as labels are."""

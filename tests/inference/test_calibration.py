@@ -215,7 +215,9 @@ def test_the_mask_of_the_calibrated_map_is_that_of_the_raw_one():
   want = raw >= evidence.operating_points['saliency'].threshold
   assert (got != want).sum() <= 1  # rounding
   assert want.any()
-  assert fitted.limits(SALIENCY, got) == (0, min(2 * fitted.threshold(SALIENCY), 1))
+  low = np.full((10, 10), fitted.threshold(SALIENCY) / 4)
+  assert fitted.limits(SALIENCY, low) == (0, min(2 * fitted.threshold(SALIENCY), 1))
+  assert fitted.limits(SALIENCY, np.full((10, 10), 0.9)) == (0, max(0.9, min(2 * fitted.threshold(SALIENCY), 1)))
   assert fitted.limits(BOUNDARY, got) is None
   lines = np.zeros((9, 9), np.float32)
   lines[3:6, 1:8] = 1
