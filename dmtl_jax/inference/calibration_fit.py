@@ -121,7 +121,10 @@ IDENTITY = Parameters(1.0, np.zeros(1))
 
 
 def fit(evidence: Evidence, step: int, diffusion_steps: int) -> Calibration:
-  """Fits every task that has labelled pixels, for a checkpoint evaluated with `diffusion_steps` denoising steps."""
+  """Fits every task that has labelled pixels, for a checkpoint evaluated with `diffusion_steps` denoising steps.
+
+  A task keeps its raw probabilities if a fit on half of the images makes those of the other half less likely.
+  """
   tasks = {
     task.name: _fit_task(task, list(evidence.samples[task.name].values()), evidence.operating_points.get(task.name))
     for task in evidence.tasks
@@ -133,7 +136,6 @@ def fit(evidence: Evidence, step: int, diffusion_steps: int) -> Calibration:
 def _fit_task(task: Task, samples: Sequence[Sample], point: OperatingPoint | None) -> TaskCalibration:
   pixels = join(task, samples)
   parameters = minimize(pixels)
-  bias = parameters.bias if task.classes else parameters.bias[1:] - parameters.bias[:1]
   halves = [samples[: len(samples) // 2], samples[len(samples) // 2 :]]  # as neighbouring frames are alike
   held_out = all(halves)
   if held_out:
@@ -141,6 +143,12 @@ def _fit_task(task: Task, samples: Sequence[Sample], point: OperatingPoint | Non
     parts = [(first, minimize(second)), (second, minimize(first))]
   else:
     parts = [(pixels, parameters)]
+  raw = reliability(task, [(part, IDENTITY) for part, _ in parts])
+  calibrated = reliability(task, parts)
+  if held_out and calibrated.nll >= raw.nll:  # what one half teaches does not hold for the other
+    parameters = Parameters(1.0, np.zeros(pixels.logits.shape[1]))
+    calibrated = raw
+  bias = parameters.bias if task.classes else parameters.bias[1:] - parameters.bias[:1]
   threshold = None if point is None else special.expit(parameters.scale * _logit(point.threshold) + bias[0])
   return TaskCalibration(
     kind=task.kind,
@@ -152,8 +160,8 @@ def _fit_task(task: Task, samples: Sequence[Sample], point: OperatingPoint | Non
     pixels=len(pixels.weights),
     images=len(samples),
     held_out=held_out,
-    raw=reliability(task, [(part, IDENTITY) for part, _ in parts]),
-    calibrated=reliability(task, parts),
+    raw=raw,
+    calibrated=calibrated,
   )
 
 
@@ -164,7 +172,8 @@ def join(task: Task, samples: Sequence[Sample]) -> Pixels:
     logits = np.concatenate([np.zeros_like(logits), logits], axis=1)
   labels = np.concatenate([sample.labels for sample in samples])
   weights = np.concatenate([np.full(len(sample.labels), sample.share / len(sample.labels)) for sample in samples])
-  return Pixels(logits, np.eye(logits.shape[1], dtype=bool)[labels], weights / weights.sum(), len(samples))
+  possible = task.possible_classes if task.classes else np.eye(2, dtype=bool)
+  return Pixels(logits, possible[labels], weights / weights.sum(), len(samples))
 
 
 def minimize(pixels: Pixels) -> Parameters:

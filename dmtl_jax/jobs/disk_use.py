@@ -10,7 +10,7 @@ import numpy as np
 
 from dmtl_jax.basics import files, photographs
 from dmtl_jax.inference import images
-from dmtl_jax.tasks import Task
+from dmtl_jax.tasks import KINDS, Task
 
 LOOKED_AT = 100  # images whose size is read; the others are taken to be as large
 # Bytes per pixel of PNGs, measured on photographs and rendered rooms.
@@ -47,14 +47,21 @@ def describe_maps(paths: Sequence[pathlib.Path], tasks: Sequence[Task], samples:
   if not stills:
     return ''
   sizes = _mean_sizes(stills, side)
-  arrays = sum(1 if task.classes else 2 * task.label_channels for task in tasks)
+  arrays = sum(_map_bytes(task) for task in tasks)
   pictures = len(tasks)
   if samples > 1:
-    arrays += 2 * len(tasks)
+    arrays += 4 * len(tasks)
     pictures *= 2
   return _sentence(
     len(stills), len(stills) * (sizes.full * arrays + sizes.shown * pictures * PICTURE + PANEL * len(tasks)), out
   )
+
+
+def _map_bytes(task: Task) -> int:
+  """Bytes per pixel of an array: class ids in 8 bits, normals in float16, the rest in float32."""
+  if task.classes:
+    return 1
+  return task.label_channels * (2 if isinstance(task, KINDS['normals']) else 4)
 
 
 def _label_bytes(task: Task) -> float:

@@ -126,18 +126,30 @@ def test_the_calibration_error_by_hand():
     assert sum(b.share for b in got.bins) == pytest.approx(1)
 
 
-def test_it_is_measured_on_the_half_that_the_fit_has_not_seen():
-  """The two halves of the images contradict each other, so that each fit makes the other half worse."""
-
-  def half(label):
-    return [Sample(np.full((50, 1), -1.0, np.float32), np.full(50, label, np.uint8), 1.0)] * 20
-
+def fit_halves(*positives: int):
+  """Fits constant maps of two halves of 20 images, of whose 50 pixels so many are positive."""
   evidence = Evidence([BOUNDARY], 40, 0)
-  evidence.samples['boundary'] = dict(enumerate(half(0) + half(1)))
-  fitted = calibration_fit.fit(evidence, 7, 2).tasks['boundary']
+  images = []
+  for count in positives:
+    labels = (np.arange(50) < count).astype(np.uint8)
+    images += [Sample(np.full((50, 1), -1.0, np.float32), labels, 1.0)] * 20
+  evidence.samples['boundary'] = dict(enumerate(images))
+  return calibration_fit.fit(evidence, 7, 2).tasks['boundary']
+
+
+def test_it_is_measured_on_the_half_that_the_fit_has_not_seen():
+  """Closed form: the cross-entropy of one half's share of positives under the other's (but for the weak prior)."""
+  fitted = fit_halves(5, 10)
+  wanted = np.mean([-a * np.log(b) - (1 - a) * np.log(1 - b) for a, b in ((0.1, 0.2), (0.2, 0.1))])
   assert fitted.held_out
-  assert fitted.calibrated.ece > fitted.raw.ece + 20
-  assert special.expit(-1 / fitted.temperature + fitted.bias[0]) == pytest.approx(0.5, abs=0.02)
+  assert fitted.calibrated.nll == pytest.approx(wanted, rel=0.02)
+
+
+def test_a_fit_that_makes_unseen_images_less_likely_is_not_used():
+  """The two halves of the images contradict each other."""
+  fitted = fit_halves(0, 50)
+  assert (fitted.temperature, fitted.bias) == (1, (0,))
+  assert fitted.calibrated == fitted.raw
 
 
 # --- What evaluation collects ----------------------------------------------------------------

@@ -291,15 +291,16 @@ def run(monkeypatch, tmp_path):
   run = TwoCheckpoints(config, variables, jax.tree.map(lambda x: 0.1 * x, variables))
   evaluate_once = evaluation.Evaluator.run
 
-  def counted(*args):
+  def counted(*args, **options):
     run.evaluations += 1
-    return evaluate_once(*args)
+    return evaluate_once(*args, **options)
 
   monkeypatch.setattr(evaluation.Evaluator, 'run', counted)
   monkeypatch.setattr(evaluate, 'load', run.load)
   monkeypatch.setattr(evaluate, 'build_model', lambda *_: stub.Model())
   monkeypatch.setattr(evaluate.source_lib, 'open_source', lambda *_: stub.Rooms(3))
   monkeypatch.setattr(evaluate.source_lib, 'data_tasks', lambda _: stub.TASKS)
+  monkeypatch.setattr(evaluate.source_lib, 'holdout_fraction', lambda _: 0)
   workdir.write_tasks(tmp_path, stub.TASKS)
   return run
 
