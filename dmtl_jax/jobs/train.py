@@ -61,7 +61,8 @@ def run(config, workdir: str, force: bool = False) -> dict | None:
         return None
     if jax.process_index() == 0:
       folder = pathlib.Path(workdir)
-      say(closing_text(folder, report.write([results.read_run(folder)], folder)))
+      page = report.write([results.read_run(folder)], folder)
+      say(closing_text(folder, page, config.data.name == 'folder'))
     return result
 
 
@@ -191,13 +192,16 @@ def log_values(pending: bad_numbers.PendingSteps, schedule, config, step: int) -
   return pending.means() | counts | {'lr': float(schedule(step - 1 - skipped))}
 
 
-def closing_text(folder: pathlib.Path, page: pathlib.Path) -> str:
-  """Tells where the results of a run are, and which commands to try next."""
+def closing_text(folder: pathlib.Path, page: pathlib.Path, is_own_data: bool) -> str:
+  """Tells where the results of a run are, and which commands to try next; more for a folder of the user's images."""
   command = program()
   lines = [f'\nreport: {page}', f'scores: {folder}/metrics.json    pictures: {folder}/panels', 'next:']
   if any(folder.glob('panels/*/input.jpg')):  # validation images; your own go the same way
     images = f"--images='{folder}/panels/*/input.jpg'"
     lines.append(f'  {command} --mode=predict --workdir={folder} {images} --out={folder}/maps')
+  if is_own_data:
+    lines.append(f'  {command} --mode=predict --workdir={folder} --save=labels   # fills in the missing labels')
+    lines.append(f'  {command} --mode=suggest --workdir={folder} --out={folder}/next   # what to label next')
   if importlib.util.find_spec('tensorboard'):
     lines.append(f'  tensorboard --logdir={folder}/tensorboard')
   lines.append(f'  {command} --mode=report --workdirs={folder},ANOTHER --out=runs/report   # compares runs')
