@@ -202,7 +202,7 @@ def main(argv: list[str] = sys.argv) -> int:
     from dmtl_jax.basics import compilation  # with JAX: not for a mistake in the flags
 
     compilation.use_cache()
-    return (_together(_DISTRIBUTED.value) if _DISTRIBUTED.value else _run(overrides)) or 0
+    return (_run_distributed(_DISTRIBUTED.value) if _DISTRIBUTED.value else _run(overrides)) or 0
   except UserError as error:
     print_error(error)
     return 1
@@ -362,9 +362,9 @@ def _run(overrides: list[str] | None = None) -> int | None:
     case 'summary':
       job.run(_CONFIG.value, _JSON.value, _MEMORY.value, _FOR.value)
     case 'prepare':
-      job.prepare(_CONFIG.value)
+      job.run(_CONFIG.value)
     case 'report':
-      job.write_report(_WORKDIRS.value.split(','), out)
+      job.run(_WORKDIRS.value.split(','), out)
     case 'study':
       job.run(_SUITE.value, out or 'runs/study', _JOBS.value, _PAGE.value, overrides)
     case 'influence':
@@ -385,7 +385,7 @@ def _value_or(flag, default: int) -> int:
   return default if flag.value is None else flag.value
 
 
-def _together(spec: str):
+def _run_distributed(spec: str):
   """Joins the other processes, before any other use of JAX, and runs. The first speaks for all; each tells its errors.
 
   Raises:

@@ -84,7 +84,7 @@ def write_log(path, rows):
 
 def make(tmp_path, *runs):
   """The page (its root element), the Markdown and the CSV rows of some runs."""
-  path = report.write_report([str(run) for run in runs], str(tmp_path / 'out'))
+  path = report.run([str(run) for run in runs], str(tmp_path / 'out'))
   rows = list(csv.DictReader(io.StringIO(path.with_suffix('.csv').read_text())))
   return parse_page(path.read_text()), path.with_suffix('.md').read_text(), rows
 

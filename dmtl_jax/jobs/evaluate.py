@@ -38,7 +38,7 @@ def _format(value: float, spec: str) -> str:
   return '-' if math.isnan(value) else format(value, spec)
 
 
-def run(config, workdir: str, which: str = '', predictions: bool = False, force: bool = False) -> dict:
+def run(config, workdir: str, weights: str = '', predictions: bool = False, force: bool = False) -> dict:
   """The job `--mode=evaluate`: scores a checkpoint and calibrates its probabilities.
 
   It writes W/metrics.json; per_image.csv, the scores of each image with `image_facts`; confusion.json, {task: pixel
@@ -47,7 +47,7 @@ def run(config, workdir: str, which: str = '', predictions: bool = False, force:
   W/metrics_S.json. With protocol mtpsl it adds the scores of the last weights as 'last'.
 
   Args:
-    which: checkpoint: 'best', 'latest' or a step; default config.eval.weights, as the benchmark does.
+    weights: checkpoint: 'best', 'latest' or a step; default config.eval.weights, as the benchmark does.
     predictions: also write every image's final maps to W/predictions (see `gallery.save_predictions`).
     force: allow classes renamed since training, see `run_tasks.match`.
 
@@ -59,16 +59,16 @@ def run(config, workdir: str, which: str = '', predictions: bool = False, force:
   """
   with stopping.report_interruption(lambda: f'the scores and panels in {workdir} are as they were', workdir):
     config = run_tasks.match(config, read_tasks(workdir), workdir, force)
-    return _evaluate(config, pathlib.Path(workdir), which or config.eval.weights, predictions)
+    return _evaluate(config, pathlib.Path(workdir), weights or config.eval.weights, predictions)
 
 
-def _evaluate(config, path: pathlib.Path, which: str, predictions: bool) -> dict:
+def _evaluate(config, path: pathlib.Path, weights: str, predictions: bool) -> dict:
   source = without_learned(source_lib.open_source(config.data, 'val'), config, path)
   model = build_model(config, source.tasks)
-  variables, step = load(path, which, model, tuple(config.data.size))
+  variables, step = load(path, weights, model, tuple(config.data.size))
   evaluator = Evaluator(model, source, sharding.make_mesh(), config.eval, config.data, config.seed)
   size = size_text(config.eval.resolution, config.data.size)
-  say(f'evaluating step {step} ({which}) of {path} on {len(source)} images {size}, protocol {config.eval.protocol}')
+  say(f'evaluating step {step} ({weights}) of {path} on {len(source)} images {size}, protocol {config.eval.protocol}')
   save = functools.partial(gallery.save_predictions, path / 'predictions', source.tasks)
   steps = config.eval.diffusion_steps
   is_standard = denoising_steps(model, steps) == denoising_steps(model, 0)
@@ -77,12 +77,12 @@ def _evaluate(config, path: pathlib.Path, which: str, predictions: bool) -> dict
   result = {
     'protocol': config.eval.protocol,
     'resolution': config.eval.resolution,
-    'weights': which,
+    'weights': weights,
     'step': step,
     **scores,
     'delta_m': delta_to_single(scores['final'], config.eval.single_task, source.tasks),
   }
-  if config.eval.protocol == 'mtpsl' and which == 'best':
+  if config.eval.protocol == 'mtpsl' and weights == 'best':
     result['last'] = _score_last(evaluator, path, result)
   if jax.process_index() == 0:
     fitted = calibration_fit.fit(evidence, step, denoising_steps(model, 0)) if evidence else None

@@ -57,11 +57,11 @@ def export(predictor: prediction.Predictor) -> jax.export.Exported:
   return jax.export.export(jax.jit(jax.vmap(predict)), platforms=PLATFORMS)(images)
 
 
-def write(workdir: str, which: str, out: str) -> jax.export.Exported:
+def write(workdir: str, step: str, out: str) -> jax.export.Exported:
   """Exports a checkpoint ('best', 'latest' or a step) to the file `out`; raises UserError where that cannot be."""
   if not out.endswith(SUFFIX):  # so that no mistake overwrites a file of the run
     raise UserError(f'{out}: the name of an exported file ends in {SUFFIX}; write {out}{SUFFIX}')
-  predictor = prediction.load(workdir, which)
+  predictor = prediction.load(workdir, step)
   with (
     stopping.report_interruption(lambda: f'{out}, if it was there, is as it was', out),
     atomic_open(out, 'wb') as file,
@@ -72,9 +72,9 @@ def write(workdir: str, which: str, out: str) -> jax.export.Exported:
   return exported
 
 
-def run(workdir: str, which: str, out: str):
+def run(workdir: str, step: str, out: str):
   """The job `--mode=export`: see `write`; prints what the file takes and gives."""
-  exported = write(workdir, which, out)
+  exported = write(workdir, step, out)
   (images,) = exported.in_avals
   maps = jax.tree.unflatten(exported.out_tree, exported.out_avals)
   say(f'{out}: {pathlib.Path(out).stat().st_size / 1e6:.1f} MB for {", ".join(exported.platforms)}')

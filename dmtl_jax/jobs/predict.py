@@ -21,7 +21,7 @@ SIDE = 2048  # longest side of pictures in pixels; arrays have the image's size
 
 
 def run(
-  workdir: str, which: str, spec: str | Sequence[str], out: str, samples: int = 1, zoom: float | None = None
+  workdir: str, step: str, spec: str | Sequence[str], out: str, samples: int = 1, zoom: float | None = None
 ) -> int:
   """The job `--mode=predict`. It writes, for each image,
 
@@ -45,7 +45,7 @@ def run(
   paths = images.find_images(spec, out)
   readable = [path for path in paths if not photographs.unsupported_format(path)]
   names = images.result_names(readable)
-  predictor = load(workdir, which)
+  predictor = load(workdir, step)
   predictor.check(samples, zoom)
   sources = []
   broken = []

@@ -46,7 +46,7 @@ class Target:
 
 def run(
   workdir: str,
-  which: str,
+  step: str,
   spec: str | Sequence[str] | None,
   out: str | None,
   samples: int = 1,
@@ -70,7 +70,7 @@ def run(
   Raises:
     UserError: as `predict.run`; also two images of one name, or a folder with other classes than the run's.
   """
-  predictor = load(workdir, which)
+  predictor = load(workdir, step)
   predictor.check(samples, zoom)
   spec, out = find_places(predictor.config, spec, out)
   paths = images.find_images(spec, out)

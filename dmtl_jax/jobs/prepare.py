@@ -14,7 +14,7 @@ ARCHIVES = ('.zip', '.tar', '.tgz', '.tar.gz', '.tar.bz2', '.tar.xz')
 MAX_NESTED = 2  # levels of archives: Dropbox wraps a folder, and any archive in it, into a zip
 
 
-def prepare(config) -> Path:
+def run(config) -> Path:
   """Builds the TFDS data set `config.data.name` from raw data, and downloads the benchmark's files for it.
 
   A data set that is already built is kept; an interrupted build starts again.

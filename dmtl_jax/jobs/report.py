@@ -13,7 +13,7 @@ from dmtl_jax.report.page import render_page
 from dmtl_jax.report.results import read_run, Run, sections
 
 
-def write_report(workdirs: list[str], out: str) -> pathlib.Path:
+def run(workdirs: list[str], out: str) -> pathlib.Path:
   """The job `--mode=report`: writes the report of some runs, see `write`; prints its path and its tables.
 
   Raises UserError for a workdir that cannot be read.

@@ -19,8 +19,7 @@ import threading
 from dmtl_jax.basics.atomic import write_json
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.basics.progress import Progress, say
-from dmtl_jax.jobs import study_page
-from dmtl_jax.jobs.report import write_report
+from dmtl_jax.jobs import report, study_page
 from dmtl_jax.jobs.study_suites import Run, Suite, SUITES
 from dmtl_jax.metrics.delta_m import delta_m
 from dmtl_jax.report.results import read_run
@@ -91,7 +90,7 @@ def study(suite: Suite, out: pathlib.Path, places: Places, overrides: list[str])
   rates = choose(trials, out)
   runs = suite.runs(rates)
   execute(runs, 'study', out, places, overrides)
-  write_report([str(out / run.name) for run in runs], str(out / 'report'))
+  report.run([str(out / run.name) for run in runs], str(out / 'report'))
 
 
 def execute(runs: list[Run], what: str, out: pathlib.Path, places: Places, overrides: list[str]):

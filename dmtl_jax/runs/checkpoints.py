@@ -264,20 +264,20 @@ class Checkpoints:
     except Exception as error:  # TensorStore has no error class of its own
       raise DamagedError(f'{self.path / str(step)}: damaged ({_first_line(error)})') from error
 
-  def choose(self, which: str) -> int:
+  def choose(self, step: str) -> int:
     """The step of 'best' (the latest if none was evaluated), 'latest' or a number; raises UserError without one."""
     steps = self.steps()
     if not steps and self._has_damaged():
       raise self._all_damaged_error()
     if not steps:
       raise UserError(f'{self.path}: no checkpoint here; train first, or check --workdir')
-    if which in ('latest', 'best'):
+    if step in ('latest', 'best'):
       latest, meta = self._latest_meta(steps)
       best = meta['best'].get('step')
-      return best if which == 'best' and best in steps else latest
-    if not which.isdigit() or int(which) not in steps:
-      raise UserError(f'--step={which}: not one of best, latest, {", ".join(map(str, steps))}')
-    return int(which)
+      return best if step == 'best' and best in steps else latest
+    if not step.isdigit() or int(step) not in steps:
+      raise UserError(f'--step={step}: not one of best, latest, {", ".join(map(str, steps))}')
+    return int(step)
 
   def _latest_meta(self, steps: list[int]) -> tuple[int, dict]:
     """The latest step whose meta can be read, and the meta; reports the others."""
@@ -368,17 +368,17 @@ def _first_line(error: BaseException) -> str:
   return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
-def load(workdir: str | os.PathLike, which: str, model: Network, size: tuple[int, int]) -> tuple[dict, int]:
+def load(workdir: str | os.PathLike, step: str, model: Network, size: tuple[int, int]) -> tuple[dict, int]:
   """Loads a network's variables (on every device) from a checkpoint of a run, and the checkpoint's step.
 
   Args:
-    which: 'best', 'latest' or a step.
+    step: 'best', 'latest' or a step.
     size: height and width of the network input.
 
   Raises:
     UserError: no checkpoint there, or one that is damaged or does not fit the network.
   """
   checkpoints = Checkpoints(workdir, read_only=True)
-  step = checkpoints.choose(which)
+  number = checkpoints.choose(step)
   target = _abstract(variable_shapes(model, size), sharding.replicated(sharding.make_mesh()))
-  return checkpoints.restore_variables(step, target), step
+  return checkpoints.restore_variables(number, target), number

@@ -136,7 +136,7 @@ def test_a_new_data_set_is_one_folder_and_one_config(tmp_path, monkeypatch):
   config = runpy.run_path(str(tmp_path / 'stripes_config.py'))['get_config']('labels=one')
   config.data.dir, config.data.raw = str(tmp_path / 'tfds'), str(tmp_path / 'raw')
   assert 'stripes' in source_lib.names()
-  prepare.prepare(config)
+  prepare.run(config)
   source = label_settings.apply_labels(source_lib.open_source(config.data, 'train'), config.data.labels)
   assert source.label_mask.sum(0).tolist() == [2, 2]
   batch = next(pipeline.train_iterator(source, config.data, config.train.batch, config.seed))

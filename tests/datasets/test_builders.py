@@ -15,7 +15,7 @@ from dmtl_jax.data import source as source_lib
 from dmtl_jax.datasets import cityscapes, mtan, nyud, raw, stored
 from dmtl_jax.datasets import pascal as pascal_data
 from dmtl_jax.datasets.pascal import labels
-from dmtl_jax.jobs.prepare import prepare
+from dmtl_jax.jobs import prepare
 from dmtl_jax.metrics.boundary.pascal import LISTED
 from tests.raw_trees import colour, config, grey, pascal_tree, structs, thing, write_mtan, write_pascal
 
@@ -27,7 +27,7 @@ def pascal(tmp_path_factory):
   c = config('pascal', folder, pascal_tree(folder))
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(raw.RawBuilder, 'url_infos', {})
-    prepare(c)
+    prepare.run(c)
   builder = stored.prepared(pascal_data.Builder, c.data)
   found = {}
   for split in ('train', 'val'):
@@ -229,7 +229,7 @@ def test_an_unknown_part_is_broken(pascal_raw):
 
 def test_nyud(tmp_path, nyud_raw, no_downloads, capsys):
   c = config('nyud', tmp_path, nyud_raw.parent)  # the folder above will do
-  prepare(c)
+  prepare.run(c)
   output = capsys.readouterr()
   assert output.out.startswith(f'{tmp_path}/tfds/nyud_mt/1.0.0: 11 images in train, 1 images in val')
   assert 'preparing train 11/11 (100%)' in output.err
@@ -263,7 +263,7 @@ def test_cityscapes_keeps_inverse_depth(tmp_path, no_downloads):
   for split in ('train', 'val'):
     write_mtan(root, 'label_7', split, 0, np.zeros((4, 6, 3)), label, depth)
   c = config('cityscapes', tmp_path, root)
-  prepare(c)
+  prepare.run(c)
   example = mtan.decode(stored.prepared(cityscapes.Builder, c.data).as_data_source('train')[0], cityscapes.TASKS)
   assert example['labels']['semseg'][0, :, 0].tolist() == [255] * 3 + [6] * 3
   assert np.allclose(example['labels']['depth'][0, :, 0], [0, 0, 1e-4, 0.1, 0.4, 0.4922], rtol=1e-6, atol=0)

@@ -51,7 +51,7 @@ def test_prepare_and_train(name, tmp_path, monkeypatch, no_downloads):
   config.init_from = ''
   config.data.dir, config.data.raw, config.data.size, config.data.workers = str(tmp_path / 'tfds'), str(raw), SIZE, 0
   config.train.batch, config.train.steps, config.eval.batch, config.eval.panels = 2, 1, 1, 1
-  prepare.prepare(config)
+  prepare.run(config)
   if name == 'pascal':  # the list of the images whose boundaries count would be downloaded
     (built,) = (tmp_path / 'tfds/pascal_mt').glob('1.*')
     ids = [f'2008_{n}' for n in range(boundaries.LISTED)]

@@ -19,7 +19,7 @@ from dmtl_jax.basics import download
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.datasets import cityscapes, mtan, nyud, pascal, raw, stored
 from dmtl_jax.datasets.pascal import labels
-from dmtl_jax.jobs.prepare import prepare
+from dmtl_jax.jobs import prepare
 from tests.raw_trees import config, grey
 from tests.tiny import shared
 
@@ -32,7 +32,7 @@ def opened(package, c):
 
 def refused(c, words: str):
   with pytest.raises(UserError, match=words):
-    prepare(c)
+    prepare.run(c)
 
 
 def zip_tree(archive, root):
@@ -55,7 +55,7 @@ def test_pascal_reports_missing_and_broken_files(tmp_path, pascal_raw):
   Image.fromarray(grey(5, 7, 21)).save(pascal_raw / 'semseg/pascal-context/2008_a.png')
   (pascal_raw / 'sal_distill/2008_c.png').write_bytes(kept[:40])
   with pytest.raises(UserError) as error:
-    prepare(c)
+    prepare.run(c)
   assert '2 images have broken files' in str(error.value)
   assert '2008_a.png: contains class 21' in str(error.value)
   assert '2008_c.png: not a readable image' in str(error.value)
@@ -78,7 +78,7 @@ def test_nyud_reports_missing_and_broken_files(tmp_path, nyud_raw):
   for i in range(2):
     np.save(nyud_raw / f'train/label/{i}.npy', np.array([{}], object))  # a pickle is not unpickled
   with pytest.raises(UserError) as error:
-    prepare(c)
+    prepare.run(c)
   for words in (
     '6 images have broken files',
     'label/0.npy: not a readable .npy',
@@ -102,7 +102,7 @@ def test_values_that_are_none_become_unlabelled_and_are_counted(tmp_path, nyud_r
     np.save(place(kind, 3), array)
   np.save(place('normal', 4), np.full((4, 6, 3), np.nan))
   c = config('nyud', tmp_path, nyud_raw)
-  prepare(c)
+  prepare.run(c)
   builder = opened(nyud, c)
   counts = {'train/image': 3, 'train/label': 3, 'train/depth': 3, 'train/normal': 2 + 24}
   assert builder.info.metadata['invalid'] == counts
@@ -122,7 +122,7 @@ def test_values_that_are_none_become_unlabelled_and_are_counted(tmp_path, nyud_r
 def test_a_large_split_needs_no_tensorflow(tmp_path, nyud_raw, monkeypatch):
   monkeypatch.setattr(shuffle, 'MAX_MEM_BUFFER_SIZE', 1)  # above it TFDS writes with TensorFlow
   c = config('nyud', tmp_path, nyud_raw)
-  prepare(c)
+  prepare.run(c)
   assert len(opened(nyud, c).as_data_source('train')) == 11
 
 
@@ -163,12 +163,12 @@ def test_an_interrupted_build_leaves_nothing_that_counts(tmp_path, nyud_raw, mon
     refused(c, 'stopped by Ctrl-C; .* is not built')
   with pytest.raises(UserError, match='not prepared; run python main.py --mode=prepare --config=configs/nyud.py'):
     opened(nyud, c)
-  folder = prepare(c)
+  folder = prepare.run(c)
   assert len(opened(nyud, c).as_data_source('train')) == 11
   assert {path.name for path in folder.parent.iterdir()} == {'.lock', '1.0.0'}
   written = folder.stat().st_mtime_ns
   shutil.rmtree(nyud_raw)
-  assert prepare(c) == folder
+  assert prepare.run(c) == folder
   assert folder.stat().st_mtime_ns == written  # built once is enough
 
 
@@ -179,7 +179,7 @@ def test_data_of_an_older_version_are_refused_with_what_they_lack(tmp_path, pasc
     UserError, match=r'1\.1\.0: .* prepared in version 1\.0\.0 only \(Adds the boundaries .*--mode=prepare'
   ):
     opened(pascal, c)
-  prepare(c)
+  prepare.run(c)
   assert opened(pascal, c).data_path.name == '1.1.0'
 
 
@@ -204,9 +204,9 @@ def test_archives_are_taken(tmp_path, nyud_raw, pascal_raw):
   shutil.rmtree(nyud_raw)
   shutil.rmtree(pascal_raw)
   refused(config('nyud', tmp_path, archive, raw_sha256='0' * 64), 'nyuv2.zip: sha256 is')
-  prepare(config('nyud', tmp_path, archive, raw_sha256=hashlib.sha256(archive.read_bytes()).hexdigest()))
+  prepare.run(config('nyud', tmp_path, archive, raw_sha256=hashlib.sha256(archive.read_bytes()).hexdigest()))
   c = config('pascal', tmp_path, tgz)
-  prepare(c)
+  prepare.run(c)
   assert len(opened(pascal, c).as_data_source('train')) == 5
 
 
@@ -218,7 +218,7 @@ def test_an_archive_in_an_archive_or_a_folder_is_found(tmp_path, nyud_raw):
     file.write(inner, 'nyuv2.zip')
   for number, given in enumerate((outer, tmp_path / 'handed')):
     c = config('nyud', tmp_path / str(number), given)
-    prepare(c)
+    prepare.run(c)
     assert len(opened(nyud, c).as_data_source('train')) == 11
 
 
@@ -234,12 +234,12 @@ def test_all_mappings_lie_beside_the_data_whatever_todays_setting(tmp_path, nyud
   place.write_bytes(b'another')
   refused(c, 'onelabel.pth: sha256 is')
   place.write_bytes(mapping)
-  prepare(c)  # what today's setting does not need is only a warning
+  prepare.run(c)  # what today's setting does not need is only a warning
   assert re.search('is ready, but not randomlabels.pth: .*save the file as', caplog.text)
   server = {f'http://127.0.0.1:9/{name}': mapping for name in names}
   monkeypatch.setattr(download, '_fetch', lambda url, part: part.write_bytes(server[url]))
   c.data.labels = 'full'
-  prepare(c)
+  prepare.run(c)
   assert (place.parent / 'randomlabels.pth').read_bytes() == mapping
 
 

@@ -254,13 +254,13 @@ def test_a_damaged_or_foreign_file_is_named(tmp_path, file, content, message):
   write_pictures(run)
   (run / file).write_text(content)
   with pytest.raises(UserError, match=f'{run / file}: .*{message}'):
-    report.write_report([str(run)], str(tmp_path / 'out'))
+    report.run([str(run)], str(tmp_path / 'out'))
 
 
 @pytest.mark.parametrize('workdir, message', [('nowhere', r'config\.json: no such file'), ('', 'names no run')])
 def test_what_is_no_run_is_refused(tmp_path, workdir, message):
   with pytest.raises(UserError, match=message):
-    report.write_report([workdir and str(tmp_path / workdir)], str(tmp_path / 'out'))
+    report.run([workdir and str(tmp_path / workdir)], str(tmp_path / 'out'))
 
 
 # --- Baselines and gains ---------------------------------------------------------------------

@@ -45,5 +45,5 @@ def test_a_kind_from_outside_trains_evaluates_predicts_and_reports(tmp_path, sho
   assert saved.shape == (*SIZE, 3)
   assert saved.dtype == np.float32
 
-  report.write_report([str(workdir)], str(tmp_path / 'report'))
+  report.run([str(workdir)], str(tmp_path / 'report'))
   assert 'albedo' in (tmp_path / 'report/report.md').read_text()

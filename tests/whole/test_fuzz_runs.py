@@ -76,9 +76,7 @@ def test_workdirs(tmp_path, monkeypatch):
     whole = file.read_bytes()
     file.write_bytes(case[1])
     try:
-      return fuzzing.accepts(
-        lambda _: report.write_report([str(path)], str(tmp_path / 'out')), tmp_path / 'x', file.name
-      )
+      return fuzzing.accepts(lambda _: report.run([str(path)], str(tmp_path / 'out')), tmp_path / 'x', file.name)
     finally:
       file.write_bytes(whole)
 

@@ -115,7 +115,7 @@ def test_report(tmp_path, monkeypatch):
 
   def job(number):
     (tmp_path / 'run/metrics.json').write_text(json.dumps(metrics | {'step': number}))
-    report.write_report([str(tmp_path / 'run')], str(tmp_path / 'out'))
+    report.run([str(tmp_path / 'run')], str(tmp_path / 'out'))
 
   in_trouble(monkeypatch, job, tmp_path / 'out', f'the report in {tmp_path / "out"}, if any, is as it was')
 
@@ -169,12 +169,12 @@ def test_prepare(tmp_path, monkeypatch, no_downloads, trouble):
 
   monkeypatch.setattr(raw, '_attempt', troubled)
   with pytest.raises(UserError) as error:
-    prepare.prepare(config)
+    prepare.run(config)
   path = nyud.Builder(data_dir=config.data.dir).data_path
   assert TROUBLES[trouble] in str(error.value)
   assert f'{path} is not built' in str(error.value)
   assert not path.exists()
-  assert prepare.prepare(config) == pathlib.Path(path)
+  assert prepare.run(config) == pathlib.Path(path)
 
 
 def test_files_show_together(tmp_path):
