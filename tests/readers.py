@@ -26,6 +26,7 @@ from dmtl_jax.configs import common
 from dmtl_jax.data import label_settings
 from dmtl_jax.datasets import folder
 from dmtl_jax.datasets.folder import annotated
+from dmtl_jax.datasets.folder.listing import File
 from dmtl_jax.datasets.pascal import labels as pascal
 from dmtl_jax.imports import find, write
 from dmtl_jax.imports.classes import Options
@@ -137,7 +138,8 @@ def open_folder(root):
 
 def read_annotated(path):
   """Reads the lists of three images' annotated classes: what is read must be sets that a task can have."""
-  lists = annotated.read({name: path.with_name(f'{name}.png') for name in 'abc'}, TASKS[0])
+  labels = {name: File(str(path.with_name(f'{name}.png')), 0, 0) for name in 'abc'}
+  lists = annotated.read(labels, TASKS[0])
   annotated.with_sets(TASKS[0], lists, path.parent)
 
 

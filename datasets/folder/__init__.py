@@ -23,20 +23,18 @@ import dataclasses
 import json
 import pathlib
 
-import cv2
 import numpy as np
 
 from dmtl_jax.basics import files, photographs
 from dmtl_jax.basics.errors import is_plain, join_names, sanitize, UserError
 from dmtl_jax.datasets.folder import annotated as annotated_lib
-from dmtl_jax.datasets.folder import listing, predicted, proposal, scan
+from dmtl_jax.datasets.folder import label_files, listing, predicted, proposal, scan
 from dmtl_jax.datasets.folder.description import read_description
 from dmtl_jax.datasets.folder.listing import File
 from dmtl_jax.datasets.source import Source
 from dmtl_jax.datasets.summary import ImageSummary, LabelSummary
 from dmtl_jax.tasks import KINDS, Task
 
-LABEL_SUFFIXES = ('.png', '.npy')
 HELD_OUT = 0.2  # share of the labelled images to validate on where there is no folder val
 
 
@@ -74,7 +72,7 @@ class Files:
   def label(self, index: int, task: Task) -> np.ndarray:
     with self._unchanged_label(index, task) as path:
       try:
-        return read_label(path, task, self.encoding(index, task))
+        return label_files.read_label(path, task, self.encoding(index, task))
       except ValueError as error:
         raise UserError(f'{path}: {error}') from error
 
@@ -83,7 +81,7 @@ class Files:
     if type(task).file_warnings is Task.file_warnings:  # which finds nothing, and reading the file again takes time
       return {}
     with self._unchanged_label(index, task) as path:
-      counts = task.file_warnings(_load(path), **self.encoding(index, task))
+      counts = task.file_warnings(label_files.load(path), **self.encoding(index, task))
     return {text: count for text, count in counts.items() if count}
 
   def summary(self, index: int, tasks: Sequence[Task]) -> ImageSummary:
@@ -119,7 +117,7 @@ def tasks(data_config) -> tuple[Task, ...]:
 def propose(data_config) -> proposal.Proposal | None:
   """The dataset.json that the labels of config.data.path suggest; None if there is one."""
   root = _root(data_config.path)
-  return proposal.propose(root, [split_folder(root, 'train'), root / 'val'], _load)
+  return proposal.propose(root, [listing.split_folder(root, 'train'), root / 'val'], label_files.load)
 
 
 def holdout_fraction(data_config) -> float:
@@ -140,7 +138,7 @@ def open_folder(path: str, split: str) -> Source:
   """Opens a split and checks its new and changed files; raises UserError with what is wrong."""
   root = _root(path)
   tasks, encodings = read_description(root / 'dataset.json')
-  folder = split_folder(root, split)
+  folder = listing.split_folder(root, split)
   images = listing.image_files(folder / 'images', root / 'unlabelled' if split == 'train' else None)
   label_files = _label_files(folder / 'labels', tasks, images)
   annotated = {task.name: annotated_lib.read(label_files[task.name], task) for task in tasks}
@@ -171,16 +169,6 @@ def _root(path: str) -> pathlib.Path:
   if not is_plain(path):
     raise UserError(f"config.data.path: '{sanitize(path)}' has control characters or is not UTF-8; rename the folder")
   return pathlib.Path(path)
-
-
-def split_folder(root: pathlib.Path, split: str) -> pathlib.Path:
-  """The folder of a split's images and labels: PATH/SPLIT; without PATH/train, PATH is that of the training images."""
-  folder = root / split
-  if split == 'val' or not (root / 'images').is_dir():
-    return folder
-  if folder.is_dir():
-    raise UserError(f'{root}: has images both in images and in train/images; move all to train, with their labels')
-  return root
 
 
 def _files(
@@ -226,24 +214,6 @@ def _label_files(folder: pathlib.Path, tasks, images) -> dict[str, dict[str, Fil
   for name, task in names.items():
     labels[task] = {}
     if name in folders:
-      labels[task] = listing.by_stem(folders[name], LABEL_SUFFIXES, beside=annotated_lib.NAME)
+      labels[task] = listing.by_stem(folders[name], listing.LABEL_SUFFIXES, beside=annotated_lib.NAME)
   listing.check_no_orphans(labels, images, folder.parent / 'images')
   return labels
-
-
-def read_label(path: pathlib.Path, task: Task, encoding: dict) -> np.ndarray:
-  """Reads a label file, encoded as in tasks/base.py [H, W, K]; raises ValueError, without the file's name."""
-  return task.from_file(_load(path), **encoding)
-
-
-def _load(path: pathlib.Path) -> np.ndarray:
-  """Reads the array in a .npy or PNG file, with channels in RGB order and palette indices unchanged."""
-  if path.suffix.lower() == '.npy':
-    return files.read_npy(path)
-  image = files.open_image(path, ['PNG'])
-  if image.mode in ('1', 'L', 'P', 'I', 'I;16', 'I;16B', 'F'):
-    return np.asarray(image)
-  values = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)  # Pillow would reduce 16-bit RGB to 8 bits
-  if values is None or values.ndim != 3:
-    raise ValueError('is not a PNG that OpenCV can read; save it again')
-  return values[..., ::-1] if values.shape[2] == 3 else values

@@ -7,6 +7,8 @@ from typing import NamedTuple
 from dmtl_jax.basics import files, photographs
 from dmtl_jax.basics.errors import is_plain, join_names, sanitize, UserError
 
+LABEL_SUFFIXES = ('.png', '.npy')
+
 
 class File(NamedTuple):
   """A file, and its size and modification time in nanoseconds, which reveal a change."""
@@ -23,6 +25,16 @@ def stamp(path: str) -> tuple[int, int]:
   except OSError:
     return -1, -1
   return status.st_size, status.st_mtime_ns
+
+
+def split_folder(root: pathlib.Path, split: str) -> pathlib.Path:
+  """The folder of a split's images and labels: PATH/SPLIT; without PATH/train, PATH is that of the training images."""
+  folder = root / split
+  if split == 'val' or not (root / 'images').is_dir():
+    return folder
+  if folder.is_dir():
+    raise UserError(f'{root}: has images both in images and in train/images; move all to train, with their labels')
+  return root
 
 
 def image_files(folder: pathlib.Path, pool: pathlib.Path | None = None) -> dict[str, File]:

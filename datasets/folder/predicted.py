@@ -17,8 +17,7 @@ import numpy as np
 from dmtl_jax.basics import files
 from dmtl_jax.basics.atomic import write_json
 from dmtl_jax.basics.errors import join_names, UserError
-from dmtl_jax.datasets import folder
-from dmtl_jax.datasets.folder import listing
+from dmtl_jax.datasets.folder import label_files, listing
 from dmtl_jax.datasets.source import Source
 from dmtl_jax.tasks import IGNORE, Task
 
@@ -29,7 +28,7 @@ GREY = 128  # unlabelled where 255 means class 1
 
 def place(root: pathlib.Path) -> pathlib.Path:
   """The folder of predicted labels of the folder data set PATH, beside those of images and labels."""
-  return folder.split_folder(root, 'train') / FOLDER
+  return listing.split_folder(root, 'train') / FOLDER
 
 
 def find_root(where: pathlib.Path) -> pathlib.Path | None:
@@ -121,7 +120,7 @@ class _Reader:
   def _label(self, path: str, task: Task, image: np.ndarray) -> np.ndarray:
     fix = 'predict it again or delete it'
     try:
-      label = folder.read_label(pathlib.Path(path), task, self.encodings[task.name])
+      label = label_files.read_label(pathlib.Path(path), task, self.encodings[task.name])
     except (ValueError, OSError) as error:
       raise UserError(f'{path}: {files.reason(error)}; {fix}') from error
     if label.shape[:2] != image.shape[:2]:
@@ -133,7 +132,7 @@ class _Reader:
 def _label_files(where: pathlib.Path, tasks: Sequence[Task]) -> dict[str, dict[str, listing.File]]:
   """{task: {name: path}}; names of images that are not (any more) in the training split do no harm."""
   paths = {
-    task.name: listing.by_stem(where / task.name, folder.LABEL_SUFFIXES)
+    task.name: listing.by_stem(where / task.name, listing.LABEL_SUFFIXES)
     for task in tasks
     if (where / task.name).is_dir()
   }

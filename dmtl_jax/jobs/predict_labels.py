@@ -109,7 +109,7 @@ def _predict_one(predictor: Predictor, path, name: str, target: Target, samples,
       label = predict_label(raw, task, image.shape[:2], confidence)
       suffix, values = task.to_file(label, **target.encodings[task.name])
       is_sure = bool(task.valid(label).any())
-      for other in folder.LABEL_SUFFIXES:  # of an earlier prediction
+      for other in listing.LABEL_SUFFIXES:  # of an earlier prediction
         older = target.folder / task.name / f'{name}{other}'
         if older.exists() and not (is_sure and other == suffix):
           remove(older)
@@ -168,7 +168,7 @@ def _target(out: pathlib.Path, tasks: tuple[Task, ...]) -> Target:
     raise UserError(f'{description} has none of the tasks that the run learned, {names}; give another --out')
   labels = predicted.place(root).parent / 'labels'
   labelled = {
-    task.name: frozenset(listing.by_stem(labels / task.name, folder.LABEL_SUFFIXES, beside=annotated.NAME))
+    task.name: frozenset(listing.by_stem(labels / task.name, listing.LABEL_SUFFIXES, beside=annotated.NAME))
     for task in common
     if (labels / task.name).is_dir()
   }

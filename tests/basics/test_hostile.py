@@ -20,6 +20,7 @@ from dmtl_jax.basics import download, files, torch_file
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.data import label_settings
 from dmtl_jax.datasets import folder, mtan
+from dmtl_jax.datasets.folder import label_files
 from dmtl_jax.datasets.folder.cache import Cache
 from dmtl_jax.datasets.pascal import labels as pascal
 from dmtl_jax.report import reading
@@ -306,7 +307,7 @@ def test_numbers_beyond_float32_are_unlabelled(tmp_path):
 
   def read(task, array):
     np.save(tmp_path / 'a.npy', array)
-    return folder.read_label(tmp_path / 'a.npy', tasks[task], {})
+    return label_files.read_label(tmp_path / 'a.npy', tasks[task], {})
 
   array = np.full((2, 3, 3), 1e300)
   array[0] = 1e30, 0, 0  # no unit vector either

@@ -9,6 +9,7 @@ import pytest
 
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.datasets import folder
+from dmtl_jax.datasets.folder import label_files
 from tests import toy
 
 
@@ -62,7 +63,7 @@ def test_an_entry_suits_the_labels_and_reads_them(tmp_path, name, arrays, entry)
   proposal.write()
   (task,), encodings = folder.read_description(tmp_path / 'dataset.json')
   for path in (tmp_path / 'train/labels' / name).iterdir():
-    label = folder.read_label(path, task, encodings[name])
+    label = label_files.read_label(path, task, encodings[name])
     assert task.valid(label).any()
   assert propose(tmp_path) is None
 

@@ -12,7 +12,7 @@ from dmtl_jax.basics import sharding
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.data import label_settings
 from dmtl_jax.data import source as source_lib
-from dmtl_jax.datasets import folder
+from dmtl_jax.datasets.folder import label_files
 from dmtl_jax.jobs import disk_use, predict_labels
 from dmtl_jax.training import cost, setup
 from tests.tiny import SIZE, TASKS, tiny_config
@@ -72,7 +72,7 @@ def test_they_are_the_runs_predictions(completed, tiny_run):
   import dmtl_jax
 
   maps = dmtl_jax.load(tiny_run)(completed / 'train' / 'images' / 'a.png')
-  label = folder.read_label(completed / 'train' / 'predicted' / 'semseg' / 'a.png', TASKS[0], {'ignore': 255})
+  label = label_files.read_label(completed / 'train' / 'predicted' / 'semseg' / 'a.png', TASKS[0], {'ignore': 255})
   np.testing.assert_array_equal(label[..., 0], maps['semseg'])
 
 

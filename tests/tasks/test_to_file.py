@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dmtl_jax.basics import files
-from dmtl_jax.datasets import folder
+from dmtl_jax.datasets.folder import label_files
 from dmtl_jax.tasks import make_task
 from tests.tiny import random_labels, TASKS
 
@@ -18,7 +18,7 @@ def read_back(tmp_path, task, label, fields):
     path.write_bytes(files.encode_png(values))
   else:
     np.save(path, values)
-  return folder.read_label(path, task, fields)
+  return label_files.read_label(path, task, fields)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ FLOORS = (
   ('data',),
   ('runs',),
   ('inference',),
-  ('report', 'training'),
+  ('imports', 'report', 'training'),
   ('jobs',),
   ('api', 'cli'),
   ('__main__',),

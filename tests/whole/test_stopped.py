@@ -95,6 +95,7 @@ def test_evaluate(tmp_path, monkeypatch):
   config.eval.panels = 2
   workdir.write_tasks(tmp_path, stub.TASKS)
   monkeypatch.setattr(evaluate.source_lib, 'data_tasks', lambda *_: stub.TASKS)
+  monkeypatch.setattr(evaluate.source_lib, 'holdout_fraction', lambda _: 0)
   monkeypatch.setattr(evaluate.source_lib, 'open_source', lambda *_: evaluator.source)
   monkeypatch.setattr(evaluate, 'build_model', lambda *_: stub.Model())
   monkeypatch.setattr(evaluate, 'Evaluator', lambda *_: evaluator)
@@ -125,6 +126,8 @@ def test_predict(tmp_path, monkeypatch):
   Image.new('RGB', (40, 30)).save(tmp_path / 'photos/a.png')
 
   class Predictor:
+    tasks = stub.TASKS[-1:]
+
     def check(self, *_):
       pass
 
