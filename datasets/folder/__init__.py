@@ -4,7 +4,7 @@
   PATH/SPLIT/images/NAME.jpg            any format and size; SPLIT is train or val
   PATH/SPLIT/labels/TASK/NAME.png|npy   has the same NAME as its image
   PATH/SPLIT/labels/TASK/annotated.json where only some classes were annotated (see annotated.py)
-  PATH/unlabelled/NAME.jpg              more training images, without labels
+  PATH/unlabelled/NAME.jpg              more training images; labels that they get later lie beside the others
 
 PATH/val is optional: without it a fifth of the labelled images is held out (dmtl_jax/data/holdout.py). Without
 PATH/train, images and labels are those of PATH itself.
@@ -37,6 +37,7 @@ from dmtl_jax.datasets.summary import ImageSummary, LabelSummary
 from dmtl_jax.tasks import KINDS, Task
 
 LABEL_SUFFIXES = ('.png', '.npy')
+POOL = 'unlabelled'
 HELD_OUT = 0.2  # share of the labelled images to validate on where there is no folder val
 
 
@@ -141,7 +142,7 @@ def open_folder(path: str, split: str) -> Source:
   root = _root(path)
   tasks, encodings = read_description(root / 'dataset.json')
   folder = split_folder(root, split)
-  images = listing.image_files(folder / 'images', root / 'unlabelled' if split == 'train' else None)
+  images = listing.image_files(folder / 'images', root / POOL if split == 'train' else None)
   label_files = _label_files(folder / 'labels', tasks, images)
   annotated = {task.name: annotated_lib.read(label_files[task.name], task) for task in tasks}
   tasks = tuple(annotated_lib.with_sets(task, annotated[task.name], folder / 'labels' / task.name) for task in tasks)

@@ -29,10 +29,10 @@ def image_files(folder: pathlib.Path, pool: pathlib.Path | None = None) -> dict[
   """{id: file} of a split's images.
 
   Args:
-    folder: of the split's images.
-    pool: folder of further images, without labels; need not exist.
+    folder: of the split's images; with a pool it need not exist.
+    pool: folder of further images; need not exist.
   """
-  folders = [folder, *([pool] if pool and pool.is_dir() else [])]
+  folders = [place for place in (folder, pool) if place and place.is_dir()] or [folder]
   images: dict[str, File] = {}
   for place in folders:
     if not place.is_dir():

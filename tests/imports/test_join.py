@@ -106,6 +106,18 @@ def test_the_same_import_twice_changes_nothing(place):
   assert summary.images == {'already there': 1}
 
 
+@pytest.mark.parametrize(('before', 'labels'), [('images', 'labels'), ('unlabelled', 'train/labels')])
+def test_a_photograph_that_the_folder_has_in_another_place_stays_there(before, labels, place):
+  """In PATH/images, or in the pool, from which suggested photographs come."""
+  place.photos.rename(place.root / 'elsewhere')
+  place.photos = place.data / before
+  exports.photo(place.photos)
+  assert place.join(exports.coco()).images == {'already there': 1}
+  assert set(place.files()) == {'dataset.json', f'{before}/a.jpg', f'{labels}/semseg/a.png'}
+  source = folder.open_folder(str(place.data), 'train')
+  np.testing.assert_array_equal(source[0]['labels']['semseg'][..., 0], exports.truth())
+
+
 def test_classes_of_a_second_export_are_appended(place):
   exports.photo(place.photos, 'b.jpg', seed=1)
   place.join(exports.coco())
