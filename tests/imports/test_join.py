@@ -156,6 +156,18 @@ def test_annotated_classes_are_listed_with_the_label(place):
   assert listed == {'a': ['road'], 'b': ['car']}
 
 
+def test_pixels_of_no_class_are_unlabelled_until_another_export_adds_classes(place):
+  exports.photo(place.photos, 'b.jpg', seed=1)
+  summary = place.join(exports.coco(), annotated=('all',))
+  assert summary.remarks[0].startswith('pixels of none of these classes stay unlabelled until')
+  source = folder.open_folder(str(place.data), 'train')
+  np.testing.assert_array_equal(source[0]['labels']['semseg'][..., 0], exports.truth())
+  place.join(coco('sky', 'tree', image='b.jpg'), 'y.json', annotated=('all',))
+  source = folder.open_folder(str(place.data), 'train')
+  np.testing.assert_array_equal(source[0]['labels']['semseg'][..., 0], exports.truth(rest=4))
+  assert source.tasks[0].id_names[4] == 'not road/car'
+
+
 def test_a_label_is_not_listed_anew_in_silence(place):
   place.join(exports.coco(), annotated=('all',))
   with pytest.raises(UserError, match=r'a.png: is there with other annotated classes; choose'):
