@@ -4,7 +4,7 @@
   PATH/SPLIT/images/NAME.jpg            any format and size; SPLIT is train or val
   PATH/SPLIT/labels/TASK/NAME.png|npy   has the same NAME as its image
   PATH/SPLIT/labels/TASK/annotated.json where only some classes were annotated (see annotated.py)
-  PATH/unlabelled/NAME.jpg              more training images, without labels
+  PATH/unlabelled/NAME.jpg              more training images; labels that they get later lie beside the others
 
 PATH/val is optional: without it a fifth of the labelled images is held out (dmtl_jax/data/holdout.py). Without
 PATH/train, images and labels are those of PATH itself.
@@ -139,12 +139,12 @@ def open_folder(path: str, split: str) -> Source:
   root = _root(path)
   tasks, encodings = read_description(root / 'dataset.json')
   folder = listing.split_folder(root, split)
-  images = listing.image_files(folder / 'images', root / 'unlabelled' if split == 'train' else None)
-  label_files = _label_files(folder / 'labels', tasks, images)
-  annotated = {task.name: annotated_lib.read(label_files[task.name], task) for task in tasks}
+  images = listing.image_files(folder / 'images', root / listing.POOL if split == 'train' else None)
+  by_task = _label_files(folder / 'labels', tasks, images)
+  annotated = {task.name: annotated_lib.read(by_task[task.name], task) for task in tasks}
   tasks = tuple(annotated_lib.with_sets(task, annotated[task.name], folder / 'labels' / task.name) for task in tasks)
   ids = sorted(images)
-  split_files = _files(tasks, encodings, annotated, ids, images, label_files)
+  split_files = _files(tasks, encodings, annotated, ids, images, by_task)
   mask = np.array([[task.name in paths for task in tasks] for paths in split_files.labels])
   if not mask.any():
     add = f'add {folder}/labels/TASK/NAME.png'

@@ -3,8 +3,8 @@
   PATH/SPLIT/labels/TASK/annotated.json   {"IMG_1": ["road"], "IMG_2": ["road", "car"]}
 
 It maps the name of an image, without suffix, to the classes that were annotated in its label. In such a label, a pixel
-of another class, or with any other value but those that mean unlabelled, is none of the annotated classes. An image
-that is not listed, or is listed with every class, is annotated for all classes.
+of another class, or with any other value but those that mean unlabelled, is none of the annotated classes; if those are
+all classes of the task, it is unlabelled. An image that is not listed is annotated for all classes.
 """
 
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ def read(labels: Mapping[str, File], task: Task) -> dict[str, tuple[int, ...]]:
     labels: {image: file of its label}.
 
   Returns:
-    {image: ids of the classes annotated in its label, in ascending order}, without images annotated for all classes.
+    {image: ids of the classes annotated in its label, in ascending order}, of the listed images.
 
   Raises:
     UserError: names the file, the image and what its entry must be.
@@ -51,7 +51,7 @@ def read(labels: Mapping[str, File], task: Task) -> dict[str, tuple[int, ...]]:
     if image in annotated:
       raise UserError(f'{where}: listed twice, in two Unicode forms (NFC and NFD); remove one of them')
     annotated[image] = _class_ids(where, classes, task)
-  return {image: ids for image, ids in annotated.items() if len(ids) < len(task.classes)}
+  return annotated
 
 
 def _class_ids(where: str, classes, task: Task) -> tuple[int, ...]:

@@ -8,6 +8,7 @@ from dmtl_jax.basics import files, photographs
 from dmtl_jax.basics.errors import is_plain, join_names, sanitize, UserError
 
 LABEL_SUFFIXES = ('.png', '.npy')
+POOL = 'unlabelled'  # photographs without labels, beside the splits
 
 
 class File(NamedTuple):
@@ -41,10 +42,10 @@ def image_files(folder: pathlib.Path, pool: pathlib.Path | None = None) -> dict[
   """{id: file} of a split's images.
 
   Args:
-    folder: of the split's images.
-    pool: folder of further images, without labels; need not exist.
+    folder: of the split's images; with a pool it need not exist.
+    pool: folder of further images; need not exist.
   """
-  folders = [folder, *([pool] if pool and pool.is_dir() else [])]
+  folders = [place for place in (folder, pool) if place and place.is_dir()] or [folder]
   images: dict[str, File] = {}
   for place in folders:
     if not place.is_dir():

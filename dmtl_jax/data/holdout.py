@@ -37,11 +37,22 @@ def hold_out(source: Source, share: float) -> np.ndarray:
 def _choose(traits: np.ndarray, order: np.ndarray, tasks: int, share: float) -> np.ndarray:
   """Mask [P] of the pictures to hold out; traits [P, F] are the tasks, then the classes, and `order` is by hash."""
   chosen, decided = np.zeros((2, len(traits)), bool)
+  of_tasks = traits[:, :tasks]
+  learned = of_tasks.sum(0)  # pictures with a label of each task that are not held out
   for trait in np.argsort(traits.sum(0), kind='stable'):
     members = order[traits[order, trait]]
-    least = 1 if trait < tasks else 0
-    wanted = min(max(round(share * len(members)), least), len(members) - 1)
     free = members[~decided[members]]
-    chosen[free[: max(wanted - chosen[members].sum(), 0)]] = True
-    decided[free] = True
+    wanted = round(share * len(members))
+    if trait < tasks:  # classes too rare for a share may have decided on all of its pictures
+      wanted = max(wanted, 1)
+      free = np.concatenate([free, members[decided[members] & ~chosen[members]]])
+    wanted -= chosen[members].sum()
+    for picture in free:
+      if wanted <= 0:
+        break
+      if (learned[of_tasks[picture]] > 1).all():
+        chosen[picture] = True
+        learned -= of_tasks[picture]
+        wanted -= 1
+    decided[members] = True
   return chosen

@@ -104,7 +104,7 @@ def plan(exported: list[str], known: tuple[str, ...], known_background: str, opt
     )
   annotated = _annotated(taken, options)
   rest = REST if annotated else classes.index(options.background) if options.background else IGNORE
-  return Plan(classes, {name: classes.index(name) for name in taken}, rest, annotated, _remarks(classes))
+  return Plan(classes, {name: classes.index(name) for name in taken}, rest, annotated, _remarks(classes, annotated))
 
 
 def _taken(exported: list[str], options: Options) -> list[str]:
@@ -144,7 +144,7 @@ def _check_hidden(taken: list[str], known: tuple[str, ...], known_background: st
     )
 
 
-def _remarks(classes: tuple[str, ...]) -> list[str]:
+def _remarks(classes: tuple[str, ...], annotated: tuple[str, ...]) -> list[str]:
   by_case: dict[str, list[str]] = {}
   for name in classes:
     by_case.setdefault(name.casefold(), []).append(name)
@@ -157,5 +157,10 @@ def _remarks(classes: tuple[str, ...]) -> list[str]:
     remarks.append(
       f'{classes[0]} is the only class and training needs two: import another export, or import this one into another '
       'folder with --background=NAME or --task=saliency'
+    )
+  elif set(annotated) == set(classes):
+    remarks.append(
+      'pixels of none of these classes stay unlabelled until another export adds classes; if they are a class of their '
+      'own, import this one into another folder with --background=NAME instead of --annotated'
     )
   return [sanitize(remark, 300) for remark in remarks]

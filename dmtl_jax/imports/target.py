@@ -4,6 +4,7 @@ import pathlib
 
 from dmtl_jax.basics import files
 from dmtl_jax.basics.errors import sanitize, UserError
+from dmtl_jax.datasets.folder import listing
 from dmtl_jax.imports.export import checked, class_name, field
 
 SPLITS = ('train', 'val')
@@ -16,7 +17,8 @@ class Target:
   Attributes:
     description: path of its dataset.json.
     content: what that holds.
-    images: {id: (split, path)}.
+    images: {id: (split, path)}; those of the pool, PATH/unlabelled, are training images.
+    folders: {split: folder of its images and labels}.
   """
 
   def __init__(self, root: pathlib.Path):
@@ -29,9 +31,10 @@ class Target:
       for name, entry in field(where, self.content, 'tasks', dict).items():
         checked(f'{where}: "tasks"."{sanitize(name, 40)}"', entry, dict)
       field(where, self.content, LOG, list, [])
+    self.folders = {split: listing.split_folder(root, split) for split in SPLITS}
     self.images: dict[str, tuple[str, pathlib.Path]] = {}
-    for split in SPLITS:
-      self.images |= {id: (split, path) for id, path in listed(root / split / 'images').items()}
+    for split, place in [('train', root / listing.POOL), *((s, path / 'images') for s, path in self.folders.items())]:
+      self.images |= {id: (split, path) for id, path in listed(place).items()}
 
   def classes(self, task: str, kind: str) -> tuple[str, ...]:
     """Classes that the task already has; raises UserError if labels cannot be added to it."""
@@ -68,7 +71,7 @@ class Target:
     return content
 
   def annotated_path(self, split: str, task: str) -> pathlib.Path:
-    return self.root / split / 'labels' / task / 'annotated.json'
+    return self.folders[split] / 'labels' / task / 'annotated.json'
 
 
 def listed(folder: pathlib.Path) -> dict[str, pathlib.Path]:

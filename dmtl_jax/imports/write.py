@@ -69,18 +69,18 @@ def join(root: pathlib.Path, export: Export, photos: Photos | None, options: Opt
   summary = Summary(plan.classes, tuple(plan.ids), +export.notes, plan.remarks)
   entry = {'from': source, 'format': export.tool, 'task': options.task}
   entry |= {'background': options.background} if options.background else {}
-  with _new_folders(root, options.task), atomic.transaction():
+  with _new_folders(target, options.task), atomic.transaction():
     _describe(target, options, plan, entry, any(image.depth for image in export.images))
     _Writer(target, options, plan, summary).write(export, photos)
   return summary
 
 
 @contextlib.contextmanager
-def _new_folders(root: pathlib.Path, task: str) -> Iterator[None]:
+def _new_folders(target: Target, task: str) -> Iterator[None]:
   """Removes the folders that the block made if it fails."""
   names = ('', 'images', 'labels', f'labels/{task}', 'labels/depth')
-  inside = [f'{split}/{name}' for split in SPLITS for name in names]
-  new = [path for path in (root, *(root / name for name in inside)) if not path.exists()]
+  inside = [place / name for place in target.folders.values() for name in names]
+  new = [path for path in (target.root, *inside) if not path.exists()]
   try:
     yield
   except BaseException:
@@ -115,7 +115,7 @@ class _Writer:
     self.seen: dict[str, str] = {}  # where the export mentions each image
     self.annotated = {split: target.annotated(split, options.task) for split in SPLITS}
     self.labels = {
-      (split, task): listed(target.root / split / 'labels' / task)
+      (split, task): listed(target.folders[split] / 'labels' / task)
       for split in SPLITS
       for task in (options.task, 'depth')
     }
@@ -217,7 +217,7 @@ class _Writer:
   def _save(self, task: str, id: str, split: str, plane: np.ndarray):
     """Writes a label, unless it is there; raises UserError if another is."""
     old = self.labels[split, task].get(id)
-    path = self.target.root / split / 'labels' / task / f'{id}.png'
+    path = self.target.folders[split] / 'labels' / task / f'{id}.png'
     self.summary.labels[task] += 1
     if old is not None:
       if _holds(old, plane):
@@ -240,7 +240,7 @@ class _Writer:
       return split
     photo.stored  # noqa: B018 (refuses what is no image)
     with atomic.atomic_path(
-      self.target.root / split / 'images' / files.nfc(f'{photo.id}{photo.path.suffix}')
+      self.target.folders[split] / 'images' / files.nfc(f'{photo.id}{photo.path.suffix}')
     ) as temporary:
       try:
         os.link(photo.path.resolve(), f'{temporary}.link')
@@ -261,7 +261,7 @@ class _Writer:
         raise UserError(f'{old}: is another photograph than that of {image.where}; import into another folder')
       self.summary.images['already there'] += 1
       return split
-    with atomic.atomic_open(self.target.root / image.split / 'images' / f'{id}.png', 'wb') as file:
+    with atomic.atomic_open(self.target.folders[image.split] / 'images' / f'{id}.png', 'wb') as file:
       file.write(files.encode_png(pixels))
     self.summary.images['written'] += 1
     return image.split

@@ -171,8 +171,8 @@ def join(task: Task, samples: Sequence[Sample]) -> Pixels:
   if logits.shape[1] == 1:  # one logit is that of class 1 against a logit of 0
     logits = np.concatenate([np.zeros_like(logits), logits], axis=1)
   labels = np.concatenate([sample.labels for sample in samples])
-  weights = np.concatenate([np.full(len(sample.labels), sample.share / len(sample.labels)) for sample in samples])
   possible = task.possible_classes if task.classes else np.eye(2, dtype=bool)
+  weights = np.concatenate([np.full(len(sample.labels), sample.share / len(sample.labels)) for sample in samples])
   return Pixels(logits, possible[labels], weights / weights.sum(), len(samples))
 
 

@@ -21,7 +21,6 @@ from dmtl_jax.jobs import disk_use
 from dmtl_jax.tasks import Task
 
 CONFIDENCE = 0.9  # default of --confidence
-POOL = 'unlabelled'  # folder of photographs without labels, beside train
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,7 +129,7 @@ def find_places(config, spec, out: str | None):
   if not root.is_dir():
     raise UserError(f'--save=labels: {root}, which the run was trained on, is not there; give --images and --out')
   where = predicted.place(root)
-  own = [str(path) for path in (where.parent / 'images', root / POOL) if path.is_dir() and any(path.iterdir())]
+  own = [str(path) for path in (where.parent / 'images', root / listing.POOL) if path.is_dir() and any(path.iterdir())]
   return spec or own, out or str(where)
 
 

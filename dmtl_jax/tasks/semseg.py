@@ -35,7 +35,8 @@ class Semseg(Task):
     Args:
       ignore: stored value that means unlabelled, besides 255.
       positive: with two classes, stored value of class 1 instead of 1; 255 then does not mean unlabelled.
-      annotated: ids of the classes that were annotated in this label, if not all were; any other value is none of them.
+      annotated: ids of the classes that were annotated in this label, if they are listed; any other value is none of
+        them.
     """
     values = self._plane(values)
     if values.dtype == bool:  # True is class 1, whatever "positive" is
@@ -65,8 +66,7 @@ class Semseg(Task):
     """The id of a pixel that is none of the annotated classes: that of the last class, if only one is left."""
     if annotated in self.annotated:
       return len(self.classes) + self.annotated.index(annotated)
-    (last,) = set(range(len(self.classes))) - set(annotated)
-    return last
+    return next((id for id in range(len(self.classes)) if id not in annotated), IGNORE)
 
   def file_warnings(self, values, ignore=None, annotated=None, **_):
     """Counts pixels of a partly annotated label that hold the id of another class, which may be a mistake."""

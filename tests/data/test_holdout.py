@@ -52,6 +52,14 @@ def test_the_same_images_are_chosen_in_any_order_and_more_images_move_few():
   assert len(moved) <= 15  # a new draw would move 288 on average
 
 
+def test_classes_too_rare_for_a_share_do_not_keep_a_task_from_its_own():
+  """Every class is in one image, as where each photograph is of another thing."""
+  mask = np.zeros((20, 3), bool)
+  mask[:10, 0] = mask[10:, 1] = True
+  chosen = hold_out(make_source(mask, classes_shown=np.eye(20, dtype=bool)), 0.2)
+  assert mask[chosen].sum(0).tolist() == [2, 2, 0]
+
+
 def test_copies_of_a_picture_stay_together():
   rng = np.random.default_rng(0)
   thumbnails = rng.integers(0, 256, (50, 256)).astype(np.uint8).repeat(2, 0)

@@ -106,6 +106,18 @@ def test_the_same_import_twice_changes_nothing(place):
   assert summary.images == {'already there': 1}
 
 
+@pytest.mark.parametrize(('before', 'labels'), [('images', 'labels'), ('unlabelled', 'train/labels')])
+def test_a_photograph_that_the_folder_has_in_another_place_stays_there(before, labels, place):
+  """In PATH/images, or in the pool, from which suggested photographs come."""
+  place.photos.rename(place.root / 'elsewhere')
+  place.photos = place.data / before
+  exports.photo(place.photos)
+  assert place.join(exports.coco()).images == {'already there': 1}
+  assert set(place.files()) == {'dataset.json', f'{before}/a.jpg', f'{labels}/semseg/a.png'}
+  source = folder.open_folder(str(place.data), 'train')
+  np.testing.assert_array_equal(source[0]['labels']['semseg'][..., 0], exports.truth())
+
+
 def test_classes_of_a_second_export_are_appended(place):
   exports.photo(place.photos, 'b.jpg', seed=1)
   place.join(exports.coco())
@@ -142,6 +154,18 @@ def test_annotated_classes_are_listed_with_the_label(place):
   np.testing.assert_array_equal(place.label(name='b.png'), exports.truth(road=2, car=1, rest=254))
   listed = json.loads((place.data / 'train/labels/semseg/annotated.json').read_text())
   assert listed == {'a': ['road'], 'b': ['car']}
+
+
+def test_pixels_of_no_class_are_unlabelled_until_another_export_adds_classes(place):
+  exports.photo(place.photos, 'b.jpg', seed=1)
+  summary = place.join(exports.coco(), annotated=('all',))
+  assert summary.remarks[0].startswith('pixels of none of these classes stay unlabelled until')
+  source = folder.open_folder(str(place.data), 'train')
+  np.testing.assert_array_equal(source[0]['labels']['semseg'][..., 0], exports.truth())
+  place.join(coco('sky', 'tree', image='b.jpg'), 'y.json', annotated=('all',))
+  source = folder.open_folder(str(place.data), 'train')
+  np.testing.assert_array_equal(source[0]['labels']['semseg'][..., 0], exports.truth(rest=4))
+  assert source.tasks[0].id_names[4] == 'not road/car'
 
 
 def test_a_label_is_not_listed_anew_in_silence(place):

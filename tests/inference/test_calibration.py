@@ -82,6 +82,15 @@ def test_labels_that_leave_several_classes_possible_are_fitted_by_their_union():
   assert abs(centred(dropped.bias) - centred([0, 1, -1, 0.5])).max() > 0.3
 
 
+def test_a_pixel_of_a_partly_annotated_label_leaves_the_other_classes_possible():
+  task = dataclasses.replace(SEMSEG, annotated=((0,),))
+  count = len(task.classes)
+  sample = Sample(np.zeros((2, count), np.float32), np.array([1, count], np.uint8), 1.0)
+  np.testing.assert_array_equal(
+    calibration_fit.join(task, [sample]).possible, [np.arange(count) == 1, np.arange(count) > 0]
+  )
+
+
 def test_a_class_that_no_label_shows_does_not_run_off():
   rng = np.random.default_rng(3)
   logits = rng.standard_normal((5000, 3))

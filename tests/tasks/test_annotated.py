@@ -109,9 +109,10 @@ def test_a_wrong_list_is_refused_in_a_sentence(content, words, tmp_path):
   assert message.isprintable()
 
 
-def test_a_label_listed_for_all_classes_holds_no_other_value(tmp_path):
-  with pytest.raises(UserError, match='a.png: holds class id 254'):
-    read(write(tmp_path, {'a': list(CLASSES)}, {'a': [[0, 254]]}))
+def test_in_a_label_listed_for_all_classes_other_values_are_unlabelled(tmp_path):
+  task, labels = read(write(tmp_path, {'a': list(CLASSES)}, {'a': [[0, 3, 254, 255]]}))
+  assert labels['a'].tolist() == [[0, 3, 255, 255]]
+  assert not task.annotated
 
 
 def test_more_sets_than_ids_are_refused(tmp_path):
