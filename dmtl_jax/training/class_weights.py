@@ -127,8 +127,11 @@ def shares(source, data_config) -> dict[str, np.ndarray]:
   """Share [C] of each class in the labels that the network gets, for the tasks with classes and visible labels.
 
   A share is the mean over images, because the loss is. It depends neither on the seed nor on the number of hosts.
-  In a partly annotated label only annotated classes are counted: how many of the others it has is unknown.
+  In a partly annotated label only annotated classes are counted: how many of the others it has is unknown. Labels that
+  a model predicted are not counted, or a class that it seldom predicts would seem rare.
   """
+  if source.predicted is not None:
+    source = dataclasses.replace(source, label_mask=source.label_mask & ~source.predicted)
   tasks = [(t, task) for t, task in enumerate(source.tasks) if task.classes]
   rows = [np.flatnonzero(source.label_mask[:, t]) for t, _ in tasks]
   chosen = [r[np.linspace(0, len(r) - 1, min(len(r), COUNTED)).round().astype(int)] for r in rows]

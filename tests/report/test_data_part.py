@@ -10,6 +10,7 @@ import pytest
 from dmtl_jax.basics import atomic
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.data import label_settings
+from dmtl_jax.metrics.segmentation import intersection_over_union
 from dmtl_jax.report import pictures, results
 from dmtl_jax.report.data import classes, poorest, prospects, sentence
 from dmtl_jax.tasks import make_task
@@ -26,11 +27,20 @@ def write(path, arg='method=prediction', confusion=CONFUSION, rows=(), labels=No
   """A run of semseg and depth with confusion.json, per_image.csv and labels.json."""
   write_run(path, arg, final, tasks=(SEMSEG, DEPTH), **more)
   atomic.write_json(path / 'confusion.json', {'semseg': np.asarray(confusion).tolist()})
+  if final is not None and np.shape(confusion) == CONFUSION.shape:
+    metrics = json.loads((path / 'metrics.json').read_text())
+    atomic.write_json(path / 'metrics.json', metrics | {'per_class': {'semseg': per_class(confusion)}})
   if rows:
     atomic.write_csv(path / 'per_image.csv', list(rows))
   if labels is not None:
     atomic.write_json(path / 'labels.json', labels)
   return path
+
+
+def per_class(confusion, refuted=0):
+  """As in metrics.json."""
+  ious = 100 * intersection_over_union(np.asarray(confusion), refuted)
+  return {name: None if np.isnan(iou) else iou for name, iou in zip(NAMES, ious)}
 
 
 def read_sentences(path, **fields):
@@ -41,12 +51,18 @@ def read_sentences(path, **fields):
 
 
 def test_a_class_has_its_iou_share_and_what_it_is_taken_for():
-  sky, _, pole, car, train = classes.class_rows(CONFUSION, NAMES)
+  sky, _, pole, car, train = classes.class_rows(CONFUSION, NAMES, per_class(CONFUSION))
   assert sky[1:] == (pytest.approx(80 / 120), 0.45, pytest.approx(80 / 90), 'road', pytest.approx(10 / 90))
   assert pole[1:] == (0, 0.25, 0, 'sky', 0.6)
   assert car[1:] == (pytest.approx(1 / 20), 0.05, 0.1, 'road', 0.9)
   assert (train.share, train.taken_for) == (0, '')
   assert np.isnan([train.iou, train.found, train.taken]).all()
+
+
+def test_an_iou_is_that_of_the_evaluation_where_labels_are_partly_annotated():
+  """40 more pixels were predicted as sky, of which is only known that they are not."""
+  rows = classes.class_rows(CONFUSION, NAMES, per_class(CONFUSION, refuted=np.array([40, 0, 0, 0, 0])))
+  assert rows[0].iou == pytest.approx(80 / 160)
 
 
 def test_rows_of_the_heat_map_are_shares_of_labelled_pixels():

@@ -1,5 +1,6 @@
 """Class weights: the formula, what is counted, the loss against numpy, and that a run keeps what it started with."""
 
+import dataclasses
 import json
 
 import jax
@@ -63,6 +64,13 @@ def test_a_partly_annotated_label_counts_for_its_classes_only():
   np.testing.assert_allclose(
     class_weights.shares(source(labels, 2, task), DATA)['semseg'], [(1 / 3 + 1 / 4) / 2, 1 / 2, 1 / 4]
   )
+
+
+def test_predicted_labels_are_not_counted():
+  both = source({0: [[0, 0, 0, 1]], 1: [[2] * 4]}, 2)
+  predicted = np.array([[False, False], [True, False]])
+  own = dataclasses.replace(both, predicted=predicted)
+  np.testing.assert_allclose(class_weights.shares(own, DATA)['semseg'], [0.75, 0.25, 0])
 
 
 def test_labels_are_sampled_evenly(monkeypatch):

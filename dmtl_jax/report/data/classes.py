@@ -1,12 +1,10 @@
 """Classes of a class map: how well each is found, and what it is taken for, from a run's confusion counts."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import math
 from typing import NamedTuple
 
 import numpy as np
-
-from dmtl_jax.metrics.segmentation import intersection_over_union
 
 MOST_SHOWN = 18  # rows of a confusion matrix, so that it can be read
 OTHERS = 'others'  # column of the classes without a column
@@ -37,9 +35,13 @@ class ClassRow(NamedTuple):
     return self.share > 0
 
 
-def class_rows(confusion: np.ndarray, names: Sequence[str]) -> list[ClassRow]:
-  """A row per class, in order, from pixel counts [label, prediction]."""
-  ious = intersection_over_union(confusion)
+def class_rows(confusion: np.ndarray, names: Sequence[str], scores: Mapping[str, float | None]) -> list[ClassRow]:
+  """A row per class, in order.
+
+  Args:
+    confusion: pixel counts [label, prediction].
+    scores: {class: IoU in %} of the evaluation, which also counts pixels that are only known to be of another class.
+  """
   labelled = confusion.sum(1)
   total = int(labelled.sum())
   wrong = confusion - np.diag(np.diag(confusion))
@@ -50,7 +52,7 @@ def class_rows(confusion: np.ndarray, names: Sequence[str]) -> list[ClassRow]:
     rows.append(
       ClassRow(
         name,
-        iou=float(ious[i]),
+        iou=math.nan if scores.get(name) is None else scores[name] / 100,
         share=count / total if total else math.nan,
         found=int(confusion[i, i]) / count if count else math.nan,
         taken_for=names[other] if wrong[i, other] else '',

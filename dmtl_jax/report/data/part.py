@@ -143,4 +143,5 @@ def _label_rows(run: Run) -> list[LabelRow]:
 
 def _class_part(run: Run, task: Task) -> ClassPart:
   confusion = run.confusion[task.name]
-  return ClassPart(task, classes.class_rows(confusion, task.classes), classes.heat_map(confusion, task.classes))
+  rows = classes.class_rows(confusion, task.classes, run.scores('per_class', task))
+  return ClassPart(task, rows, classes.heat_map(confusion, task.classes))

@@ -43,7 +43,7 @@ def _classes(run: Run, task: Task, is_named: bool) -> tuple[str, str]:
   Args:
     is_named: whether to name the task, as several have classes.
   """
-  rows = class_rows(run.confusion[task.name], task.classes)
+  rows = _rows(run, task)
   never = [row for row in rows if row.found == 0]
   hardly = [row for row in rows if 0 < row.found < FOUND]
   parts = [f'{_subject(never)} never found'] if never else []
@@ -57,8 +57,12 @@ def _classes(run: Run, task: Task, is_named: bool) -> tuple[str, str]:
   return missed, f'In no validation label{of_task}: {_names(unlabelled)}.' if unlabelled else ''
 
 
+def _rows(run: Run, task: Task) -> list[ClassRow]:
+  return class_rows(run.confusion[task.name], task.classes, run.scores('per_class', task))
+
+
 def _weakest(run: Run, task: Task, is_named: bool) -> str:
-  rows = [row for row in class_rows(run.confusion[task.name], task.classes) if row.is_labelled]
+  rows = [row for row in _rows(run, task) if row.is_labelled]
   weakest = min(rows, key=lambda row: row.iou)
   of_task = f' of {task.name}' if is_named else ''
   return f'Every labelled class{of_task} is found; the weakest is {weakest.name}, with an IoU of {weakest.iou:.1%}.'
