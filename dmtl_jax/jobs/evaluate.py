@@ -18,7 +18,7 @@ from dmtl_jax.inference.forward import denoising_steps
 from dmtl_jax.models import build_model
 from dmtl_jax.runs import run_tasks
 from dmtl_jax.runs.checkpoints import load
-from dmtl_jax.runs.workdir import read_tasks
+from dmtl_jax.runs.workdir import read_config, read_tasks
 
 
 def as_text(scores: dict, tasks) -> str:
@@ -107,6 +107,9 @@ def without_learned(source, config, path: pathlib.Path):
   labels = path / 'labels.json'
   if not source_lib.holdout_fraction(config.data) or not labels.exists():
     return source
+  learned_from = read_config(path).data
+  if any(learned_from.get(field) != config.data.get(field) for field in ('name', 'path')):
+    return source  # other images, which may have the same names
   learned = label_settings.images(labels)
   kept = [i for i, id in enumerate(source.ids) if id not in learned]
   if len(kept) == len(source):

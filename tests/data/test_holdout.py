@@ -1,14 +1,15 @@
 """The images that are held out to validate on: shares of tasks and classes, stability, copies."""
 
-from ml_collections import ConfigDict
 import numpy as np
 import pytest
 
 from dmtl_jax.basics.errors import UserError
+from dmtl_jax.configs.scenes import get_config
 from dmtl_jax.data import label_settings
 from dmtl_jax.data.holdout import hold_out
 from dmtl_jax.datasets.source import Source
 from dmtl_jax.jobs import evaluate
+from dmtl_jax.runs import workdir
 from dmtl_jax.tasks import make_task
 
 TASKS = tuple(make_task(name, 'saliency') for name in ('a', 'b', 'c'))
@@ -72,12 +73,17 @@ def test_held_out_images_that_a_run_learned_from_are_not_scored(tmp_path):
   """They were in its training part, before images were added."""
   mask = one_label(5)
   source = make_source(mask)
-  config = ConfigDict({'data': {'name': 'scenes', 'holdout_fraction': 0.2}})
+  config = get_config()
+  config.data.holdout_fraction = 0.2
+  workdir.write_config(tmp_path, config)
   assert evaluate.without_learned(source, config, tmp_path) is source
   label_settings.save_mapping(tmp_path / 'labels.json', ['IMG_1', 'IMG_3', 'other'], TASKS, mask[:3])
   assert evaluate.without_learned(source, config, tmp_path).ids == ['IMG_0', 'IMG_2', 'IMG_4']
   label_settings.save_mapping(tmp_path / 'labels.json', source.ids, TASKS, mask)
   with pytest.raises(UserError, match='labels.json: the run learned from all 5 images that are held out now'):
     evaluate.without_learned(source, config, tmp_path)
+  config.data.name = 'pascal'  # other images may use the same names
+  assert evaluate.without_learned(source, config, tmp_path) is source
+  config.data.name = 'scenes'
   config.data.holdout_fraction = 0.0  # a split of its own may use the same names
   assert evaluate.without_learned(source, config, tmp_path) is source
