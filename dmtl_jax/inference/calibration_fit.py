@@ -252,10 +252,13 @@ def as_text(calibration: Calibration, tasks: Sequence[Task]) -> str:
     if fitted is None:
       lines.append(f'{task.name:<12}not calibrated: no validation image is labelled for it')
       continue
-    lines.append(
-      f'{task.name:<12}temperature {fitted.temperature:.3g}, calibration error {fitted.raw.ece:.1f}% -> '
-      f'{fitted.calibrated.ece:.1f}%'
-    )
+    if fitted.calibrated == fitted.raw:
+      text = f'calibration error {fitted.raw.ece:.1f}%, kept: no fit on half of the images helps the other half'
+    else:
+      text = (
+        f'temperature {fitted.temperature:.3g}, calibration error {fitted.raw.ece:.1f}% -> {fitted.calibrated.ece:.1f}%'
+      )
+    lines.append(f'{task.name:<12}{text}')
     if fitted.threshold is not None:
       lines[-1] += (
         f', masks from {fitted.threshold:.3g} on: F {fitted.f:.1f} ({fitted.f_at_half:.1f} uncalibrated at 0.5)'
