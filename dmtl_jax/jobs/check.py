@@ -129,7 +129,8 @@ def first_lines(config, source, val=None, left_out: int = 0) -> list[str]:
     held_out = f', held out of the training images ({share:g} of the labelled ones)' if share else ''
     lines.append(f'validated on {len(val)} images{held_out}: {_label_counts(val)}')
     missing = [task.name for task, labelled in zip(val.tasks, val.label_mask.any(0)) if not labelled]
-    lines += [f'  {name}: no validation label, so no score; add some to val' for name in missing]
+    fix = 'label a second image for it' if share else 'add some to val'
+    lines += [f'  {name}: no validation label, so no score; {fix}' for name in missing]
   return lines
 
 

@@ -185,6 +185,10 @@ def test_unlabelled_and_held_out_images_are_counted(config, tmp_path, capsys):
   output = capsys.readouterr().out
   assert '3 of the images have no visible label; an epoch takes at most as many of these as labelled ones' in output
   assert 'a batch of 4 images holds 10 pairs of image and task' in output  # 15 labels in an epoch of 6 images
+  for path in sorted((tmp_path / 'toy/train/labels/depth').iterdir())[1:]:
+    path.unlink()
+  check.run(config, str(tmp_path / 'page.png'))
+  assert 'depth: no validation label, so no score; label a second image for it\n' in capsys.readouterr().out
 
 
 def test_copies_of_training_images_in_val_are_named(config, tmp_path, capsys):
