@@ -68,6 +68,17 @@ MODES = {
 }
 # Modes that take the config of a trained run.
 TRAINED = ('predict', 'suggest', 'report', 'influence', 'uncertainty', 'export')
+# Flags that only some modes take; others take them all, or ignore them as --workdir.
+ONLY = {
+    'replay': 'train', 'predictions': 'evaluate', 'step': 'evaluate predict export', 'images': 'predict suggest import',
+    'save': 'predict', 'confidence': 'predict', 'zoom': 'predict', 'samples': 'predict uncertainty', 'count': 'suggest',
+    'limit': 'influence uncertainty', 'write': 'check', 'time': 'check', 'memory': 'summary', 'for': 'summary',
+    'json': 'summary', 'workdirs': 'report', 'suite': 'study', 'jobs': 'study', 'page': 'study',
+    'from': 'import', 'task': 'import', 'kind': 'import', 'classes': 'import', 'background': 'import',
+    'annotated': 'import', 'colors': 'import', 'checkpoint': 'convert',
+    'pred': 'boundary', 'gt': 'boundary', 'ignore': 'boundary',
+    'tolerance': 'boundary', 'thresholds': 'boundary', 'thin': 'boundary', 'workers': 'boundary',
+}  # fmt: skip
 PATHS = ('workdir', 'images', 'out', 'workdirs', 'replay', 'pred', 'gt', 'page', 'from', 'colors')
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -274,6 +285,11 @@ def _check_flags(config: str | None, overrides: list):
   mode = _MODE.value
   if mode not in MODES:
     raise unknown_value_error('--mode', mode, MODES)
+  for name, modes in ONLY.items():
+    if flags.FLAGS[name].present and mode not in modes.split():
+      raise UserError(f'--{name}: --mode={mode} does not take it; leave it out, or set --mode={modes.split()[0]}')
+  if _CONFIDENCE.present and _SAVE.value != 'labels':
+    raise UserError('--confidence: only --save=labels takes it; leave it out')
   completes = mode == 'predict' and _SAVE.value == 'labels'  # by default the folder that the run was trained on
   for name in ('workdir',) if _REPLAY.value or completes else MODES[mode]:
     if not (config if name == 'config' else flags.FLAGS[name].value):

@@ -78,10 +78,12 @@ class Files:
 
   def warnings(self, index: int, task: Task) -> dict[str, int]:
     """`Task.file_warnings` of a label, which must be valid, where there are any."""
-    if type(task).file_warnings is Task.file_warnings:  # which finds nothing, and reading the file again takes time
+    encoding = self.encoding(index, task)
+    has_none = isinstance(task, KINDS['semseg']) and 'annotated' not in encoding
+    if has_none or type(task).file_warnings is Task.file_warnings:  # reading the file again would only take time
       return {}
     with self._unchanged_label(index, task) as path:
-      counts = task.file_warnings(label_files.load(path), **self.encoding(index, task))
+      counts = task.file_warnings(label_files.load(path), **encoding)
     return {text: count for text, count in counts.items() if count}
 
   def summary(self, index: int, tasks: Sequence[Task]) -> ImageSummary:

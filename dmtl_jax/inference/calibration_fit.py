@@ -123,7 +123,8 @@ IDENTITY = Parameters(1.0, np.zeros(1))
 def fit(evidence: Evidence, step: int, diffusion_steps: int) -> Calibration:
   """Fits every task that has labelled pixels, for a checkpoint evaluated with `diffusion_steps` denoising steps.
 
-  A task keeps its raw probabilities if a fit on half of the images makes those of the other half less likely.
+  A task keeps its raw probabilities if a fit on half of the images makes those of the other half less likely, or if it
+  has only one image.
   """
   tasks = {
     task.name: _fit_task(task, list(evidence.samples[task.name].values()), evidence.operating_points.get(task.name))
@@ -145,7 +146,7 @@ def _fit_task(task: Task, samples: Sequence[Sample], point: OperatingPoint | Non
     parts = [(pixels, parameters)]
   raw = reliability(task, [(part, IDENTITY) for part, _ in parts])
   calibrated = reliability(task, parts)
-  if held_out and calibrated.nll >= raw.nll:  # what one half teaches does not hold for the other
+  if not held_out or calibrated.nll >= raw.nll:  # what one half teaches does not hold for the other
     parameters = Parameters(1.0, np.zeros(pixels.logits.shape[1]))
     calibrated = raw
   bias = parameters.bias if task.classes else parameters.bias[1:] - parameters.bias[:1]
@@ -253,7 +254,8 @@ def as_text(calibration: Calibration, tasks: Sequence[Task]) -> str:
       lines.append(f'{task.name:<12}not calibrated: no validation image is labelled for it')
       continue
     if fitted.calibrated == fitted.raw:
-      text = f'calibration error {fitted.raw.ece:.1f}%, kept: no fit on half of the images helps the other half'
+      why = 'no fit on half of the images helps the other half' if fitted.held_out else 'one image is too few for a fit'
+      text = f'calibration error {fitted.raw.ece:.1f}%, kept: {why}'
     else:
       text = (
         f'temperature {fitted.temperature:.3g}, calibration error {fitted.raw.ece:.1f}% -> {fitted.calibrated.ece:.1f}%'

@@ -72,6 +72,7 @@ def _evaluate(config, path: pathlib.Path, weights: str, predictions: bool) -> di
   save = functools.partial(gallery.save_predictions, path / 'predictions', source.tasks)
   steps = config.eval.diffusion_steps
   is_standard = denoising_steps(model, steps) == denoising_steps(model, 0)
+  is_own = is_own_data(config.data, path)
   evidence = calibration_fit.Evidence(source.tasks, evaluator.count, config.seed) if is_standard else None
   scores, rows, confusion = evaluator.run(variables, save if predictions else None, evidence)
   result = {
@@ -91,15 +92,26 @@ def _evaluate(config, path: pathlib.Path, weights: str, predictions: bool) -> di
       if is_standard:
         atomic.write_csv(path / 'per_image.csv', rows)
         atomic.write_atomic(path / 'confusion.json', json.dumps({name: c.tolist() for name, c in confusion.items()}))
-        calibration.write(path, fitted)
+        if is_own:
+          calibration.write(path, fitted)
         chosen = gallery.choose(rows, source.tasks, config.eval.panels)
         gallery.save_panels(path / 'panels', source.tasks, chosen, functools.partial(evaluator.stages, variables))
     say(as_text(scores, source.tasks))
-    if fitted and fitted.tasks:
+    if fitted and fitted.tasks and not is_own:
+      say(f'\n{path}/calibration.json stays that of the data that the run was trained on')
+    elif fitted and fitted.tasks:
       say(f'\n{calibration_fit.as_text(fitted, source.tasks)}')
     if 'last' in result:
       say(f'\nthe last weights, step {result["last"]["step"]}:\n{as_text(result["last"], source.tasks)}')
   return result
+
+
+def is_own_data(data_config, path: pathlib.Path) -> bool:
+  """Whether these are the data that the run in `path` was trained on."""
+  if not (path / 'config.json').exists():
+    return True
+  own = read_config(path).data
+  return all(own.get(field) == data_config.get(field) for field in ('name', 'path', 'dir', 'holdout_fraction'))
 
 
 def without_learned(source, config, path: pathlib.Path):

@@ -83,4 +83,4 @@ def _shares(options: Options, summary: Summary) -> str:
   total = sum(summary.pixels.values())
   parts = [f'{names[value]} {100 * n / total:.3g}%' for value, n in summary.pixels.most_common()]
   nowhere = [name for i, name in enumerate(summary.classes) if name in summary.taken and i not in summary.pixels]
-  return ', '.join(parts) + ' of the pixels' + (f'; in none of them: {join_names(nowhere, 10)}' if nowhere else '')
+  return ', '.join(parts) + ' of the pixels' + (f'; nowhere: {join_names(nowhere, 10)}' if nowhere else '')

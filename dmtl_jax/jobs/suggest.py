@@ -132,7 +132,7 @@ def explain(pick: Pick, task: str) -> str:
     text += 'drawn from the images least like those labelled or suggested before'
   else:
     text += 'looks the same as an image labelled or suggested before'
-  return text + f'; the network is more certain of {pick.uncertainty:.0%} of the images without this label'
+  return text + f'; more uncertain than {pick.uncertainty:.0%} of the images without this label'
 
 
 def _draw(predictor: Predictor, sources: Sequence[Source], picks: Sequence[Pick], names: Sequence[str]) -> np.ndarray:

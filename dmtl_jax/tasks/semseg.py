@@ -73,7 +73,7 @@ class Semseg(Task):
     if annotated not in self.annotated:
       return {}
     others = set(range(len(self.classes))) - {*annotated, ignore}
-    text = 'hold a class that annotated.json does not list for their image, so they count as none of those it lists'
+    text = 'are drawn as a class that annotated.json does not list for their image, and are read as none of the listed'
     return {text: int(np.isin(values, list(others)).sum())}
 
   def _describe_wrong_ids(self, wrong: np.ndarray, ignore: int | None, positive: int | None) -> str:

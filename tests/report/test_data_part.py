@@ -130,7 +130,7 @@ def test_a_damaged_matrix_is_named(tmp_path, content):
 def test_the_first_sentence_names_what_is_never_found(tmp_path):
   assert read_sentences(tmp_path / 'p') == [
     'semseg 31.20 mIoU, depth 0.5000 absErr; pole (25% of pixels) is never found.',
-    'In no validation label: train.',
+    'Annotated in no validation label: train.',
   ]
   confusion = CONFUSION.copy()
   confusion[3] = [0, 998, 0, 2, 0]
@@ -164,7 +164,7 @@ def test_page_and_text_begin_with_the_sentence_for_one_run_and_fold_it_for_sever
   runs = [write(tmp_path / 'a'), write(tmp_path / 'b', 'method=feature', final=(40, 0.4))]
   page, text, _ = make(tmp_path, runs[0])
   assert words(find_class(page, 'lead')[0]).endswith('pole (25% of pixels) is never found.')
-  assert text.splitlines()[2].endswith('never found. In no validation label: train.')
+  assert text.splitlines()[2].endswith('never found. Annotated in no validation label: train.')
   page, text, _ = make(tmp_path, *runs)
   (folded,) = find_class(page, 'data')
   assert folded.tag == 'details'

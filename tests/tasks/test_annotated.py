@@ -138,7 +138,7 @@ def test_check_shows_them_and_counts_other_classes_ids(tmp_path, capsys):
   assert (
     'semseg: 1 labels, 100% of their pixels labelled: not road 75%, road 25%; nowhere: sky, car, tree\n' in report.text
   )
-  assert '50% of the pixels hold a class that annotated.json does not list for their image' in report.text
+  assert '50% of the pixels are drawn as a class that annotated.json does not list for their image' in report.text
   assert 'not sky/road 50%' in report.text
   page = np.asarray(Image.open(report.picture)).reshape(-1, 3)
   assert (page == colors.palette()[4]).all(1).any()  # the swatch of *not road*

@@ -54,7 +54,7 @@ def _classes(run: Run, task: Task, is_named: bool) -> tuple[str, str]:
   missed = f'{f"of {task.name}, " if is_named and parts else ""}{", ".join(parts)}'
   unlabelled = [row for row in rows if not row.is_labelled]
   of_task = f' for {task.name}' if is_named else ''
-  return missed, f'In no validation label{of_task}: {_names(unlabelled)}.' if unlabelled else ''
+  return missed, f'Annotated in no validation label{of_task}: {_names(unlabelled)}.' if unlabelled else ''
 
 
 def _rows(run: Run, task: Task) -> list[ClassRow]:
