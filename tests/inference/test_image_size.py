@@ -98,8 +98,9 @@ class Scored(NamedTuple):
 @pytest.fixture(scope='module')
 def scored(tiny_run, folder, tmp_path_factory):
   config = workdir.read_config(tiny_run)
-  config.data.name, config.data.path = 'folder', str(folder)
+  config.data.update(name='folder', path=str(folder), predicted_labels=False, predicted_weight=0.3)
   config.eval.resolution, config.eval.boundary_side, config.eval.panels = 'image', SIDE, 1
+  workdir.write_config(tiny_run, config)  # as if it had learned from these data
   evaluate.run(config, str(tiny_run), predictions=True)
   calibrated = (tiny_run / 'calibration.json').read_bytes()
   (tiny_run / 'calibration.json').unlink()  # scores are of raw maps

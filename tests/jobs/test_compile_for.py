@@ -176,7 +176,7 @@ def test_the_command_line_alone_does_not_import_jax():
   [
     (['--mode=summary', '--memory', '--for=v5'], "'v5' is none of v4-8, .*; did you mean v5p-8?"),
     (['--mode=summary', '--for=v5e-1'], '--for=v5e-1: needs --mode=summary --memory'),
-    (['--workdir=x', '--for=t4'], '--for=t4: needs'),
+    (['--workdir=x', '--for=t4'], '--for: --mode=train does not take it'),
   ],
 )
 def test_a_wrong_accelerator_is_refused_before_jax_is_there(arguments, message, fresh_flags, monkeypatch):
