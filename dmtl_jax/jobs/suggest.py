@@ -56,14 +56,14 @@ def run(workdir: str, out: str, spec: str | Sequence[str] | None, count: int, fo
   with stopping.report_interruption(lambda: f'what lies in {folder} is as it was', folder):
     if spec:
       training = training.subset(np.flatnonzero(training.label_mask.any(1)).tolist())
-    elif training.label_mask.all():
+    elif whole.label_mask.all():
       raise UserError(
         f'{workdir}: all {len(training)} training images are labelled for all tasks; name others with --images=PHOTOS'
       )
     sources = [training, *([_open_photographs(paths, training.tasks, broken)] if spec else [])]
     measured = ranking.join([ranking.measure(predictor, _without_labels(one), config.data) for one in sources])
     labelled = np.concatenate([one.label_mask for one in sources])
-    candidates = ~labelled
+    candidates = ~labelled if spec else ~whole.label_mask  # a label that config.data.labels hides need not be drawn
     if spec:
       if len(broken) == len(paths):
         raise UserError(f'--images: none of {len(paths)} photographs can be read; {broken[min(broken)]}')

@@ -68,6 +68,17 @@ def test_all_missing_labels_are_suggested(workdir, tmp_path, capsys):
   assert len(np.unique(np.asarray(sheet).reshape(-1, 3), axis=0)) > 100
 
 
+def test_labels_that_the_run_hid_from_training_need_not_be_drawn(workdir, tmp_path, monkeypatch):
+  def load(path):
+    predictor = dmtl_jax.load(path)
+    predictor.config.data.labels = 'one'
+    return predictor
+
+  monkeypatch.setattr(suggest, 'load', load)
+  assert suggest.run(workdir, str(tmp_path), None, 50) == 0
+  assert {(row['image'], row['task']) for row in rows(tmp_path)} == MISSING
+
+
 def test_the_command_is_deterministic_and_counts(workdir, tmp_path, fresh_flags):
   for out in ('a', 'b'):
     fresh_flags()
