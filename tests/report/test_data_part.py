@@ -292,7 +292,7 @@ def test_a_trend_is_that_of_a_least_squares_line(tmp_path):
   ('semseg/mIoU', [4, 6, 4, 6, 4, 6], 'semseg no longer improves beyond the noise.'),
   ('depth/absErr', [1, 2, 3.1, 4], 'depth gets worse towards the end.'),
   ('semseg/mIoU', [1, 2, 3],
-   'cannot be told, as training took its scores fewer than 4 times; --config.train.eval_every=3 takes them often enough.'),
+   'not known, as training took its scores fewer than 4 times; --config.train.eval_every=3 takes them often enough.'),
 ])  # fmt: skip
 def test_the_end_of_the_curve_tells_whether_more_steps_would_help(tmp_path, metric, values, text):
   run = write(tmp_path / 'p')

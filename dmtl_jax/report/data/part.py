@@ -40,7 +40,7 @@ class DataPart:
   Attributes:
     is_open: whether the section is about one run; otherwise the part is folded, and names its run.
     sentences: for the owner of the data; [] without scores.
-    more_steps, more_labels: whether they would help; '' where it cannot be told.
+    more_steps, more_labels: whether they would help; '' if that is not known.
     command: how to find out about labels; '' where a run shows it, or there are several.
   """
 

@@ -15,7 +15,7 @@ from dmtl_jax.tasks import Task
 
 TENTH = 0.1  # share of the images that count as unusual in a way
 QUARTER = 0.25  # of the median, by which they must also differ from it
-FEWEST = 10  # images from which a tenth can be told
+FEWEST = 10  # images, below which a tenth is no image
 OFTEN = 3  # times as often as among all images, from which a trait is worth a sentence
 SIDE = 400  # pixels of an embedded strip's longer side
 

@@ -17,7 +17,7 @@ from dmtl_jax.report.table import task_column
 from dmtl_jax.runs import workdir as workdir_lib
 from dmtl_jax.tasks import Task
 
-FEWEST = 4  # evaluations from which a trend can be told from noise
+FEWEST = 4  # evaluations, below which noise hides a trend
 ERRORS = 2  # standard errors beyond which a change is not noise
 HALF_LABELS = 'half_labels.json'  # beside the report
 RULE = (
@@ -79,7 +79,7 @@ def more_steps(run: Run) -> str:
   if not trends:
     every = max(last_step(run) // 10, 1)
     return (
-      f'More steps: cannot be told, as training took its scores fewer than {FEWEST} times; '
+      f'More steps: not known, as training took its scores fewer than {FEWEST} times; '
       f'--config.train.eval_every={every} takes them often enough.'
     )
   better = [
