@@ -1,4 +1,4 @@
-"""Labels that a model predicted, in a folder data set: who reads them, how they are told apart, what is refused."""
+"""Labels that a model predicted, in a folder data set: who reads them, how they are kept apart, what is refused."""
 
 import json
 

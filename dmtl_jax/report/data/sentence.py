@@ -53,8 +53,8 @@ def _classes(run: Run, task: Task, is_named: bool) -> tuple[str, str]:
     )
   missed = f'{f"of {task.name}, " if is_named and parts else ""}{", ".join(parts)}'
   unlabelled = [row for row in rows if not row.is_labelled]
-  of_task = f' for {task.name}' if is_named else ''
-  return missed, f'Annotated in no validation label{of_task}: {_names(unlabelled)}.' if unlabelled else ''
+  scope = f' for {task.name}' if is_named else ''
+  return missed, f'Annotated in no validation label{scope}: {_names(unlabelled)}.' if unlabelled else ''
 
 
 def _rows(run: Run, task: Task) -> list[ClassRow]:
@@ -64,8 +64,8 @@ def _rows(run: Run, task: Task) -> list[ClassRow]:
 def _weakest(run: Run, task: Task, is_named: bool) -> str:
   rows = [row for row in _rows(run, task) if row.is_labelled]
   weakest = min(rows, key=lambda row: row.iou)
-  of_task = f' of {task.name}' if is_named else ''
-  return f'Every labelled class{of_task} is found; the weakest is {weakest.name}, with an IoU of {weakest.iou:.1%}.'
+  scope = f' of {task.name}' if is_named else ''
+  return f'Every labelled class{scope} is found; the weakest is {weakest.name}, with an IoU of {weakest.iou:.1%}.'
 
 
 def _names(rows: Sequence[ClassRow]) -> str:
