@@ -32,6 +32,7 @@ class Source:
     thumbnails: [N, P] uint8 of the images (see duplicates.py); None: not known.
     predicted: [N, T] bool, which labels a model predicted, where none was made by hand; None: no such labels. They are
       not in `label_mask` before `label_settings.apply_labels`, which makes them visible, and only to training.
+    predicted_by: {task: what predicted its labels}, see datasets/folder/predicted.py.
     part_of: the whole split, if this is a part of one; mappings name its images and tasks.
   """
 
@@ -47,6 +48,7 @@ class Source:
   classes_shown: np.ndarray | None = None
   thumbnails: np.ndarray | None = None
   predicted: np.ndarray | None = None
+  predicted_by: dict[str, dict] = dataclasses.field(default_factory=dict)
   part_of: 'Source | None' = None
 
   def __len__(self) -> int:
@@ -92,7 +94,9 @@ class Source:
     columns = list(columns)
     predicted = None if self.predicted is None else self.predicted[:, columns]
     tasks = tuple(self.tasks[t] for t in columns)
-    return self._part(tasks=tasks, label_mask=self.label_mask[:, columns], predicted=predicted)
+    predicted_by = {task.name: self.predicted_by[task.name] for task in tasks if task.name in self.predicted_by}
+    mask = self.label_mask[:, columns]
+    return self._part(tasks=tasks, label_mask=mask, predicted=predicted, predicted_by=predicted_by)
 
   def _part(self, **fields) -> 'Source':
     return dataclasses.replace(self, **fields, part_of=self.part_of or self)

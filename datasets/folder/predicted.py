@@ -86,7 +86,7 @@ def add(source: Source, root: pathlib.Path, encodings: dict[str, dict]) -> Sourc
   """
   where = place(root)
   paths = _label_files(where, source.tasks)
-  _check_source(where / SOURCE, [task for task in source.tasks if paths[task.name]])
+  origin = _origin(where / SOURCE, [task for task in source.tasks if paths[task.name]])
   exists = np.array([[id in paths[task.name] for task in source.tasks] for id in source.ids])
   used = [
     {task.name: paths[task.name][id].path for t, task in enumerate(source.tasks) if exists[i, t]}
@@ -94,7 +94,7 @@ def add(source: Source, root: pathlib.Path, encodings: dict[str, dict]) -> Sourc
   ]
   encodings = {task.name: encoding(task, encodings[task.name]) for task in source.tasks}
   read = _Reader(source.read, used, encodings)
-  return dataclasses.replace(source, read=read, predicted=exists & ~source.label_mask)
+  return dataclasses.replace(source, read=read, predicted=exists & ~source.label_mask, predicted_by=origin)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -142,11 +142,15 @@ def _label_files(where: pathlib.Path, tasks: Sequence[Task]) -> dict[str, dict[s
   return {task.name: paths.get(task.name, {}) for task in tasks}
 
 
-def _check_source(path: pathlib.Path, tasks: Sequence[Task]):
-  """Raises UserError if source.json is missing, or names other classes than dataset.json does now."""
+def _origin(path: pathlib.Path, tasks: Sequence[Task]) -> dict[str, dict]:
+  """{task: its entry in source.json}; raises UserError if one is missing or names other classes than dataset.json."""
   if not path.is_file():
     raise UserError(f'{path}: no such file; it says what {path.parent} was predicted by: predict these labels again')
   stored = _read_source(path)
   other = [task.name for task in tasks if not describe(task).items() <= stored.get(task.name, {}).items()]
   if other:
-    raise UserError(f'{path}: {join_names(other)} had another kind or other classes; predict these labels again')
+    raise UserError(
+      f'{path}: {join_names(other)} had another kind or other classes; train without config.data.predicted_labels on '
+      'those of dataset.json, and predict these labels again with that run'
+    )
+  return {task.name: stored[task.name] for task in tasks}

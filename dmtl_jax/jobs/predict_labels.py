@@ -160,7 +160,7 @@ def _target(out: pathlib.Path, tasks: tuple[Task, ...]) -> Target:
   if other := [task.name for task in common if predicted.describe(task) != predicted.describe(by_name[task.name])]:
     raise UserError(
       f'{description}: {join_names(other)} had another kind or other classes when the run learned; train on this '
-      'folder again, or give another --out'
+      'folder again without config.data.predicted_labels and predict with that run, or give another --out'
     )
   if not common:
     names = join_names([task.name for task in tasks])

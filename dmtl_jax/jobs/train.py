@@ -6,8 +6,9 @@ import pathlib
 
 import jax
 
-from dmtl_jax.basics import sharding
-from dmtl_jax.basics.errors import program, UserError
+from dmtl_jax.basics import files, sharding
+from dmtl_jax.basics.atomic import write_json
+from dmtl_jax.basics.errors import join_names, program, UserError
 from dmtl_jax.basics.progress import Progress, say
 from dmtl_jax.basics.stopping import Stopped, StopSignal
 from dmtl_jax.data import label_settings
@@ -20,6 +21,8 @@ from dmtl_jax.runs import workdir as workdir_lib
 from dmtl_jax.runs.checkpoints import Checkpoints
 from dmtl_jax.runs.log import Log
 from dmtl_jax.training import bad_numbers, class_weights, cost, periodic, setup
+
+PREDICTED_BY = 'predicted_by.json'
 
 
 def run(config, workdir: str, force: bool = False) -> dict | None:
@@ -162,6 +165,13 @@ def check_labels(workdir: str, source):
   labels = pathlib.Path(workdir) / 'labels.json'
   if labels.exists():
     label_settings.check_same(labels, source.ids, source.tasks, source.label_mask, source.predicted)
+  origin = pathlib.Path(workdir) / PREDICTED_BY
+  if origin.exists() and (before := files.read_json(origin)) != source.predicted_by:
+    changed = [name for name, entry in source.predicted_by.items() if before.get(name) != entry]
+    raise UserError(
+      f'{origin}: the labels of {join_names(changed)} were predicted anew since this run started; choose a new '
+      '--workdir, or use --force'
+    )
 
 
 def write_start(workdir: str, config, training: setup.Training):
@@ -172,6 +182,8 @@ def write_start(workdir: str, config, training: setup.Training):
   labels = pathlib.Path(workdir) / 'labels.json'
   label_settings.save_mapping(labels, source.ids, source.tasks, source.label_mask, source.predicted)
   workdir_lib.write_tasks(workdir, source.tasks)
+  if source.predicted_by:
+    write_json(pathlib.Path(workdir) / PREDICTED_BY, source.predicted_by)
 
 
 def log_steps(log: Log, pending: bad_numbers.PendingSteps, schedule, config, step: int) -> str:

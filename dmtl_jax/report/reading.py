@@ -18,6 +18,7 @@ import numpy as np
 
 from dmtl_jax.basics import files, progress
 from dmtl_jax.basics.errors import is_plain, UserError
+from dmtl_jax.data.label_settings import PREDICTED
 from dmtl_jax.tasks import Task
 
 FIX = 'run --mode=evaluate again, or delete it'
@@ -85,10 +86,11 @@ class DrawnImage:
 
 @dataclasses.dataclass(frozen=True)
 class LabelCounts:
-  """How many training images a run had, and {task: how many were labelled for it}."""
+  """How many training images a run had, and {task: how many were labelled for it, or had a predicted label}."""
 
   images: int
   tasks: dict[str, int]
+  predicted: dict[str, int]
 
 
 def read_evaluation(path: pathlib.Path) -> Evaluation | None:
@@ -150,7 +152,8 @@ def read_label_counts(path: pathlib.Path) -> LabelCounts | None:
     return None
   with _content(path, 'training') as content:
     counts = collections.Counter(_text(name) for names in content.values() for name in names)
-    return LabelCounts(len(content), dict(counts))
+    predicted = {name: counts.pop(name) for name in list(counts) if name.startswith(PREDICTED)}
+    return LabelCounts(len(content), dict(counts), {name.removeprefix(PREDICTED): n for name, n in predicted.items()})
 
 
 def read_confusion(path: pathlib.Path, tasks: Sequence[Task]) -> dict[str, np.ndarray]:

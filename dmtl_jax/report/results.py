@@ -137,21 +137,29 @@ class Section:
 
   @property
   def title(self) -> str:
-    if self.labels == 'full':
-      return f'{self.data}, {self._existing_labels()}'
-    return f'{self.data}, {LABELS.get(self.labels, f"labels of {self.labels}")}'
+    named = LABELS.get(self.labels, f'labels of {self.labels}')
+    own = self._existing_labels() if self.labels == 'full' else named
+    predicted = self._counts('predicted')
+    return f'{self.data}, {own}' + (f'; labels that a model predicted: {predicted}' if predicted else '')
 
   def _existing_labels(self) -> str:
     """'all tasks labelled' where every image is, else 'as labelled: semseg 268, depth 270 of 804 images'."""
-    counts = [run.label_counts for entry in self.entries for run in entry.runs if run.label_counts]
+    counts = self._label_counts
     if not counts:
       return 'every label that exists'
     images = {count.images for count in counts}
-    labelled = {t.name: {count.tasks[t.name] for count in counts if t.name in count.tasks} for t in self.tasks}
-    if all(numbers == images for numbers in labelled.values()) and len(images) == 1:
+    if len(images) == 1 and all(count.tasks.get(t.name) == count.images for count in counts for t in self.tasks):
       return 'all tasks labelled'
-    tasks = ', '.join(f'{name} {_range(numbers)}' for name, numbers in labelled.items())
-    return f'as labelled: {tasks} of {_range(images)} images'
+    return f'as labelled: {self._counts("tasks")} of {_range(images)} images'
+
+  def _counts(self, kind: str) -> str:
+    """'semseg 268, depth 134 to 270' for a field of `reading.LabelCounts`, over the runs that have such labels."""
+    numbers = {t.name: {n for c in self._label_counts if (n := getattr(c, kind).get(t.name))} for t in self.tasks}
+    return ', '.join(f'{name} {_range(found)}' for name, found in numbers.items() if found or kind == 'tasks')
+
+  @property
+  def _label_counts(self) -> list[reading.LabelCounts]:
+    return [run.label_counts for entry in self.entries for run in entry.runs if run.label_counts]
 
   @property
   def has_seeds(self) -> bool:

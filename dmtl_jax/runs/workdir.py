@@ -1,8 +1,8 @@
 """The folder of one run: lock, config, label mapping, logs.
 
-W/config.json, W/tasks.json, W/labels.json (the labels that training saw), W/class_weights.json (only with
-config.class_weights), W/log.jsonl (one line per logged step), W/tensorboard/, W/checkpoints/, W/panels/,
-W/metrics.json, W/calibration.json, W/report.html.
+W/config.json, W/tasks.json, W/labels.json (the labels that training saw), W/predicted_by.json (what predicted some of
+them), W/class_weights.json (only with config.class_weights), W/log.jsonl (one line per logged step), W/tensorboard/,
+W/checkpoints/, W/panels/, W/metrics.json, W/calibration.json, W/report.html.
 """
 
 import contextlib

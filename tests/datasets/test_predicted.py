@@ -121,7 +121,7 @@ def test_labels_of_other_classes_are_refused(root):
   description = json.loads((root / 'dataset.json').read_text())
   description['tasks']['semseg']['classes'].append('lamp')
   (root / 'dataset.json').write_text(json.dumps(description))
-  refused(root, 'source.json: semseg had another kind or other classes; predict these labels again')
+  refused(root, 'source.json: semseg had another kind or other classes; train without config.data.predicted_labels on')
 
 
 def test_labels_without_a_source_are_refused(root):

@@ -1,5 +1,6 @@
 """`--mode=predict --save=labels`: which labels are written, where, and that training learns from them."""
 
+import dataclasses
 import json
 import os
 
@@ -9,11 +10,12 @@ import pytest
 
 from dmtl_jax import cli
 from dmtl_jax.basics import sharding
+from dmtl_jax.basics.atomic import write_json
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.data import label_settings
 from dmtl_jax.data import source as source_lib
 from dmtl_jax.datasets.folder import label_files
-from dmtl_jax.jobs import disk_use, predict_labels
+from dmtl_jax.jobs import disk_use, predict_labels, train
 from dmtl_jax.training import cost, setup
 from tests.tiny import SIZE, TASKS, tiny_config
 
@@ -106,6 +108,22 @@ def test_training_weighs_them_and_takes_no_weights_without_them(completed):
   assert inputs.keys() == cost.abstract_batch(2, SIZE, source.tasks, mesh, weighted=True).keys()
   training.label_weights = None
   assert training.on_devices(batch).keys() == cost.abstract_batch(2, SIZE, source.tasks, mesh).keys()
+
+
+def test_a_run_is_not_resumed_on_labels_predicted_anew(completed, tiny_run, tmp_path):
+  source = source_lib.open_source(config_of(completed).data, 'train')
+  assert source.predicted_by['semseg']['confidence'] == 0
+  write_json(tmp_path / 'labels.json', {})
+  write_json(tmp_path / 'predicted_by.json', source.predicted_by)
+  source = dataclasses.replace(source, ids=[])  # of which labels.json, too, says nothing
+  train.check_labels(str(tmp_path), source)
+  out = str(completed / 'train' / 'predicted')
+  predict_labels.run(str(tiny_run), 'best', str(completed / 'train' / 'images'), out, confidence=0.5)
+  again = source_lib.open_source(config_of(completed).data, 'train')
+  with pytest.raises(
+    UserError, match=r'predicted_by.json: the labels of semseg, .* were predicted anew since this run'
+  ):
+    train.check_labels(str(tmp_path), dataclasses.replace(again, ids=[]))
 
 
 def test_outside_of_a_data_folder_all_labels_are_written(root, tiny_run, tmp_path):

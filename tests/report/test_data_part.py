@@ -12,7 +12,7 @@ from dmtl_jax.basics.errors import UserError
 from dmtl_jax.data import label_settings
 from dmtl_jax.metrics.segmentation import intersection_over_union
 from dmtl_jax.report import pictures, results
-from dmtl_jax.report.data import classes, poorest, prospects, sentence
+from dmtl_jax.report.data import classes, part, poorest, prospects, sentence
 from dmtl_jax.tasks import make_task
 from tests.report_runs import DEPTH, find_class, find_section, make, read_table, words, write_log, write_run
 
@@ -45,6 +45,17 @@ def per_class(confusion, refuted=0):
 
 def read_sentences(path, **fields):
   return sentence.describe(results.read_run(write(path, **fields)))
+
+
+def test_labels_that_a_model_predicted_are_counted_apart(tmp_path):
+  labels = {'a': ['semseg', 'predicted:depth'], 'b': ['depth'], 'c': ['predicted:semseg', 'predicted:depth']}
+  config = 'method=prediction,labels=full'
+  section = results.sections([results.read_run(write(tmp_path / 'run', config, labels=labels))])[0]
+  assert section.title == (
+    'rooms, as labelled: semseg 1, depth 1 of 3 images; labels that a model predicted: semseg 1, depth 2'
+  )
+  rows = part._label_rows(section.entries[0].runs[0])
+  assert [(row.training, row.predicted) for row in rows] == [(1, 1), (1, 2)]
 
 
 # --- Classes -----------------------------------------------------------------------------------

@@ -14,11 +14,12 @@ from dmtl_jax.tasks import Task
 class LabelRow(NamedTuple):
   """Labels of one task: of training images, of validation images, and pixels of the latter's labels in %.
 
-  None for what is not known.
+  None for what is not known. `predicted` of the training images have a label that a model predicted.
   """
 
   task: Task
   training: int | None
+  predicted: int
   training_images: int | None
   validation: int | None
   validation_images: int | None
@@ -132,6 +133,7 @@ def _label_rows(run: Run) -> list[LabelRow]:
       LabelRow(
         task,
         training=counts.tasks.get(task.name, 0) if counts else None,
+        predicted=counts.predicted.get(task.name, 0) if counts else 0,
         training_images=counts.images if counts else None,
         validation=len(shares) if shares else None,
         validation_images=len(run.image_rows) or None,
