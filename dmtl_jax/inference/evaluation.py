@@ -7,6 +7,7 @@ network's input, predicted in batches, or each at its own size, predicted as --m
 
 import collections
 from collections.abc import Callable, Iterator, Mapping, Sequence
+import dataclasses
 import itertools
 import math
 import operator
@@ -59,6 +60,23 @@ class Scores(NamedTuple):
   scores: dict
   rows: list[dict]
   confusion: dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Pass:
+  """One pass over this host's images.
+
+  Attributes:
+    progress: paused while the network compiles.
+    on_image, evidence: see `Evaluator.run`.
+    facts: {image: its `image_facts`}, filled as images are read.
+  """
+
+  progress: Progress
+  on_image: Callable | None
+  evidence: Evidence | None
+  facts: dict = dataclasses.field(default_factory=dict)
+  tally: Tally = dataclasses.field(default_factory=Tally)
 
 
 class _HostResult(NamedTuple):
@@ -126,22 +144,21 @@ class Evaluator:
     """
     totals: dict = {}
     rows: dict = {}
-    facts: dict = {}
-    tally = Tally()
     make_pieces = self._pieces_at_image_size if self.at_image_size else self._pieces_at_input
     workers = self.eval_config.workers  # the boundary protocol is slow
     with Progress('evaluating', self.count, 'img') as progress, mapper(workers, 'config.eval.workers') as map_pieces:
-      pieces = make_pieces(variables, tally, facts, progress, on_image, evidence)
+      current = _Pass(progress, on_image, evidence)
+      pieces = make_pieces(variables, current)
       for index, scored in itertools.groupby(map_pieces(score, pieces), operator.attrgetter('index')):
         states: dict = {}
         for piece in scored:
           _add(states, {(piece.stage, piece.task): piece.state})
         _add(totals, states)
         mistakes = image_facts.mistakes(states, self.tasks, self.metrics) if self.describes_images else {}
-        row = _row(states, self.metrics) | facts.pop(index, {}) | mistakes
+        row = _row(states, self.metrics) | current.facts.pop(index, {}) | mistakes
         rows[index] = {'id': self.source.ids[index]} | row
         progress.update(min(jax.process_count(), self.count - progress.done))
-    gathered = sharding.gather(_HostResult(totals, rows, tally, evidence.samples if evidence else {}))
+    gathered = sharding.gather(_HostResult(totals, rows, current.tally, evidence.samples if evidence else {}))
     totals = {}
     for host in gathered:
       _add(totals, host.totals)
@@ -171,46 +188,30 @@ class Evaluator:
       scores['boundary_shrunk'] = sum(tally.shrunk for tally in tallies)
     return scores
 
-  def _pieces_at_input(
-    self,
-    variables,
-    tally: Tally,
-    facts: dict,
-    progress: Progress,
-    on_image: Callable | None,
-    evidence: Evidence | None,
-  ) -> Iterator[Piece]:
-    """The pieces of this host's images at the network's input, predicted batch by batch; fills {image: `facts`}."""
+  def _pieces_at_input(self, variables, current: _Pass) -> Iterator[Piece]:
+    """The pieces of this host's images at the network's input, predicted batch by batch; fills `current.facts`."""
     for batch in self._batches():
       if not self._is_compiled:  # so that compiling does not count in any time
-        with progress.paused():
+        with current.progress.paused():
           self._predict_local(variables, batch)
         self._is_compiled = True
-      with tally.timed():
+      with current.tally.timed():
         predictions = self._predict_local(variables, batch)
       raw = predictions.pop('raw')
-      tally.images += self.batch
+      current.tally.images += self.batch
       for i in np.flatnonzero(batch['valid'] & (batch['index'] < self.count)).tolist():
         index = int(batch['index'][i])
         truths = self.source.truth(index) if self._uses_source_truth else {}
         if self.describes_images:
-          facts[index] = self._describe(batch, i)
-        if evidence:
+          current.facts[index] = self._describe(batch, i)
+        if current.evidence:
           grid = next(iter(raw.values())).shape[1:3]
-          evidence.add(index, _rows(raw, i), _rows(batch['labels'], i), grid)
+          current.evidence.add(index, _rows(raw, i), _rows(batch['labels'], i), grid)
         yield from cut_input(predictions, batch, i, truths, self.tasks, self.metrics)
-        if on_image:
-          on_image(self.source.ids[index], _rows(predictions['final'], i), batch['region'][i], batch['size'][i])
+        if current.on_image:
+          current.on_image(self.source.ids[index], _rows(predictions['final'], i), batch['region'][i], batch['size'][i])
 
-  def _pieces_at_image_size(
-    self,
-    variables,
-    tally: Tally,
-    facts: dict,
-    progress: Progress,
-    on_image: Callable | None,
-    evidence: Evidence | None,
-  ) -> Iterator[Piece]:
+  def _pieces_at_image_size(self, variables, current: _Pass) -> Iterator[Piece]:
     """As `_pieces_at_input`, at the images' own sizes: predicted one by one, on one of this host's devices."""
     variables = _on_one_device(variables)
     side = self.eval_config.boundary_side
@@ -218,23 +219,23 @@ class Evaluator:
       self._predictor = Predictor(self.model, variables, self.data_config.size, self.eval_config, self.seed)
     predictor = self._predictor
     predictor.variables = variables
-    tally.images = self.count
+    current.tally.images = self.count
     for example in pipeline.eval_examples(self.source, self.count, jax.process_index(), jax.process_count()):
       image = example['image']
       if not self._is_compiled:  # so that compiling does not count in any time
-        with progress.paused():
+        with current.progress.paused():
           collections.deque(cut_image(predictor.raw(image), example, self.metrics, side, Tally()), maxlen=0)
         self._is_compiled = True
-      with tally.timed():
+      with current.tally.timed():
         raw = predictor.raw(image)
-      facts[example['index']] = image_facts.describe(image, example['labels'], self.tasks, image.shape[:2])
-      if evidence:
+      current.facts[example['index']] = image_facts.describe(image, example['labels'], self.tasks, image.shape[:2])
+      if current.evidence:
         maps = {task.name: raw.maps['final', task.name] for task in self.tasks}
-        evidence.add(example['index'], maps, example['labels'], raw.extent, raw.origin)
-      yield from cut_image(raw, example, self.metrics, side, tally)
-      if on_image:
+        current.evidence.add(example['index'], maps, example['labels'], raw.extent, raw.origin)
+      yield from cut_image(raw, example, self.metrics, side, current.tally)
+      if current.on_image:
         size = image.shape[:2]
-        on_image(self.source.ids[example['index']], raw.predictions('final', size), (0, 0, *size), size)
+        current.on_image(self.source.ids[example['index']], raw.predictions('final', size), (0, 0, *size), size)
 
   def _describe(self, batch: dict, i: int) -> dict:
     """`image_facts.describe` of one image of a batch, without its padding."""
