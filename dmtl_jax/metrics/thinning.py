@@ -1,32 +1,100 @@
 """Morphological thinning to lines one pixel wide, as in the Berkeley boundary benchmark; resizing of lines.
 
 Thinning is the parallel algorithm of Guo and Hall in the form of Lam, Lee and Suen (1992), which Matlab's
-bwmorph(..., 'thin', Inf) also uses: two alternating passes, each a lookup table over the 8 neighbours.
+bwmorph(..., 'thin', Inf) also uses: two alternating passes over the 8 neighbours of each pixel. `thin` looks them up in
+a table, for the whole mask; `thin_nested` computes them as a formula for the bits of a word per pixel, one for each of
+up to 64 masks, only where a neighbour has changed. On 500x375 maps at 99 thresholds that takes a half to a fifth of
+the time; of a single mask, `thin` is faster.
 """
+
+from collections.abc import Sequence
+import functools
 
 import cv2
 import numpy as np
 
-# Bits of the neighbours x1..x8: east, then counter-clockwise.
+_WORD = np.dtype('<u8')
+_WORD_BITS = 64
+_BLOCK = 8192  # words per step: its arrays stay in the CPU's cache
+
+
+def thin_nested(depth: np.ndarray, count: int) -> np.ndarray:
+  """Thins nested masks, such as those of a soft map at rising thresholds.
+
+  Args:
+    depth: [H, W] integers or bool, in how many of the masks a pixel is: mask k holds the pixels of depth > k.
+    count: number of masks.
+
+  Returns:
+    bool [count, H, W].
+  """
+  masks = np.zeros((count, *depth.shape), bool)
+  for start in range(0, count, _WORD_BITS):
+    _thin_words(depth.astype(np.int32) - start, masks[start : start + _WORD_BITS])
+  return masks
+
+
+def _thin_words(depth: np.ndarray, out: np.ndarray):
+  """`thin_nested` for at most 64 masks, which it sets in `out` [n, H, W], zeros before."""
+  count, height, width = out.shape
+  padded = np.zeros((height + 2, width + 2), _WORD)
+  padded[1:-1, 1:-1] = np.array([(1 << k) - 1 for k in range(count + 1)], _WORD)[np.clip(depth, 0, count)]
+  stride = width + 2
+  shifts = [1, 1 - stride, -stride, -stride - 1, -1, stride - 1, stride, stride + 1]  # east, then counter-clockwise
+
+  def around(plane: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Flat views of a padded plane and of its eight neighbours: the same index in all is a pixel and those around."""
+    flat = plane.ravel()
+    size = len(flat) - 2 * (stride + 1)
+    return flat[stride + 1 :][:size], [flat[stride + 1 + shift :][:size] for shift in shifts]
+
+  centre, neighbours = around(padded)
+  # The last pass that removed a neighbour. A pass removes nothing where no neighbour was removed since the pass of its
+  # own kind before, and nothing inside a mask.
+  last, neighbours_last = around(np.zeros(padded.shape, np.int32))
+  last[centre & ~functools.reduce(np.bitwise_and, neighbours) != 0] = 2
+  number = 3
+  while (active := np.flatnonzero((last >= number - 2) & (centre != 0))).size:
+    removed = np.empty(len(active), _WORD)
+    for start in range(0, len(active), _BLOCK):
+      part = active[start : start + _BLOCK]
+      words = [neighbour.take(part) for neighbour in neighbours]
+      removed[start : start + _BLOCK] = centre.take(part) & _removable(words, is_first=number % 2 == 1)
+    changed = np.flatnonzero(removed)
+    centre[active[changed]] ^= removed[changed]
+    for plane in neighbours_last:
+      plane[active[changed]] = number
+    number += 1
+  left = np.flatnonzero(centre)
+  row, column = np.divmod(left + stride + 1, stride)
+  bits = np.unpackbits(centre[left, None].view(np.uint8), axis=1, count=count, bitorder='little')
+  out[:, row - 1, column - 1] = bits.T
+
+
+def _removable(x: Sequence[np.ndarray], is_first: bool) -> np.ndarray:
+  """The bits whose pixel a pass removes, from the words x1..x8 of the neighbours (here x[0]..x[7]).
+
+  The pixel has one crossing number, min(n1, n2) is 2 or 3, and the condition of the first or second pass holds.
+  """
+  n1 = [x[k] | x[k + 1] for k in (0, 2, 4, 6)]
+  n2 = [x[k + 1] | x[(k + 2) % 8] for k in (0, 2, 4, 6)]
+  a, b, c, d = (after & ~x[k] for after, k in zip(n2, (0, 2, 4, 6)))  # crossings from 0 to 1
+  is_one = (a ^ b ^ c ^ d) & ~((a & b) | (c & d))
+  (two_1, four_1), (two_2, four_2) = _at_least(*n1), _at_least(*n2)
+  stays = (x[1] | x[2] | ~x[7]) & x[0] if is_first else (x[5] | x[6] | ~x[3]) & x[4]
+  return is_one & two_1 & two_2 & ~((four_1 & four_2) | stays)
+
+
+def _at_least(a: np.ndarray, b: np.ndarray, c: np.ndarray, d: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """The bits that at least two, and that all four words have."""
+  first, second = a & b, c & d
+  return first | second | ((a | b) & (c | d)), first & second
+
+
+# Neighbourhoods as numbers 0 to 255, of which bit k is x[k]; `_KEPT` are tables of them for cv2.LUT.
 _BITS = np.array([[8, 4, 2], [16, 0, 1], [32, 64, 128]], np.float32)
-
-
-def _tables() -> tuple[np.ndarray, np.ndarray]:
-  """Whether the first and the second pass remove the centre pixel, for each neighbourhood [256]."""
-  x = (np.arange(256)[:, None] >> np.arange(8)) & 1 == 1
-  x = np.concatenate([x, x[:, :1]], axis=1)  # x[:, i] is x_{i+1}; x9 = x1
-  crossings = sum((~x[:, i] & (x[:, i + 1] | x[:, i + 2])).astype(int) for i in (0, 2, 4, 6))
-  n1 = sum((x[:, i] | x[:, i + 1]).astype(int) for i in (0, 2, 4, 6))
-  n2 = sum((x[:, i + 1] | x[:, i + 2]).astype(int) for i in (0, 2, 4, 6))
-  fewest = np.minimum(n1, n2)
-  ends = (crossings == 1) & (fewest >= 2) & (fewest <= 3)
-  first = ends & ~((x[:, 1] | x[:, 2] | ~x[:, 7]) & x[:, 0])
-  second = ends & ~((x[:, 5] | x[:, 6] | ~x[:, 3]) & x[:, 4])
-  return first, second
-
-
-_LINE, _UNLABELLED = 1, 2  # bits of `resize_lines`
-_KEPT = [np.where(removed, 0, 1).astype(np.uint8) for removed in _tables()]  # tables for cv2.LUT
+_HAS_BIT = [np.arange(256) >> k & 1 == 1 for k in range(8)]
+_KEPT = [np.where(_removable(_HAS_BIT, is_first), 0, 1).astype(np.uint8) for is_first in (True, False)]
 
 
 def thin(mask: np.ndarray) -> np.ndarray:
@@ -39,6 +107,9 @@ def thin(mask: np.ndarray) -> np.ndarray:
       mask = np.bitwise_and(mask, cv2.LUT(code, kept))
     if cv2.countNonZero(mask) == before:
       return mask.astype(bool)
+
+
+_LINE, _UNLABELLED = 1, 2  # bits of `resize_lines`
 
 
 def resize_lines(label: np.ndarray, size: tuple[int, int], unlabelled: int) -> np.ndarray:

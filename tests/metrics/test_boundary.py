@@ -14,7 +14,7 @@ from dmtl_jax.jobs import boundary as job
 from dmtl_jax.metrics import boundary, matching
 from dmtl_jax.metrics.base import merge
 from dmtl_jax.metrics.boundary import folders
-from dmtl_jax.metrics.thinning import thin
+from dmtl_jax.metrics.thinning import thin, thin_nested
 from dmtl_jax.tasks import make_task
 from tests.metrics.maps import encoded, lines, padded, soft_map
 from tests.tiny import shared
@@ -153,6 +153,21 @@ def thin_slowly(mask):
 def test_thinning_equals_pixel_by_pixel_code(seed):
   for mask in (soft_map(seed, (20, 30)) > 0.4, np.random.default_rng(seed).random((16, 16)) < 0.6):
     assert (thin(mask) == thin_slowly(mask)).all()
+
+
+@pytest.mark.parametrize('shape', [(40, 60), (1, 9), (9, 1)])
+def test_nested_masks_are_thinned_as_each_on_its_own(shape):
+  depth = (soft_map(3, shape) * 70).round().astype(int)  # more masks than a word has bits, some equal, some empty
+  for k, mask in enumerate(thin_nested(depth, 80)):
+    assert (mask == thin(depth > k)).all()
+
+
+def test_a_threshold_that_is_a_value_of_the_map_and_undefined_values():
+  values = np.array([[0.2, 0.5, np.nan, 0.7]])
+  reached, again = boundary.nested_masks(values, np.array([0.4, 0.5, 0.6]), 'right', thinning=False)
+  assert reached[again].tolist() == [[[False, True, False, True]]] * 2 + [[[False, False, False, True]]]
+  exceeded, again = boundary.nested_masks(values, np.array([0.4, 0.5, 0.6]), 'left', thinning=False)
+  assert exceeded[again].tolist() == [[[False, True, False, True]]] + [[[False, False, False, True]]] * 2
 
 
 def test_thinning_keeps_pieces_and_lines():

@@ -7,6 +7,7 @@ precision, recall and F are computed.
 """
 
 from collections.abc import Sequence
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -14,7 +15,7 @@ import numpy as np
 from dmtl_jax.metrics.base import Metric, OperatingPoint, ratio, State
 from dmtl_jax.metrics.matching import match
 from dmtl_jax.metrics.saliency import f_measure
-from dmtl_jax.metrics.thinning import thin
+from dmtl_jax.metrics.thinning import thin_nested
 
 THRESHOLDS = 99
 TOLERANCE = 0.0075  # of the diagonal: PASCAL-Context, BSDS; 0.011 is usual on NYUD-v2
@@ -46,10 +47,7 @@ def counts(
     truth pixels summed over annotators. Also `truth`, all truth pixels summed over annotators, and `best` [4]:
     recalled, truth, precise, predicted at this image's best threshold.
   """
-  masks = prediction.astype(np.float64) >= levels(count)[:, None, None]
-  # The masks are nested, so those of equal size are equal: each is thinned and matched only once.
-  _, first, again = np.unique(masks.sum((1, 2)), return_index=True, return_inverse=True)
-  masks = np.stack([thin(mask) for mask in masks[first]]) if thinning else masks[first]
+  masks, again = nested_masks(prediction.astype(np.float64), levels(count), 'right', thinning)
   radius = tolerance * np.hypot(*prediction.shape)
   recalled = np.zeros(len(masks), np.int64)
   precise = np.zeros_like(masks)
@@ -66,6 +64,26 @@ def counts(
   k = count - 1 - int(np.argmax(curve(state)['f'][::-1]))  # the last of equally good ones, as in the original
   best = [state['recalled'][k], state['truth'], state['precise'][k], state['predicted'][k]]
   return state | {'best': np.array(best, np.int64)}
+
+
+def nested_masks(
+  values: np.ndarray, thresholds: np.ndarray, side: Literal['left', 'right'], thinning: bool = True
+) -> tuple[np.ndarray, np.ndarray]:
+  """The masks of a soft map [H, W] at thresholds [T], thinned or not; equal ones only once.
+
+  Args:
+    side: 'right': values >= threshold; 'left': values > threshold.
+
+  Returns:
+    masks [U, H, W] bool, and for each threshold the position [T] of its mask.
+  """
+  depth = np.searchsorted(thresholds, np.nan_to_num(values), side=side)
+  outside = np.cumsum(np.bincount(depth.ravel(), minlength=len(thresholds) + 1))[:-1]
+  _, first, again = np.unique(outside, return_index=True, return_inverse=True)  # nested masks of one size are equal
+  depth = np.searchsorted(first, np.arange(len(thresholds) + 1))[depth]
+  if thinning:
+    return thin_nested(depth, len(first)), again
+  return depth > np.arange(len(first))[:, None, None], again
 
 
 def curve(state: State) -> dict[str, np.ndarray]:
@@ -166,8 +184,8 @@ class ToleranceF(_BoundaryMetric):
     state = {name: np.zeros(9, np.int64) for name in ('predicted', 'precise', 'recalled')}
     radius = self.tolerance * np.hypot(*truth.shape)
     near_truth = _within(truth, radius)
-    for k, level in enumerate(levels(9)):
-      mask = thin(probability >= level)
+    masks, again = nested_masks(probability, levels(9), 'right')
+    for k, mask in enumerate(masks[again]):
       state['predicted'][k] = mask.sum()
       state['precise'][k] = (mask & near_truth).sum()
       state['recalled'][k] = (truth & _within(mask, radius)).sum()

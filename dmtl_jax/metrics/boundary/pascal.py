@@ -13,7 +13,7 @@ import numpy as np
 
 from dmtl_jax.metrics import matching
 from dmtl_jax.metrics.base import Metric, ratio, State
-from dmtl_jax.metrics.boundary import _BoundaryMetric, Boundary, TOLERANCE
+from dmtl_jax.metrics.boundary import _BoundaryMetric, Boundary, nested_masks, TOLERANCE
 from dmtl_jax.metrics.saliency import f_measure
 from dmtl_jax.metrics.thinning import thin
 
@@ -157,11 +157,7 @@ def counts(probability8: np.ndarray, truth: np.ndarray, tolerance: float = TOLER
     raise ValueError(
       f'expected a uint8 map of the size of the truth, {truth.shape}; got {probability8.dtype} {probability8.shape}'
     )
-  ridges = suppress(probability8)
-  # The masks are nested, so those of equal size are equal: each is thinned and matched only once.
-  sizes = np.searchsorted(np.sort(ridges[ridges > 0]), THRESHOLDS, side='right')
-  _, first, again = np.unique(sizes, return_index=True, return_inverse=True)
-  masks = np.stack([thin(ridges > threshold) for threshold in THRESHOLDS[first]])
+  masks, again = nested_masks(suppress(probability8), THRESHOLDS, 'left')
   largest, lost = pairs(masks, truth, tolerance * np.hypot(*truth.shape))
   matched = (largest - np.rint(lost).astype(np.int64))[again]
   predicted = masks.sum((1, 2))[again]
