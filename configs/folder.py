@@ -11,7 +11,9 @@ from dmtl_jax.configs.fields import defaults, Field
 
 DATA_FIELDS = dict(
   path=Field('', 'folder of your images', is_path=True),
-  predicted_labels=Field(False, 'also learn from the labels in PATH/train/predicted (--mode=predict --save=labels)'),
+  predicted_labels=Field(
+    False, 'also learn from the classes and masks in PATH/train/predicted (--mode=predict --save=labels)'
+  ),
   predicted_weight=Field(0.3, 'weight of the loss on a predicted label; on your own it is 1', 0, 1),
 )
 

@@ -36,7 +36,7 @@ def summarize(task: Task, label: np.ndarray, warnings: dict[str, int] | None = N
   """Summarises a label [H, W, K]; `warnings` are those of its file."""
   values = label[task.valid(label)]
   counts, low, high = [], None, None
-  if task.classes or task.binary:
+  if task.has_probabilities:
     counts = np.bincount(values[:, 0]).tolist()
   elif len(values):
     low, high = float(values.min()), float(values.max())

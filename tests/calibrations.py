@@ -1,6 +1,6 @@
 """A calibration for the tasks of tests, written by hand."""
 
-from dmtl_jax.inference.calibration import Bin, Calibration, has_probabilities, Reliability, TaskCalibration
+from dmtl_jax.inference.calibration import Bin, Calibration, Reliability, TaskCalibration
 
 RAW = Reliability(9.5, 0.5, (Bin(0.25, 0.125, 0.75), Bin(0.75, 0.5, 0.25)))
 CALIBRATED = Reliability(1.5, 0.25, (Bin(0.125, 0.125, 0.75), Bin(0.5, 0.5, 0.25)))
@@ -9,7 +9,7 @@ CALIBRATED = Reliability(1.5, 0.25, (Bin(0.125, 0.125, 0.75), Bin(0.5, 0.5, 0.25
 def calibration(tasks, step: int = 7, diffusion_steps: int = 2, **fields) -> Calibration:
   """Temperature 2 and biases 0.5, 1, 1.5, ... for every task with probabilities; `fields` replace those of each task."""
   return Calibration(
-    step, diffusion_steps, {task.name: _fitted(task, fields) for task in tasks if has_probabilities(task)}
+    step, diffusion_steps, {task.name: _fitted(task, fields) for task in tasks if task.has_probabilities}
   )
 
 

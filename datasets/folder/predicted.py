@@ -4,7 +4,8 @@
   PATH/train/predicted/source.json         where they come from
 
 --mode=predict --save=labels writes them; training reads them if config.data.predicted_labels is set. An image's own
-label for a task replaces the predicted one.
+label for a task replaces the predicted one. Those of depth and normals are not read: they have no probabilities that
+would leave out what the model is unsure of, and made networks worse (docs/your_own_data.md).
 """
 
 from collections.abc import Callable, Sequence
@@ -85,9 +86,9 @@ def add(source: Source, root: pathlib.Path, encodings: dict[str, dict]) -> Sourc
     UserError: there are none, or they were predicted for other tasks or classes.
   """
   where = place(root)
-  paths = _label_files(where, source.tasks)
-  origin = _origin(where / SOURCE, [task for task in source.tasks if paths[task.name]])
-  exists = np.array([[id in paths[task.name] for task in source.tasks] for id in source.ids])
+  paths = _label_files(where, [task for task in source.tasks if task.has_probabilities])
+  origin = _origin(where / SOURCE, [task for task in source.tasks if paths.get(task.name)])
+  exists = np.array([[id in paths.get(task.name, ()) for task in source.tasks] for id in source.ids])
   used = [
     {task.name: paths[task.name][id].path for t, task in enumerate(source.tasks) if exists[i, t]}
     for i, id in enumerate(source.ids)
@@ -130,7 +131,7 @@ class _Reader:
 
 
 def _label_files(where: pathlib.Path, tasks: Sequence[Task]) -> dict[str, dict[str, listing.File]]:
-  """{task: {name: path}}; names of images that are not (any more) in the training split do no harm."""
+  """{task: {name: path}} of these tasks; names of images that are not (any more) in the training split do no harm."""
   paths = {
     task.name: listing.by_stem(where / task.name, listing.LABEL_SUFFIXES)
     for task in tasks
@@ -138,7 +139,9 @@ def _label_files(where: pathlib.Path, tasks: Sequence[Task]) -> dict[str, dict[s
   }
   if not any(paths.values()):
     command = '--mode=predict --workdir=RUN --save=labels'
-    raise UserError(f'config.data.predicted_labels: {where} holds no labels; predict them first with {command}')
+    raise UserError(
+      f'config.data.predicted_labels: {where} holds no labels of classes or masks; predict them first with {command}'
+    )
   return {task.name: paths.get(task.name, {}) for task in tasks}
 
 

@@ -102,9 +102,9 @@ class Calibration:
     """Probability [...] that the prediction of raw maps [..., C_t] is right; a binary task is predicted by 0.5.
 
     Raises:
-      ValueError: a kind without probabilities, see `has_probabilities`.
+      ValueError: a kind without probabilities, see `Task.has_probabilities`.
     """
-    if not has_probabilities(task):
+    if not task.has_probabilities:
       raise ValueError(f"task '{task.name}': {task.kind} has no probabilities")
     probabilities = task.soft_prediction(jnp.asarray(self.apply(task, logits)))
     if task.classes:
@@ -135,11 +135,6 @@ class Calibration:
 
 
 UNCALIBRATED = Calibration()
-
-
-def has_probabilities(task: Task) -> bool:
-  """Whether a task predicts probabilities: of classes, or of a binary label."""
-  return bool(task.classes) or task.binary
 
 
 # --- The file --------------------------------------------------------------------------------
@@ -180,7 +175,7 @@ def load(workdir: str | os.PathLike, step: int, diffusion_steps: int, tasks: tup
     UserError: W/calibration.json is damaged, or of other tasks.
   """
   path = pathlib.Path(workdir) / NAME
-  names = [task.name for task in tasks if has_probabilities(task)]
+  names = [task.name for task in tasks if task.has_probabilities]
   calibration = read(workdir)
   uncalibrated = Calibration(step, diffusion_steps)
   fix = f'--mode=evaluate --workdir={workdir} --step={step} fits them'

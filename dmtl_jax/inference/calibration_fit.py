@@ -16,7 +16,6 @@ from dmtl_jax.inference.calibration import (
   Bin,
   BINS,
   Calibration,
-  has_probabilities,
   MAX_BIAS,
   MAX_TEMPERATURE,
   Reliability,
@@ -52,7 +51,7 @@ class Evidence:
   """
 
   def __init__(self, tasks: Sequence[Task], images: int, seed: int):
-    self.tasks = [task for task in tasks if has_probabilities(task)]
+    self.tasks = [task for task in tasks if task.has_probabilities]
     self.seed = seed
     self.samples: dict[str, dict[int, Sample]] = {task.name: {} for task in self.tasks}
     self.operating_points: dict[str, OperatingPoint | None] = {}
@@ -248,7 +247,7 @@ def _logit(probability: float) -> float:
 def as_text(calibration: Calibration, tasks: Sequence[Task]) -> str:
   """A line per task with probabilities: what was fitted, and what it changed."""
   lines = []
-  for task in filter(has_probabilities, tasks):
+  for task in [task for task in tasks if task.has_probabilities]:
     fitted = calibration.tasks.get(task.name)
     if fitted is None:
       lines.append(f'{task.name:<12}not calibrated: no validation image is labelled for it')

@@ -16,7 +16,7 @@ def predict_label(raw: RawMaps, task: Task, size: tuple[int, int], min_confidenc
   normals and 0.99 for depth; those where 8 draws agree best have 0.91 and 0.97, at 8 times the cost.)
   """
   values = raw.prediction('final', task, size)
-  if not (task.classes or task.binary):
+  if not task.has_probabilities:
     label = values.reshape(*size, -1).astype(task.label_dtype)
     return np.where(task.valid(label)[..., None], label, task.label_dtype(task.unlabelled))
   if task.binary:

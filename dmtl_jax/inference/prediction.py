@@ -232,7 +232,7 @@ class RawMaps:
     Of the class that is predicted; of the likelier answer for a binary task.
 
     Raises:
-      ValueError: a kind without probabilities, see `calibration.has_probabilities`.
+      ValueError: a kind without probabilities, see `Task.has_probabilities`.
     """
     final = self.maps['final', task.name]
     parts = [tiles.enlarge(final, self.extent, size, rows, self.origin) for rows in bands(size)]

@@ -123,7 +123,12 @@ def first_lines(config, source, val=None, left_out: int = 0) -> list[str]:
   ]
   if source.predicted is not None:
     counts = _counts(source, source.predicted)
-    lines.insert(1, f'predicted labels, which weigh {config.data.predicted_weight:g}: {counts}')
+    unread = join_names([task.name for task in source.tasks if not task.has_probabilities])
+    lines.insert(
+      1,
+      f'predicted labels, which weigh {config.data.predicted_weight:g}: {counts}'
+      + (f'; those of {unread}, which have no probabilities, are not read' if unread else ''),
+    )
   if val is not None:
     share = source_lib.holdout_fraction(config.data)
     held_out = f', held out of the training images ({share:g} of the labelled ones)' if share else ''

@@ -66,7 +66,7 @@ def _map_bytes(task: Task) -> int:
 
 def _label_bytes(task: Task) -> float:
   """Bytes per pixel of a label file."""
-  return CLASS_LABEL if task.classes or task.binary else VALUE_LABEL * task.label_channels
+  return CLASS_LABEL if task.has_probabilities else VALUE_LABEL * task.label_channels
 
 
 def _mean_sizes(paths: Sequence[pathlib.Path], side: int) -> _Sizes:

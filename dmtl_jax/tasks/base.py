@@ -125,6 +125,11 @@ class Task:
     return self.raw_channels or len(self.classes)
 
   @property
+  def has_probabilities(self) -> bool:
+    """Whether predictions are probabilities: of classes, or of a binary label."""
+    return bool(self.classes) or self.binary
+
+  @property
   def id_names(self) -> tuple[str, ...]:
     """Names of the ids that a label with classes can hold: the classes, then 'not road', 'not road/car', ..."""
     return (*self.classes, *(f'not {"/".join(self.classes[i] for i in ids)}' for ids in self.annotated))

@@ -61,6 +61,14 @@ def test_they_are_visible_to_training_only_where_there_is_no_own_label(root):
   assert (other['saliency'] == 1).all()
 
 
+def test_predicted_normals_are_not_read(root):
+  (predicted.place(root) / 'normals').mkdir()
+  (predicted.place(root) / 'normals' / 'train01.png').write_bytes(b'no image')
+  source = label_settings.apply_labels(open_split(root), 'full')
+  assert source.predicted.tolist() == [[False] * 5, [True, True, False, False, False]]
+  assert source[1]['labels'].keys() == {'semseg', 'saliency', 'depth'}
+
+
 def test_without_the_flag_and_in_validation_there_are_none(root):
   assert open_split(root, predicted_labels=False).predicted is None
   assert open_split(root, 'val').predicted is None
@@ -114,7 +122,10 @@ def refused(root, match):
 
 def test_the_flag_without_labels_says_how_to_predict_them(tmp_path):
   toy.write(tmp_path, train=2, val=1, size=SIZE)
-  refused(tmp_path, r'predicted holds no labels; predict them first with --mode=predict --workdir=RUN --save=labels')
+  refused(
+    tmp_path,
+    r'predicted holds no labels of classes or masks; predict them first with --mode=predict --workdir=RUN --save=labels',
+  )
 
 
 def test_labels_of_other_classes_are_refused(root):
