@@ -195,7 +195,7 @@ _reported: list[str] = []
 
 
 def _report_missing(character: str, shown: str):
-  """Says it once, for the first character without a font."""
+  """Reports the first character without a font; later ones go unreported."""
   if not _reported:
     _reported.append(character)
     say(f'no font here has {character}: pictures show {shown}; install a font of its script (Noto has all)')

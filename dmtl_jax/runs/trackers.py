@@ -1,7 +1,7 @@
 """Experiment trackers that follow a training: Weights & Biases, Trackio and MLflow (config.train.tracker).
 
-A thread of its own does all calls, so that a slow network does not slow a step. Whatever fails there ends the tracking
-with one sentence, and never the training.
+A thread makes all calls, so that a slow network does not slow a step. If a call fails, one sentence says so, and the
+training goes on without the tracker.
 """
 
 from collections.abc import Callable
@@ -148,12 +148,12 @@ CLIENTS: dict[str, Callable[..., Client]] = {'wandb': WandbClient, 'trackio': Tr
 class Tracker:
   """Sends to a tracker what a run logs; must be closed. Without a tracker, or on other hosts, it does nothing.
 
-  The tracker is opened by the first call. None raises, and none waits but `close`, for at most `PATIENCE`.
+  The first call opens it. No call raises, and only `close` waits, for at most `PATIENCE` seconds.
 
   Args:
     name: config.train.tracker.
     config: the run's config as JSON values.
-    resumes: whether the run goes on, in the tracker too; W/tracker.json has the tracker's id of it.
+    resumes: whether the run goes on from a checkpoint; then it does so in the tracker too, by the id in W/tracker.json.
   """
 
   def __init__(self, name: str, workdir: str | os.PathLike, config: dict, resumes: bool):

@@ -51,7 +51,7 @@ def test_text_fits_in_legible_letters(text, width):
 
 @pytest.fixture
 def only(monkeypatch):
-  """Leaves only some fonts, and forgets what was said and chosen."""
+  """Leaves only some fonts, and forgets what was reported and chosen."""
 
   def leave(*names):
     fonts._choose.cache_clear()
@@ -123,7 +123,7 @@ def test_right_to_left_begins_at_the_right():
   assert same(word[-len(last) :, : last.shape[1]], last)
 
 
-def test_characters_that_no_font_has_are_spelled_and_told_once(only, capsys):
+def test_characters_that_no_font_has_are_spelled_and_reported_once(only, capsys):
   only('')
   for given, shown in (
     ('café', 'cafe'),

@@ -219,7 +219,7 @@ video.play();
 
 
 def play(chromium, path, profile):
-  """What Chromium says of a video that it plays."""
+  """What a page in Chromium reports of a video that it plays."""
   reports = []
   done = threading.Event()
 
