@@ -52,7 +52,7 @@ class VideoWriter:
 
   def __init__(self, path: pathlib.Path, rate: float, sound_of: pathlib.Path | None = None):
     if path.suffix == '.mp4' and suffix() != '.mp4':
-      raise UserError(f"{path}: MP4 needs PyAV; pip install 'dmtl_jax[video]', or name it .webm")
+      raise UserError(f'{path}: MP4 needs PyAV; pip install av, or name it .webm')
     self._path = path
     self._rate = rate
     self._sound_of = sound_of
@@ -192,7 +192,7 @@ class _Vp8:
     with _without_stderr():  # OpenCV says that it chose the tag of the codec by itself
       self._video = cv2.VideoWriter(path, cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*'VP80'), rate, size[::-1])
     if not self._video.isOpened():
-      raise RuntimeError("OpenCV has no VP8 here; pip install 'dmtl_jax[video]'")
+      raise RuntimeError('OpenCV has no VP8 here; pip install av')
 
   def write(self, frame: np.ndarray, seconds: float):
     self._fill(round(seconds * self._rate))

@@ -207,7 +207,7 @@ class Tracker:
         call(client)
       client.close()
     except ModuleNotFoundError as error:
-      self._drop(f"{error.name} is not installed; run pip install 'dmtl_jax[{self._name}]'")
+      self._drop(f'{error.name} is not installed; run pip install {self._name}')
     except BaseException as error:  # some libraries exit
       self._drop(f'{type(error).__name__}: {error}')
 

@@ -120,7 +120,7 @@ def test_without_pyav_mp4_is_refused_in_a_sentence(tmp_path, monkeypatch):
   monkeypatch.setattr(videos.importlib.util, 'find_spec', lambda name: None)
   assert videos.suffix() == '.webm'
   assert videos.describe_lost_sound(tmp_path / 'any.mp4') == ''
-  with pytest.raises(UserError, match=r"walk.mp4: MP4 needs PyAV; pip install 'dmtl_jax\[video\]', or name it .webm"):
+  with pytest.raises(UserError, match=r'walk.mp4: MP4 needs PyAV; pip install av, or name it .webm'):
     videos.VideoWriter(tmp_path / 'walk.mp4', 10)
 
 

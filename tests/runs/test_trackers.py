@@ -76,8 +76,7 @@ def test_a_library_that_is_missing_is_named(tmp_path, capsys, monkeypatch):
   monkeypatch.setitem(sys.modules, 'wandb', None)
   send_all(Tracker('wandb', tmp_path, CONFIG, resumes=False), tmp_path)
   assert capsys.readouterr().out == (
-    "config.train.tracker=wandb: wandb is not installed; run pip install 'dmtl_jax[wandb]'; "
-    'training goes on without it\n'
+    'config.train.tracker=wandb: wandb is not installed; run pip install wandb; training goes on without it\n'
   )
 
 
