@@ -165,6 +165,9 @@ FIELDS = dict(
     keep_every=Field(0, 'steps between checkpoints that are kept as well; 0: none', 0, _MANY),
     best_by=Field('delta_m', 'delta_m (against eval.single_task; without, better at more tasks) or TASK/METRIC'),
     nan_policy=Field('stop', 'what to do if a loss or gradient is not finite', choices=('stop', 'skip')),
+    tracker=Field(
+      'none', 'service that gets the curves, pictures and scores too', choices=('none', 'wandb', 'trackio', 'mlflow')
+    ),
   ),
   eval=dict(
     batch=Field(8, 'images per step, on all devices together', 1, 2**16),

@@ -1,15 +1,14 @@
 """Legends: swatches, scales and the colours of normals; pictures with their legends below."""
 
-import bisect
 from collections.abc import Callable, Sequence
 import dataclasses
-import functools
 
 import cv2
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from dmtl_jax.draw.colors import INK, PAPER, ramp, SOFT
+from dmtl_jax.draw.fonts import fit_text, font
 
 UNCERTAINTY = cv2.COLORMAP_INFERNO  # dark is certain
 
@@ -40,7 +39,7 @@ class Swatches:
     for x, y, name, letters, color in entries:
       top = y + round((line - swatch) / 2)
       pen.rounded_rectangle((x, top, x + swatch - 1, top + swatch - 1), 3 * scale, color)
-      pen.text((x + swatch + gap, y + line // 2), name, INK, letters, anchor='lm')
+      letters.draw(sheet, (x + swatch + gap, y + line // 2), name, INK)
     return np.asarray(sheet)
 
 
@@ -83,26 +82,6 @@ def add_legend(picture: np.ndarray, key: Callable[..., np.ndarray]) -> np.ndarra
   sheet[: len(picture), : picture.shape[1]] = picture
   sheet[len(picture) + gap : -gap, gap : gap + legend.shape[1]] = legend
   return sheet
-
-
-@functools.cache
-def font(size: float):
-  """The font of all pictures, which comes with Pillow."""
-  return ImageFont.load_default(size)
-
-
-def fit_text(text: str, width: float, points: float, min_points: float = 10):
-  """The text and its font, shrunk down to `min_points` or cut so that it is at most `width` pixels wide."""
-  while points > min_points and font(points).getlength(text) > width:
-    points -= 1
-  letters = font(points)
-
-  def is_too_long(length: int) -> bool:
-    return letters.getlength(text[:length] + '\u2026') > width
-
-  if len(text) > 1 and letters.getlength(text) > width:  # bisection, as a name may have any length
-    text = text[: bisect.bisect(range(1, len(text)), False, key=is_too_long)] + '\u2026'
-  return text, letters
 
 
 def draw_normals_key(width: int, scale: float) -> np.ndarray:

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 
 from dmtl_jax.draw import legends
 from dmtl_jax.draw.colors import BLUE, hatch, hatch_unlabelled, heat, INK, ORANGE, PAPER, signed, SOFT
-from dmtl_jax.draw.legends import fit_text, font
+from dmtl_jax.draw.fonts import fit_text, font
 
 TRUTH = 'Ground truth'  # title of the row of labels
 DECAYED = 'Decayed: the initial maps with noise added; denoising starts from these.'
@@ -198,14 +198,13 @@ def _draw_sheet(
   bottom = top + sum(heights) + gap * (len(grid) - 1)
   total_width = left + len(heads) * (width + gap) - gap + margin
   sheet = Image.new('RGB', (total_width, bottom + margin + (20 if note else 0)), PAPER)
-  draw = ImageDraw.Draw(sheet)
   if note:
     text, letters = fit_text(note, total_width - left - margin, 13)
-    draw.text((left, bottom + margin), text, SOFT, letters, anchor='lt')
+    letters.draw(sheet, (left, bottom + margin + 6), text, SOFT)
   columns = [left + c * (width + gap) for c in range(len(heads))]
   for x, head in zip(columns, heads):
     text, letters = fit_text(head, width, 16)
-    draw.text((x + width / 2, top / 2), text, INK, letters, anchor='mm')
+    letters.draw(sheet, (x + width / 2, top / 2), text, INK, centered=True)
   y = top
   for title, height, pictures in zip(titles, heights, grid):
     if title:
@@ -278,10 +277,9 @@ def _add_text(tile: np.ndarray, text: str) -> np.ndarray:
   if not text:
     return tile
   sheet = Image.fromarray(tile)
-  draw = ImageDraw.Draw(sheet)
   text, letters = fit_text(text, tile.shape[1] - 8, 13)
-  draw.rectangle((0, len(tile) - 18, letters.getlength(text) + 7, len(tile)), PAPER)
-  draw.text((4, len(tile) - 9), text, INK, letters, anchor='lm')
+  ImageDraw.Draw(sheet).rectangle((0, len(tile) - 18, letters.getlength(text) + 7, len(tile)), PAPER)
+  letters.draw(sheet, (4, len(tile) - 9), text, INK)
   return np.asarray(sheet)
 
 
@@ -308,5 +306,5 @@ def _vertical_title(title: str, size: tuple[int, int]) -> Image.Image:
   """Draws a row's title in [height, width], reading from bottom to top."""
   sheet = Image.new('RGB', size[::-1], PAPER)
   text, letters = fit_text(title, size[1], 16)
-  ImageDraw.Draw(sheet).text((size[1] / 2, size[0] / 2), text, INK, letters, anchor='mm')
+  letters.draw(sheet, (size[1] / 2, size[0] / 2), text, INK, centered=True)
   return sheet.transpose(Image.Transpose.ROTATE_90)

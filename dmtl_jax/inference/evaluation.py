@@ -316,7 +316,7 @@ def delta_to_single(scores: dict, single_task: Mapping[str, float], tasks) -> fl
   return delta_m(headline(scores, tasks), single, tasks) if single and tasks else None
 
 
-def flatten_scores(scores: dict) -> dict[str, float]:
+def flatten_scores(scores: dict, prefix: str = 'eval') -> dict[str, float]:
   """Scores as {'eval/final/semseg/mIoU': value} for the log."""
   stages = {stage: scores[stage] for stage in ('initial', 'final') if stage in scores}
-  return {f'eval/{s}/{t}/{m}': v for s, tasks in stages.items() for t, ms in tasks.items() for m, v in ms.items()}
+  return {f'{prefix}/{s}/{t}/{m}': v for s, tasks in stages.items() for t, ms in tasks.items() for m, v in ms.items()}

@@ -1,7 +1,6 @@
 """Images as people have them: any file, folder, glob or video, any size."""
 
 from collections.abc import Iterator, Sequence
-import contextlib
 import dataclasses
 import glob
 import os
@@ -13,10 +12,11 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from dmtl_jax.basics import atomic, files, photographs
+from dmtl_jax.basics import files, photographs
 from dmtl_jax.basics.errors import UserError
 
 VIDEO_SUFFIXES = ('.mp4', '.mov', '.avi', '.mkv', '.webm', '.m4v', '.mpg', '.mpeg')
+LONGEST_FRAME = 60.0  # seconds that one may be shown
 
 
 # --- Files -----------------------------------------------------------------------------------
@@ -145,6 +145,7 @@ class Still:
   path: pathlib.Path
   length = 1
   rate = None
+  seconds = 0.0
 
   def __iter__(self) -> Iterator[np.ndarray]:
     yield photographs.read_image(self.path)
@@ -155,7 +156,8 @@ class Video:
 
   Attributes:
     length: number of frames by the header; 0 if it has none.
-    rate: frames per second.
+    rate: frames per second; their mean if it varies.
+    seconds: time of the frame read last, since the first; of those with a varying rate too.
 
   Raises:
     UserError: the file cannot be opened; or, at the end of the iteration, it ended too early.
@@ -169,6 +171,7 @@ class Video:
     video.release()
     self.rate = rate if 0 < rate <= 1000 else 25.0
     self.length = max(int(length), 0)
+    self.seconds = 0.0
 
   def _open(self) -> cv2.VideoCapture:
     video = cv2.VideoCapture(str(self.path))
@@ -179,51 +182,26 @@ class Video:
   def __iter__(self) -> Iterator[np.ndarray]:
     video = self._open()
     count = 0
-    seconds = 0.0
+    first = 0.0
+    last = -1 / self.rate
     try:
       while True:
         is_read, frame = video.read()
         if not is_read:
           break
+        clock = video.get(cv2.CAP_PROP_POS_MSEC) / 1000
+        if not count:
+          first = clock
+        clock -= first
+        known = last < clock < last + LONGEST_FRAME  # else the file has no times, or damaged ones
+        self.seconds = clock if known else last + 1 / self.rate
+        last = self.seconds
         count += 1
-        seconds = video.get(cv2.CAP_PROP_POS_MSEC) / 1000
         yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
     finally:
       video.release()
     if not count:
       raise UserError(f'{self.path}: no frame can be read; convert it to MP4 (H.264)')
     # Also by the clock: with a varying frame rate the header's number of frames is a guess.
-    if max(count, seconds * self.rate) < 0.95 * self.length - 1:
+    if max(count, last * self.rate) < 0.95 * self.length - 1:
       raise UserError(f'{self.path}: ends after {count} of {self.length} frames; copy it again')
-
-
-class VideoWriter:
-  """Writes frames, uint8 [H, W, 3] RGB of one size, to an MP4 file that appears at the end of the `with` block.
-
-  Raises UserError if this build of OpenCV cannot write videos there.
-  """
-
-  def __init__(self, path: pathlib.Path, rate: float):
-    self._path = path
-    self._rate = rate
-    self._video: cv2.VideoWriter | None = None
-    self._stack = contextlib.ExitStack()
-
-  def write(self, frame: np.ndarray):
-    to_even = [(0, side % 2) for side in frame.shape[:2]]  # as codecs need
-    frame = np.pad(frame, [*to_even, (0, 0)], mode='edge')
-    if self._video is None:
-      temporary = self._stack.enter_context(atomic.atomic_path(self._path, '.tmp.mp4'))
-      code = cv2.VideoWriter.fourcc(*'mp4v')
-      self._video = cv2.VideoWriter(temporary, code, self._rate, frame.shape[1::-1])
-      if not self._video.isOpened():
-        raise UserError(f'{self._path}: cannot be written as a video; predict its frames as images instead')
-    self._video.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
-
-  def __enter__(self):
-    return self
-
-  def __exit__(self, *error):
-    if self._video is not None:
-      self._video.release()
-    return self._stack.__exit__(*error)

@@ -12,7 +12,7 @@ from dmtl_jax.basics.errors import UserError
 from dmtl_jax.basics.progress import Progress, say
 from dmtl_jax.draw import panels
 from dmtl_jax.draw.png import save_png
-from dmtl_jax.inference import gallery, images
+from dmtl_jax.inference import gallery, images, videos
 from dmtl_jax.inference.prediction import load, RawMaps
 from dmtl_jax.jobs import disk_use
 from dmtl_jax.tasks import KINDS
@@ -29,8 +29,8 @@ def run(
     OUT/TASK/NAME.npy, NAME.png                 the prediction; the prediction over the image
     OUT/uncertainty/TASK/NAME.npy, NAME.png     with samples: their uncertainty; the uncertainty in colours
 
-  and for each video the pictures as OUT/NAME.mp4, OUT/TASK/NAME.mp4, ..., without arrays. Arrays have the
-  image's size, pictures at most SIDE pixels per side. NAME: see `images.result_names`.
+  and for each video the pictures as OUT/NAME.mp4, OUT/TASK/NAME.mp4, ... (.webm, see `videos`), without arrays. Arrays
+  have the image's size, pictures at most SIDE pixels per side. NAME: see `images.result_names`.
 
   Args:
     spec: files, folders, globs and videos, see `images.find_images`.
@@ -54,6 +54,9 @@ def run(
       sources.append((name, images.Video(path) if images.is_video(path) else images.Still(path)))
     except UserError as error:
       broken.append(str(error))
+  for _, source in sources:
+    if source.rate and (lost := videos.describe_lost_sound(source.path)):
+      say(lost)
   if estimate := disk_use.describe_maps(readable, predictor.tasks, samples, SIDE, pathlib.Path(out)):
     say(estimate)
   _predict_all(predictor, sources, pathlib.Path(out), samples, zoom, broken)
@@ -83,8 +86,9 @@ def _predict_all(predictor, sources, folder: pathlib.Path, samples, zoom, broken
             _save(raw, image.shape[:2], pictures, folder, name)
           for place, picture in pictures.items() if is_video else ():
             if place not in writers:
-              writers[place] = stack.enter_context(images.VideoWriter(folder / place / f'{name}.mp4', source.rate))
-            writers[place].write(picture)
+              path = folder / place / f'{name}{videos.suffix()}'
+              writers[place] = stack.enter_context(videos.VideoWriter(path, source.rate, source.path))
+            writers[place].write(picture, source.seconds)
           progress.update(1, source.path.name)
       progress.update(end - progress.done)
 

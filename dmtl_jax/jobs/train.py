@@ -12,7 +12,7 @@ from dmtl_jax.basics.errors import join_names, program, UserError
 from dmtl_jax.basics.progress import Progress, say
 from dmtl_jax.basics.stopping import Stopped, StopSignal
 from dmtl_jax.data import label_settings
-from dmtl_jax.inference.evaluation import Evaluator
+from dmtl_jax.inference.evaluation import Evaluator, flatten_scores
 from dmtl_jax.jobs import check, evaluate, report
 from dmtl_jax.models import counting
 from dmtl_jax.report import results
@@ -20,6 +20,7 @@ from dmtl_jax.runs import run_tasks
 from dmtl_jax.runs import workdir as workdir_lib
 from dmtl_jax.runs.checkpoints import Checkpoints
 from dmtl_jax.runs.log import Log
+from dmtl_jax.runs.trackers import Tracker
 from dmtl_jax.training import bad_numbers, class_weights, cost, periodic, setup
 
 PREDICTED_BY = 'predicted_by.json'
@@ -53,23 +54,25 @@ def run(config, workdir: str, force: bool = False) -> dict | None:
       sharding.on_first_host(check_labels, workdir, training.source)
     lines = check.first_lines(config, data.train, data.val, data.left_out)
     say('\n'.join(filter(None, [*lines, class_weights.describe(training.model.tasks)])))
-    with StopSignal() as stop:
-      if not train(training, config, workdir, stop):
-        return None
-      try:
-        with stop.interruptible():
-          result = evaluate.run(config, workdir)
-      except Stopped:
-        say(f'stopped by {stop.asked} in the last evaluation, all is saved; the same command evaluates again')
-        return None
-    if jax.process_index() == 0:
-      folder = pathlib.Path(workdir)
-      page = report.write([results.read_run(folder)], folder)
-      say(closing_text(folder, page, config.data.name == 'folder'))
+    with closing(Tracker(config.train.tracker, workdir, workdir_lib.to_json(config), resumes=not fresh)) as tracker:
+      with StopSignal() as stop:
+        if not train(training, config, workdir, stop, tracker):
+          return None
+        try:
+          with stop.interruptible():
+            result = evaluate.run(config, workdir)
+        except Stopped:
+          say(f'stopped by {stop.asked} in the last evaluation, all is saved; the same command evaluates again')
+          return None
+      if jax.process_index() == 0:
+        folder = pathlib.Path(workdir)
+        page = report.write([results.read_run(folder)], folder)
+        say(closing_text(folder, page, config.data.name == 'folder'))
+        tracker.finish(training.steps, flatten_scores(result, 'metrics'), page)
     return result
 
 
-def train(training: setup.Training, config, workdir: str, stop: StopSignal) -> bool:
+def train(training: setup.Training, config, workdir: str, stop: StopSignal, tracker: Tracker) -> bool:
   """Trains to the last step; returns False when Ctrl-C or SIGTERM stopped it earlier."""
   source, batches = training.source, training.batches
   with ExitStack() as stack:
@@ -78,7 +81,7 @@ def train(training: setup.Training, config, workdir: str, stop: StopSignal) -> b
     sharding.on_first_host(write_start, workdir, config, training)  # not earlier: a refused resume changes nothing
     steps = max(training.steps, start)
     pending = bad_numbers.PendingSteps(source.tasks, checkpoints.notes['window'])
-    log = stack.enter_context(closing(Log(workdir, start, checkpoints.notes['evaluated'])))
+    log = stack.enter_context(closing(Log(workdir, start, checkpoints.notes['evaluated'], tracker)))
     evaluator = Evaluator(
       training.model,
       training.val,

@@ -19,6 +19,7 @@ from tensorboardX.proto.summary_pb2 import Summary
 from dmtl_jax.basics import files
 from dmtl_jax.basics.atomic import without_nan, write_atomic
 from dmtl_jax.basics.errors import UserError
+from dmtl_jax.runs.trackers import Tracker
 
 
 class Log:
@@ -28,13 +29,15 @@ class Log:
     step: where the run starts. Later lines of an earlier process are dropped, as are incomplete lines, so that a
       resumed run leaves the same log as one that never stopped.
     evaluated: the last step whose evaluation counts; evaluations logged after it are dropped too.
+    tracker: gets the same scalars and pictures.
 
   Attributes:
     writes: whether this host writes the log; only the first does.
   """
 
-  def __init__(self, workdir: str | os.PathLike, step: int, evaluated: int):
+  def __init__(self, workdir: str | os.PathLike, step: int, evaluated: int, tracker: Tracker | None = None):
     self.writes = jax.process_index() == 0
+    self._tracker = tracker
     if not self.writes:
       return
     path = pathlib.Path(workdir)
@@ -62,11 +65,16 @@ class Log:
     self._file.write(json.dumps(without_nan({'step': step} | values)) + '\n')
     self._file.flush()
     self._write(step, summary=Summary(value=[v for item in values.items() for v in summary.scalar(*item).value]))
+    if self._tracker:
+      self._tracker.scalars(step, values)
 
   def image(self, step: int, name: str, picture: np.ndarray):
     """Logs a picture [H, W, 3] uint8."""
-    if self.writes:
-      self._write(step, summary=summary.image(name, picture, dataformats='HWC'))
+    if not self.writes:
+      return
+    self._write(step, summary=summary.image(name, picture, dataformats='HWC'))
+    if self._tracker:
+      self._tracker.image(step, name, picture)
 
   def close(self):
     if self.writes:

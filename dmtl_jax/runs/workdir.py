@@ -2,7 +2,8 @@
 
 W/config.json, W/tasks.json, W/labels.json (the labels that training saw), W/predicted_by.json (what predicted some of
 them), W/class_weights.json (only with config.class_weights), W/log.jsonl (one line per logged step), W/tensorboard/,
-W/checkpoints/, W/panels/, W/metrics.json, W/calibration.json, W/report.html.
+W/checkpoints/, W/panels/, W/metrics.json, W/calibration.json, W/report.html, W/tracker.json
+(the run's id in a tracker).
 """
 
 import contextlib
@@ -25,7 +26,7 @@ from dmtl_jax.tasks import make_task, Task
 FREE_FIELDS = (
   *('data.workers', 'data.threads', 'data.prefetch', 'eval.workers', 'eval.weights'),
   *('train.log_every', 'train.save_every', 'train.keep', 'train.keep_every', 'train.nan_policy'),
-  *('train.fsdp', 'train.remat', 'model.initial_weights'),
+  *('train.tracker', 'train.fsdp', 'train.remat', 'model.initial_weights'),
 )
 
 

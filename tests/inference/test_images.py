@@ -128,29 +128,6 @@ def test_what_the_python_api_takes(tmp_path):
       images.as_rgb(image)
 
 
-def test_frames_of_a_video_and_back(tmp_path):
-  path = tmp_path / 'new' / 'walk.mp4'
-  colors = [(250, 10, 10), (10, 250, 10), (10, 10, 250)]
-  with images.VideoWriter(path, 10) as writer:
-    for color in colors:
-      writer.write(np.full((47, 63, 3), color, np.uint8))  # odd sides are made even
-    assert not path.exists()
-  assert [p.name for p in path.parent.iterdir()] == ['walk.mp4']
-  video = images.Video(path)
-  assert (video.length, video.rate) == (3, 10)
-  for _ in range(2):  # anew each time
-    for frame, color in zip(video, colors, strict=True):
-      assert frame.shape == (48, 64, 3)
-      np.testing.assert_allclose(frame.mean((0, 1)), color, atol=12)
-
-
-def test_a_video_that_could_not_be_finished_is_not_there(tmp_path):
-  with pytest.raises(KeyboardInterrupt), images.VideoWriter(tmp_path / 'walk.mp4', 10) as writer:
-    writer.write(np.zeros((48, 64, 3), np.uint8))
-    raise KeyboardInterrupt
-  assert not list(tmp_path.iterdir())
-
-
 def test_a_video_that_ends_early_gives_its_frames_and_then_an_error(tmp_path):
   path = tmp_path / 'walk.avi'
   writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*'MJPG'), 10, (64, 48))

@@ -18,9 +18,11 @@ import dmtl_jax
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.configs import folder as folder_config
 from dmtl_jax.jobs import evaluate, train
+from dmtl_jax.runs import trackers
 from dmtl_jax.runs import workdir as workdir_lib
 from dmtl_jax.training.step import TrainStep
 from tests import faults, toy
+from tests.fake_tracker import Fake
 
 STEPS = 6
 TASKS = ('semseg', 'normals', 'depth')
@@ -54,6 +56,7 @@ class Trained(NamedTuple):
   workdir: pathlib.Path
   result: dict
   traces: int  # of its train step
+  tracked: Fake
 
 
 @pytest.fixture(scope='module')
@@ -61,8 +64,13 @@ def trained(data, tmp_path_factory, short_encoder):
   workdir, traces, gradients = tmp_path_factory.mktemp('run'), [], TrainStep.gradients
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(TrainStep, 'gradients', lambda *args: traces.append(1) or gradients(*args))
-    result = train.run(make_config(data), str(workdir))
-  return Trained(workdir, result, len(traces))
+    patch.setitem(trackers.CLIENTS, 'wandb', Fake)
+    patch.setattr(Fake, 'opened', [])
+    config = make_config(data)
+    config.train.tracker = 'wandb'
+    result = train.run(config, str(workdir))
+    (tracked,) = Fake.opened
+  return Trained(workdir, result, len(traces), tracked)
 
 
 def log(workdir):
@@ -93,20 +101,38 @@ def test_a_run_leaves_what_the_readme_says(trained):
   assert [len(tasks) for tasks in mapping.values()] == [3] * 8
 
 
+def test_a_tracker_gets_the_curves_panels_scores_and_report(trained):
+  tracked = trained.tracked
+  assert tracked.rows == [{name: x for name, x in row.items() if x is not None} for row in log(trained.workdir)]
+  assert tracked.config == json.loads((trained.workdir / 'config.json').read_text())
+  *pictures, (step, scores, page), closed = tracked.calls
+  assert {name for _, name, _ in pictures} == {'panels/val00'}
+  assert step == STEPS
+  assert scores['metrics/final/semseg/mIoU'] == trained.result['final']['semseg']['mIoU']
+  assert page == trained.workdir / 'report.html'
+  assert closed == 'closed'
+
+
 def interrupt():
   raise KeyboardInterrupt
 
 
 def test_an_interrupted_run_ends_with_the_same_bits(trained, config, tmp_path, monkeypatch):
+  monkeypatch.setitem(trackers.CLIENTS, 'wandb', Fake)
+  monkeypatch.setattr(Fake, 'opened', [])
+  config.train.tracker = 'wandb'
   faults.at_batch(monkeypatch, 6, interrupt)
   with pytest.raises(UserError, match='stopped by Ctrl-C'):
     train.run(config, str(tmp_path))
   assert len(log(tmp_path)) > 5  # logged beyond the checkpoint of step 4; resuming must drop that
-  monkeypatch.undo()
   train.run(config, str(tmp_path))
   assert log(tmp_path) == log(trained.workdir)
   a, b = (dmtl_jax.load(str(w), 'latest').variables for w in (tmp_path, trained.workdir))
   jax.tree.map(np.testing.assert_array_equal, a, b)
+  first, second = Fake.opened
+  assert first.id == second.id
+  assert second.rows[0] == trained.tracked.rows[-len(second.rows)]  # goes on where the checkpoint was
+  assert first.rows[: len(trained.tracked.rows) - len(second.rows)] + second.rows == trained.tracked.rows
 
 
 def test_a_finished_run_only_evaluates_again(trained, config):
