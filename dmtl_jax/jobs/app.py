@@ -2,9 +2,9 @@
 
 import importlib.metadata
 import os
+import tempfile
 import threading
 
-from dmtl_jax.basics import stopping
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.basics.progress import say
 
@@ -24,7 +24,7 @@ def build(workdir: str | os.PathLike):
 
 
 def run(workdir: str, port: int | None = None):
-  """The job `--mode=app`: serves the page on this machine until Ctrl-C or SIGTERM.
+  """The job `--mode=app`: serves the page on this machine until Ctrl-C.
 
   Args:
     port: default the first free one from 7860.
@@ -32,15 +32,18 @@ def run(workdir: str, port: int | None = None):
   Raises:
     UserError: as `build`, or the port is taken.
   """
-  page = build(workdir)
-  try:
-    _, address, _ = page.launch(server_port=port, prevent_thread_lock=True, quiet=True)
-  except OSError as error:
-    where = f'--port={port}' if port else '--port'
-    raise UserError(f'{where}: the port cannot be used here; give another, or leave it out') from error
-  say(f'{workdir}: try it at {address} ; Ctrl-C ends it')
-  try:
-    with stopping.report_interruption(lambda: 'the page is closed'):
+  with tempfile.TemporaryDirectory(prefix='dmtl_app_') as folder:
+    os.environ.setdefault('GRADIO_TEMP_DIR', folder)  # Gradio's own, /tmp/gradio, may be another user's
+    page = build(workdir)
+    try:
+      _, address, _ = page.launch(server_port=port, prevent_thread_lock=True, quiet=True)
+    except OSError as error:
+      where = f'--port={port}' if port else '--port'
+      raise UserError(f'{where}: the port cannot be used here; give another, or leave it out') from error
+    say(f'{workdir}: open {address} in a browser of this machine; Ctrl-C ends the page')
+    try:
       threading.Event().wait()
-  finally:
-    page.close(verbose=False)
+    except KeyboardInterrupt:
+      say('the page is closed')
+    finally:
+      page.close(verbose=False)

@@ -20,16 +20,12 @@ from dmtl_jax.tasks import Task
 
 EXAMPLES = 6
 UPLOAD = '200mb'  # of one file
-FONTS = (
-  'system-ui',
-  '-apple-system',
-  'Segoe UI',
-  'Roboto',
-  'sans-serif',
-)  # of the visitor's machine: nothing is fetched
+# Of the visitor's machine, so that nothing is fetched from elsewhere.
+FONTS = ('system-ui', '-apple-system', 'Segoe UI', 'Roboto', 'sans-serif')
 KEPT = 3600  # seconds that uploads and results stay on the server's disk
 IN_TURN = {'concurrency_limit': 1, 'concurrency_id': 'network', 'api_visibility': 'private', 'show_progress': 'hidden'}
-WAITING = 'Drop a photograph above, or choose one: its maps are predicted at once.'
+PREPARE = 'Prepare maps for download'
+WAITING = 'Drop a photograph above: its maps are predicted at once.'
 FAILED = 'This did not work; the terminal in which the page was started says why.'
 COMPILING = 'New settings: the network is compiled for {}, which takes seconds to a minute and happens once.'
 
@@ -76,10 +72,11 @@ def build(workdir: str | os.PathLike) -> Page:
 
 def _describe(workdir: str, predictor: prediction.Predictor) -> str:
   data = predictor.config.data
+  run = pathlib.Path(workdir).name if os.path.isabs(workdir) else workdir  # the page may be public
   name = pathlib.Path(data.get('path') or data.name).name
   height, width = predictor.size
   return (
-    f'{workdir}: trained on {name}, {predictor.step} steps with images of {width}×{height} pixels. It predicts '
+    f'{run}: trained on {name}, {predictor.step} steps with images of {width}×{height} pixels. It predicts '
     f'{len(predictor.tasks)} maps of a photograph of any size. What you upload stays on the machine that serves this '
     'page, for an hour.'
   )
@@ -106,24 +103,30 @@ def _build_photograph_tab(trial: Trial, examples: list[pathlib.Path]):
   with gr.Row():
     with gr.Column(scale=2, min_width=300):
       photo = gr.Image(
-        type='filepath', sources=['upload', 'clipboard'], label='Photograph', height=300, buttons=[], elem_id='photo'
+        type='filepath', sources=['upload', 'clipboard'], label='Photograph', height=250, buttons=[], elem_id='photo'
       )
       status = gr.HTML(app_html.status(WAITING))
       photo.preprocess = _path_of  # our own reader decodes the file, with its own sentences on what is wrong
       if examples:
         gr.Examples([[str(path)] for path in examples], [photo], cache_examples=False, label='Examples from the run')
       steps, samples = _build_settings(trial)
-      start = gr.Button('Predict again', variant='primary')
+      start = gr.Button('Predict with these settings', variant='primary')
     with gr.Column(scale=5, min_width=300):
       hint = gr.HTML(app_html.hint('The maps appear here, one card per task.'))
       cards = _build_cards(trial)
-      prepare = gr.Button('Prepare maps for download', visible=False)
+      prepare = gr.Button(PREPARE, visible=False)
       download = gr.DownloadButton('Download', visible=False, variant='primary', elem_id='download')
   shown = gr.State(None)  # (path, settings) of the maps on the page
 
+  def clear(text: str, kind: str = '') -> dict:
+    """Updates that take away the maps, which would be of another photograph, and say why."""
+    hidden = {prepare: gr.Button(visible=False), download: gr.DownloadButton(visible=False)}
+    hidden |= {cards.column: gr.Column(visible=False), shown: None}
+    return hidden | {status: app_html.status(text, kind), hint: gr.HTML(visible=True)}
+
   def show(path: str | None, diffusion_steps: float, draws: float) -> Iterator[dict]:
     if path is None:
-      yield {status: app_html.status(WAITING)}
+      yield clear(WAITING)
       return
     settings = Settings(int(diffusion_steps), int(draws))
     yield {status: app_html.status(_announce(trial, settings), 'busy')}
@@ -131,8 +134,8 @@ def _build_photograph_tab(trial: Trial, examples: list[pathlib.Path]):
     try:
       pictures = trial.show(path, settings)
     except Exception as error:
-      yield {status: _explain(error, path)}
-      raise gr.Error(_sentence(error, path), print_exception=not isinstance(error, UserError)) from error
+      yield clear(_sentence(error, path), 'error')
+      raise _as_shown(error, path) from error
     done = f'Predicted in {_seconds(time.monotonic() - began)} with {_name(settings)}.'
     yield {
       status: app_html.status(done),
@@ -148,22 +151,21 @@ def _build_photograph_tab(trial: Trial, examples: list[pathlib.Path]):
     if state is None:
       return
     path, settings = state
-    yield {status: app_html.status('Writing the maps…', 'busy')}
+    yield {prepare: gr.Button('Writing the maps…', interactive=False)}
     try:
       file = trial.archive(path, Settings(*settings), _new_folder(download.GRADIO_CACHE))
     except Exception as error:
-      yield {status: _explain(error, path)}
-      raise gr.Error(_sentence(error, path), print_exception=not isinstance(error, UserError)) from error
+      yield {prepare: gr.Button(PREPARE, interactive=True)}
+      raise _as_shown(error, path) from error
     size = f'{file.stat().st_size / 1e6:.1f} MB'
     yield {
-      status: app_html.status('The maps are ready, in the same folders as --mode=predict writes them.'),
-      prepare: gr.Button(visible=False),
+      prepare: gr.Button(PREPARE, interactive=True, visible=False),
       download: gr.DownloadButton(f'Download {file.name} ({size})', value=str(file), visible=True),
     }
 
   outputs = [status, shown, hint, prepare, download, cards.column, *cards.components]
   gr.on([photo.change, start.click], show, [photo, steps, samples], outputs, trigger_mode='always_last', **IN_TURN)
-  prepare.click(archive, [shown], [status, prepare, download], trigger_mode='once', **IN_TURN)
+  prepare.click(archive, [shown], [prepare, download], trigger_mode='once', **IN_TURN)
 
 
 class _Cards:
@@ -180,7 +182,7 @@ class _Cards:
           format='png', show_label=False, interactive=False, buttons=['fullscreen'], elem_id=f'maps-{task.name}',
           label=task.heading, max_height=420,
         )  # fmt: skip
-        key = gr.HTML(padding=False)
+        key = gr.HTML()
         spread_head = gr.HTML(app_html.card_head('', 'Uncertainty: how far the samples differ'), visible=False)
         spread = gr.Image(
           format='png', show_label=False, interactive=False, buttons=['fullscreen'], visible=False,
@@ -218,7 +220,7 @@ def _build_video_tab(trial: Trial):
   limit = f'The first {app_results.MAX_FRAMES} frames of a video are predicted; --mode=predict takes whole videos.'
   with gr.Row():
     with gr.Column(scale=2, min_width=300):
-      video = gr.Video(sources=['upload'], label='Video', height=300, buttons=[], elem_id='video')
+      video = gr.Video(sources=['upload'], label='Video', height=250, buttons=[], elem_id='video')
       status = gr.HTML(app_html.status(limit))
       steps, samples = _build_settings(trial)
       start = gr.Button('Predict', variant='primary')
@@ -230,9 +232,12 @@ def _build_video_tab(trial: Trial):
       with gr.Row(elem_classes='results'):
         maps = {task.name: _build_player(task) for task in trial.tasks}
 
+  def clear(text: str, kind: str = '') -> dict:
+    return {status: app_html.status(text, kind), hint: gr.HTML(visible=True), column: gr.Column(visible=False)}
+
   def show(path: str | None, diffusion_steps: float, draws: float, progress=gr.Progress()) -> Iterator[dict]:  # noqa: B008
     if path is None:
-      yield {status: app_html.status(limit)}
+      yield clear(limit)
       return
     settings = Settings(int(diffusion_steps), int(draws))
     yield {status: app_html.status(_announce(trial, settings), 'busy')}
@@ -240,8 +245,8 @@ def _build_video_tab(trial: Trial):
     try:
       result = trial.video(path, settings, _new_folder(sheet.GRADIO_CACHE), lambda done, total: progress((done, total)))
     except Exception as error:
-      yield {status: _explain(error, path)}
-      raise gr.Error(_sentence(error, path), print_exception=not isinstance(error, UserError)) from error
+      yield clear(_sentence(error, path), 'error')
+      raise _as_shown(error, path) from error
     taken = _seconds(time.monotonic() - began)
     done = f'{result.frames} frames predicted in {taken} with {_name(settings)}.'
     cut = '' if result.is_whole else ' The video is longer: --mode=predict takes all of it.'
@@ -309,5 +314,6 @@ def _sentence(error: Exception, path: str) -> str:
   return app_results.describe_error(error, path) if isinstance(error, UserError) else FAILED
 
 
-def _explain(error: Exception, path: str) -> str:
-  return app_html.status(_sentence(error, path), 'error')
+def _as_shown(error: Exception, path: str) -> gr.Error:
+  """The error as Gradio shows it; only a defect of the program leaves its traceback in the terminal."""
+  return gr.Error(_sentence(error, path), print_exception=not isinstance(error, UserError))

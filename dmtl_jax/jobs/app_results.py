@@ -137,10 +137,11 @@ class Trial:
           break
         _check_size(video.path, frame.shape[1], frame.shape[0])
         raw = self._raw(frame, settings)
-        for place, picture in predict.draw(raw, images.shrink(frame, VIDEO_SIDE), scales, every_class=True).items():
+        pictures = predict.draw(raw, images.shrink(frame, VIDEO_SIDE), scales, every_class=True)
+        for place in ('', *(task.name for task in self.tasks)):
           if place not in writers:
             writers[place] = stack.enter_context(images.VideoWriter(folder / place / 'video.mp4', video.rate))
-          writers[place].write(picture)
+          writers[place].write(pictures[place])
         count += 1
         report(count, max(count, total))
     paths = {place: _only_file(folder / place) for place in writers}
