@@ -22,9 +22,10 @@ from tests.tiny import SIZE, TASKS, Tiny
 pytestmark = pytest.mark.usefixtures('short_encoder')
 NAMES = [task.name for task in TASKS]
 ONCE = Settings(2, 1)
+SHOWN = (427, 640)  # of a photograph of SIZE on the page
 
 
-def write_photo(path, height=480, width=640):
+def write_photo(path, height=SIZE[0], width=SIZE[1]):
   small = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
   Image.fromarray(cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC)).save(path)
   return path
@@ -57,15 +58,14 @@ def photo(tmp_path_factory):
 
 
 def test_the_maps_are_those_of_the_predictor(trial, predictor, photo):
-  shown = trial.show(photo, ONCE)
-  maps = predictor(photo)
   raw = predictor.raw(np.asarray(Image.open(photo)))
+  shown = trial.show(photo, ONCE)
   assert [one.task.name for one in shown] == NAMES
   for one in shown:
-    limits = one.task.limits(maps[one.task.name])
-    initial = raw.prediction('initial', one.task, (480, 640))
-    np.testing.assert_array_equal(one.after, one.task.picture(maps[one.task.name], limits))
+    initial, final = (raw.prediction(stage, one.task, SHOWN) for stage in ('initial', 'final'))
+    limits = one.task.limits(final)
     np.testing.assert_array_equal(one.before, one.task.picture(initial, limits))
+    np.testing.assert_array_equal(one.after, one.task.picture(final, limits))
     assert one.uncertainty is None
 
 
@@ -79,31 +79,32 @@ def test_legends_name_the_classes_of_either_map(trial, predictor, photo):
   shown = {one.task.name: one for one in trial.show(photo, ONCE)}
   task = TASKS[0]
   raw = predictor.raw(np.asarray(Image.open(photo)))
-  present = {i for stage in ('initial', 'final') for i in np.unique(raw.prediction(stage, task, (480, 640)))}
+  present = {i for stage in ('initial', 'final') for i in np.unique(raw.prediction(stage, task, SHOWN))}
   assert {name for name, _ in shown['semseg'].key.entries} == {task.classes[i] for i in present}
 
 
 def test_another_s_is_as_of_a_run_evaluated_with_it(trial, predictor, photo):
   eval_config = common.base('').eval
   eval_config.diffusion_steps = 3
-  expected = prediction.Predictor(predictor.model, predictor.variables, SIZE, eval_config, predictor.seed)(photo)
+  evaluated = prediction.Predictor(predictor.model, predictor.variables, SIZE, eval_config, predictor.seed)
   depth = TASKS[-1]
+  expected = evaluated.raw(np.asarray(Image.open(photo))).prediction('final', depth, SHOWN)
   assert trial.needs_compiling(Settings(3, 1))
   shown = trial.show(photo, Settings(3, 1))
-  np.testing.assert_array_equal(shown[-1].after, depth.picture(expected['depth'], depth.limits(expected['depth'])))
+  np.testing.assert_array_equal(shown[-1].after, depth.picture(expected, depth.limits(expected)))
   assert not trial.needs_compiling(Settings(3, 1))
-  assert not np.array_equal(expected['depth'], predictor(photo)['depth'])
+  assert not np.array_equal(shown[-1].after, trial.show(photo, ONCE)[-1].after)
 
 
 def test_samples_show_their_uncertainty(trial, predictor, photo):
-  shown = trial.show(photo, Settings(2, 2))
-  maps, uncertainty = predictor.sample(photo, 2)
-  depth = shown[-1]
-  limits = depth.task.limits(maps['depth'])
-  np.testing.assert_array_equal(depth.after, depth.task.picture(maps['depth'], limits))
-  brightest = np.unravel_index(uncertainty['depth'].argmax(), (480, 640))
-  assert depth.uncertainty[brightest].sum() == depth.uncertainty.sum(-1).max()
-  assert depth.uncertainty_key.low == '0'
+  depth = TASKS[-1]
+  raw = predictor.raw(np.asarray(Image.open(photo)), 2)
+  mean, spread = (raw.prediction(stage, depth, SHOWN) for stage in ('final', 'uncertainty'))
+  shown = trial.show(photo, Settings(2, 2))[-1]
+  np.testing.assert_array_equal(shown.after, depth.picture(mean, depth.limits(mean)))
+  brightness = shown.uncertainty.sum(-1)
+  assert brightness[np.unravel_index(spread.argmax(), SHOWN)] == brightness.max() > brightness.min()
+  assert shown.uncertainty_key.low == '0'
 
 
 def test_a_method_without_initial_maps_is_shown_beside_the_photograph(photo):
@@ -111,7 +112,8 @@ def test_a_method_without_initial_maps_is_shown_beside_the_photograph(photo):
   trial = Trial(prediction.Predictor(tiny.model, tiny.variables, SIZE, tiny.config.eval, 0, tiny.config))
   (depth,) = trial.show(photo, Settings(0, 1))
   assert (trial.default_steps, trial.max_steps, trial.draws_noise) == (0, 0, False)
-  np.testing.assert_array_equal(depth.before, np.asarray(Image.open(photo)))
+  pixels = np.asarray(Image.open(photo))
+  np.testing.assert_array_equal(depth.before, cv2.resize(pixels, SHOWN[::-1], interpolation=cv2.INTER_LINEAR))
 
 
 def test_the_archive_holds_what_predict_writes(trial, tiny_run, photo, tmp_path):
