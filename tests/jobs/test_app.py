@@ -209,13 +209,15 @@ def run_folder(tiny_run, tmp_path_factory):
 
 
 @pytest.fixture(scope='module')
-def served(run_folder):
+def served(run_folder, tmp_path_factory):
   """The page's address; it serves an untrained run."""
   pytest.importorskip('gradio', reason="needs Gradio: pip install -e '.[app]'")
-  page = app.build(run_folder)
-  _, address, _ = page.launch(prevent_thread_lock=True, quiet=True)
-  yield address
-  page.close(verbose=False)
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setenv('GRADIO_TEMP_DIR', str(tmp_path_factory.mktemp('uploads')))
+    page = app.build(run_folder)
+    _, address, _ = page.launch(prevent_thread_lock=True, quiet=True)
+    yield address
+    page.close(verbose=False)
 
 
 def test_only_photographs_are_examples(run_folder, served):
