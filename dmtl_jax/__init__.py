@@ -28,6 +28,7 @@ __all__ = [
   'Predictor',
   'UserError',
   '__version__',
+  'app',
   'check',
   'evaluate',
   'get_config',
@@ -42,6 +43,7 @@ __all__ = [
 
 if TYPE_CHECKING:
   from dmtl_jax.api import (
+    app,
     check,
     evaluate,
     get_config,

@@ -13,6 +13,7 @@ from dmtl_jax.configs import check as check_config
 from dmtl_jax.datasets.source import Source
 from dmtl_jax.imports.classes import Options
 from dmtl_jax.imports.write import Summary
+from dmtl_jax.jobs import app as app_job
 from dmtl_jax.jobs import check as check_job
 from dmtl_jax.jobs import evaluate as evaluate_job
 from dmtl_jax.jobs import import_labels as import_job
@@ -265,6 +266,21 @@ def suggest(
     True
   """
   return not suggest_job.run(os.fspath(workdir), os.fspath(out), None if images is None else _paths(images), count)
+
+
+def app(workdir: str | os.PathLike) -> Any:
+  """Makes the page that tries a run in a browser, as ``gradio.Blocks``; its ``launch()`` serves it.
+
+  Args:
+    workdir: folder of the run, or a name, as for `load`.
+
+  Raises:
+    UserError: no run there, or Gradio 6 is not installed.
+
+  Example:
+    >>> dmtl_jax.app('runs/scenes').launch()
+  """
+  return app_job.build(workdir)
 
 
 def _paths(images: str | os.PathLike | Sequence[str | os.PathLike]) -> str | list[str]:

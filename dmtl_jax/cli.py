@@ -28,6 +28,8 @@ boundary     python main.py --mode=boundary --pred=MAPS --gt=TRUTHS [--ignore=25
              (the Berkeley benchmark's scores of folders of images)
 export       python main.py --mode=export --workdir=runs/scenes --out=model.stablehlo [--step=best]
              (a file that jax alone runs)
+app          python main.py --mode=app --workdir=runs/scenes [--port=7860]
+             (a page in the browser to try the run on photographs and short videos)
 convert      python main.py --mode=convert --checkpoint=RELEASED.pth.tar --workdir=runs/released
              (the authors' checkpoint as a run; of a run, its best weights only, small enough to give away)
 """
@@ -63,11 +65,12 @@ MODES = {
   'uncertainty': ('workdir',),
   'boundary': ('pred', 'gt'),
   'export': ('workdir', 'out'),
+  'app': ('workdir',),
   'convert': ('checkpoint', 'workdir'),
   'import': ('from',),
 }
 # Modes that take the config of a trained run.
-TRAINED = ('predict', 'suggest', 'report', 'influence', 'uncertainty', 'export')
+TRAINED = ('predict', 'suggest', 'report', 'influence', 'uncertainty', 'export', 'app')
 # Flags that only some modes take; others take them all, or ignore them as --workdir.
 ONLY = {
     'replay': 'train', 'predictions': 'evaluate', 'step': 'evaluate predict export', 'images': 'predict suggest import',
@@ -76,7 +79,7 @@ ONLY = {
     'json': 'summary', 'workdirs': 'report', 'suite': 'study', 'jobs': 'study', 'page': 'study',
     'from': 'import', 'task': 'import', 'kind': 'import', 'classes': 'import', 'background': 'import',
     'annotated': 'import', 'colors': 'import', 'checkpoint': 'convert',
-    'pred': 'boundary', 'gt': 'boundary', 'ignore': 'boundary',
+    'port': 'app', 'pred': 'boundary', 'gt': 'boundary', 'ignore': 'boundary',
     'tolerance': 'boundary', 'thresholds': 'boundary', 'thin': 'boundary', 'workers': 'boundary',
 }  # fmt: skip
 PATHS = ('workdir', 'images', 'out', 'workdirs', 'replay', 'pred', 'gt', 'page', 'from', 'colors')
@@ -89,7 +92,7 @@ _WORKDIR = flags.DEFINE_string(
   'workdir',
   None,
   'Folder of the run: config, checkpoints, logs, scores, pictures; '
-  "of predict, suggest, export, influence and uncertainty also 'scenes', the network that comes with the package.",
+  "of predict, suggest, export, app, influence and uncertainty also 'scenes', the network that comes with the package.",
 )
 _FORCE = flags.DEFINE_bool(
   'force',
@@ -174,6 +177,9 @@ _WORKDIRS = flags.DEFINE_string('workdirs', None, 'report: workdirs to compare, 
 _SUITE = flags.DEFINE_string('suite', None, f'study: what to run: {", ".join(SUITES)}.')
 _JOBS = flags.DEFINE_integer('jobs', None, 'study: runs at a time; default one per GPU or CPU core.', lower_bound=1)
 _PAGE = flags.DEFINE_string('page', None, 'study: Markdown file to write about all suites in --out that have scores.')
+_PORT = flags.DEFINE_integer(
+  'port', None, 'app: port of the page; default the first free one from 7860.', lower_bound=1, upper_bound=65535
+)
 _PRED = flags.DEFINE_string('pred', None, 'boundary: folder of grey PNGs (8 or 16 bits), white = boundary.')
 _GT = flags.DEFINE_string(
   'gt',
@@ -392,6 +398,8 @@ def _run(overrides: list[str] | None = None) -> int | None:
       job.run(_PRED.value, _GT.value, out, _IGNORE.value, _WORKERS.value, **counting)
     case 'export':
       job.run(workdir, step or 'best', out)
+    case 'app':
+      job.run(workdir, _PORT.value)
     case 'convert':
       job.run(_CHECKPOINT.value, workdir, _CONFIG.value)
 

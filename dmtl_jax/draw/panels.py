@@ -26,14 +26,16 @@ def draw_prediction(task, image: np.ndarray, values: np.ndarray, limits=None, pr
 
 def draw_uncertainty(task, values: np.ndarray, high: float) -> np.ndarray:
   """Draws a map of uncertainty [H, W] from dark (0) to bright (`high`), with the scale below."""
-  return legends.add_legend(_color_uncertainty(values, high), _uncertainty_key(task, values, high).draw)
+  return legends.add_legend(color_uncertainty(values, high), uncertainty_key(task, values, high).draw)
 
 
-def _color_uncertainty(values: np.ndarray, high: float) -> np.ndarray:
+def color_uncertainty(values: np.ndarray, high: float) -> np.ndarray:
+  """Colours a map of uncertainty from dark (0) to bright (`high`), uint8 [..., 3]."""
   return heat(values, (0, high), legends.UNCERTAINTY)
 
 
-def _uncertainty_key(task, values: np.ndarray, high: float) -> legends.Scale:
+def uncertainty_key(task, values: np.ndarray, high: float) -> legends.Scale:
+  """The scale of `color_uncertainty`."""
   return legends.uncertainty_scale(task.spread_unit, high, bool(values.max() > high))
 
 
@@ -80,7 +82,7 @@ def panel(
   width = size[0]
   shared = {t.name: _shared_limits(t, [maps.get(t.name) for _, maps in rows]) for t in tasks}
   limits = shared | (limits or {})
-  columns = [_inputs(_resize(image, size), tasks, rows, limits)]
+  columns = [_inputs(resize(image, size), tasks, rows, limits)]
   keys = [np.full((1, width, 3), 255, np.uint8)]
   for task in tasks:
     tiles = [_tile(task, maps.get(task.name), size, limits.get(task.name)) for _, maps in rows]
@@ -101,8 +103,8 @@ def panel(
   titles.append('')
   if uncertain:
     maps = [uncertain[t.name] for t in tasks]
-    grid.append([keys[0], *(_resize(_color_uncertainty(values, high), size) for values, high in maps)])
-    grid.append([keys[0], *(_uncertainty_key(t, values, high).draw(width) for t, (values, high) in zip(tasks, maps))])
+    grid.append([keys[0], *(resize(color_uncertainty(values, high), size) for values, high in maps)])
+    grid.append([keys[0], *(uncertainty_key(t, values, high).draw(width) for t, (values, high) in zip(tasks, maps))])
     titles += ['Uncertainty', '']
   note = DECAYED if any(title == 'Decayed' for title, _ in rows) else ''
   return _draw_sheet(['Input', *(task.heading for task in tasks)], titles, grid, width, note)
@@ -161,7 +163,7 @@ def suggestion_sheet(suggestions: Sequence[Suggestion]) -> np.ndarray:
   cells = []
   for one in suggestions:
     prediction = one.task.overlay_prediction(one.image, one.prediction, limits[one.task])
-    uncertainty = _color_uncertainty(one.uncertainty, highest[one.task])
+    uncertainty = color_uncertainty(one.uncertainty, highest[one.task])
     photograph, *maps = (_letterbox(picture, size) for picture in (one.image, prediction, uncertainty))
     cells.append([_add_text(photograph, one.title), *maps])
   if len(cells) % 2:
@@ -182,7 +184,7 @@ def _joint_limits(task, labels: Sequence[np.ndarray]) -> tuple[float, float] | N
 def _letterbox(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
   """Scales a picture to fit into a tile, on white."""
   scale = min(size[0] / picture.shape[1], size[1] / picture.shape[0])
-  small = _resize(picture, (max(round(picture.shape[1] * scale), 1), max(round(picture.shape[0] * scale), 1)))
+  small = resize(picture, (max(round(picture.shape[1] * scale), 1), max(round(picture.shape[0] * scale), 1)))
   tile = np.full((size[1], size[0], 3), 255, np.uint8)
   top, left = (size[1] - len(small)) // 2, (size[0] - small.shape[1]) // 2
   tile[top : top + len(small), left : left + small.shape[1]] = small
@@ -243,14 +245,14 @@ def _tile(task, values, size: tuple[int, int], limits) -> np.ndarray:
     is_label = task.classes or values.dtype == np.uint8 or values.ndim == 3
     interpolation = cv2.INTER_NEAREST if is_label else cv2.INTER_LINEAR
     values = cv2.resize(values, size, interpolation=interpolation).reshape(*size[::-1], *values.shape[2:])
-  picture = _resize(task.picture(values, limits), size)
+  picture = resize(task.picture(values, limits), size)
   return _add_frame(picture) if task.framed else picture
 
 
 def _change_tile(task, before, after, label, limits, size: tuple[int, int]) -> np.ndarray:
   if any(values is None for values in (before, after, label)) or not task.valid(label).any():
     return _unlabelled_tile(size)
-  return _add_frame(_resize(draw_change(task, before, after, label, limits), size))
+  return _add_frame(resize(draw_change(task, before, after, label, limits), size))
 
 
 def _change_key(size: tuple[int, int]) -> np.ndarray:
@@ -283,7 +285,8 @@ def _add_text(tile: np.ndarray, text: str) -> np.ndarray:
   return np.asarray(sheet)
 
 
-def _resize(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def resize(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+  """Resizes a picture, uint8 [h, w, 3], to (width, height)."""
   shrinks = size[0] < picture.shape[1]
   return cv2.resize(picture, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
 

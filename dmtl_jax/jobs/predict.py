@@ -83,7 +83,7 @@ def _predict_all(predictor, sources, folder: pathlib.Path, samples, zoom, broken
           raw = predictor.raw(image, samples, zoom)
           pictures = draw(raw, image, scales, is_video)
           if not is_video:
-            _save(raw, image.shape[:2], pictures, folder, name)
+            save(raw, image.shape[:2], pictures, folder, name)
           for place, picture in pictures.items() if is_video else ():
             if place not in writers:
               path = folder / place / f'{name}{videos.suffix()}'
@@ -130,7 +130,7 @@ def draw(raw: RawMaps, image: np.ndarray, scales: dict, every_class: bool = Fals
   return pictures
 
 
-def _save(raw: RawMaps, size: tuple[int, int], pictures: dict[str, np.ndarray], folder: pathlib.Path, name: str):
+def save(raw: RawMaps, size: tuple[int, int], pictures: dict[str, np.ndarray], folder: pathlib.Path, name: str):
   """Writes all files of one image in one transaction."""
   with transaction():
     for place, picture in pictures.items():

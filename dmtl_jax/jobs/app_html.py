@@ -1,0 +1,60 @@
+"""The HTML around Gradio's components on the page of `--mode=app`, from templates/app.html; every value is escaped."""
+
+import numpy as np
+
+from dmtl_jax.draw import legends
+from dmtl_jax.report.reading import Evaluation
+from dmtl_jax.report.render import TEMPLATES
+from dmtl_jax.tasks import Task
+
+_MACROS = TEMPLATES.get_template('app.html').module
+CSS = TEMPLATES.get_template('app.css').render()
+
+
+def about(title: str, text: str, tasks: tuple[Task, ...], evaluation: Evaluation | None, report: str = '') -> str:
+  """The head of the page: what the network is, a link to the run's report, and its scores.
+
+  Args:
+    report: address of the report, '' if there is none.
+  """
+  return str(_MACROS.about(title, text, report, *(_scores(tasks, evaluation) if evaluation else ('', []))))
+
+
+def _scores(tasks: tuple[Task, ...], evaluation: Evaluation) -> tuple[str, list[dict[str, str]]]:
+  """The line above the scores, and a cell per task."""
+  cells = []
+  for task in tasks:
+    values = [scores.get(task.name, {}).get(task.metric) for scores in (evaluation.initial, evaluation.final)]
+    texts = [f'{value:.{task.digits}f}' for value in values if value is not None]
+    if texts:
+      metric = f'{task.metric} {"↑" if task.higher_is_better else "↓"}'
+      cells.append({'heading': task.heading, 'scores': ' → '.join(texts), 'metric': metric})
+  what = 'initial → denoised maps' if evaluation.initial else 'predictions'
+  return f'Scores on the validation images ({what}, protocol {evaluation.protocol}; ↑: higher is better):', cells
+
+
+def card_head(heading: str, sides: str) -> str:
+  """The title of a task's maps, and what is left and right of the divider."""
+  return str(_MACROS.card_head(heading, sides))
+
+
+def legend(key: legends.Key) -> str:
+  """A legend whose letters keep their size on a phone, and which the browser draws in any language."""
+  if isinstance(key, legends.Swatches):
+    return str(_MACROS.swatches([(name, _css(color)) for name, color in key.entries]))
+  stops = key.colors[np.linspace(0, len(key.colors) - 1, 17).astype(int)]
+  return str(_MACROS.scale(', '.join(map(_css, stops)), key.low, key.high))
+
+
+def status(text: str, kind: str = '') -> str:
+  """A line on what the page does or did; `kind` is '', 'busy' or 'error'."""
+  return str(_MACROS.status(text, kind))
+
+
+def hint(text: str) -> str:
+  """What will appear in a place that is still empty."""
+  return str(_MACROS.hint(text))
+
+
+def _css(color) -> str:
+  return '#' + bytes(np.asarray(color, np.uint8)).hex()
