@@ -110,37 +110,43 @@ def draw_views(images: jax.Array, key: jax.Array) -> AugmentedViews:
   return AugmentedViews(crops, ((colors - MEAN) / STD).reshape(-1, VIEWS, *images.shape[1:]))
 
 
-def joint_task_regularization(run: Forward) -> jax.Array:
-  """4 L_dist + 2 L_recon, averaged over images; an image without a valid pixel of every labelled task contributes 0.
+class Losses(NamedTuple):
+  """L_dist and L_recon of each image, [B]."""
 
-  With d the mean over an embedding's places of one minus the cosine over its channels, for the views 1 and 2 of an
-  image, L_dist = d(Y1, Yhat1) + 2 d(Y2, Yhat2). Predictions of labelled tasks get no gradient, nor does g from the
-  first term or the predictions from the second and from `reconstruction_loss`: the regulariser trains g and the
-  predictions of unlabelled tasks only. Predictions are masked before they are encoded, see `MaskedView`. In view 2
-  classes of Yhat are probabilities.
+  distance: jax.Array
+  reconstruction: jax.Array
+
+
+def joint_task_regularization(run: Forward) -> jax.Array:
+  """4 L_dist + 2 L_recon, mean over images; one without a pixel that is valid for all its labels contributes 0."""
+  losses = regularization_losses(run)
+  return (DISTANCE_WEIGHT * losses.distance + RECONSTRUCTION_WEIGHT * losses.reconstruction).mean()
+
+
+def regularization_losses(run: Forward) -> Losses:
+  """L_dist = d(Y1, Yhat1) + 2 d(Y2, Yhat2), and L_recon of Y2 and Yhat2, for the views 1 and 2 of each image.
+
+  d is `embedding_distance` after g. Predictions are masked before they are encoded (`MaskedView`); classes of Yhat2
+  are probabilities. Only d(Y1, Yhat1) teaches the network, and of its predictions only those of unlabelled tasks;
+  all but d(Y1, Yhat1) teaches g.
   """
-  mask, crops = run.batch['label_mask'], run.output.extra['crops']
-  first, second = (
-    make_view(
-      run.tasks, maps, run.batch['labels'], mask, jax.tree.map(operator.itemgetter(slice(i, None, VIEWS)), crops)
-    )
-    for i, maps in enumerate(run.output.extra['maps'])
-  )
-  # A draw of its own for each stack and target, as in the code.
-  yhat1, y1, y2, target_y2, target_yhat2 = jax.random.split(run.key, 5)
+  mask, crops, released = run.batch['label_mask'], run.output.extra['crops'], run.model.released_losses
+  by_view = [jax.tree.map(operator.itemgetter(slice(i, None, VIEWS)), crops) for i in range(VIEWS)]
+  pairs = zip(run.output.extra['maps'], by_view)
+  first, second = (make_view(run.tasks, maps, run.batch['labels'], mask, crop) for maps, crop in pairs)
+  # Each stack and target has draws of its own, as in the code.
+  y1, yhat1, y2, target_y2, target_yhat2 = jax.random.split(run.key, 5)
   stacks = [first.targets(y1), first.encoded(yhat1), second.targets(y2), second.encoded(None)]
   stacks = [jnp.concatenate(list(stack.values()), axis=-1) for stack in stacks]
   result, _ = run.apply(*stacks, method='regularize')
   distance = embedding_distance(result.embedding_y1, result.embedding_yhat1)
   distance += SECOND_DISTANCE_WEIGHT * embedding_distance(result.y2.embedding, result.yhat2.embedding)
-  released = run.model.released_losses
   target = second.reconstructed_y(target_y2)
   reconstruction = reconstruction_loss(second, result.y2.maps, target, released)
   target = second.reconstructed_yhat(target_yhat2, released)
   reconstruction += reconstruction_loss(second, result.yhat2.maps, target, released)
-  loss = DISTANCE_WEIGHT * distance + RECONSTRUCTION_WEIGHT * reconstruction
   is_known = mask.any(1) & first.mask.any((1, 2)) & second.mask.any((1, 2))
-  return jnp.where(is_known, loss, 0).mean()
+  return Losses(jnp.where(is_known, distance, 0), jnp.where(is_known, reconstruction, 0))
 
 
 @dataclasses.dataclass(frozen=True)
