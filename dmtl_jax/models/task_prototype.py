@@ -77,22 +77,20 @@ class TaskPrototype(Network):
 
   @nn.compact
   def __call__(self, images: jax.Array, *, train: bool = False) -> Output:
-    """Images to final maps; in training `extra` holds 'image' [B, H, W, 3], 'affinity' [B, T, h, w, T] before the
+    """Images to final maps; `extra` is for training: 'image' [B, H, W, 3], 'affinity' [B, T, h, w, T] before the
     softmax and 'features', means of f_t [B, T, C].
     """
     features = self._encoder()(images, train)
-    codebook = self.param('codebook', nn.initializers.normal(self.channels**-0.5), self._codebook_shape)
+    codebook = self._table(ENTRIES_PER_CHANNEL * self.channels, 'codebook')
     features = features + nearest_entry(features, codebook).astype(features.dtype)
     by_task = self._decode(features, train)
-    prototypes = self.param('prototypes', nn.initializers.normal(self.channels**-0.5), (len(self.tasks), self.channels))
+    prototypes = self._table(len(self.tasks), 'prototypes')
     affinity = jnp.matmul(normalize(by_task.astype(jnp.float32)), normalize(prototypes).T, precision='highest')
     mixed = (nn.softmax(affinity) @ prototypes).astype(by_task.dtype)
     retrieved = self._retrieve(by_task, mixed)
     final = {
       task.name: Head(task.channels, name=f'{task.name}_head')(retrieved[:, t]) for t, task in enumerate(self.tasks)
     }
-    if not train and not self.is_initializing():
-      return Output(final)
     image = resize(ImageDecoder(self.dtype, name='image_decoder')(features), images.shape[1:3])
     means = by_task.astype(jnp.float32).mean((2, 3))
     return Output(final, extra={'image': image, 'affinity': affinity, 'features': means})
@@ -103,9 +101,10 @@ class TaskPrototype(Network):
     if self.channels % self.heads:
       raise UserError(f'config.model.heads: {self.channels} channels cannot be shared by {self.heads}; set a divisor')
 
-  @property
-  def _codebook_shape(self) -> tuple[int, int]:
-    return (ENTRIES_PER_CHANNEL * self.channels, self.channels)
+  def _table(self, rows: int, name: str) -> jax.Array:
+    """Vectors [rows, C] to learn, of about unit length."""
+    init = nn.initializers.normal(self.channels**-0.5)
+    return nn.Embed(rows, self.channels, embedding_init=init, name=name).embedding
 
   def _decode(self, features: jax.Array, train: bool) -> jax.Array:
     """f_i [B, h, w, C] to f_t of all tasks [B, T, h, w, C]."""
