@@ -31,6 +31,48 @@ MARGIN = 0.3
 AUTOENCODER_WEIGHT, PROTOTYPE_WEIGHT = 1.0, 1.0  # of TAE, and of TKE and TC
 
 
+class Codebook(nn.Module):
+  """The nearest of its entries to each feature."""
+
+  entries: int
+
+  @nn.compact
+  def __call__(self, features: jax.Array) -> jax.Array:
+    """[..., C] to [..., C], same dtype."""
+    return nearest_entry(features, _vectors(self, self.entries, features.shape[-1])).astype(features.dtype)
+
+
+class Retrieved(NamedTuple):
+  """Affinity [..., T] float32 before the softmax, and the mix of prototypes [..., C] by it."""
+
+  affinity: jax.Array
+  mixed: jax.Array
+
+
+class Prototypes(nn.Module):
+  """One vector per task."""
+
+  tasks: int
+
+  @nn.compact
+  def __call__(self, features: jax.Array) -> Retrieved:
+    """Compares features [..., C] with the prototypes."""
+    prototypes = _vectors(self, self.tasks, features.shape[-1])
+    affinity = jnp.matmul(normalize(features.astype(jnp.float32)), normalize(prototypes).T, precision='highest')
+    return Retrieved(affinity, (nn.softmax(affinity) @ prototypes).astype(features.dtype))
+
+
+def _vectors(module: nn.Module, count: int, channels: int) -> jax.Array:
+  """A module's vectors [count, channels] to learn, at first of about unit length."""
+  return module.param('vectors', nn.initializers.normal(channels**-0.5), (count, channels))
+
+
+def nearest_entry(features: jax.Array, codebook: jax.Array) -> jax.Array:
+  """The entry of the codebook [K, C] that is nearest to each feature [..., C], float32."""
+  products = jnp.matmul(jax.lax.stop_gradient(features.astype(jnp.float32)), codebook.T, precision='highest')
+  return codebook[jnp.argmin((codebook**2).sum(-1) - 2 * products, axis=-1)]
+
+
 class RetrievalBlock(nn.Module):
   """x += Attn(LN(x)); x += Attn(LN(x), LN(retrieved)); x += MLP(LN(x))."""
 
@@ -81,12 +123,9 @@ class TaskPrototype(Network):
     softmax and 'features', means of f_t [B, T, C].
     """
     features = self._encoder()(images, train)
-    codebook = self._table(ENTRIES_PER_CHANNEL * self.channels, 'codebook')
-    features = features + nearest_entry(features, codebook).astype(features.dtype)
+    features = features + Codebook(ENTRIES_PER_CHANNEL * self.channels, name='codebook')(features)
     by_task = self._decode(features, train)
-    prototypes = self._table(len(self.tasks), 'prototypes')
-    affinity = jnp.matmul(normalize(by_task.astype(jnp.float32)), normalize(prototypes).T, precision='highest')
-    mixed = (nn.softmax(affinity) @ prototypes).astype(by_task.dtype)
+    affinity, mixed = Prototypes(len(self.tasks), name='prototypes')(by_task)
     retrieved = self._retrieve(by_task, mixed)
     final = {
       task.name: Head(task.channels, name=f'{task.name}_head')(retrieved[:, t]) for t, task in enumerate(self.tasks)
@@ -100,11 +139,6 @@ class TaskPrototype(Network):
       raise UserError('config.method: task_prototype tells tasks apart and the data has one; use mtl_baseline')
     if self.channels % self.heads:
       raise UserError(f'config.model.heads: {self.channels} channels cannot be shared by {self.heads}; set a divisor')
-
-  def _table(self, rows: int, name: str) -> jax.Array:
-    """Vectors [rows, C] to learn, of about unit length."""
-    init = nn.initializers.normal(self.channels**-0.5)
-    return nn.Embed(rows, self.channels, embedding_init=init, name=name).embedding
 
   def _decode(self, features: jax.Array, train: bool) -> jax.Array:
     """f_i [B, h, w, C] to f_t of all tasks [B, T, h, w, C]."""
@@ -126,12 +160,6 @@ class TaskPrototype(Network):
     for i in range(self.retrieval_blocks):
       x = RetrievalBlock(self.heads, self.dtype, name=f'retrieval{i}')(x, keys)
     return by_task + resize((x - start).reshape(small.shape), maps.shape[1:3]).reshape(by_task.shape)
-
-
-def nearest_entry(features: jax.Array, codebook: jax.Array) -> jax.Array:
-  """The entry of the codebook [K, C] that is nearest to each feature [..., C], float32."""
-  cosines = jnp.matmul(jax.lax.stop_gradient(features.astype(jnp.float32)), codebook.T, precision='highest')
-  return codebook[jnp.argmin((codebook**2).sum(-1) - 2 * cosines, axis=-1)]
 
 
 class PrototypeLosses(NamedTuple):

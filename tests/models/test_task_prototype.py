@@ -107,8 +107,8 @@ def test_affinities_are_cosines(output_and_model):
 def test_the_published_codebook_has_4096_entries(output_and_model):
   model = output_and_model[1].clone(channels=512)
   shapes = variable_shapes(model, (32, 32))['params']
-  assert shapes['codebook']['embedding'].shape == (4096, 512)
-  assert shapes['prototypes']['embedding'].shape == (2, 512)
+  assert shapes['codebook']['vectors'].shape == (4096, 512)
+  assert shapes['prototypes']['vectors'].shape == (2, 512)
 
 
 @pytest.mark.parametrize('fields, tasks, message', [
