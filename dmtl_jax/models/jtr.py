@@ -12,7 +12,8 @@ probability of one.
 As in the authors' code, x0 is the image of the batch, and x1 and x2 are crops of it with other colours; all three
 go through the network in one pass. Ours, for equal terms with the other methods: x0 is augmented as for them (the
 code: a crop, then RandAugment), and labels are cropped by nearest neighbour (the code: normals bilinearly).
-`released_losses` (preset=released) restores three slips of the code, see `reconstruction_loss`.
+Three slips of the code are in `released_losses` (preset=released) only: see `reconstruction_loss`. The supervised loss is
+the sum over an image's labelled tasks, without the factor of `losses.combine`.
 """
 
 import dataclasses
@@ -238,9 +239,9 @@ def embedding_distance(a: jax.Array, b: jax.Array) -> jax.Array:
 def reconstruction_loss(view: MaskedView, maps: jax.Array, targets: dict, released: bool) -> jax.Array:
   """Sum over tasks of `Task.reconstruction_error` of raw maps [B, H, W, sum of C_t], mean over the mask: [B].
 
-  The code (`released`) divides by the non-zero entries of the target instead, so that normals weigh a third. And what
-  it reconstructs of Yhat2 is encoded once more than elsewhere: a depth's share in the distribution counts as depth,
-  (n + 1) / 2 as normal. (From its normals' loss ours differs by a constant.)
+  The code (`released`) divides by the number of non-zero entries of the target instead, so that normals weigh a third.
+  And what it reconstructs of Yhat2 is encoded twice: a depth's share in the distribution counts as depth, (n + 1) / 2
+  as normal. (From the code's loss of normals ours differs by a constant.)
   """
   total = 0.0
   channels = np.cumsum([task.channels for task in view.tasks])[:-1]
@@ -252,6 +253,4 @@ def reconstruction_loss(view: MaskedView, maps: jax.Array, targets: dict, releas
   return total
 
 
-register(
-  'jtr', JTR, 'JTR', row=4.5, color='#7a5195', loss=joint_task_regularization, balances_images=False, baseline=True,
-)  # fmt: skip
+register('jtr', JTR, 'JTR', row=4.5, color='#b04bd0', loss=joint_task_regularization, balances_images=False)

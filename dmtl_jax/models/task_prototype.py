@@ -208,4 +208,4 @@ def prototype_loss(run: Forward) -> jax.Array:
   return AUTOENCODER_WEIGHT * losses.autoencoder + PROTOTYPE_WEIGHT * (losses.task_knowledge + losses.contrast)
 
 
-register('task_prototype', TaskPrototype, 'Task Prototype', row=6.5, color='#3f8f8a', loss=prototype_loss)
+register('task_prototype', TaskPrototype, 'Task Prototype', row=6.5, color='#a0705a', loss=prototype_loss)
