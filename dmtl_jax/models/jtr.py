@@ -12,8 +12,8 @@ probability of one.
 As in the authors' code, x0 is the image of the batch, and x1 and x2 are crops of it with other colours; all three
 go through the network in one pass. Ours, for equal terms with the other methods: x0 is augmented as for them (the
 code: a crop, then RandAugment), and labels are cropped by nearest neighbour (the code: normals bilinearly).
-Three slips of the code are in `released_losses` (preset=released) only: see `reconstruction_loss`. The supervised loss is
-the sum over an image's labelled tasks, without the factor of `losses.combine`.
+Three slips of the code are in `released_losses` (preset=released) only: see `reconstruction_loss`. The supervised loss
+is the sum over an image's labelled tasks, without the factor of `losses.combine`.
 """
 
 import dataclasses
