@@ -272,6 +272,16 @@ def test_unpooling_returns_maxima_to_their_places():
   np.testing.assert_array_equal(regularizer.unpool(maxima, place), expected)
 
 
+def test_first_kernels_are_xavier_normal():
+  """Variance 2 / (fan-in + fan-out) and the kurtosis of a normal distribution; other parameters stay as they are."""
+  params = {'conv': {'kernel': jnp.zeros((3, 3, 40, 80))}, 'norm': {'scale': jnp.ones(3)}}
+  drawn = jax.device_get(jax.jit(regularizer.init_params)(params, KEY))
+  kernel = drawn['conv']['kernel']
+  assert kernel.std() == pytest.approx((2 / (9 * 120)) ** 0.5, rel=0.02)
+  assert scipy.stats.kurtosis(kernel, axis=None) == pytest.approx(0, abs=0.1)
+  assert (drawn['norm']['scale'] == 1).all()
+
+
 def test_views_go_through_the_network_with_the_image():
   """The statistics of a batch norm are those of all three: the first view's differ from those of the image alone."""
   model = build_model(tiny_config('method=jtr'), THREE)

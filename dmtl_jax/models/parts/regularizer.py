@@ -1,10 +1,12 @@
 """JTR's regularising network: an autoencoder of all tasks' maps, like SegNet (Nishi et al., CVPR 2024)."""
 
+import math
 from typing import NamedTuple
 
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dmtl_jax.models.parts.layers import Conv, Dtype
 
@@ -87,7 +89,10 @@ def unpool(x: jax.Array, place: jax.Array) -> jax.Array:
 def init_params(params: dict, key: jax.Array) -> dict:
   """The authors' initial weights: kernels Xavier normal."""
   leaves, treedef = jax.tree_util.tree_flatten_with_path(params)
-  keys = jax.random.split(key, len(leaves))
-  init = jax.nn.initializers.xavier_normal()
-  drawn = [init(k, x.shape) if path[-1].key == 'kernel' else x for (path, x), k in zip(leaves, keys)]
+  sizes = [leaf.size if path[-1].key == 'kernel' else 0 for path, leaf in leaves]
+  draws = jax.random.normal(key, (sum(sizes),))  # one draw, since each takes a second to compile
+  drawn = []
+  for (_, leaf), own in zip(leaves, jnp.split(draws, np.cumsum(sizes)[:-1])):
+    fans = math.prod(leaf.shape[:-2]) * sum(leaf.shape[-2:])
+    drawn.append(own.reshape(leaf.shape) * (2 / fans) ** 0.5 if own.size else leaf)
   return jax.tree.unflatten(treedef, drawn)
