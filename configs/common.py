@@ -3,8 +3,8 @@
 A config string is `configs/NAME.py:key=value,key=value`. Keys:
 
   method     prediction (default) | feature | no_diffusion | no_condition (ablations of Prediction
-             Diffusion) | single_task | mtl_baseline | ss | xtc | mti_net | invpt | one of your own
-             (models/base.py) that your config file imports
+             Diffusion) | single_task | mtl_baseline | ss | xtc | jtr | mti_net | invpt | task_prototype
+             | one of your own (models/base.py) that your config file imports
   labels     one (default) | random | full | PATH of a mapping (CSV, JSON or the official .pth)
   backbone   resnet18 (default) | resnet50
   diffusion_steps  S (default 2)
@@ -27,7 +27,9 @@ ARGUMENTS = dict(
   method='prediction', labels='one', backbone='resnet18', diffusion_steps=2, condition='', preset='paper'
 )
 PRESETS = ('paper', 'released')
-RELEASED = dict(heads=4, stop_condition=True, posterior=True, step_offset=1, initial_weights='released')
+RELEASED = dict(
+  heads=4, stop_condition=True, posterior=True, step_offset=1, initial_weights='released', released_losses=True
+)
 DATA_DIR = Field('runs/data', 'folder of prepared and rendered data sets', is_path=True)
 # Fields of a data set that --mode=prepare makes of raw files.
 PREPARED_FIELDS = dict(

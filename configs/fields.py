@@ -132,6 +132,7 @@ FIELDS = dict(
     initial_weights=Field('paper', 'initialisation of the denoiser (identity: it returns its input)', choices=_WEIGHTS),
     cross_task_weight=Field(2.0, 'weight of the consistency loss of xtc', 0, 1e6),
     flip_view=Field(False, 'flip the second view of xtc with probability 0.5'),
+    released_losses=Field(False, "use the losses of the authors' code for jtr (models/jtr.py)"),
   ),
   data=dict(
     name=Field('', 'folder in datasets/'),

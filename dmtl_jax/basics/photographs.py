@@ -33,6 +33,9 @@ RAW_SUFFIXES = '.3fr .arw .cr2 .cr3 .crw .dng .erf .iiq .kdc .mrw .nef .nrw .orf
 OTHER_SUFFIXES: dict[str, str] = {'.psd': 'PSD', '.jxl': 'JPEG XL', '.exr': 'OpenEXR'}
 OTHER_SUFFIXES |= dict.fromkeys(RAW_SUFFIXES.split(), 'camera RAW')
 
+# Networks take values of 0..1, normalised by ImageNet's mean and standard deviation.
+MEAN = np.array([0.485, 0.456, 0.406], np.float32)
+STD = np.array([0.229, 0.224, 0.225], np.float32)
 DARK = 2**14  # of 16 bits: cameras have at most 14, which would be at most a quarter of white
 _SAMPLES, _BITS, _SAMPLE_FORMAT, _PHOTOMETRIC, _ORIENTATION = 277, 258, 339, 262, 274  # tags of TIFF and EXIF
 # Messages of libjpeg; the marker 0xd9 ends an image.

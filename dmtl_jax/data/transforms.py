@@ -11,11 +11,10 @@ from collections.abc import Callable, Sequence
 import cv2
 import numpy as np
 
+from dmtl_jax.basics.photographs import MEAN, STD
 from dmtl_jax.tasks import IGNORE, Task
 from dmtl_jax.tasks.base import nearest
 
-MEAN = np.array([0.485, 0.456, 0.406], np.float32)
-STD = np.array([0.229, 0.224, 0.225], np.float32)
 PUBLISHED = ('pascal', 'mtan')  # recipes of the authors' code, which breaks thin lines into dots
 _NORMALIZED = ((np.arange(256, dtype=np.float32)[:, None] / 255 - MEAN) / STD)[None]  # lookup table by pixel value
 

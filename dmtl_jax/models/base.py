@@ -89,6 +89,15 @@ class Network(nn.Module):
     """Name of the part a parameter belongs to, for config.optim.part_lr and `clips_parts`; '' for the rest."""
     return ''
 
+  def train_inputs(self, images: jax.Array, key: jax.Array) -> dict:
+    """Keyword inputs of a training step besides `model_inputs`, such as augmented views of the images.
+
+    Args:
+      images: [B, H, W, 3].
+      key: the step's random key, which the method's own loss gets too.
+    """
+    return {}
+
   def _encoder(self) -> Backbone:
     return Backbone(depth=self.backbone, width=self.width, **self._layer_fields(), name='backbone')
 

@@ -41,7 +41,7 @@ def summarize(model: Network, size: tuple[int, int], diffusion_steps: int = 0) -
   parts = {}
 
   def add(path: list[str], quantity: str, amount: int):
-    part = parts.setdefault(part_name(path, names), {'parameters': 0, 'gmac': 0})
+    part = parts.setdefault(part_name(path or ['network'], names), {'parameters': 0, 'gmac': 0})
     part[quantity] += amount
 
   for path, leaf in jax.tree_util.tree_leaves_with_path(variables['params']):
@@ -75,7 +75,7 @@ def _module_path(scope: str, model) -> list[str]:
   names = [name for name, previous in zip(modules, [None, *modules]) if name != previous]
   if names[0] == type(model).__name__:
     names = names[1:]
-  return [names[0].lower(), *names[1:]]  # the scope of a module without a parent is its class
+  return [name.lower() for name in names[:1]] + names[1:]  # the scope of a module without a parent is its class
 
 
 def _forward_jaxpr(model, variables, tasks, size, diffusion_steps):

@@ -256,6 +256,18 @@ class Task:
     """Encodes raw maps as `encode_label` encodes labels, differentiably; kinds with classes sample them by `key`."""
     return self.soft_prediction(logits)
 
+  def to_unit(self, values: jax.Array) -> jax.Array:
+    """Maps values of a label or of `soft_prediction` to about 0..1, by the same rule for all images (JTR)."""
+    return values
+
+  def reconstruction_error(self, logits: jax.Array, target: jax.Array) -> jax.Array:
+    """Error [B, H, W] of raw maps [B, H, W, C_t] of an autoencoder against what it reconstructs (JTR).
+
+    Args:
+      target: [B, H, W, C_t], values as those of `soft_prediction`, or one-hot classes.
+    """
+    return jnp.abs(jax.nn.sigmoid(logits) - self.to_unit(target)).sum(-1)
+
   def consistency(self, logits: jax.Array, target: jax.Array) -> jax.Array:
     """Distance [B, h, w] of raw maps [B, h, w, C_t] from the network's own `soft_prediction` of the same pixels.
 

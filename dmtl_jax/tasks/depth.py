@@ -9,6 +9,7 @@ from dmtl_jax.metrics.depth import Depth as DepthMetric
 from dmtl_jax.tasks.base import Task
 
 MILLIMETRE = 0.001  # metres; unit of integers in label files, unless dataset.json gives another "scale"
+NYUD_MEAN, NYUD_STD = 2.3618, 1.5876  # of NYUD's depths; JTR's code has them on Cityscapes too
 
 
 class Depth(Task):
@@ -82,6 +83,10 @@ class Depth(Task):
 
   def encode_prediction(self, logits, key):
     return _relative(logits)
+
+  def to_unit(self, values):
+    """The share of NYUD's depths that are smaller, as a normal distribution has it."""
+    return jax.scipy.stats.norm.cdf(values, NYUD_MEAN, NYUD_STD)
 
   def limits(self, values):
     """1st and 99th percentile of a map's depth; (0, 1) if it has none."""

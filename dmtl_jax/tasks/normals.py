@@ -77,10 +77,17 @@ class Normals(Task):
     return keep_near(1 - (self.soft_prediction(logits) * normalize(target)).sum(-1))
 
   def encode_label(self, label):
-    return (label + 1) / 2
+    return self.to_unit(label)
 
   def encode_prediction(self, logits, key):
-    return (normalize(logits) + 1) / 2
+    return self.to_unit(normalize(logits))
+
+  def to_unit(self, values):
+    return (values + 1) / 2
+
+  def reconstruction_error(self, logits, target):
+    """One minus the cosine of the angle."""
+    return 1 - (normalize(logits) * target).sum(-1)
 
   def mean(self, draws):
     """The mean direction, with the draws' mean length: interpolation weighs by length."""

@@ -143,6 +143,10 @@ class Semseg(Task):
     hard = jax.nn.one_hot(soft.argmax(-1), self.channels)
     return soft + jax.lax.stop_gradient(hard - soft)
 
+  def reconstruction_error(self, logits, target):
+    """Cross-entropy of each class on its own, summed."""
+    return optax.sigmoid_binary_cross_entropy(logits, target).sum(-1)
+
   def consistency(self, logits, target):
     """Negative log-likelihood of the target's class where its probability exceeds `SURE`."""
     error = optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), target.argmax(-1))

@@ -97,13 +97,15 @@ class TrainStep:
     """Gradients of the batch, or of micro-batch `number` of it."""
     mask, tasks = batch['label_mask'], self.model.tasks
     pairs = pairs_lib.select(mask, self.pair_count, self.groups)
+    own_key = jax.random.fold_in(key, number)
     inputs = model_inputs(self.model, batch['image'], key, len(tasks), pairs, batch['position'])
+    inputs |= self.model.train_inputs(batch['image'], own_key)
 
     def loss_fn(params):
       variables = {'params': params, 'batch_stats': running.batch_stats}
       apply = functools.partial(self.model.apply, variables, train=True, mutable=['batch_stats'])
       output, updated = apply(batch['image'], **inputs)
-      run = Forward(apply, batch, output, tasks, self.weights, jax.random.fold_in(key, number), self.model)
+      run = Forward(apply, batch, output, tasks, self.weights, own_key, self.model)
       loss, parts = self.method.total_loss(run, self.initial_loss)
       return loss, (parts, updated['batch_stats'])
 

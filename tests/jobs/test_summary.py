@@ -4,6 +4,7 @@ import functools
 import json
 import sys
 
+from flax import linen as nn
 import jax
 import pytest
 
@@ -11,7 +12,7 @@ from dmtl_jax import cli
 from dmtl_jax.configs import pascal
 from dmtl_jax.data.source import data_tasks
 from dmtl_jax.jobs import summary
-from dmtl_jax.models import build_model, counting
+from dmtl_jax.models import build_model, counting, Network, Output
 from tests.tiny import TASKS, tiny_config
 
 # Parameters (M) and GMAC of the paper at 512x512, five tasks; how far off a build may be.
@@ -97,7 +98,7 @@ def test_a_depthwise_convolution_and_a_batched_product():
   assert counts == [2 * 4 * 4 * 12 * 9, 2 * 12 * 12 * 4 * 4]
 
 
-@pytest.mark.parametrize('method', ['feature', 'single_task', 'xtc', 'mti_net', 'invpt'])
+@pytest.mark.parametrize('method', ['feature', 'single_task', 'xtc', 'jtr', 'mti_net', 'invpt', 'task_prototype'])
 def test_the_table_names_every_part_and_no_task(method):
   counted = counting.summarize(build_model(tiny_config(f'method={method}'), TASKS[:2]), (64, 64))
   result = {'method': method} | counted
@@ -105,6 +106,17 @@ def test_the_table_names_every_part_and_no_task(method):
   assert text.splitlines()[-1].split()[0] == 'total'
   assert all(part in text for part in result['parts'])
   assert not any(name in part for part in result['parts'] for name in ('semseg', 'parsing'))
+
+
+def test_what_a_network_computes_outside_its_modules_is_a_part_too():
+  class Bare(Network):
+    @nn.compact
+    def __call__(self, images, *, train=False):
+      x = images[:, ::8, ::8] @ self.param('kernel', nn.initializers.ones, (3, 4))
+      return Output({task.name: x for task in self.tasks})
+
+  parts = counting.summarize(Bare(TASKS[:1]), (16, 16))['parts']
+  assert parts == {'network': {'parameters': 12, 'gmac': 2 * 2 * 12 / 1e9}}
 
 
 @pytest.mark.parametrize('method, printed', [('single_task', '219 M, 817 GMAC'), ('feature', '133 M, 676 GMAC')])

@@ -16,7 +16,7 @@ from dmtl_jax.models import build_model, find, Forward, METHODS, Network, Output
 from dmtl_jax.models.inputs import init_variables, model_inputs, variable_shapes
 from dmtl_jax.models.invpt import MessageAttention
 from dmtl_jax.models.mti_net import Distillation
-from dmtl_jax.models.parts import encoder
+from dmtl_jax.models.parts import encoder, rand_augment, regularizer
 from dmtl_jax.models.parts.pairs import DensePairs
 from dmtl_jax.runs.state import TrainState
 from dmtl_jax.training.setup import train_step
@@ -26,7 +26,7 @@ from tests.tiny import random_labels, random_variables, TASKS, tiny_config
 SEMSEG, PARSING, SALIENCY, NORMALS, BOUNDARY, DEPTH = TASKS
 TWO = (SEMSEG, NORMALS)
 SIZE = (64, 64)
-STRIDES = {'ss': 8, 'xtc': 8, 'mti_net': 4, 'invpt': 2, 'single_task': 8}
+STRIDES = {'ss': 8, 'xtc': 8, 'jtr': 8, 'mti_net': 4, 'invpt': 2, 'task_prototype': 8, 'single_task': 8}
 KEY = jax.random.key(0)
 
 
@@ -36,6 +36,9 @@ def short_networks():
   with pytest.MonkeyPatch.context() as patch:
     patch.setitem(encoder.STAGES, 'resnet18', (1, 1, 1))
     patch.setattr(xtc, 'STAGE_CONVS', (1, 1, 1, 1, 1))
+    patch.setattr(regularizer, 'ENCODER_CONVS', (1, 1))
+    patch.setattr(regularizer, 'DECODER_CONVS', (1, 1))
+    patch.setattr(rand_augment, 'OPERATIONS', (rand_augment.brightness, rand_augment.posterize))
     yield
 
 
@@ -79,21 +82,22 @@ class Trained:
     images = rng.standard_normal((2, *SIZE, 3)).astype(np.float32)
     self.labels = {task.name: random_labels(rng, 2, SIZE)[task.name] for task in TWO}
 
-    def run(labels, mask):
+    def run(params, labels, mask):
       batch = {'image': images, 'labels': labels, 'label_mask': mask, 'position': jnp.arange(2)}
-      grads, _, scalars = step.gradients(variables['params'], RunningState(variables['batch_stats'], None), batch, KEY)
+      grads, _, scalars = step.gradients(params, RunningState(variables['batch_stats'], None), batch, KEY)
       return scalars['loss/total'], grads
 
+    self.params = variables['params']
     self._run = jax.jit(run)
 
-  def run(self, labels, mask):
-    return jax.device_get(self._run(labels, mask))
+  def run(self, labels, mask, params=None):
+    return jax.device_get(self._run(params or self.params, labels, mask))
 
 
 by_method = functools.cache(Trained)
 
 
-@pytest.fixture(scope='module', params=['prediction', 'ss', 'xtc', 'mti_net', 'invpt'])
+@pytest.fixture(scope='module', params=['prediction', 'ss', 'xtc', 'jtr', 'mti_net', 'invpt', 'task_prototype'])
 def trained(request):
   return by_method(request.param)
 
@@ -103,6 +107,16 @@ def test_every_part_learns_from_one_label_an_image(trained):
   assert 0 < loss < np.inf
   for path, grad in jax.tree_util.tree_leaves_with_path(grads):
     assert 0 < np.abs(grad).max() < np.inf, jax.tree_util.keystr(path)
+
+
+@pytest.mark.parametrize('method', ['jtr', 'task_prototype'])
+def test_a_step_along_the_gradient_lowers_the_loss(method):
+  """A step for which the slope foretells 2% less."""
+  trained, mask = by_method(method), np.array([[1, 0], [0, 1]], bool)
+  loss, grads = trained.run(trained.labels, mask)
+  rate = 0.02 * loss / sum((g**2).sum() for g in jax.tree.leaves(grads))
+  params = jax.tree.map(lambda x, g: x - rate * g, trained.params, grads)
+  assert trained.run(trained.labels, mask, params)[0] < 0.995 * loss
 
 
 @pytest.mark.parametrize('mask', [[[1, 0], [0, 1]], [[0, 0], [1, 1]]])
@@ -221,9 +235,9 @@ def test_an_unknown_method_names_the_closest_one(name, close):
 
 def test_every_method_has_a_title_and_a_place():
   methods = METHODS.values()
-  assert len(methods) == 10
-  assert len({method.title for method in methods}) == 10
-  assert len({method.row for method in methods}) == 10
+  assert len(methods) == 12
+  assert len({method.title for method in methods}) == 12
+  assert len({method.row for method in methods}) == 12
   assert [method.name for method in methods if method.reference] == ['single_task']
   diffusing = {method.name for method in methods if method.network.diffuses}
   assert diffusing == {'prediction', 'feature', 'no_diffusion', 'no_condition'}

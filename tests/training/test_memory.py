@@ -121,7 +121,7 @@ def test_batch_norm_takes_its_statistics_from_each_micro_batch(short_encoder):
   assert relative(second.batch_stats, first.batch_stats) > 1e-3
 
 
-@pytest.mark.parametrize('method', ['prediction', 'mti_net', 'invpt', 'xtc', 'single_task'])
+@pytest.mark.parametrize('method', ['prediction', 'mti_net', 'invpt', 'xtc', 'jtr', 'task_prototype', 'single_task'])
 def test_remat_keeps_every_name(method, monkeypatch):
   monkeypatch.setitem(encoder.STAGES, 'resnet18', (1, 1, 1))  # invpt's need
   config = tiny_config(f'method={method}')
