@@ -36,6 +36,7 @@ __all__ = [
   'open_data',
   'predict',
   'predict_labels',
+  'publish',
   'suggest',
   'train',
 ]
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     open_data,
     predict,
     predict_labels,
+    publish,
     suggest,
     train,
   )
