@@ -75,7 +75,8 @@ TRAINED = ('predict', 'suggest', 'report', 'influence', 'uncertainty', 'export',
 # Flags that only some modes take; others take them all, or ignore them as --workdir.
 ONLY = {
     'replay': 'train', 'predictions': 'evaluate', 'step': 'evaluate predict export publish',
-    'images': 'predict suggest import', 'save': 'predict', 'confidence': 'predict', 'zoom': 'predict', 'samples': 'predict uncertainty', 'count': 'suggest',
+    'images': 'predict suggest import',
+    'save': 'predict', 'confidence': 'predict', 'zoom': 'predict', 'samples': 'predict uncertainty', 'count': 'suggest',
     'limit': 'influence uncertainty', 'write': 'check', 'time': 'check', 'memory': 'summary', 'for': 'summary',
     'json': 'summary', 'workdirs': 'report', 'suite': 'study', 'jobs': 'study', 'page': 'study',
     'from': 'import', 'task': 'import', 'kind': 'import', 'classes': 'import', 'background': 'import',

@@ -38,7 +38,7 @@ def run(tmp_path_factory, short_encoder):
   """A run on a folder of images, with random weights and scores written by hand."""
   root = tmp_path_factory.mktemp('data') / 'photos'
   toy.write(root, 2, 2)
-  config = folder_config.get_config('labels=full')
+  config = folder_config.get_config('labels=full,method=mtl_baseline')
   config.data.update(path=str(root), dir=str(root.parent / 'prepared'), tasks=TASKS, size=SIZE)
   config.model.update(width=8, channels=16, depth=1, decoder_blocks=1)
   config.eval.update(batch=2, panels=1)
@@ -51,7 +51,7 @@ def run(tmp_path_factory, short_encoder):
   atomic.write_json(workdir / 'metrics_4.json', scores)
   atomic.write_json(workdir / 'metrics_5.json', scores | {'step': 3})
   atomic.write_json(workdir / 'labels.json', {'private_name': ['semseg']})
-  calibration.write(workdir, calibrations.calibration(tasks))
+  calibration.write(workdir, calibrations.calibration(tasks, diffusion_steps=0))
   (workdir / 'panels').mkdir()
   (workdir / 'panels' / 'val00.png').write_bytes(b'a picture')
   image = {'id': 'val00', 'input': 'val00/input.jpg', 'tasks': {}}
