@@ -189,7 +189,7 @@ def _fetch(repo: str, name: str, revision: str) -> pathlib.Path:
     with _hub_errors(Address(repo, revision)):
       return pathlib.Path(huggingface_hub.hf_hub_download(repo, name, revision=revision))
   except UnreachableError as error:
-    raise UserError(f'{error}: {name} did not arrive whole') from error
+    raise UserError(f'{SCHEME}{repo}: {name} did not arrive whole ({error.reason}); run again') from error
 
 
 def _cached(repo: str, name: str, revision: str) -> pathlib.Path | None:
@@ -288,7 +288,7 @@ def _as_sentence(address: Address, error: Exception, write: bool) -> UserError:
   if isinstance(error, hub_utils.EntryNotFoundError) and status == 404:
     return UserError(f'{name}: a file that was listed is gone; run again')
   if status == 401:
-    return UserError(f'{name}: the Hub does not accept the token; {login} to a valid one')
+    return UserError(f'{name}: the Hub asks for a login, or does not accept the token; {login} to a valid one')
   if status == 403:
     return UserError(f'{name}: the token has no right to {"write" if write else "read"} it; {login} to one that has')
   if status:
