@@ -37,6 +37,7 @@ __all__ = [
   'open_data',
   'predict',
   'predict_labels',
+  'publish',
   'suggest',
   'train',
 ]
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     open_data,
     predict,
     predict_labels,
+    publish,
     suggest,
     train,
   )

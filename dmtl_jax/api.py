@@ -19,8 +19,10 @@ from dmtl_jax.jobs import evaluate as evaluate_job
 from dmtl_jax.jobs import import_labels as import_job
 from dmtl_jax.jobs import predict as predict_job
 from dmtl_jax.jobs import predict_labels as predict_labels_job
+from dmtl_jax.jobs import publish as publish_job
 from dmtl_jax.jobs import suggest as suggest_job
 from dmtl_jax.jobs import train as train_job
+from dmtl_jax.runs import hub
 from dmtl_jax.runs import workdir as workdir_lib
 from dmtl_jax.training import setup
 
@@ -154,15 +156,17 @@ def evaluate(
   step: str | int = '',
   predictions: bool = False,
   force: bool = False,
+  out: str | os.PathLike | None = None,
   **fields: Any,
 ) -> dict:
   """Scores a checkpoint on the whole validation split; writes metrics.json, per_image.csv and panels/.
 
   Args:
-    workdir: folder of the run.
+    workdir: folder of the run, or its address on the Hub, see `load`.
     step: checkpoint: 'best', 'latest' or a step; by default config.eval.weights.
     predictions: also write the final maps of every image.
     force: accept classes that have been renamed.
+    out: folder for the results; None: the workdir, and for a run of the Hub runs/OWNER--RUN.
     **fields: values that differ from the run's own config, by dotted names.
 
   Returns:
@@ -175,8 +179,9 @@ def evaluate(
     >>> metrics = dmtl_jax.evaluate('runs/scenes', 'latest')
     >>> metrics = dmtl_jax.evaluate('runs/scenes', **{'eval.diffusion_steps': 4})  # writes metrics_4.json
   """
-  config = _set_fields(workdir_lib.read_config(workdir), fields)
-  return evaluate_job.run(config, os.fspath(workdir), str(step), predictions, force)
+  folder = hub.local(workdir)
+  config = _set_fields(workdir_lib.read_config(folder), fields)
+  return evaluate_job.run(config, folder, str(step), predictions, force, None if out is None else os.fspath(out))
 
 
 def predict(
@@ -238,7 +243,7 @@ def predict_labels(
   """
   files = None if images is None else _paths(images)
   place = None if out is None else os.fspath(out)
-  return not predict_labels_job.run(os.fspath(workdir), str(step), files, place, confidence=confidence)
+  return not predict_labels_job.run(hub.local(workdir), str(step), files, place, confidence=confidence)
 
 
 def suggest(
@@ -265,7 +270,30 @@ def suggest(
     >>> dmtl_jax.suggest('runs/mine', 'next', count=20)
     True
   """
-  return not suggest_job.run(os.fspath(workdir), os.fspath(out), None if images is None else _paths(images), count)
+  return not suggest_job.run(hub.local(workdir), os.fspath(out), None if images is None else _paths(images), count)
+
+
+def publish(workdir: str | os.PathLike, to: str, license: str, private: bool = False, step: str | int = 'best') -> str:
+  """Uploads a run to the Hugging Face Hub, in one commit: weights, config, scores, one picture and a card.
+
+  Args:
+    workdir: folder of the run.
+    to: OWNER/RUN.
+    license: what others may do with the weights, as the Hub writes it: 'apache-2.0', 'cc-by-4.0', ...
+    private: whether only the owner may read it.
+    step: checkpoint: 'best', 'latest' or a step.
+
+  Returns:
+    The address of its page.
+
+  Raises:
+    UserError: no run, scores of another checkpoint, no right to write there, or no network.
+
+  Example:
+    >>> dmtl_jax.publish('runs/scenes', 'me/scenes', 'apache-2.0')
+    >>> predictor = dmtl_jax.load('hf://me/scenes')
+  """
+  return publish_job.run(os.fspath(workdir), to, license, private, str(step))
 
 
 def app(workdir: str | os.PathLike) -> Any:

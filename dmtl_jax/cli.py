@@ -32,6 +32,8 @@ app          python main.py --mode=app --workdir=runs/scenes [--port=7860]
              (a page in the browser to try the run on photographs and short videos)
 convert      python main.py --mode=convert --checkpoint=RELEASED.pth.tar --workdir=runs/released
              (the authors' checkpoint as a run; of a run, its best weights only, small enough to give away)
+publish      python main.py --mode=publish --workdir=runs/scenes --to=OWNER/RUN --license=apache-2.0 [--private]
+             (on the Hugging Face Hub, with a card; modes that read a run take --workdir=hf://OWNER/RUN[@REVISION])
 """
 
 import importlib
@@ -49,6 +51,7 @@ from dmtl_jax.basics.errors import check_local, closest, print_error, program, s
 from dmtl_jax.configs import common, fields
 from dmtl_jax.inference import images
 from dmtl_jax.jobs.study_suites import SUITES
+from dmtl_jax.runs import hub
 
 # Modes, and the flags that each needs.
 MODES = {
@@ -67,18 +70,21 @@ MODES = {
   'export': ('workdir', 'out'),
   'app': ('workdir',),
   'convert': ('checkpoint', 'workdir'),
+  'publish': ('workdir', 'to'),
   'import': ('from',),
 }
 # Modes that take the config of a trained run.
-TRAINED = ('predict', 'suggest', 'report', 'influence', 'uncertainty', 'export', 'app')
+TRAINED = ('predict', 'suggest', 'report', 'influence', 'uncertainty', 'export', 'app', 'publish')
 # Flags that only some modes take; others take them all, or ignore them as --workdir.
 ONLY = {
-    'replay': 'train', 'predictions': 'evaluate', 'step': 'evaluate predict export', 'images': 'predict suggest import',
+    'replay': 'train', 'predictions': 'evaluate', 'step': 'evaluate predict export publish',
+    'images': 'predict suggest import',
     'save': 'predict', 'confidence': 'predict', 'zoom': 'predict', 'samples': 'predict uncertainty', 'count': 'suggest',
     'limit': 'influence uncertainty', 'write': 'check', 'time': 'check', 'memory': 'summary', 'for': 'summary',
     'json': 'summary', 'workdirs': 'report', 'suite': 'study', 'jobs': 'study', 'page': 'study',
     'from': 'import', 'task': 'import', 'kind': 'import', 'classes': 'import', 'background': 'import',
     'annotated': 'import', 'colors': 'import', 'checkpoint': 'convert',
+    'to': 'publish', 'license': 'publish', 'private': 'publish',
     'port': 'app', 'pred': 'boundary', 'gt': 'boundary', 'ignore': 'boundary',
     'tolerance': 'boundary', 'thresholds': 'boundary', 'thin': 'boundary', 'workers': 'boundary',
 }  # fmt: skip
@@ -92,7 +98,8 @@ _WORKDIR = flags.DEFINE_string(
   'workdir',
   None,
   'Folder of the run: config, checkpoints, logs, scores, pictures; '
-  "of predict, suggest, export, app, influence and uncertainty also 'scenes', the network that comes with the package.",
+  "of predict, suggest, export, app, influence and uncertainty also 'scenes', the network that comes with the package; "
+  'of modes that read a run also hf://OWNER/RUN[@REVISION] on the Hugging Face Hub.',
 )
 _FORCE = flags.DEFINE_bool(
   'force',
@@ -102,7 +109,9 @@ _FORCE = flags.DEFINE_bool(
 )
 _REPLAY = flags.DEFINE_string('replay', None, 'train: only runs the step of a W/nan_STEP.json again, for its losses.')
 _STEP = flags.DEFINE_string(
-  'step', '', 'evaluate, predict, export: checkpoint: best, latest or a number; default config.eval.weights, or best.'
+  'step',
+  '',
+  'evaluate, predict, export, publish: checkpoint: best, latest or a number; default config.eval.weights, or best.',
 )
 _PREDICTIONS = flags.DEFINE_bool('predictions', False, 'evaluate: also write the maps of every image.')
 _IMAGES = flags.DEFINE_string(
@@ -158,7 +167,8 @@ _OUT = flags.DEFINE_string(
   'out',
   None,
   'predict, suggest, report: folder to write to; study: folder of all suites (runs/study); check: the picture; export: '
-  'the file, *.stablehlo; influence, uncertainty, boundary: JSON file.',
+  'the file, *.stablehlo; influence, uncertainty, boundary: JSON file; evaluate of a run on the Hub: folder of the '
+  'scores (runs/OWNER--RUN).',
 )
 _WRITE = flags.DEFINE_bool('write', False, 'check: write the dataset.json that it proposes where there is none.')
 _DISTRIBUTED = flags.DEFINE_string(
@@ -199,6 +209,9 @@ _WORKERS = flags.DEFINE_integer('workers', None, 'boundary: processes; default o
 _CHECKPOINT = flags.DEFINE_string(
   'checkpoint', None, "convert: the authors' checkpoint (.pth.tar, .pth, .safetensors), or the workdir of a run."
 )
+_TO = flags.DEFINE_string('to', None, 'publish: OWNER/RUN on the Hugging Face Hub.')
+_LICENSE = flags.DEFINE_string('license', None, 'publish: what others may do with the weights, as apache-2.0.')
+_PRIVATE = flags.DEFINE_bool('private', False, 'publish: only for the owner to read.')
 # What absl, ml_collections and Python's parser (of tuples, and of the config file) raise for what they cannot read.
 _UNREADABLE = (
     flags.Error, AttributeError, LookupError, TypeError, ValueError, OSError, ImportError, SyntaxError, RecursionError,
@@ -239,11 +252,11 @@ def _parse(argv: list[str]) -> list[str]:
       file = configs.find(file)
     elif _MODE.value == 'import':
       file = configs.find('folder')
-    elif (
-      overrides and _WORKDIR.value and _MODE.value != 'convert'
-    ):  # they change the config that a run was trained with
-      file = f'{pathlib.Path(__file__).parent / "runs/stored.py"}:{_WORKDIR.value}'
     _check_flags(file, overrides)
+    _download_runs()
+    if overrides and not file and _WORKDIR.value and _MODE.value != 'convert':
+      # they change the config that a run was trained with
+      file = f'{pathlib.Path(__file__).parent / "runs/stored.py"}:{_WORKDIR.value}'
     if _MODE.value == 'convert' and not file and not os.path.isdir(_CHECKPOINT.value):
       from dmtl_jax.runs import pretrained  # with JAX, as the config
 
@@ -298,12 +311,18 @@ def _check_flags(config: str | None, overrides: list):
     raise UserError('--confidence: only --save=labels takes it; leave it out')
   completes = mode == 'predict' and _SAVE.value == 'labels'  # by default the folder that the run was trained on
   for name in ('workdir',) if _REPLAY.value or completes else MODES[mode]:
-    if not (config if name == 'config' else flags.FLAGS[name].value):
+    is_stored = name == 'config' and overrides and _WORKDIR.value
+    if not (config or is_stored if name == 'config' else flags.FLAGS[name].value):
       raise UserError(f'--mode={mode} needs --{name}{"=configs/NAME.py" if name == "config" else ""}; see --help')
   for name in PATHS:
     for path in (flags.FLAGS[name].value or '').split(','):
-      check_local(f'--{name}', path.strip())
-  if (config or overrides) and (mode in TRAINED or (mode == 'convert' and os.path.isdir(_CHECKPOINT.value))):
+      check_local(f'--{name}', path.strip(), ('hf',) if name.startswith('workdir') else ())
+  if mode in ('train', 'convert', 'publish') and _WORKDIR.value:
+    hub.check_folder('--workdir', _WORKDIR.value)
+  if mode == 'evaluate' and _OUT.value and not hub.is_address(_WORKDIR.value):
+    raise UserError('--out: --mode=evaluate writes to --workdir, unless that is a run on the Hub; leave it out')
+  is_run = _CHECKPOINT.value and (hub.is_address(_CHECKPOINT.value) or os.path.isdir(_CHECKPOINT.value))
+  if (config or overrides) and (mode in TRAINED or (mode == 'convert' and is_run)):
     raise UserError(f'--config: --mode={mode} takes the config that a run was trained with; leave it out')
   if config and mode == 'study':
     raise UserError('--config: --mode=study takes the configs of its suite; leave it out')
@@ -320,6 +339,13 @@ def _check_flags(config: str | None, overrides: list):
     accelerators.prepare()
   if mode == 'predict' and _IMAGES.value:
     images.find_images(_IMAGES.value, _OUT.value)
+
+
+def _download_runs():
+  """Replaces the addresses hf:// of runs by folders of this machine, after the other flags were checked."""
+  for flag in (_WORKDIR, _WORKDIRS, _CHECKPOINT):
+    if flag.value and hub.SCHEME in flag.value:
+      flags.FLAGS[flag.name].value = ','.join(hub.local(name.strip()) for name in flag.value.split(','))
 
 
 def _read_config(program: str, file: str, overrides: list[tuple[str, str | None]], texts: list[str]):
@@ -373,7 +399,7 @@ def _run(overrides: list[str] | None = None) -> int | None:
     case 'replay':
       job.run(_run_config(), workdir, _REPLAY.value, _FORCE.value)
     case 'evaluate':
-      job.run(_run_config(), workdir, step, _PREDICTIONS.value, _FORCE.value)
+      job.run(_run_config(), workdir, step, _PREDICTIONS.value, _FORCE.value, out)
     case 'predict':
       inputs = (workdir, step or 'best', _IMAGES.value, out, _value_or(_SAMPLES, 1), _ZOOM.value)
       if _SAVE.value == 'labels':
@@ -402,6 +428,8 @@ def _run(overrides: list[str] | None = None) -> int | None:
       job.run(workdir, _PORT.value)
     case 'convert':
       job.run(_CHECKPOINT.value, workdir, _CONFIG.value)
+    case 'publish':
+      job.run(workdir, _TO.value, _LICENSE.value, _PRIVATE.value, step or 'best')
 
 
 def _value_or(flag, default: int) -> int:

@@ -16,6 +16,7 @@ XLA_FLAGS += ' --xla_cpu_parallel_codegen_split_count=1'
 os.environ.setdefault('XLA_FLAGS', XLA_FLAGS)
 
 from absl import flags  # noqa: E402
+from huggingface_hub import constants  # noqa: E402
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
@@ -25,6 +26,7 @@ from dmtl_jax.datasets import raw  # noqa: E402
 from dmtl_jax.jobs import convert  # noqa: E402
 from dmtl_jax.models.parts import encoder  # noqa: E402
 from tests import raw_trees  # noqa: E402
+from tests.hub_server import Server  # noqa: E402
 from tests.tiny import random_variables, SIZE, TASKS, Tiny  # noqa: E402
 
 compilation.collect_rarely()
@@ -53,6 +55,24 @@ def tiny_run(tmp_path_factory, short_encoder):
   tiny.config.data.size = SIZE
   variables = jax.tree.map(np.float32, random_variables(tiny.model, seed=2))  # of seed 0 all is one class
   return convert.write_run(tmp_path_factory.mktemp('run'), tiny.config, TASKS, variables, 7)
+
+
+@pytest.fixture
+def hub_server(tmp_path, monkeypatch):
+  """A Hub on this machine in the place of huggingface.co, with a cache of its own and nobody logged in."""
+  server = Server()
+  template = server.url + '/{repo_id}/resolve/{revision}/{filename}'
+  for name, value in (
+    ('ENDPOINT', server.url),
+    ('HUGGINGFACE_CO_URL_TEMPLATE', template),
+    ('HF_HUB_CACHE', str(tmp_path / 'cache')),
+    ('HF_HUB_DISABLE_XET', True),  # the large files' newer protocol, which only the true Hub speaks
+    ('HF_TOKEN_PATH', str(tmp_path / 'no_token')),
+  ):
+    monkeypatch.setattr(constants, name, value, raising=False)
+  monkeypatch.delenv('HF_TOKEN', raising=False)
+  yield server
+  server.stop()
 
 
 @pytest.fixture

@@ -60,15 +60,20 @@ def download(url: str, path: str | os.PathLike, sha256: str) -> Path:
 
 def check(path: Path, sha256: str):
   """Raises UserError if a file has another sha256; with 'unknown', logs it."""
-  try:
-    with open(path, 'rb') as file:
-      actual = hashlib.file_digest(file, 'sha256').hexdigest()
-  except OSError as error:
-    raise UserError(f'{path}: cannot be read ({error.strerror}); remove it or choose another place') from error
+  actual = digest(path)
   if sha256 == UNKNOWN:
     logging.warning('%s: taken unchecked; its sha256 is %s', path, actual)
   elif actual != sha256.lower():
     raise UserError(f'{path}: sha256 is {actual}, expected {sha256}; replace the file')
+
+
+def digest(path: Path) -> str:
+  """The sha256 of a file in hexadecimal; raises UserError if it cannot be read."""
+  try:
+    with open(path, 'rb') as file:
+      return hashlib.file_digest(file, 'sha256').hexdigest()
+  except OSError as error:
+    raise UserError(f'{path}: cannot be read ({error.strerror}); remove it or choose another place') from error
 
 
 def _fetch(url, part):

@@ -289,7 +289,8 @@ def load(workdir: str | os.PathLike, step: str | int = 'best') -> Predictor:
   """Loads the predictor of a trained run.
 
   Args:
-    workdir: folder of the run; or the name of a data set that comes with a small trained network: 'scenes'.
+    workdir: folder of the run; its address on the Hugging Face Hub, 'hf://OWNER/RUN' or 'hf://OWNER/RUN@REVISION';
+      or the name of a data set that comes with a small trained network: 'scenes'.
     step: checkpoint: 'best', 'latest' or a step.
 
   Raises:

@@ -15,6 +15,7 @@ from dmtl_jax.jobs import app_html, app_results
 from dmtl_jax.jobs.app_results import Settings, Trial
 from dmtl_jax.models import find
 from dmtl_jax.report import reading
+from dmtl_jax.runs import hub
 from dmtl_jax.runs import workdir as workdir_lib
 from dmtl_jax.tasks import Task
 
@@ -72,7 +73,9 @@ def build(workdir: str | os.PathLike) -> Page:
 
 def _describe(workdir: str, predictor: prediction.Predictor) -> str:
   data = predictor.config.data
-  run = pathlib.Path(workdir).name if os.path.isabs(workdir) else workdir  # the page may be public
+  run = hub.name_of(workdir)
+  if os.path.isabs(run):
+    run = pathlib.Path(run).name  # the page may be public
   name = pathlib.Path(data.get('path') or data.name).name
   height, width = predictor.size
   return (

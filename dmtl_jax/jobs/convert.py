@@ -59,9 +59,14 @@ def lighten(source: pathlib.Path, workdir: pathlib.Path):
   """
   _check_new(workdir)
   config, tasks = workdir_lib.read_config(source), workdir_lib.read_tasks(source)
-  variables, step = checkpoints_lib.load(source, 'best', build_model(config, tasks), tuple(config.data.size))
-  rounded = jax.tree.map(lambda x: np.asarray(x).astype(jax.numpy.bfloat16).astype(np.float32), variables)
-  write_run(workdir, config, tasks, rounded, step)
+  variables, step = light_variables(source, config, tasks, 'best')
+  write_run(workdir, config, tasks, variables, step)
+
+
+def light_variables(source: pathlib.Path, config, tasks: tuple[Task, ...], step: str) -> tuple[dict, int]:
+  """The variables of a run's checkpoint rounded to bfloat16, as float32, and the checkpoint's step."""
+  variables, number = checkpoints_lib.load(source, step, build_model(config, tasks), tuple(config.data.size))
+  return jax.tree.map(lambda x: np.asarray(x).astype(jax.numpy.bfloat16).astype(np.float32), variables), number
 
 
 def _check_new(workdir: pathlib.Path):

@@ -16,9 +16,9 @@ from dmtl_jax.inference import calibration, calibration_fit, gallery
 from dmtl_jax.inference.evaluation import delta_to_single, Evaluator, headline, size_text
 from dmtl_jax.inference.forward import denoising_steps
 from dmtl_jax.models import build_model
-from dmtl_jax.runs import run_tasks
+from dmtl_jax.runs import hub, run_tasks
 from dmtl_jax.runs.checkpoints import load
-from dmtl_jax.runs.workdir import read_config, read_tasks
+from dmtl_jax.runs.workdir import read_config, read_tasks, write_config, write_tasks
 
 
 def as_text(scores: dict, tasks) -> str:
@@ -38,7 +38,9 @@ def _format(value: float, spec: str) -> str:
   return '-' if math.isnan(value) else format(value, spec)
 
 
-def run(config, workdir: str, weights: str = '', predictions: bool = False, force: bool = False) -> dict:
+def run(
+  config, workdir: str, weights: str = '', predictions: bool = False, force: bool = False, out: str | None = None
+) -> dict:
   """The job `--mode=evaluate`: scores a checkpoint and calibrates its probabilities.
 
   It writes W/metrics.json; per_image.csv, the scores of each image with `image_facts`; confusion.json, {task: pixel
@@ -50,32 +52,38 @@ def run(config, workdir: str, weights: str = '', predictions: bool = False, forc
     weights: checkpoint: 'best', 'latest' or a step; default config.eval.weights, as the benchmark does.
     predictions: also write every image's final maps to W/predictions (see `gallery.save_predictions`).
     force: allow classes renamed since training, see `run_tasks.match`.
+    out: folder to write to; None: the workdir, and for a run of the Hub runs/OWNER--RUN. Another folder than the
+      workdir gets the run's config and tasks too, which a report needs.
 
   Returns:
     The content of metrics.json.
 
   Raises:
-    UserError: no checkpoint there, or data with other tasks, kinds or classes than the run's.
+    UserError: no checkpoint there, data with other tasks, kinds or classes than the run's, or an `out` with a run.
   """
-  with stopping.report_interruption(lambda: f'the scores and panels in {workdir} are as they were', workdir):
+  folder = out or hub.folder_of_results(workdir)
+  with stopping.report_interruption(lambda: f'the scores and panels in {folder} are as they were', folder):
     config = run_tasks.match(config, read_tasks(workdir), workdir, force)
-    return _evaluate(config, pathlib.Path(workdir), weights or config.eval.weights, predictions)
+    return _evaluate(config, pathlib.Path(workdir), pathlib.Path(folder), weights or config.eval.weights, predictions)
 
 
-def _evaluate(config, path: pathlib.Path, weights: str, predictions: bool) -> dict:
+def _evaluate(config, path: pathlib.Path, folder: pathlib.Path, weights: str, predictions: bool) -> dict:
+  if folder != path and (folder / 'checkpoints').exists():
+    raise UserError(f'{folder}: another run is there; choose another folder with --out')
   source = without_learned(source_lib.open_source(config.data, 'val'), config, path)
   model = build_model(config, source.tasks)
   variables, step = load(path, weights, model, tuple(config.data.size))
   evaluator = Evaluator(model, source, sharding.make_mesh(), config.eval, config.data, config.seed)
   size = size_text(config.eval.resolution, config.data.size)
   say(f'evaluating step {step} ({weights}) of {path} on {len(source)} images {size}, protocol {config.eval.protocol}')
-  save = functools.partial(gallery.save_predictions, path / 'predictions', source.tasks)
+  save = functools.partial(gallery.save_predictions, folder / 'predictions', source.tasks)
   steps = config.eval.diffusion_steps
   is_standard = denoising_steps(model, steps) == denoising_steps(model, 0)
   is_own = is_own_data(config.data, path)
   evidence = calibration_fit.Evidence(source.tasks, evaluator.count, config.seed) if is_standard else None
   scores, rows, confusion = evaluator.run(variables, save if predictions else None, evidence)
   result = {
+    **({} if folder == path else {'run': hub.name_of(path)}),
     'protocol': config.eval.protocol,
     'resolution': config.eval.resolution,
     'weights': weights,
@@ -88,19 +96,24 @@ def _evaluate(config, path: pathlib.Path, weights: str, predictions: bool) -> di
   if jax.process_index() == 0:
     fitted = calibration_fit.fit(evidence, step, denoising_steps(model, 0)) if evidence else None
     with atomic.transaction():
-      atomic.write_json(path / ('metrics.json' if is_standard else f'metrics_{steps}.json'), result)
+      if folder != path:
+        write_config(folder, read_config(path))
+        write_tasks(folder, read_tasks(path))
+      atomic.write_json(folder / ('metrics.json' if is_standard else f'metrics_{steps}.json'), result)
       if is_standard:
-        atomic.write_csv(path / 'per_image.csv', rows)
-        atomic.write_atomic(path / 'confusion.json', json.dumps({name: c.tolist() for name, c in confusion.items()}))
+        atomic.write_csv(folder / 'per_image.csv', rows)
+        atomic.write_atomic(folder / 'confusion.json', json.dumps({name: c.tolist() for name, c in confusion.items()}))
         if is_own:
-          calibration.write(path, fitted)
+          calibration.write(folder, fitted)
         chosen = gallery.choose(rows, source.tasks, config.eval.panels)
-        gallery.save_panels(path / 'panels', source.tasks, chosen, functools.partial(evaluator.stages, variables))
+        gallery.save_panels(folder / 'panels', source.tasks, chosen, functools.partial(evaluator.stages, variables))
     say(as_text(scores, source.tasks))
     if fitted and fitted.tasks and not is_own:
       say(f'\n{path}/calibration.json stays that of the data that the run was trained on')
     elif fitted and fitted.tasks:
       say(f'\n{calibration_fit.as_text(fitted, source.tasks)}')
+    if folder != path:
+      say(f'\nscores: {folder}/metrics.json    pictures: {folder}/panels')
     if 'last' in result:
       say(f'\nthe last weights, step {result["last"]["step"]}:\n{as_text(result["last"], source.tasks)}')
   return result

@@ -18,6 +18,7 @@ from dmtl_jax.inference import images
 from dmtl_jax.inference.predicted_labels import predict_label
 from dmtl_jax.inference.prediction import load, Predictor
 from dmtl_jax.jobs import disk_use
+from dmtl_jax.runs import hub
 from dmtl_jax.tasks import Task
 
 CONFIDENCE = 0.9  # default of --confidence
@@ -77,7 +78,7 @@ def run(
   names = _names(readable)
   target = _target(pathlib.Path(out), predictor.tasks)
   say(disk_use.describe_labels(readable, [target.missing(name) for name in names], target.folder))
-  origin = dict(run=os.path.abspath(workdir), step=predictor.step, confidence=confidence, samples=samples)
+  origin = dict(run=hub.name_of(os.path.abspath(workdir)), step=predictor.step, confidence=confidence, samples=samples)
   origin['date'] = datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds')
   broken = [f'{path}: a video; predict its frames as images' for path in paths if images.is_video(path)]
   counts = dict.fromkeys((task.name for task in target.tasks), 0)

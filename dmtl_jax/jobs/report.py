@@ -11,6 +11,7 @@ from dmtl_jax.report import gains, last, paired, reliability, steps, table
 from dmtl_jax.report.data import part, prospects
 from dmtl_jax.report.page import render_page
 from dmtl_jax.report.results import read_run, Run, sections
+from dmtl_jax.runs import hub
 
 
 def run(workdirs: list[str], out: str) -> pathlib.Path:
@@ -27,7 +28,8 @@ def run(workdirs: list[str], out: str) -> pathlib.Path:
   )
   for run in runs:
     if not run.evaluation:
-      progress.say(f'{run.path} has no scores; run --mode=evaluate --workdir={run.path}')
+      name = hub.name_of(run.path)
+      progress.say(f'{name} has no scores; run --mode=evaluate --workdir={name}')
   return path
 
 

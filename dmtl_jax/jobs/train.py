@@ -1,5 +1,6 @@
 """Training, top to bottom: data, model, state, resume, steps, evaluation, checkpoints."""
 
+import contextlib
 from contextlib import closing, contextmanager, ExitStack
 import importlib.util
 import pathlib
@@ -16,7 +17,7 @@ from dmtl_jax.inference.evaluation import Evaluator, flatten_scores
 from dmtl_jax.jobs import check, evaluate, report
 from dmtl_jax.models import counting
 from dmtl_jax.report import results
-from dmtl_jax.runs import run_tasks
+from dmtl_jax.runs import pretrained, run_tasks
 from dmtl_jax.runs import workdir as workdir_lib
 from dmtl_jax.runs.checkpoints import Checkpoints
 from dmtl_jax.runs.log import Log
@@ -39,6 +40,7 @@ def run(config, workdir: str, force: bool = False) -> dict | None:
     UserError: bad config or data, another process in the workdir, no space left, or a loss that is not finite.
   """
   mesh_and_model = setup.check(config, is_fresh(workdir))  # before the folder is made
+  config = pin_weights(config, workdir)
   with workdir_lib.locked(workdir):
     fresh = is_fresh(workdir)
     if not (fresh or force):
@@ -161,6 +163,18 @@ def train(training: setup.Training, config, workdir: str, stop: StopSignal, trac
 def is_fresh(workdir: str) -> bool:
   """Whether there is no checkpoint yet; files that an earlier start left are then replaced."""
   return not any(pathlib.Path(workdir).glob('checkpoints/[0-9]*'))
+
+
+def pin_weights(config, workdir: str):
+  """The config with the commit of config.init_from on the Hub, if it is there; an earlier start's commit is kept."""
+  before = ''
+  with contextlib.suppress(UserError):
+    before = workdir_lib.read_config(workdir).init_from
+  source = sharding.gather(sharding.on_first_host(pretrained.pin, config.init_from, before))[0]
+  if source != config.init_from:
+    config = config.copy_and_resolve_references()
+    config.init_from = source
+  return config
 
 
 def check_labels(workdir: str, source):

@@ -11,7 +11,6 @@ import os
 import pathlib
 import re
 
-import huggingface_hub
 import jax
 import numpy as np
 import safetensors
@@ -21,11 +20,12 @@ from dmtl_jax.basics import download, torch_file
 from dmtl_jax.basics.errors import sanitize, UserError
 from dmtl_jax.basics.progress import say
 from dmtl_jax.models.parts.task_layers import Slots
-from dmtl_jax.runs import transfer
+from dmtl_jax.runs import hub, transfer
 from dmtl_jax.runs import workdir as workdir_lib
 from dmtl_jax.tasks import Task
 
-# torchvision's ImageNet weights (V1) on the Hugging Face hub: revision, and sha256 of model.safetensors.
+ENCODER = re.compile(r'timm/resnet(18|50)\.[\w.-]+(@[\w./-]+)?', re.ASCII)  # on the Hugging Face Hub
+# torchvision's ImageNet weights (V1) there: revision, and sha256 of model.safetensors.
 HUB = {
   'timm/resnet18.tv_in1k': (
     'bbd144b3e5565108aad885f145491d11bc6ce807',
@@ -83,9 +83,9 @@ def load(source: str, variables: dict, tasks: tuple[Task, ...]) -> dict:
   """Loads the variables to start from.
 
   Args:
-    source: 'timm/resnet18.tv_in1k' or 'timm/resnet50.tv_in1k' (downloaded once, checked), a
-      .safetensors or .pth file of a torchvision ResNet or of a released checkpoint, or a run of
-      ours (see `workdir.find_run`), of whose best checkpoint the parts that fit are taken.
+    source: timm/resnet18.* or timm/resnet50.* of the Hub, such as 'timm/resnet18.tv_in1k' (downloaded
+      once, checked), a .safetensors or .pth file of a torchvision ResNet or of a released checkpoint,
+      or a run of ours (see `workdir.find_run`), of whose best checkpoint the parts that fit are taken.
     variables: the network's own; an encoder file replaces only its encoders.
 
   Returns:
@@ -117,22 +117,52 @@ def check(source: str):
 
 
 def resolve(source: str) -> pathlib.Path:
-  """The file of a source: a path itself, or for a name of `HUB` the cached file, downloaded if missing.
+  """The file of a source: a path itself, or for a name of the Hub (`ENCODER`) the cached file, downloaded if missing.
 
-  Raises UserError if there is no such file, or the hub does not deliver the pinned one.
+  Raises UserError if there is no such file, or the Hub does not deliver the one whose sha256 is known.
   """
-  if source not in HUB:
+  if not ENCODER.fullmatch(source):
     if not os.path.isfile(source):
-      raise UserError(f"'{sanitize(source)}': no such file, and not one of {', '.join(HUB)}")
+      raise UserError(
+        f"'{sanitize(source)}': no such file, and not on the Hub: timm/resnet18.NAME, timm/resnet50.NAME or "
+        f'hf://OWNER/RUN'
+      )
     return pathlib.Path(source)
-  revision, sha256 = HUB[source]
+  address = hub.parse(source)
+  revision, sha256 = HUB.get(source, (address.revision, ''))
   try:
-    path = pathlib.Path(huggingface_hub.hf_hub_download(source, 'model.safetensors', revision=revision))
-  except OSError as error:  # the base of the hub's errors
-    reason = (str(error).splitlines() or [''])[0]
-    raise UserError(f'{source}: no download ({reason}); or give the path of its model.safetensors') from error
-  download.check(path, sha256)
+    path = hub.download_file(hub.Address(address.repo, revision), 'model.safetensors')
+  except UserError as error:
+    raise UserError(f'{source}: no download ({error}); or give the path of its model.safetensors') from error
+  if sha256:
+    download.check(path, sha256)
+  else:
+    say(f'{source}: commit {path.parent.name}, sha256 {download.digest(path)}')
   return path
+
+
+def is_on_hub(source: str) -> bool:
+  """Whether a source is an encoder or a run on the Hub, not a path."""
+  return hub.is_address(source) or bool(ENCODER.fullmatch(source))
+
+
+def pin(source: str, before: str = '') -> str:
+  """A source of the Hub with its commit, 'hf://OWNER/RUN@COMMIT', so that it never changes; any other as it is.
+
+  Args:
+    before: the source of an earlier start of the run, whose commit is kept if it is of the same repository.
+
+  Raises:
+    UserError: see `hub.find_commit`.
+  """
+  if not is_on_hub(source) or source in HUB:
+    return source
+  address = hub.parse(source)
+  name = source.partition('@')[0]
+  commit = before.removeprefix(f'{name}@')
+  if re.fullmatch('[0-9a-f]{40}', commit) and not re.fullmatch('[0-9a-f]{40}', address.revision):
+    return before
+  return f'{name}@{hub.find_commit(address, "config.json" if hub.is_address(source) else "model.safetensors")}'
 
 
 def read_state(path: pathlib.Path) -> dict:

@@ -20,6 +20,7 @@ from dmtl_jax.basics import files, sharding, stopping
 from dmtl_jax.basics.atomic import write_json
 from dmtl_jax.basics.errors import check_local, is_plain, sanitize, UserError
 from dmtl_jax.configs import check
+from dmtl_jax.runs import hub
 from dmtl_jax.tasks import make_task, Task
 
 # Fields that a resumed run may change, since they do not change what is learned.
@@ -37,6 +38,7 @@ def locked(workdir: str | os.PathLike):
   Raises:
     UserError: another job trains there, the folder cannot be written, or see `stopping.report_interruption`.
   """
+  hub.check_folder('--workdir', workdir)
   check_local('--workdir', os.fspath(workdir))
   file = sharding.on_first_host(_lock, pathlib.Path(workdir))
   try:
@@ -67,7 +69,11 @@ def _lock(path: pathlib.Path):
 
 
 def find_run(name: str | os.PathLike) -> pathlib.Path | None:
-  """The folder of that path, or else the trained network of the data set of that name ('scenes'); None without one."""
+  """The folder of that path or address hf://, or else the trained network of the data set of that name ('scenes').
+
+  Returns None without one; raises UserError for an address that cannot be read, see `hub.download_run`.
+  """
+  name = hub.local(name)
   shipped = pathlib.Path(datasets.__path__[0]) / name / 'trained'
   return next((folder for folder in (pathlib.Path(name), shipped) if os.path.isdir(folder)), None)
 

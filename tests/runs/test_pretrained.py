@@ -20,6 +20,7 @@ from dmtl_jax.models.inputs import init_variables
 from dmtl_jax.models.parts.encoder import ResNet
 from dmtl_jax.runs import pretrained
 from tests import torch_writer
+from tests.hub_server import Repo
 from tests.tiny import rng, torch_state
 
 
@@ -235,6 +236,24 @@ def test_encoders_of_the_hub_are_pinned_and_checked(tmp_path, monkeypatch, featu
   np.testing.assert_array_equal(loaded['params']['backbone']['encoder']['bn1']['scale'], state['bn1.weight'])
   assert asked == [(name, 'model.safetensors', revision)] * 2
   assert all(len(revision) == 40 and len(sha256) == 64 for revision, sha256 in pretrained.HUB.values())
+
+
+def test_other_encoders_of_the_hub_are_logged_with_commit_and_sha256(tmp_path, hub_server, capsys, feature):
+  state = torch_state(torchvision_shapes('resnet18', 8))
+  path = tmp_path / 'model.safetensors'
+  safetensors.numpy.save_file(state, path)
+  repo = hub_server.repos['timm/resnet18.a1_in1k'] = Repo({'model.safetensors': path.read_bytes()})
+  loaded = pretrained.load('timm/resnet18.a1_in1k', feature, TASKS)
+  np.testing.assert_array_equal(loaded['params']['backbone']['encoder']['bn1']['scale'], state['bn1.weight'])
+  sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+  assert f'timm/resnet18.a1_in1k: commit {repo.head}, sha256 {sha256}' in capsys.readouterr().out
+  source = pretrained.pin('timm/resnet18.a1_in1k')
+  repo.commit({})
+  assert pretrained.resolve(source).read_bytes() == path.read_bytes()
+  with pytest.raises(UserError, match='timm/resnet18.none: no download .*no such run, or a private one'):
+    pretrained.load('timm/resnet18.none', feature, TASKS)
+  with pytest.raises(UserError, match='no such file, and not on the Hub: timm/resnet18.NAME, timm/resnet50.NAME'):
+    pretrained.load('timm/resnet34.a1_in1k', feature, TASKS)
 
 
 def test_hub_out_of_reach(tmp_path, monkeypatch, feature):

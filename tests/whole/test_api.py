@@ -67,4 +67,4 @@ def test_evaluating_changes_fields_of_the_run_s_config(tiny_run, monkeypatch):
   ((config, workdir, *options),) = calls
   assert config.eval.diffusion_steps == 4
   assert workdir == str(tiny_run)
-  assert options == ['latest', False, False]
+  assert options == ['latest', False, False, None]
