@@ -65,7 +65,7 @@ def lighten(source: pathlib.Path, workdir: pathlib.Path):
 
 
 def _check_new(workdir: pathlib.Path):
-  if (workdir / 'checkpoints').exists():
+  if checkpoints_lib.folder(workdir).exists():
     raise UserError(f'{workdir}/checkpoints: already there; choose a new folder')
 
 

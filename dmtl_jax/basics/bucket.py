@@ -1,0 +1,256 @@
+"""Folders in a bucket (gs://BUCKET/FOLDER): local mirrors of their small files, and the errors of the storage.
+
+A job works in the mirror as in any folder. What it wrote is copied to the bucket, each file as a whole object, when
+`Mirror.push` is called and at the end of the command. Checkpoints are not mirrored: Orbax writes and reads them there.
+"""
+
+import atexit
+from collections.abc import Iterator
+import contextlib
+import importlib.util
+import os
+import pathlib
+import re
+import shutil
+import tempfile
+from typing import Any
+
+from dmtl_jax.basics import errors, files, progress
+from dmtl_jax.basics.errors import is_plain, sanitize, UserError
+
+SCHEME = 'gs'
+BUCKET_NAME = re.compile(r'[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]')
+MIRRORED = re.compile(r'[^/]+|(panels|tensorboard)/.+')  # of what is in the bucket already
+AT_ONCE = 32  # objects that are on their way
+# Nine requests over half a minute. The checkpoints' clients wait for longer: gcsfs a minute, TensorStore ten.
+RETRIES = {'max_retries': 8, 'initial_delay': '200ms', 'max_delay': '8s'}
+GO_ON = 'run the same command again: what was saved is whole, and the run goes on from its last checkpoint'
+# TensorStore has no error classes, only these words in the message.
+STATUS = re.compile(
+  r'\b(NOT_FOUND|PERMISSION_DENIED|UNAUTHENTICATED|UNAVAILABLE|RESOURCE_EXHAUSTED|DEADLINE_EXCEEDED|ABORTED|INTERNAL'
+  r'|FAILED_PRECONDITION|UNKNOWN|CANCELLED)\b'
+)
+CLIENTS = (
+  'gcsfs',
+  'aiohttp',
+  'google',
+  'requests',
+  'urllib3',
+)  # packages whose errors are the storage's or the network's
+
+_mirrors: dict[str, 'Mirror'] = {}  # by local folder
+
+
+class OutageError(UserError):
+  """The bucket cannot be reached, or refuses what is asked of it."""
+
+
+def is_address(path: str | os.PathLike) -> bool:
+  return os.fspath(path).startswith(f'{SCHEME}://')
+
+
+def check_address(where: str, address: str):
+  """Raises UserError for an address that names no folder in a bucket, or if the library for buckets is missing.
+
+  Args:
+    where: flag or field; begins the sentence.
+  """
+  bucket, *parts = address.removeprefix(f'{SCHEME}://').rstrip('/').split('/')
+  if not (BUCKET_NAME.fullmatch(bucket) and all(map(files.is_id, parts)) and not set('#?[]*') & set(address)):
+    raise UserError(f"{where}: '{sanitize(address)}' is no folder in a bucket; give gs://BUCKET/FOLDER")
+  check_library(where)
+
+
+def check_library(where: str):
+  """Raises UserError if gcsfs is missing, through which Orbax lists a bucket."""
+  if not importlib.util.find_spec('gcsfs'):
+    raise UserError(f"{where}: gs:// needs the package gcsfs; run pip install 'dmtl_jax[gcs]'")
+
+
+def mirror(address: str, where: str, fetch: bool = True) -> str:
+  """The local mirror of a folder in a bucket, made at the first call.
+
+  Args:
+    where: flag or field, for messages.
+    fetch: copy the small files that are there into it.
+
+  Raises:
+    UserError: no such address, bucket or permission.
+  """
+  address = address.rstrip('/')
+  check_address(where, address)
+  for folder, known in _mirrors.items():
+    if known.address == address:
+      return folder
+  made = Mirror(address, _open_store(address))
+  if fetch:
+    made.fetch()
+  return str(made.folder)
+
+
+def find(folder: str | os.PathLike) -> 'Mirror | None':
+  """The mirror whose local folder this is; None for any other folder."""
+  return _mirrors.get(os.fspath(folder))
+
+
+def push(folder: str | os.PathLike):
+  """Copies what changed in a mirror to its bucket; does nothing for any other folder."""
+  if found := find(folder):
+    found.push()
+
+
+def share(folder: str | os.PathLike):
+  """Gives the other hosts the small files that the first wrote into its mirror; all hosts must call it."""
+  from dmtl_jax.basics import sharding  # not above: the command line imports this module before JAX
+
+  if found := find(folder):
+    sharding.on_first_host(found.push)
+    if progress.silent:
+      found.fetch()
+
+
+class Mirror:
+  """A local folder that mirrors the small files of a folder in a bucket.
+
+  Attributes:
+    address: gs://BUCKET/FOLDER.
+    folder: the local one, removed when the process ends.
+    store: a `tensorstore.KvStore` of the folder's objects.
+    lock: the lock of the process that trains there (see `bucket_lock`), which `push` checks; None without one.
+  """
+
+  def __init__(self, address: str, store: Any):
+    self.address = address
+    self.store = store
+    self.folder = pathlib.Path(tempfile.mkdtemp(prefix='dmtl_jax.'))
+    self.lock: Any = None
+    self._stored: dict[str, tuple[int, int]] = {}  # {name: stamp of the file} as in the bucket
+    _mirrors[str(self.folder)] = self
+    errors.aliases[str(self.folder)] = address
+    atexit.register(shutil.rmtree, self.folder, ignore_errors=True)
+
+  def fetch(self):
+    """Copies the small files of the bucket into the folder; raises OutageError."""
+    with report_outages(self.address):
+      names = [name for name in map(_decode, self.store.list().result()) if name and MIRRORED.fullmatch(name)]
+      for some in _chunks(names):
+        for name, read in [(name, self.store.read(name)) for name in some]:
+          path = self.folder / name
+          path.parent.mkdir(parents=True, exist_ok=True)
+          path.write_bytes(read.result().value)
+          self._stored[name] = _stamp(path)
+
+  def push(self):
+    """Copies files that changed to the bucket and deletes there what is gone here; only on the first host.
+
+    Files in subfolders go first, so that metrics.json and report.html never speak of what is not there yet.
+
+    Raises:
+      OutageError: not all could be copied; the objects are each old or new.
+      UserError: another process has taken over the run.
+    """
+    if progress.silent:
+      return
+    if self.lock:
+      self.lock.check()
+    paths = (path for path in self.folder.rglob('*') if path.is_file() and not path.name.startswith('.'))
+    here = {path.relative_to(self.folder).as_posix(): _stamp(path) for path in paths}
+    changed = [name for name, stamp in here.items() if self._stored.get(name) != stamp]
+    with report_outages(self.address):
+      for names in ([n for n in changed if '/' in n], [n for n in changed if '/' not in n]):
+        for some in _chunks(names):
+          writes = {name: self.store.write(name, (self.folder / name).read_bytes()) for name in some}
+          for name, write in writes.items():
+            write.result()
+            self._stored[name] = here[name]
+      for name in [name for name in self._stored if name not in here]:
+        self.store.write(name, None).result()
+        del self._stored[name]
+
+
+@contextlib.contextmanager
+def mirrored() -> Iterator[None]:
+  """Copies what a command wrote in mirrors to their buckets at its end, also if it ends with a sentence."""
+  try:
+    with report_outages():
+      yield
+  except UserError as error:
+    if not isinstance(error, OutageError):
+      with contextlib.suppress(UserError):
+        _push_all()
+    raise
+  _push_all()
+
+
+def _push_all():
+  for known in list(_mirrors.values()):
+    known.push()
+
+
+@contextlib.contextmanager
+def report_outages(where: str = '') -> Iterator[None]:
+  """Turns errors of a bucket, whichever client raises them, into an OutageError of one sentence.
+
+  Args:
+    where: the address, if it is known.
+  """
+  try:
+    yield
+  except UserError:
+    raise
+  except Exception as error:
+    if not (sentence := describe_outage(error)) and not (where and _status(error)):
+      raise
+    place = where or next((known.address for known in _mirrors.values()), f'{SCHEME}://')
+    raise OutageError(f'{place}: {sentence or "no such bucket; make it, or check its name"}') from error
+
+
+def describe_outage(error: BaseException | None) -> str:
+  """What is wrong with the bucket and what to do, if an error or its cause is the storage's; else ''.
+
+  A missing object is none: that is for the caller to understand.
+  """
+  while error:
+    status = _status(error)
+    text = str(error)
+    if status == 'PERMISSION_DENIED' or text.startswith('Forbidden') or getattr(error, 'code', None) == 403:
+      return "no permission; give this machine's account the role Storage Object Admin on the bucket, then " + GO_ON
+    is_login = type(error).__module__.startswith('google.auth')
+    if status == 'UNAUTHENTICATED' or is_login or getattr(error, 'code', None) == 401:
+      return f'not signed in, or no longer; run gcloud auth application-default login, then {GO_ON}'
+    if (status and status != 'NOT_FOUND') or type(error).__module__.split('.')[0] in CLIENTS:
+      return f'the bucket does not answer ({sanitize(text.splitlines()[0] if text else "no answer", 120)}); {GO_ON}'
+    error = error.__cause__ or error.__context__
+  return ''
+
+
+def _status(error: BaseException) -> str:
+  """TensorStore's word for what went wrong over HTTP; '' for another error."""
+  match = STATUS.search(str(error)) if isinstance(error, ValueError) and not isinstance(error, UserError) else None
+  return match[1] if match and ('http' in str(error) or 'CURL' in str(error)) else ''
+
+
+def _open_store(address: str) -> Any:
+  import tensorstore
+
+  bucket, _, folder = address.removeprefix(f'{SCHEME}://').partition('/')
+  spec = {'driver': 'gcs', 'bucket': bucket, 'path': f'{folder}/' if folder else ''}
+  return tensorstore.KvStore.open({**spec, 'context': {'gcs_request_retries': RETRIES}}).result()
+
+
+def _decode(key: bytes) -> str:
+  """The name of an object that can be a file below a folder; '' for another."""
+  name = key.decode('utf-8', 'replace')
+  parts = name.split('/')
+  usable = is_plain(name) and all(files.is_id(part) and files.is_name(part) for part in parts)
+  return name if usable and not parts[-1].startswith('.') else ''
+
+
+def _stamp(path: pathlib.Path) -> tuple[int, int]:
+  status = path.stat()
+  return status.st_size, status.st_mtime_ns
+
+
+def _chunks(names: list[str]) -> Iterator[list[str]]:
+  for start in range(0, len(names), AT_ONCE):
+    yield names[start : start + AT_ONCE]
