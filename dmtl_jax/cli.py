@@ -329,7 +329,7 @@ def _use_local_copies():
 
 
 def _local_copy(flag: str, address: str) -> str:
-  """The local copy of a folder, or of images, in a bucket; of --out, an empty folder that is copied there at the end."""
+  """The local copy of a folder or images in a bucket; for --out, a folder that is copied there at the end."""
   if flag == 'images':
     return bucket_copy.local_images(address, '--images')
   if flag == 'out':

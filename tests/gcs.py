@@ -11,7 +11,6 @@ import hashlib
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import itertools
 import json
-import os
 import pathlib
 import re
 import threading
@@ -255,16 +254,3 @@ def _multipart(body: bytes) -> tuple[str, bytes]:
   _, _, data = data.replace(b'\r\n\r\n', b'\n\n', 1).partition(b'\n\n')
   end = data.rindex(b'\n' + boundary + b'--')
   return json.loads(about[about.index(b'{') :])['name'], data[: end - (data[end - 1 : end] == b'\r')]
-
-
-def kill_at(number: int, pid: Callable[[], int]) -> Callable[[int, str, str], Any]:
-  """A fault that kills a process at a request, before it is carried out or after."""
-  import signal
-
-  def fault(request: int, method: str, name: str):
-    if request == number:
-      os.kill(pid(), signal.SIGKILL)
-      return ('cut', 'lose')[number % 2]
-    return None
-
-  return fault

@@ -8,6 +8,7 @@ import atexit
 from collections.abc import Iterator
 import contextlib
 import importlib.util
+import logging
 import os
 import pathlib
 import re
@@ -22,8 +23,10 @@ SCHEME = 'gs'
 BUCKET_NAME = re.compile(r'[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]')
 MIRRORED = re.compile(r'[^/]+|(panels|tensorboard)/.+')  # of what is in the bucket already
 AT_ONCE = 32  # objects that are on their way
-# Nine requests over half a minute. The checkpoints' clients wait for longer: gcsfs a minute, TensorStore ten.
-RETRIES = {'max_retries': 8, 'initial_delay': '200ms', 'max_delay': '8s'}
+# Of a bucket that does not answer: at the start for half a minute, later for about five, since much would be lost. The
+# checkpoints' clients wait for a minute (gcsfs) and a quarter of an hour (TensorStore).
+IMPATIENT = {'max_retries': 6, 'initial_delay': '500ms', 'max_delay': '8s'}
+PATIENT = {'max_retries': 16, 'initial_delay': '500ms', 'max_delay': '32s'}
 GO_ON = 'run the same command again: what was saved is whole, and the run goes on from its last checkpoint'
 # TensorStore has no error classes, only these words in the message.
 STATUS = re.compile(
@@ -82,9 +85,11 @@ def mirror(address: str, where: str, fetch: bool = True) -> str:
   for folder, known in _mirrors.items():
     if known.address == address:
       return folder
-  made = Mirror(address, _open_store(address))
-  if fetch:
-    made.fetch()
+  logging.getLogger('gcsfs').setLevel(logging.CRITICAL)  # it logs tracebacks of errors that we report in a sentence
+  with report_outages(address):
+    made = Mirror(address, _open_store(address, PATIENT))
+    if fetch:
+      made.fetch(_open_store(address, IMPATIENT))
   return str(made.folder)
 
 
@@ -122,19 +127,25 @@ class Mirror:
   def __init__(self, address: str, store: Any):
     self.address = address
     self.store = store
-    self.folder = pathlib.Path(tempfile.mkdtemp(prefix='dmtl_jax.'))
+    temporary = tempfile.mkdtemp(prefix='dmtl_jax.')
+    self.folder = pathlib.Path(temporary, address.rpartition('/')[2])  # a report names runs by their last folder
+    self.folder.mkdir()
     self.lock: Any = None
     self._stored: dict[str, tuple[int, int]] = {}  # {name: stamp of the file} as in the bucket
     _mirrors[str(self.folder)] = self
     errors.aliases[str(self.folder)] = address
-    atexit.register(shutil.rmtree, self.folder, ignore_errors=True)
+    atexit.register(shutil.rmtree, temporary, ignore_errors=True)
 
-  def fetch(self):
-    """Copies the small files of the bucket into the folder; raises OutageError."""
+  def fetch(self, store: Any = None):
+    """Copies the small files of the bucket into the folder, through another `store` if there is one.
+
+    Raises OutageError.
+    """
+    store = store or self.store
     with report_outages(self.address):
-      names = [name for name in map(_decode, self.store.list().result()) if name and MIRRORED.fullmatch(name)]
+      names = [name for name in map(_decode, store.list().result()) if name and MIRRORED.fullmatch(name)]
       for some in _chunks(names):
-        for name, read in [(name, self.store.read(name)) for name in some]:
+        for name, read in [(name, store.read(name)) for name in some]:
           path = self.folder / name
           path.parent.mkdir(parents=True, exist_ok=True)
           path.write_bytes(read.result().value)
@@ -159,13 +170,20 @@ class Mirror:
     with report_outages(self.address):
       for names in ([n for n in changed if '/' in n], [n for n in changed if '/' not in n]):
         for some in _chunks(names):
-          writes = {name: self.store.write(name, (self.folder / name).read_bytes()) for name in some}
+          writes = {name: self.store.write(name, self._content(name)) for name in some}
           for name, write in writes.items():
             write.result()
             self._stored[name] = here[name]
       for name in [name for name in self._stored if name not in here]:
         self.store.write(name, None).result()
         del self._stored[name]
+
+  def _content(self, name: str) -> bytes:
+    """The content of a file; of a report, which names folders, with addresses for the mirrors."""
+    path = self.folder / name
+    if path.name.startswith('report.'):
+      return errors.name_addresses(path.read_text(encoding='utf-8')).encode()
+    return path.read_bytes()
 
 
 @contextlib.contextmanager
@@ -230,12 +248,12 @@ def _status(error: BaseException) -> str:
   return match[1] if match and ('http' in str(error) or 'CURL' in str(error)) else ''
 
 
-def _open_store(address: str) -> Any:
+def _open_store(address: str, retries: dict) -> Any:
   import tensorstore
 
   bucket, _, folder = address.removeprefix(f'{SCHEME}://').partition('/')
   spec = {'driver': 'gcs', 'bucket': bucket, 'path': f'{folder}/' if folder else ''}
-  return tensorstore.KvStore.open({**spec, 'context': {'gcs_request_retries': RETRIES}}).result()
+  return tensorstore.KvStore.open({**spec, 'context': {'gcs_request_retries': retries}}).result()
 
 
 def _decode(key: bytes) -> str:
