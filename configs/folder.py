@@ -10,7 +10,7 @@ from dmtl_jax.configs import common
 from dmtl_jax.configs.fields import defaults, Field
 
 DATA_FIELDS = dict(
-  path=Field('', 'folder of your images', is_path=True),
+  path=Field('', 'folder of your images', is_path=True, schemes=('gs',)),
   predicted_labels=Field(False, 'also learn from the labels in PATH/train/predicted (--mode=predict --save=labels)'),
   predicted_weight=Field(0.3, 'weight of the loss on a predicted label; on your own it is 1', 0, 1),
 )

@@ -1,6 +1,8 @@
 """Runs a toy in a bucket that fails, or kills it at its requests, and compares it with an undisturbed run on disk.
 
   python -m tests.bucket_faults --kills=20 [--seed=0] [--processes=2]
+  python -m tests.bucket_faults --outages
+  python -m tests.bucket_faults --others
 
 A kill is a SIGKILL by the storage itself, at a random request of the process: before the request is carried out, or
 after that but before it is answered. Compared are the same things, bit for bit, as in tests/faults.py. Needs gcsfs.
@@ -9,13 +11,16 @@ after that but before it is answered. Compared are the same things, bit for bit,
 import argparse
 from collections.abc import Callable
 import contextlib
+import itertools
 import os
 import pathlib
 import random
 import shutil
 import signal
+import sys
 import tempfile
 import time
+import traceback
 from typing import Any
 
 from tests import faults, gcs
@@ -41,7 +46,7 @@ class Trial:
     """One life of the run; returns how each process ended, and what they printed.
 
     Args:
-      fault: see `gcs.Bucket`; its numbers begin at 1. It may return 'kill' too, which ends the process `victim`.
+      fault: see `gcs.Bucket`; its numbers begin at 1. It may return 'kill' or 'term' too, for the process `victim`.
     """
     output = self.folder / 'life.out'
     output.unlink(missing_ok=True)
@@ -49,6 +54,9 @@ class Trial:
 
     def counted(number: int, method: str, name: str):
       answer = fault(number - before, method, name) if fault else None
+      if answer == 'term':
+        os.kill(pids[victim], signal.SIGTERM)
+        return None
       if answer != 'kill':
         return answer
       os.kill(pids[victim], signal.SIGKILL)
@@ -62,14 +70,24 @@ class Trial:
     finally:
       self.bucket.fault = lambda *_: None
 
-  def differences(self) -> list[str]:
-    """What differs, in the bucket, from the run on disk; then the bucket is emptied."""
+  def command(self, *flags: str) -> str:
+    """What a command prints, which must succeed."""
+    output = self.folder / 'command.out'
+    output.unlink(missing_ok=True)
+    results = faults.wait([_fork(output, _run_command, flags)])
+    assert results == [0], output.read_text()
+    return output.read_text()
+
+  def differences(self, *left_out: str, keep: bool = False) -> list[str]:
+    """What differs, in the bucket, from the run on disk but for some files; empties the bucket, unless `keep`."""
     copy = self.bucket.download('runs/toy', self.folder / 'copy')
     try:
-      return faults.differences(self.expected, faults.in_fork(_content, copy))
+      different = faults.differences(self.expected, faults.in_fork(_content, copy))
+      return [line for line in different if not any(f'/{name}:' in line for name in left_out)]
     finally:
       shutil.rmtree(copy)
-      self.bucket.objects.clear()
+      if not keep:
+        self.bucket.reset()
 
 
 def _content(workdir: pathlib.Path) -> dict:
@@ -81,23 +99,34 @@ def _start(data, output: pathlib.Path, processes: int) -> list[int]:
   """Forks the processes of a life; returns their pids."""
   port, pids = faults.free_port(), []
   for n in range(processes):
-    pid = os.fork()
-    if not pid:
-      with contextlib.suppress(BaseException):
-        log = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(log, 1)
-        os.dup2(log, 2)
-        from dmtl_jax.basics import bucket
-
-        bucket.PATIENT = bucket.IMPATIENT = IMPATIENT
-        join = [f'--distributed=localhost:{port},{processes},{n}', '--config.eval.panels=0'] if processes > 1 else []
-        os._exit(faults.main(data, WORKDIR, *join))
-      import traceback
-
-      traceback.print_exc()
-      os._exit(1)
-    pids.append(pid)
+    join = [f'--distributed=localhost:{port},{processes},{n}', '--config.eval.panels=0'] if processes > 1 else []
+    pids.append(_fork(output, faults.main, data, WORKDIR, *join))
   return pids
+
+
+def _fork(output: pathlib.Path, function: Callable, *args) -> int:
+  """Calls a function in a fork, which ends with the status that it returns; returns the pid."""
+  if pid := os.fork():
+    return pid
+  try:
+    log = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    from dmtl_jax.basics import bucket
+
+    bucket.RETRIES = IMPATIENT
+    os._exit(function(*args))
+  except BaseException:
+    traceback.print_exc()
+    os._exit(1)
+
+
+def _run_command(flags) -> int:
+  from dmtl_jax import cli
+
+  faults.use_toy_model()
+  sys.argv = ['main.py', *flags]
+  return cli.main(sys.argv)
 
 
 def check_life(results: list, printed: str):
@@ -119,6 +148,107 @@ def trial(processes: int = 1):
       for name in bucket.environment():
         os.environ.pop(name)
       os.environ.update(before)
+
+
+def _passing(statuses) -> Callable:
+  """Every 40th request fails, in turn in these ways."""
+  return lambda number, *_: statuses[number // 40 % len(statuses)] if number % 40 == 0 else None
+
+
+def _lasting(status, name: str, count: int = 1) -> Callable:
+  """From the time an object of this name is written for the `count`th time everything fails."""
+  written = itertools.count(1)
+
+  def fault(number: int, method: str, requested: str):
+    nonlocal fails
+    fails = fails or (method == 'POST' and name in requested and next(written) == count)
+    return status if fails else None
+
+  fails = False
+  return fault
+
+
+def signalled(tried: Trial):
+  """SIGTERM when the first checkpoint begins: the step under way is saved, and the same command goes on."""
+  began = itertools.count(1)
+
+  def fault(number: int, method: str, name: str):
+    return 'term' if method == 'POST' and 'log.jsonl' in name and next(began) == 1 else None
+
+  results, printed = tried.live(fault)
+  assert results == [0] and 'stopped by SIGTERM at step' in printed, printed
+  check_life(*tried.live())
+  different = tried.differences()
+  assert not different, '\n'.join(different[:20])
+  print('SIGTERM: the same bits', flush=True)
+
+
+# {outage: (fault, what the command says; '' where it goes through)}
+OUTAGES = {
+  'busy': (lambda: _passing((503, 429, 500)), ''),
+  'cut': (lambda: _passing(('cut', 'lose')), ''),
+  'gone': (lambda: _lasting(503, 'log.jsonl', 2), 'the bucket does not answer'),
+  'no permission': (lambda: _lasting(403, '/optimizer/'), 'no permission'),
+  'token expired': (lambda: _lasting(401, '/optimizer/', 9), 'not signed in'),
+}
+
+
+def outages():
+  """Runs through each outage; after one that ends the command, the same command goes on once it is over."""
+  with trial() as tried:
+    for name, (fault, words) in OUTAGES.items():
+      results, printed = tried.live(fault())
+      assert 'Traceback' not in printed, f'{name}: {printed}'
+      if words:
+        sentences = [line for line in printed.splitlines() if line.startswith('Error: ')]
+        assert results == [1] and len(sentences) == 1 and words in sentences[0], f'{name}: {results}\n{printed}'
+        print(sentences[0])
+        results, printed = tried.live()
+      assert results == [0], f'{name}: {results}\n{printed}'
+      different = tried.differences()
+      assert not different, '\n'.join([f'{name}:', *different[:20]])
+      print(f'{name}: the same bits', flush=True)
+
+
+def others():
+  """What else is done in a bucket: a signal's checkpoint, other commands on the run, data that lie there."""
+  with trial() as tried:
+    signalled(tried)
+    data = f'gs://{gcs.BUCKET}/data'
+    for path in tried.data.rglob('*'):
+      if path.is_file():
+        tried.bucket.put(f'data/{path.relative_to(tried.data)}', path.read_bytes())
+    train = [*faults.COMMAND, f'--config.data.path={data}', f'--workdir={WORKDIR}']
+    printed = tried.command(*train)
+    assert f'copying {data}' in printed, printed
+    different = tried.differences('config.json', keep=True)
+    assert not different, '\n'.join(different[:20])
+    for name, words, flags in [
+      ('metrics.json', 'evaluating step 6', ['--mode=evaluate', f'--workdir={WORKDIR}', '--config.eval.batch=2']),
+      (
+        '../maps/semseg/val00_input.npy',
+        'panels in gs://',
+        [
+          '--mode=predict',
+          f'--workdir={WORKDIR}',
+          f'--images={WORKDIR}/panels/*/input.jpg',
+          f'--out=gs://{gcs.BUCKET}/runs/maps',
+        ],
+      ),
+      (
+        '../all/report.html',
+        f'report: gs://{gcs.BUCKET}/runs/all',
+        ['--mode=report', f'--workdirs={WORKDIR}', f'--out=gs://{gcs.BUCKET}/runs/all'],
+      ),
+    ]:
+      before = set(tried.bucket.objects.values())
+      printed = tried.command(*flags)
+      assert f'copying {data}' not in printed, printed
+      assert words in printed, printed
+      written = {key for key, item in tried.bucket.objects.items() if item not in before}
+      assert os.path.normpath(f'runs/toy/{name}') in written, written
+      assert not any(b'/tmp/' in item.data for key, item in tried.bucket.objects.items() if 'report' in key)
+    print('data in the bucket: the same bits', flush=True)
 
 
 def kill_runs(kills: int, seed: int, processes: int, longest: int):
@@ -148,4 +278,12 @@ if __name__ == '__main__':
   parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
   for flag, default in {'kills': 20, 'seed': 0, 'processes': 1, 'longest': 3}.items():
     parser.add_argument(f'--{flag}', type=type(default), default=default)
-  kill_runs(**vars(parser.parse_args()))
+  parser.add_argument('--outages', action='store_true')
+  parser.add_argument('--others', action='store_true')
+  flags = vars(parser.parse_args())
+  if flags.pop('others'):
+    others()
+  elif flags.pop('outages'):
+    outages()
+  else:
+    kill_runs(**flags)

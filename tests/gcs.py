@@ -38,9 +38,8 @@ class Bucket:
   """
 
   def __init__(self):
-    self.objects: dict[str, Object] = {}
-    self.fault: Callable[[int, str, str], Any] = lambda number, method, name: None
     self.requests = 0
+    self.reset()
     self.lock = threading.Lock()
     self.uploads: dict[str, str] = {}
     self._generations = itertools.count(1)
@@ -56,6 +55,11 @@ class Bucket:
   def __exit__(self, *error):
     self._server.shutdown()
     self._server.server_close()
+
+  def reset(self):
+    """Empties the bucket; nothing fails any more."""
+    self.objects: dict[str, Object] = {}
+    self.fault: Callable[[int, str, str], Any] = lambda number, method, name: None
 
   def environment(self) -> dict[str, str]:
     """The environment variables that lead all clients here."""

@@ -5,8 +5,9 @@ A job works in the mirror as in any folder. What it wrote is copied to the bucke
 """
 
 import atexit
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import contextlib
+import functools
 import importlib.util
 import logging
 import os
@@ -17,22 +18,22 @@ import tempfile
 from typing import Any
 
 from dmtl_jax.basics import errors, files, progress
-from dmtl_jax.basics.errors import is_plain, sanitize, UserError
+from dmtl_jax.basics.errors import sanitize, UserError
 
 SCHEME = 'gs'
 BUCKET_NAME = re.compile(r'[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]')
 MIRRORED = re.compile(r'[^/]+|(panels|tensorboard)/.+')  # of what is in the bucket already
 AT_ONCE = 32  # objects that are on their way
-# Of a bucket that does not answer: at the start for half a minute, later for about five, since much would be lost. The
-# checkpoints' clients wait for a minute (gcsfs) and a quarter of an hour (TensorStore).
-IMPATIENT = {'max_retries': 6, 'initial_delay': '500ms', 'max_delay': '8s'}
-PATIENT = {'max_retries': 16, 'initial_delay': '500ms', 'max_delay': '32s'}
+# Of a bucket that does not answer, for about five minutes. For a checkpoint TensorStore waits for a quarter of an hour,
+# and gcsfs, which lists, for a minute.
+RETRIES = {'max_retries': 16, 'initial_delay': '500ms', 'max_delay': '32s'}
 GO_ON = 'run the same command again: what was saved is whole, and the run goes on from its last checkpoint'
 # TensorStore has no error classes, only these words in the message.
 STATUS = re.compile(
   r'\b(NOT_FOUND|PERMISSION_DENIED|UNAUTHENTICATED|UNAVAILABLE|RESOURCE_EXHAUSTED|DEADLINE_EXCEEDED|ABORTED|INTERNAL'
   r'|FAILED_PRECONDITION|UNKNOWN|CANCELLED)\b'
 )
+HTTP_CODE = re.compile(r"(?<=http_response_code=')\d{3}")
 CLIENTS = (
   'gcsfs',
   'aiohttp',
@@ -85,11 +86,9 @@ def mirror(address: str, where: str, fetch: bool = True) -> str:
   for folder, known in _mirrors.items():
     if known.address == address:
       return folder
-  logging.getLogger('gcsfs').setLevel(logging.CRITICAL)  # it logs tracebacks of errors that we report in a sentence
-  with report_outages(address):
-    made = Mirror(address, _open_store(address, PATIENT))
-    if fetch:
-      made.fetch(_open_store(address, IMPATIENT))
+  made = Mirror(address, _open_store(address), functools.partial(_list_names, address))
+  if fetch:
+    made.fetch()
   return str(made.folder)
 
 
@@ -120,13 +119,15 @@ class Mirror:
   Attributes:
     address: gs://BUCKET/FOLDER.
     folder: the local one, removed when the process ends.
-    store: a `tensorstore.KvStore` of the folder's objects.
+    store: a `tensorstore.KvStore` of the folder's objects. It is not asked to list them: where a page is refused, it
+      says nothing and leaves out the rest (0.1.86).
     lock: the lock of the process that trains there (see `bucket_lock`), which `push` checks; None without one.
   """
 
-  def __init__(self, address: str, store: Any):
+  def __init__(self, address: str, store: Any, list_names: Callable[[], list[str]]):
     self.address = address
     self.store = store
+    self._list_names = list_names
     temporary = tempfile.mkdtemp(prefix='dmtl_jax.')
     self.folder = pathlib.Path(temporary, address.rpartition('/')[2])  # a report names runs by their last folder
     self.folder.mkdir()
@@ -136,16 +137,12 @@ class Mirror:
     errors.aliases[str(self.folder)] = address
     atexit.register(shutil.rmtree, temporary, ignore_errors=True)
 
-  def fetch(self, store: Any = None):
-    """Copies the small files of the bucket into the folder, through another `store` if there is one.
-
-    Raises OutageError.
-    """
-    store = store or self.store
+  def fetch(self):
+    """Copies the small files of the bucket into the folder; raises OutageError."""
     with report_outages(self.address):
-      names = [name for name in map(_decode, store.list().result()) if name and MIRRORED.fullmatch(name)]
+      names = [name for name in self._list_names() if MIRRORED.fullmatch(name) and _is_usable(name)]
       for some in _chunks(names):
-        for name, read in [(name, store.read(name)) for name in some]:
+        for name, read in [(name, self.store.read(name)) for name in some]:
           path = self.folder / name
           path.parent.mkdir(parents=True, exist_ok=True)
           path.write_bytes(read.result().value)
@@ -217,10 +214,10 @@ def report_outages(where: str = '') -> Iterator[None]:
   except UserError:
     raise
   except Exception as error:
-    if not (sentence := describe_outage(error)) and not (where and _status(error)):
+    if not (sentence := describe_outage(error)):
       raise
     place = where or next((known.address for known in _mirrors.values()), f'{SCHEME}://')
-    raise OutageError(f'{place}: {sentence or "no such bucket; make it, or check its name"}') from error
+    raise OutageError(f'{place}: {sentence}') from error
 
 
 def describe_outage(error: BaseException | None) -> str:
@@ -231,13 +228,15 @@ def describe_outage(error: BaseException | None) -> str:
   while error:
     status = _status(error)
     text = str(error)
-    if status == 'PERMISSION_DENIED' or text.startswith('Forbidden') or getattr(error, 'code', None) == 403:
-      return "no permission; give this machine's account the role Storage Object Admin on the bucket, then " + GO_ON
-    is_login = type(error).__module__.startswith('google.auth')
-    if status == 'UNAUTHENTICATED' or is_login or getattr(error, 'code', None) == 401:
+    code = str(getattr(error, 'code', None) or (HTTP_CODE.search(text) or ' ')[0][-3:])
+    if status == 'UNAUTHENTICATED' or type(error).__module__.startswith('google.auth') or code == '401':
       return f'not signed in, or no longer; run gcloud auth application-default login, then {GO_ON}'
+    if status == 'PERMISSION_DENIED' or text.startswith('Forbidden') or code == '403':
+      roles = 'the roles Storage Object Admin and Storage Legacy Bucket Reader'  # Orbax asks how the bucket is made
+      return f"no permission; give this machine's account {roles} on the bucket, then {GO_ON}"
     if (status and status != 'NOT_FOUND') or type(error).__module__.split('.')[0] in CLIENTS:
-      return f'the bucket does not answer ({sanitize(text.splitlines()[0] if text else "no answer", 120)}); {GO_ON}'
+      reason = sanitize(text.split(' [')[0] or type(error).__name__, 120)  # TensorStore goes on with [the answer]
+      return f'the bucket does not answer ({reason}); {GO_ON}'
     error = error.__cause__ or error.__context__
   return ''
 
@@ -248,20 +247,37 @@ def _status(error: BaseException) -> str:
   return match[1] if match and ('http' in str(error) or 'CURL' in str(error)) else ''
 
 
-def _open_store(address: str, retries: dict) -> Any:
+def _open_store(address: str) -> Any:
   import tensorstore
 
   bucket, _, folder = address.removeprefix(f'{SCHEME}://').partition('/')
   spec = {'driver': 'gcs', 'bucket': bucket, 'path': f'{folder}/' if folder else ''}
-  return tensorstore.KvStore.open({**spec, 'context': {'gcs_request_retries': retries}}).result()
+  return tensorstore.KvStore.open({**spec, 'context': {'gcs_request_retries': RETRIES}}).result()
 
 
-def _decode(key: bytes) -> str:
-  """The name of an object that can be a file below a folder; '' for another."""
-  name = key.decode('utf-8', 'replace')
+def file_system() -> Any:
+  """gcsfs, as Orbax gets it too; its listings are not cached, since TensorStore writes objects that it does not see."""
+  import fsspec
+
+  for name in ('gcsfs', 'fsspec'):  # they log tracebacks of errors that we report in a sentence
+    logging.getLogger(name).setLevel(logging.CRITICAL)
+  fsspec.config.conf.setdefault('gcs', {})['use_listings_cache'] = False
+  return fsspec.filesystem('gcs')
+
+
+def _list_names(address: str) -> list[str]:
+  """The names of all objects below a folder."""
+  path = address.removeprefix(f'{SCHEME}://')
+  try:
+    return [name.removeprefix(f'{path}/') for name in file_system().find(path)]
+  except FileNotFoundError:
+    raise OutageError(f'{address}: no such bucket; make it, or check its name') from None
+
+
+def _is_usable(name: str) -> bool:
+  """Whether an object's name can be that of a file below a folder, and is not our own (the lock, a temporary file)."""
   parts = name.split('/')
-  usable = is_plain(name) and all(files.is_id(part) and files.is_name(part) for part in parts)
-  return name if usable and not parts[-1].startswith('.') else ''
+  return all(files.is_id(part) and files.is_name(part) for part in parts) and not parts[-1].startswith('.')
 
 
 def _stamp(path: pathlib.Path) -> tuple[int, int]:

@@ -47,15 +47,13 @@ def local(address: str, where: str, pattern: str = '') -> str:
   """
   address = address.rstrip('/')
   bucket.check_address(where, address)
-  import fsspec
-
   cache = caches.folder()
   if not cache:
     raise UserError(f'{where}: there is no cache folder to copy {address} to; set XDG_CACHE_HOME to one')
   folder = cache / 'buckets' / address.removeprefix(f'{bucket.SCHEME}://')
   errors.aliases[str(folder)] = address
   with bucket.report_outages(address):
-    sync(fsspec.filesystem('gcs'), address.removeprefix(f'{bucket.SCHEME}://'), folder, address, pattern)
+    sync(bucket.file_system(), address.removeprefix(f'{bucket.SCHEME}://'), folder, address, pattern)
   return str(folder)
 
 
@@ -116,12 +114,13 @@ def _matches(name: str, pattern: str) -> bool:
 
 def _download(store: Any, source: str, folder: pathlib.Path, wanted: dict[str, list], name: str):
   def fetch(file: str):
-    for _ in range(2):  # the second time, if bytes were lost on the way
-      with atomic_path(folder / file) as temporary:
-        store.get_file(f'{source}/{file}', temporary)
-        if _is_same(pathlib.Path(temporary), wanted[file]):
-          return file
-    raise UserError(f'{name}/{file}: arrives with another length or MD5 sum than it was stored with; store it again')
+    with atomic_path(folder / file) as temporary:
+      store.get_file(f'{source}/{file}', temporary)
+      if not _is_same(pathlib.Path(temporary), wanted[file]):
+        raise UserError(
+          f'{name}/{file}: arrives with another length or MD5 sum than it was stored with; run the same command again'
+        )
+    return file
 
   if not wanted:
     return

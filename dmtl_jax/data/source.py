@@ -9,7 +9,7 @@ import numpy as np
 
 from dmtl_jax import datasets
 from dmtl_jax.basics import bucket, bucket_copy
-from dmtl_jax.basics.errors import check_local, sanitize, unknown_value_error, UserError
+from dmtl_jax.basics.errors import sanitize, unknown_value_error, UserError
 from dmtl_jax.data.holdout import hold_out
 from dmtl_jax.datasets.folder.proposal import Proposal
 from dmtl_jax.datasets.source import Source
@@ -73,8 +73,6 @@ def with_local_copy(data_config):
     value = data_config.get(field) or ''
     if bucket.is_address(value):
       copied[field] = bucket_copy.local(value, f'config.data.{field}')
-    else:
-      check_local(f'config.data.{field}', value, (bucket.SCHEME,))
   if not copied:
     return data_config
   data_config = data_config.copy_and_resolve_references()
