@@ -16,6 +16,7 @@ pytest.importorskip('gcsfs', reason='gcsfs, through which Orbax lists a bucket, 
     (('--kills=2', '--seed=5', '--longest=2'), 'all ended with the same bits'),
     (('--outages',), 'token expired: the same bits'),
     (('--others',), 'data in the bucket: the same bits'),
+    (('--changing',), '2 processes, 1, 2: the same run'),
   ],
 )
 def test_a_run_in_a_bucket_ends_with_the_bits_of_one_on_disk(flags, last):
