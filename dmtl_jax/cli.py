@@ -89,7 +89,7 @@ _MODE = flags.DEFINE_string('mode', 'train', f'What to do: {", ".join(MODES)}.')
 _WORKDIR = flags.DEFINE_string(
   'workdir',
   None,
-  'Folder of the run: config, checkpoints, logs, scores, pictures; '
+  'Folder of the run: config, checkpoints, logs, scores, pictures; may be gs://BUCKET/FOLDER, as --images and --out; '
   "of predict, suggest, export, influence and uncertainty also 'scenes', the network that comes with the package.",
 )
 _FORCE = flags.DEFINE_bool(
