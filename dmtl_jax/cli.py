@@ -80,7 +80,7 @@ ONLY = {
     'tolerance': 'boundary', 'thresholds': 'boundary', 'thin': 'boundary', 'workers': 'boundary',
 }  # fmt: skip
 PATHS = ('workdir', 'images', 'out', 'workdirs', 'replay', 'pred', 'gt', 'page', 'from', 'colors')
-IN_BUCKET = ('workdir', 'images', 'out', 'workdirs')  # those that may be gs:// addresses; of a study, none
+IN_BUCKET = ('workdir', 'workdirs', 'images', 'out')  # those that may be gs:// addresses; of a study, none
 
 _CONFIG = config_flags.DEFINE_config_file(
   'config', None, 'Config file, configs/NAME.py[:key=value,...].', lock_config=False, accept_new_attributes=True

@@ -34,13 +34,8 @@ STATUS = re.compile(
   r'|FAILED_PRECONDITION|UNKNOWN|CANCELLED)\b'
 )
 HTTP_CODE = re.compile(r"(?<=http_response_code=')\d{3}")
-CLIENTS = (
-  'gcsfs',
-  'aiohttp',
-  'google',
-  'requests',
-  'urllib3',
-)  # packages whose errors are the storage's or the network's
+# Packages whose errors are the storage's or the network's.
+CLIENTS = ('gcsfs', 'aiohttp', 'google', 'requests', 'urllib3')
 
 _mirrors: dict[str, 'Mirror'] = {}  # by local folder
 
@@ -214,9 +209,9 @@ def report_outages(where: str = '') -> Iterator[None]:
   except UserError:
     raise
   except Exception as error:
-    if not (sentence := describe_outage(error)):
+    place = where or next((known.address for known in _mirrors.values()), '')
+    if not place or not (sentence := describe_outage(error)):
       raise
-    place = where or next((known.address for known in _mirrors.values()), f'{SCHEME}://')
     raise OutageError(f'{place}: {sentence}') from error
 
 

@@ -268,7 +268,7 @@ class Checkpoints:
     except (PermissionError, MemoryError, jax.errors.JaxRuntimeError):
       raise  # the machine's fault, not the files'
     except Exception as error:  # TensorStore has no error class of its own
-      if bucket.describe_outage(error):
+      if bucket.is_address(self.path) and bucket.describe_outage(error):
         raise
       raise DamagedError(f'{self.path / str(step)}: damaged ({_first_line(error)})') from error
 

@@ -223,3 +223,13 @@ def test_a_process_whose_lock_was_taken_over_writes_nothing_more(store, fast):
     mirror.push()
   held.close()
   assert content(store) == {'.lock': foreign()}
+
+
+def test_errors_of_other_things_stay_what_they_are(store):
+  """Without a bucket nothing is taken for its outage."""
+  with pytest.raises(ValueError, match=r'UNAVAILABLE: http') as error, bucket.report_outages():
+    raise ValueError('UNAVAILABLE: http')
+  assert not isinstance(error.value, UserError)
+  make_mirror(store)
+  with pytest.raises(bucket.OutageError), bucket.report_outages():
+    raise ValueError('UNAVAILABLE: http')
