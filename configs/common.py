@@ -30,7 +30,7 @@ PRESETS = ('paper', 'released')
 RELEASED = dict(
   heads=4, stop_condition=True, posterior=True, step_offset=1, initial_weights='released', released_losses=True
 )
-DATA_DIR = Field('runs/data', 'folder of prepared and rendered data sets', is_path=True)
+DATA_DIR = Field('runs/data', 'folder of prepared and rendered data sets', is_path=True, schemes=('gs',))
 # Fields of a data set that --mode=prepare makes of raw files.
 PREPARED_FIELDS = dict(
   dir=DATA_DIR,

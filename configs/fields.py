@@ -115,7 +115,9 @@ FIELDS = dict(
   method=Field('prediction', 'network and loss, as in the config string'),
   seed=Field(0, 'seed of weights, noise and the order of images', 0, 2**32 - 1),
   dtype=Field('float32', 'type of activations; parameters are float32', choices=('float32', 'bfloat16', 'float16')),
-  init_from=Field('', 'weights to start from: an encoder, a whole network or a run', is_path=True, schemes=('hf',)),
+  init_from=Field(
+    '', 'weights to start from: an encoder, a whole network or a run', is_path=True, schemes=('hf', 'gs')
+  ),
   model=dict(
     backbone=Field('resnet18', 'the encoder', choices=('resnet18', 'resnet50')),
     width=Field(64, "channels of the encoder's stem; 64 is the published ResNet", 1, 1024),

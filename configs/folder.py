@@ -10,7 +10,7 @@ from dmtl_jax.configs import common
 from dmtl_jax.configs.fields import defaults, Field
 
 DATA_FIELDS = dict(
-  path=Field('', 'folder of your images', is_path=True),
+  path=Field('', 'folder of your images', is_path=True, schemes=('gs',)),
   predicted_labels=Field(
     False, 'also learn from the classes and masks in PATH/train/predicted (--mode=predict --save=labels)'
   ),

@@ -46,7 +46,7 @@ from absl import flags, logging
 from ml_collections import config_flags
 
 from dmtl_jax import configs
-from dmtl_jax.basics import accelerators, streams
+from dmtl_jax.basics import accelerators, bucket, bucket_copy, streams
 from dmtl_jax.basics.errors import check_local, closest, print_error, program, sanitize, unknown_value_error, UserError
 from dmtl_jax.configs import common, fields
 from dmtl_jax.inference import images
@@ -89,6 +89,7 @@ ONLY = {
     'tolerance': 'boundary', 'thresholds': 'boundary', 'thin': 'boundary', 'workers': 'boundary',
 }  # fmt: skip
 PATHS = ('workdir', 'images', 'out', 'workdirs', 'replay', 'pred', 'gt', 'page', 'from', 'colors')
+IN_BUCKET = ('workdir', 'workdirs', 'images', 'out')  # those that may be gs:// addresses; of a study, none
 
 _CONFIG = config_flags.DEFINE_config_file(
   'config', None, 'Config file, configs/NAME.py[:key=value,...].', lock_config=False, accept_new_attributes=True
@@ -97,7 +98,7 @@ _MODE = flags.DEFINE_string('mode', 'train', f'What to do: {", ".join(MODES)}.')
 _WORKDIR = flags.DEFINE_string(
   'workdir',
   None,
-  'Folder of the run: config, checkpoints, logs, scores, pictures; '
+  'Folder of the run: config, checkpoints, logs, scores, pictures; may be gs://BUCKET/FOLDER, as --images and --out; '
   "of predict, suggest, export, app, influence and uncertainty also 'scenes', the network that comes with the package; "
   'of modes that read a run also hf://OWNER/RUN[@REVISION] on the Hugging Face Hub.',
 )
@@ -228,11 +229,12 @@ def main(argv: list[str] = sys.argv) -> int:
     return 0
   logging.set_verbosity(logging.WARNING)
   try:
-    overrides = _parse(argv)
-    from dmtl_jax.basics import compilation  # with JAX: not for a mistake in the flags
+    with bucket.mirrored():
+      overrides = _parse(argv)
+      from dmtl_jax.basics import compilation  # with JAX: not for a mistake in the flags
 
-    compilation.use_cache()
-    return (_run_distributed(_DISTRIBUTED.value) if _DISTRIBUTED.value else _run(overrides)) or 0
+      compilation.use_cache()
+      return (_run_distributed(_DISTRIBUTED.value) if _DISTRIBUTED.value else _run(overrides)) or 0
   except UserError as error:
     print_error(error)
     return 1
@@ -252,10 +254,10 @@ def _parse(argv: list[str]) -> list[str]:
       file = configs.find(file)
     elif _MODE.value == 'import':
       file = configs.find('folder')
-    _check_flags(file, overrides)
-    _download_runs()
-    if overrides and not file and _WORKDIR.value and _MODE.value != 'convert':
-      # they change the config that a run was trained with
+    # Overrides without a file change the config that a run was trained with.
+    is_stored = bool(not file and overrides and _WORKDIR.value and _MODE.value != 'convert')
+    _check_flags(file or is_stored, overrides)
+    if is_stored:
       file = f'{pathlib.Path(__file__).parent / "runs/stored.py"}:{_WORKDIR.value}'
     if _MODE.value == 'convert' and not file and not os.path.isdir(_CHECKPOINT.value):
       from dmtl_jax.runs import pretrained  # with JAX, as the config
@@ -299,7 +301,7 @@ def _misplaced(word: str) -> str:
   return f"'{sanitize(word)}': not a flag; is --mode={closest(word, MODES)} meant? See --help"
 
 
-def _check_flags(config: str | None, overrides: list):
+def _check_flags(config: str | bool | None, overrides: list):
   """Raises UserError for what is wrong with the flags, as far as that is known without reading the config."""
   mode = _MODE.value
   if mode not in MODES:
@@ -316,7 +318,9 @@ def _check_flags(config: str | None, overrides: list):
       raise UserError(f'--mode={mode} needs --{name}{"=configs/NAME.py" if name == "config" else ""}; see --help')
   for name in PATHS:
     for path in (flags.FLAGS[name].value or '').split(','):
-      check_local(f'--{name}', path.strip(), ('hf',) if name.startswith('workdir') else ())
+      schemes = [bucket.SCHEME] if name in IN_BUCKET and mode != 'study' else []
+      schemes += ['hf'] if name.startswith('workdir') else []
+      check_local(f'--{name}', path.strip(), schemes)
   if mode in ('train', 'convert', 'publish') and _WORKDIR.value:
     hub.check_folder('--workdir', _WORKDIR.value)
   if mode == 'evaluate' and _OUT.value and not hub.is_address(_WORKDIR.value):
@@ -337,15 +341,30 @@ def _check_flags(config: str | None, overrides: list):
     if mode != 'summary' or not _MEMORY.value:
       raise UserError(f'--for={_FOR.value}: needs --mode=summary --memory')
     accelerators.prepare()
+  _use_local_copies()
   if mode == 'predict' and _IMAGES.value:
     images.find_images(_IMAGES.value, _OUT.value)
 
 
-def _download_runs():
-  """Replaces the addresses hf:// of runs by folders of this machine, after the other flags were checked."""
-  for flag in (_WORKDIR, _WORKDIRS, _CHECKPOINT):
-    if flag.value and hub.SCHEME in flag.value:
-      flags.FLAGS[flag.name].value = ','.join(hub.local(name.strip()) for name in flag.value.split(','))
+def _use_local_copies():
+  """Sets flags that are addresses on the Hub or in a bucket to the local copies of what is there."""
+  for name in (*IN_BUCKET, 'checkpoint'):
+    flag = flags.FLAGS[name]
+    parts = [part.strip() for part in (flag.value or '').split(',')]
+    if any(hub.is_address(part) or bucket.is_address(part) for part in parts):
+      flag.value = ','.join(_local_copy(name, part) for part in parts)
+
+
+def _local_copy(flag: str, path: str) -> str:
+  """The local copy of a run, a folder or images; for --out in a bucket, a folder that is copied there at the end."""
+  if hub.is_address(path) or not bucket.is_address(path):
+    return hub.local(path)
+  if flag == 'images':
+    return bucket_copy.local_images(path, '--images')
+  if flag == 'out':
+    folder, _, name = path.rstrip('/').rpartition('/')
+    return os.path.join(bucket.mirror(folder, '--out', fetch=False), name)
+  return bucket.mirror(path, f'--{flag}')
 
 
 def _read_config(program: str, file: str, overrides: list[tuple[str, str | None]], texts: list[str]):
@@ -378,6 +397,12 @@ def _sentence(error: Exception) -> str:
 
 
 def _run(overrides: list[str] | None = None) -> int | None:
+  """Runs the job of the flags."""
+  with bucket.report_outages():  # here too: of several processes, each reports its own
+    return _run_job(overrides)
+
+
+def _run_job(overrides: list[str] | None) -> int | None:
   """Imports only what the job needs: a summary or a report starts without the data libraries."""
   from dmtl_jax.basics import compilation
 

@@ -9,6 +9,8 @@ import sys
 import traceback
 import unicodedata
 
+aliases: dict[str, str] = {}  # {local folder: the address that it is a copy of, which messages name}
+
 
 class UserError(ValueError):
   """Bad input or configuration. The message says in one sentence what is wrong, where, and what to do.
@@ -35,10 +37,19 @@ def print_error(error: BaseException):
   """Prints the sentence of a UserError, or the traceback of any other error."""
   with contextlib.suppress(OSError, ValueError):  # if stderr is closed, only the exit status reports it
     if isinstance(error, UserError):
-      lines = [sanitize(line, 10_000) for line in str(error).split('\n')]  # text from a file must not move the cursor
+      lines = [
+        sanitize(line, 10_000) for line in name_addresses(str(error)).split('\n')
+      ]  # text from a file must not move the cursor
       print('Error:', '\n'.join(lines), file=sys.stderr, flush=True)
     else:
       traceback.print_exception(error)
+
+
+def name_addresses(text: str) -> str:
+  """The text with addresses in place of the local copies of what lies there."""
+  for folder, address in aliases.items():
+    text = text.replace(folder, address)
+  return text
 
 
 def sanitize(text: str, limit: int = 200) -> str:
@@ -68,8 +79,9 @@ def check_local(where: str, path: str, schemes: Sequence[str] = ()):
   match = re.match(r'([A-Za-z][A-Za-z0-9+.-]*)://', path)
   if match and match[1].lower() not in schemes:
     raise UserError(
-      f"{where}: '{sanitize(path)}' is an address, and {match[1]}:// is not supported there; "
-      f'give a path of this machine, where it may be mounted'
+      f"{where}: '{sanitize(path)}' is an address, and {match[1]}:// is not supported there; give "
+      + (f'{" or ".join(f"{scheme}://..." for scheme in schemes)}, or ' if schemes else '')
+      + 'a path of this machine, where it may be mounted'
     )
 
 

@@ -9,7 +9,7 @@ import unicodedata
 
 from absl import logging
 
-from dmtl_jax.basics.errors import sanitize
+from dmtl_jax.basics.errors import name_addresses, sanitize
 
 silent = False  # True on all hosts but the first (see `cli`)
 NOTEBOOK_COLUMNS = 200
@@ -127,6 +127,7 @@ def truncate(text: str, width: int) -> tuple[str, int]:
 
 def say(text: str):
   """Prints and logs a line for the user; with several hosts, only the first prints."""
+  text = name_addresses(text)
   logging.info('%s', text)
   if not silent:
     with contextlib.suppress(OSError, ValueError):  # as above

@@ -8,6 +8,7 @@ import pkgutil
 import numpy as np
 
 from dmtl_jax import datasets
+from dmtl_jax.basics import bucket, bucket_copy
 from dmtl_jax.basics.errors import sanitize, unknown_value_error, UserError
 from dmtl_jax.data.holdout import hold_out
 from dmtl_jax.datasets.folder.proposal import Proposal
@@ -44,6 +45,7 @@ def open_source(data_config, split: str) -> Source:
 def open_splits(data_config, splits: Sequence[str] = SPLITS) -> dict[str, Source]:
   """Opens several splits as `open_source` does; where one is a part of the other, their files are listed only once."""
   open_split = package(data_config.name).open_split
+  data_config = with_local_copy(data_config)
   share = holdout_fraction(data_config)
   if share:
     whole = open_split(data_config, 'train')
@@ -64,9 +66,24 @@ def open_splits(data_config, splits: Sequence[str] = SPLITS) -> dict[str, Source
   return {split: source.with_tasks(_task_positions(source.tasks, names)) for split, source in sources.items()}
 
 
+def with_local_copy(data_config):
+  """The config with the path of a local copy in place of a `path` or `dir` in a bucket, which is copied at first."""
+  copied = {}
+  for field in ('path', 'dir'):
+    value = data_config.get(field) or ''
+    if bucket.is_address(value):
+      copied[field] = bucket_copy.local(value, f'config.data.{field}')
+  if not copied:
+    return data_config
+  data_config = data_config.copy_and_resolve_references()
+  data_config.update(copied)
+  return data_config
+
+
 def holdout_fraction(data_config) -> float:
   """Share of the labelled training images to validate on instead of learning from them; 0: there is a split for it."""
   module = package(data_config.name)
+  data_config = with_local_copy(data_config)
   default = module.holdout_fraction(data_config) if hasattr(module, 'holdout_fraction') else 0
   return data_config.get('holdout_fraction', 0) or default
 
@@ -74,13 +91,13 @@ def holdout_fraction(data_config) -> float:
 def propose(data_config) -> Proposal | None:
   """The description that a folder of images lacks, as its labels suggest it; None where there is one."""
   module = package(data_config.name)
-  return module.propose(data_config) if hasattr(module, 'propose') else None
+  return module.propose(with_local_copy(data_config)) if hasattr(module, 'propose') else None
 
 
 def data_tasks(data_config) -> tuple[Task, ...]:
   """Tasks of config.data; for a folder only its dataset.json needs to exist. Raises as `open_source` does."""
   module = package(data_config.name)
-  tasks = module.tasks(data_config) if hasattr(module, 'tasks') else module.TASKS
+  tasks = module.tasks(with_local_copy(data_config)) if hasattr(module, 'tasks') else module.TASKS
   return tuple(tasks[t] for t in _task_positions(tasks, data_config.get('tasks', ())))
 
 

@@ -70,7 +70,7 @@ def light_variables(source: pathlib.Path, config, tasks: tuple[Task, ...], step:
 
 
 def _check_new(workdir: pathlib.Path):
-  if (workdir / 'checkpoints').exists():
+  if checkpoints_lib.folder(workdir).exists():
     raise UserError(f'{workdir}/checkpoints: already there; choose a new folder')
 
 

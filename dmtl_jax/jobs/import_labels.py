@@ -3,7 +3,7 @@
 import pathlib
 
 from dmtl_jax.basics import stopping
-from dmtl_jax.basics.errors import is_plain, join_names, program, sanitize, UserError
+from dmtl_jax.basics.errors import check_local, is_plain, join_names, program, sanitize, UserError
 from dmtl_jax.basics.progress import say
 from dmtl_jax.imports import find, write
 from dmtl_jax.imports.classes import Options
@@ -31,6 +31,7 @@ def run(data, source: str, images: str | None, colors: str | None, options: Opti
     raise UserError(f"--config: --mode=import writes a folder of images, not '{data.name}'; leave out --config")
   if not data.path or not is_plain(data.path):
     raise UserError('config.data.path: give the folder to write to with --config.data.path=PATH')
+  check_local('config.data.path', data.path)
   root = pathlib.Path(data.path).expanduser()
   classes = list(options.classes) if options.classes else None
   with stopping.report_interruption(lambda: KEPT, root), find.opened(source, colors, classes) as export:

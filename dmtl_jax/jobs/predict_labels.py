@@ -8,7 +8,7 @@ import pathlib
 
 import numpy as np
 
-from dmtl_jax.basics import files, photographs, stopping
+from dmtl_jax.basics import bucket, files, photographs, stopping
 from dmtl_jax.basics.atomic import atomic_open, remove, transaction
 from dmtl_jax.basics.errors import join_names, UserError
 from dmtl_jax.basics.progress import Progress, say
@@ -126,6 +126,8 @@ def find_places(config, spec, out: str | None):
     return spec, out
   if config is None or config.data.name != 'folder':
     raise UserError('--save=labels needs --images and --out: the run was not trained on a folder of images')
+  if bucket.is_address(config.data.path):
+    raise UserError(f'--save=labels: labels are not written to {config.data.path}; give --images and --out')
   root = pathlib.Path(config.data.path)
   if not root.is_dir():
     raise UserError(f'--save=labels: {root}, which the run was trained on, is not there; give --images and --out')

@@ -5,7 +5,7 @@ from pathlib import Path
 from absl import logging
 
 from dmtl_jax.basics import download, stopping
-from dmtl_jax.basics.errors import UserError
+from dmtl_jax.basics.errors import check_local, UserError
 from dmtl_jax.data import source as source_lib
 from dmtl_jax.datasets import raw as raw_lib
 from dmtl_jax.datasets import stored
@@ -32,6 +32,7 @@ def run(config) -> Path:
     UserError: says what is missing or broken, and what to do.
   """
   data = config.data
+  check_local('config.data.dir', data.dir)  # prepared data can be copied to a bucket
   builder = builder_class(data.name)(data_dir=data.dir, file_format='array_record')
   states = {True: 'is whole', False: 'is not built, and the same command starts again'}
   with (

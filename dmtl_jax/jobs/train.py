@@ -7,7 +7,7 @@ import pathlib
 
 import jax
 
-from dmtl_jax.basics import files, sharding
+from dmtl_jax.basics import bucket, files, sharding
 from dmtl_jax.basics.atomic import write_json
 from dmtl_jax.basics.errors import join_names, program, UserError
 from dmtl_jax.basics.progress import Progress, say
@@ -17,6 +17,7 @@ from dmtl_jax.inference.evaluation import Evaluator, flatten_scores
 from dmtl_jax.jobs import check, evaluate, report
 from dmtl_jax.models import counting
 from dmtl_jax.report import results
+from dmtl_jax.runs import checkpoints as checkpoints_lib
 from dmtl_jax.runs import pretrained, run_tasks
 from dmtl_jax.runs import workdir as workdir_lib
 from dmtl_jax.runs.checkpoints import Checkpoints
@@ -60,6 +61,7 @@ def run(config, workdir: str, force: bool = False) -> dict | None:
       with StopSignal() as stop:
         if not train(training, config, workdir, stop, tracker):
           return None
+        bucket.share(workdir)
         try:
           with stop.interruptible():
             result = evaluate.run(config, workdir)
@@ -108,6 +110,7 @@ def train(training: setup.Training, config, workdir: str, stop: StopSignal, trac
     def save(position: dict, before: int | None = None):
       """Saves the state and the iterator's position; with `before`, only the pending steps before that one."""
       notes = {'best': evaluation.best, 'evaluated': evaluation.evaluated, 'window': pending.to_json(before)}
+      bucket.push(workdir)  # before the checkpoint: the log of a resumed run is cut at its step
       checkpoints.save(state, position, {'config': workdir_lib.to_json(config)} | notes)
 
     @contextmanager
@@ -162,7 +165,7 @@ def train(training: setup.Training, config, workdir: str, stop: StopSignal, trac
 
 def is_fresh(workdir: str) -> bool:
   """Whether there is no checkpoint yet; files that an earlier start left are then replaced."""
-  return not any(pathlib.Path(workdir).glob('checkpoints/[0-9]*'))
+  return not any(checkpoints_lib.folder(workdir).glob('[0-9]*'))
 
 
 def pin_weights(config, workdir: str):

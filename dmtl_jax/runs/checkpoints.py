@@ -25,7 +25,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from dmtl_jax.basics import sharding
+from dmtl_jax.basics import bucket, sharding
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.basics.progress import say
 from dmtl_jax.models import Network
@@ -57,6 +57,13 @@ def replay_file(workdir: epath.Path, step: int) -> epath.Path:
   return workdir / f'nan_{step}.json'
 
 
+def folder(workdir: str | os.PathLike) -> epath.Path:
+  """The folder of a run's checkpoints; of a run in a bucket, which is mirrored in `workdir`, the one there."""
+  if mirror := bucket.find(workdir):
+    return epath.Path(mirror.address) / 'checkpoints'
+  return epath.Path(workdir).resolve() / 'checkpoints'
+
+
 class Checkpoints:
   """The checkpoints of one workdir.
 
@@ -73,10 +80,9 @@ class Checkpoints:
   """
 
   def __init__(self, workdir, keep: int = 2, keep_every: int = 0, read_only: bool = False):
-    workdir = epath.Path(workdir).resolve()
-    self.path = workdir / 'checkpoints'
+    self.path = folder(workdir)
     self.notes: dict = {'evaluated': 0, 'best': {}, 'window': {}}
-    self._preserved = _BestAndReplayed(workdir)
+    self._preserved = _BestAndReplayed(epath.Path(workdir).resolve())
     policies = [checkpoint_managers.LatestN(max(keep, 1)), self._preserved]
     policies += [checkpoint_managers.EveryNSteps(keep_every)] if keep_every else []
     self._policy = checkpoint_managers.AnyPreservationPolicy(policies)
@@ -262,6 +268,8 @@ class Checkpoints:
     except (PermissionError, MemoryError, jax.errors.JaxRuntimeError):
       raise  # the machine's fault, not the files'
     except Exception as error:  # TensorStore has no error class of its own
+      if bucket.is_address(self.path) and bucket.describe_outage(error):
+        raise
       raise DamagedError(f'{self.path / str(step)}: damaged ({_first_line(error)})') from error
 
   def choose(self, step: str) -> int:
@@ -293,7 +301,7 @@ def save_variables(workdir, step: int, variables: dict, config: dict):
   """Writes the checkpoint of a run that is not trained here; it can be evaluated and predicted with, not resumed."""
   items = {'variables': variables}
   notes = {'config': config, 'evaluated': step, 'best': {}, 'window': {}}
-  with ocp.CheckpointManager(epath.Path(workdir).resolve() / 'checkpoints') as manager:
+  with ocp.CheckpointManager(folder(workdir)) as manager:
     manager.save(step, args=_save_args(items, _on_host(items), {'next_index': step}, notes))
 
 

@@ -20,7 +20,7 @@ from dmtl_jax.basics import download, torch_file
 from dmtl_jax.basics.errors import sanitize, UserError
 from dmtl_jax.basics.progress import say
 from dmtl_jax.models.parts.task_layers import Slots
-from dmtl_jax.runs import hub, transfer
+from dmtl_jax.runs import checkpoints, hub, transfer
 from dmtl_jax.runs import workdir as workdir_lib
 from dmtl_jax.tasks import Task
 
@@ -109,7 +109,7 @@ def check(source: str):
   folder = workdir_lib.find_run(source)
   if not folder:
     resolve(source)
-  elif not ((folder / 'tasks.json').is_file() and any(folder.glob('checkpoints/[0-9]*'))):
+  elif not ((folder / 'tasks.json').is_file() and any(checkpoints.folder(folder).glob('[0-9]*'))):
     raise UserError(
       f"config.init_from: the folder '{sanitize(source)}' is of no run: no tasks.json and checkpoints; "
       f'give the --workdir of a trained run, or a file'

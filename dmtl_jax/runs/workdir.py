@@ -16,11 +16,12 @@ from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from dmtl_jax import datasets
-from dmtl_jax.basics import files, sharding, stopping
+from dmtl_jax.basics import bucket, files, sharding, stopping
 from dmtl_jax.basics.atomic import write_json
 from dmtl_jax.basics.errors import check_local, is_plain, sanitize, UserError
 from dmtl_jax.configs import check
 from dmtl_jax.runs import hub
+from dmtl_jax.runs.bucket_lock import BucketLock
 from dmtl_jax.tasks import make_task, Task
 
 # Fields that a resumed run may change, since they do not change what is learned.
@@ -50,7 +51,9 @@ def locked(workdir: str | os.PathLike):
 
 
 def _lock(path: pathlib.Path):
-  """The lock file, locked until it is closed."""
+  """The lock file, or the object in a bucket, locked until it is closed."""
+  if mirror := bucket.find(path):
+    return BucketLock(mirror)
   try:
     path.mkdir(parents=True, exist_ok=True)
     file = open(path / '.lock', 'ab')  # noqa: SIM115 (closing it would unlock)
@@ -69,10 +72,14 @@ def _lock(path: pathlib.Path):
 
 
 def find_run(name: str | os.PathLike) -> pathlib.Path | None:
-  """The folder of that path or address hf://, or else the trained network of the data set of that name ('scenes').
+  """The folder of a path or an address, or else the trained network of the data set of that name ('scenes').
+
+  An address hf://OWNER/RUN gives the copy of the run in the Hub's cache, gs://BUCKET/FOLDER a local mirror.
 
   Returns None without one; raises UserError for an address that cannot be read, see `hub.download_run`.
   """
+  if bucket.is_address(name):
+    return pathlib.Path(bucket.mirror(os.fspath(name), 'workdir'))
   name = hub.local(name)
   shipped = pathlib.Path(datasets.__path__[0]) / name / 'trained'
   return next((folder for folder in (pathlib.Path(name), shipped) if os.path.isdir(folder)), None)
