@@ -3,9 +3,9 @@
 Inputs and results of the model:
 
   image            uint8 [batch, H, W, 3], RGB, at the size of training; any batch
-  noise            float32 [draws, tasks, h, w, channels], of methods that add noise. It has a value, that of config.seed,
-                   so it need not be given; zeros leave the noise out, other standard normal numbers give other samples.
-                   All images of a batch share it.
+  noise            float32 [draws, tasks, h, w, channels], of methods that add noise. It has a value, drawn from
+                   config.seed, so it need not be given; zeros leave the noise out, other standard normal numbers give
+                   other samples. All images of a batch share it.
   TASK             the final prediction, calibrated as that of `prediction.load`
   initial/TASK     the prediction before denoising, of methods that make one
 
@@ -62,9 +62,7 @@ def build(predictor: Predictor, run: str) -> 'onnx.ModelProto':  # noqa: F821
   if size > MAX_BYTES - 2**24:
     raise UserError(f'--out: {size / 1e9:.1f} GB of weights, and an ONNX file holds 2 GB; write *.stablehlo')
   shapes = jax.eval_shape(network.predict_one, **inputs)
-  renamed = [
-    onnx.helper.make_node('Identity', [inner], [name], name=name) for name, inner in converted.outputs.items()
-  ]
+  renamed = [onnx.helper.make_node('Identity', [inner], [name], name=name) for name, inner in converted.outputs.items()]
   graph = onnx.helper.make_graph(
     [*converted.nodes, *renamed],
     'dmtl_jax',

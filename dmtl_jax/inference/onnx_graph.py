@@ -4,9 +4,9 @@ The function is traced for one image and vectorised, so that the batch is the on
 depend on an input is computed here, loops are unrolled, and every other operation becomes one or a few ONNX nodes of
 the default domain. Constants that are equal are stored once.
 
-jax2onnx 0.17.1 was tried first. It replaces functions of Flax while it traces, and then fails at our `nn.max_pool`;
-given a jaxpr it reads the channels of a pooling as rows, and cannot pad a batch of unknown length. It brings 18 packages
-and an older Orbax.
+jax2onnx 0.17.1 was tried first. It replaces functions of Flax while it traces, and then fails at our `nn.max_pool`.
+Given a jaxpr instead, it cannot pad a batch of unknown length, and pools over channels. It brings 18 packages and an
+older Orbax.
 """
 
 from collections.abc import Callable, Sequence

@@ -75,7 +75,7 @@ def run(workdir: str, step: str, out: str):
   predictor = prediction.load(workdir, step)
   with (
     stopping.report_interruption(lambda: f'{out}, if it was there, is as it was', out),
-    atomic_path(out, '.tmp.onnx') as temporary,
+    atomic_path(out) as temporary,
   ):
     # After `out` was opened, so that a path that cannot be written shows before the work.
     lines = _write_onnx(predictor, workdir, temporary) if suffix == '.onnx' else _write_stablehlo(predictor, temporary)
@@ -111,7 +111,9 @@ def _write_onnx(predictor: prediction.Predictor, workdir: str, path: str) -> lis
     check = f'run in onnxruntime: differs from the predictor here by at most {difference:.1e}'
   else:
     raise RuntimeError(f'the ONNX file differs from the predictor by {difference:.1e}, so it is not written')
-  sides = [(name, [_describe(x) for x in values]) for name, values in (('in', model.graph.input), ('out', model.graph.output))]
+  sides = [
+    (name, [_describe(x) for x in values]) for name, values in (('in', model.graph.input), ('out', model.graph.output))
+  ]
   return [' for ONNX runtimes', *(f'{name + ":":4} {", ".join(values)}' for name, values in sides), check]
 
 

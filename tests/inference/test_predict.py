@@ -226,7 +226,7 @@ class Pointwise:
 
     def step(variables, images):
       self.calls += 1
-      cells = np.asarray(images)[0].reshape(SIZE[0] // 8, 8, SIZE[1] // 8, 8, 3).mean((1, 3, 4))[..., None]
+      cells = np.asarray(images).reshape(-1, SIZE[0] // 8, 8, SIZE[1] // 8, 8, 3).mean((2, 4, 5))[..., None]
       return {'final': {task.name: np.repeat(cells, task.channels, -1) for task in TASKS}}
 
     monkeypatch.setattr(predictor, '_compile_for', lambda samples: step)
@@ -300,7 +300,8 @@ def test_tiles_show_each_pixel_at_its_place(predictor, monkeypatch, size, geomet
   monkeypatch.setattr(predictor, 'geometry', geometry)
   Pointwise(predictor, monkeypatch)
   image = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
-  raw = predictor._predict_view(image, 1, 1.0)
+  view = predictor._view(image, 1.0)
+  raw = predictor._join(view, predictor._predict_windows(view.windows, 1, 1), 1)
   rows, columns = (math.ceil(max(n, least) / 8) for n, least in zip(size, SIZE))
   spare = [(SIZE[i] - size[i]) // 2 if geometry == 'pad' and size[i] < SIZE[i] else 0 for i in (0, 1)]
   whole = np.zeros((8 * rows, 8 * columns))
