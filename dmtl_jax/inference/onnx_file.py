@@ -42,8 +42,8 @@ def require_onnx():
     raise UserError('--out: *.onnx needs the package onnx; run pip install onnx, or write *.stablehlo') from None
 
 
-def build(predictor: Predictor, run: str) -> 'onnx.ModelProto':  # noqa: F821
-  """The ONNX model of a predictor; `run` names it in the metadata.
+def build(predictor: Predictor, run: str) -> Any:
+  """The `onnx.ModelProto` of a predictor; `run` names it in the metadata.
 
   Raises:
     UserError: the network has operations that are not converted, or is too large for one file.
@@ -62,12 +62,13 @@ def build(predictor: Predictor, run: str) -> 'onnx.ModelProto':  # noqa: F821
   if size > MAX_BYTES - 2**24:
     raise UserError(f'--out: {size / 1e9:.1f} GB of weights, and an ONNX file holds 2 GB; write *.stablehlo')
   shapes = jax.eval_shape(network.predict_one, **inputs)
-  renamed = [onnx.helper.make_node('Identity', [inner], [name], name=name) for name, inner in converted.outputs.items()]
+  results = [name for name in network.result_names if name in shapes]
+  renamed = [onnx.helper.make_node('Identity', [converted.outputs[name]], [name], name=name) for name in results]
   graph = onnx.helper.make_graph(
     [*converted.nodes, *renamed],
     'dmtl_jax',
     [_describe_value(name, x, batched=name == 'image') for name, x in inputs.items()],
-    [_describe_value(name, shapes[name], batched=True) for name in converted.outputs],
+    [_describe_value(name, shapes[name], batched=True) for name in results],
     constants,
     doc_string=__doc__,
   )
@@ -99,6 +100,11 @@ class Network:
       diffusion_steps=predictor.diffusion_steps or None,
     )
     self.noise = np.asarray(self._inputs.pop('noise')) if self._model.draws_noise else None
+
+  @property
+  def result_names(self) -> list[str]:
+    """Names of all results that a method can have, in the order of the file."""
+    return [prefix + task.name for prefix in ('', 'initial/') for task in self._predictor.tasks]
 
   def predict_one(self, image: jax.Array, noise: jax.Array | None = None) -> dict[str, jax.Array]:
     """An image, uint8 [H, W, 3], to the results of the model, without the batch."""

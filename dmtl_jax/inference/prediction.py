@@ -259,7 +259,8 @@ class Predictor:
     top_left = transforms.corner(covered, size, self.geometry == 'pad')
     pitch = size[0] / self._grid[0], size[1] / self._grid[1]  # pixels a cell
     extent = scaled.shape[0] / pitch[0], scaled.shape[1] / pitch[1]
-    grid = tuple(max(n, int(np.ceil(x - 1e-6))) for n, x in zip(self._grid, extent))
+    rows, columns = (max(n, int(np.ceil(x - 1e-6))) for n, x in zip(self._grid, extent))
+    grid = rows, columns
     corners = tiles.tile_corners(grid, self._grid)
 
     def cut() -> Iterator[np.ndarray]:
