@@ -95,8 +95,8 @@ def _write_stablehlo(predictor: prediction.Predictor, path: str) -> list[str]:
     f' for {", ".join(exported.platforms)}',
     f'in:  {images.str_short()}',
     'out: ' + ', '.join(f'{name} {x.str_short()}' for name, x in maps.items()),
-    f'JAX promises to read it in versions released up to six months after {jax.__version__}, so not in those after '
-    f'{latest}; keep the run, to export it again, or write *.onnx',
+    f'JAX promises to read it only in versions released within six months after {jax.__version__}, by {latest} at the '
+    f'latest; keep the run, to export it again, or write *.onnx',
   ]
 
 
