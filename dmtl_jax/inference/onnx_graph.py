@@ -5,8 +5,8 @@ depend on an input is computed here, loops are unrolled, and every other operati
 the default domain. Constants that are equal are stored once.
 
 jax2onnx 0.17.1 was tried first. It replaces functions of Flax while it traces, and then fails at our `nn.max_pool`.
-Given a jaxpr instead, it cannot pad a batch of unknown length, and pools over channels. It brings 18 packages and an
-older Orbax.
+Given a jaxpr instead, it cannot pad a batch of unknown length, and with that mended onnxruntime refuses its MaxPool. It
+installs 18 packages, itself included, and an older Orbax.
 """
 
 from collections.abc import Callable, Sequence
