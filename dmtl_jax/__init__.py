@@ -6,6 +6,7 @@
   metrics = dmtl_jax.train(config, 'runs/scenes')
   predictor = dmtl_jax.load('runs/scenes')
   maps = predictor('photo.jpg')  # {task: array at the image's size}
+  many = predictor(['a.jpg', 'b.jpg'])  # a list of such dicts
   maps, uncertainty = predictor.sample('photo.jpg', 8)  # mean of 8 noise draws, and how far they differ
 
 The names below are what programs may rely on; docs/api.md describes them. Predictions by kind of task:

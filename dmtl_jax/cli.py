@@ -26,8 +26,8 @@ uncertainty  python main.py --mode=uncertainty --workdir=runs/scenes [--samples=
              (the error of the most certain pixels)
 boundary     python main.py --mode=boundary --pred=MAPS --gt=TRUTHS [--ignore=255] [--tolerance=0.011] [--out=FILE.json]
              (the Berkeley benchmark's scores of folders of images)
-export       python main.py --mode=export --workdir=runs/scenes --out=model.stablehlo [--step=best]
-             (a file that jax alone runs)
+export       python main.py --mode=export --workdir=runs/scenes --out=model.onnx [--step=best]
+             (a file for ONNX runtimes; model.stablehlo: one that jax alone runs)
 app          python main.py --mode=app --workdir=runs/scenes [--port=7860]
              (a page in the browser to try the run on photographs and short videos)
 convert      python main.py --mode=convert --checkpoint=RELEASED.pth.tar --workdir=runs/released
@@ -168,8 +168,8 @@ _OUT = flags.DEFINE_string(
   'out',
   None,
   'predict, suggest, report: folder to write to; study: folder of all suites (runs/study); check: the picture; export: '
-  'the file, *.stablehlo; influence, uncertainty, boundary: JSON file; evaluate of a run on the Hub: folder of the '
-  'scores (runs/OWNER--RUN).',
+  'the file, *.onnx or *.stablehlo; influence, uncertainty, boundary: JSON file; evaluate of a run on the Hub: folder '
+  'of the scores (runs/OWNER--RUN).',
 )
 _WRITE = flags.DEFINE_bool('write', False, 'check: write the dataset.json that it proposes where there is none.')
 _DISTRIBUTED = flags.DEFINE_string(

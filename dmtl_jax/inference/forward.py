@@ -62,12 +62,9 @@ def make_predict_fn(
   def predict(variables, images, index):
     size = images.shape[1:3]
 
-    def activate(task, logits):
-      return task.activate(calibration.decide(task, resize(logits.astype(jnp.float32), size)))
-
     stages = forward(variables, images, index)
     predictions = {
-      stage: {task.name: activate(task, maps[task.name]) for task in model.tasks}
+      stage: {task.name: predict_map(task, maps[task.name], size, calibration) for task in model.tasks}
       for stage, maps in stages.items()
       if all_stages or stage in ('initial', 'final')
     }
@@ -76,6 +73,11 @@ def make_predict_fn(
     return predictions
 
   return predict
+
+
+def predict_map(task, logits, size: tuple[int, int], calibration: Calibration = UNCALIBRATED) -> jax.Array:
+  """The prediction (`Task.activate`) [B, H, W, ...] at a size (H, W), of raw maps [B, h, w, C_t]."""
+  return task.activate(calibration.decide(task, resize(logits.astype(jnp.float32), size)))
 
 
 def jit_predict_fn(model, mesh, seed: int, diffusion_steps: int = 0):

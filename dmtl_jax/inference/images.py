@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from dmtl_jax.basics import files, photographs
-from dmtl_jax.basics.errors import UserError
+from dmtl_jax.basics.errors import check_local, UserError
 
 VIDEO_SUFFIXES = ('.mp4', '.mov', '.avi', '.mkv', '.webm', '.m4v', '.mpg', '.mpeg')
 LONGEST_FRAME = 60.0  # seconds that one may be shown
@@ -113,18 +113,45 @@ def is_video(path: os.PathLike | str) -> bool:
   return pathlib.Path(path).suffix.lower() in VIDEO_SUFFIXES
 
 
-def as_rgb(image) -> np.ndarray:
-  """A path, a Pillow image or an array uint8 [H, W, 3] as such an RGB array; raises UserError for anything else."""
+def as_rgb(image, name: str = 'image') -> np.ndarray:
+  """A path, a Pillow image or an array uint8 [H, W(, 1, 3 or 4)] as an array uint8 [H, W, 3] RGB.
+
+  Arrays are shown as files are: grey repeated, transparent pixels on white.
+
+  Raises:
+    UserError: anything else; the sentence begins with the path, or with `name`.
+  """
   if isinstance(image, (str, os.PathLike)):
-    return photographs.read_image(image)
+    return _read_one(os.fspath(image))
   if isinstance(image, Image.Image):
-    return photographs.to_rgb(image)
-  image = np.asarray(image)
-  if image.ndim != 3 or image.shape[-1] != 3 or 0 in image.shape:
-    raise UserError(f'image: shape {list(image.shape)}; give one RGB image [H, W, 3], or a list of them')
+    return photographs.to_rgb(image, name)
+  try:
+    image = np.asarray(image)
+  except ValueError:  # lists of different lengths
+    raise UserError(f'{name}: not an image; give a path, a Pillow image or an array uint8 [H, W, 3]') from None
+  if image.dtype == object or not image.shape:
+    raise UserError(f'{name}: not an image; give a path, a Pillow image or an array uint8 [H, W, 3]')
+  if image.ndim == 3 and image.shape[0] in (1, 3, 4) and image.shape[-1] not in (1, 3, 4):
+    raise UserError(f'{name}: shape {list(image.shape)}, with channels first; give image.transpose(1, 2, 0)')
+  if image.ndim not in (2, 3) or image.shape[2:] not in ((), (1,), (3,), (4,)) or 0 in image.shape:
+    raise UserError(f'{name}: shape {list(image.shape)}; give one RGB image [H, W, 3], or a list of them')
   if image.dtype != np.uint8:
-    raise UserError(f'image: {image.dtype} numbers; give uint8 from 0 to 255')
-  return image
+    fix = '; (255 * image).round().astype(np.uint8) if they reach from 0 to 1' if image.dtype.kind == 'f' else ''
+    raise UserError(f'{name}: {image.dtype} numbers; give uint8 from 0 to 255{fix}')
+  if image.shape[2:] == (3,):
+    return image
+  return photographs.to_rgb(Image.fromarray(image[..., 0] if image.shape[2:] == (1,) else image))
+
+
+def _read_one(path: str) -> np.ndarray:
+  """Reads one image file, and says what to do with folders, globs, videos and addresses."""
+  check_local('image', path)
+  if os.path.isdir(path) or (not os.path.exists(path) and glob.has_magic(path)):
+    pattern = path if glob.has_magic(path) else os.path.join(path, '*.jpg')
+    raise UserError(f'{path}: is not one image; give a list, sorted(glob.glob({pattern!r})), or use dmtl_jax.predict')
+  if is_video(path):
+    raise UserError(f'{path}: is a video; give its frames as arrays, or use dmtl_jax.predict')
+  return photographs.read_image(path)
 
 
 def shrink(image: np.ndarray, side: int) -> np.ndarray:

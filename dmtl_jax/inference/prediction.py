@@ -1,15 +1,21 @@
 """Predictions for any images, at each image's own size."""
 
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 import dataclasses
 import functools
+import itertools
 import os
+from typing import NamedTuple, overload
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from PIL import Image
 
+from dmtl_jax.basics import compilation
 from dmtl_jax.basics.errors import UserError
+from dmtl_jax.basics.progress import Progress
 from dmtl_jax.data import transforms
 from dmtl_jax.inference import calibration as calibration_lib
 from dmtl_jax.inference import images, tiles
@@ -23,6 +29,18 @@ from dmtl_jax.tasks import Task
 
 TILE_ZOOM = 2.0  # an image that must shrink by more than this to be seen whole is also seen in tiles, this much larger
 BAND = 2**18  # pixels of an image that are enlarged and activated together
+BATCH = 8  # views that the network sees together, of a list of images
+LONG_LIST = 30  # images from which a list shows its progress
+
+ImageLike = str | os.PathLike | Image.Image | np.ndarray | jax.Array
+Predictions = dict[str, np.ndarray]
+
+
+class Sampled(NamedTuple):
+  """What `Predictor.sample` returns."""
+
+  maps: Predictions
+  uncertainty: Predictions | None
 
 
 class Predictor:
@@ -66,65 +84,126 @@ class Predictor:
     self.calibration = calibration
     forward = make_forward_fn(model, seed, self.diffusion_steps)
 
-    def predict_one(variables, image):
-      return jax.tree.map(lambda x: x[0], forward(variables, image, jnp.zeros(1, jnp.int32)))
+    def predict(variables, images):
+      return forward(variables, images, jnp.zeros(len(images), jnp.int32))
 
-    outputs = jax.eval_shape(predict_one, variables, jax.ShapeDtypeStruct((1, *self.size, 3), jnp.float32))
-    self._grid = outputs['final'][self.tasks[0].name].shape[:2]  # of the raw maps of a tile
+    outputs = jax.eval_shape(predict, variables, jax.ShapeDtypeStruct((1, *self.size, 3), jnp.float32))
+    self._grid = outputs['final'][self.tasks[0].name].shape[1:3]  # of the raw maps of a tile
 
     def compile_for(samples: int):
-      predict = predict_one
+      function = predict
       if samples != 1:
-        predict = make_sample_fn(model, samples, seed, self.diffusion_steps, calibration)
-      return jax.jit(lambda *inputs: jax.tree.map(lambda x: resize(x[None], self._grid)[0], predict(*inputs)))
+        sample = make_sample_fn(model, samples, seed, self.diffusion_steps, calibration)
+
+        def sample_each(variables, images):
+          return jax.lax.map(lambda image: sample(variables, image[None]), images)
+
+        function = sample_each
+      return jax.jit(lambda *inputs: jax.tree.map(lambda x: resize(x, self._grid), function(*inputs)))
 
     self._compile_for = functools.cache(compile_for)
 
-  def __call__(self, image, zoom: float | None = None):
+  def __repr__(self):
+    tasks = ', '.join(
+      f'{task.name} ({len(task.classes)} classes)' if task.classes else task.name for task in self.tasks
+    )
+    method = self.config.method if self.config else type(self.model).__name__
+    step = '' if self.step is None else f' at step {self.step}'
+    return f'<Predictor: {method}{step}, {self.size[0]}x{self.size[1]}: {tasks}>'
+
+  @overload
+  def __call__(
+    self, image: ImageLike, zoom: float | None = None, batch: int = BATCH, probabilities: bool = False
+  ) -> Predictions: ...
+
+  @overload
+  def __call__(
+    self,
+    image: list[ImageLike] | tuple[ImageLike, ...],
+    zoom: float | None = None,
+    batch: int = BATCH,
+    probabilities: bool = False,
+  ) -> list[Predictions]: ...
+
+  def __call__(self, image, zoom=None, batch=BATCH, probabilities=False):
     """Predicts all tasks.
 
     Args:
-      image: uint8 [H, W, 3] RGB of any size, a Pillow image or the path of an image file; or a list
-        of such images, of any sizes.
+      image: the path of an image file, a Pillow image, or an array uint8 of any size: [H, W, 3] RGB, [H, W, 4] with
+        transparency (shown on white) or [H, W] grey; or a list of such images, of any sizes.
       zoom: 1 shows the network the whole image, scaled to fit the training size as in evaluation. A
         larger zoom shows it overlapping tiles, magnified by that factor, but not beyond the image's
         own resolution. By default an image is shown whole; one that would shrink to less than half
         is shown both whole and in tiles of zoom 2, or of a zoom that fills the training size (a
         strip only in tiles).
+      batch: of a list, how many views (images or tiles) the network sees together. Memory grows with it; results
+        differ by rounding.
+      probabilities: gives tasks with classes as calibrated probabilities, float32 [H, W, classes], instead of ids.
 
     Returns:
       A dict ``{task: prediction}`` at the image's size, in the order of `tasks`; `help(dmtl_jax)`
       lists shapes and units. Class ids are indices into `Task.classes`. For a list, a list of dicts.
 
     Raises:
-      UserError: not an image, a file that cannot be read, or a zoom below 1.
+      UserError: not an image, a file that cannot be read, a zoom or batch below 1.
     """
-    if isinstance(image, (list, tuple)):
-      return [self(one, zoom) for one in image]
-    image = images.as_rgb(image)
-    return self.raw(image, 1, zoom).predictions('final', image.shape[:2])
+    if not isinstance(image, (list, tuple)):
+      return self([image], zoom, 1, probabilities)[0]
+    if batch < 1:
+      raise UserError(f'batch={batch}: give the number of views to predict together, 1 or more')
+    return [raw.predictions('final', size, probabilities) for raw, size in self._raw_of_list(image, 1, zoom, batch)]
 
-  def sample(self, image, samples: int, zoom: float | None = None):
+  @overload
+  def sample(self, image: ImageLike, samples: int, zoom: float | None = None) -> Sampled: ...
+
+  @overload
+  def sample(
+    self, image: list[ImageLike] | tuple[ImageLike, ...], samples: int, zoom: float | None = None
+  ) -> list[Sampled]: ...
+
+  def sample(self, image, samples, zoom=None):
     """Predicts the mean of several noise draws, and how far the draws differ.
 
     Args:
-      image: one image, as for a call.
+      image: one image or a list, as for a call.
       samples: number of draws; the first is the one that a call uses.
       zoom: as for a call.
 
     Returns:
-      (maps, uncertainty). `maps` hold the class of the highest mean probability, and the mean
-      probability, direction and depth. `uncertainty` is {task: float32 [H, W]}, 0 where the draws
-      agree; `help(dmtl_jax)` lists its units.
+      (maps, uncertainty), for a list a list of such pairs. `maps` hold the class of the highest mean probability, and
+      the mean probability, direction and depth. `uncertainty` is {task: float32 [H, W]}, 0 where the draws agree;
+      `help(dmtl_jax)` lists its units. It is None for one draw.
 
     Raises:
       UserError: as for a call, or the method adds no noise.
     """
-    image = images.as_rgb(image)
-    size = image.shape[:2]
-    raw = self.raw(image, samples, zoom)
-    uncertainty = raw.predictions('uncertainty', size) if samples > 1 else None
-    return raw.predictions('final', size), uncertainty
+    if not isinstance(image, (list, tuple)):
+      return self.sample([image], samples, zoom)[0]
+    return [
+      Sampled(raw.predictions('final', size), raw.predictions('uncertainty', size) if samples > 1 else None)
+      for raw, size in self._raw_of_list(image, samples, zoom, 1)
+    ]
+
+  def _raw_of_list(
+    self, given: Sequence[ImageLike], samples: int, zoom: float | None, batch: int
+  ) -> Iterator[tuple['RawMaps', tuple[int, int]]]:
+    """Raw maps and size (H, W) of each image; shows the progress of a long list."""
+    sizes = deque()
+
+    def read() -> Iterator[np.ndarray]:
+      for i, one in enumerate(given):
+        image = images.as_rgb(one, f'image {i + 1} of {len(given)}' if len(given) > 1 else 'image')
+        sizes.append(image.shape[:2])
+        yield image
+
+    raws = self.raw_of_many(read(), samples, zoom, batch)
+    if len(given) < LONG_LIST:
+      yield from ((raw, sizes.popleft()) for raw in raws)
+      return
+    with Progress('predicting', len(given), 'img') as progress:
+      for raw in raws:
+        yield raw, sizes.popleft()
+        progress.update()
 
   def check(self, samples: int, zoom: float | None):
     """Raises UserError if the method or the network cannot do this, before any image is read."""
@@ -133,18 +212,46 @@ class Predictor:
 
   def raw(self, image: np.ndarray, samples: int = 1, zoom: float | None = None) -> 'RawMaps':
     """The network's maps of uint8 [H, W, 3] at every stage, before they are enlarged and activated."""
-    scales = self._choose_scales(image.shape, zoom)
-    views = [self._predict_view(image, samples, scale) for scale in scales]
-    if len(views) == 2:
-      return _average_views(*views)
-    if zoom == np.inf:  # of data whose training images are tiles too
-      return views[0]
-    return _undo_zoom(views[0], scales[0] / self._whole_scale(image.shape))
+    return next(self.raw_of_many([image], samples, zoom))
 
-  def _predict_view(self, image: np.ndarray, samples: int, scale: float) -> 'RawMaps':
-    """The maps of an image scaled by a factor; in tiles if it is then larger than the network's input."""
-    size = self.size
+  def raw_of_many(
+    self, arrays: Iterable[np.ndarray], samples: int = 1, zoom: float | None = None, batch: int = 1
+  ) -> Iterator['RawMaps']:
+    """As `raw`, of each image, with `batch` views in one pass; reads ahead only what a pass needs."""
+    pending: deque[list[View]] = deque()  # views of the images that were taken and not returned yet
+
+    def take_windows() -> Iterator[np.ndarray]:
+      for image in arrays:
+        scales = self._choose_scales(image.shape, zoom)
+        views = [self._view(image, scale) for scale in scales]
+        pending.append(views)
+        for view in views:
+          yield from view.windows
+        del image, views
+
+    maps = self._predict_windows(take_windows(), samples, batch)
+    # The first map of an image is there only after its views are pending.
+    for first in maps:
+      views = pending.popleft()
+      maps_of_image = itertools.chain([first], maps)
+      raws = [self._join(view, maps_of_image, samples) for view in views]
+      yield self._combine(raws, views, zoom)
+
+  def _predict_windows(self, windows: Iterator[np.ndarray], samples: int, batch: int) -> Iterator[tiles.Maps]:
+    """The maps of each window, float32 [H, W, 3]; `batch` in a pass, the last ones one by one if they are few."""
     predict = self._compile_for(samples)
+    while taken := list(itertools.islice(windows, batch)):
+      is_padded = 2 * len(taken) > batch  # so that there are two programs, whatever the number of images
+      passes = [taken] if is_padded else [[window] for window in taken]
+      for inputs in passes:
+        padded = inputs + inputs[:1] * (batch - len(inputs)) if is_padded else inputs
+        stages = jax.device_get(predict(self.variables, np.stack(padded)))
+        for i in range(len(inputs)):
+          yield {(s, t.name): np.asarray(maps[t.name][i], np.float32) for s, maps in stages.items() for t in self.tasks}
+
+  def _view(self, image: np.ndarray, scale: float) -> 'View':
+    """An image scaled by a factor; in tiles if it is then larger than the network's input."""
+    size = self.size
     scaled, _ = transforms.rescale(image, {}, scale, {})
     # Centred only along an axis where the whole scaled image is smaller than a tile. The last tiles may hold less than
     # a tile too, and centring them would shift what they show.
@@ -152,16 +259,31 @@ class Predictor:
     top_left = transforms.corner(covered, size, self.geometry == 'pad')
     pitch = size[0] / self._grid[0], size[1] / self._grid[1]  # pixels a cell
     extent = scaled.shape[0] / pitch[0], scaled.shape[1] / pitch[1]
-
-    def predict_tile(top: int, left: int) -> tiles.Maps:
-      window = scaled[round(top * pitch[0]) :, round(left * pitch[1]) :][: size[0], : size[1]]
-      stages = jax.device_get(predict(self.variables, transforms.pad_image(window, size, top_left)[None]))
-      return {(s, t.name): np.asarray(maps[t.name], np.float32) for s, maps in stages.items() for t in self.tasks}
-
     rows, columns = (max(n, int(np.ceil(x - 1e-6))) for n, x in zip(self._grid, extent))
+    grid = rows, columns
+    corners = tiles.tile_corners(grid, self._grid)
+
+    def cut() -> Iterator[np.ndarray]:
+      for top, left in corners:
+        window = scaled[round(top * pitch[0]) :, round(left * pitch[1]) :][: size[0], : size[1]]
+        yield transforms.pad_image(window, size, top_left)
+
     origin = top_left[0] / pitch[0], top_left[1] / pitch[1]
-    maps = tiles.blend(predict_tile, (rows, columns), self._grid)
-    return RawMaps(self.tasks, maps, extent, samples, origin, self.calibration)
+    return View(cut(), corners, grid, extent, origin, scale / self._whole_scale(image.shape))
+
+  def _join(self, view: 'View', maps: Iterator[tiles.Maps], samples: int) -> 'RawMaps':
+    """The maps of a view, from those of its windows, which come next."""
+    of_view = itertools.islice(maps, len(view.corners))
+    joined = tiles.blend(of_view, view.corners, view.grid, self._grid)
+    return RawMaps(self.tasks, joined, view.extent, samples, view.origin, self.calibration)
+
+  def _combine(self, raws: list['RawMaps'], views: list['View'], zoom: float | None) -> 'RawMaps':
+    """The maps of an image, from those of its views."""
+    if len(raws) == 2:
+      return _average_views(*raws)
+    if zoom == np.inf:  # of data whose training images are tiles too
+      return raws[0]
+    return _undo_zoom(raws[0], views[0].zoom)
 
   def _whole_scale(self, shape: Sequence[int]) -> float:
     """The factor by which an image is scaled to be seen whole, as in evaluation."""
@@ -181,6 +303,24 @@ class Predictor:
     in_tiles = min(max(whole * TILE_ZOOM, fills), 1)
     is_strip = in_tiles > whole * TILE_ZOOM**2  # seen whole, nothing can be made out in it
     return [in_tiles] if is_strip else [whole, in_tiles]
+
+
+class View(NamedTuple):
+  """An image as the network sees it, in one or several windows.
+
+  Attributes:
+    windows: float32 [H, W, 3], normalised and padded to the network's input; can be taken once.
+    corners, grid: top and left of each window, and the size of all, in cells of the raw maps.
+    extent, origin: see `RawMaps`.
+    zoom: how much larger than whole the image is seen.
+  """
+
+  windows: Iterator[np.ndarray]
+  corners: list[tuple[int, int]]
+  grid: tuple[int, int]
+  extent: tuple[float, float]
+  origin: tuple[float, float]
+  zoom: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -207,19 +347,23 @@ class RawMaps:
   def stages(self) -> list[str]:
     return list(dict.fromkeys(stage for stage, _ in self.maps))
 
-  def predictions(self, stage: str, size: tuple[int, int]) -> dict[str, np.ndarray]:
-    """{task: prediction} of one stage at a size (H, W).
+  def predictions(self, stage: str, size: tuple[int, int], probabilities: bool = False) -> Predictions:
+    """{task: prediction} of one stage at a size (H, W); with `probabilities` those of classes instead of class ids.
 
     Raw maps are first enlarged and then activated, so that edges are smooth; in bands of rows,
     so that the enlarged raw maps of a large image are never in memory.
     """
-    return {task.name: self.prediction(stage, task, size) for task in self.tasks}
+    return {task.name: self.prediction(stage, task, size, probabilities=probabilities) for task in self.tasks}
 
-  def prediction(self, stage: str, task: Task, size: tuple[int, int], rows: slice | None = None) -> np.ndarray:
+  def prediction(
+    self, stage: str, task: Task, size: tuple[int, int], rows: slice | None = None, probabilities: bool = False
+  ) -> np.ndarray:
     """As `predictions`, of one task: all of it, or only these rows, one of `bands(size)`."""
     if rows is None:
-      return np.concatenate([self.prediction(stage, task, size, band) for band in bands(size)])
+      return np.concatenate([self.prediction(stage, task, size, band, probabilities) for band in bands(size)])
     part = tiles.enlarge(self.maps[stage, task.name], self.extent, size, rows, self.origin)
+    if probabilities and task.classes and stage != 'uncertainty':
+      return _by_pixels(_soften, task, self.calibration.apply(task, part))
     return part[..., 0] if stage == 'uncertainty' else _by_pixels(_activate, task, self.calibration.decide(task, part))
 
   def calibrated(self, task: Task) -> np.ndarray:
@@ -285,8 +429,15 @@ def _activate(task: Task, raw):
   return task.activate(raw)
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def _soften(task: Task, raw):
+  return task.soft_prediction(raw)
+
+
 def load(workdir: str | os.PathLike, step: str | int = 'best') -> Predictor:
   """Loads the predictor of a trained run.
+
+  Compiled programs are kept in the user's cache folder, unless JAX is configured to use another.
 
   Args:
     workdir: folder of the run; its address on the Hugging Face Hub, 'hf://OWNER/RUN' or 'hf://OWNER/RUN@REVISION';
@@ -299,7 +450,8 @@ def load(workdir: str | os.PathLike, step: str | int = 'best') -> Predictor:
   Example:
     >>> predictor = dmtl_jax.load('runs/scenes', step='latest')
   """
-  workdir = workdir_lib.find_run(workdir) or workdir
+  compilation.use_cache()
+  workdir = workdir_lib.resolve_run(workdir)
   config, tasks = workdir_lib.read_config(workdir), workdir_lib.read_tasks(workdir)
   model = build_model(config, tasks)
   variables, number = checkpoints.load(workdir, str(step), model, tuple(config.data.size))

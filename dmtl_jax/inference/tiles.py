@@ -1,6 +1,6 @@
 """Large images in overlapping tiles, whose maps blend without seams; and maps at an image's size."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 import math
 
 import numpy as np
@@ -8,31 +8,41 @@ import numpy as np
 Maps = dict[tuple[str, str], np.ndarray]  # {(stage, task): [h, w, C]}
 
 
-def blend(
-  predict: Callable[[int, int], Maps], size: tuple[int, int], tile: tuple[int, int], overlap: float = 0.5
-) -> Maps:
-  """Makes maps of any size from overlapping tiles, whose weights fall smoothly to the rim, so that no seam shows.
+def tile_corners(size: tuple[int, int], tile: tuple[int, int], overlap: float = 0.5) -> list[tuple[int, int]]:
+  """Top and left of the overlapping tiles (h, w) that cover maps of a size (H, W), which is at least the tile's.
 
   Args:
-    predict: (top, left) -> the maps {key: float [h, w, C]} of the tile that begins there.
-    size: (H, W) of the result, at least the tile's.
-    tile: (h, w) of a tile.
     overlap: least share of a tile that its neighbour also covers, in [0, 1).
+  """
+  rows, columns = (_tile_starts(n, part, overlap) for n, part in zip(size, tile))
+  return [(top, left) for top in rows for left in columns]
+
+
+def blend(
+  maps: Iterable[Maps], corners: Sequence[tuple[int, int]], size: tuple[int, int], tile: tuple[int, int]
+) -> Maps:
+  """Joins the maps of tiles with weights that fall smoothly to the rim, so that no seam shows.
+
+  Args:
+    maps: {key: float [h, w, C]} of each tile, in the order of `corners`; one at a time is taken.
+    corners: see `tile_corners`.
+    size: (H, W) of the result.
+    tile: (h, w) of a tile.
 
   Returns:
     {key: float32 [H, W, C]}: at each pixel the weighted mean of the tiles that cover it; a single tile unchanged.
   """
   if tuple(size) == tuple(tile):
-    return predict(0, 0)
+    (whole,) = maps
+    return whole
   window = (_tile_weights(tile[0])[:, None] * _tile_weights(tile[1]))[..., None]
   weight = np.zeros((*size, 1), np.float32)
   sums = {}
-  for top in _tile_starts(size[0], tile[0], overlap):
-    for left in _tile_starts(size[1], tile[1], overlap):
-      place = slice(top, top + tile[0]), slice(left, left + tile[1])
-      weight[place] += window
-      for key, values in predict(top, left).items():
-        sums.setdefault(key, np.zeros((*size, values.shape[-1]), np.float32))[place] += window * values
+  for (top, left), values_by_key in zip(corners, maps, strict=True):
+    place = slice(top, top + tile[0]), slice(left, left + tile[1])
+    weight[place] += window
+    for key, values in values_by_key.items():
+      sums.setdefault(key, np.zeros((*size, values.shape[-1]), np.float32))[place] += window * values
   return {key: total / weight for key, total in sums.items()}
 
 

@@ -7,6 +7,7 @@ W/checkpoints/, W/panels/, W/metrics.json, W/calibration.json, W/report.html, W/
 """
 
 import contextlib
+import difflib
 import fcntl
 import json
 import os
@@ -83,6 +84,24 @@ def find_run(name: str | os.PathLike) -> pathlib.Path | None:
   name = hub.local(name)
   shipped = pathlib.Path(datasets.__path__[0]) / name / 'trained'
   return next((folder for folder in (pathlib.Path(name), shipped) if os.path.isdir(folder)), None)
+
+
+def resolve_run(name: str | os.PathLike) -> pathlib.Path:
+  """As `find_run`; raises UserError, with the closest name, if there is none."""
+  if not isinstance(name, (str, os.PathLike)) or not os.fspath(name):
+    raise UserError(
+      f"workdir: {name!r} is no path; give the folder of a trained run, or the name of a network: 'scenes'"
+    )
+  check_local('--workdir', os.fspath(name), ('hf', bucket.SCHEME))
+  folder = find_run(name)
+  if folder is None:
+    shipped = [path.parent.name for path in pathlib.Path(datasets.__path__[0]).glob('*/trained')]
+    close = difflib.get_close_matches(os.fspath(name), shipped, 1)
+    hint = f'; did you mean {close[0]}?' if close else ''
+    raise UserError(
+      f'{sanitize(os.fspath(name))}: no such folder; --workdir must name the folder of a trained run{hint}'
+    )
+  return folder
 
 
 def to_json(config: ConfigDict) -> dict:

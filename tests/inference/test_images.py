@@ -3,6 +3,7 @@
 import unicodedata
 
 import cv2
+import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 import pytest
@@ -115,12 +116,26 @@ def test_names_of_results_that_no_file_can_have(tmp_path):
 
 def test_what_the_python_api_takes(tmp_path):
   path = saved(tmp_path / 'a.png', COLORS)
-  for image in (COLORS, path, str(path), Image.fromarray(COLORS)):
+  for image in (COLORS, jnp.asarray(COLORS), path, str(path), Image.fromarray(COLORS)):
     np.testing.assert_array_equal(images.as_rgb(image), COLORS)
+  grey = COLORS[..., 0]
+  for image in (grey, grey[..., None]):
+    np.testing.assert_array_equal(images.as_rgb(image), np.stack([grey] * 3, -1))
+  half = np.concatenate([COLORS, np.full((*grey.shape, 1), 102, np.uint8)], -1)
+  np.testing.assert_allclose(images.as_rgb(half), 0.4 * COLORS + 0.6 * 255, atol=1)
   for image, message in [
-    (COLORS / 255, 'float64 numbers; give uint8 from 0 to 255'),
-    (COLORS[..., 0], r'shape \[6, 8\]; give one RGB image'),
+    (COLORS / 255, r'float64 numbers; give uint8 from 0 to 255; \(255 \* image\)'),
+    (COLORS.astype(np.uint16), 'uint16 numbers; give uint8 from 0 to 255$'),
+    (COLORS.transpose(2, 0, 1), r'shape \[3, 6, 8\], with channels first; give image.transpose\(1, 2, 0\)'),
     (COLORS[None], r'shape \[1, 6, 8, 3\]'),
+    (COLORS[..., :2], r'shape \[6, 8, 2\]; give one RGB image'),
+    (None, 'not an image; give a path'),
+    ({'image': COLORS}, 'not an image; give a path'),
+    ([[1], [2, 3]], 'not an image; give a path'),
+    ('https://host/a.jpg', "image: 'https://host/a.jpg' is an address"),
+    (tmp_path, r'is not one image; give a list, sorted\(glob.glob'),
+    (tmp_path / '*.png', r'is not one image; give a list, sorted\(glob.glob'),
+    ('walk.mp4', 'walk.mp4: is a video'),
     (COLORS[:0], r'shape \[0, 8, 3\]'),
     (tmp_path / 'absent.png', 'no such file'),
   ]:
@@ -149,13 +164,9 @@ def test_a_video_that_ends_early_gives_its_frames_and_then_an_error(tmp_path):
 def test_tiles_that_agree_blend_to_the_whole(size, overlap):
   """The weights sum to one: tiles cut from a map give the map."""
   whole = RNG.standard_normal((*size, 2)).astype(np.float32)
-  places = []
-
-  def cut(top, left):
-    places.append((top, left))
-    return {'a': whole[top : top + 3, left : left + 4], 'b': whole[top : top + 3, left : left + 4, :1] * 2}
-
-  maps = tiles.blend(cut, size, (3, 4), overlap)
+  places = tiles.tile_corners(size, (3, 4), overlap)
+  parts = [whole[top : top + 3, left : left + 4] for top, left in places]
+  maps = tiles.blend(({'a': part, 'b': part[..., :1] * 2} for part in parts), places, size, (3, 4))
   np.testing.assert_allclose(maps['a'], whole, rtol=1e-4, atol=1e-6)
   np.testing.assert_allclose(maps['b'], whole[..., :1] * 2, rtol=1e-4, atol=1e-6)
   tops, lefts = zip(*places)
@@ -166,11 +177,9 @@ def test_tiles_that_agree_blend_to_the_whole(size, overlap):
 
 def test_tiles_that_disagree_blend_without_a_seam():
   """Tiles of values 0, 1, 2, ...: plain pasting would step by 1; the blend rises smoothly and stays between."""
-
-  def predict(top, left):
-    return {'x': np.full((32, 32, 1), left / 24, np.float32)}
-
-  line = tiles.blend(predict, (32, 104), (32, 32), 0.25)['x'][..., 0]
+  corners = tiles.tile_corners((32, 104), (32, 32), 0.25)
+  maps = ({'x': np.full((32, 32, 1), left / 24, np.float32)} for _, left in corners)
+  line = tiles.blend(maps, corners, (32, 104), (32, 32))['x'][..., 0]
   assert line.shape == (32, 104)
   np.testing.assert_allclose(line, line[:1].repeat(32, 0), atol=1e-5)
   steps = np.diff(line[0])

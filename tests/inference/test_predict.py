@@ -124,12 +124,87 @@ def test_an_image_is_padded_around_as_in_evaluation(predictor, monkeypatch, size
   np.testing.assert_allclose(got, want, atol=1e-4)
 
 
+SIZES = [(40, 50), (64, 96), (30, 200), (150, 230), (7, 9), (20, 300)]
+
+
+def test_a_list_gives_the_maps_of_its_images(predictor):
+  many = [photo(*size, seed) for seed, size in enumerate(SIZES)]
+  compiled = predictor._compile_for(1)._cache_size()
+  for image, maps in zip(many, predictor(many, batch=3), strict=True):
+    for task in TASKS:
+      want = predictor(image)[task.name]
+      if task.classes:
+        assert (maps[task.name] == want).mean() > 0.999
+      else:
+        np.testing.assert_allclose(maps[task.name], want, atol=1e-4)
+  assert predictor._compile_for(1)._cache_size() <= compiled + 2  # of one view, and of three
+  assert predictor([]) == []
+
+
+@pytest.mark.parametrize('count, passes', [(8, [4, 4]), (7, [4, 4]), (5, [4, 1]), (1, [1])])
+def test_views_are_predicted_together(predictor, monkeypatch, count, passes):
+  """The last ones, padded, if they are more than half of a batch."""
+  network = Pointwise(predictor, monkeypatch)
+  predictor([photo(*SIZE)] * count, batch=4)
+  assert network.batches == passes
+
+
+def test_a_list_is_read_as_it_is_predicted(predictor, monkeypatch):
+  Pointwise(predictor, monkeypatch)
+  read = []
+  raws = predictor.raw_of_many((read.append(i) or photo(*SIZE) for i in range(9)), batch=2)
+  for done in range(1, 5):
+    next(raws)
+    assert len(read) <= done + 2
+
+
+def test_a_long_list_shows_its_progress(predictor, monkeypatch, capsys):
+  Pointwise(predictor, monkeypatch)
+  predictor([photo(8, 8)] * 3)
+  assert not capsys.readouterr().err
+  predictor([photo(8, 8)] * 40)
+  assert 'predicting 40/40 (100%)' in capsys.readouterr().err
+
+
+def test_what_is_wrong_with_a_list_is_named(predictor):
+  with pytest.raises(UserError, match=r'^image 2 of 3: float64 numbers'):
+    predictor([photo(8, 8), photo(8, 8) / 255, photo(8, 8)])
+  with pytest.raises(UserError, match='batch=0: give the number of views'):
+    predictor([photo(8, 8)], batch=0)
+
+
+def test_probabilities_are_calibrated_and_add_up(predictor):
+  image = photo(30, 47)
+  maps = predictor(image, probabilities=True)
+  raw, ids = predictor.raw(image), predictor(image)
+  for task in TASKS:
+    if not task.classes:
+      np.testing.assert_array_equal(maps[task.name], ids[task.name])
+      continue
+    logits = enlarge(raw.maps['final', task.name], raw.extent, (30, 47), slice(None), raw.origin)
+    want = softmax(np.asarray(predictor.calibration.apply(task, logits), np.float64))
+    np.testing.assert_allclose(maps[task.name], want, atol=1e-5)
+
+
+def test_what_a_predictor_shows_of_itself(predictor):
+  shown = repr(predictor)
+  assert shown.startswith('<Predictor: prediction at step 7, 64x96: semseg (4 classes), parsing (3 classes), saliency')
+  assert len(shown) < 200
+
+
+def test_samples_of_a_list(predictor):
+  many = [photo(30, 47), photo(50, 20, 1)]
+  for image, (maps, uncertainty) in zip(many, predictor.sample(many, SAMPLES), strict=True):
+    want, spread = predictor.sample(image, SAMPLES)
+    jax.tree.map(np.testing.assert_array_equal, (maps, uncertainty), (want, spread))
+
+
 def test_all_images_share_one_program(predictor, monkeypatch):
   predictor(photo(40, 40))
   compiled = predictor._compile_for(1)._cache_size()
   for size in ((31, 57), (200, 300), (1, 1), (400, 7)):
     predictor(photo(*size))
-  assert predictor._compile_for(1)._cache_size() == compiled == 1
+  assert predictor._compile_for(1)._cache_size() == compiled
 
 
 @pytest.mark.parametrize(
@@ -223,10 +298,12 @@ class Pointwise:
 
   def __init__(self, predictor, monkeypatch):
     self.calls = 0
+    self.batches = []
 
     def step(variables, images):
       self.calls += 1
-      cells = np.asarray(images)[0].reshape(SIZE[0] // 8, 8, SIZE[1] // 8, 8, 3).mean((1, 3, 4))[..., None]
+      self.batches.append(len(images))
+      cells = np.asarray(images).reshape(-1, SIZE[0] // 8, 8, SIZE[1] // 8, 8, 3).mean((2, 4, 5))[..., None]
       return {'final': {task.name: np.repeat(cells, task.channels, -1) for task in TASKS}}
 
     monkeypatch.setattr(predictor, '_compile_for', lambda samples: step)
@@ -300,7 +377,8 @@ def test_tiles_show_each_pixel_at_its_place(predictor, monkeypatch, size, geomet
   monkeypatch.setattr(predictor, 'geometry', geometry)
   Pointwise(predictor, monkeypatch)
   image = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
-  raw = predictor._predict_view(image, 1, 1.0)
+  view = predictor._view(image, 1.0)
+  raw = predictor._join(view, predictor._predict_windows(view.windows, 1, 1), 1)
   rows, columns = (math.ceil(max(n, least) / 8) for n, least in zip(size, SIZE))
   spare = [(SIZE[i] - size[i]) // 2 if geometry == 'pad' and size[i] < SIZE[i] else 0 for i in (0, 1)]
   whole = np.zeros((8 * rows, 8 * columns))

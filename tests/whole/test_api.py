@@ -1,6 +1,7 @@
 """The public names of the package: light to import, described with an example, and checked as the flags are."""
 
 import inspect
+import os
 import pathlib
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import pytest
 
 import dmtl_jax
 from dmtl_jax import api
+from dmtl_jax.basics import compilation
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 NAMES = [name for name in dmtl_jax.__all__ if name != '__version__']
@@ -68,3 +70,44 @@ def test_evaluating_changes_fields_of_the_run_s_config(tiny_run, monkeypatch):
   assert config.eval.diffusion_steps == 4
   assert workdir == str(tiny_run)
   assert options == ['latest', False, False, None]
+
+
+@pytest.mark.parametrize(
+  'workdir, message',
+  [
+    (None, "workdir: None is no path; give the folder of a trained run, or the name of a network: 'scenes'"),
+    ('', "workdir: '' is no path"),
+    ('scene', 'scene: no such folder; .*; did you mean scenes?'),
+    ('runs/nothing', 'runs/nothing: no such folder; --workdir must name the folder of a trained run$'),
+    ('https://host/run', "--workdir: 'https://host/run' is an address"),
+  ],
+)
+def test_a_run_that_is_not_there(workdir, message):
+  with pytest.raises(dmtl_jax.UserError, match=message):
+    dmtl_jax.load(workdir)
+
+
+def test_loading_keeps_compiled_programs(tiny_run, monkeypatch):
+  calls = []
+  monkeypatch.setattr(compilation, 'use_cache', lambda: calls.append(1))
+  dmtl_jax.load(tiny_run)
+  assert calls == [1]
+
+
+@pytest.mark.parametrize('own', ['', 'own'])
+def test_compiled_programs_are_kept(own, tmp_path):
+  """Also by a process that has compiled before; not in our folder where JAX has another."""
+  code = """if True:
+    import jax, numpy
+    from dmtl_jax.basics import compilation
+    jax.jit(lambda x: x + 1)(1)
+    compilation.use_cache()
+    jax.jit(lambda x: x @ x + 2)(numpy.ones((3, 3)))
+  """
+  settings = {'XDG_CACHE_HOME': str(tmp_path), 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0'}
+  environment = {key: x for key, x in os.environ.items() if key != 'JAX_COMPILATION_CACHE_DIR'} | settings
+  if own:
+    environment['JAX_COMPILATION_CACHE_DIR'] = str(tmp_path / own)
+  subprocess.run([sys.executable, '-c', code], cwd=ROOT, env=environment, check=True)
+  assert any((tmp_path / (own or 'dmtl_jax/jax')).iterdir())
+  assert not own or not (tmp_path / 'dmtl_jax').exists()

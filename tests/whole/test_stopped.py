@@ -8,7 +8,6 @@ import pathlib
 import re
 import shutil
 import signal
-import types
 
 import numpy as np
 from PIL import Image
@@ -145,16 +144,14 @@ def test_predict(tmp_path, monkeypatch):
 
 
 def test_export(tmp_path, monkeypatch):
-  class Exported:
-    def serialize(self):
-      return b'%d' % self.number
-
   def job(number):
-    Exported.number = number
-    run = types.SimpleNamespace(config=None, tasks=(), variables={})
-    monkeypatch.setattr(export.prediction, 'load', lambda *_: run)
-    monkeypatch.setattr(export, 'export', lambda *_: Exported())
-    export.write('', 'best', str(tmp_path / 'x.stablehlo'))
+    def write(predictor, path):
+      pathlib.Path(path).write_bytes(b'%d' % number)
+      return ['']
+
+    monkeypatch.setattr(export.prediction, 'load', lambda *_: None)
+    monkeypatch.setattr(export, '_write_stablehlo', write)
+    export.run('', 'best', str(tmp_path / 'x.stablehlo'))
 
   in_trouble(monkeypatch, job, tmp_path, 'x.stablehlo, if it was there, is as it was')
 
