@@ -6,7 +6,7 @@ import sys
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / 'docs')]
-shutil.copytree(ROOT / 'colabs', ROOT / 'docs/colabs', dirs_exist_ok=True)  # pages have to lie beneath docs
+REPOSITORY = ''  # OWNER/NAME on GitHub; python docs/badges.py writes it into README.md and the notebooks
 
 project = 'DiffusionMTL in JAX'
 extensions = ['myst_nb', 'sphinx.ext.autodoc', 'sphinx.ext.napoleon', 'sphinx_copybutton']
@@ -24,6 +24,7 @@ exclude_patterns = ['_build']
 
 
 def setup(app):
+  shutil.copytree(ROOT / 'colabs', ROOT / 'docs/colabs', dirs_exist_ok=True)  # pages have to lie beneath docs
   app.connect('source-read', add_fields)
   app.connect('source-read', show_notebooks)
 
