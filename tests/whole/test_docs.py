@@ -172,6 +172,15 @@ def test_the_slurm_script_trains_four_methods_with_three_seeds(tmp_path, parsed)
   }
 
 
+def test_the_steps_are_those_of_the_configs(parsed):
+  shown = re.search(r'^\| steps \|(.*)\|$', (ROOT / 'docs/reproduce.md').read_text(), re.MULTILINE)[1]
+  steps = []
+  for name, images in (('pascal', 4998), ('nyud', 795), ('cityscapes', 2975)):
+    train = parsed(['main.py', '--mode=summary', f'--config=configs/{name}.py']).train
+    steps.append(images // train.batch * train.epochs)
+  assert [int(number.replace(' ', '')) for number in shown.split('|')] == steps
+
+
 def test_the_batches_for_several_gpus_can_be_split():
   rows = re.findall(r'^\| ([\d, or]+) \| (.*) \|$', (ROOT / 'docs/reproduce.md').read_text(), re.MULTILINE)
   for gpus, setting in rows:
