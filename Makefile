@@ -1,6 +1,6 @@
 # make demo   train DiffusionMTL on rendered scenes, evaluate it, write pictures and a report
 # make test   check the format and the types, then run the test suite
-# make docs   the documentation as pages, docs/_build/index.html
+# make docs   the documentation as pages, docs/_build/html/index.html
 # They make a .venv and install what they need; PYTHON chooses the interpreter (3.11 or newer).
 
 PYTHON ?= python3
@@ -20,7 +20,7 @@ test: .venv/installed-dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 docs: .venv/installed-docs
-	$(BIN)/sphinx-build -q -W --keep-going docs docs/_build
+	$(BIN)/sphinx-build -q -W --keep-going docs docs/_build/html
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv

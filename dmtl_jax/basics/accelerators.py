@@ -17,8 +17,9 @@ class Accelerator:
   Attributes:
     platform: 'tpu' or 'gpu'.
     memory: bytes per device.
-    half, single: FLOP/s of matrix products of 16-bit and of float32 numbers, as JAX multiplies these by default: in
-      bfloat16 on TPUs, in TF32 on newer GPUs.
+    half, single: FLOP/s of matrix products of 16-bit numbers, summed in float32 (which GeForce cards do at half their
+      advertised rate), and of float32 numbers, as JAX multiplies these by default: in bfloat16 on TPUs, in TF32 on
+      newer GPUs.
     bandwidth: bytes per second between memory and chip.
     count: devices.
     target: how the compiler identifies it: arguments of `get_topology_desc`, or values of a `GpuTargetConfigProto`.
@@ -50,14 +51,33 @@ ACCELERATORS = {
   'v5p-8': _tpu(95, 459e12, 2765e9, 4, 'v5p:2x2x1'),
   'v6e-1': _tpu(32, 918e12, 1640e9, 1, 'v6e:1x1', chips_per_host_bounds=ONE_CHIP),
   'v6e-8': _tpu(32, 918e12, 1640e9, 8, 'v6e:2x4', chips_per_host_bounds=EIGHT_CHIPS),
-  't4': _gpu('Tesla T4', 15.8e9, 65e12, 8.1e12, 320e9, major=7, minor=5, cores=40, shared=65536, l2=4 << 20, ghz=1.59),
+  't4': _gpu(
+    'Tesla T4', 15.8e9, 65e12, 8.1e12, 320e9,
+    major=7, minor=5, cores=40, threads=1024, shared=65536, l2=4 << 20, ghz=1.59,
+  ),
+  'rtx3060': _gpu(
+    'NVIDIA GeForce RTX 3060', 12.6e9, 25.5e12, 12.7e12, 360e9,
+    major=8, minor=6, cores=28, threads=1536, shared=102400, l2=3 << 20, ghz=1.78,
+  ),
+  'rtx3090': _gpu(
+    'NVIDIA GeForce RTX 3090', 25.4e9, 71e12, 35.6e12, 936e9,
+    major=8, minor=6, cores=82, threads=1536, shared=102400, l2=6 << 20, ghz=1.70,
+  ),
+  'rtx4090': _gpu(
+    'NVIDIA GeForce RTX 4090', 25.4e9, 165.2e12, 82.6e12, 1008e9,
+    major=8, minor=9, cores=128, threads=1536, shared=102400, l2=72 << 20, ghz=2.52,
+  ),
+  'rtx5090': _gpu(
+    'NVIDIA GeForce RTX 5090', 33.7e9, 209.5e12, 104.8e12, 1792e9,
+    major=12, minor=0, cores=170, threads=1536, shared=102400, l2=96 << 20, ghz=2.41,
+  ),
   'a100': _gpu(
     'NVIDIA A100-SXM4-40GB', 42.3e9, 312e12, 156e12, 1555e9,
-    major=8, minor=0, cores=108, shared=167936, l2=40 << 20, ghz=1.41,
+    major=8, minor=0, cores=108, threads=2048, shared=167936, l2=40 << 20, ghz=1.41,
   ),
   'h100': _gpu(
     'NVIDIA H100 80GB HBM3', 85e9, 989e12, 494e12, 3352e9,
-    major=9, minor=0, cores=132, shared=233472, l2=50 << 20, ghz=1.98,
+    major=9, minor=0, cores=132, threads=2048, shared=233472, l2=50 << 20, ghz=1.98,
   ),
 }  # fmt: skip
 # Without a GPU to try them on, XLA finds no tiles for some of the products that it fuses.
@@ -68,7 +88,7 @@ ENVIRONMENT = dict(
   JAX_PLATFORMS='cpu', JAX_ENABLE_COMPILATION_CACHE='false', TPU_SKIP_MDS_QUERY='1', ALLOW_MULTIPLE_LIBTPU_LOAD='1',
   TPU_WORKER_HOSTNAMES='localhost', TPU_ACCELERATOR_TYPE='v5litepod-1',
 )  # fmt: skip
-INSTALL = {'tpu': "pip install 'dmtl_jax[tpu]'", 'gpu': "pip install 'dmtl_jax[cuda12]'"}
+INSTALL = {'tpu': "pip install 'dmtl_jax[tpu]'", 'gpu': "pip install 'dmtl_jax[cuda13]'"}
 
 
 def find(name: str) -> Accelerator:
@@ -107,7 +127,7 @@ def _gpu_config(chosen: Accelerator) -> str:
     gpu_device_info {{
       threads_per_block_limit: 1024 threads_per_warp: 32 shared_memory_per_block: 49152 fpus_per_core: 64
       shared_memory_per_core: {target['shared']} shared_memory_per_block_optin: {target['shared'] - 1024}
-      threads_per_core_limit: {1024 if target['major'] == 7 else 2048} core_count: {target['cores']}
+      threads_per_core_limit: {target['threads']} core_count: {target['cores']}
       block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
       thread_dim_limit_x: 1024 thread_dim_limit_y: 1024 thread_dim_limit_z: 64
       registers_per_core_limit: 65536 registers_per_block_limit: 65536

@@ -116,7 +116,7 @@ def test_a_compiler_out_of_memory_is_a_result_and_another_error_is_not(config, m
     (
       't4',
       NotImplementedError('topology not implemented for cuda'),
-      r"is not installed; pip install 'dmtl_jax.cuda12.'$",
+      r"is not installed; pip install 'dmtl_jax.cuda13.'$",
     ),
     ('v6e-1', RuntimeError('ABORTED: lockfile.\nmore'), r'--for=v6e-1: .* does not start: ABORTED: lockfile.$'),
   ],
@@ -147,9 +147,9 @@ def test_tracing_is_for_the_accelerator_that_is_named():
 @pytest.mark.parametrize('name', accelerators.ACCELERATORS)
 def test_the_real_compilers_where_they_are_installed(name, monkeypatch):
   chosen = accelerators.ACCELERATORS[name]
-  module = 'libtpu' if chosen.platform == 'tpu' else 'jax_plugins.xla_cuda12'
-  if not importlib.util.find_spec(module.split('.')[0]) or not importlib.util.find_spec(module):
-    pytest.skip(f'{module} is not installed')
+  modules = {'tpu': ['libtpu'], 'gpu': ['jax_plugins.xla_cuda12', 'jax_plugins.xla_cuda13']}[chosen.platform]
+  if not any(importlib.util.find_spec(name.split('.')[0]) and importlib.util.find_spec(name) for name in modules):
+    pytest.skip(f'{" or ".join(modules)} is not installed')
   for variable, value in accelerators.ENVIRONMENT.items():
     monkeypatch.setenv(variable, value)
   devices = accelerators.devices(name)
