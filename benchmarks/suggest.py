@@ -1,4 +1,4 @@
-"""What labels bought by the ranking of --mode=suggest teach, against labels bought at random, on equal terms.
+"""What labels bought by rankings teach, against labels bought at random as by --mode=suggest, on equal terms.
 
   python -m benchmarks.suggest --out=FOLDER --data=scenes [--seeds=0,1,2] [--rankings=random,spread,uncertain]
   python -m benchmarks.suggest --out=FOLDER --data=camvid --path=CAMVID --weights=resnet18.safetensors
@@ -9,6 +9,12 @@ trained from scratch on the images labelled so far, and scored on validation ima
 ranking buys a label for another 10% of the images: images without a label, one label each, as many of each task as
 possible. FOLDER/DATA-SEED-RANKING-STAGE.json holds the scores of a training, .labels.json the labels that it saw, .npz
 what was measured. The same command goes on with what is missing.
+
+  random     images drawn at random
+  spread     the less an image's features look like those of images with the label, the likelier it is drawn
+  uncertain  images that are near many uncertain ones
+
+Features are the means of the encoder's last maps.
 """
 
 import dataclasses
@@ -16,20 +22,25 @@ import math
 import pathlib
 import statistics
 import time
+from typing import NamedTuple
 
 from absl import app, flags, logging
 import jax
+import jax.numpy as jnp
 import numpy as np
+from scipy.spatial.distance import cdist
 
 from dmtl_jax.api import get_config
 from dmtl_jax.basics import compilation, files
 from dmtl_jax.basics.atomic import write_json
 from dmtl_jax.basics.progress import say
-from dmtl_jax.data import label_settings
+from dmtl_jax.data import label_settings, pipeline
 from dmtl_jax.data import source as source_lib
 from dmtl_jax.inference import ranking
 from dmtl_jax.inference.evaluation import Evaluator, headline
 from dmtl_jax.inference.prediction import Predictor
+from dmtl_jax.models.inputs import model_inputs
+from dmtl_jax.models.parts.encoder import ResNet
 from dmtl_jax.report.table import markdown_table
 from dmtl_jax.runs import pretrained
 from dmtl_jax.tasks import KINDS
@@ -110,8 +121,9 @@ class Study:
     if stage < STAGES:
       predictor = Predictor(training.model, variables, config.data.size, config.eval, self.seed)
       unlabelled = dataclasses.replace(self.whole, label_mask=np.zeros_like(labelled))
-      measured = ranking.measure(predictor, unlabelled, config.data)
-      np.savez(self.path(name, stage, '.npz'), **measured._asdict())
+      uncertainty = ranking.measure(predictor, unlabelled, config.data)
+      features = measure_features(predictor, unlabelled, config.data)
+      np.savez(self.path(name, stage, '.npz'), features=features, uncertainty=uncertainty)
     write_json(path, result)
     say(f'{path.stem}: {result}')
 
@@ -122,7 +134,7 @@ class Study:
       return label_settings.load_mapping(path, self.whole.ids, self.whole.tasks)
     if stage:
       mask = self.labels(name, stage - 1)
-      measured = ranking.Measured(**np.load(self.path(name, stage - 1, '.npz')))
+      measured = Measured(**np.load(self.path(name, stage - 1, '.npz')))
       for image, task in buy(name, measured, mask, round(STEP * len(mask)), (self.seed, stage)):
         mask[image, task] = True
     else:
@@ -142,12 +154,67 @@ def start_mask(whole, seed: int) -> np.ndarray:
   return mask
 
 
-def buy(name: str, measured, labelled, count: int, seed) -> list[tuple[int, int]]:
+class Measured(NamedTuple):
+  """Features [N, F] and uncertainty [N, T] of N images."""
+
+  features: np.ndarray
+  uncertainty: np.ndarray
+
+
+def measure_features(predictor, source, data_config) -> np.ndarray:
+  """Means [N, F] of the encoder's last maps of all images of a source, without padding."""
+  features = []
+
+  @jax.jit
+  def encode(variables, images):
+    inputs = model_inputs(
+      predictor.model, images, jax.random.key(0), len(predictor.tasks), None, jnp.zeros(len(images), jnp.int32)
+    )
+    _, state = predictor.model.apply(
+      variables,
+      images,
+      capture_intermediates=lambda module, _: isinstance(module, ResNet),
+      mutable=['intermediates'],
+      **inputs,
+    )
+    (stages,) = jax.tree.leaves(state['intermediates'], is_leaf=lambda x: isinstance(x, list))
+    return stages[-1].astype(jnp.float32)
+
+  for batch in pipeline.eval_batches(source, data_config, ranking.BATCH, predictor.geometry):
+    inside = ranking._inside(batch['region'], batch['image'].shape[1:3])
+    means = ranking.mean_inside(encode(predictor.variables, batch['image']), inside)
+    features.append(jax.device_get(means)[batch['valid']])
+  return np.concatenate(features)
+
+
+def buy(name: str, measured: Measured, labelled, count: int, seed) -> list[tuple[int, int]]:
   """(image, task) of the labels that a ranking buys, of images without any label."""
   candidates = np.repeat(~labelled.any(1, keepdims=True), labelled.shape[1], axis=1)
-  if name == 'spread':
-    return [(pick.image, pick.task) for pick in ranking.rank(measured, labelled, candidates, count, seed)]
-  return (cover_uncertain if name == 'uncertain' else buy_at_random)(measured, labelled, candidates, count, seed)
+  rankings = {'random': buy_at_random, 'spread': spread, 'uncertain': cover_uncertain}
+  return rankings[name](measured, labelled, candidates, count, seed)
+
+
+def spread(measured, labelled, candidates, count: int, seed) -> list[tuple[int, int]]:
+  """Images drawn with a probability proportional to the squared distance from the nearest one with the label or bought.
+
+  As k-means++ draws its first centres (Arthur and Vassilvitskii 2007), for the task with the fewest labels.
+  """
+  rng = np.random.default_rng(seed)
+  features = standardize(measured.features)
+  distance = distance_to_labelled(features, labelled)
+  candidates = candidates.copy()
+  counts = labelled.sum(0)
+  pairs = []
+  for _ in range(count):
+    task = int(np.argmin(counts))
+    rows = np.flatnonzero(candidates[:, task])
+    weights = np.square(distance[rows, task]) + 1e-12  # where all are 0, they are equally likely
+    image = int(rng.choice(rows, p=weights / weights.sum()))
+    pairs.append((image, task))
+    candidates[image] = False
+    counts[task] += 1
+    distance = np.minimum(distance, cdist(features, features[image : image + 1]))
+  return pairs
 
 
 def cover_uncertain(measured, labelled, candidates, count: int, seed) -> list[tuple[int, int]]:
@@ -155,9 +222,9 @@ def cover_uncertain(measured, labelled, candidates, count: int, seed) -> list[tu
 
   Images weigh by the rank of their uncertainty; an image bought for any task counts as labelled.
   """
-  features = ranking.standardize(measured.features)
-  apart = ranking.distances(features, features)
-  nearest = ranking.distance_to_labelled(features, labelled)
+  features = standardize(measured.features)
+  apart = cdist(features, features)
+  nearest = distance_to_labelled(features, labelled)
   weights = np.stack([ranking.share_smaller(values) for values in measured.uncertainty.T])
   candidates = candidates.copy()
   counts = labelled.sum(0)
@@ -184,6 +251,20 @@ def buy_at_random(measured, labelled, candidates, count: int, seed) -> list[tupl
     pairs.append((image, task))
     counts[task] += 1
   return pairs
+
+
+def standardize(features: np.ndarray) -> np.ndarray:
+  """Features [N, F] of equal deviation, or 0 where they never vary, at distances of at most 1."""
+  deviation = features.std(0)
+  varies = deviation > 1e-6 * deviation.max(initial=0)
+  scaled = (features - features.mean(0)) / np.where(varies, deviation, np.inf)
+  return scaled / max(2 * np.sqrt(np.square(scaled).sum(1).max(initial=0)), 1e-30)
+
+
+def distance_to_labelled(features: np.ndarray, labelled: np.ndarray) -> np.ndarray:
+  """Distance [N, T] of each image from the nearest one that has a label of the task, at most 1, also where none has."""
+  apart = cdist(features, features)
+  return np.stack([apart[:, rows].min(1, initial=1) for rows in labelled.T], axis=1)
 
 
 def train(config, source, val):

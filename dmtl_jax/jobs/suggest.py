@@ -30,7 +30,7 @@ SIDE = 640  # longest side of what is drawn, in pixels
 def run(workdir: str, out: str, spec: str | Sequence[str] | None, count: int, force: bool = False) -> int:
   """The job `--mode=suggest`. It writes
 
-    OUT/suggestions.csv    rank, image, task, distance and uncertainty (see `Pick`), and the reason in words
+    OUT/suggestions.csv    rank, image, task, uncertainty (see `Pick`), and the reason in words
     OUT/suggestions.png    the first `DRAWN`: photograph, prediction and where it is uncertain
 
   Args:
@@ -61,7 +61,7 @@ def run(workdir: str, out: str, spec: str | Sequence[str] | None, count: int, fo
         f'{workdir}: all {len(training)} training images are labelled for all tasks; name others with --images=PHOTOS'
       )
     sources = [training, *([_open_photographs(paths, training.tasks, broken)] if spec else [])]
-    measured = ranking.join([ranking.measure(predictor, _without_labels(one), config.data) for one in sources])
+    parts = [ranking.measure(predictor, _without_labels(one), config.data) for one in sources]
     labelled = np.concatenate([one.label_mask for one in sources])
     candidates = ~labelled if spec else ~whole.label_mask  # a label that config.data.labels hides need not be drawn
     if spec:
@@ -69,7 +69,7 @@ def run(workdir: str, out: str, spec: str | Sequence[str] | None, count: int, fo
         raise UserError(f'--images: none of {len(paths)} photographs can be read; {broken[min(broken)]}')
       candidates[: len(training)] = False
       candidates[[len(training) + i for i in broken]] = False
-    picks = ranking.rank(measured, labelled, candidates, count, config.seed)
+    picks = ranking.rank(np.concatenate(parts), labelled, candidates, count, config.seed)
     names = [*training.ids, *(sanitize(str(path), 4096) for path in paths)]
     with transaction():
       write_csv(folder / 'suggestions.csv', as_rows(picks, names, training.tasks))
@@ -117,7 +117,6 @@ def as_rows(picks: Sequence[Pick], names: Sequence[str], tasks: Sequence[Task]) 
       'rank': number,
       'image': names[pick.image],
       'task': tasks[pick.task].name,
-      'distance': f'{pick.distance:.3f}',
       'uncertainty': f'{pick.uncertainty:.3f}',
       'why': explain(pick, tasks[pick.task].name),
     }
@@ -127,12 +126,8 @@ def as_rows(picks: Sequence[Pick], names: Sequence[str], tasks: Sequence[Task]) 
 
 def explain(pick: Pick, task: str) -> str:
   """The reasons for a pick, in words."""
-  text = f'{task} has the fewest labels ({pick.labels}); '
-  if pick.distance:
-    text += 'drawn from the images least like those labelled or suggested before'
-  else:
-    text += 'looks the same as an image labelled or suggested before'
-  return text + f'; more uncertain than {pick.uncertainty:.0%} of the images without this label'
+  share = f'more uncertain than {pick.uncertainty:.0%} of the images without this label'
+  return f'{task} has the fewest labels ({pick.labels}); {share}'
 
 
 def _draw(predictor: Predictor, sources: Sequence[Source], picks: Sequence[Pick], names: Sequence[str]) -> np.ndarray:
