@@ -361,6 +361,7 @@ def _local_copy(flag: str, path: str) -> str:
     return hub.local(path)
   if flag == 'images':
     return bucket_copy.local_images(path, '--images')
+  bucket.check_address(f'--{flag}', path)
   if flag == 'out':
     folder, _, name = path.rstrip('/').rpartition('/')
     return os.path.join(bucket.mirror(folder, '--out', fetch=False), name)

@@ -13,6 +13,7 @@ The network computes in float32, whatever config.dtype was. The model's metadata
 classes and value ranges, and the versions that wrote it.
 """
 
+import importlib.metadata
 import json
 from typing import Any
 
@@ -20,7 +21,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-import dmtl_jax
 from dmtl_jax.basics import target
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.data import transforms
@@ -77,7 +77,7 @@ def build(predictor: Predictor, run: str) -> Any:
     opset_imports=[onnx.helper.make_opsetid('', onnx_graph.OPSET)],
     ir_version=onnx_graph.IR_VERSION,
     producer_name='dmtl_jax',
-    producer_version=dmtl_jax.__version__,
+    producer_version=importlib.metadata.version('dmtl_jax'),
   )
   onnx.helper.set_model_props(model, metadata(predictor, run))
   onnx.checker.check_model(model, full_check=True)
@@ -136,7 +136,7 @@ def metadata(predictor: Predictor, run: str) -> dict[str, str]:
     'step': predictor.step,
     'input': {'name': 'image', 'layout': 'batch, height, width, RGB', 'values': '0 to 255', 'size': predictor.size},
     'tasks': tasks,
-    'dmtl_jax': dmtl_jax.__version__,
+    'dmtl_jax': importlib.metadata.version('dmtl_jax'),
     'jax': jax.__version__,
   }
   return {key: x if isinstance(x, str) else json.dumps(x) for key, x in values.items()}

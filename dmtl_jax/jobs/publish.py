@@ -74,7 +74,7 @@ def write(workdir: pathlib.Path, folder: pathlib.Path, repo: str, license: str, 
     )
   convert.write_run(folder, without_paths(config), tasks, variables, number)
   for path in folder.rglob('commit_success.txt'):
-    path.write_text('Checkpoint commit was successful\n')  # Orbax writes the path on this machine
+    path.write_text('Checkpoint commit was successful\n', encoding='utf-8')  # Orbax writes the path on this machine
   if evaluation:
     steps = [s for s, scores in read_step_evaluations(workdir).items() if scores.step == number]
     for name in ('metrics.json', 'confusion.json', 'cost.json', *(f'metrics_{s}.json' for s in steps)):

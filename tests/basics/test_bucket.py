@@ -73,7 +73,7 @@ def test_other_storages_are_refused(scheme, fresh_flags, capsys):
   fresh_flags()
   assert cli.main(['main.py', '--mode=evaluate', f'--workdir={scheme}://my-bucket/run']) == 1
   (line,) = capsys.readouterr().err.splitlines()
-  assert f'{scheme}:// is not supported there; give gs://..., or a path of this machine' in line
+  assert f'{scheme}:// is not supported there; give gs://... or hf://..., or a path of this machine' in line
 
 
 # --- Mirrors ---------------------------------------------------------------------------------
