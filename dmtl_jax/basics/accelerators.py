@@ -22,6 +22,7 @@ class Accelerator:
       newer GPUs.
     bandwidth: bytes per second between memory and chip.
     count: devices.
+    interconnect: bytes per second that the device with the fewest links to others can send; 0 for one device.
     target: how the compiler identifies it: arguments of `get_topology_desc`, or values of a `GpuTargetConfigProto`.
   """
 
@@ -31,26 +32,37 @@ class Accelerator:
   single: float
   bandwidth: float
   count: int = 1
+  interconnect: float = 0.0
   target: Any = None
 
 
-def _tpu(memory: int, flops: float, bandwidth: float, count: int, topology: str, **more) -> Accelerator:
-  return Accelerator('tpu', memory * 2**30, flops, flops, bandwidth, count, dict(topology_name=topology, **more))
+def _tpu(
+  memory: int, flops: float, bandwidth: float, count: int, interconnect: float, topology: str, **more
+) -> Accelerator:
+  target = dict(topology_name=topology, **more)
+  return Accelerator('tpu', memory * 2**30, flops, flops, bandwidth, count, interconnect, target)
 
 
 def _gpu(name: str, memory: float, half: float, single: float, bandwidth: float, **target) -> Accelerator:
-  return Accelerator('gpu', memory, half, single, bandwidth, 1, target | {'name': name})
+  return Accelerator('gpu', memory, half, single, bandwidth, target=target | {'name': name})
 
 
 ONE_CHIP = (1, 1, 1)  # of one host
+FOUR_CHIPS = (2, 2, 1)
 EIGHT_CHIPS = (2, 4, 1)
+# Bytes per second that a link to a neighbour carries one way: the maker's figure for a chip, over both directions and
+# its links. A corner of a slice has two links, but four in a v5e pod of 256, which closes to a torus.
+V4_LINK = V5E_LINK = 50e9
+V5P_LINK = V6E_LINK = 100e9
 ACCELERATORS = {
-  'v4-8': _tpu(32, 275e12, 1228e9, 4, 'v4:2x2x1', chip_config_name='megacore'),
-  'v5e-1': _tpu(16, 197e12, 819e9, 1, 'v5e:1x1', chips_per_host_bounds=ONE_CHIP),
-  'v5e-8': _tpu(16, 197e12, 819e9, 8, 'v5e:2x4', chips_per_host_bounds=EIGHT_CHIPS),
-  'v5p-8': _tpu(95, 459e12, 2765e9, 4, 'v5p:2x2x1'),
-  'v6e-1': _tpu(32, 918e12, 1640e9, 1, 'v6e:1x1', chips_per_host_bounds=ONE_CHIP),
-  'v6e-8': _tpu(32, 918e12, 1640e9, 8, 'v6e:2x4', chips_per_host_bounds=EIGHT_CHIPS),
+  'v4-8': _tpu(32, 275e12, 1228e9, 4, 2 * V4_LINK, 'v4:2x2x1', chip_config_name='megacore'),
+  'v5e-1': _tpu(16, 197e12, 819e9, 1, 0, 'v5e:1x1', chips_per_host_bounds=ONE_CHIP),
+  'v5e-8': _tpu(16, 197e12, 819e9, 8, 2 * V5E_LINK, 'v5e:2x4', chips_per_host_bounds=EIGHT_CHIPS),
+  'v5e-64': _tpu(16, 197e12, 819e9, 64, 2 * V5E_LINK, 'v5e:8x8', chips_per_host_bounds=FOUR_CHIPS),
+  'v5e-256': _tpu(16, 197e12, 819e9, 256, 4 * V5E_LINK, 'v5e:16x16', chips_per_host_bounds=FOUR_CHIPS),
+  'v5p-8': _tpu(95, 459e12, 2765e9, 4, 2 * V5P_LINK, 'v5p:2x2x1'),
+  'v6e-1': _tpu(32, 918e12, 1640e9, 1, 0, 'v6e:1x1', chips_per_host_bounds=ONE_CHIP),
+  'v6e-8': _tpu(32, 918e12, 1640e9, 8, 2 * V6E_LINK, 'v6e:2x4', chips_per_host_bounds=EIGHT_CHIPS),
   't4': _gpu(
     'Tesla T4', 15.8e9, 65e12, 8.1e12, 320e9,
     major=7, minor=5, cores=40, threads=1024, shared=65536, l2=4 << 20, ghz=1.59,

@@ -8,7 +8,7 @@ import time
 import jax
 import jax.numpy as jnp
 
-from dmtl_jax.basics import accelerators, sharding, target
+from dmtl_jax.basics import accelerators, collectives, sharding, target
 from dmtl_jax.inference.forward import jit_predict_fn
 from dmtl_jax.models import build_model, counting
 from dmtl_jax.models.inputs import variable_shapes
@@ -77,8 +77,9 @@ def measure(traced: jax.stages.Traced, dtype: str, accelerator: accelerators.Acc
 
   Returns:
     {'fits', 'bytes' per device or None, 'arguments', 'temporaries' or None, 'flops' of all products, 'traffic' in bytes
-    or None (if the compiler does not count), 'seconds': a lower bound for a device, 'compile_seconds',
-    'largest': lines, 'error': the compiler's message or ''}.
+    or None (if the compiler does not count), 'seconds': a lower bound for a device, 'collectives': {kind: {'count',
+    'bytes' sent by a device}}, 'exchange_seconds': a lower bound for them, 'compile_seconds', 'largest': lines,
+    'error': the compiler's message or ''}.
   """
   began = time.perf_counter()
   error = ''
@@ -94,18 +95,26 @@ def measure(traced: jax.stages.Traced, dtype: str, accelerator: accelerators.Acc
     if 'RESOURCE_EXHAUSTED' not in error:
       raise
   result = {'fits': False, 'bytes': None, 'arguments': None, 'temporaries': None, 'traffic': None, 'largest': []}
+  found: dict[str, collectives.Exchange] = {}
   if compiled:
+    text = compiled.as_text()
     stats = compiled.memory_analysis()
     result['bytes'] = cost.planned_bytes(compiled)
     result['arguments'] = stats.argument_size_in_bytes
     result['temporaries'] = stats.temp_size_in_bytes
     result['fits'] = result['bytes'] <= accelerator.memory
     result['traffic'] = (compiled.cost_analysis() or {}).get('bytes accessed')
-    result['largest'] = find_largest(compiled.as_text())
+    result['largest'] = find_largest(text)
+    found = collectives.find(text, accelerator.count)
   peak = accelerator.single if dtype == 'float32' else accelerator.half
   seconds = max(flops / peak, (result['traffic'] or 0) / accelerator.bandwidth)
+  sent = sum(each.bytes for each in found.values())
+  exchange = {
+    'collectives': {kind: each._asdict() for kind, each in found.items()},
+    'exchange_seconds': sent / accelerator.interconnect if accelerator.interconnect else 0.0,
+  }
   spent = {'flops': flops, 'seconds': seconds, 'compile_seconds': time.perf_counter() - began}
-  return result | spent | {'error': error}
+  return result | spent | exchange | {'error': error}
 
 
 def find_largest(text: str) -> list[str]:
@@ -166,6 +175,22 @@ def memory_of(result: dict) -> str:
   return f'{size(result["bytes"])} a device: {parts}'
 
 
+def exchange_lines(result: dict) -> list[str]:
+  """What the devices exchange, the time that takes, and the efficiency that leaves, in two lines; none for one device.
+
+  Efficiency is the least time of one device's own work by that of work and exchange: one after the other, and at once.
+  """
+  if not result['exchange_seconds']:
+    return []
+  kinds = [f'{each["count"]} {kind} {size(each["bytes"])}' for kind, each in result['collectives'].items()]
+  work, exchange = (result[name] for name in ('seconds', 'exchange_seconds'))
+  return [
+    f'  a device sends {", ".join(kinds)}: {exchange:.3g} s at the very least',
+    f'  efficiency of many devices: {work / (work + exchange):.0%} if work waits for it, '
+    f'{work / max(work, exchange):.0%} if it does not',
+  ]
+
+
 def as_text(planned: dict, config) -> str:
   """The result of `plan` as lines of text."""
   lines = [f'for {planned["devices"]} ({planned["for"]}, {size(planned["memory"])} each), compiled without one:']
@@ -178,6 +203,7 @@ def as_text(planned: dict, config) -> str:
       f'  {result["flops"] / 1e12:.3g} TFLOP{traffic} a device: {result["seconds"]:.3g} s at the very least; '
       f'compiled in {result["compile_seconds"]:.0f} s'
     )
+    lines += exchange_lines(result)
     lines += ['  largest arrays (which share memory where they can):'] if result['largest'] else []
     lines += [f'    {line}' for line in result['largest']]
   lines += ['what would make the training step fit:'] if planned['advice'] else []

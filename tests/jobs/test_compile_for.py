@@ -1,5 +1,6 @@
 """Compiling for an accelerator that is not here: the plan, and that tracing is for that accelerator."""
 
+import dataclasses
 import importlib.util
 import json
 import subprocess
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 import pytest
 
 from dmtl_jax import cli
-from dmtl_jax.basics import accelerators, sharding, target
+from dmtl_jax.basics import accelerators, collectives, sharding, target
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.jobs import compile_for, summary
 from dmtl_jax.models.parts.layers import convolve
@@ -73,6 +74,23 @@ def test_a_plan_is_that_of_the_step_that_training_compiles(config, monkeypatch):
   assert 'inference, 2 images: fits' in text
   assert len(train['largest']) == compile_for.SHOWN
   json.dumps(planned)
+
+
+def test_many_devices_come_with_what_they_exchange(monkeypatch):
+  pretend(monkeypatch, 1e9)
+  chip = accelerators.ACCELERATORS['cpu']
+  step = jax.jit(lambda x: x @ x).trace(jnp.zeros((4, 4)))
+  one = compile_for.measure(step, 'float32', chip)
+  monkeypatch.setattr(
+    collectives, 'find', lambda text, devices: {'all-reduce': collectives.Exchange(3, 1000.0 * devices)}
+  )
+  two = compile_for.measure(step, 'float32', dataclasses.replace(chip, count=2, interconnect=500.0))
+  assert compile_for.exchange_lines(one) == []
+  assert two['collectives'] == {'all-reduce': {'count': 3, 'bytes': 2000.0}}
+  assert two['exchange_seconds'] == 4.0
+  exchange, efficiency = compile_for.exchange_lines(two | {'seconds': 12.0})
+  assert exchange == '  a device sends 3 all-reduce 0.00191 MiB: 4 s at the very least'
+  assert '75% if work waits for it, 100% if' in efficiency
 
 
 def test_what_does_not_fit_comes_with_what_would(config, monkeypatch):
@@ -157,12 +175,18 @@ def test_the_real_compilers_where_they_are_installed(name, monkeypatch):
   assert {device.platform for device in devices} == {chosen.platform}
   with target.compiling_for(chosen.platform, devices):
     mesh = sharding.make_mesh()
-    batch = jax.ShapeDtypeStruct((8, 16, 16, 64), jnp.float32, sharding=sharding.by_image(mesh))
+    count = 8 * chosen.count
+    batch = jax.ShapeDtypeStruct((count, 16, 16, 64), jnp.float32, sharding=sharding.by_image(mesh))
     kernel = jax.ShapeDtypeStruct((3, 3, 64, 64), jnp.float32, sharding=sharding.replicated(mesh))
     planned = compile_for.measure(jax.jit(lambda *a: convolve(*a)).trace(batch, kernel), 'float32', chosen)
+    gradient = jax.jit(jax.grad(lambda kernel, x: convolve(x, kernel).sum())).trace(kernel, batch)
+    planned_gradient = compile_for.measure(gradient, 'float32', chosen)
   assert planned['fits']
-  assert planned['bytes'] > 8 / chosen.count * 16 * 16 * 64 * 4
-  assert planned['flops'] == 2 * 8 * 16 * 16 * 9 * 64 * 64 / chosen.count  # not half of it, which Winograd's would be
+  assert planned['bytes'] > 8 * 16 * 16 * 64 * 4
+  assert planned['flops'] == 2 * 8 * 16 * 16 * 9 * 64 * 64  # not half of it, which Winograd's would be
+  assert planned['collectives'] == {}
+  sent = sum(each['bytes'] for each in planned_gradient['collectives'].values())
+  assert sent == pytest.approx(2 * (1 - 1 / chosen.count) * 9 * 64 * 64 * 4, rel=0.02)
 
 
 def test_the_command_line_alone_does_not_import_jax():
