@@ -166,12 +166,20 @@ def build(
   images = config.train.batch // (mesh.size * config.train.accumulate)
   step = train_step(config, model, tx, images * facts.most_labels, mesh.size)
   update = jax.jit(step, donate_argnums=0, out_shardings=(shardings, sharding.replicated(mesh)))
-  init = jax.jit(init, out_shardings=shardings)
+  init = jax.jit(init, out_shardings=shardings, compiler_options=_options_of_init())
   batches = pipeline.train_iterator(
     source, config.data, config.train.batch, config.seed, jax.process_index(), jax.process_count()
   )
   weights = label_weights(source, config.data)
   return Training(mesh, facts, source, val, model, steps, schedule, shardings, update, init, batches, weights)
+
+
+def _options_of_init() -> dict[str, int] | None:
+  """XLA's options for the program of the first weights, which runs once: compiled quickly, with the same bits.
+
+  For `scenes` on a CPU it took 23.8 s of processor time to compile, 7.8 without optimisation.
+  """
+  return {'xla_backend_optimization_level': 0} if jax.default_backend() == 'cpu' else None
 
 
 def label_weights(source, data_config) -> np.ndarray | None:

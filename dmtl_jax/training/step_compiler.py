@@ -34,12 +34,10 @@ class StepCompiler:
 
   def result(self, training: setup.Training):
     """The compiled step; waits for it. Raises what the compiler raised in the thread."""
-    if self._compiled is None or training.facts != self._facts:
+    compiled = self._compiled if training.facts == self._facts else None
+    if compiled is None or not compiled.done():
       say('compiling the training step')
-      return compile_step(self._config, training)
-    if not self._compiled.done():
-      say('compiling the training step')
-    return self._compiled.result()
+    return compiled.result() if compiled else compile_step(self._config, training)
 
   def _run(self, training: setup.Training, compiled: concurrent.futures.Future):
     try:

@@ -22,9 +22,9 @@ sys.exit(cli.main(['main.py', '--mode=nonsense']))
 """
 
 
-def make_config(path, labels='one', count=6):
+def make_config(path, labels='one'):
   config = scenes.get_config(f'method=mtl_baseline,labels={labels}')
-  config.data.update(dir=str(path), train_count=count, val_count=1, size=(16, 24), tasks=('depth', 'semseg'))
+  config.data.update(dir=str(path), train_count=6, val_count=1, size=(16, 24), tasks=('depth', 'semseg'))
   config.model.update(width=8, channels=8, decoder_blocks=1)
   config.train.batch = 2
   return config
