@@ -46,7 +46,7 @@ from absl import flags, logging
 from ml_collections import config_flags
 
 from dmtl_jax import configs
-from dmtl_jax.basics import accelerators, bucket, bucket_copy, streams
+from dmtl_jax.basics import accelerators, bucket, bucket_copy, stopping, streams
 from dmtl_jax.basics.errors import check_local, closest, print_error, program, sanitize, unknown_value_error, UserError
 from dmtl_jax.configs import common, fields
 from dmtl_jax.inference import images
@@ -221,6 +221,15 @@ _UNREADABLE = (
 
 def main(argv: list[str] = sys.argv) -> int:
   """Runs one job; returns the exit status: 0, or 1 after printing an error."""
+  status = 1
+  try:
+    status = _main(argv)
+  finally:
+    stopping.exit_while_compiling(status)
+  return status
+
+
+def _main(argv: list[str]) -> int:
   streams.secure()
   if any(arg in ('-h', '--help', '-help') for arg in argv[1:]):
     _, _, keys = common.__doc__.partition('\n\n')

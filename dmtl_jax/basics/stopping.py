@@ -1,5 +1,6 @@
 """What ends a job early: Ctrl-C, SIGTERM (which schedulers send) and disk errors."""
 
+import atexit
 from collections.abc import Callable, Iterator
 import contextlib
 import errno
@@ -17,6 +18,7 @@ DISK_ERRORS = (
 
 RUN_IS_WHOLE = 'what was saved is whole, and the run goes on from its last checkpoint'
 NOTICE = 'Ctrl-C: saves and stops as soon as the step or compilation under way ends; Ctrl-C again quits immediately'
+COMPILING = 'compiling'  # name of threads that compile
 PATIENCE = 3  # seconds after which a second Ctrl-C ends the process even if Python has not handled it
 
 
@@ -72,6 +74,27 @@ def shielded() -> Iterator[None]:
   finally:
     for number, handler in before.items():
       signal.signal(number, handler)
+
+
+def exit_while_compiling(status: int):
+  """Makes the process end with this exit status even while a thread is compiling.
+
+  Python's own exit would take apart what XLA is using in that thread.
+  """
+  if _is_compiling():
+    atexit.register(_exit_if_compiling, status)  # registered last, so it runs before JAX's own
+
+
+def _is_compiling() -> bool:
+  return any(thread.name == COMPILING for thread in threading.enumerate())
+
+
+def _exit_if_compiling(status: int):
+  if _is_compiling():
+    for stream in (sys.stdout, sys.stderr):
+      with contextlib.suppress(OSError, ValueError):  # full or closed
+        stream.flush()
+    os._exit(status)
 
 
 def _stop(*_):

@@ -24,6 +24,7 @@ from dmtl_jax.runs.checkpoints import Checkpoints
 from dmtl_jax.runs.log import Log
 from dmtl_jax.runs.trackers import Tracker
 from dmtl_jax.training import bad_numbers, class_weights, cost, periodic, setup
+from dmtl_jax.training.step_compiler import expect, StepCompiler
 
 PREDICTED_BY = 'predicted_by.json'
 
@@ -48,6 +49,9 @@ def run(config, workdir: str, force: bool = False) -> dict | None:
       sharding.on_first_host(workdir_lib.check_config, workdir, config)
     if not fresh:
       config = run_tasks.match(config, workdir_lib.read_tasks(workdir), workdir, force)
+    compiler = StepCompiler(config)
+    if fresh:  # only the checkpoint tells whether another run has steps left
+      compiler.start(expect(config))
     data = setup.open_data(config)
     weights = sharding.on_first_host(
       class_weights.of_run, config.class_weights, data.train, config.data, workdir, fresh or force
@@ -55,11 +59,13 @@ def run(config, workdir: str, force: bool = False) -> dict | None:
     training = setup.build(config, data.train, data.val, mesh_and_model, sharding.gather(weights)[0])
     if not (fresh or force):
       sharding.on_first_host(check_labels, workdir, training.source)
+    if fresh:
+      compiler.start(training)
     lines = check.first_lines(config, data.train, data.val, data.left_out)
     say('\n'.join(filter(None, [*lines, class_weights.describe(training.model.tasks)])))
     with closing(Tracker(config.train.tracker, workdir, workdir_lib.to_json(config), resumes=not fresh)) as tracker:
       with StopSignal() as stop:
-        if not train(training, config, workdir, stop, tracker):
+        if not train(training, compiler, config, workdir, stop, tracker):
           return None
         bucket.share(workdir)
         try:
@@ -76,7 +82,9 @@ def run(config, workdir: str, force: bool = False) -> dict | None:
     return result
 
 
-def train(training: setup.Training, config, workdir: str, stop: StopSignal, tracker: Tracker) -> bool:
+def train(
+  training: setup.Training, compiler: StepCompiler, config, workdir: str, stop: StopSignal, tracker: Tracker
+) -> bool:
   """Trains to the last step; returns False when Ctrl-C or SIGTERM stopped it earlier."""
   source, batches = training.source, training.batches
   with ExitStack() as stack:
@@ -98,12 +106,8 @@ def train(training: setup.Training, config, workdir: str, stop: StopSignal, trac
     )
     evaluation = periodic.Periodic(evaluator, config.train, training.steps, log, stop, checkpoints.notes)
     if start < steps:
-      say('compiling the training step')
-      size = tuple(config.data.size)
-      weighted = training.label_weights is not None
-      shapes = cost.abstract_batch(config.train.batch, size, source.tasks, training.mesh, weighted)
-      update = training.update.lower(state, shapes, 1).compile()
-      counted = counting.summarize(training.model, size, config.eval.diffusion_steps)
+      counted = counting.summarize(training.model, tuple(config.data.size), config.eval.diffusion_steps)
+      update = compiler.result(training)
       sharding.on_first_host(cost.write, workdir, counted, config.train.batch, update)
     progress = stack.enter_context(Progress('training', steps, 'step', start))
 
