@@ -88,8 +88,14 @@ ONLY = {
     'port': 'app', 'pred': 'boundary', 'gt': 'boundary', 'ignore': 'boundary',
     'tolerance': 'boundary', 'thresholds': 'boundary', 'thin': 'boundary', 'workers': 'boundary',
 }  # fmt: skip
-PATHS = ('workdir', 'images', 'out', 'workdirs', 'replay', 'pred', 'gt', 'page', 'from', 'colors')
-IN_BUCKET = ('workdir', 'workdirs', 'images', 'out')  # those that may be gs:// addresses; of a study, none
+PATHS = ('workdir', 'images', 'out', 'workdirs', 'checkpoint', 'replay', 'pred', 'gt', 'page', 'from', 'colors')
+IN_BUCKET = (
+  'workdir',
+  'workdirs',
+  'images',
+  'out',
+  'checkpoint',
+)  # those that may be gs:// addresses; of a study, none
 
 _CONFIG = config_flags.DEFINE_config_file(
   'config', None, 'Config file, configs/NAME.py[:key=value,...].', lock_config=False, accept_new_attributes=True
@@ -319,13 +325,14 @@ def _check_flags(config: str | bool | None, overrides: list):
   for name in PATHS:
     for path in (flags.FLAGS[name].value or '').split(','):
       schemes = [bucket.SCHEME] if name in IN_BUCKET and mode != 'study' else []
-      schemes += ['hf'] if name.startswith('workdir') else []
+      schemes += ['hf'] if name in ('workdir', 'workdirs', 'checkpoint') else []
       check_local(f'--{name}', path.strip(), schemes)
   if mode in ('train', 'convert', 'publish') and _WORKDIR.value:
     hub.check_folder('--workdir', _WORKDIR.value)
   if mode == 'evaluate' and _OUT.value and not hub.is_address(_WORKDIR.value):
     raise UserError('--out: --mode=evaluate writes to --workdir, unless that is a run on the Hub; leave it out')
-  is_run = _CHECKPOINT.value and (hub.is_address(_CHECKPOINT.value) or os.path.isdir(_CHECKPOINT.value))
+  checkpoint = _CHECKPOINT.value or ''
+  is_run = hub.is_address(checkpoint) or bucket.is_address(checkpoint) or os.path.isdir(checkpoint)
   if (config or overrides) and (mode in TRAINED or (mode == 'convert' and is_run)):
     raise UserError(f'--config: --mode={mode} takes the config that a run was trained with; leave it out')
   if config and mode == 'study':
@@ -348,7 +355,7 @@ def _check_flags(config: str | bool | None, overrides: list):
 
 def _use_local_copies():
   """Sets flags that are addresses on the Hub or in a bucket to the local copies of what is there."""
-  for name in (*IN_BUCKET, 'checkpoint'):
+  for name in IN_BUCKET:
     flag = flags.FLAGS[name]
     parts = [part.strip() for part in (flag.value or '').split(',')]
     if any(hub.is_address(part) or bucket.is_address(part) for part in parts):
@@ -362,6 +369,7 @@ def _local_copy(flag: str, path: str) -> str:
   if flag == 'images':
     return bucket_copy.local_images(path, '--images')
   if flag == 'out':
+    bucket.check_address('--out', path, depth=1)
     folder, _, name = path.rstrip('/').rpartition('/')
     return os.path.join(bucket.mirror(folder, '--out', fetch=False), name)
   return bucket.mirror(path, f'--{flag}')

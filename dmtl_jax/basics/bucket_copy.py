@@ -82,7 +82,7 @@ def sync(store: Any, source: str, folder: pathlib.Path, name: str, pattern: str 
       (folder / gone).unlink(missing_ok=True)
       del copied[gone]
     # From now on a file that is here is the one recorded, or recorded as [], whatever interrupts the copy.
-    write_json(facts, copied | there | dict.fromkeys(stale & there.keys(), []))
+    write_json(facts, copied | there | {n: [] for n in stale & there.keys()})
     try:
       _download(store, source, folder, {n: there[n] for n in there if n in stale or not (folder / n).is_file()}, name)
     except OSError as error:
