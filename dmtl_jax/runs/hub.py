@@ -18,6 +18,7 @@ import huggingface_hub
 from huggingface_hub import constants
 from huggingface_hub import utils as hub_utils
 
+from dmtl_jax.basics import errors
 from dmtl_jax.basics.errors import sanitize, UserError
 from dmtl_jax.basics.progress import Progress, say
 
@@ -123,7 +124,9 @@ def download_run(text: str) -> pathlib.Path:
           _fetch(address.repo, name, commit)
         done += size
         progress.update((done >> 20) - progress.done)
-  return _finish(address, 'config.json', commit).parent
+  folder = _finish(address, 'config.json', commit).parent
+  errors.aliases[str(folder)] = name_of(folder)
+  return folder
 
 
 def download_file(address: Address, name: str) -> pathlib.Path:

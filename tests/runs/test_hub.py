@@ -7,6 +7,7 @@ import time
 from huggingface_hub import constants
 import pytest
 
+from dmtl_jax.basics import errors
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.configs import common
 from dmtl_jax.jobs import train
@@ -73,6 +74,14 @@ def test_only_the_files_of_a_run_are_downloaded(hub_server, repo):
   assert not any(name in request for request in hub_server.requests for name in others)
   assert (folder / WEIGHTS).read_bytes() == b'weights'
   assert hub.name_of(folder) == f'hf://me/run@{repo.head}'
+
+
+def test_messages_name_the_address_of_a_downloaded_run(repo, capsys, monkeypatch):
+  monkeypatch.setattr(errors, 'aliases', {})
+  folder = hub.download_run('hf://me/run')
+  capsys.readouterr()
+  errors.print_error(UserError(f'{folder}/config.json: damaged'))
+  assert capsys.readouterr().err == f'Error: hf://me/run@{repo.head}/config.json: damaged\n'
 
 
 def test_config_comes_last_so_that_a_part_is_no_run(hub_server, repo, monkeypatch):
