@@ -2,7 +2,7 @@
 
 A run is downloaded into the cache of `huggingface_hub`, one folder per commit, and nothing of ours is written there.
 Only the files of a run are taken (`RUN_FILES`); their names, number and sizes are checked before the first one. The
-last is config.json, so that a folder that has it is whole.
+last is config.json, so that a folder that has it beside weights is whole.
 """
 
 from collections.abc import Iterator
@@ -115,7 +115,10 @@ def download_run(text: str) -> pathlib.Path:
   commit = find_commit(address, 'config.json')
   if commit != address.revision:
     say(f'{text}: commit {commit}')
-  if not _cached(address.repo, 'config.json', commit):
+  cached = _cached(address.repo, 'config.json', commit)
+  if cached is None or not any(
+    cached.parent.glob('checkpoints/*/variables/**/d/*')
+  ):  # other programs may fetch only config.json
     sizes = _list_run(address, commit)
     with Progress(f'downloading {address.repo}', sum(sizes.values()) >> 20, 'MB') as progress, _no_bars():
       done = 0

@@ -137,6 +137,11 @@ def test_a_pinned_run_in_the_cache_needs_no_listing(hub_server, repo):
   assert hub_server.requests == []
 
 
+def test_a_config_that_another_program_fetched_is_no_run(repo):
+  hub.download_file(hub.Address('me/run'), 'config.json')
+  assert (hub.download_run('hf://me/run') / WEIGHTS).read_bytes() == b'weights'
+
+
 def test_without_a_network_the_cache_is_used_and_said(hub_server, repo, monkeypatch, capsys):
   folder = hub.download_run('hf://me/run')
   hub_server.stop()
