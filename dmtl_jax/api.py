@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from dmtl_jax import configs
-from dmtl_jax.basics.errors import sanitize, UserError
+from dmtl_jax.basics.errors import check_local, sanitize, UserError
 from dmtl_jax.configs import check as check_config
 from dmtl_jax.datasets.source import Source
 from dmtl_jax.imports.classes import Options
@@ -179,9 +179,9 @@ def evaluate(
     >>> metrics = dmtl_jax.evaluate('runs/scenes', 'latest')
     >>> metrics = dmtl_jax.evaluate('runs/scenes', **{'eval.diffusion_steps': 4})  # writes metrics_4.json
   """
-  folder = hub.local(workdir)
+  folder = _run_folder(workdir)
   config = _set_fields(workdir_lib.read_config(folder), fields)
-  return evaluate_job.run(config, folder, str(step), predictions, force, None if out is None else os.fspath(out))
+  return evaluate_job.run(config, folder, str(step), predictions, force, _local_folder(out))
 
 
 def predict(
@@ -212,7 +212,7 @@ def predict(
     >>> dmtl_jax.predict('runs/scenes', ['photos', 'walk.mp4'], 'maps', samples=8)
     True
   """
-  return not predict_job.run(os.fspath(workdir), str(step), _paths(images), os.fspath(out), samples, zoom)
+  return not predict_job.run(os.fspath(workdir), str(step), _paths(images), _local_folder(out), samples, zoom)
 
 
 def predict_labels(
@@ -242,8 +242,7 @@ def predict_labels(
     True
   """
   files = None if images is None else _paths(images)
-  place = None if out is None else os.fspath(out)
-  return not predict_labels_job.run(hub.local(workdir), str(step), files, place, confidence=confidence)
+  return not predict_labels_job.run(_run_folder(workdir), str(step), files, _local_folder(out), confidence=confidence)
 
 
 def suggest(
@@ -270,7 +269,8 @@ def suggest(
     >>> dmtl_jax.suggest('runs/mine', 'next', count=20)
     True
   """
-  return not suggest_job.run(hub.local(workdir), os.fspath(out), None if images is None else _paths(images), count)
+  photographs = None if images is None else _paths(images)
+  return not suggest_job.run(_run_folder(workdir), _local_folder(out), photographs, count)
 
 
 def publish(workdir: str | os.PathLike, to: str, license: str, private: bool = False, step: str | int = 'best') -> str:
@@ -313,6 +313,19 @@ def app(workdir: str | os.PathLike) -> Any:
 
 def _paths(images: str | os.PathLike | Sequence[str | os.PathLike]) -> str | list[str]:
   return os.fspath(images) if isinstance(images, (str, os.PathLike)) else [os.fspath(path) for path in images]
+
+
+def _run_folder(workdir: str | os.PathLike) -> str:
+  """The folder of a run, downloaded from the Hub; raises UserError for one in a bucket: results would not get there."""
+  check_local('workdir', os.fspath(workdir), ('hf',))
+  return hub.local(workdir)
+
+
+def _local_folder(out: Any) -> Any:
+  """The path of a folder for results, or None; raises UserError for an address, which only the command line takes."""
+  if out is not None:
+    check_local('out', os.fspath(out))
+  return out if out is None else os.fspath(out)
 
 
 def _set_fields(config: ConfigDict, fields: dict[str, Any]) -> ConfigDict:

@@ -48,14 +48,16 @@ def is_address(path: str | os.PathLike) -> bool:
   return os.fspath(path).startswith(f'{SCHEME}://')
 
 
-def check_address(where: str, address: str):
+def check_address(where: str, address: str, depth: int = 0):
   """Raises UserError for an address that names no folder in a bucket, or if the library for buckets is missing.
 
   Args:
     where: flag or field; begins the sentence.
+    depth: how many folders it names at least; 0: it may be the bucket itself.
   """
   bucket, *parts = address.removeprefix(f'{SCHEME}://').rstrip('/').split('/')
-  if not (BUCKET_NAME.fullmatch(bucket) and all(map(files.is_id, parts)) and not set('#?[]*') & set(address)):
+  is_folder = len(parts) >= depth and all(map(files.is_id, parts)) and not set('#?[]*') & set(address)
+  if not (BUCKET_NAME.fullmatch(bucket) and is_folder):
     raise UserError(f"{where}: '{sanitize(address)}' is no folder in a bucket; give gs://BUCKET/FOLDER")
   check_library(where)
 
@@ -83,7 +85,11 @@ def mirror(address: str, where: str, fetch: bool = True) -> str:
       return folder
   made = Mirror(address, _open_store(address), functools.partial(_list_names, address))
   if fetch:
-    made.fetch()
+    try:
+      made.fetch()
+    except UserError:
+      made.remove()  # or the next call would take it for the run
+      raise
   return str(made.folder)
 
 
@@ -123,8 +129,8 @@ class Mirror:
     self.address = address
     self.store = store
     self._list_names = list_names
-    temporary = tempfile.mkdtemp(prefix='dmtl_jax.')
-    self.folder = pathlib.Path(temporary, address.rpartition('/')[2])  # a report names runs by their last folder
+    temporary = pathlib.Path(tempfile.mkdtemp(prefix='dmtl_jax.')).resolve()
+    self.folder = temporary / address.rpartition('/')[2]  # a report names runs by their last folder
     self.folder.mkdir()
     self.lock: Any = None
     self._stored: dict[str, tuple[int, int]] = {}  # {name: stamp of the file} as in the bucket
@@ -132,15 +138,23 @@ class Mirror:
     errors.aliases[str(self.folder)] = address
     atexit.register(shutil.rmtree, temporary, ignore_errors=True)
 
+  def remove(self):
+    """Removes the folder; what lies in the bucket stays."""
+    del _mirrors[str(self.folder)]
+    shutil.rmtree(self.folder.parent, ignore_errors=True)
+
   def fetch(self):
     """Copies the small files of the bucket into the folder; raises OutageError."""
     with report_outages(self.address):
       names = [name for name in self._list_names() if MIRRORED.fullmatch(name) and _is_usable(name)]
       for some in _chunks(names):
         for name, read in [(name, self.store.read(name)) for name in some]:
+          found = read.result()
+          if found.state != 'value':  # deleted since it was listed
+            continue
           path = self.folder / name
           path.parent.mkdir(parents=True, exist_ok=True)
-          path.write_bytes(read.result().value)
+          path.write_bytes(found.value)
           self._stored[name] = _stamp(path)
 
   def push(self):
@@ -156,19 +170,30 @@ class Mirror:
       return
     if self.lock:
       self.lock.check()
-    paths = (path for path in self.folder.rglob('*') if path.is_file() and not path.name.startswith('.'))
-    here = {path.relative_to(self.folder).as_posix(): _stamp(path) for path in paths}
+    here = self._files()
     changed = [name for name, stamp in here.items() if self._stored.get(name) != stamp]
     with report_outages(self.address):
       for names in ([n for n in changed if '/' in n], [n for n in changed if '/' not in n]):
         for some in _chunks(names):
-          writes = {name: self.store.write(name, self._content(name)) for name in some}
+          writes = {}
+          for name in some:
+            with contextlib.suppress(FileNotFoundError):  # see `_files`
+              writes[name] = self.store.write(name, self._content(name))
           for name, write in writes.items():
             write.result()
             self._stored[name] = here[name]
       for name in [name for name in self._stored if name not in here]:
         self.store.write(name, None).result()
         del self._stored[name]
+
+  def _files(self) -> dict[str, tuple[int, int]]:
+    """{name: stamp} of the folder's files. A tracker's process may remove its own at any time."""
+    found = {}
+    for path in self.folder.rglob('*'):
+      with contextlib.suppress(FileNotFoundError):
+        if path.is_file() and not path.name.startswith('.'):
+          found[path.relative_to(self.folder).as_posix()] = _stamp(path)
+    return found
 
   def _content(self, name: str) -> bytes:
     """The content of a file; of a report, which names folders, with addresses for the mirrors."""

@@ -5,7 +5,6 @@ A copy is made once. Later only what changed in the bucket since is copied, and 
 
 import base64
 from concurrent import futures
-import contextlib
 import fcntl
 import fnmatch
 import functools
@@ -77,21 +76,22 @@ def sync(store: Any, source: str, folder: pathlib.Path, name: str, pattern: str 
     if not there:
       raise UserError(f'{name}{"/" * bool(pattern)}{pattern}: no file there; check the address')
     copied = _read(facts)
-    with contextlib.suppress(FileNotFoundError):
-      facts.unlink()  # a copy that is interrupted is checked file by file
-    wanted = [n for n, fact in there.items() if copied.get(n) != fact or not (folder / n).is_file()]
-    missing = [n for n in wanted if copied or not _is_same(folder / n, there[n])]
+    stale = {n for n in copied if copied[n] != there.get(n) and (n in there or _matches(n, pattern))}
+    stale |= {n for n in there.keys() - copied.keys() if not _is_same(folder / n, there[n])}
+    for gone in stale - there.keys():
+      (folder / gone).unlink(missing_ok=True)
+      del copied[gone]
+    # From now on a file that is here is the one recorded, or recorded as [], whatever interrupts the copy.
+    write_json(facts, copied | there | {n: [] for n in stale & there.keys()})
     try:
-      _download(store, source, folder, {n: there[n] for n in missing}, name)
-      for gone in [] if pattern else copied.keys() - there.keys():
-        (folder / gone).unlink(missing_ok=True)
+      _download(store, source, folder, {n: there[n] for n in there if n in stale or not (folder / n).is_file()}, name)
     except OSError as error:
       if error.errno is None:  # gcsfs's
         raise
       raise UserError(
         f'{folder}: {os.strerror(error.errno)}; make room for a copy of {name}, or set XDG_CACHE_HOME'
       ) from error
-    write_json(facts, (copied if pattern else {}) | there)
+    write_json(facts, copied | there)
 
 
 def _list(store: Any, source: str, pattern: str) -> dict[str, list]:
@@ -129,8 +129,12 @@ def _download(store: Any, source: str, folder: pathlib.Path, wanted: dict[str, l
     futures.ThreadPoolExecutor(AT_ONCE) as pool,
     Progress(f'copying {name}, {megabytes:.0f} MB,', len(wanted), 'file') as progress,
   ):
-    for done in futures.as_completed([pool.submit(fetch, file) for file in wanted]):
-      progress.update(1, done.result())
+    try:
+      for done in futures.as_completed([pool.submit(fetch, file) for file in wanted]):
+        progress.update(1, done.result())
+    except BaseException:
+      pool.shutdown(wait=False, cancel_futures=True)  # or the end of the block would wait for all of them
+      raise
 
 
 def _is_same(path: pathlib.Path, facts: list) -> bool:

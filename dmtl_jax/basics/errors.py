@@ -77,7 +77,7 @@ def check_local(where: str, path: str, schemes: Sequence[str] = ()):
     schemes: of addresses that are supported there.
   """
   match = re.match(r'([A-Za-z][A-Za-z0-9+.-]*)://', path)
-  if match and match[1].lower() not in schemes:
+  if match and match[1] not in schemes:  # GS:// is none: we only know gs://
     raise UserError(
       f"{where}: '{sanitize(path)}' is an address, and {match[1]}:// is not supported there; give "
       + (f'{" or ".join(f"{scheme}://..." for scheme in schemes)}, or ' if schemes else '')

@@ -49,8 +49,9 @@ def run(workdir: str, to: str, license: str | None, private: bool = False, step:
   hub.check_folder('--workdir', workdir)
   with tempfile.TemporaryDirectory() as temporary:
     folder = pathlib.Path(temporary) / 'run'
-    number = write(pathlib.Path(workdir), folder, repo, license, step)
-    say(f'to {hub.SCHEME}{repo}, {"private" if private else "public"}, license {license}:\n{describe(folder)}')
+    number = write(workdir_lib.resolve_run(workdir), folder, repo, license, step)
+    visibility = 'private' if private else 'public unless it is private there already'
+    say(f'to {hub.SCHEME}{repo}, {visibility}, license {license}:\n{describe(folder)}')
     commit = hub.upload(folder, repo, private, f'Step {number} of a run of dmtl_jax')
   say(f"in Python: dmtl_jax.load('{hub.SCHEME}{repo}'), for good dmtl_jax.load('{hub.SCHEME}{repo}@{commit}')")
   url = f'{constants.ENDPOINT}/{repo}'

@@ -5,6 +5,7 @@ not renewed for STALE seconds was left by a machine that vanished, and is taken 
 process of this machine that is no longer there.
 """
 
+import contextlib
 import json
 import os
 import secrets
@@ -35,14 +36,26 @@ class BucketLock:
     self._content = json.dumps({'token': self._token, 'process': _identity(os.getpid())}).encode()
     self._is_lost = False
     self._closed = threading.Event()
+    self._writing = threading.Lock()
     with bucket.report_outages(mirror.address):
       self._generation = self._acquire()
-    self._thread = threading.Thread(target=self._renew, daemon=True)
+    self._thread = threading.Thread(target=self._renew_often, daemon=True)
     self._thread.start()
     mirror.lock = self
 
+  def __enter__(self) -> 'BucketLock':
+    return self
+
+  def __exit__(self, kind, error, trace):
+    if bucket.describe_outage(error):  # the bucket is not waited for again; the lock grows stale
+      self._stop()
+    else:
+      self.close()
+
   def check(self):
-    """Raises UserError if another process has taken over the run."""
+    """Renews the lock; raises UserError if another process has taken over the run."""
+    with bucket.report_outages(self._mirror.address):
+      self._renew()
     if self._is_lost:
       raise UserError(
         f'{self._mirror.address}: another process has taken over this run, since this one could not renew its lock for '
@@ -55,11 +68,14 @@ class BucketLock:
       if not self._is_lost:
         self._mirror.push()
     finally:
-      self._mirror.lock = None
-      self._closed.set()
-      self._thread.join()
+      self._stop()
       with bucket.report_outages(self._mirror.address):
         self._store.write(NAME, None, if_equal=self._generation).result()
+
+  def _stop(self):
+    self._mirror.lock = None
+    self._closed.set()
+    self._thread.join()
 
   def _acquire(self) -> bytes:
     """Writes the lock; returns its generation."""
@@ -91,15 +107,15 @@ class BucketLock:
     return found.stamp.generation if found.state == 'value' and _read(found.value).get('token') == self._token else b''
 
   def _renew(self):
-    while not self._closed.wait(RENEW):
-      try:
-        generation = self._write(self._generation)
-      except ValueError:  # an outage; whether the lock is still ours shows when it is over
-        continue
-      if not generation:
-        self._is_lost = True
-        return
-      self._generation = generation
+    with self._writing:
+      generation = b'' if self._is_lost else self._write(self._generation)
+      self._is_lost = not generation
+      self._generation = generation or self._generation
+
+  def _renew_often(self):
+    while not self._is_lost and not self._closed.wait(RENEW):
+      with contextlib.suppress(ValueError):  # an outage; whether the lock is still ours shows when it is over
+        self._renew()
 
 
 def _is_gone(content: bytes) -> bool:

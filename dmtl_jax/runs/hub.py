@@ -2,7 +2,7 @@
 
 A run is downloaded into the cache of `huggingface_hub`, one folder per commit, and nothing of ours is written there.
 Only the files of a run are taken (`RUN_FILES`); their names, number and sizes are checked before the first one. The
-last is config.json, so that a folder that has it is whole.
+last is config.json, so that a folder that has it beside weights is whole.
 """
 
 from collections.abc import Iterator
@@ -18,6 +18,7 @@ import huggingface_hub
 from huggingface_hub import constants
 from huggingface_hub import utils as hub_utils
 
+from dmtl_jax.basics import errors
 from dmtl_jax.basics.errors import sanitize, UserError
 from dmtl_jax.basics.progress import Progress, say
 
@@ -114,7 +115,10 @@ def download_run(text: str) -> pathlib.Path:
   commit = find_commit(address, 'config.json')
   if commit != address.revision:
     say(f'{text}: commit {commit}')
-  if not _cached(address.repo, 'config.json', commit):
+  cached = _cached(address.repo, 'config.json', commit)
+  if cached is None or not any(
+    cached.parent.glob('checkpoints/*/variables/**/d/*')
+  ):  # other programs may fetch only config.json
     sizes = _list_run(address, commit)
     with Progress(f'downloading {address.repo}', sum(sizes.values()) >> 20, 'MB') as progress, _no_bars():
       done = 0
@@ -123,7 +127,9 @@ def download_run(text: str) -> pathlib.Path:
           _fetch(address.repo, name, commit)
         done += size
         progress.update((done >> 20) - progress.done)
-  return _finish(address, 'config.json', commit).parent
+  folder = _finish(address, 'config.json', commit).parent
+  errors.aliases[str(folder)] = name_of(folder)
+  return folder
 
 
 def download_file(address: Address, name: str) -> pathlib.Path:

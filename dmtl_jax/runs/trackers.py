@@ -23,6 +23,7 @@ import numpy as np
 
 from dmtl_jax.basics import files
 from dmtl_jax.basics.atomic import write_json
+from dmtl_jax.basics.errors import sanitize
 from dmtl_jax.basics.progress import say
 
 PROJECT = 'dmtl_jax'  # the name under which trackers list the runs
@@ -181,9 +182,10 @@ class Tracker:
   def close(self):
     """Waits until all is sent."""
     if self._name and self._thread:
+      until = time.monotonic() + PATIENCE
       with contextlib.suppress(queue.Full):
         self._calls.put(None, timeout=PATIENCE)
-      self._thread.join(PATIENCE)
+      self._thread.join(max(until - time.monotonic(), 0))
       if self._thread.is_alive():
         self._drop(f'no answer within {PATIENCE:g} s')
 
@@ -221,7 +223,7 @@ class Tracker:
 
   def _drop(self, reason: str):
     if self._name:
-      say(f'config.train.tracker={self._name}: {reason.splitlines()[0]}; training goes on without it')
+      say(f'config.train.tracker={self._name}: {sanitize(reason.splitlines()[0])}; training goes on without it')
       self._name = ''
 
 

@@ -42,13 +42,11 @@ def locked(workdir: str | os.PathLike):
   """
   hub.check_folder('--workdir', workdir)
   check_local('--workdir', os.fspath(workdir))
-  file = sharding.on_first_host(_lock, pathlib.Path(workdir))
-  try:
-    with stopping.report_interruption(lambda: stopping.RUN_IS_WHOLE, workdir):
-      yield
-  finally:
-    if file:
-      file.close()
+  with (
+    sharding.on_first_host(_lock, pathlib.Path(workdir)) or contextlib.nullcontext(),
+    stopping.report_interruption(lambda: stopping.RUN_IS_WHOLE, workdir),
+  ):
+    yield
 
 
 def _lock(path: pathlib.Path):

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import time
 
 import pytest
 import tensorstore as ts
@@ -68,12 +69,20 @@ def test_a_missing_library_is_named(monkeypatch):
     bucket.check_address('--workdir', ADDRESS)
 
 
-@pytest.mark.parametrize('scheme', ['s3', 'az'])
+@pytest.mark.parametrize('scheme', ['s3', 'az', 'GS'])
 def test_other_storages_are_refused(scheme, fresh_flags, capsys):
   fresh_flags()
   assert cli.main(['main.py', '--mode=evaluate', f'--workdir={scheme}://my-bucket/run']) == 1
   (line,) = capsys.readouterr().err.splitlines()
   assert f'{scheme}:// is not supported there; give gs://... or hf://..., or a path of this machine' in line
+
+
+@pytest.mark.parametrize('address', ['gs://my-bucket', 'gs://my-bucket/..', 'gs://my-bucket//'])
+def test_results_go_to_a_folder_in_a_bucket(address, fresh_flags, capsys, monkeypatch):
+  monkeypatch.setattr(bucket, 'check_library', lambda where: None)
+  fresh_flags()
+  assert cli.main(['main.py', '--mode=report', '--workdirs=scenes', f'--out={address}']) == 1
+  assert f"--out: '{address}' is no folder in a bucket; give gs://BUCKET/FOLDER" in capsys.readouterr().err
 
 
 # --- Mirrors ---------------------------------------------------------------------------------
@@ -104,6 +113,36 @@ def test_what_changed_in_a_mirror_is_copied_and_what_is_gone_is_deleted(store):
   mirror.push()
   assert content(store) == {'same': b'before', 'checkpoints/1': b'before', 'panels/new': b'new'}
   assert store.read('same').result().stamp.generation == same
+
+
+def test_files_that_vanish_stop_neither_copy(store, monkeypatch):
+  """Another process deleted an object since the bucket was listed; a tracker deletes a file of its own."""
+  store.write('config.json', b'{}').result()
+  mirror = bucket.Mirror(ADDRESS, store, lambda: ['config.json', 'gone.json'])
+  mirror.fetch()
+  assert [path.name for path in mirror.folder.iterdir()] == ['config.json']
+  (mirror.folder / 'kept').write_bytes(b'1')
+  real = mirror._files
+  monkeypatch.setattr(mirror, '_files', lambda: real() | {'wandb': (0, 0)})
+  mirror.push()
+  assert content(store) == {'config.json': b'{}', 'kept': b'1'}
+
+
+def test_a_mirror_that_could_not_be_fetched_is_fetched_by_the_next_call(store, monkeypatch):
+  store.write('config.json', b'{}').result()
+  listings = iter([PermissionError('Forbidden'), ['config.json']])
+
+  def list_names(address):
+    if isinstance(listing := next(listings), Exception):
+      raise listing
+    return listing
+
+  monkeypatch.setattr(bucket, '_open_store', lambda address: store)
+  monkeypatch.setattr(bucket, 'check_library', lambda where: None)
+  monkeypatch.setattr(bucket, '_list_names', list_names)
+  with pytest.raises(bucket.OutageError, match='no permission'):
+    bucket.mirror(ADDRESS, 'workdir')
+  assert os.listdir(bucket.mirror(ADDRESS, 'workdir')) == ['config.json']
 
 
 def test_messages_and_reports_name_the_address(store, capsys):
@@ -213,16 +252,42 @@ def test_the_lock_of_an_ended_process_of_this_machine_is_taken_over_without_wait
   assert content(store) == {}
 
 
-def test_a_process_whose_lock_was_taken_over_writes_nothing_more(store, fast):
+def test_a_process_whose_lock_was_taken_over_writes_nothing_more(store):
+  """Also before its thread, which renews the lock every 15 seconds, finds out."""
   mirror = make_mirror(store)
   held = bucket_lock.BucketLock(mirror)
   store.write('.lock', foreign()).result()
-  held._thread.join(10)
   (mirror.folder / 'log.jsonl').write_bytes(b'{}')
   with pytest.raises(UserError, match='another process has taken over this run'):
     mirror.push()
   held.close()
   assert content(store) == {'.lock': foreign()}
+
+
+def test_a_lock_is_renewed_by_itself_and_found_lost_by_itself(store, fast):
+  held = bucket_lock.BucketLock(make_mirror(store))
+  first = store.read('.lock').result().stamp.generation
+  until = time.monotonic() + 10
+  while store.read('.lock').result().stamp.generation == first and time.monotonic() < until:
+    time.sleep(0.01)
+  assert store.read('.lock').result().stamp.generation != first
+  with held._writing:
+    store.write('.lock', foreign()).result()
+  held._thread.join(10)
+  assert not held._thread.is_alive()
+  held.close()
+
+
+def test_a_bucket_that_is_gone_is_not_asked_again_when_a_run_ends(server):
+  mirror = make_mirror(bucket._open_store(ADDRESS))
+  with pytest.raises(bucket.OutageError), bucket_lock.BucketLock(mirror):
+    (mirror.folder / 'log.jsonl').write_bytes(b'{}')
+    server.fault = lambda *_: 503
+    try:
+      mirror.push()
+    finally:
+      asked = server.requests
+  assert server.requests == asked
 
 
 def test_errors_of_other_things_stay_what_they_are(store):

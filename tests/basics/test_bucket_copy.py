@@ -79,6 +79,34 @@ def test_a_copy_that_was_interrupted_is_completed(store, tmp_path):
   assert json.loads((tmp_path / 'data.copied.json').read_text()).keys() == content(folder).keys()
 
 
+@pytest.mark.parametrize('pattern', ['', '*.png'])
+def test_what_an_interrupted_copy_knew_is_not_forgotten(store, tmp_path, monkeypatch, pattern):
+  """A file that is gone, or changed without a sum that would show it, is not left here by a copy that broke off."""
+  facts = {name: {'generation': 1} for name in ('a.png', 'b.png', 'c.png')}
+
+  def find(source, detail):
+    return {f'/bk/flat/{name}': {'size': 1} | fact for name, fact in facts.items()}
+
+  def broken(remote, local):
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(store, 'find', find)
+  for name in facts:
+    store.pipe_file(f'/bk/flat/{name}', b'1')
+  folder = tmp_path / 'flat'
+  arguments = (store, '/bk/flat', folder, 'gs://bk/flat', pattern)
+  bucket_copy.sync(*arguments)
+  facts['b.png'] = {'generation': 2}
+  store.pipe_file('/bk/flat/b.png', b'2')
+  with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    patch.setattr(store, 'get_file', broken)
+    bucket_copy.sync(*arguments)
+  assert (folder / 'b.png').read_bytes() == b'1'  # a run that reads it goes on
+  del facts['c.png']
+  bucket_copy.sync(*arguments)
+  assert content(folder) == {'a.png': '1', 'b.png': '2'}
+
+
 def test_images_in_a_bucket_are_found_by_file_folder_and_glob(tmp_path, monkeypatch):
   pytest.importorskip('gcsfs', reason='gcsfs, through which a bucket is listed, is not installed')
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))

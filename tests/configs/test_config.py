@@ -13,7 +13,7 @@ import jax
 from ml_collections import ConfigDict
 import pytest
 
-from dmtl_jax import cli, configs
+from dmtl_jax import cli, cli_flags, configs
 from dmtl_jax.basics import accelerators
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.configs import check, common, fields
@@ -397,7 +397,7 @@ def test_a_refused_run_leaves_no_folder(tmp_path):
 def test_help_names_every_method_and_field_of_the_config_string(capsys):
   assert cli.main(['main.py', '--help']) == 0
   text = capsys.readouterr().out
-  named = (*METHODS, *common.ARGUMENTS, *cli.MODES, *dict(fields.flat(fields.all_fields())))
+  named = (*METHODS, *common.ARGUMENTS, *cli_flags.MODES, *dict(fields.flat(fields.all_fields())))
   assert [word for word in named if not re.search(rf'\b{word}\b', text)] == []
 
 

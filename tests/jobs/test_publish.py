@@ -70,7 +70,7 @@ def test_what_is_loaded_is_what_convert_makes(run, login, capsys):
   url = dmtl_jax.publish(run, 'me/mine', 'cc-by-4.0')
   lines = capsys.readouterr().out.splitlines()
   assert lines[-1] == url == f'{login.url}/me/mine'
-  assert lines[0] == 'to hf://me/mine, public, license cc-by-4.0:'
+  assert lines[0] == 'to hf://me/mine, public unless it is private there already, license cc-by-4.0:'
   assert any(line.endswith(' MB  checkpoints/7') for line in lines)
   names = login.repos['me/mine'].files.keys()
   assert {name for name in names if not name.startswith('checkpoints/7/')} == {

@@ -3,6 +3,7 @@
 import shlex
 import types
 
+from absl import flags
 import numpy as np
 import pytest
 
@@ -115,7 +116,7 @@ def test_check_ends_with_commands_that_train_what_they_say(config, tmp_path, mon
     monkeypatch.setattr(cli.sys, 'argv', arguments)
     fresh_flags()
     cli._parse(arguments)
-    parsed = cli._CONFIG.value
+    parsed = flags.FLAGS.config
     assert (parsed.model.width, parsed.model.channels, parsed.init_from) == fields
     assert parsed.data.size == (96, 64)
     assert parsed.data.path == config.data.path

@@ -7,6 +7,7 @@ import time
 from huggingface_hub import constants
 import pytest
 
+from dmtl_jax.basics import errors
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.configs import common
 from dmtl_jax.jobs import train
@@ -75,6 +76,14 @@ def test_only_the_files_of_a_run_are_downloaded(hub_server, repo):
   assert hub.name_of(folder) == f'hf://me/run@{repo.head}'
 
 
+def test_messages_name_the_address_of_a_downloaded_run(repo, capsys, monkeypatch):
+  monkeypatch.setattr(errors, 'aliases', {})
+  folder = hub.download_run('hf://me/run')
+  capsys.readouterr()
+  errors.print_error(UserError(f'{folder}/config.json: damaged'))
+  assert capsys.readouterr().err == f'Error: hf://me/run@{repo.head}/config.json: damaged\n'
+
+
 def test_config_comes_last_so_that_a_part_is_no_run(hub_server, repo, monkeypatch):
   monkeypatch.setattr(time, 'sleep', lambda seconds: None)  # of the client, which tries five times
   hub_server.truncated.add(WEIGHTS)
@@ -126,6 +135,11 @@ def test_a_pinned_run_in_the_cache_needs_no_listing(hub_server, repo):
   hub_server.requests.clear()
   hub.download_run(f'hf://me/run@{repo.head}')
   assert hub_server.requests == []
+
+
+def test_a_config_that_another_program_fetched_is_no_run(repo):
+  hub.download_file(hub.Address('me/run'), 'config.json')
+  assert (hub.download_run('hf://me/run') / WEIGHTS).read_bytes() == b'weights'
 
 
 def test_without_a_network_the_cache_is_used_and_said(hub_server, repo, monkeypatch, capsys):

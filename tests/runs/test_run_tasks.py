@@ -2,6 +2,7 @@
 
 import json
 
+from absl import flags
 import jax
 import numpy as np
 import pytest
@@ -193,4 +194,4 @@ def test_tasks_of_a_stored_run_are_chosen_by_a_flag_as_of_any_config(run, data, 
   fresh_flags()
   cli._parse(arguments)
   with pytest.raises(UserError, match='do not have saliency, semseg of this run; they have depth'):
-    evaluate.run(cli._CONFIG.value, str(run))
+    evaluate.run(flags.FLAGS.config, str(run))

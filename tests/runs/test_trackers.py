@@ -62,6 +62,15 @@ def test_a_tracker_that_fails_is_dropped_with_one_sentence(tmp_path, capsys, mon
   assert all('closed' not in client.calls for client in Fake.opened)
 
 
+def test_what_a_server_says_does_not_move_the_cursor(tmp_path, capsys, monkeypatch):
+  def fail(*args):
+    raise OSError('\x1b[2Jno')
+
+  monkeypatch.setattr(Fake, 'scalars', fail)
+  send_all(Tracker('wandb', tmp_path, CONFIG, resumes=False), tmp_path)
+  assert r'OSError: \x1b[2Jno; training goes on' in capsys.readouterr().out
+
+
 def test_a_workdir_that_is_full_drops_the_tracker(tmp_path, capsys, monkeypatch):
   def full(path, value):
     raise OSError(28, 'No space left on device')

@@ -87,6 +87,20 @@ def test_a_run_that_is_not_there(workdir, message):
     dmtl_jax.load(workdir)
 
 
+def test_results_in_a_bucket_are_refused_where_they_would_land_in_a_local_folder(tiny_run, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  for call in (
+    lambda: dmtl_jax.evaluate('gs://my-bucket/run'),
+    lambda: dmtl_jax.evaluate(tiny_run, out='gs://my-bucket/scores'),
+    lambda: dmtl_jax.predict(tiny_run, 'photos', 'gs://my-bucket/maps'),
+    lambda: dmtl_jax.predict_labels(tiny_run, 'photos', 'gs://my-bucket/maps'),
+    lambda: dmtl_jax.suggest(tiny_run, 'gs://my-bucket/next'),
+  ):
+    with pytest.raises(dmtl_jax.UserError, match='gs:// is not supported there; give'):
+      call()
+  assert not list(tmp_path.iterdir())
+
+
 def test_loading_keeps_compiled_programs(tiny_run, monkeypatch):
   calls = []
   monkeypatch.setattr(compilation, 'use_cache', lambda: calls.append(1))
