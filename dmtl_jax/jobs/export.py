@@ -70,7 +70,8 @@ def run(workdir: str, step: str, out: str):
   """
   suffix = pathlib.Path(out).suffix
   if suffix not in SUFFIXES:  # so that no mistake overwrites a file of the run
-    raise UserError(f'{out}: the name of an exported file ends in {" or ".join(SUFFIXES)}; write {out}{SUFFIXES[0]}')
+    stem = out.removesuffix(suffix)
+    raise UserError(f'--out={out}: the name of an exported file ends in {" or ".join(SUFFIXES)}; write {stem}.onnx')
   if suffix == '.onnx':
     onnx_file.require_onnx()
   predictor = prediction.load(workdir, step)
