@@ -96,10 +96,12 @@ def test_metadata_say_what_the_maps_are(onnx, tiny_run):
   assert 0 < tasks['boundary']['threshold'] < 1
 
 
-@pytest.mark.parametrize('arg', ['method=feature,preset=released', 'method=task_prototype'])
-def test_other_methods(onnxruntime, arg, images, tmp_path):
+@pytest.mark.parametrize(
+  'arg, tasks', [('method=feature,preset=released', (TASKS[0], TASKS[3])), ('method=task_prototype', TASKS[-2:])]
+)
+def test_other_methods(onnxruntime, arg, tasks, images, tmp_path):
   """Draws of the posterior, activations in bfloat16, which the file computes in float32; a codebook and no noise."""
-  tiny = Tiny(arg, tasks=(TASKS[0], TASKS[3]))
+  tiny = Tiny(arg, tasks=tasks)
   predictor = prediction.Predictor(tiny.model, random_variables(tiny.model, seed=2), SIZE, tiny.config.eval, 0)
   out = tmp_path / 'model.onnx'
   low = prediction.Predictor(
