@@ -195,7 +195,7 @@ def predict(
   """Writes panels, overlays and arrays of predictions for image and video files.
 
   Args:
-    workdir: folder of the run.
+    workdir: folder of the run, or a name, as for `load`.
     images: files, folders, globs and videos.
     out: folder for the results: OUT/NAME.png, OUT/TASK/NAME.npy and so on.
     step: checkpoint: 'best', 'latest' or a step.
@@ -225,7 +225,7 @@ def predict_labels(
   """Writes predictions as labels that training can read (config.data.predicted_labels), for images that have none.
 
   Args:
-    workdir: folder of the run.
+    workdir: folder of the run, or its address on the Hub.
     images: as for `predict`; None: those of the folder that the run was trained on.
     out: folder for the labels, OUT/TASK/NAME.png; None: where training finds them, PATH/train/predicted.
     step: checkpoint: 'best', 'latest' or a step.
@@ -254,7 +254,7 @@ def suggest(
   """Writes which images to label next, and for which task: OUT/suggestions.csv and .png.
 
   Args:
-    workdir: folder of the run.
+    workdir: folder of the run, or its address on the Hub.
     out: folder for the results.
     images: photographs to choose from; None: those that the run's training images lack labels for.
     count: number of (image, task) pairs.

@@ -48,7 +48,7 @@ class Letters(Protocol):
     ...
 
 
-@functools.cache
+@functools.lru_cache(64)  # sizes follow those of pictures
 def font(size: float):
   """The font of most pictures, which comes with Pillow: English letters, digits and signs."""
   return ImageFont.load_default(size)
@@ -142,7 +142,7 @@ def fit_text(text: str, width: float, points: float, min_points: float = 10) -> 
 
 @functools.lru_cache(1000)
 def _choose(text: str) -> tuple[str, str]:
-  """The text with what no font has replaced, and the name of the font that has the most of it."""
+  """The text, in which characters without a font are replaced, and the name of the font that has the most of it."""
   characters = set(text)
   best = '', characters
   for name in _names(characters):
@@ -178,7 +178,7 @@ def _is_installed(name: str) -> bool:
   return True
 
 
-@functools.cache
+@functools.lru_cache(64)
 def _open(name: str, size: float) -> Letters:
   return _OpenCv(size) if name == 'OpenCV' else _Pillow(name, size)
 

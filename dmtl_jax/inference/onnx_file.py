@@ -15,7 +15,7 @@ classes and value ranges, and the versions that wrote it.
 
 import importlib.metadata
 import json
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ import numpy as np
 from dmtl_jax.basics import target
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.data import transforms
-from dmtl_jax.inference import onnx_graph
+from dmtl_jax.inference import onnx_convert, onnx_graph
 from dmtl_jax.inference.forward import predict_map
 from dmtl_jax.inference.prediction import Predictor
 from dmtl_jax.models.inputs import model_inputs
@@ -32,6 +32,7 @@ from dmtl_jax.tasks import Task
 
 MAX_BYTES = 2**31 - 1  # of a protocol buffer
 TOLERANCE = 1e-3  # ten times the difference that rounding makes
+MAX_SHARE = 1e-3  # of values beyond it: rounding matters where a normal's raw vector is nearly 0, or two classes tie
 
 
 def require_onnx():
@@ -56,7 +57,7 @@ def build(predictor: Predictor, run: str) -> Any:
   if network.noise is not None:
     inputs['noise'] = jax.ShapeDtypeStruct(network.noise.shape, network.noise.dtype)
     values['noise'] = network.noise
-  converted = onnx_graph.convert(network.predict_one, inputs, 'image')
+  converted = onnx_convert.convert(network.predict_one, inputs, 'image')
   constants = [*converted.initializers, *(onnx.numpy_helper.from_array(x, name) for name, x in values.items())]
   size = sum(len(x.raw_data) for x in constants)
   if size > MAX_BYTES - 2**24:
@@ -156,11 +157,20 @@ def _describe_task(task: Task, predictor: Predictor) -> dict[str, Any]:
   return described | {'values': kinds.get(task.kind, "value in the unit of the data set's labels, not bounded")}
 
 
-def largest_difference(path: str, predictor: Predictor) -> float | None:
-  """Runs the file on two images in onnxruntime and compares with the network here; None without onnxruntime.
+class Difference(NamedTuple):
+  """How far a file's results are from ours, of the result that is farthest.
 
-  The difference is absolute below 1 and relative above; of class ids it is the share of pixels that differ.
+  Attributes:
+    largest: difference of a value, absolute below 1 and relative above; of class ids the share of pixels that differ.
+    share: of values that differ by more than `TOLERANCE`, or of class ids that differ; NaN differs.
   """
+
+  largest: float
+  share: float
+
+
+def compare(path: str, predictor: Predictor) -> Difference | None:
+  """Runs the file on two images in onnxruntime and compares with the network here; None without onnxruntime."""
   try:
     import onnxruntime
   except ImportError:
@@ -174,14 +184,18 @@ def largest_difference(path: str, predictor: Predictor) -> float | None:
   names = [x.name for x in session.get_outputs()]
   results = dict(zip(names, session.run(names, {'image': images})))
   network = Network(predictor)
-  predict = jax.jit(network.predict_one)
-  largest = 0.0
-  for i, image in enumerate(images):
-    for name, want in predict(image, network.noise).items():
-      want, got = np.asarray(want), results[name][i]
-      if want.dtype == np.uint8:
-        difference = (want != got).mean()
-      else:
-        difference = (np.abs(want - got) / np.maximum(1, np.abs(want))).max()
-      largest = max(largest, float(difference))
-  return largest
+  with jax.default_matmul_precision('float32'):  # accelerators round more by default than onnxruntime on a CPU
+    predict = jax.jit(network.predict_one)
+    wanted = [predict(image, network.noise) for image in images]
+  differences = [
+    _compare_maps(np.asarray(want), results[name][i]) for i, x in enumerate(wanted) for name, want in x.items()
+  ]
+  return Difference(*np.max(differences, axis=0).tolist())
+
+
+def _compare_maps(want: np.ndarray, got: np.ndarray) -> Difference:
+  if want.dtype == np.uint8:
+    share = (want != got).mean()
+    return Difference(share, share)
+  difference = np.abs(want - got) / np.maximum(1, np.abs(want))
+  return Difference(difference.max(), (~(difference <= TOLERANCE)).mean())

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dmtl_jax.inference import images
-from dmtl_jax.inference.prediction import bands, RawMaps
+from dmtl_jax.inference.raw_maps import bands, RawMaps
 from dmtl_jax.metrics.base import Metric, State
 from dmtl_jax.tasks import Task
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from dmtl_jax.inference.prediction import RawMaps
+from dmtl_jax.inference.raw_maps import RawMaps
 from dmtl_jax.tasks import Task
 
 

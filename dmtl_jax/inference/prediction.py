@@ -1,8 +1,7 @@
 """Predictions for any images, at each image's own size."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
 import functools
 import itertools
 import os
@@ -18,22 +17,20 @@ from dmtl_jax.basics.errors import UserError
 from dmtl_jax.basics.progress import Progress
 from dmtl_jax.data import transforms
 from dmtl_jax.inference import calibration as calibration_lib
-from dmtl_jax.inference import images, tiles
+from dmtl_jax.inference import images, raw_maps, tiles
 from dmtl_jax.inference.calibration import Calibration, UNCALIBRATED
 from dmtl_jax.inference.forward import denoising_steps, make_forward_fn, make_sample_fn
+from dmtl_jax.inference.raw_maps import Predictions, RawMaps
 from dmtl_jax.models import build_model
 from dmtl_jax.models.parts.layers import resize
 from dmtl_jax.runs import checkpoints
 from dmtl_jax.runs import workdir as workdir_lib
-from dmtl_jax.tasks import Task
 
 TILE_ZOOM = 2.0  # an image that must shrink by more than this to be seen whole is also seen in tiles, this much larger
-BAND = 2**18  # pixels of an image that are enlarged and activated together
 BATCH = 8  # views that the network sees together, of a list of images
 LONG_LIST = 30  # images from which a list shows its progress
 
 ImageLike = str | os.PathLike | Image.Image | np.ndarray | jax.Array
-Predictions = dict[str, np.ndarray]
 
 
 class Sampled(NamedTuple):
@@ -186,7 +183,7 @@ class Predictor:
 
   def _raw_of_list(
     self, given: Sequence[ImageLike], samples: int, zoom: float | None, batch: int
-  ) -> Iterator[tuple['RawMaps', tuple[int, int]]]:
+  ) -> Iterator[tuple[RawMaps, tuple[int, int]]]:
     """Raw maps and size (H, W) of each image; shows the progress of a long list."""
     sizes = deque()
 
@@ -210,13 +207,13 @@ class Predictor:
     self._compile_for(samples)
     self._choose_scales((1, 1), zoom)
 
-  def raw(self, image: np.ndarray, samples: int = 1, zoom: float | None = None) -> 'RawMaps':
+  def raw(self, image: np.ndarray, samples: int = 1, zoom: float | None = None) -> RawMaps:
     """The network's maps of uint8 [H, W, 3] at every stage, before they are enlarged and activated."""
     return next(self.raw_of_many([image], samples, zoom))
 
   def raw_of_many(
     self, arrays: Iterable[np.ndarray], samples: int = 1, zoom: float | None = None, batch: int = 1
-  ) -> Iterator['RawMaps']:
+  ) -> Iterator[RawMaps]:
     """As `raw`, of each image, with `batch` views in one pass; reads ahead only what a pass needs."""
     pending: deque[list[View]] = deque()  # views of the images that were taken and not returned yet
 
@@ -271,19 +268,19 @@ class Predictor:
     origin = top_left[0] / pitch[0], top_left[1] / pitch[1]
     return View(cut(), corners, grid, extent, origin, scale / self._whole_scale(image.shape))
 
-  def _join(self, view: 'View', maps: Iterator[tiles.Maps], samples: int) -> 'RawMaps':
+  def _join(self, view: 'View', maps: Iterator[tiles.Maps], samples: int) -> RawMaps:
     """The maps of a view, from those of its windows, which come next."""
     of_view = itertools.islice(maps, len(view.corners))
     joined = tiles.blend(of_view, view.corners, view.grid, self._grid)
     return RawMaps(self.tasks, joined, view.extent, samples, view.origin, self.calibration)
 
-  def _combine(self, raws: list['RawMaps'], views: list['View'], zoom: float | None) -> 'RawMaps':
+  def _combine(self, raws: list[RawMaps], views: list['View'], zoom: float | None) -> RawMaps:
     """The maps of an image, from those of its views."""
     if len(raws) == 2:
-      return _average_views(*raws)
+      return raw_maps.average_views(*raws)
     if zoom == np.inf:  # of data whose training images are tiles too
       return raws[0]
-    return _undo_zoom(raws[0], views[0].zoom)
+    return raw_maps.undo_zoom(raws[0], views[0].zoom)
 
   def _whole_scale(self, shape: Sequence[int]) -> float:
     """The factor by which an image is scaled to be seen whole, as in evaluation."""
@@ -321,117 +318,6 @@ class View(NamedTuple):
   extent: tuple[float, float]
   origin: tuple[float, float]
   zoom: float
-
-
-@dataclasses.dataclass(frozen=True)
-class RawMaps:
-  """The network's maps of one image, at its resolution.
-
-  Attributes:
-    maps: {(stage, task): raw map [h, w, C_t] float32}; stages 'final', maybe 'initial', 'step0' (decayed),
-      'step1', ..., or with samples 'uncertainty' [h, w, 1].
-    extent: rows and columns of these maps that the image covers; the rest is padding.
-    samples: number of noise draws.
-    origin: rows and columns of padding above and left of the image.
-    calibration: applied to probabilities, at every stage so that the stages compare, though fitted on 'final'.
-  """
-
-  tasks: tuple[Task, ...]
-  maps: dict[tuple[str, str], np.ndarray]
-  extent: tuple[float, float]
-  samples: int
-  origin: tuple[float, float] = (0.0, 0.0)
-  calibration: Calibration = UNCALIBRATED
-
-  @property
-  def stages(self) -> list[str]:
-    return list(dict.fromkeys(stage for stage, _ in self.maps))
-
-  def predictions(self, stage: str, size: tuple[int, int], probabilities: bool = False) -> Predictions:
-    """{task: prediction} of one stage at a size (H, W); with `probabilities` those of classes instead of class ids.
-
-    Raw maps are first enlarged and then activated, so that edges are smooth; in bands of rows,
-    so that the enlarged raw maps of a large image are never in memory.
-    """
-    return {task.name: self.prediction(stage, task, size, probabilities=probabilities) for task in self.tasks}
-
-  def prediction(
-    self, stage: str, task: Task, size: tuple[int, int], rows: slice | None = None, probabilities: bool = False
-  ) -> np.ndarray:
-    """As `predictions`, of one task: all of it, or only these rows, one of `bands(size)`."""
-    if rows is None:
-      return np.concatenate([self.prediction(stage, task, size, band, probabilities) for band in bands(size)])
-    part = tiles.enlarge(self.maps[stage, task.name], self.extent, size, rows, self.origin)
-    if probabilities and task.classes and stage != 'uncertainty':
-      return _by_pixels(_soften, task, self.calibration.apply(task, part))
-    return part[..., 0] if stage == 'uncertainty' else _by_pixels(_activate, task, self.calibration.decide(task, part))
-
-  def calibrated(self, task: Task) -> np.ndarray:
-    """The calibrated final map [h, w, C_t] of one task, at the network's resolution."""
-    return self.calibration.apply(task, self.maps['final', task.name])
-
-  def confidence(self, task: Task, size: tuple[int, int]) -> np.ndarray:
-    """Calibrated probability [H, W] float32, at a size (H, W), that the final prediction is right.
-
-    Of the class that is predicted; of the likelier answer for a binary task.
-
-    Raises:
-      ValueError: a kind without probabilities, see `Task.has_probabilities`.
-    """
-    final = self.maps['final', task.name]
-    parts = [tiles.enlarge(final, self.extent, size, rows, self.origin) for rows in bands(size)]
-    return np.concatenate([_by_pixels(self.calibration.confidence, task, part) for part in parts])
-
-
-def bands(size: tuple[int, int]) -> list[slice]:
-  """The rows of an image of a size (H, W), in bands to work on one after the other."""
-  step = max(BAND // size[1], 1)
-  return [slice(top, min(top + step, size[0])) for top in range(0, size[0], step)]
-
-
-def _undo_zoom(raw: RawMaps, zoom: float) -> RawMaps:
-  """Depth of a view in tiles, magnified `zoom` times, as the whole image would show it: a tile looks closer."""
-  if zoom == 1:
-    return raw
-  tasks = {task.name: task for task in raw.tasks if task.relative_to_view}
-  maps = {
-    (stage, name): tasks[name].rescale_for_zoom(values, np.float32(1 / zoom)) if name in tasks else values
-    for (stage, name), values in raw.maps.items()
-  }
-  return dataclasses.replace(raw, maps=maps)
-
-
-def _average_views(whole: RawMaps, tiled: RawMaps) -> RawMaps:
-  """The mean of an image's maps seen whole and in tiles; depth as seen whole, since a tile has no scale."""
-  of_whole = {task.name for task in whole.tasks if task.relative_to_view}
-  grid = next(iter(tiled.maps.values())).shape[:2]
-  ratio = [e / part for e, part in zip(whole.extent, tiled.extent)]
-  extent = tuple(n * r for n, r in zip(grid, ratio))
-  top, left = (o - r * part for o, r, part in zip(whole.origin, ratio, tiled.origin))
-  averaged = {}
-  for key, values in whole.maps.items():
-    enlarged = tiles.enlarge(values, extent, grid, slice(None), (top, left))
-    averaged[key] = enlarged if key[1] in of_whole else (enlarged + tiled.maps[key]) / 2
-  return dataclasses.replace(tiled, maps=averaged)
-
-
-def _by_pixels(function: Callable, task: Task, raw: np.ndarray) -> np.ndarray:
-  """function(task, pixels) of [h, w, C]; padded to a power of two pixels, so that images share a few programs."""
-  pixels = raw.shape[0] * raw.shape[1]
-  padded = np.zeros((1 << (pixels - 1).bit_length(), raw.shape[-1]), np.float32)
-  padded[:pixels] = raw.reshape(pixels, -1)
-  values = np.asarray(function(task, padded))[:pixels]
-  return values.reshape(*raw.shape[:2], *values.shape[1:])
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _activate(task: Task, raw):
-  return task.activate(raw)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _soften(task: Task, raw):
-  return task.soft_prediction(raw)
 
 
 def load(workdir: str | os.PathLike, step: str | int = 'best') -> Predictor:

@@ -7,6 +7,7 @@ import importlib.util
 import itertools
 import os
 import pathlib
+from typing import Any
 
 import cv2
 import numpy as np
@@ -31,8 +32,8 @@ def describe_lost_sound(path: pathlib.Path) -> str:
   """A sentence if a video has sound that `VideoWriter` cannot copy; '' if it can, or there is none."""
   if suffix() == '.webm':
     return ''  # OpenCV cannot tell whether there is any
-  sound = _Sound(path)
-  lost = sound.codec and not sound.stream
+  with contextlib.closing(_Sound(path)) as sound:
+    lost = sound.codec and not sound.stream
   return f'{path}: its sound ({sound.codec}) does not play in MP4 and is left out' if lost else ''
 
 
@@ -131,9 +132,13 @@ class _H264:
     self._copy_sound(self._end / TICKS)
 
   def close(self):
-    self._file.mux(self._stream.encode(None))
-    self._copy_sound(self._end / TICKS + self._step)
-    self._file.close()
+    try:
+      self._file.mux(self._stream.encode(None))
+      self._copy_sound(self._end / TICKS + self._step)
+    finally:
+      self._file.close()
+      if self._sound:
+        self._sound.close()
 
   def _copy_sound(self, seconds: float):
     """Copies the sound up to a time, so that it lies in the file beside the frames that it belongs to."""
@@ -157,6 +162,7 @@ class _Sound:
 
     self.codec = ''
     self.stream = None
+    self._file: Any = None
     with contextlib.suppress(av.FFmpegError):
       self._file = av.open(os.path.abspath(path))
       streams = self._file.streams
@@ -165,6 +171,10 @@ class _Sound:
         start = streams.video[0].start_time
         self._start = float(start * streams.video[0].time_base) if start else 0.0  # as frames count from the first
         self.stream = streams.audio[0] if self.codec in SOUND_CODECS else None
+
+  def close(self):
+    if self._file:
+      self._file.close()
 
   def packets(self, target) -> Iterator[tuple]:
     """(seconds since the first frame, packet for the stream `target`), up to the end or the first damage."""

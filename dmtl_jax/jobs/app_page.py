@@ -20,10 +20,10 @@ from dmtl_jax.runs import workdir as workdir_lib
 from dmtl_jax.tasks import Task
 
 EXAMPLES = 6
-UPLOAD = '200mb'  # of one file
+MAX_UPLOAD = '200mb'  # of one file
 # Of the visitor's machine, so that nothing is fetched from elsewhere.
 FONTS = ('system-ui', '-apple-system', 'Segoe UI', 'Roboto', 'sans-serif')
-KEPT = 3600  # seconds that uploads and results stay on the server's disk
+LIFETIME = 3600  # seconds that uploads and results stay on the server's disk
 IN_TURN = {'concurrency_limit': 1, 'concurrency_id': 'network', 'api_visibility': 'private', 'show_progress': 'hidden'}
 PREPARE = 'Prepare maps for download'
 WAITING = 'Drop a photograph above: its maps are predicted at once.'
@@ -39,7 +39,7 @@ class Page(gr.Blocks):
   def launch(self, *args, **options):
     """As `gr.Blocks.launch`."""
     looks = dict(theme=_make_theme(), css=app_html.CSS, footer_links=[], run_history=False)
-    limits = dict(max_file_size=UPLOAD, ssr_mode=False, allowed_paths=[str(self.report)] if self.report else None)
+    limits = dict(max_file_size=MAX_UPLOAD, ssr_mode=False, allowed_paths=[str(self.report)] if self.report else None)
     return super().launch(*args, **(looks | limits | options))
 
 
@@ -52,17 +52,18 @@ def _make_theme() -> gr.themes.Default:
 
 def build(workdir: str | os.PathLike) -> Page:
   """The page of a run; raises UserError if there is none."""
-  folder = pathlib.Path(workdir_lib.find_run(workdir) or workdir)
-  predictor = prediction.load(workdir)
+  folder = workdir_lib.resolve_run(workdir)
+  predictor = prediction.load(folder)
+  run = hub.public_name(folder if hub.is_address(workdir) else workdir)
   evaluation = reading.read_evaluation(folder / 'metrics.json')
   trial = Trial(predictor)
   title = find(predictor.config.method).title
   report = (folder / 'report.html').absolute()
-  with Page(title=f'{title}: {folder.name}', analytics_enabled=False, delete_cache=(600, KEPT)) as page:
+  with Page(title=f'{title}: {run}', analytics_enabled=False, delete_cache=(600, LIFETIME)) as page:
     if report.is_file():
       page.report = report
     link = f'gradio_api/file={report}' if page.report else ''
-    gr.HTML(app_html.about(title, _describe(os.fspath(workdir), predictor), predictor.tasks, evaluation, link))
+    gr.HTML(app_html.about(title, _describe(run, predictor), predictor.tasks, evaluation, link))
     with gr.Tabs():
       with gr.Tab('Photograph'):
         _build_photograph_tab(trial, _find_examples(folder))
@@ -71,11 +72,8 @@ def build(workdir: str | os.PathLike) -> Page:
   return page.queue(max_size=16)
 
 
-def _describe(workdir: str, predictor: prediction.Predictor) -> str:
+def _describe(run: str, predictor: prediction.Predictor) -> str:
   data = predictor.config.data
-  run = hub.name_of(workdir)
-  if os.path.isabs(run):
-    run = pathlib.Path(run).name  # the page may be public
   name = pathlib.Path(data.get('path') or data.name).name
   height, width = predictor.size
   return (
@@ -137,9 +135,9 @@ def _build_photograph_tab(trial: Trial, examples: list[pathlib.Path]):
     try:
       pictures = trial.show(path, settings)
     except Exception as error:
-      yield clear(_sentence(error, path), 'error')
-      raise _as_shown(error, path) from error
-    done = f'Predicted in {_seconds(time.monotonic() - began)} with {_name(settings)}.'
+      yield clear(_describe_error(error, path), 'error')
+      raise _make_error(error, path) from error
+    done = f'Predicted in {_format_seconds(time.monotonic() - began)} with {_describe_settings(settings)}.'
     yield {
       status: app_html.status(done),
       shown: (path, settings),
@@ -159,7 +157,7 @@ def _build_photograph_tab(trial: Trial, examples: list[pathlib.Path]):
       file = trial.archive(path, Settings(*settings), _new_folder(download.GRADIO_CACHE))
     except Exception as error:
       yield {prepare: gr.Button(PREPARE, interactive=True)}
-      raise _as_shown(error, path) from error
+      raise _make_error(error, path) from error
     size = f'{file.stat().st_size / 1e6:.1f} MB'
     yield {
       prepare: gr.Button(PREPARE, interactive=True, visible=False),
@@ -248,10 +246,10 @@ def _build_video_tab(trial: Trial):
     try:
       result = trial.video(path, settings, _new_folder(sheet.GRADIO_CACHE), lambda done, total: progress((done, total)))
     except Exception as error:
-      yield clear(_sentence(error, path), 'error')
-      raise _as_shown(error, path) from error
-    taken = _seconds(time.monotonic() - began)
-    done = f'{result.frames} frames predicted in {taken} with {_name(settings)}.'
+      yield clear(_describe_error(error, path), 'error')
+      raise _make_error(error, path) from error
+    taken = _format_seconds(time.monotonic() - began)
+    done = f'{result.frames} frames predicted in {taken} with {_describe_settings(settings)}.'
     cut = '' if result.is_whole else ' The video is longer: --mode=predict takes all of it.'
     files = {place: str(file) for place, file in result.paths.items()}
     yield {
@@ -300,23 +298,23 @@ def _new_folder(parent: str) -> pathlib.Path:
 
 
 def _announce(trial: Trial, settings: Settings) -> str:
-  name = _name(settings)
+  name = _describe_settings(settings)
   return COMPILING.format(name) if trial.needs_compiling(settings) else f'Predicting with {name}…'
 
 
-def _name(settings: Settings) -> str:
+def _describe_settings(settings: Settings) -> str:
   draws = '1 sample' if settings.samples == 1 else f'{settings.samples} samples'
   return f'S = {settings.diffusion_steps}, {draws}' if settings.diffusion_steps else 'the network'
 
 
-def _seconds(seconds: float) -> str:
+def _format_seconds(seconds: float) -> str:
   return f'{seconds:.1f} s' if seconds < 9.95 else duration(seconds)
 
 
-def _sentence(error: Exception, path: str) -> str:
+def _describe_error(error: Exception, path: str) -> str:
   return app_results.describe_error(error, path) if isinstance(error, UserError) else FAILED
 
 
-def _as_shown(error: Exception, path: str) -> gr.Error:
+def _make_error(error: Exception, path: str) -> gr.Error:
   """The error as Gradio shows it; only a defect of the program leaves its traceback in the terminal."""
-  return gr.Error(_sentence(error, path), print_exception=not isinstance(error, UserError))
+  return gr.Error(_describe_error(error, path), print_exception=not isinstance(error, UserError))

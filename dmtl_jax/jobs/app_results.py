@@ -17,7 +17,8 @@ from dmtl_jax.basics.errors import sanitize, UserError
 from dmtl_jax.draw import legends, panels
 from dmtl_jax.inference import images, videos
 from dmtl_jax.inference.forward import denoising_steps
-from dmtl_jax.inference.prediction import Predictor, RawMaps
+from dmtl_jax.inference.prediction import Predictor
+from dmtl_jax.inference.raw_maps import RawMaps
 from dmtl_jax.jobs import predict
 from dmtl_jax.tasks import Task
 
@@ -64,7 +65,7 @@ class VideoPictures(NamedTuple):
 class Trial:
   """A run to try: one predictor per S, each with one program per number of samples.
 
-  Maps of every S are calibrated as those of the run's own S, so that they compare.
+  Maps of every S are calibrated as those of the run's own S, so that they can be compared.
 
   Attributes:
     default_steps: S of the run's evaluation, 0 for methods that do not denoise.

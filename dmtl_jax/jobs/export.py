@@ -70,7 +70,8 @@ def run(workdir: str, step: str, out: str):
   """
   suffix = pathlib.Path(out).suffix
   if suffix not in SUFFIXES:  # so that no mistake overwrites a file of the run
-    raise UserError(f'{out}: the name of an exported file ends in {" or ".join(SUFFIXES)}; write {out}{SUFFIXES[0]}')
+    stem = out.removesuffix(suffix)
+    raise UserError(f'--out={out}: the name of an exported file ends in {" or ".join(SUFFIXES)}; write {stem}.onnx')
   if suffix == '.onnx':
     onnx_file.require_onnx()
   predictor = prediction.load(workdir, step)
@@ -103,16 +104,18 @@ def _write_stablehlo(predictor: prediction.Predictor, path: str) -> list[str]:
 
 def _write_onnx(predictor: prediction.Predictor, workdir: str, path: str) -> list[str]:
   """As `_write_stablehlo`; compares the file with the predictor where onnxruntime is installed."""
-  run = hub.name_of(workdir)
-  model = onnx_file.build(predictor, run if hub.is_address(run) else os.path.basename(os.path.abspath(workdir)))
+  model = onnx_file.build(predictor, hub.public_name(workdir))
   pathlib.Path(path).write_bytes(model.SerializeToString())
-  difference = onnx_file.largest_difference(path, predictor)
+  difference = onnx_file.compare(path, predictor)
   if difference is None:
     check = 'not run: onnxruntime is not installed (pip install onnxruntime)'
-  elif difference <= onnx_file.TOLERANCE:
-    check = f'run in onnxruntime: differs from the predictor here by at most {difference:.1e}'
+  elif difference.share <= onnx_file.MAX_SHARE:
+    check = f'run in onnxruntime: differs from the predictor here by at most {difference.largest:.1e}'
   else:
-    raise RuntimeError(f'the ONNX file differs from the predictor by {difference:.1e}, so it is not written')
+    raise UserError(
+      f'--out: not written, since {difference.share:.1%} of the values of a map differ in onnxruntime from those here; '
+      'write *.stablehlo, and report this'
+    )
   sides = [
     (name, [_describe(x) for x in values]) for name, values in (('in', model.graph.input), ('out', model.graph.output))
   ]

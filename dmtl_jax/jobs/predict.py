@@ -13,7 +13,8 @@ from dmtl_jax.basics.progress import Progress, say
 from dmtl_jax.draw import panels
 from dmtl_jax.draw.png import save_png
 from dmtl_jax.inference import gallery, images, videos
-from dmtl_jax.inference.prediction import load, RawMaps
+from dmtl_jax.inference.prediction import load
+from dmtl_jax.inference.raw_maps import RawMaps
 from dmtl_jax.jobs import disk_use
 from dmtl_jax.tasks import KINDS
 

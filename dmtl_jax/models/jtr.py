@@ -91,8 +91,13 @@ class JTR(MTLBaseline):
     frozen = jax.lax.stop_gradient(self.regularizer.variables)
     first = self.regularizer.clone(parent=None).apply(frozen, jnp.concatenate([y1, yhat1]))
     second = self.regularizer(jax.lax.stop_gradient(jnp.concatenate([y2, yhat2])))
-    pairs = [jnp.split(x, 2) for x in (first.embedding, second.embedding, second.maps)]
-    return Regularized(*pairs[0], *map(Autoencoded, *pairs[1:]))
+    of_y, of_yhat = slice(len(y1)), slice(len(y1), None)
+    return Regularized(
+      embedding_y1=first.embedding[of_y],
+      embedding_yhat1=first.embedding[of_yhat],
+      y2=Autoencoded(second.embedding[of_y], second.maps[of_y]),
+      yhat2=Autoencoded(second.embedding[of_yhat], second.maps[of_yhat]),
+    )
 
   def check(self):
     if len(self.tasks) < 2:

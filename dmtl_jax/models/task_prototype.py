@@ -70,7 +70,8 @@ def _vectors(module: nn.Module, count: int, channels: int) -> jax.Array:
 def nearest_entry(features: jax.Array, codebook: jax.Array) -> jax.Array:
   """The entry of the codebook [K, C] that is nearest to each feature [..., C], float32."""
   products = jnp.matmul(jax.lax.stop_gradient(features.astype(jnp.float32)), codebook.T, precision='highest')
-  return codebook[jnp.argmin((codebook**2).sum(-1) - 2 * products, axis=-1)]
+  entries = jnp.asarray(codebook)  # exported networks hold NumPy arrays, which traced indices cannot index
+  return entries[jnp.argmin((codebook**2).sum(-1) - 2 * products, axis=-1)]
 
 
 class RetrievalBlock(nn.Module):

@@ -81,6 +81,12 @@ def name_of(folder: str | os.PathLike) -> str:
   return f'{SCHEME}{match["owner"]}/{match["run"]}@{match["commit"]}' if match else str(folder)
 
 
+def public_name(folder: str | os.PathLike) -> str:
+  """As `name_of`, for readers elsewhere: of a path only its last name."""
+  name = name_of(folder)
+  return name if is_address(name) else os.path.basename(os.path.abspath(name))
+
+
 def local(name: str | os.PathLike) -> str:
   """The folder of a run: downloaded for an address on the Hub, otherwise the path itself."""
   return str(download_run(os.fspath(name))) if is_address(name) else os.fspath(name)

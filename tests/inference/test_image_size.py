@@ -17,7 +17,7 @@ import pytest
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.configs import scenes
 from dmtl_jax.inference import evaluation, pieces
-from dmtl_jax.inference.prediction import RawMaps
+from dmtl_jax.inference.raw_maps import RawMaps
 from dmtl_jax.jobs import evaluate, predict
 from dmtl_jax.metrics import boundary
 from dmtl_jax.runs import workdir
@@ -243,7 +243,7 @@ def test_bands_of_an_image_add_up_to_it():
   maps = {('final', t.name): rng.standard_normal((5, 7, t.channels)).astype(np.float32) for t in stub.TASKS}
   raw = RawMaps(stub.TASKS, maps, (4.5, 7.0), 1)
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr('dmtl_jax.inference.prediction.BAND', 100)
+    patch.setattr('dmtl_jax.inference.raw_maps.BAND', 100)
     metrics = {task.name: task.scorer() for task in stub.TASKS}
     example = {'image': np.zeros((*size, 3), np.uint8), 'labels': labels, 'index': 0}
     scored = list(map(pieces.score, pieces.cut_image(raw, example, metrics, 0, pieces.Tally())))

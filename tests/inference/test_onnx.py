@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dmtl_jax.basics.errors import UserError
-from dmtl_jax.inference import calibration, onnx_file, onnx_graph, prediction
+from dmtl_jax.inference import calibration, onnx_convert, onnx_file, onnx_graph, prediction
 from dmtl_jax.jobs import export
 from tests import calibrations
 from tests.tiny import random_variables, SIZE, TASKS, Tiny
@@ -96,10 +96,12 @@ def test_metadata_say_what_the_maps_are(onnx, tiny_run):
   assert 0 < tasks['boundary']['threshold'] < 1
 
 
-@pytest.mark.parametrize('arg', ['method=feature,preset=released', 'method=mtl_baseline'])
-def test_other_methods(onnxruntime, arg, images, tmp_path):
-  """Draws of the posterior, activations in bfloat16, which the file computes in float32; and no noise at all."""
-  tiny = Tiny(arg, tasks=(TASKS[0], TASKS[3]))
+@pytest.mark.parametrize(
+  'arg, tasks', [('method=feature,preset=released', (TASKS[0], TASKS[3])), ('method=task_prototype', TASKS[-2:])]
+)
+def test_other_methods(onnxruntime, arg, tasks, images, tmp_path):
+  """Draws of the posterior, activations in bfloat16, which the file computes in float32; a codebook and no noise."""
+  tiny = Tiny(arg, tasks=tasks)
   predictor = prediction.Predictor(tiny.model, random_variables(tiny.model, seed=2), SIZE, tiny.config.eval, 0)
   out = tmp_path / 'model.onnx'
   low = prediction.Predictor(
@@ -115,6 +117,31 @@ def test_other_methods(onnxruntime, arg, images, tmp_path):
       assert_same(task, maps[task.name][i], want[task.name])
 
 
+def test_a_file_that_gives_other_maps_is_not_written(onnxruntime, tmp_path, monkeypatch):
+  tiny = Tiny('method=mtl_baseline', tasks=TASKS[-1:])
+  predictor = prediction.Predictor(tiny.model, tiny.variables, SIZE, tiny.config.eval, 0)
+  broken = jax.tree.map(lambda x: x * np.float32('nan'), tiny.variables)
+  build = onnx_file.build
+  other = prediction.Predictor(tiny.model, broken, SIZE, tiny.config.eval, 0)
+  monkeypatch.setattr(onnx_file, 'build', lambda _, run: build(other, run))
+  monkeypatch.setattr(export.prediction, 'load', lambda *_: predictor)
+  with pytest.raises(UserError, match='--out: not written, since 100.0% of the values of a map differ'):
+    export.run('run', 'best', str(tmp_path / 'model.onnx'))
+  assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+  'want, got, largest, share',
+  [
+    (np.float32([[1, 200]]), np.float32([[1, 201]]), 0.005, 0.5),
+    (np.float32([[0.5, 0.5]]), np.float32([[0.5, 0.5004]]), 0.0004, 0),
+    (np.uint8([[1, 2, 3, 4]]), np.uint8([[1, 2, 3, 0]]), 0.25, 0.25),
+  ],
+)
+def test_differences_are_relative_to_large_values(want, got, largest, share):
+  np.testing.assert_allclose(onnx_file._compare_maps(want, got), (largest, share), rtol=1e-2)
+
+
 def pool(x, init, function, padding):
   return jax.lax.reduce_window(x, init, function, (3, 3, 1), (2, 2, 1), padding)
 
@@ -127,12 +154,14 @@ FUNCTIONS = {
     dimension_numbers=('NHWC', 'HWIO', 'NHWC'), feature_group_count=4)[0],
   'products': lambda x: jnp.einsum('hwc,hvc->hwv', x, x[:, ::2]) + jnp.einsum('hwc,vw->hv', x, jnp.ones((3, 6)))[:, None],
   'scan': lambda x: jnp.stack(jax.lax.scan(lambda c, r: (c + r, c * r), x[0], x, reverse=True)[1]),
+  'repeated scan': lambda x: jax.lax.scan(lambda c, r: (c * r, c), x[0] / 2, jnp.broadcast_to(x[:1], (3, 6, 4)))[0],
   'repeated': lambda x: jnp.concatenate([jnp.broadcast_to(x[:1], x.shape), jnp.broadcast_to(jnp.arange(4.0), x.shape)]),
   'padded': lambda x: jnp.pad(x, ((0, 0), (1, 2), (3, 0)), constant_values=2),
   'parts': lambda x: jnp.stack(jnp.split(x[1:5:2, :, ::3], 2, axis=1), 1),
   'tiled': lambda x: jnp.tile(x, (1, 2, 1)) * 2,
   'gelu': lambda x: jax.nn.gelu(x, approximate=False) + jax.nn.silu(x) + jax.lax.integer_pow(x, 3) + jax.lax.rsqrt(x * x + 1),
   'logic': lambda x: jnp.where((x > 0) & ~(x != jnp.abs(x)) | (x < -1), jnp.maximum(x, 0.5), -x),
+  'rows': lambda x: jnp.sin(jnp.arange(12.0)).reshape(4, 3)[jnp.argmin(x, 2)] + x[..., :3],
   'reduced': lambda x: x.max(1) + jnp.argmax(x, 1).astype(jnp.float32) - x.min(1),
 }  # fmt: skip
 
@@ -140,11 +169,15 @@ FUNCTIONS = {
 @pytest.mark.parametrize('name', FUNCTIONS)
 def test_an_operation_is_that_of_jax(onnx, onnxruntime, name):
   function = FUNCTIONS[name]
-  converted = onnx_graph.convert(lambda x: {'y': function(x)}, {'x': jax.ShapeDtypeStruct((5, 6, 4), jnp.float32)}, 'x')
+  converted = onnx_convert.convert(
+    lambda x: {'y': function(x)}, {'x': jax.ShapeDtypeStruct((5, 6, 4), jnp.float32)}, 'x'
+  )
   info = onnx.helper.make_tensor_value_info('x', onnx.TensorProto.FLOAT, ['batch', 5, 6, 4])
   outputs = [onnx.helper.make_empty_tensor_value_info(x) for x in converted.outputs.values()]
   graph = onnx.helper.make_graph(converted.nodes, 'g', [info], outputs, converted.initializers)
-  model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid('', onnx_graph.OPSET)], ir_version=8)
+  model = onnx.helper.make_model(
+    graph, opset_imports=[onnx.helper.make_opsetid('', onnx_graph.OPSET)], ir_version=onnx_graph.IR_VERSION
+  )
   x = np.random.default_rng(0).standard_normal((3, 5, 6, 4)).astype(np.float32)
   (got,) = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {'x': x})
   np.testing.assert_allclose(got, jax.vmap(function)(x), atol=1e-5)
@@ -154,13 +187,25 @@ def test_equal_constants_are_stored_once(onnx):
   def function(x):
     return {'y': (x @ np.eye(4, dtype=np.float32) + x) @ jnp.eye(4)}
 
-  converted = onnx_graph.convert(function, {'x': jax.ShapeDtypeStruct((2, 4), jnp.float32)}, 'x')
+  converted = onnx_convert.convert(function, {'x': jax.ShapeDtypeStruct((2, 4), jnp.float32)}, 'x')
   assert [tuple(x.dims) for x in converted.initializers].count((4, 4)) == 1
 
 
 def test_an_operation_without_a_rule_is_named(onnx):
   with pytest.raises(UserError, match="has the operation 'sort', which is not converted to ONNX; write"):
-    onnx_graph.convert(lambda x: {'y': jnp.sort(x)}, {'x': jax.ShapeDtypeStruct((4,), jnp.float32)}, 'x')
+    onnx_convert.convert(lambda x: {'y': jnp.sort(x)}, {'x': jax.ShapeDtypeStruct((4,), jnp.float32)}, 'x')
+
+
+@pytest.mark.parametrize(
+  'function, name',
+  [
+    (lambda x: jax.lax.reduce(x, np.float32(0), lambda a, b: a + b - a * b, [0]), "the operation 'reduce'"),
+    (lambda x: jnp.sin(x)[jnp.arange(2), x[0].astype(int)], 'indexing of other parts than rows'),
+  ],
+)
+def test_operations_that_are_only_like_others_are_named(onnx, function, name):
+  with pytest.raises(UserError, match=f'has {name}, which is not converted'):
+    onnx_convert.convert(lambda x: {'y': function(x)}, {'x': jax.ShapeDtypeStruct((4, 2), jnp.float32)}, 'x')
 
 
 def test_without_the_package(tiny_run, tmp_path, monkeypatch):

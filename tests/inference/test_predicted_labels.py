@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dmtl_jax.inference.predicted_labels import predict_label
-from dmtl_jax.inference.prediction import RawMaps
+from dmtl_jax.inference.raw_maps import RawMaps
 from dmtl_jax.metrics.thinning import thin
 from dmtl_jax.tasks import make_task
 

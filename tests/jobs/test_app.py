@@ -1,8 +1,11 @@
 """The page of `--mode=app`: what it shows and gives away, and the page itself in a browser."""
 
 import importlib.metadata
+import os
 import pathlib
 import shutil
+import signal
+import threading
 import zipfile
 
 import cv2
@@ -17,6 +20,7 @@ from dmtl_jax.draw import legends
 from dmtl_jax.inference import prediction
 from dmtl_jax.jobs import app, app_html, app_results, predict
 from dmtl_jax.jobs.app_results import Settings, Trial
+from tests.hub_server import Repo
 from tests.tiny import SIZE, TASKS, Tiny
 
 pytestmark = pytest.mark.usefixtures('short_encoder')
@@ -195,6 +199,29 @@ def test_without_gradio_6_it_says_what_to_install(tiny_run, monkeypatch, version
     dmtl_jax.app(tiny_run)
 
 
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_the_end_of_the_page_removes_what_was_uploaded(monkeypatch, capsys, number):
+  served = []
+
+  class Page:
+    def launch(self, **options):
+      served.append(pathlib.Path(os.environ['GRADIO_TEMP_DIR']))
+      (served[0] / 'upload.jpg').write_text('of a visitor')
+      threading.Timer(0.2, os.kill, (os.getpid(), number)).start()
+      return None, 'http://here', None
+
+    def close(self, verbose):
+      served.append('closed')
+
+  monkeypatch.setenv('GRADIO_TEMP_DIR', 'restored after the test')
+  monkeypatch.delenv('GRADIO_TEMP_DIR')
+  monkeypatch.setattr(app, 'build', lambda workdir: Page())
+  app.run('runs/mine')
+  assert served[1:] == ['closed']
+  assert not served[0].exists()
+  assert capsys.readouterr().out.endswith('the page is closed\n')
+
+
 @pytest.fixture(scope='module')
 def run_folder(tiny_run, tmp_path_factory):
   """A run with scores missing, a report, a photograph among its panels, and a file that only claims to be one."""
@@ -214,6 +241,9 @@ def served(run_folder, tmp_path_factory):
   pytest.importorskip('gradio', reason="needs Gradio: pip install -e '.[app]'")
   with pytest.MonkeyPatch.context() as patch:
     patch.setenv('GRADIO_TEMP_DIR', str(tmp_path_factory.mktemp('uploads')))
+    patch.setenv('http_proxy', 'http://127.0.0.1:9')  # where nothing answers
+    for name in ('no_proxy', 'NO_PROXY'):
+      patch.setenv(name, '')
     page = app.build(run_folder)
     _, address, _ = page.launch(prevent_thread_lock=True, quiet=True)
     yield address
@@ -224,6 +254,17 @@ def test_only_photographs_are_examples(run_folder, served):
   from dmtl_jax.jobs import app_page
 
   assert app_page._find_examples(run_folder) == [run_folder / 'panels/val_0/input.jpg']
+
+
+def test_a_run_of_the_hub_is_named_with_its_commit(hub_server, tiny_run):
+  pytest.importorskip('gradio', reason="needs Gradio: pip install -e '.[app]'")
+  from dmtl_jax.jobs import app_page
+
+  files = {str(path.relative_to(tiny_run)): path.read_bytes() for path in tiny_run.rglob('*') if path.is_file()}
+  hub_server.repos['me/run'] = Repo(files)
+  page = app_page.build('hf://me/run')
+  assert page.title.endswith(f': hf://me/run@{hub_server.repos["me/run"].head}')
+  assert sum('/revision/main' in request for request in hub_server.requests) == 1  # weights and scores of one commit
 
 
 def test_no_file_but_the_report_is_served(run_folder, served):

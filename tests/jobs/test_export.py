@@ -109,7 +109,12 @@ def test_what_cannot_be_exported(tiny_run, tmp_path):
     (str(tmp_path / 'none'), 'best', 'x.stablehlo', 'must name the folder of a trained run'),
     (run, '3', 'x.stablehlo', '--step=3: not one of best, latest, 7'),
     (run, 'best', str(tmp_path / 'file' / 'x.stablehlo'), 'fix that and run the same command again'),
-    (run, 'best', f'{run}/config.json', 'config.json: the name of an exported file ends in .stablehlo or .onnx'),
+    (
+      run,
+      'best',
+      f'{run}/config.json',
+      'config.json: the name of an exported file ends in .stablehlo or .onnx; write .*config.onnx',
+    ),
   ]:
     with pytest.raises(UserError, match=message):
       export.run(workdir, step, out)

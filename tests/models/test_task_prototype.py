@@ -18,7 +18,10 @@ def test_the_nearest_entry_is_that_of_the_least_distance():
   r = rng('codebook')
   features, codebook = np.float32(r.standard_normal((2, 3, 4, 5))), np.float32(r.standard_normal((7, 5)))
   distance = np.linalg.norm(features[..., None, :] - codebook, axis=-1)
-  np.testing.assert_array_equal(nearest_entry(features, codebook), codebook[distance.argmin(-1)])
+  nearest = jax.jit(nearest_entry)(features, codebook)
+  np.testing.assert_array_equal(nearest, codebook[distance.argmin(-1)])
+  exported = jax.jit(lambda features: nearest_entry(features, codebook))  # which holds its parameters
+  np.testing.assert_array_equal(exported(features), nearest)
 
 
 def test_the_codebook_learns_through_the_features_it_is_added_to():

@@ -60,6 +60,8 @@ def test_the_name_of_a_folder(tmp_path):
   snapshot = tmp_path / 'models--me--run-b' / 'snapshots' / COMMIT
   assert hub.name_of(snapshot) == f'hf://me/run-b@{COMMIT}'
   assert hub.name_of('runs/mine') == 'runs/mine'
+  assert hub.public_name(snapshot) == f'hf://me/run-b@{COMMIT}'
+  assert hub.public_name('/home/me/runs/mine/') == 'mine'
   assert hub.folder_of_results(snapshot) == 'runs/me--run-b'
   assert hub.folder_of_results('runs/mine') == 'runs/mine'
 

@@ -17,7 +17,7 @@ from dmtl_jax.basics import atomic, stopping
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.configs import common
 from dmtl_jax.datasets import nyud, raw
-from dmtl_jax.inference.prediction import RawMaps
+from dmtl_jax.inference.raw_maps import RawMaps
 from dmtl_jax.jobs import evaluate, export, influence, predict, prepare, report, uncertainty
 from dmtl_jax.runs import workdir
 from tests import evaluation_stub as stub
