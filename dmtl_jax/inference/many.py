@@ -29,7 +29,7 @@ def predict_photographs(
 ) -> Iterator[Result]:
   """Yields what `write` returns for each photograph, in order; it is called in threads.
 
-  At most three photographs per thread, and those of one batch, are in memory. When the iteration ends early, calls of
+  Two photographs per thread, two more, and those of one batch are in memory at most. When the iteration ends early, calls of
   `write` under way are waited for, and no other begins.
 
   Args:
