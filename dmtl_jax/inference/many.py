@@ -29,8 +29,8 @@ def predict_photographs(
 ) -> Iterator[Result]:
   """Yields what `write` returns for each photograph, in order; it is called in threads.
 
-  Two photographs per thread, two more, and those of one batch are in memory at most. When the iteration ends early, calls of
-  `write` under way are waited for, and no other begins.
+  Memory holds at most two photographs per thread, two more, and those of one batch. When the iteration ends early,
+  calls of `write` under way are waited for, and no other begins.
 
   Args:
     write: called with the place in `paths`, the image uint8 [H, W, 3] and its raw maps.

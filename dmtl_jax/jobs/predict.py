@@ -48,14 +48,16 @@ def run(
   names = images.result_names(readable)
   predictor = load(workdir, step)
   predictor.check(samples, zoom)
-  stills = [(path, name) for path, name in zip(readable, names) if not images.is_video(path)]
-  broken = []
+  named = list(zip(readable, names))
+  stills = [(path, name) for path, name in named if not images.is_video(path)]
   clips = []
-  for path, name in zip(readable, names):
-    try:
-      clips += [(images.Video(path), name)] if images.is_video(path) else []
-    except UserError as error:
-      broken.append(str(error))
+  broken = []
+  for path, name in named:
+    if images.is_video(path):
+      try:
+        clips.append((images.Video(path), name))
+      except UserError as error:
+        broken.append(str(error))
   for clip, _ in clips:
     if lost := videos.describe_lost_sound(clip.path):
       say(lost)
