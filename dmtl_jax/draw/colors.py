@@ -8,6 +8,7 @@ import numpy as np
 INK = (31, 36, 48)
 SOFT = (110, 118, 132)
 PAPER = (255, 255, 255)
+BAND = 16  # rows that are blended together: their numbers stay in the processor's cache
 ORANGE = (255, 106, 0)
 BLUE = (0, 114, 178)
 # The first classes: a dark background, then Okabe and Ito's colours for every kind of colour vision.
@@ -95,6 +96,8 @@ def ramp(scale: int = cv2.COLORMAP_VIRIDIS) -> np.ndarray:
 
 def hatch_unlabelled(labelled: np.ndarray, picture: np.ndarray) -> np.ndarray:
   """Hatches a picture [H, W, 3] where it is not `labelled` [H, W]: uint8."""
+  if labelled.all():  # as in every prediction; the stripes would take most of the time
+    return picture.astype(np.uint8, copy=False)
   return np.where(labelled[..., None], picture, hatch(*labelled.shape)).astype(np.uint8)
 
 
@@ -115,4 +118,9 @@ def _stripes(height: int, width: int) -> np.ndarray:
 
 def overlay(image: np.ndarray, colors: np.ndarray, alpha: float | np.ndarray = 0.55) -> np.ndarray:
   """Blends colours over an image, both uint8 [H, W, 3]; `alpha` (a number or [H, W, 1]) is the share of the colours."""
-  return np.round(image + alpha * (colors.astype(np.float32) - image)).astype(np.uint8)
+  blended = np.empty(image.shape, np.uint8)
+  for top in range(0, len(image), BAND):
+    rows = slice(top, top + BAND)
+    share = alpha[rows] if isinstance(alpha, np.ndarray) else alpha
+    blended[rows] = np.round(image[rows] + share * (colors[rows].astype(np.float32) - image[rows]))
+  return blended

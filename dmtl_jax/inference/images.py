@@ -1,7 +1,6 @@
 """Images as people have them: any file, folder, glob or video, any size."""
 
 from collections.abc import Iterator, Sequence
-import dataclasses
 import glob
 import os
 import pathlib
@@ -163,19 +162,6 @@ def shrink(image: np.ndarray, side: int) -> np.ndarray:
 
 
 # --- Videos ----------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True)
-class Still:
-  """An image file as an iterable of one frame, as `Video` is of many; raises UserError when it is read."""
-
-  path: pathlib.Path
-  length = 1
-  rate = None
-  seconds = 0.0
-
-  def __iter__(self) -> Iterator[np.ndarray]:
-    yield photographs.read_image(self.path)
 
 
 class Video:

@@ -53,7 +53,13 @@ class RawMaps:
   ) -> np.ndarray:
     """As `predictions`, of one task: all of it, or only these rows, one of `bands(size)`."""
     if rows is None:
-      return np.concatenate([self.prediction(stage, task, size, band, probabilities) for band in bands(size)])
+      first, *others = bands(size)
+      values = self.prediction(stage, task, size, first, probabilities)
+      whole = np.empty((size[0], *values.shape[1:]), values.dtype)
+      whole[first] = values
+      for band in others:
+        whole[band] = self.prediction(stage, task, size, band, probabilities)
+      return whole
     part = tiles.enlarge(self.maps[stage, task.name], self.extent, size, rows, self.origin)
     if probabilities and task.classes and stage != 'uncertainty':
       return _by_pixels(_soften, task, self.calibration.apply(task, part))

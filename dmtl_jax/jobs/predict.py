@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 import contextlib
 import pathlib
+from typing import BinaryIO
 
 import numpy as np
 
@@ -12,11 +13,11 @@ from dmtl_jax.basics.errors import UserError
 from dmtl_jax.basics.progress import Progress, say
 from dmtl_jax.draw import panels
 from dmtl_jax.draw.png import save_png
-from dmtl_jax.inference import gallery, images, videos
+from dmtl_jax.inference import gallery, images, many, videos
 from dmtl_jax.inference.prediction import load
-from dmtl_jax.inference.raw_maps import RawMaps
+from dmtl_jax.inference.raw_maps import bands, RawMaps
 from dmtl_jax.jobs import disk_use
-from dmtl_jax.tasks import KINDS
+from dmtl_jax.tasks import KINDS, Task
 
 SIDE = 2048  # longest side of pictures in pixels; arrays have the image's size
 
@@ -48,19 +49,22 @@ def run(
   names = images.result_names(readable)
   predictor = load(workdir, step)
   predictor.check(samples, zoom)
-  sources = []
+  named = list(zip(readable, names))
+  stills = [(path, name) for path, name in named if not images.is_video(path)]
+  clips = []
   broken = []
-  for path, name in zip(readable, names):
-    try:
-      sources.append((name, images.Video(path) if images.is_video(path) else images.Still(path)))
-    except UserError as error:
-      broken.append(str(error))
-  for _, source in sources:
-    if source.rate and (lost := videos.describe_lost_sound(source.path)):
+  for path, name in named:
+    if images.is_video(path):
+      try:
+        clips.append((images.Video(path), name))
+      except UserError as error:
+        broken.append(str(error))
+  for clip, _ in clips:
+    if lost := videos.describe_lost_sound(clip.path):
       say(lost)
   if estimate := disk_use.describe_maps(readable, predictor.tasks, samples, SIDE, pathlib.Path(out)):
     say(estimate)
-  _predict_all(predictor, sources, pathlib.Path(out), samples, zoom, broken)
+  _predict_all(predictor, stills, clips, pathlib.Path(out), samples, zoom, broken)
   count = len(readable) - len(broken)
   status = images.report_skipped(paths, broken)
   summary = f'{count} of {len(paths)} files predicted'
@@ -68,35 +72,50 @@ def run(
   return status
 
 
-def _predict_all(predictor, sources, folder: pathlib.Path, samples, zoom, broken: list[str]):
-  """Predicts images and videos; adds to `broken` the reason for each that could not be read to its end."""
-  progress = Progress('predicting', sum(source.length for _, source in sources), 'img')
+def _predict_all(predictor, stills, clips, folder: pathlib.Path, samples, zoom, broken: list[str]):
+  """Predicts images, then videos; adds to `broken` the reason for each that could not be read to its end."""
+  progress = Progress('predicting', len(stills) + sum(clip.length for clip, _ in clips), 'img')
   older = f'of {progress.total} images are new in {folder}; what is there of others is older'
-  with stopping.report_interruption(lambda: f'{progress.done} {older}', folder), progress:
+  saved = []  # by threads, some of which finish after an interruption
+
+  def write(place: int, image: np.ndarray, raw: RawMaps) -> pathlib.Path:
+    path, name = stills[place]
+    save(raw, image.shape[:2], draw(raw, image, {}), folder, name)
+    saved.append(name)
+    return path
+
+  def describe_kept() -> str:
+    return f'{max(progress.done, len(saved))} {older}'
+
+  with stopping.report_interruption(describe_kept, folder), progress:
     folder.mkdir(parents=True, exist_ok=True)
-    for name, source in sources:
-      is_video = bool(source.rate)
-      end = progress.done + source.length
-      scales = {}  # a video keeps those of its first frame
-      writers = {}
-      with contextlib.ExitStack() as stack:
-        for image in _read(source, broken):
-          raw = predictor.raw(image, samples, zoom)
-          pictures = draw(raw, image, scales, is_video)
-          if not is_video:
-            save(raw, image.shape[:2], pictures, folder, name)
-          for place, picture in pictures.items() if is_video else ():
-            if place not in writers:
-              path = folder / place / f'{name}{videos.suffix()}'
-              writers[place] = stack.enter_context(videos.VideoWriter(path, source.rate, source.path))
-            writers[place].write(picture, source.seconds)
-          progress.update(1, source.path.name)
+    paths = [path for path, _ in stills]
+    with contextlib.closing(many.predict_photographs(predictor, paths, write, broken, samples, zoom)) as written:
+      for path in written:
+        progress.update(1, path.name)
+    progress.update(len(stills) - progress.done)
+    for clip, name in clips:
+      end = progress.done + clip.length
+      _predict_video(predictor, clip, folder, name, samples, zoom, progress, broken)
       progress.update(end - progress.done)
 
 
-def _read(source, broken: list[str]) -> Iterator[np.ndarray]:
+def _predict_video(predictor, clip: images.Video, folder: pathlib.Path, name: str, samples, zoom, progress, broken):
+  scales = {}  # of the first frame, for all
+  writers = {}
+  with contextlib.ExitStack() as stack:
+    for image in _read(clip, broken):
+      for place, picture in draw(predictor.raw(image, samples, zoom), image, scales, True).items():
+        if place not in writers:
+          path = folder / place / f'{name}{videos.suffix()}'
+          writers[place] = stack.enter_context(videos.VideoWriter(path, clip.rate, clip.path))
+        writers[place].write(picture, clip.seconds)
+      progress.update(1, clip.path.name)
+
+
+def _read(clip: images.Video, broken: list[str]) -> Iterator[np.ndarray]:
   try:
-    yield from source
+    yield from clip
   except UserError as error:
     broken.append(str(error))
 
@@ -137,10 +156,18 @@ def save(raw: RawMaps, size: tuple[int, int], pictures: dict[str, np.ndarray], f
     for place, picture in pictures.items():
       save_png(folder / place / f'{name}.png', picture)
     for stage, place in (('final', folder), ('uncertainty', folder / 'uncertainty')):
-      maps = raw.predictions(stage, size) if stage in raw.stages else {}
-      for task in raw.tasks if maps else ():
-        values = maps[task.name]
-        if stage == 'final' and isinstance(task, KINDS['normals']):  # off by at most 0.03 degrees, in half of the disk
-          values = values.astype(np.float16)
+      for task in raw.tasks if stage in raw.stages else ():
         with atomic_open(place / task.name / f'{name}.npy', 'wb') as file:
-          np.save(file, values)
+          _write_array(file, raw, stage, task, size)
+
+
+def _write_array(file: BinaryIO, raw: RawMaps, stage: str, task: Task, size: tuple[int, int]):
+  """Writes a map as `np.save` does, band by band, so that it is never in memory whole."""
+  for rows in bands(size):
+    values = raw.prediction(stage, task, size, rows)
+    if stage == 'final' and isinstance(task, KINDS['normals']):  # off by at most 0.03 degrees, in half of the disk
+      values = values.astype(np.float16)
+    if rows.start == 0:
+      header = {'descr': values.dtype.str, 'fortran_order': False, 'shape': (size[0], *values.shape[1:])}
+      np.lib.format.write_array_header_1_0(file, header)
+    values.tofile(file)

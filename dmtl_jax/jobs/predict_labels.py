@@ -1,6 +1,7 @@
 """`--mode=predict --save=labels`: predictions as label files, in the layout that training reads."""
 
 from collections.abc import Sequence
+import contextlib
 import dataclasses
 import datetime
 import os
@@ -14,9 +15,10 @@ from dmtl_jax.basics.errors import join_names, UserError
 from dmtl_jax.basics.progress import Progress, say
 from dmtl_jax.datasets import folder
 from dmtl_jax.datasets.folder import annotated, listing, predicted
-from dmtl_jax.inference import images
+from dmtl_jax.inference import images, many
 from dmtl_jax.inference.predicted_labels import predict_label
-from dmtl_jax.inference.prediction import load, Predictor
+from dmtl_jax.inference.prediction import load
+from dmtl_jax.inference.raw_maps import RawMaps
 from dmtl_jax.jobs import disk_use
 from dmtl_jax.runs import hub
 from dmtl_jax.tasks import Task
@@ -83,30 +85,39 @@ def run(
   broken = [f'{path}: a video; predict its frames as images' for path in paths if images.is_video(path)]
   counts = dict.fromkeys((task.name for task in target.tasks), 0)
   progress = Progress('predicting', len(readable), 'img')
+  wanted = [(path, name) for path, name in zip(readable, names) if target.missing(name)]
+  saved = []  # by threads, some of which finish after an interruption
+
+  def write(place: int, image: np.ndarray, raw: RawMaps) -> tuple[pathlib.Path, list[str]]:
+    path, name = wanted[place]
+    tasks = _write_labels(raw, image.shape[:2], name, target, confidence)
+    saved.append(name)
+    return path, tasks
+
+  def describe_kept() -> str:
+    return f'{max(progress.done, len(readable) - len(wanted) + len(saved))} {older}'
+
   older = f'of {progress.total} images are new in {out}; what is there of others is older'
-  with stopping.report_interruption(lambda: f'{progress.done} {older}', out), progress:
+  with stopping.report_interruption(describe_kept, out), progress:
     predicted.write_source(target.folder, target.tasks, origin)
-    for path, name in zip(readable, names):
-      try:
-        for task in _predict_one(predictor, path, name, target, samples, zoom, confidence):
+    progress.update(len(readable) - len(wanted))
+    unlabelled = [path for path, _ in wanted]
+    with contextlib.closing(many.predict_photographs(predictor, unlabelled, write, broken, samples, zoom)) as results:
+      for path, tasks in results:
+        for task in tasks:
           counts[task] += 1
-      except UserError as error:
-        broken.append(str(error))
-      progress.update(1, path.name)
+        progress.update(1, path.name)
+    progress.update(len(readable) - progress.done)
   say(_summary(counts, len(readable), target))
   return images.report_skipped(paths, broken)
 
 
-def _predict_one(predictor: Predictor, path, name: str, target: Target, samples, zoom, confidence) -> list[str]:
+def _write_labels(raw: RawMaps, size: tuple[int, int], name: str, target: Target, confidence: float) -> list[str]:
   """Writes the missing labels of one image, in one transaction; returns the tasks that have one now."""
-  if not (tasks := target.missing(name)):
-    return []
-  image = photographs.read_image(path)
-  raw = predictor.raw(image, samples, zoom)
   written = []
   with transaction():
-    for task in tasks:
-      label = predict_label(raw, task, image.shape[:2], confidence)
+    for task in target.missing(name):
+      label = predict_label(raw, task, size, confidence)
       suffix, values = task.to_file(label, **target.encodings[task.name])
       is_sure = bool(task.valid(label).any())
       for other in listing.LABEL_SUFFIXES:  # of an earlier prediction

@@ -59,7 +59,7 @@ def write_folder(root: pathlib.Path, name: str, data: bytes, size: tuple[int, in
 def as_inputs(path: pathlib.Path) -> list[np.ndarray]:
   """The pixels of an image in training, in evaluation and in prediction, as the network gets them."""
   root = path.parent / f'{path.name} as data'
-  shown = next(iter(images.Still(path)))
+  shown = photographs.read_image(path)
   size = shown.shape[:2]
   config = ConfigDict({'data': {'size': size, 'augment': 'none'}, 'eval': {'geometry': 'fit'}})
   write_folder(root, path.name, path.read_bytes(), size)

@@ -301,6 +301,13 @@ def test_depth_rows_share_the_scale_of_the_ground_truth():
   assert (sheet == color).all(-1).sum() > 150 * 160
 
 
+@pytest.mark.parametrize('share', [0.55, np.linspace(0, 1, 50)[:, None, None]])
+def test_colours_are_blended_over_an_image_in_their_share(share):
+  image, colors = np.random.default_rng(0).integers(0, 256, (2, 50, 3, 3), np.uint8)
+  expected = image.astype(float) + share * (colors.astype(float) - image)
+  assert np.abs(color_lib.overlay(image, colors, share) - expected).max() < 0.5001
+
+
 def test_save_png_is_whole_and_leaves_nothing_else(tmp_path):
   picture = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
   png.save_png(tmp_path / 'deep' / 'a.png', picture)

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
+from dmtl_jax.basics import photographs
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.inference import images, tiles
 
@@ -59,7 +60,7 @@ def test_broken_files_are_named(tmp_path):
     ('absent.png', 'no such file'),
   ]:
     with pytest.raises(UserError, match=why) as error:
-      list(images.Video(tmp_path / name) if images.is_video(name) else images.Still(tmp_path / name))
+      list(images.Video(tmp_path / name) if images.is_video(name) else photographs.read_image(tmp_path / name))
     assert str(tmp_path / name) in str(error.value)
     assert '\n' not in str(error.value)
 

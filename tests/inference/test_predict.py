@@ -1,5 +1,6 @@
 """Prediction of any image: the Python API, the command, sampling and tiles."""
 
+import io
 import math
 
 import cv2
@@ -13,7 +14,7 @@ import dmtl_jax
 from dmtl_jax.basics import photographs
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.data import transforms
-from dmtl_jax.inference import forward, videos
+from dmtl_jax.inference import forward, prediction, videos
 from dmtl_jax.inference import images as images_lib
 from dmtl_jax.inference.tiles import enlarge
 from dmtl_jax.jobs import predict
@@ -458,6 +459,17 @@ def test_the_command_writes_what_the_api_gives(tiny_run, predictor, folder, tmp_
   for place in ('', *(task.name for task in TASKS)):
     assert len(list(images_lib.Video(out / place / f'walk{videos.suffix()}'))) == 3
   assert not [p for p in out.rglob('*') if p.name.startswith('.') or p.name.startswith('broken')]
+
+
+def test_arrays_are_written_in_bands_as_numpy_writes_them(predictor, tmp_path, monkeypatch):
+  monkeypatch.setattr(prediction, 'BAND', 150)
+  raw = predictor.raw(photo(37, 50))
+  predict.save(raw, (37, 50), {}, tmp_path, 'a')
+  for task in TASKS:
+    values = raw.prediction('final', task, (37, 50))
+    stored = io.BytesIO()
+    np.save(stored, values.astype(np.float16) if task.kind == 'normals' else values)
+    assert (tmp_path / task.name / 'a.npy').read_bytes() == stored.getvalue()
 
 
 @pytest.fixture
