@@ -84,7 +84,7 @@ def test_batch_has_every_task_and_hidden_labels_are_blank(ten):
   source = numbered()
   for batch in ten:
     assert batch['image'].shape == (4, *SIZE, 3)
-    assert batch['image'].dtype == np.float32
+    assert batch['image'].dtype == np.uint8
     assert batch['index'].shape == (4,)
     assert batch['index'].dtype == np.int32
     assert batch['label_mask'].dtype == bool

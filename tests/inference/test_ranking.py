@@ -10,6 +10,7 @@ import dmtl_jax
 from dmtl_jax.datasets.source import Source
 from dmtl_jax.inference import ranking
 from dmtl_jax.inference.ranking import Measured, rank
+from dmtl_jax.models import inputs
 from tests.tiny import SIZE, TASKS, Tiny
 
 
@@ -140,7 +141,7 @@ def test_features_are_of_the_image_alone(predictor):
 
 def test_a_strip_is_measured_however_thin():
   region = jnp.array([[0, 0, 1, 96]])
-  weights = ranking._inside(region, SIZE)
+  weights = inputs.inside(region, SIZE).astype(jnp.float32)
   assert float(weights.sum()) == 96
   assert float(ranking.mean_inside(jnp.ones((1, 2, 3, 1)), weights)[0, 0]) == pytest.approx(1)
 
