@@ -112,7 +112,7 @@ def test_seed_changes_order_and_augmentation(ten):
 def test_hosts_share_each_batch_in_order(ten, hosts):
   parts = [take(10, host=h, hosts=hosts) for h in range(hosts)]
   joined = [
-    {name: np.concatenate([part[name] for part in batch]) for name in ('image', 'label_mask', 'index')}
+    {name: np.concatenate([part[name] for part in batch]) for name in ('image', 'region', 'label_mask', 'index')}
     | {'labels': {t.name: np.concatenate([part['labels'][t.name] for part in batch]) for t in TASKS}}
     for batch in zip(*parts)
   ]
