@@ -63,7 +63,7 @@ class Training:
   label_weights: np.ndarray | None = None
 
   def on_devices(self, batch: dict) -> dict:
-    """What the step takes of this host's batch, split by image over the devices of all hosts."""
+    """What the step takes of this host's batch, split by image over the devices of all hosts; images normalised."""
     inputs = {name: batch[name] for name in ('image', 'region', 'labels', 'label_mask')}
     if self.label_weights is not None:
       inputs['label_weights'] = self.label_weights[batch['index']]
