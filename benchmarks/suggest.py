@@ -39,7 +39,7 @@ from dmtl_jax.data import source as source_lib
 from dmtl_jax.inference import ranking
 from dmtl_jax.inference.evaluation import Evaluator, headline
 from dmtl_jax.inference.prediction import Predictor
-from dmtl_jax.models.inputs import model_inputs
+from dmtl_jax.models import inputs
 from dmtl_jax.models.parts.encoder import ResNet
 from dmtl_jax.report.table import markdown_table
 from dmtl_jax.runs import pretrained
@@ -166,23 +166,22 @@ def measure_features(predictor, source, data_config) -> np.ndarray:
   features = []
 
   @jax.jit
-  def encode(variables, images):
-    inputs = model_inputs(
-      predictor.model, images, jax.random.key(0), len(predictor.tasks), None, jnp.zeros(len(images), jnp.int32)
-    )
+  def encode(variables, images, region):
+    inside = inputs.inside(region, images.shape[1:3]).astype(jnp.float32)
+    images = inputs.normalize_padded(images, region)
+    index = jnp.zeros(len(images), jnp.int32)
     _, state = predictor.model.apply(
       variables,
       images,
       capture_intermediates=lambda module, _: isinstance(module, ResNet),
       mutable=['intermediates'],
-      **inputs,
+      **inputs.model_inputs(predictor.model, images, jax.random.key(0), len(predictor.tasks), None, index),
     )
     (stages,) = jax.tree.leaves(state['intermediates'], is_leaf=lambda x: isinstance(x, list))
-    return stages[-1].astype(jnp.float32)
+    return ranking.mean_inside(stages[-1].astype(jnp.float32), inside)
 
   for batch in pipeline.eval_batches(source, data_config, ranking.BATCH, predictor.geometry):
-    inside = ranking._inside(batch['region'], batch['image'].shape[1:3])
-    means = ranking.mean_inside(encode(predictor.variables, batch['image']), inside)
+    means = encode(predictor.variables, batch['image'], batch['region'])
     features.append(jax.device_get(means)[batch['valid']])
   return np.concatenate(features)
 

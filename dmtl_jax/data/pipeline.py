@@ -1,7 +1,9 @@
 """The input pipeline: grain datasets of batches, deterministic by (seed, epoch, index).
 
-A batch is {'image' [B, H, W, 3] float32, 'labels' {task: [B, H, W, K]}, 'label_mask' [B, T],
-'index' [B] int32}; in evaluation also 'valid' [B], False for images that pad the last batch.
+A batch is {'image' [B, H, W, 3] uint8, 'region' [B, 4] int32, 'labels' {task: [B, H, W, K]}, 'label_mask' [B, T],
+'index' [B] int32}; in evaluation also 'size' [B, 2] int32, and 'valid' [B], False for images that pad the last batch.
+The region is where an image lies within its padding: top, left, height, width. Devices normalise the images
+(`models.inputs.normalize_batch`): bytes are a quarter of what floats take between processes and on the way to a device.
 
 The order of images depends only on the position in training: batch k of the whole run holds
 the same images, in the same rows, on any number of hosts and workers.
@@ -47,6 +49,10 @@ class _Load(grain.transforms.Map):
     local = self.batch // self.process_count
     step, row = divmod(int(element), local)
     return self.load(step * self.batch + self.process_index * local + row)
+
+  def stack(self, examples):
+    """A batch of several results of `map`."""
+    return transforms.stack(examples, tuple(self.data_config.size), self.source.tasks)
 
 
 @dataclasses.dataclass
@@ -172,14 +178,16 @@ def _batches(load: _Load, start: int, stop: int) -> Iterator[dict]:
   config = load.data_config
   reads = grain.ReadOptions(num_threads=config.threads, prefetch_buffer_size=config.prefetch)
   local = load.batch // load.process_count
-  data = grain.MapDataset.range(start * local, stop * local).map(load).batch(local)
+  data = grain.MapDataset.range(start * local, stop * local).map(load).batch(local, batch_fn=load.stack)
   data = data.to_iter_dataset(reads)
+  # Hidden labels, which are most where images have one, do not pass between processes.
+  add_hidden_labels = functools.partial(transforms.add_hidden_labels, tasks=load.source.tasks)
   if config.workers:
     if not flags.FLAGS.is_parsed():
       flags.FLAGS.mark_as_parsed()  # grain's workers read absl flags; notebooks never parse them
     workers = grain.MultiprocessingOptions(num_workers=config.workers, per_worker_buffer_size=2)
-    return _Workers(data.mp_prefetch(workers, processes.end_with_parent))
-  return iter(data)
+    return _Workers(data.mp_prefetch(workers, processes.end_with_parent).map(add_hidden_labels))
+  return iter(data.map(add_hidden_labels))
 
 
 class _Workers:

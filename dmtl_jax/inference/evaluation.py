@@ -28,6 +28,7 @@ from dmtl_jax.inference.pieces import cut_image, cut_input, Piece, region_slices
 from dmtl_jax.inference.prediction import Predictor
 from dmtl_jax.metrics.base import merge
 from dmtl_jax.metrics.delta_m import delta_m
+from dmtl_jax.models.inputs import normalize_batch, normalize_padded
 from dmtl_jax.tasks import values_by_task
 
 
@@ -241,19 +242,20 @@ class Evaluator:
     """`image_facts.describe` of one image of a batch, without its padding."""
     inside = region_slices(batch['region'][i])
     labels = {t.name: batch['labels'][t.name][i][inside] for n, t in enumerate(self.tasks) if batch['label_mask'][i, n]}
-    return image_facts.describe(transforms.to_uint8(batch['image'][i][inside]), labels, self.tasks, batch['size'][i])
+    return image_facts.describe(batch['image'][i][inside], labels, self.tasks, batch['size'][i])
 
   def stages(self, variables, index: int) -> gallery.Example:
     """One image with its labels and every stage of its maps, without padding; runs only on this host."""
-    example = self.source[index]
-    ready = self._transform(example)
+    ready = self._transform(self.source[index])
+    batch = transforms.stack([ready], tuple(self.data_config.size), self.tasks)
     noise = 0 if self.at_image_size else index  # the noise of what was scored
-    maps = self._predict_stages(_on_one_device(variables), ready['image'][None], np.array([noise], np.int32))
+    images = normalize_padded(batch['image'], batch['region'])
+    maps = self._predict_stages(_on_one_device(variables), images, np.array([noise], np.int32))
     inside = region_slices(ready['region'])
     return gallery.Example(
       self.source.ids[index],
-      transforms.to_uint8(ready['image'])[inside],
-      {name: ready['labels'][name][inside] for name in example['labels']},
+      ready['image'],
+      ready['labels'],
       jax.tree.map(lambda x: np.asarray(x[0])[inside], maps),
     )
 
@@ -271,7 +273,8 @@ class Evaluator:
     return itertools.islice(batches, math.ceil(self.count / self.batch))
 
   def _predict_local(self, variables, batch):
-    arrays = sharding.put_batch({'image': batch['image'], 'index': batch['index']}, self.mesh)
+    inputs = {name: batch[name] for name in ('image', 'region', 'index')}
+    arrays = normalize_batch(sharding.put_batch(inputs, self.mesh))
     return jax.tree.map(sharding.local_rows, self._predict(variables, arrays['image'], arrays['index']))
 
 

@@ -23,11 +23,10 @@ import numpy as np
 
 from dmtl_jax.basics import target
 from dmtl_jax.basics.errors import UserError
-from dmtl_jax.data import transforms
 from dmtl_jax.inference import onnx_convert, onnx_graph
 from dmtl_jax.inference.forward import predict_map
 from dmtl_jax.inference.prediction import Predictor
-from dmtl_jax.models.inputs import model_inputs
+from dmtl_jax.models.inputs import model_inputs, normalize
 from dmtl_jax.tasks import Task
 
 MAX_BYTES = 2**31 - 1  # of a protocol buffer
@@ -109,10 +108,9 @@ class Network:
 
   def predict_one(self, image: jax.Array, noise: jax.Array | None = None) -> dict[str, jax.Array]:
     """An image, uint8 [H, W, 3], to the results of the model, without the batch."""
-    normalized = (image / jnp.float32(255) - transforms.MEAN) / transforms.STD
     inputs = self._inputs | ({} if noise is None else {'noise': noise})
     with target.compiling_for('gpu'):  # plain convolutions: the faster ones of XLA on CPUs would be slower elsewhere
-      output = self._model.apply(self._variables, normalized[None], **inputs)
+      output = self._model.apply(self._variables, normalize(image)[None], **inputs)
     stages = {'': output.final, 'initial/': output.initial}
     return {
       prefix + task.name: predict_map(task, maps[task.name], self._predictor.size, self._predictor.calibration)[0]

@@ -106,7 +106,7 @@ def cut_input(
 
 
 def region_slices(region) -> tuple[slice, slice]:
-  """Rows and columns of an image within its padding; `region` as in `transforms.eval_transform`."""
+  """Rows and columns of an image within its padding; `region` as in a batch (data/pipeline.py)."""
   top, left, height, width = region
   return slice(top, top + height), slice(left, left + width)
 

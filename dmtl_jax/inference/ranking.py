@@ -16,7 +16,7 @@ import numpy as np
 from dmtl_jax.basics.progress import Progress
 from dmtl_jax.data import pipeline
 from dmtl_jax.inference.calibration import Calibration, UNCALIBRATED
-from dmtl_jax.models.inputs import model_inputs
+from dmtl_jax.models import inputs as inputs_lib
 from dmtl_jax.tasks import Task
 
 BATCH = 8  # images measured together
@@ -52,17 +52,18 @@ def uncertainty_map(task: Task, final: jax.Array, initial: jax.Array | None) -> 
 
 
 def make_measure_fn(model, seed: int, diffusion_steps: int = 0, calibration: Calibration = UNCALIBRATED) -> Callable:
-  """Returns the compiled function (variables, images [B, H, W, 3], region [B, 4]) -> means of `uncertainty_map` [B, T].
+  """Returns the compiled function (variables, images, region) -> means of `uncertainty_map` [B, T].
 
-  Every image has the noise of index 0, as in --mode=predict; `region` is that of `transforms.eval_transform`.
+  It takes 'image' and 'region' of a batch (see data/pipeline.py). Every image has the noise of index 0, as in
+  --mode=predict.
   """
   key = jax.random.key(seed)
 
   def measure_batch(variables, images, region):
-    inside = _inside(region, images.shape[1:3])
-
+    inside = inputs_lib.inside(region, images.shape[1:3]).astype(jnp.float32)
+    images = inputs_lib.normalize_padded(images, region)
     index = jnp.zeros(len(images), jnp.int32)
-    inputs = model_inputs(model, images, key, len(model.tasks), None, index, diffusion_steps or None)
+    inputs = inputs_lib.model_inputs(model, images, key, len(model.tasks), None, index, diffusion_steps or None)
     output = model.apply(variables, images, **inputs)
     maps = [
       uncertainty_map(t, calibration.apply(t, output.final[t.name]), output.initial.get(t.name))[..., None]
@@ -73,17 +74,8 @@ def make_measure_fn(model, seed: int, diffusion_steps: int = 0, calibration: Cal
   return jax.jit(measure_batch)
 
 
-def _inside(region: jax.Array, size: tuple[int, int]) -> jax.Array:
-  """Masks [B, H, W, 1] float32 of the regions [B, 4] (top, left, height, width)."""
-  top, left, height, width = region.T[:, :, None]
-  rows, columns = (jnp.arange(n) for n in size)
-  rows = (rows >= top) & (rows < top + height)
-  columns = (columns >= left) & (columns < left + width)
-  return (rows[:, :, None] & columns[:, None, :])[..., None].astype(jnp.float32)
-
-
 def mean_inside(maps: jax.Array, inside: jax.Array) -> jax.Array:
-  """Mean [B, C] of maps [B, h, w, C] where images [B, H, W] are not padding, by the masks of `_inside`."""
+  """Mean [B, C] of maps [B, h, w, C] where images [B, H, W] are not padding, by masks [B, H, W, 1] float32."""
   weights = jax.image.resize(inside, (*maps.shape[:3], 1), 'linear')  # antialiased: a strip counts, however thin
   return (maps * weights).sum((1, 2)) / weights.sum((1, 2))
 

@@ -253,10 +253,6 @@ def draw_labels(source, config) -> np.ndarray:
   transform = transforms.eval_transform(config.data, config.eval.geometry, source.tasks)
   shown = []
   for i in np.linspace(0, len(source) - 1, min(SHOWN, len(source))).round().astype(int).tolist():
-    example = source[i]
-    ready = transform(example)
-    top, left, height, width = ready['region']
-    inside = np.s_[top : top + height, left : left + width]
-    labels = {name: ready['labels'][name][inside] for name in example['labels']}
-    shown.append((source.ids[i], transforms.to_uint8(ready['image'][inside]), labels))
+    ready = transform(source[i])
+    shown.append((source.ids[i], ready['image'], ready['labels']))
   return panels.contact_sheet(shown, source.tasks)

@@ -24,9 +24,9 @@ from dmtl_jax.basics import stopping, target
 from dmtl_jax.basics.atomic import atomic_path
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.basics.progress import say
-from dmtl_jax.data import transforms
 from dmtl_jax.inference import onnx_file, prediction
 from dmtl_jax.inference.forward import make_predict_fn
+from dmtl_jax.models.inputs import normalize
 from dmtl_jax.runs import hub
 
 SUFFIXES = ('.stablehlo', '.onnx')
@@ -45,8 +45,7 @@ def export(predictor: prediction.Predictor) -> jax.export.Exported:
   variables = jax.device_get(predictor.variables)  # arrays on several devices would tie the file to their number
 
   def predict(image):
-    normalized = (image / jnp.float32(255) - transforms.MEAN) / transforms.STD
-    maps = jax.lax.platform_dependent(normalized[None], cpu=on('cpu'), default=on('gpu'))
+    maps = jax.lax.platform_dependent(normalize(image)[None], cpu=on('cpu'), default=on('gpu'))
     return {name: x[0] for name, x in maps.items()}
 
   def on(platform: str):  # the convolutions that suit it; the file holds the weights once

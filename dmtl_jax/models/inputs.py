@@ -1,8 +1,9 @@
-"""Inputs of a network besides images, and its initial variables."""
+"""Inputs of a network, and its initial variables."""
 
 import jax
 import jax.numpy as jnp
 
+from dmtl_jax.basics.photographs import MEAN, STD
 from dmtl_jax.models.base import Network
 from dmtl_jax.models.parts.diffusion import draw_noise
 from dmtl_jax.models.parts.pairs import DensePairs, Pairs
@@ -18,6 +19,34 @@ def init_variables(model: Network, key: jax.Array, size: tuple[int, int]) -> dic
 def variable_shapes(model: Network, size: tuple[int, int]) -> dict:
   """Shapes and dtypes of the network's variables, without computing them."""
   return jax.eval_shape(lambda: init_variables(model, jax.random.key(0), size))
+
+
+def normalize(images: jax.Array) -> jax.Array:
+  """Normalises images, uint8 [..., 3] RGB, by ImageNet's mean and standard deviation, to float32."""
+  return (images / jnp.float32(255) - MEAN) / STD
+
+
+def inside(region: jax.Array, size: tuple[int, int]) -> jax.Array:
+  """Masks [B, H, W, 1] bool of the regions [B, 4] (top, left, height, width) within `size` (H, W)."""
+  top, left, height, width = region.T[:, :, None]
+  rows, columns = (jnp.arange(n) for n in size)
+  rows = (rows >= top) & (rows < top + height)
+  columns = (columns >= left) & (columns < left + width)
+  return (rows[:, :, None] & columns[:, None, :])[..., None]
+
+
+def normalize_padded(images: jax.Array, region: jax.Array) -> jax.Array:
+  """Normalises the images of a batch, uint8 [B, H, W, 3], to float32; the padding outside of `region` becomes 0."""
+  return jnp.where(inside(region, images.shape[1:3]), normalize(images), 0)
+
+
+def normalize_batch(batch: dict) -> dict:
+  """Normalises the images of a batch on the devices that hold it, and takes away 'region'."""
+  batch = dict(batch)
+  images = batch['image']
+  normalize_there = jax.jit(normalize_padded, out_shardings=images.sharding)
+  batch['image'] = normalize_there(images, batch.pop('region'))
+  return batch
 
 
 def model_inputs(

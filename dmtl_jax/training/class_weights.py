@@ -141,7 +141,7 @@ def shares(source, data_config) -> dict[str, np.ndarray]:
 
   def count(index: int) -> dict[str, np.ndarray]:
     labels = transform(source[index], np.random.default_rng((0, index)))['labels']
-    return {task.name: _count(task, labels[task.name]) for _, task in tasks}
+    return {task.name: _count(task, labels[task.name]) for _, task in tasks if task.name in labels}
 
   with Progress('counting classes', len(indices), 'img') as progress, ThreadPoolExecutor() as pool:
     for counts in pool.map(count, indices):

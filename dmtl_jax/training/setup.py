@@ -19,7 +19,7 @@ from dmtl_jax.data import source as source_lib
 from dmtl_jax.inference import evaluation
 from dmtl_jax.metrics.delta_m import delta_m
 from dmtl_jax.models import build_model, find, Network
-from dmtl_jax.models.inputs import init_variables
+from dmtl_jax.models.inputs import init_variables, normalize_batch
 from dmtl_jax.runs import pretrained
 from dmtl_jax.runs.checkpoints import Checkpoints
 from dmtl_jax.runs.state import initial_loss_scale, TrainState
@@ -81,11 +81,11 @@ class Training:
   label_weights: np.ndarray | None = None
 
   def on_devices(self, batch: dict) -> dict:
-    """What the step takes of this host's batch, split by image over the devices of all hosts."""
-    inputs = {name: batch[name] for name in ('image', 'labels', 'label_mask')}
+    """What the step takes of this host's batch, split by image over the devices of all hosts; images normalised."""
+    inputs = {name: batch[name] for name in ('image', 'region', 'labels', 'label_mask')}
     if self.label_weights is not None:
       inputs['label_weights'] = self.label_weights[batch['index']]
-    return sharding.put_batch(inputs, self.mesh)
+    return normalize_batch(sharding.put_batch(inputs, self.mesh))
 
 
 class MeshAndModel(NamedTuple):

@@ -40,10 +40,11 @@ class Gradients(NamedTuple):
 class TrainStep:
   """The function (state, batch, number) -> (state, scalars); jit it with the state donated.
 
-  It takes a TrainState, a Batch (see data/pipeline.py) and the number of the step, from 1. The scalars: 'loss/total',
-  'loss/final/TASK' and 'loss/initial/TASK' (sums over this batch's labelled images) with 'count/TASK' labelled images,
-  'grad_norm', and 'is_finite': whether the update was made. A float16 network adds 'loss_scale', by which the loss was
-  multiplied, and 'overflow': the update was skipped because the gradient of the scaled loss was not finite.
+  It takes a TrainState, a batch as `setup.Training.on_devices` makes it, and the number of the step, from 1. The
+  scalars: 'loss/total', 'loss/final/TASK' and 'loss/initial/TASK' (sums over this batch's labelled images) with
+  'count/TASK' labelled images, 'grad_norm', and 'is_finite': whether the update was made. A float16 network adds
+  'loss_scale', by which the loss was multiplied, and 'overflow': the update was skipped because the gradient of the
+  scaled loss was not finite.
 
   Attributes:
     method: gives the loss.

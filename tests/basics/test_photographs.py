@@ -68,9 +68,9 @@ def as_inputs(path: pathlib.Path) -> list[np.ndarray]:
   ready = [
     transforms.train_transform(config.data, train.tasks)(train[0], np.random.default_rng(0)),
     transforms.eval_transform(config.data, config.eval.geometry, val.tasks)(val[0]),
-    transforms.finish(shown, {}, size, (), 0),
+    transforms.finish(shown, {}, size, 0),
   ]
-  return [transforms.to_uint8(example['image']) for example in ready]
+  return [example['image'] for example in ready]
 
 
 def palette():

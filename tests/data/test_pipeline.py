@@ -84,7 +84,7 @@ def test_batch_has_every_task_and_hidden_labels_are_blank(ten):
   source = numbered()
   for batch in ten:
     assert batch['image'].shape == (4, *SIZE, 3)
-    assert batch['image'].dtype == np.float32
+    assert batch['image'].dtype == np.uint8
     assert batch['index'].shape == (4,)
     assert batch['index'].dtype == np.int32
     assert batch['label_mask'].dtype == bool
@@ -112,7 +112,7 @@ def test_seed_changes_order_and_augmentation(ten):
 def test_hosts_share_each_batch_in_order(ten, hosts):
   parts = [take(10, host=h, hosts=hosts) for h in range(hosts)]
   joined = [
-    {name: np.concatenate([part[name] for part in batch]) for name in ('image', 'label_mask', 'index')}
+    {name: np.concatenate([part[name] for part in batch]) for name in ('image', 'region', 'label_mask', 'index')}
     | {'labels': {t.name: np.concatenate([part['labels'][t.name] for part in batch]) for t in TASKS}}
     for batch in zip(*parts)
   ]

@@ -40,12 +40,21 @@ def config(augment, size=(64, 80)):
   return ConfigDict({'augment': augment, 'size': size})
 
 
+def padded(example, size, tasks):
+  """A transformed example as it is in a batch."""
+  batch = transforms.add_hidden_labels(transforms.stack([example], size, tasks), tasks)
+  return {name: x[0] for name, x in batch.items() if name != 'labels'} | {
+    'labels': {name: x[0] for name, x in batch['labels'].items()}
+  }
+
+
 def evaluate(geometry, size, example, augment='light', tasks=TASKS):
-  return transforms.eval_transform(config(augment, size), geometry, tasks)(example)
+  return padded(transforms.eval_transform(config(augment, size), geometry, tasks)(example), size, tasks)
 
 
 def train(augment, example, seed=0, size=(64, 80)):
-  return transforms.train_transform(config(augment, size), TASKS)(example, np.random.default_rng(seed))
+  transform = transforms.train_transform(config(augment, size), TASKS)
+  return padded(transform(example, np.random.default_rng(seed)), size, TASKS)
 
 
 @pytest.fixture
@@ -61,10 +70,10 @@ def test_labels_move_with_the_image(augment, size, plain):
   for seed in range(12):
     out = train(augment, coordinates(), seed, size)
     assert out['image'].shape == (*size, 3)
-    assert out['image'].dtype == np.float32
+    assert out['image'].dtype == np.uint8
     valid = out['labels']['depth'][..., 0] > 0
     assert valid.mean() > 0.2
-    x, y = np.moveaxis(transforms.to_uint8(out['image'])[..., :2].astype(int), -1, 0)[:, valid]
+    x, y = np.moveaxis(out['image'][..., :2].astype(int), -1, 0)[:, valid]
     semseg = out['labels']['semseg'][valid, 0].astype(int)
     normals = out['labels']['normals'][valid]
     assert np.abs(semseg - x).max() <= 2  # bilinear against nearest, at zoom 0.5 to 2
@@ -94,7 +103,7 @@ def test_depth_is_divided_by_the_scale_of_the_picture(plain):
       out = train(augment, example, seed, size)
       zoom = 6 / out['labels']['depth'].max()
       middle = size[0] // 2  # the image is padded around
-      row = transforms.to_uint8(out['image'])[middle, :, 0].astype(float)
+      row = out['image'][middle, :, 0].astype(float)
       row = row[out['labels']['depth'][middle, :, 0] > 0]
       row = row if row[0] < row[-1] else row[::-1]
       np.testing.assert_allclose((len(row) - 1) / (row[-1] - row[0]), zoom, rtol=0.05)
@@ -114,7 +123,7 @@ def test_mtan_samples_the_image_with_aligned_corners(plain):
   """The corners of the output are pixels of the input: an integer zoom window, not blends with its outside."""
   for seed in range(10):
     example = train('mtan', coordinates(60, 120), seed, (60, 120))
-    out = transforms.to_uint8(example['image']).astype(int)
+    out = example['image'].astype(int)
     depth = example['labels']['depth']
     scale = (1 + out[0, 0, 1]) / depth[0, 0, 0]
     width, height = abs(out[0, -1, 0] - out[0, 0, 0]) + 1, out[-1, 0, 1] - out[0, 0, 1] + 1
@@ -237,9 +246,8 @@ def test_padding_is_zero_in_the_image_and_unlabelled(geometry, top, left):
   out = evaluate(geometry, (65, 80) if geometry == 'pad' else (40, 80), example)
   place = np.s_[top : top + 40, left : left + 50]
   np.testing.assert_array_equal(out['region'], [top, left, 40, 50])
-  expected = (example['image'] / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
-  np.testing.assert_allclose(out['image'][place], expected, atol=1e-5)
-  assert np.count_nonzero(out['image'].any(-1)) == np.count_nonzero(expected.any(-1))
+  np.testing.assert_array_equal(out['image'][place], example['image'])
+  assert np.count_nonzero(out['image']) == np.count_nonzero(example['image'])
   for name, label in example['labels'].items():
     rest = out['labels'][name].copy()
     np.testing.assert_array_equal(rest[place], label)
@@ -325,9 +333,9 @@ def test_the_crop_rule_looks_at_a_label_that_is_hidden_and_learning_does_not():
 
   def shares(**extra):
     runs = [transform(example | extra, np.random.default_rng(seed)) for seed in range(80)]
-    assert all(run.keys() == {'image', 'labels', 'label_mask', 'index'} for run in runs)
-    assert all((run['labels']['semseg'] == 255).all() and not run['label_mask'][0] for run in runs)
-    return np.mean([0.25 < (run['labels']['depth'] > 0).mean() < 0.75 for run in runs])
+    assert all(run.keys() == {'image', 'labels', 'region', 'index'} for run in runs)
+    assert all(run['labels'].keys() == {'depth', 'normals'} for run in runs)
+    return np.mean([0.25 < (padded(run, (40, 40), TASKS)['labels']['depth'] > 0).mean() < 0.75 for run in runs])
 
   assert shares() < 0.35
   assert shares(crop_guide=guide) > 0.6
@@ -390,11 +398,6 @@ def test_photometric_varies_within_its_bounds():
   assert 180 < max(means) <= 240  # 0.5 (128 - 32) = 48, 1.5 (128 + 32) = 240
 
 
-def test_to_uint8_undoes_normalize_image():
-  image = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, -1)
-  np.testing.assert_array_equal(transforms.to_uint8(transforms.normalize_image(image)), image)
-
-
 def test_same_generator_same_example_and_input_untouched():
   for augment in FIELDS['data']['augment'].choices:
     example = coordinates()
@@ -404,3 +407,20 @@ def test_same_generator_same_example_and_input_untouched():
     assert augment == 'none' or (first['image'] != other['image']).any()
     for name, label in before.items():
       np.testing.assert_array_equal(example['labels'][name], label)
+
+
+def test_a_stack_holds_visible_labels_and_hidden_ones_are_added():
+  """Three images of which the second has no depth; nothing has a boundary."""
+  examples = [transforms.finish(x['image'], x['labels'], (64, 80), x['index']) for x in (coordinates(40, 50),) * 3]
+  examples[1]['labels'] = {name: x for name, x in examples[1]['labels'].items() if name != 'depth'}
+  stacked = transforms.stack(examples, (64, 80), TASKS)
+  assert {name: len(x) for name, x in stacked['labels'].items()} == {
+    'semseg': 3, 'boundary': 0, 'normals': 3, 'depth': 2,
+  }  # fmt: skip
+  full = transforms.add_hidden_labels(stacked, TASKS)
+  for t, task in enumerate(TASKS):
+    label = full['labels'][task.name]
+    assert label.dtype == task.label_dtype
+    np.testing.assert_array_equal(task.valid(label).any((1, 2)), stacked['label_mask'][:, t])
+    np.testing.assert_array_equal(label[stacked['label_mask'][:, t]], stacked['labels'][task.name])
+  np.testing.assert_array_equal(full['labels']['depth'][2, :40, :50], examples[2]['labels']['depth'])

@@ -44,7 +44,7 @@ def predictor(tiny_run):
 def draws(predictor):
   """Raw maps {task: [K, h, w, C]} of a photo of the training size, by the step that evaluation uses."""
   step = jax.jit(forward.make_forward_fn(predictor.model, predictor.seed))
-  image = transforms.finish(photo(*SIZE), {}, SIZE, (), 0)['image'][None]
+  image = transforms.pad_image(photo(*SIZE), SIZE, (0, 0))[None]
   maps = [step(predictor.variables, image, jnp.full(1, k, jnp.int32))['final'] for k in range(SAMPLES)]
   return {task.name: np.stack([np.asarray(draw[task.name][0], np.float64) for draw in maps]) for task in TASKS}
 
@@ -101,7 +101,7 @@ def test_maps_have_the_images_size_and_the_promised_kinds(predictor, tmp_path):
 def test_an_image_of_the_training_size_is_predicted_as_in_evaluation(predictor):
   step = jax.jit(forward.make_predict_fn(predictor.model, predictor.seed))
   image = photo(*SIZE)
-  batch = transforms.finish(image, {}, SIZE, (), 0)['image'][None]
+  batch = transforms.pad_image(image, SIZE, (0, 0))[None]
   want, got = step(predictor.variables, batch, np.zeros(1, np.int32))['final'], predictor(image)
   for task in TASKS:
     if task.classes:
@@ -117,7 +117,8 @@ def test_an_image_is_padded_around_as_in_evaluation(predictor, monkeypatch, size
   image = photo(*size)
   ready = transforms.eval_transform(predictor.config.data, 'pad', TASKS)({'image': image, 'labels': {}, 'index': 0})
   step = jax.jit(forward.make_predict_fn(predictor.model, predictor.seed))
-  want = step(predictor.variables, ready['image'][None], np.zeros(1, np.int32))['final']['depth'][0]
+  padded = transforms.pad_image(ready['image'], SIZE, ready['region'][:2])
+  want = step(predictor.variables, padded[None], np.zeros(1, np.int32))['final']['depth'][0]
   top, left, height, width = ready['region']
   want = np.asarray(want)[top : top + height, left : left + width]
   got = predictor.raw(image, 1, 1).predictions('final', (height, width))['depth']

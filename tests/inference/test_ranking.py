@@ -9,6 +9,7 @@ import dmtl_jax
 from dmtl_jax.datasets.source import Source
 from dmtl_jax.inference import ranking
 from dmtl_jax.inference.ranking import rank
+from dmtl_jax.models import inputs
 from tests.tiny import SIZE, TASKS, Tiny
 
 
@@ -91,7 +92,7 @@ def test_uncertainty_is_the_mean_over_the_predictors_maps(predictor, monkeypatch
 
 def test_a_strip_is_measured_however_thin():
   region = jnp.array([[0, 0, 1, 96]])
-  weights = ranking._inside(region, SIZE)
+  weights = inputs.inside(region, SIZE).astype(jnp.float32)
   assert float(weights.sum()) == 96
   assert float(ranking.mean_inside(jnp.ones((1, 2, 3, 1)), weights)[0, 0]) == pytest.approx(1)
 

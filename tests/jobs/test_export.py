@@ -11,7 +11,6 @@ import pytest
 
 from dmtl_jax.basics import target
 from dmtl_jax.basics.errors import UserError
-from dmtl_jax.data import transforms
 from dmtl_jax.inference import calibration, prediction
 from dmtl_jax.jobs import export
 from dmtl_jax.models.parts import winograd
@@ -94,12 +93,6 @@ def test_other_methods(arg, images, monkeypatch):
   want = predictor(images[0])
   for task in tiny.tasks:
     agrees(task, got[task.name][0], want[task.name])
-
-
-def test_normalisation_is_that_of_training(images):
-  """The formula inside the file against the table that training reads."""
-  inside = (images[0] / np.float32(255) - transforms.MEAN) / transforms.STD
-  np.testing.assert_allclose(transforms.normalize_image(images[0]), inside, atol=1e-6)
 
 
 def test_what_cannot_be_exported(tiny_run, tmp_path):

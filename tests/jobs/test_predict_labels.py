@@ -100,7 +100,8 @@ def test_training_weighs_them_and_takes_no_weights_without_them(completed):
   source = label_settings.apply_labels(source_lib.open_source(config.data, 'train'), 'full')
   weights = setup.label_weights(source, config.data)
   assert weights.tolist() == np.where(source.predicted, 0.25, 1).tolist()
-  batch = {name: np.zeros(2) for name in ('image', 'labels', 'label_mask')} | {'index': np.array([1, 0])}
+  batch = {name: np.zeros(2) for name in ('labels', 'label_mask')} | {'index': np.array([1, 0])}
+  batch |= {'image': np.zeros((2, *SIZE, 3), np.uint8), 'region': np.zeros((2, 4), np.int32)}
   mesh = sharding.make_mesh(1)
   training = setup.Training(mesh, source, None, None, 1, None, None, None, None, None, weights)
   inputs = training.on_devices(batch)

@@ -81,7 +81,7 @@ def poison(monkeypatch):
   on_devices = setup.Training.on_devices
 
   def poisoned(self, batch):
-    image = batch['image'].copy()
+    image = batch['image'].astype(np.float32)
     image[batch['index'] == BAD] = np.nan
     return on_devices(self, batch | {'image': image})
 
