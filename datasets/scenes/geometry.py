@@ -14,7 +14,7 @@ World coordinates are metres, z up. Vectors are arrays [3,...]. No product over 
 change with its number of threads.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 import dataclasses
 import functools
 
@@ -53,6 +53,11 @@ class Solid:
     center = rotation @ self.pose[:, 3] + translation
     pose = np.column_stack([rotation @ self.pose[:, :3], center])
     return dataclasses.replace(self, pose=pose)
+
+  @property
+  def center(self) -> np.ndarray:
+    """[3]."""
+    return self.pose[:, 3]
 
   @functools.cached_property
   def inverse(self) -> np.ndarray:
@@ -132,9 +137,10 @@ def ring(center, radius, tube, material, label) -> Solid:
 
 
 def rotate(matrix: np.ndarray, vectors: np.ndarray) -> np.ndarray:
-  """matrix [3,3] times vectors [3,...], in the vectors' dtype."""
-  a, b, c = (spread(column, vectors) for column in matrix.T)
-  return a * vectors[0] + b * vectors[1] + c * vectors[2]
+  """matrix [3,3] times vectors [3,...], in the vectors' dtype; or a matrix for each, [3,3,N] times [3,N]."""
+  if matrix.ndim == 2:
+    matrix = matrix.astype(vectors.dtype).reshape(3, 3, *[1] * (vectors.ndim - 1))
+  return matrix[:, 0] * vectors[0] + matrix[:, 1] * vectors[1] + matrix[:, 2] * vectors[2]
 
 
 def spread(vector: np.ndarray, like: np.ndarray) -> np.ndarray:
@@ -142,61 +148,81 @@ def spread(vector: np.ndarray, like: np.ndarray) -> np.ndarray:
   return vector.astype(like.dtype).reshape(3, *[1] * (like.ndim - 1))
 
 
-def to_local(solid: Solid, points: np.ndarray) -> np.ndarray:
-  """World points [3,...] to local ones."""
-  return rotate(solid.inverse, points - spread(solid.pose[:, 3], points))
+class Batch:
+  """Some solids of one kind, and values of theirs for each of N points or rays: `counts` [S] of each solid.
+
+  Attributes:
+    members: indices of the solids.
+    kind: of all of them.
+  """
+
+  def __init__(self, solids, members, counts, dtype):
+    self.members, self.counts, self.dtype = members, counts, dtype
+    self.solids = [solids[k] for k in members]
+    self.kind = self.solids[0].kind
+
+  def values(self, name: str) -> np.ndarray:
+    """The solids' attribute, float64 [...,S]."""
+    return np.stack([getattr(solid, name) for solid in self.solids], -1)
+
+  def repeat(self, values: np.ndarray) -> np.ndarray:
+    """Values per solid [...,S] as values that go with N points, [...,N] or, of a single solid, [...,1]."""
+    values = values.astype(self.dtype)
+    return values if len(self.counts) == 1 else np.repeat(values, self.counts, -1)
+
+  def join(self, arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """The members' arrays [3,n] as one [3,N]."""
+    return np.concatenate([arrays[k] for k in self.members], 1)
+
+  def split(self, values: np.ndarray) -> Iterator:
+    """(index of the solid, its values [...,n]) of values [...,N]."""
+    start = 0
+    for k, count in zip(self.members, self.counts):
+      yield k, values[..., start : start + count]
+      start += count
 
 
-def first_hits(solids: Sequence[Solid], origins: Sequence, directions: Sequence) -> list[np.ndarray]:
+def batches(solids: Sequence[Solid], arrays: Sequence[np.ndarray]) -> Iterator[Batch]:
+  """Solids of one kind whose arrays [3,n] have about BATCH points together: few calls, and what fits the cache."""
+  members: list[int] = []
+  points = 0
+  for k in sorted(range(len(solids)), key=lambda k: solids[k].kind):
+    count = arrays[k].shape[1]
+    if members and (solids[k].kind != solids[members[0]].kind or points + count > BATCH):
+      yield Batch(solids, members, [arrays[i].shape[1] for i in members], arrays[0].dtype)
+      members, points = [], 0
+    members.append(k)
+    points += count
+  if members:
+    yield Batch(solids, members, [arrays[i].shape[1] for i in members], arrays[0].dtype)
+
+
+def first_hits(solids: Sequence[Solid], origins, directions: Sequence[np.ndarray]) -> list[np.ndarray]:
   """The smallest t > NEAREST where origin + t direction enters the solid, for each solid's own rays; inf: it never does.
 
   Args:
     solids: seen from outside.
-    origins: [3,N] of the directions' dtype per solid, or one [3] float64 for all rays of all solids; world coordinates.
-    directions: [3,N] per solid.
+    origins: [3,n] for each solid, of the directions' dtype; or one [3] float64 for all rays. World coordinates.
+    directions: [3,n] for each solid.
   """
   result = [np.empty(0)] * len(solids)
-  for batch in _batches([solid.kind for solid in solids], [rays.shape[1] for rays in directions]):
-    counts = [directions[k].shape[1] for k in batch]
-    d = np.concatenate([rotate(solids[k].inverse, directions[k]) for k in batch], 1)
-    shapes = np.array([solids[k].shape for k in batch]).T
+  for batch in batches(solids, directions):
+    center, inverse, shape = batch.values('center'), batch.values('inverse'), batch.values('shape')
+    matrix = batch.repeat(inverse)
+    d = rotate(matrix, batch.join(directions))
     if isinstance(origins, list):
-      o = np.concatenate([to_local(solids[k], origins[k]) for k in batch], 1)
-      shapes, per_ray = np.repeat(shapes.astype(d.dtype), counts, 1), _same
-    else:
-      o = np.stack([to_local(solids[k], origins) for k in batch], 1)
-      per_ray = functools.partial(_repeat, counts, d.dtype)
+      o, shape, repeat = rotate(matrix, batch.join(origins) - batch.repeat(center)), batch.repeat(shape), np.asarray
+    else:  # what follows from the one origin alone stays in float64
+      o, repeat = rotate(inverse, origins[:, None] - center), batch.repeat
     with np.errstate(divide='ignore', invalid='ignore', over='ignore'):
-      t = HITS[solids[batch[0]].kind](o, d, shapes, per_ray)
-    for k, hits in zip(batch, np.split(t, np.cumsum(counts)[:-1])):
+      t = HITS[batch.kind](o, d, shape, repeat)
+    for k, hits in batch.split(t):
       result[k] = hits
   return result
 
 
-def _batches(kinds, counts):
-  """Indices of solids of one kind that together have about BATCH rays: few calls, and arrays that fit the cache."""
-  batch, rays = [], 0
-  for k in sorted(range(len(kinds)), key=kinds.__getitem__):
-    if batch and (kinds[k] != kinds[batch[0]] or rays + counts[k] > BATCH):
-      yield batch
-      batch, rays = [], 0
-    batch.append(k)
-    rays += counts[k]
-  if batch:
-    yield batch
-
-
-def _same(values):
-  return values
-
-
-def _repeat(counts, dtype, values):
-  """Values per solid [...,S] as values per ray [...,N]; what is computed of one origin for all rays is so in float64."""
-  return np.repeat(values.astype(dtype), counts, -1)
-
-
-# Where rays enter a unit body. Arguments: local origins [3,S] and `shape` [2,S], of solids or already of rays; local
-# directions [3,N]; what makes values of rays of them.
+# Where rays enter a unit body. Arguments: local origins [3,S] and `shape` [3,S], of solids or of rays; local directions
+# [3,N]; what repeats values of solids for their rays.
 
 
 def _slabs(o, d, half=None):
@@ -208,25 +234,25 @@ def _slabs(o, d, half=None):
   return np.maximum(np.maximum(near[0], near[1]), near[2]), np.minimum(np.minimum(far[0], far[1]), far[2])
 
 
-def _box(o, d, shape, per_ray):
-  near, far = _slabs(per_ray(o), d)
+def _box(o, d, shape, repeat):
+  near, far = _slabs(repeat(o), d)
   return np.where((near <= far) & (near > NEAREST), near, np.inf)
 
 
-def _sphere(o, d, shape, per_ray):
-  a, b = dot(d, d), dot(per_ray(o), d)
-  c = per_ray(dot(o, o) - 1)
+def _sphere(o, d, shape, repeat):
+  a, b = dot(d, d), dot(repeat(o), d)
+  c = repeat(dot(o, o) - 1)
   root = b * b - a * c
   t = (-b - np.sqrt(np.maximum(root, 0))) / a
   return np.where((root > 0) & (t > NEAREST), t, np.inf)
 
 
-def _frustum(o, d, shape, per_ray):
+def _frustum(o, d, shape, repeat):
   middle, slope, top = shape  # radius = middle + slope z
   radius = middle + slope * o[2]
-  c = per_ray(o[0] * o[0] + o[1] * o[1] - radius * radius)
-  ends = per_ray(np.stack([-1 - o[2], 1 - o[2]]))
-  (x, y, z), radius, slope, top = per_ray(o), per_ray(radius), per_ray(slope), per_ray(top)
+  c = repeat(o[0] * o[0] + o[1] * o[1] - radius * radius)
+  ends = repeat(np.stack([-1 - o[2], 1 - o[2]]))
+  (x, y, z), radius, slope, top = repeat(o), repeat(radius), repeat(slope), repeat(top)
   change = slope * d[2]
   a = d[0] * d[0] + d[1] * d[1] - change * change
   b = x * d[0] + y * d[1] - radius * change
@@ -241,8 +267,8 @@ def _frustum(o, d, shape, per_ray):
   return np.where(t > NEAREST, t, np.inf).min(0)
 
 
-def _torus(o, d, shape, per_ray):
-  o, (wide, tube, _) = per_ray(o), per_ray(shape)
+def _torus(o, d, shape, repeat):
+  o, (wide, tube, _) = np.broadcast_to(repeat(o), d.shape), np.broadcast_to(repeat(shape), d.shape)
   near, far = _slabs(o, d, np.stack([wide, wide, tube]))
   length = np.sqrt(dot(d, d))
   result = np.full(d.shape[1], np.inf, d.dtype)
@@ -260,37 +286,54 @@ def _torus(o, d, shape, per_ray):
 HITS = {'box': _box, 'sphere': _sphere, 'frustum': _frustum, 'torus': _torus}
 
 
-def surface(solid: Solid, points: np.ndarray) -> tuple:
-  """Unit normals and texture coordinates at points [3,N] on the solid's surface, world coordinates.
+def surfaces(solids: Sequence[Solid], points: Sequence[np.ndarray]) -> list:
+  """(unit normals [3,n], texture coordinates u, v [n]) at points [3,n] on each solid's surface, world coordinates.
 
-  Returns:
-    normal: [3,N], world, pointing outwards.
-    u, v: [N], metres along the surface.
+  Normals point outwards, u and v are metres along the surface.
   """
-  x, y, z = local = to_local(solid, points)
-  sx, sy, sz = solid.scale.tolist()
-  if solid.kind == 'box':
-    normal, u, v = _box_surface(local, spread(solid.scale, local))
-  elif solid.kind == 'sphere':
-    normal, u, v = local, np.arctan2(y, x) * sx, np.arcsin(np.clip(z, -1, 1)) * sz
-  elif solid.kind == 'frustum':
-    r, slope = np.hypot(x, y), float(solid.ratio - 1) / 2
-    radius = 1 + slope * (z + 1)
-    cap = 1 - np.abs(z) < np.abs(r - radius)
-    normal = np.stack([np.where(cap, 0, x), np.where(cap, 0, y), np.where(cap, np.sign(z), -slope * radius)])
-    u, v = np.where(cap, x * sx, np.arctan2(y, x) * sx), np.where(cap, y * sy, z * sz)
-  else:
-    r = np.hypot(x, y)
-    normal = np.stack([x - x / r, y - y / r, z])
-    u, v = np.arctan2(y, x) * sx, np.arctan2(z, r - 1) * sx * float(solid.ratio)
-  return unit(rotate(solid.inverse.T, normal)), u, v
+  result = [None] * len(solids)
+  for batch in batches(solids, points):
+    inverse, scale = batch.repeat(batch.values('inverse')), batch.repeat(batch.values('scale'))
+    local = rotate(inverse, batch.join(points) - batch.repeat(batch.values('center')))
+    normal, u, v = SURFACES[batch.kind](local, scale, batch.repeat(batch.values('shape')))
+    normal = unit(rotate(inverse.swapaxes(0, 1), normal))
+    for (k, n), (_, part_u), (_, part_v) in zip(batch.split(normal), batch.split(u), batch.split(v)):
+      result[k] = (n, part_u, part_v)
+  return result
 
 
-def _box_surface(local, scale):
+# Normals, not of length 1, and texture coordinates of local points [3,N], given `scale` and `shape` [3,N].
+
+
+def _box_surface(local, scale, shape):
   axis = np.abs(local).argmax(0)
   normal = np.where(axis == np.arange(3)[:, None], np.sign(local), 0)
   metres = local * scale
   return normal, np.where(axis == 0, metres[1], metres[0]), np.where(axis == 2, metres[1], metres[2])
+
+
+def _sphere_surface(local, scale, shape):
+  x, y, z = local
+  return local, np.arctan2(y, x) * scale[0], np.arcsin(np.clip(z, -1, 1)) * scale[2]
+
+
+def _frustum_surface(local, scale, shape):
+  (x, y, z), slope = local, shape[1]
+  r, radius = np.hypot(x, y), 1 + slope * (z + 1)
+  cap = 1 - np.abs(z) < np.abs(r - radius)
+  normal = np.stack([np.where(cap, 0, x), np.where(cap, 0, y), np.where(cap, np.sign(z), -slope * radius)])
+  sx, sy, sz = scale
+  return normal, np.where(cap, x * sx, np.arctan2(y, x) * sx), np.where(cap, y * sy, z * sz)
+
+
+def _torus_surface(local, scale, shape):
+  x, y, z = local
+  r = np.hypot(x, y)
+  normal = np.stack([x - x / r, y - y / r, z])
+  return normal, np.arctan2(y, x) * scale[0], np.arctan2(z, r - 1) * scale[0] * shape[1]
+
+
+SURFACES = {'box': _box_surface, 'sphere': _sphere_surface, 'frustum': _frustum_surface, 'torus': _torus_surface}
 
 
 def dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:

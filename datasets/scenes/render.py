@@ -49,11 +49,8 @@ def trace(scene: Scene, height: int, width: int, dtype=np.float64) -> Hits:
 
 def normals(scene: Scene, hits: Hits) -> np.ndarray:
   """Unit normals [H,W,3] in camera coordinates: x right, y up, z towards the camera."""
-  points = _points(scene, hits).reshape(3, -1)
-  world = np.empty_like(points)
-  for id, where in _groups(hits.ids.ravel()):
-    world[:, where] = _surface(scene, id, points[:, where])[0]
-  camera = geometry.unit(geometry.rotate(scene.camera.axes, world))
+  seen = _surfaces(scene, hits.ids.ravel(), _points(scene, hits).reshape(3, -1))
+  camera = geometry.unit(geometry.rotate(scene.camera.axes, seen.unsorted(seen.normal)))
   return camera.T.reshape(*hits.ids.shape, 3)
 
 
@@ -62,13 +59,11 @@ def picture(scene: Scene, height: int, width: int) -> np.ndarray:
   shape = SAMPLES * height, SAMPLES * width
   hits = trace(scene, *shape, np.float32)
   points = shading.to_tiles(_points(scene, hits))
-  normal, albedo = np.empty_like(points), np.empty_like(points)
-  gloss, glow = np.empty_like(points[0]), np.empty_like(points[0])
-  for id, where in _groups(shading.to_tiles(hits.ids)):
-    normal[:, where], u, v = _surface(scene, id, points[:, where])
-    material = scene.faces[id] if id < FACES else scene.solids[id - FACES].material
-    albedo[:, where] = textures.albedo(material, u, v)
-    gloss[where], glow[where] = material.gloss, material.glow
+  seen = _surfaces(scene, shading.to_tiles(hits.ids), points)
+  materials = [scene.faces[id] if id < FACES else scene.solids[id - FACES].material for id in seen.ids]
+  albedo = textures.albedo(materials, seen.counts, seen.u, seen.v)
+  gloss, glow = (np.repeat(np.float32([getattr(m, x) for m in materials]), seen.counts) for x in ('gloss', 'glow'))
+  normal, albedo, gloss, glow = map(seen.unsorted, (seen.normal, albedo, gloss, glow))
   light = shading.shade(scene, points, normal, albedo, gloss, glow, shape)
   light = np.ascontiguousarray(np.moveaxis(shading.to_image(light, *shape), 0, -1))
   return cv2.resize(light, (width, height), interpolation=cv2.INTER_AREA)
@@ -120,20 +115,47 @@ def _windows(scene, pixel, height, width):
       yield k, slice(top, bottom), slice(left, right)
 
 
-def _groups(ids):
-  """(id, indices of its pixels) of each id that occurs in ids [N]."""
-  order = np.argsort(ids, kind='stable')
-  present, starts = np.unique(ids[order], return_index=True)
-  return zip(present.tolist(), np.split(order, starts[1:]))
-
-
 def _points(scene, hits):
   return geometry.spread(scene.camera.position, hits.direction) + hits.depth * hits.direction
 
 
-def _surface(scene, id, points):
-  if id >= FACES:
-    return geometry.surface(scene.solids[id - FACES], points)
+@dataclasses.dataclass(frozen=True)
+class _Surfaces:
+  """What N points lie on, sorted by id.
+
+  Attributes:
+    order: [N] the points' indices.
+    ids, counts: of the points, each id that occurs.
+    normal: [3,N] unit vectors, world.
+    u, v: [N] texture coordinates, metres.
+  """
+
+  order: np.ndarray
+  ids: list[int]
+  counts: list[int]
+  normal: np.ndarray
+  u: np.ndarray
+  v: np.ndarray
+
+  def unsorted(self, values: np.ndarray) -> np.ndarray:
+    """Values [...,N] in the points' order."""
+    result = np.empty_like(values)
+    result[..., self.order] = values
+    return result
+
+
+def _surfaces(scene, ids, points):
+  order = np.argsort(ids, kind='stable')
+  present, starts = np.unique(ids[order], return_index=True)
+  parts = np.split(points.take(order, 1), starts[1:], 1)
+  walls = int(np.searchsorted(present, FACES))
+  found = [_face(id, part) for id, part in zip(present[:walls].tolist(), parts)]
+  found += geometry.surfaces([scene.solids[id - FACES] for id in present[walls:]], parts[walls:])
+  normal, u, v = (np.concatenate(values, -1) for values in zip(*found))
+  return _Surfaces(order, present.tolist(), [part.shape[1] for part in parts], normal, u, v)
+
+
+def _face(id, points):
   axis, high = divmod(id, 2)
   normal = np.zeros_like(points)
   normal[axis] = -1 if high else 1

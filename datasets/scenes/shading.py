@@ -78,7 +78,7 @@ class _Tiles:
 def _casters(scene):
   """What shades others, all but the rugs and skirting boards: (solids, centres [3,S,1], radii [S,1])."""
   solids = scene.solids[len(scene.instances[0]) :]
-  centers = np.array([solid.pose[:, 3] for solid in solids], np.float32).reshape(-1, 3)
+  centers = np.array([solid.center for solid in solids], np.float32).reshape(-1, 3)
   return solids, centers.T[..., None], np.array([solid.radius for solid in solids], np.float32)[:, None]
 
 
@@ -169,7 +169,7 @@ def _openness(scene, tiles, points, normal):
 
 def _occlusion(solid, points, normal):
   """Share of the hemisphere that the solid hides, as if it were the ellipsoid in its local unit sphere."""
-  offset = geometry.spread(solid.pose[:, 3], points) - points
+  offset = geometry.spread(solid.center, points) - points
   local = geometry.rotate(solid.inverse, offset)
   away = np.maximum(dot(local, local), 1)
   side = np.maximum(dot(normal, geometry.unit(offset)) + 0.1, 0)
