@@ -165,9 +165,9 @@ class Batch:
     """The solids' attribute, float64 [...,S]."""
     return np.stack([getattr(solid, name) for solid in self.solids], -1)
 
-  def repeat(self, values: np.ndarray) -> np.ndarray:
-    """Values per solid [...,S] as values that go with N points, [...,N] or, of a single solid, [...,1]."""
-    values = values.astype(self.dtype)
+  def repeat(self, values: np.ndarray, cast: bool = True) -> np.ndarray:
+    """Values per solid [...,S], in the points' dtype unless not `cast`, as [...,N] or, of a single solid, [...,1]."""
+    values = values.astype(self.dtype) if cast else values
     return values if len(self.counts) == 1 else np.repeat(values, self.counts, -1)
 
   def join(self, arrays: Sequence[np.ndarray]) -> np.ndarray:
@@ -211,7 +211,7 @@ def first_hits(solids: Sequence[Solid], origins, directions: Sequence[np.ndarray
     matrix = batch.repeat(inverse)
     d = rotate(matrix, batch.join(directions))
     if isinstance(origins, list):
-      o, shape, repeat = rotate(matrix, batch.join(origins) - batch.repeat(center)), batch.repeat(shape), np.asarray
+      o, shape, repeat = rotate(matrix, batch.join(origins) - batch.repeat(center)), batch.repeat(shape), _of_rays
     else:  # what follows from the one origin alone stays in float64
       o, repeat = rotate(inverse, origins[:, None] - center), batch.repeat
     with np.errstate(divide='ignore', invalid='ignore', over='ignore'):
@@ -219,6 +219,11 @@ def first_hits(solids: Sequence[Solid], origins, directions: Sequence[np.ndarray
     for k, hits in batch.split(t):
       result[k] = hits
   return result
+
+
+def _of_rays(values, cast=True):
+  """In place of `Batch.repeat`: these are already values of rays."""
+  return values
 
 
 # Where rays enter a unit body. Arguments: local origins [3,S] and `shape` [3,S], of solids or of rays; local directions
@@ -268,12 +273,12 @@ def _frustum(o, d, shape, repeat):
 
 
 def _torus(o, d, shape, repeat):
-  o, (wide, tube, _) = np.broadcast_to(repeat(o), d.shape), np.broadcast_to(repeat(shape), d.shape)
-  near, far = _slabs(o, d, np.stack([wide, wide, tube]))
+  near, far = _slabs(repeat(o), d, repeat(shape)[[0, 0, 1]])
   length = np.sqrt(dot(d, d))
   result = np.full(d.shape[1], np.inf, d.dtype)
   rays = np.flatnonzero((near <= far) & (far > NEAREST))
-  o, d, length, far, tube = o[:, rays], d[:, rays], length[rays], far[rays], tube[rays]
+  o, shape = (np.broadcast_to(repeat(x, cast=False), d.shape)[:, rays] for x in (o, shape))  # the march in float64
+  d, length, far, tube = d[:, rays], length[rays], far[rays], shape[1]
   t = np.maximum(near[rays], NEAREST)
   for _ in range(TORUS_STEPS):
     x, y, z = o + t * d
