@@ -198,7 +198,7 @@ def batches(solids: Sequence[Solid], arrays: Sequence[np.ndarray]) -> Iterator[B
 
 
 def first_hits(solids: Sequence[Solid], origins, directions: Sequence[np.ndarray]) -> list[np.ndarray]:
-  """The smallest t > NEAREST where origin + t direction enters the solid, for each solid's own rays; inf: it never does.
+  """The smallest t > NEAREST where a ray origin + t direction enters its solid; inf where it never does.
 
   Args:
     solids: seen from outside.

@@ -53,7 +53,9 @@ def shade(scene: Scene, points, normal, albedo, gloss, glow, shape: tuple[int, i
   middle = light.position - scene.size / 2
   falloff = np.minimum(float(middle @ middle) / squared, 4)  # 1 in the room's middle
   facing = np.maximum(dot(normal, to_light), 0)
-  lit = _lit(scene, tiles, points + 2e-3 * normal, _lamp_samples(light, scene.size / 2, shape), to_light, distance, facing)
+  lit = _lit(
+    scene, tiles, points + 2e-3 * normal, _lamp_samples(light, scene.size / 2, shape), to_light, distance, facing
+  )
   direct = facing * falloff * lit
   ambient = _openness(scene, tiles, points, normal)
   front = ambient * np.maximum(dot(normal, view), 0)
@@ -110,7 +112,7 @@ def _near_beams(light, tiles, centers, radii, to_light, distance, wanted):
     along = dot(offset[:, k, None], to_light.take(t, 1))
     beside = (radius + wide)[k, None] - (wide * (away - radius))[k, None] * closeness.take(t, 0)
     may = (along * along + beside * beside >= (away * away)[k, None]) & wanted.take(t, 0)
-    pair, point = np.nonzero(may)
+    pair, point = np.divmod(np.flatnonzero(may).astype(np.int32), AREA)
     found.append((k[pair], t[pair] * AREA + point))
   ball, point = (np.concatenate(x) for x in zip(*found)) if found else (np.zeros(0, int),) * 2
   present, starts = np.unique(ball, return_index=True)
@@ -132,7 +134,7 @@ def _lamp_samples(light, middle, shape):
 
 @functools.lru_cache(maxsize=4)
 def _disc_samples(height, width):
-  """Polar coordinates [3,N] in the unit disc, as (radius, cosine, sine), tile by tile; a pixel's rays take four rings."""
+  """(radius, cosine, sine) [3,N] of a point of the unit disc per ray, tile by tile; a pixel's rays take four rings."""
   rows, columns = np.arange(height)[:, None], np.arange(width)[None, :]
   turn = (52.9829189 * ((0.06711056 * (columns // 2) + 0.00583715 * (rows // 2)) % 1)) % 1
   sample = 2 * (rows % 2) + columns % 2
@@ -163,7 +165,7 @@ def _openness(scene, tiles, points, normal):
   for solid, tiles_near in zip(solids, near):
     chosen = np.flatnonzero(tiles_near)
     if chosen.size:
-      share[chosen] *= 1 - _occlusion(solid, points[:, chosen], normal[:, chosen])
+      share[chosen] *= 1 - _occlusion(solid, points.take(chosen, 1), normal.take(chosen, 1))
   return share.ravel()
 
 
