@@ -10,10 +10,11 @@ map keeps the ray parameter t, so rays are intersected in local coordinates:
 
 The axes of a pose, its first three columns, are at right angles.
 
-World coordinates are metres, z up. Vectors are triples of arrays that broadcast: no product over rays
-is left to BLAS, whose rounding may change with its number of threads.
+World coordinates are metres, z up. Vectors are arrays [3,...]. No product over rays is left to BLAS, whose rounding may
+change with its number of threads.
 """
 
+from collections.abc import Iterator, Sequence
 import dataclasses
 import functools
 
@@ -23,6 +24,7 @@ from dmtl_jax.datasets.scenes.textures import Material
 
 NEAREST = 1e-4  # hits with a smaller t are the ray's own start
 TORUS_STEPS = 32
+BATCH = 8192  # rays
 SIGNS = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)])
 
 
@@ -52,6 +54,11 @@ class Solid:
     pose = np.column_stack([rotation @ self.pose[:, :3], center])
     return dataclasses.replace(self, pose=pose)
 
+  @property
+  def center(self) -> np.ndarray:
+    """[3]."""
+    return self.pose[:, 3]
+
   @functools.cached_property
   def inverse(self) -> np.ndarray:
     """World to local directions [3,3]."""
@@ -61,6 +68,12 @@ class Solid:
   def scale(self) -> np.ndarray:
     """Length in metres of the local unit along each axis [3]."""
     return np.sqrt((self.pose[:, :3] ** 2).sum(0))
+
+  @property
+  def shape(self) -> tuple[float, float, float]:
+    """What rays need of `ratio`: of a frustum the middle radius, its slope and the top radius squared."""
+    r = float(self.ratio)
+    return (1 + r, r, 0.0) if self.kind == 'torus' else ((r + 1) / 2, (r - 1) / 2, r * r)
 
   @property
   def half(self) -> np.ndarray:
@@ -123,144 +136,220 @@ def ring(center, radius, tube, material, label) -> Solid:
   return Solid('torus', np.column_stack([np.eye(3) * radius, center]), material, label, ratio=tube / radius)
 
 
-def rotate(matrix: np.ndarray, vector) -> tuple:
-  """matrix [3,3] times a triple of arrays, in their dtype (python's numbers do not widen it)."""
-  x, y, z = vector
-  return tuple([a * x + b * y + c * z for a, b, c in matrix.tolist()])
+def rotate(matrix: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+  """matrix [3,3] times vectors [3,...], in the vectors' dtype; or a matrix for each, [3,3,N] times [3,N]."""
+  if matrix.ndim == 2:
+    matrix = matrix.astype(vectors.dtype).reshape(3, 3, *[1] * (vectors.ndim - 1))
+  return matrix[:, 0] * vectors[0] + matrix[:, 1] * vectors[1] + matrix[:, 2] * vectors[2]
 
 
-def to_local(solid: Solid, points) -> tuple:
-  """World points (a triple of arrays or numbers) to local ones."""
-  return rotate(solid.inverse, [p - c for p, c in zip(points, solid.pose[:, 3].tolist())])
+def spread(vector: np.ndarray, like: np.ndarray) -> np.ndarray:
+  """A vector [3] with the dtype and the number of axes of an array [3,...], to calculate with it."""
+  return vector.astype(like.dtype).reshape(3, *[1] * (like.ndim - 1))
 
 
-def first_hit(solid: Solid, origin, direction) -> np.ndarray:
-  """The smallest t > NEAREST where origin + t direction enters the solid; inf where it never does.
+class Batch:
+  """Some solids of one kind, and values of theirs for each of N points or rays: `counts` [S] of each solid.
+
+  Attributes:
+    members: indices of the solids.
+    kind: of all of them.
+  """
+
+  def __init__(self, solids, members, counts, dtype):
+    self.members, self.counts, self.dtype = members, counts, dtype
+    self.solids = [solids[k] for k in members]
+    self.kind = self.solids[0].kind
+
+  def values(self, name: str) -> np.ndarray:
+    """The solids' attribute, float64 [...,S]."""
+    return np.stack([getattr(solid, name) for solid in self.solids], -1)
+
+  def repeat(self, values: np.ndarray, cast: bool = True) -> np.ndarray:
+    """Values per solid [...,S], in the points' dtype unless not `cast`, as [...,N] or, of a single solid, [...,1]."""
+    values = values.astype(self.dtype) if cast else values
+    return values if len(self.counts) == 1 else np.repeat(values, self.counts, -1)
+
+  def join(self, arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """The members' arrays [3,n] as one [3,N]."""
+    return np.concatenate([arrays[k] for k in self.members], 1)
+
+  def split(self, values: np.ndarray) -> Iterator:
+    """(index of the solid, its values [...,n]) of values [...,N]."""
+    start = 0
+    for k, count in zip(self.members, self.counts):
+      yield k, values[..., start : start + count]
+      start += count
+
+
+def batches(solids: Sequence[Solid], arrays: Sequence[np.ndarray]) -> Iterator[Batch]:
+  """Solids of one kind whose arrays [3,n] have about BATCH points together: few calls, and what fits the cache."""
+  members: list[int] = []
+  points = 0
+  for k in sorted(range(len(solids)), key=lambda k: solids[k].kind):
+    count = arrays[k].shape[1]
+    if members and (solids[k].kind != solids[members[0]].kind or points + count > BATCH):
+      yield Batch(solids, members, [arrays[i].shape[1] for i in members], arrays[0].dtype)
+      members, points = [], 0
+    members.append(k)
+    points += count
+  if members:
+    yield Batch(solids, members, [arrays[i].shape[1] for i in members], arrays[0].dtype)
+
+
+def first_hits(solids: Sequence[Solid], origins, directions: Sequence[np.ndarray]) -> list[np.ndarray]:
+  """The smallest t > NEAREST where a ray origin + t direction enters its solid; inf where it never does.
 
   Args:
-    solid: seen from outside.
-    origin: triple of python's numbers or of arrays, world coordinates.
-    direction: triple of arrays.
+    solids: seen from outside.
+    origins: [3,n] for each solid, of the directions' dtype; or one [3] float64 for all rays. World coordinates.
+    directions: [3,n] for each solid.
   """
-  o, d = to_local(solid, origin), rotate(solid.inverse, direction)
-  with np.errstate(divide='ignore', invalid='ignore', over='ignore'):
-    if solid.kind == 'box':
-      return _box(o, d)
-    if solid.kind == 'sphere':
-      return _sphere(o, d)
-    if solid.kind == 'frustum':
-      return _frustum(o, d, float(solid.ratio))
-    return _torus(o, d, float(solid.ratio))
+  result = [np.empty(0)] * len(solids)
+  for batch in batches(solids, directions):
+    center, inverse, shape = batch.values('center'), batch.values('inverse'), batch.values('shape')
+    matrix = batch.repeat(inverse)
+    d = rotate(matrix, batch.join(directions))
+    if isinstance(origins, list):
+      o, shape, repeat = rotate(matrix, batch.join(origins) - batch.repeat(center)), batch.repeat(shape), _of_rays
+    else:  # what follows from the one origin alone stays in float64
+      o, repeat = rotate(inverse, origins[:, None] - center), batch.repeat
+    with np.errstate(divide='ignore', invalid='ignore', over='ignore'):
+      t = HITS[batch.kind](o, d, shape, repeat)
+    for k, hits in batch.split(t):
+      result[k] = hits
+  return result
 
 
-def _slabs(o, d, half):
-  """Where rays enter and leave the box |x_i| <= half_i."""
-  near, far = -np.inf, np.inf
-  for oi, di, h in zip(o, d, half):
-    inverse = 1 / np.where(np.abs(di) < 1e-12, di.dtype.type(1e-12), di)
-    middle, reach = -oi * inverse, h * np.abs(inverse)
-    near, far = np.maximum(near, middle - reach), np.minimum(far, middle + reach)
-  return near, far
+def _of_rays(values, cast=True):
+  """In place of `Batch.repeat`: these are already values of rays."""
+  return values
 
 
-def _box(o, d):
-  near, far = _slabs(o, d, (1, 1, 1))
+# Where rays enter a unit body. Arguments: local origins [3,S] and `shape` [3,S], of solids or of rays; local directions
+# [3,N]; what repeats values of solids for their rays.
+
+
+def _slabs(o, d, half=None):
+  """Where rays enter and leave the box |x_i| <= half_i, by default 1."""
+  inverse = 1 / np.where(np.abs(d) < 1e-12, d.dtype.type(1e-12), d)
+  middle, reach = -o * inverse, np.abs(inverse)
+  reach = reach if half is None else half * reach
+  near, far = middle - reach, middle + reach
+  return np.maximum(np.maximum(near[0], near[1]), near[2]), np.minimum(np.minimum(far[0], far[1]), far[2])
+
+
+def _box(o, d, shape, repeat):
+  near, far = _slabs(repeat(o), d)
   return np.where((near <= far) & (near > NEAREST), near, np.inf)
 
 
-def _sphere(o, d):
-  a = d[0] * d[0] + d[1] * d[1] + d[2] * d[2]
-  b = o[0] * d[0] + o[1] * d[1] + o[2] * d[2]
-  c = o[0] * o[0] + o[1] * o[1] + o[2] * o[2] - 1
+def _sphere(o, d, shape, repeat):
+  a, b = dot(d, d), dot(repeat(o), d)
+  c = repeat(dot(o, o) - 1)
   root = b * b - a * c
   t = (-b - np.sqrt(np.maximum(root, 0))) / a
   return np.where((root > 0) & (t > NEAREST), t, np.inf)
 
 
-def _frustum(o, d, ratio):
-  middle, slope = (ratio + 1) / 2, (ratio - 1) / 2  # radius = middle + slope z
-  radius, change = middle + slope * o[2], slope * d[2]
+def _frustum(o, d, shape, repeat):
+  middle, slope, top = shape  # radius = middle + slope z
+  radius = middle + slope * o[2]
+  c = repeat(o[0] * o[0] + o[1] * o[1] - radius * radius)
+  ends = repeat(np.stack([-1 - o[2], 1 - o[2]]))
+  (x, y, z), radius, slope, top = repeat(o), repeat(radius), repeat(slope), repeat(top)
+  change = slope * d[2]
   a = d[0] * d[0] + d[1] * d[1] - change * change
-  b = o[0] * d[0] + o[1] * d[1] - radius * change
-  c = o[0] * o[0] + o[1] * o[1] - radius * radius
+  b = x * d[0] + y * d[1] - radius * change
   root = b * b - a * c
-  spread = np.sqrt(np.maximum(root, 0))
-  best = np.full(np.shape(d[0]), np.inf, d[0].dtype)
-  for sign in (-1, 1):
-    t = (-b + sign * spread) / a
-    valid = (root > 0) & (np.abs(o[2] + t * d[2]) <= 1) & (t > NEAREST) & (radius + t * change >= 0)
-    best = np.where(valid & (t < best), t, best)
-  for z, cap in ((-1, 1.0), (1, ratio)):
-    t = (z - o[2]) / d[2]
-    x, y = o[0] + t * d[0], o[1] + t * d[1]
-    best = np.where((x * x + y * y <= cap * cap) & (t > NEAREST) & (t < best), t, best)
-  return best
+  depth = np.sqrt(np.maximum(root, 0))
+  side = np.stack([-b - depth, -b + depth]) / a
+  on_side = (root > 0) & (np.abs(z + side * d[2]) <= 1) & (radius + side * change >= 0)
+  end = ends / d[2]
+  x, y = x + end * d[0], y + end * d[1]
+  on_end = x * x + y * y <= np.stack([np.ones_like(top), top])
+  t = np.concatenate([np.where(on_side, side, np.inf), np.where(on_end, end, np.inf)])
+  return np.where(t > NEAREST, t, np.inf).min(0)
 
 
-def _torus(o, d, ratio):
-  near, far = _slabs(o, d, (1 + ratio, 1 + ratio, ratio))
-  length = np.sqrt(d[0] * d[0] + d[1] * d[1] + d[2] * d[2])
-  result = np.full(np.shape(d[0]), np.inf, d[0].dtype)
-  rays = np.nonzero((near <= far) & (far > NEAREST))
-  o = [np.broadcast_to(oi, result.shape)[rays] for oi in o]
-  d, length, far = [di[rays] for di in d], length[rays], far[rays]
+def _torus(o, d, shape, repeat):
+  near, far = _slabs(repeat(o), d, repeat(shape)[[0, 0, 1]])
+  length = np.sqrt(dot(d, d))
+  result = np.full(d.shape[1], np.inf, d.dtype)
+  rays = np.flatnonzero((near <= far) & (far > NEAREST))
+  o, shape = (np.broadcast_to(repeat(x, cast=False), d.shape)[:, rays] for x in (o, shape))  # the march in float64
+  d, length, far, tube = d[:, rays], length[rays], far[rays], shape[1]
   t = np.maximum(near[rays], NEAREST)
   for _ in range(TORUS_STEPS):
-    x, y, z = (oi + t * di for oi, di in zip(o, d))
-    distance = np.hypot(np.hypot(x, y) - 1, z) - ratio
+    x, y, z = o + t * d
+    distance = np.hypot(np.hypot(x, y) - 1, z) - tube
     t = t + distance / length
   result[rays] = np.where((np.abs(distance) < 2e-3) & (t <= far) & (t > NEAREST), t, np.inf)
   return result
 
 
-def surface(solid: Solid, points) -> tuple:
-  """Unit normals and texture coordinates at points on the solid's surface.
+HITS = {'box': _box, 'sphere': _sphere, 'frustum': _frustum, 'torus': _torus}
 
-  Args:
-    points: triple of arrays [N], world coordinates.
 
-  Returns:
-    normal: triple of [N], world, pointing outwards.
-    u, v: [N], metres along the surface.
+def surfaces(solids: Sequence[Solid], points: Sequence[np.ndarray]) -> list:
+  """(unit normals [3,n], texture coordinates u, v [n]) at points [3,n] on each solid's surface, world coordinates.
+
+  Normals point outwards, u and v are metres along the surface.
   """
-  x, y, z = local = to_local(solid, points)
-  sx, sy, sz = solid.scale.tolist()
-  if solid.kind == 'box':
-    normal, u, v = _box_surface(local, (sx, sy, sz))
-  elif solid.kind == 'sphere':
-    normal, u, v = local, np.arctan2(y, x) * sx, np.arcsin(np.clip(z, -1, 1)) * sz
-  elif solid.kind == 'frustum':
-    r, slope = np.hypot(x, y), float(solid.ratio - 1) / 2
-    radius = 1 + slope * (z + 1)
-    cap = 1 - np.abs(z) < np.abs(r - radius)
-    normal = [np.where(cap, 0, x), np.where(cap, 0, y), np.where(cap, np.sign(z), -slope * radius)]
-    u, v = np.where(cap, x * sx, np.arctan2(y, x) * sx), np.where(cap, y * sy, z * sz)
-  else:
-    r = np.hypot(x, y)
-    normal = (x - x / r, y - y / r, z)
-    u, v = np.arctan2(y, x) * sx, np.arctan2(z, r - 1) * sx * float(solid.ratio)
-  return unit(rotate(solid.inverse.T, normal)), u, v
+  result = [None] * len(solids)
+  for batch in batches(solids, points):
+    inverse, scale = batch.repeat(batch.values('inverse')), batch.repeat(batch.values('scale'))
+    local = rotate(inverse, batch.join(points) - batch.repeat(batch.values('center')))
+    normal, u, v = SURFACES[batch.kind](local, scale, batch.repeat(batch.values('shape')))
+    normal = unit(rotate(inverse.swapaxes(0, 1), normal))
+    for (k, n), (_, part_u), (_, part_v) in zip(batch.split(normal), batch.split(u), batch.split(v)):
+      result[k] = (n, part_u, part_v)
+  return result
 
 
-def _box_surface(local, scale):
-  size = np.abs(np.stack(local))
-  axis = size.argmax(0)
-  normal = [np.where(axis == i, np.sign(local[i]), 0).astype(local[i].dtype) for i in range(3)]
-  metres = [p * s for p, s in zip(local, scale)]
-  u = np.where(axis == 0, metres[1], metres[0])
-  v = np.where(axis == 2, metres[1], metres[2])
-  return normal, u, v
+# Normals, not of length 1, and texture coordinates of local points [3,N], given `scale` and `shape` [3,N].
 
 
-def dot(a, b) -> np.ndarray:
-  """Scalar product of two triples."""
-  return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
+def _box_surface(local, scale, shape):
+  axis = np.abs(local).argmax(0)
+  normal = np.where(axis == np.arange(3)[:, None], np.sign(local), 0)
+  metres = local * scale
+  return normal, np.where(axis == 0, metres[1], metres[0]), np.where(axis == 2, metres[1], metres[2])
 
 
-def unit(vector) -> tuple:
-  """The triple scaled to length 1."""
-  length = np.sqrt(dot(vector, vector))
-  return tuple(component / length for component in vector)
+def _sphere_surface(local, scale, shape):
+  x, y, z = local
+  return local, np.arctan2(y, x) * scale[0], np.arcsin(np.clip(z, -1, 1)) * scale[2]
+
+
+def _frustum_surface(local, scale, shape):
+  (x, y, z), slope = local, shape[1]
+  r, radius = np.hypot(x, y), 1 + slope * (z + 1)
+  cap = 1 - np.abs(z) < np.abs(r - radius)
+  normal = np.stack([np.where(cap, 0, x), np.where(cap, 0, y), np.where(cap, np.sign(z), -slope * radius)])
+  sx, sy, sz = scale
+  return normal, np.where(cap, x * sx, np.arctan2(y, x) * sx), np.where(cap, y * sy, z * sz)
+
+
+def _torus_surface(local, scale, shape):
+  x, y, z = local
+  r = np.hypot(x, y)
+  normal = np.stack([x - x / r, y - y / r, z])
+  return normal, np.arctan2(y, x) * scale[0], np.arctan2(z, r - 1) * scale[0] * shape[1]
+
+
+SURFACES = {'box': _box_surface, 'sphere': _sphere_surface, 'frustum': _frustum_surface, 'torus': _torus_surface}
+
+
+def dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+  """Scalar products [...] of vectors [3,...]."""
+  product = a * b
+  return product[0] + product[1] + product[2]
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+  """The vectors [3,...] scaled to length 1."""
+  return vectors / np.sqrt(dot(vectors, vectors))
 
 
 def rotation(axis: int, angle: float) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Materials: procedural textures over surface coordinates in metres. Colours are linear RGB."""
 
+from collections.abc import Sequence
 import dataclasses
 import functools
 
@@ -30,13 +31,22 @@ class Material:
   glow: float = 0.0
 
 
-def albedo(material: Material, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-  """Linear RGB [3,N] of the material at surface coordinates u, v [N] in metres."""
-  u = u * np.float32(material.scale[0]) + np.float32(material.offset[0])
-  v = v * np.float32(material.scale[1]) + np.float32(material.offset[1])
-  first, second, shade = TEXTURES[material.texture](u.astype(np.float32), v.astype(np.float32))
-  a, b, c = (color.astype(np.float32)[:, None] for color in material.colors)
-  return np.clip((a + (b - a) * first + (c - a) * second) * shade, 0.01, 0.95).astype(np.float32)
+def albedo(materials: Sequence[Material], counts: Sequence[int], u: np.ndarray, v: np.ndarray) -> np.ndarray:
+  """Linear RGB [3,N] at surface coordinates u, v [N] in metres, of which each material has the next `counts`."""
+
+  def repeat(values):
+    return np.repeat(np.array(values, np.float32).T, counts, -1)
+
+  scale, offset = repeat([m.scale for m in materials]), repeat([m.offset for m in materials])
+  u = (u * scale[0] + offset[0]).astype(np.float32)
+  v = (v * scale[1] + offset[1]).astype(np.float32)
+  first, second, shade = np.empty((3, len(u)), np.float32)
+  names = [m.texture for m in materials]
+  for name in set(names):
+    of_it = np.flatnonzero(np.repeat([n == name for n in names], counts))
+    first[of_it], second[of_it], shade[of_it] = TEXTURES[name](u[of_it], v[of_it])
+  a, b, c = (repeat([m.colors[i] for m in materials]) for i in range(3))
+  return np.clip((a + (b - a) * first + (c - a) * second) * shade, 0.01, 0.95)
 
 
 @functools.cache

@@ -9,7 +9,7 @@ import pytest
 
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.datasets import raw, scenes, stored
-from dmtl_jax.datasets.scenes import geometry, labels, objects, render, textures
+from dmtl_jax.datasets.scenes import geometry, labels, objects, render, shading, textures
 from dmtl_jax.datasets.scenes.classes import CLASSES, FLOOR, HANGING, PERSON, THING, WALL
 from dmtl_jax.datasets.scenes.figure import figure, PARTS, POSES
 from dmtl_jax.datasets.scenes.palette import Palette
@@ -73,11 +73,51 @@ def test_first_hit_is_where_a_march_along_the_ray_enters(kind, ratio):
   points = (origin + t[:, None, None] * direction - pose[:, 3]) @ np.linalg.inv(pose[:, :3]).T
   hit = inside(kind, ratio, points)
   expected = np.where(hit.any(0), t[hit.argmax(0)], np.inf)
-  found = geometry.first_hit(solid, origin.tolist(), direction.T)
+  (found,) = geometry.first_hits([solid], origin, [direction.T])
   grazing = np.isfinite(found) != np.isfinite(expected)  # thinner than a step of the march
   assert grazing.mean() < 0.03
   assert np.isfinite(found).sum() > 40
   np.testing.assert_allclose(found[~grazing], expected[~grazing], atol=1.5 * 5e-4)
+
+
+def test_solids_that_are_hit_together_are_hit_as_each_alone():
+  rng = np.random.default_rng(6)
+  kinds = [body for body in BODIES for _ in range(3)]
+  solids = [
+    geometry.Solid(kind, np.column_stack([np.eye(3), rng.normal(0, 1, 3)]), GREY, THING, ratio=ratio)
+    for kind, ratio in kinds
+  ]
+  forward = np.float32([[0], [0], [1]])
+  rays = [forward + rng.normal(0, 0.3, (3, 20 + k)).astype(np.float32) for k in range(len(solids))]
+  starts = [np.float32([[0], [0], [-5]]) + np.zeros_like(directions) for directions in rays]
+  for origins in (np.array([0.0, 0, -5]), starts):
+    together = geometry.first_hits(solids, origins, rays)
+    for k, t in enumerate(together):
+      own = origins if isinstance(origins, np.ndarray) else [origins[k]]
+      (alone,) = geometry.first_hits([solids[k]], own, [rays[k]])
+      np.testing.assert_array_equal(t, alone)
+      assert t.dtype == np.float32
+  assert np.isfinite(np.concatenate(together)).any()
+
+
+@pytest.mark.parametrize('size', [(16, 24), (13, 27)])
+def test_tiles_hold_neighbours_and_give_the_image_back(size):
+  image = np.arange(2 * size[0] * size[1]).reshape(2, *size)
+  points = shading.to_tiles(image)
+  np.testing.assert_array_equal(points[:, : shading.AREA].reshape(2, 8, 8), image[:, :8, :8])
+  np.testing.assert_array_equal(shading.to_image(points, *size), image)
+
+
+def test_no_shadow_is_lost_to_culling(monkeypatch):
+  scenes_seen = [draw(np.random.default_rng(seed)) for seed in range(3)]
+  culled = [render.picture(scene, 24, 32) for scene in scenes_seen]
+
+  def all_beams(light, tiles, centers, radii, to_light, distance, wanted):
+    return ((k, np.flatnonzero(wanted)) for k in range(len(radii)))
+
+  monkeypatch.setattr(shading, '_near_beams', all_beams)
+  for scene, expected in zip(scenes_seen, culled):
+    np.testing.assert_array_equal(render.picture(scene, 24, 32), expected)
 
 
 def test_a_fronto_parallel_wall_has_constant_depth_and_faces_the_camera():
@@ -245,7 +285,7 @@ def test_textures_are_colours():
   for name in textures.TEXTURES:
     colors = np.array([[0.1, 0.2, 0.3], [0.7, 0.5, 0.3], [0.9, 0.9, 0.2]])
     material = textures.Material(name, colors, (1.3, 1.1))
-    color = textures.albedo(material, u, v)
+    color = textures.albedo([material], [500], u, v)
     assert color.shape == (3, 500)
     assert color.dtype == np.float32
     assert color.min() >= np.float32(0.01)
