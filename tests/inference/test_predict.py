@@ -14,7 +14,7 @@ import dmtl_jax
 from dmtl_jax.basics import photographs
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.data import transforms
-from dmtl_jax.inference import forward, prediction, videos
+from dmtl_jax.inference import forward, raw_maps, videos
 from dmtl_jax.inference import images as images_lib
 from dmtl_jax.inference.tiles import enlarge
 from dmtl_jax.jobs import predict
@@ -463,7 +463,7 @@ def test_the_command_writes_what_the_api_gives(tiny_run, predictor, folder, tmp_
 
 
 def test_arrays_are_written_in_bands_as_numpy_writes_them(predictor, tmp_path, monkeypatch):
-  monkeypatch.setattr(prediction, 'BAND', 150)
+  monkeypatch.setattr(raw_maps, 'BAND', 150)
   raw = predictor.raw(photo(37, 50))
   predict.save(raw, (37, 50), {}, tmp_path, 'a')
   for task in TASKS:

@@ -103,7 +103,7 @@ def test_training_weighs_them_and_takes_no_weights_without_them(completed):
   batch = {name: np.zeros(2) for name in ('labels', 'label_mask')} | {'index': np.array([1, 0])}
   batch |= {'image': np.zeros((2, *SIZE, 3), np.uint8), 'region': np.zeros((2, 4), np.int32)}
   mesh = sharding.make_mesh(1)
-  training = setup.Training(mesh, source, None, None, 1, None, None, None, None, None, weights)
+  training = setup.Training(mesh, None, source, None, None, 1, *[None] * 5, label_weights=weights)
   inputs = training.on_devices(batch)
   np.testing.assert_array_equal(inputs['label_weights'], weights[[1, 0]])
   assert inputs.keys() == cost.abstract_batch(2, SIZE, source.tasks, mesh, weighted=True).keys()

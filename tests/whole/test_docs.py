@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 
+from absl import flags
 import pytest
 import yaml
 
@@ -139,7 +140,7 @@ def parsed(monkeypatch, fresh_flags):
     monkeypatch.setattr(sys, 'argv', words)
     fresh_flags()
     cli._parse(words)
-    return cli._CONFIG.value
+    return flags.FLAGS['config'].value
 
   return parse
 

@@ -16,7 +16,8 @@ FLOORS = (
   ('inference',),
   ('imports', 'report', 'training'),
   ('jobs',),
-  ('api', 'cli', 'cli_flags'),
+  ('api', 'cli_flags'),
+  ('cli',),
   ('__main__',),
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

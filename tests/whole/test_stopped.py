@@ -130,9 +130,10 @@ def test_predict(tmp_path, monkeypatch):
     def check(self, *_):
       pass
 
-    def raw(self, image, samples, zoom):
+    def raw_of_many(self, images, samples, zoom, batch):
       (depth,) = stub.TASKS[-1:]
-      return RawMaps((depth,), {('final', depth.name): np.full((4, 4, 1), 1 + self.number, np.float32)}, (4, 4), 1)
+      for _ in images:
+        yield RawMaps((depth,), {('final', depth.name): np.full((4, 4, 1), 1 + self.number, np.float32)}, (4, 4), 1)
 
   def job(number):
     Predictor.number = number
