@@ -36,7 +36,7 @@ class Graph:
     """A constant of the graph; equal ones share a name."""
     import onnx
 
-    value = np.ascontiguousarray(value)
+    value = np.asarray(value)
     digest = hashlib.sha256(value.tobytes()).hexdigest()
     name = f'{value.dtype}{list(value.shape)}{digest[:24]}'.replace(' ', '')
     if name not in self.initializers:

@@ -199,6 +199,7 @@ def test_without_gradio_6_it_says_what_to_install(tiny_run, monkeypatch, version
     dmtl_jax.app(tiny_run)
 
 
+@pytest.mark.usefixtures('ctrl_c')
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
 def test_the_end_of_the_page_removes_what_was_uploaded(monkeypatch, capsys, number):
   served = []
