@@ -1,5 +1,6 @@
 """Every job, ended early while it writes: its result is the old one or the new one, and it says which."""
 
+import concurrent.futures
 import errno
 import itertools
 import json
@@ -17,6 +18,7 @@ from dmtl_jax.basics import atomic, stopping
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.configs import common
 from dmtl_jax.datasets import nyud, raw
+from dmtl_jax.inference import many
 from dmtl_jax.inference.raw_maps import RawMaps
 from dmtl_jax.jobs import evaluate, export, influence, predict, prepare, report, uncertainty
 from dmtl_jax.runs import workdir
@@ -120,6 +122,18 @@ def test_report(tmp_path, monkeypatch):
   in_trouble(monkeypatch, job, tmp_path / 'out', f'the report in {tmp_path / "out"}, if any, is as it was')
 
 
+class InlinePool(concurrent.futures.Executor):
+  """Calls in this thread."""
+
+  def __init__(self, threads):
+    pass
+
+  def submit(self, function, *arguments):
+    future = concurrent.futures.Future()
+    future.set_result(function(*arguments))
+    return future
+
+
 def test_predict(tmp_path, monkeypatch):
   (tmp_path / 'photos').mkdir()
   Image.new('RGB', (40, 30)).save(tmp_path / 'photos/a.png')
@@ -141,6 +155,7 @@ def test_predict(tmp_path, monkeypatch):
     predict.run('', 'best', str(tmp_path / 'photos'), str(tmp_path / 'out'))
 
   out = tmp_path / 'out'
+  monkeypatch.setattr(many, 'ThreadPoolExecutor', InlinePool)  # signals reach the main thread, a write ends in its own
   in_trouble(monkeypatch, job, out, f'0 of 1 images are new in {out}; what is there of others')
 
 
