@@ -1,5 +1,6 @@
-"""The page of all studies in a folder, from the runs' own files: tables, initial against denoised, steps, pictures."""
+"""The page of all studies in a folder, from the runs' own files: claims, figures, tables, a picture."""
 
+import dataclasses
 import pathlib
 
 from PIL import Image
@@ -8,9 +9,11 @@ from dmtl_jax.basics import files
 from dmtl_jax.basics.atomic import atomic_open, write_atomic
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.basics.progress import say
+from dmtl_jax.jobs import study_claims
 from dmtl_jax.jobs.report import to_markdown
-from dmtl_jax.jobs.study_suites import Suite, SUITES
-from dmtl_jax.report import gains
+from dmtl_jax.jobs.study_suites import CORE, COUNT, Suite, SUITES, TIME
+from dmtl_jax.report import gains, paired
+from dmtl_jax.report import table as tables
 from dmtl_jax.report.results import read_run, Run, Section, sections
 from dmtl_jax.report.table import make_table, markdown_table, Table
 
@@ -23,6 +26,7 @@ images held back from it. The networks are half-trained: scores of the short tra
 each other and are no measure of what a method reaches. The paper's own scores are in [paper.md](paper.md).
 
 """
+LABELS = {'one': 'one label', 'random': 'random labels', 'full': 'full labels'}
 # Delta_m in % of the paper's tables, one label or random labels: PASCAL-Context, NYUD-v2, Cityscapes. XTC's is that of
 # the paper's XTC*, its own re-implementation.
 PAPER = {
@@ -46,44 +50,122 @@ PAPER = {
 
 
 def write(out: pathlib.Path, page: str):
-  """Writes Markdown about every suite that has scored runs in OUT/SUITE, and its pictures beside it.
+  """Writes Markdown about every suite that has scored runs in OUT/SUITE, and its figures beside it.
 
-  A page that exists keeps what a person wrote above `MARK`.
+  Claims come first, then what they were looked at with: equal time, numbers of labels, and each suite's tables. A page
+  that exists keeps what a person wrote above `MARK`.
 
   Raises:
     UserError: there are none, or a damaged file.
   """
   path = pathlib.Path(page)
-  parts = []
-  for name, suite in SUITES.items():
-    runs = [out / name / run.name for run in suite.runs({})]
-    runs = [read_run(folder) for folder in runs if (folder / 'metrics.json').exists()]
-    if runs:
-      parts.append(_suite(name, suite, runs, _rates(out / name / 'rates.json'), path))
-  if not parts:
+  found = [scored for name, suite in SUITES.items() if (scored := _read(out / name, suite))]
+  if not found:
     raise UserError(f'{out}: no suite with scores; run one first')
   head = path.read_text(encoding='utf-8').partition(MARK)[0] if path.exists() else HEAD
-  write_atomic(path, '\n'.join([head + MARK, '', *parts]))
+  settings = [setting for scored in found for setting in scored.settings]
+  parts = [f'## Claims\n\n{text}' if (text := study_claims.markdown(settings)) else '']
+  parts.append(
+    _figure(study_claims.draw(settings, study_claims.DRAWN), 'gain on the MTL Baseline by method', path, 'gains')
+  )
+  parts += [_equal_time(scored) for scored in found]
+  parts += [_by_labels(scored, path) for scored in found]
+  parts += [_suite(scored, path) for scored in found]
+  write_atomic(path, '\n'.join([head + MARK, '', *filter(None, parts)]))
   say(f'page: {path}')
 
 
-def _suite(name: str, suite: Suite, runs: list[Run], rates: str, page: pathlib.Path) -> str:
+@dataclasses.dataclass(frozen=True)
+class Scored:
+  """The scored runs of a suite by the suffix of their group, in the suite's order."""
+
+  name: str
+  suite: Suite
+  runs: dict[str, list[Run]]
+  rates: str
+
+  @property
+  def settings(self) -> list[study_claims.Setting]:
+    """The runs that the study is about, by label setting."""
+    found = sections(self.runs.get('', []))
+    return [study_claims.make_setting(f'{self.suite.title}, {LABELS[section.labels]}', section) for section in found]
+
+
+def _read(folder: pathlib.Path, suite: Suite) -> Scored | None:
+  """The scored runs in a suite's folder; None if there are none."""
+  runs = {}
+  for group in suite.groups:
+    folders = [folder / run.name for run in suite.group_runs(group, {})]
+    scored = [read_run(path) for path in folders if (path / 'metrics.json').exists()]
+    if scored:
+      runs.setdefault(group.suffix, []).extend(scored)
+  return Scored(folder.name, suite, runs, _rates(folder / 'rates.json')) if runs else None
+
+
+def _equal_time(scored: Scored) -> str:
+  """Longer trainings of some methods in place of those as long in steps; '' without any."""
+  longer = scored.runs.get(TIME, [])
+  if not longer:
+    return ''
+  methods = set(CORE) - {run.config['method'] for run in longer}
+  labels = {run.labels for run in longer}
+  others = [run for run in scored.runs.get('', []) if run.labels in labels and run.config['method'] in methods]
+  text = ''
+  for section in sections([*longer, *others]):
+    body = tables.markdown(make_table(section)).partition('\n\n')[2]  # without its heading
+    text += f'\n## Equal time: {scored.suite.title}\n\n{body}{paired.markdown(section)}'
+  return text
+
+
+def _by_labels(scored: Scored, page: pathlib.Path) -> str:
+  """What Prediction gains on the baseline by the number of labels a task; '' without runs for it."""
+  first = scored.suite.groups[0]
+  by_count = {
+    int(suffix.removeprefix(COUNT)): [run for run in runs if run.labels == first.labels]
+    for suffix, runs in scored.runs.items()
+    if suffix.startswith(COUNT)
+  }
+  usual = [run for run in scored.runs.get('', []) if run.labels == first.labels and run.label_counts]
+  if not by_count or not usual:
+    return ''
+  by_count.setdefault(max(usual[0].label_counts.tasks.values()), usual)
+  settings = [
+    study_claims.make_setting(f'{count} labels a task', sections(by_count[count])[0]) for count in sorted(by_count)
+  ]
+  drawing = study_claims.draw(settings, ('prediction',))
+  text = f'\n## More labels: {scored.suite.title}\n\n{study_claims.markdown(settings, study_claims.CLAIMS[:1])}'
+  return text + _figure(drawing, 'gain by number of labels', page, f'{scored.name}-labels')
+
+
+def _figure(drawing: str, title: str, page: pathlib.Path, name: str) -> str:
+  """Writes an SVG beside the page; returns its Markdown, '' for no drawing."""
+  if not drawing:
+    return ''
+  path = page.with_suffix('') / f'{name}.svg'
+  write_atomic(path, drawing)
+  return f'\n![{title}]({path.relative_to(page.parent)})\n'
+
+
+def _suite(scored: Scored, page: pathlib.Path) -> str:
+  suite = scored.suite
+  runs = [
+    run for suffix, runs in scored.runs.items() if suffix != TIME and not suffix.startswith(COUNT) for run in runs
+  ]
   data, train = runs[0].config['data'], runs[0].config['train']
   length = f'{train["steps"]} steps' if train['steps'] else f'{train["epochs"]} epochs'
   text = (
-    f'## Suite {name}\n\n{len(runs)} of {len(suite.runs({}))} runs, images of {data["size"][0]}x{data["size"][1]}, '
-    f'{length} of {train["batch"]} images{rates}.\n'
+    f'## Suite {scored.name}\n\n{sum(map(len, scored.runs.values()))} of {len(suite.runs({}))} runs, images of '
+    f'{data["size"][0]}x{data["size"][1]}, {length} of {train["batch"]} images{scored.rates}.\n'
   )
   for section in sections(runs):
     table = make_table(section)
     text += '\n' + to_markdown(table).replace('## ', '### ') + _beside_paper(section, table)
-    if drawing := gains.draw(section):
-      path = page.with_suffix('') / f'{name}-{section.labels}.svg'
-      write_atomic(path, drawing)
-      text += f'\n![What denoising gains, by task and method]({path.relative_to(page.parent)})\n'
+    text += _figure(
+      gains.draw(section), 'What denoising gains, by task and method', page, f'{scored.name}-{section.labels}'
+    )
   ours = [run for run in runs if suite.data == 'scenes']  # the photographs of other data are not ours to show
   drawn = next((run for run in ours if run.config['method'] == 'prediction' and run.images), None)
-  return text + (_picture(drawn, page.with_suffix('') / f'{name}.jpg', page.parent) if drawn else '')
+  return text + (_picture(drawn, page.with_suffix('') / f'{scored.name}.jpg', page.parent) if drawn else '')
 
 
 def _beside_paper(section: Section, table: Table) -> str:

@@ -3,9 +3,12 @@
 from collections.abc import Iterator
 import dataclasses
 
-SMALL = ('single_task', 'mtl_baseline', 'xtc', 'prediction', 'feature', 'no_diffusion', 'no_condition')
-PAPER = (*SMALL, 'mti_net', 'invpt')
-CORE = ('mtl_baseline', 'prediction', 'feature')
+ABLATIONS = ('mtl_baseline', 'prediction', 'feature', 'no_diffusion', 'no_condition')
+SMALL = (*ABLATIONS, 'single_task', 'xtc', 'jtr', 'task_prototype')
+PAPER = (*ABLATIONS, 'single_task', 'xtc', 'mti_net', 'invpt')
+CORE = ABLATIONS[:3]
+# Suffixes of runs that a study looks at by themselves: as many seconds as Prediction takes, and n labels a task.
+TIME, COUNT = 'time', 'labels'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,16 +21,32 @@ class Run:
 
 
 @dataclasses.dataclass(frozen=True)
+class Group:
+  """Runs of a suite that differ in method and seed alone.
+
+  Attributes:
+    labels: label setting.
+    seeds: {method: number of seeds}. Seeds are 0, 1, ...: of weights, order and augmentation, and, as
+      `data.label_seed`, of which image shows which label.
+    flags: {field: value} besides the suite's.
+    suffix: end of the runs' names; '' for those that a study is about.
+  """
+
+  labels: str
+  seeds: dict[str, int]
+  flags: dict[str, object] = dataclasses.field(default_factory=dict)
+  suffix: str = ''
+
+
+@dataclasses.dataclass(frozen=True)
 class Suite:
   """Runs on equal terms: the same images, labels, order, augmentation and steps for every method of a seed.
 
   Attributes:
     data: name of the config file, configs/DATA.py.
-    methods: {label setting: methods}.
+    title: the data in a word or two.
+    groups: its runs; methods choose their rates under the labels of the first.
     flags: {field: value} that all runs set.
-    seeds: {label setting: number of seeds}, default 1. Seeds are 0, 1, ...: of weights, order and augmentation, and, as
-      `data.label_seed`, of which image shows which label.
-    diffusion_steps: other S to train Prediction Diffusion with (one label, the first seed).
     rates: learning rates that every method chooses from, by its score on held-out training images; (): the config's.
     rate_steps: training steps of each run for that choice.
     needs: fields that the command must set, since they name the user's files.
@@ -35,10 +54,9 @@ class Suite:
   """
 
   data: str
-  methods: dict[str, tuple[str, ...]]
+  title: str
+  groups: tuple[Group, ...]
   flags: dict[str, object]
-  seeds: dict[str, int] = dataclasses.field(default_factory=dict)
-  diffusion_steps: tuple[int, ...] = ()
   rates: tuple[float, ...] = ()
   rate_steps: int = 0
   needs: tuple[str, ...] = ()
@@ -46,60 +64,90 @@ class Suite:
 
   def trials(self) -> Iterator[tuple[str, float, Run]]:
     """(method, rate, run) of every candidate."""
-    labels = next(iter(self.methods))
     flags = self.flags | {'data.holdout_fraction': 0.2, 'train.steps': self.rate_steps, 'eval.panels': 0}
-    for method in dict.fromkeys(method for methods in self.methods.values() for method in methods):
+    for method in dict.fromkeys(method for group in self.groups for method in group.seeds):
       for rate in self.rates:
-        run = Run(f'rates/{method}-{rate:g}', self._string(method, labels), flags | {'optim.lr': rate})
-        yield method, rate, run
+        string = self._string(method, self.groups[0].labels)
+        yield method, rate, Run(f'rates/{method}-{rate:g}', string, flags | {'optim.lr': rate})
 
   def runs(self, rates: dict[str, float]) -> list[Run]:
     """All runs, the first seed's first, at these rates by method."""
+    last = max(count for group in self.groups for count in group.seeds.values())
+    return [
+      run
+      for seed in range(last)
+      for group in self.groups
+      for run in self.group_runs(group, rates)
+      if run.flags['seed'] == seed
+    ]
+
+  def group_runs(self, group: Group, rates: dict[str, float]) -> list[Run]:
+    """The runs of one group."""
     runs = []
-    for seed in range(max(self.seeds.values(), default=1)):
-      for labels, methods in self.methods.items():
-        for method in methods if seed < self.seeds.get(labels, 1) else ():
-          own = {'seed': seed, 'data.label_seed': seed} | ({'optim.lr': rates[method]} if method in rates else {})
-          steps = self.diffusion_steps if (method, labels, seed) == ('prediction', 'one', 0) else ()
-          runs.append(Run(f'{method}-{labels}-{seed}', self._string(method, labels), self.flags | own))
-          for s in steps:
-            string = self._string(method, labels) + f',diffusion_steps={s}'
-            runs.append(Run(f'{method}-{labels}-{seed}-S{s}', string, self.flags | own))
+    for method, count in group.seeds.items():
+      for seed in range(count):
+        own = {'seed': seed, 'data.label_seed': seed} | ({'optim.lr': rates[method]} if method in rates else {})
+        name = '-'.join(filter(None, (method, group.labels, str(seed), group.suffix)))
+        runs.append(Run(name, self._string(method, group.labels), self.flags | group.flags | own))
     return runs
 
   def _string(self, method: str, labels: str) -> str:
     return f'configs/{self.data}.py:method={method},labels={labels}'
 
 
+def _seeds(methods: tuple[str, ...], count: int) -> dict[str, int]:
+  return dict.fromkeys(methods, count)
+
+
+def _steps_s(*numbers: int) -> tuple[Group, ...]:
+  """Prediction trained with other numbers S of denoising steps, one label, one seed."""
+  return tuple(Group('one', {'prediction': 1}, {'model.diffusion_steps': s}, f'S{s}') for s in numbers)
+
+
+_ROOMS = {
+  'data.train_count': 300, 'data.val_count': 100, 'train.steps': 600, 'train.eval_every': 600,
+  'train.eval_images': 8, 'eval.workers': 0,
+}  # fmt: skip
 SUITES = {
   'scenes-small': Suite(
-    'scenes', {'one': SMALL, 'random': CORE},
-    {
-      'data.train_count': 300, 'data.val_count': 100, 'train.steps': 600, 'train.eval_every': 600,
-      'train.eval_images': 8, 'eval.workers': 0,
-    },
-    {'one': 6, 'random': 3}, diffusion_steps=(1, 3, 4), rates=(1e-3, 2e-3), rate_steps=600,
-    cost='two CPU cores for four hours',
+    'scenes', 'rooms',
+    (
+      Group('one', _seeds(SMALL, 6) | _seeds(ABLATIONS, 12)),
+      Group('random', _seeds(CORE, 6)),
+      Group('one', {'mtl_baseline': 6}, {'train.steps': 880, 'train.eval_every': 880}, TIME),  # as long as Prediction
+      *(Group('one', _seeds(CORE[:2], 3), {'data.train_count': 6 * n}, f'{COUNT}{n}') for n in (25, 100, 300)),
+      *_steps_s(1, 3, 4),
+    ),
+    _ROOMS, rates=(1e-3, 2e-3), rate_steps=600, cost='two CPU cores for five hours',
   ),
   'camvid': Suite(
-    'folder', {'one': SMALL, 'random': CORE},
+    'folder', 'CamVid',
+    (Group('one', _seeds(SMALL, 3)), Group('random', _seeds(CORE, 3)), *_steps_s(1, 3, 4)),
     {
-      'data.size': (96, 128), 'model.token_stride': 1, 'model.width': 64, 'train.steps': 150, 'train.eval_every': 150,
+      'data.size': (128, 160), 'model.width': 64, 'train.steps': 450, 'train.eval_every': 450,
       'train.eval_images': 8, 'eval.workers': 0,
     },
-    {'one': 3, 'random': 3}, diffusion_steps=(1, 3, 4), rates=(1e-3, 2e-3), rate_steps=150,
-    needs=('data.path', 'init_from'), cost='two CPU cores for two hours',
+    rates=(1e-3, 2e-3), rate_steps=450, needs=('data.path', 'init_from'), cost='two CPU cores for twelve hours',
   ),
   'scenes-full': Suite(
-    'scenes', {'one': SMALL, 'random': CORE},
+    'scenes', 'rooms, full width',
+    (Group('one', _seeds(SMALL, 3)), Group('random', _seeds(CORE, 3)), *_steps_s(1, 3, 4)),
     {
       'data.size': (256, 256), 'model.width': 64, 'model.channels': 512, 'train.steps': 1000, 'train.eval_every': 1000,
       'optim.lr': 2e-4, 'dtype': 'bfloat16',
     },
-    {'one': 3, 'random': 3}, diffusion_steps=(1, 3, 4), rates=(1e-4, 3e-4), rate_steps=250, needs=('init_from',),
-    cost='an H200 for 25 minutes, with --jobs=4 (a step of Prediction takes 32 ms)',
+    rates=(1e-4, 3e-4), rate_steps=250, needs=('init_from',),
+    cost='an H200 for half an hour, with --jobs=4 (a step of Prediction takes 32 ms)',
   ),
-  'pascal': Suite('pascal', {'one': PAPER, 'random': CORE, 'full': CORE}, {}, cost='a GPU for days'),
-  'nyud': Suite('nyud', {'one': PAPER, 'random': CORE}, {}, cost='a GPU for a day'),
-  'cityscapes': Suite('cityscapes', {'one': PAPER}, {}, diffusion_steps=(1, 3), cost='a GPU for a day'),
+  'pascal': Suite(
+    'pascal', 'PASCAL-Context',
+    (Group('one', _seeds(PAPER, 1)), Group('random', _seeds(CORE, 1)), Group('full', _seeds(CORE, 1))),
+    {}, cost='a GPU for days',
+  ),
+  'nyud': Suite(
+    'nyud', 'NYUD-v2', (Group('one', _seeds(PAPER, 1)), Group('random', _seeds(CORE, 1))), {}, cost='a GPU for a day'
+  ),
+  'cityscapes': Suite(
+    'cityscapes', 'Cityscapes', (Group('one', _seeds(PAPER, 1)), *_steps_s(1, 3)), {}, cost='a GPU for a day'
+  ),
 }  # fmt: skip

@@ -138,7 +138,7 @@ class BarChart(NamedTuple):
 
 def bar_chart(rows: Sequence[Sequence[tuple[float, float] | None]]) -> BarChart:
   """A group of bars per task with a bar per method, from rows[method][task], each a value and its error (or NaN)."""
-  left, right, top, bottom = 46, 750, 34, 256
+  left, right, top, bottom = 46, 750, 10, 256
   pairs = [(value, 0 if math.isnan(error) else error) for row in rows for value, error in filter(None, row)]
   low = min([0, *(value - error for value, error in pairs)])
   high = max([0, *(value + error for value, error in pairs)])

@@ -8,13 +8,19 @@ from PIL import Image
 import pytest
 
 from dmtl_jax import configs
+from dmtl_jax.basics.atomic import write_json
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.jobs import study, study_page
-from dmtl_jax.jobs.study_suites import Suite, SUITES
+from dmtl_jax.jobs.study_suites import COUNT, Group, Suite, SUITES, TIME
 from tests import report_runs
 
 TOY = Suite(
-  'scenes', {'one': ('mtl_baseline', 'prediction')}, {'train.batch': 2}, {'one': 2}, rates=(1e-3, 2e-3), rate_steps=3
+  'scenes',
+  'toys',
+  (Group('one', {'mtl_baseline': 2, 'prediction': 2}),),
+  {'train.batch': 2},
+  rates=(1e-3, 2e-3),
+  rate_steps=3,
 )
 SCORES = {'mtl_baseline': (50, 20, 1.0), 'prediction': (60, 18, 0.9)}
 BETTER = {'mtl_baseline': '0.001', 'prediction': '0.002'}  # the rate that scores higher
@@ -91,7 +97,8 @@ def test_a_page_shows_rendered_rooms_and_no_photographs(data, shown, tmp_path, m
 
 
 def test_a_page_says_which_xtc_the_papers_is(tmp_path, monkeypatch):
-  monkeypatch.setitem(SUITES, 'toy', dataclasses.replace(TOY, methods={'one': ('single_task', 'xtc', 'prediction')}))
+  group = Group('one', {'single_task': 1, 'xtc': 1, 'prediction': 1})
+  monkeypatch.setitem(SUITES, 'toy', dataclasses.replace(TOY, groups=(group,)))
   pages = {}
   for method in ('single_task', 'prediction', 'xtc'):
     report_runs.write_run(tmp_path / 'toy' / f'{method}-one-0', f'method={method},labels=one')
@@ -109,12 +116,79 @@ def test_runs_that_fail_or_are_stopped_are_named_after_the_others_are_done(tmp_p
   assert len(runner) == 4
 
 
-def test_label_settings_have_their_own_number_of_seeds():
-  suite = dataclasses.replace(
-    TOY, methods={'one': ('prediction',), 'random': ('feature',)}, seeds={'one': 2}, diffusion_steps=(1,)
+def test_groups_have_their_own_labels_seeds_and_fields():
+  groups = (
+    Group('one', {'prediction': 2}),
+    Group('one', {'prediction': 1}, {'model.diffusion_steps': 1}, 'S1'),
+    Group('random', {'feature': 1}),
   )
-  names = ['prediction-one-0', 'prediction-one-0-S1', 'feature-random-0', 'prediction-one-1']
-  assert [run.name for run in suite.runs({})] == names
+  runs = dataclasses.replace(TOY, groups=groups).runs({'feature': 0.5})
+  assert [run.name for run in runs] == [
+    'prediction-one-0',
+    'prediction-one-0-S1',
+    'feature-random-0',
+    'prediction-one-1',
+  ]
+  assert runs[1].flags == {'train.batch': 2, 'model.diffusion_steps': 1, 'seed': 0, 'data.label_seed': 0}
+  assert runs[2].flags == {'train.batch': 2, 'seed': 0, 'data.label_seed': 0, 'optim.lr': 0.5}
+  assert runs[2].config == 'configs/scenes.py:method=feature,labels=random'
+
+
+def write(folder, name, score, seed=0, initial=None, **fields):
+  """A run with one task's score."""
+  method, labels = name.split('-')[:2]
+  arg = f'method={method},labels={labels}'
+  report_runs.write_run(
+    folder / name, arg, (score,), initial and (initial,), report_runs.TASKS[:1], seed=seed, **fields
+  )
+
+
+def test_claims_hold_beyond_two_standard_errors_of_paired_seeds(tmp_path, monkeypatch):
+  group = Group('one', {'mtl_baseline': 3, 'prediction': 3, 'feature': 1})
+  monkeypatch.setitem(SUITES, 'toy', dataclasses.replace(TOY, groups=(group,)))
+  for seed, (baseline, ours) in enumerate([(50, 51), (40, 40.8), (80, 79.2)]):  # gains of 2, 2 and -1 %
+    write(tmp_path / 'toy', f'mtl_baseline-one-{seed}', baseline, seed)
+    write(tmp_path / 'toy', f'prediction-one-{seed}', ours, seed, initial=ours / (1.01 + 0.01 * seed))
+  write(tmp_path / 'toy', 'feature-one-0', 49)
+  study_page.write(tmp_path, str(tmp_path / 'page.md'))
+  page = (tmp_path / 'page.md').read_text()
+  assert '| gain in % of | toys, one label |' in page
+  assert '| DiffusionMTL (Prediction) on MTL Baseline | +1.00 ± 1.00 (2 of 3) |' in page
+  assert '| DiffusionMTL (Feature) on MTL Baseline | -2.00 (0 of 1) |' in page
+  # Gains of 1, 2 and 3 % on the initial maps.
+  assert '| DiffusionMTL (Prediction) on its own initial maps | **+2.00 ± 0.58** (3 of 3) |' in page
+  # Two of three comparisons have three seeds: Student's t with two degrees of freedom is beyond 2 in 18.4% of cases.
+  assert '3 comparisons were made; if nothing differed, 0.4 of them' in page
+  assert (tmp_path / 'page' / 'gains.svg').read_text().count('aria-label="Gain on the MTL Baseline') == 1
+
+
+def test_a_page_compares_at_equal_time_and_by_labels(tmp_path, monkeypatch):
+  groups = (
+    Group('one', {'mtl_baseline': 1, 'prediction': 1}),
+    Group('one', {'mtl_baseline': 1}, {'train.steps': 9}, TIME),
+    Group('one', {'mtl_baseline': 1, 'prediction': 1}, {'data.train_count': 12}, f'{COUNT}100'),
+  )
+  monkeypatch.setitem(SUITES, 'toy', dataclasses.replace(TOY, groups=groups))
+  folder = tmp_path / 'toy'
+  scores = {'mtl_baseline-one-0': 50, 'prediction-one-0': 60}
+  for name, score in scores.items():
+    write(folder, name, score, train__steps=5)
+    write_json(folder / name / 'labels.json', {str(i): ['semseg'] for i in range(25)})
+    write(folder, f'{name}-{COUNT}100', score + 15, train__steps=5)
+  write(folder, f'mtl_baseline-one-0-{TIME}', 55, train__steps=9)
+  study_page.write(tmp_path, str(tmp_path / 'page.md'))
+  page = (tmp_path / 'page.md').read_text()
+  claims, _, rest = page.partition('## Equal time: toys')
+  time, _, rest = rest.partition('## More labels: toys')
+  by_labels, _, details = rest.partition('## Suite toy')
+  assert 'on MTL Baseline | +20.00 (1 of 1) |' in claims
+  assert [line.split('|')[1:3] for line in time.splitlines() if line.startswith('| ')][2:4] == [
+    [' MTL Baseline ', ' 55.00 '], [' DiffusionMTL (Prediction) ', ' **60.00** ']
+  ]  # fmt: skip
+  assert '| gain in % of | 25 labels a task | 100 labels a task |' in by_labels
+  assert '| +20.00 (1 of 1) | +15.38 (1 of 1) |' in by_labels
+  assert (tmp_path / 'page' / 'toy-labels.svg').exists()
+  assert '65.00' not in details and '55.00' not in details and '**60.00**' in details
 
 
 def test_ctrl_c_ends_in_a_sentence(tmp_path, monkeypatch):

@@ -1,0 +1,134 @@
+"""What a study is asked: which method, or which maps, score higher, and how sure its seeds are of it."""
+
+from collections.abc import Sequence
+import dataclasses
+import math
+import statistics
+
+from scipy import stats
+
+from dmtl_jax.metrics.delta_m import delta_m
+from dmtl_jax.models import METHODS
+from dmtl_jax.report import charts
+from dmtl_jax.report.render import render
+from dmtl_jax.report.results import mean_and_error, Run, Section
+from dmtl_jax.report.table import markdown_table
+
+DRAWN = ('xtc', 'jtr', 'task_prototype', 'no_condition', 'no_diffusion', 'prediction', 'feature')
+INITIAL = 'initial'  # instead of a method: the initial maps of the same run
+BASELINE = 'mtl_baseline'
+CLAIMS = (
+  ('prediction', BASELINE),
+  ('feature', BASELINE),
+  ('prediction', INITIAL),
+  ('feature', INITIAL),
+  ('prediction', 'no_diffusion'),
+  ('prediction', 'no_condition'),
+  ('prediction', 'xtc'),
+  ('prediction', 'jtr'),
+  ('prediction', 'task_prototype'),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+  """A column of the study: runs of one data set and label setting, {method: {seed: run}}."""
+
+  title: str
+  section: Section
+  runs: dict[str, dict[int, Run]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Lead:
+  """Gains over tasks, in %, of the runs of a method on those of the same seeds of another."""
+
+  gains: tuple[float, ...]
+
+  @property
+  def mean(self) -> float:
+    return statistics.fmean(self.gains)
+
+  @property
+  def error(self) -> float:
+    """Standard error; NaN for one seed."""
+    return mean_and_error(self.gains)[1]
+
+  @property
+  def is_sure(self) -> bool:
+    """Whether the mean is more than two standard errors from 0."""
+    return abs(self.mean) > 2 * self.error
+
+  @property
+  def chance(self) -> float:
+    """How probable `is_sure` is without any difference, by Student's distribution; 0 for one seed."""
+    return 2 * float(stats.t.sf(2, len(self.gains) - 1)) if len(self.gains) > 1 else 0.0
+
+  @property
+  def text(self) -> str:
+    """'+2.49 ± 0.81 (5 of 6)': mean, standard error, and the seeds that are ahead; bold where it is sure."""
+    number = f'{self.mean:+.2f}' + ('' if math.isnan(self.error) else f' ± {self.error:.2f}')
+    number = f'**{number}**' if self.is_sure else number
+    return f'{number} ({sum(gain > 0 for gain in self.gains)} of {len(self.gains)})'
+
+
+def make_setting(title: str, section: Section) -> Setting:
+  """Runs of a section by method and seed; those that were not scored are left out."""
+  runs = {}
+  for entry in section.entries:
+    scored = {run.config['seed']: run for run in entry.runs if run.evaluation}
+    runs.setdefault(entry.config['method'], {}).update(scored)
+  return Setting(title, section, runs)
+
+
+def lead(setting: Setting, method: str, other: str) -> Lead | None:
+  """The gains of a method on another, or on the initial maps; None without a seed that has both."""
+  tasks = setting.section.tasks
+  others = setting.runs.get(method if other == INITIAL else other, {})
+  stage = INITIAL if other == INITIAL else 'final'
+  gains = []
+  for seed, run in setting.runs.get(method, {}).items():
+    if seed in others:
+      reference = {task.name: others[seed].score(stage, task) for task in tasks}
+      gain = delta_m({task.name: run.score('final', task) for task in tasks}, reference, tasks)
+      gains += [] if math.isnan(gain) else [gain]
+  return Lead(tuple(gains)) if gains else None
+
+
+def markdown(settings: Sequence[Setting], claims: Sequence[tuple[str, str]] = CLAIMS) -> str:
+  """A table with a row per claim and a column per setting, and what its numbers are; '' without any."""
+  body = []
+  leads = []
+  for method, other in claims:
+    found = [lead(setting, method, other) for setting in settings]
+    if any(found):
+      body.append([f'{_name(method)} on {_name(other)}', *(one.text if one else '–' for one in found)])
+      leads += filter(None, found)
+  if not body:
+    return ''
+  chance = sum(one.chance for one in leads)
+  note = (
+    'Mean over seeds of the mean gain over tasks (as Δm) on the run of the same seed, ± its standard error; in '
+    'parentheses the seeds that are ahead. Bold: more than two standard errors from 0. '
+    f'{len(leads)} comparisons were made; if nothing differed, {chance:.1f} of them would be bold by chance.'
+  )
+  return f'{markdown_table(["gain in % of", *(setting.title for setting in settings)], body)}\n\n{note}\n'
+
+
+def draw(settings: Sequence[Setting], methods: Sequence[str]) -> str:
+  """An SVG of these methods' gains on the MTL baseline, a group of bars per setting; '' without any."""
+  leads = {method: [lead(setting, method, BASELINE) for setting in settings] for method in methods}
+  leads = {method: row for method, row in leads.items() if any(row)}
+  if not leads:
+    return ''
+  return render(
+    'gains.svg',
+    title='Gain on the MTL Baseline in %, by setting and method',
+    chart=charts.bar_chart([[one and (one.mean, one.error) for one in row] for row in leads.values()]),
+    names=[setting.title for setting in settings],
+    entries=[{'name': METHODS[method].title, 'color': METHODS[method].color} for method in leads],
+  )
+
+
+def _name(method: str) -> str:
+  return 'its own initial maps' if method == INITIAL else METHODS[method].title
