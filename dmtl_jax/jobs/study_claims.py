@@ -13,6 +13,7 @@ from dmtl_jax.report import charts
 from dmtl_jax.report.render import render
 from dmtl_jax.report.results import mean_and_error, Run, Section
 from dmtl_jax.report.table import markdown_table
+from dmtl_jax.tasks import Task
 
 DRAWN = ('xtc', 'jtr', 'task_prototype', 'no_condition', 'no_diffusion', 'prediction', 'feature')
 INITIAL = 'initial'  # instead of a method: the initial maps of the same run
@@ -83,15 +84,23 @@ def make_setting(title: str, section: Section) -> Setting:
 
 def lead(setting: Setting, method: str, other: str) -> Lead | None:
   """The gains of a method on another, or on the initial maps; None without a seed that has both."""
-  tasks = setting.section.tasks
-  others = setting.runs.get(method if other == INITIAL else other, {})
-  stage = INITIAL if other == INITIAL else 'final'
+  runs = setting.runs.get(method, {})
+  if other == INITIAL:
+    return compare(runs, runs, setting.section.tasks, INITIAL)
+  return compare(runs, setting.runs.get(other, {}), setting.section.tasks)
+
+
+def compare(runs: dict[int, Run], others: dict[int, Run], tasks: Sequence[Task], stage: str = 'final') -> Lead | None:
+  """The gains of {seed: run} on the maps of a stage of others; None without a seed that has both."""
   gains = []
-  for seed, run in setting.runs.get(method, {}).items():
-    if seed in others:
-      reference = {task.name: others[seed].score(stage, task) for task in tasks}
-      gain = delta_m({task.name: run.score('final', task) for task in tasks}, reference, tasks)
-      gains += [] if math.isnan(gain) else [gain]
+  for seed in runs.keys() & others.keys():
+    scores, reference = (
+      {task.name: run.score(kind, task) for task in tasks}
+      for run, kind in ((runs[seed], 'final'), (others[seed], stage))
+    )
+    if all(reference[task.name] for task in tasks):
+      gains.append(delta_m(scores, reference, tasks))
+  gains = [gain for gain in gains if not math.isnan(gain)]
   return Lead(tuple(gains)) if gains else None
 
 

@@ -11,7 +11,9 @@ from dmtl_jax.basics.errors import UserError
 from dmtl_jax.basics.progress import say
 from dmtl_jax.jobs import study_claims
 from dmtl_jax.jobs.report import to_markdown
-from dmtl_jax.jobs.study_suites import CORE, COUNT, Suite, SUITES, TIME
+from dmtl_jax.jobs.study_claims import Setting
+from dmtl_jax.jobs.study_suites import CORE, COUNT, Group, MAIN, Suite, SUITES, TIME, VARIANT
+from dmtl_jax.models import METHODS
 from dmtl_jax.report import gains, paired
 from dmtl_jax.report import table as tables
 from dmtl_jax.report.results import read_run, Run, Section, sections
@@ -70,6 +72,7 @@ def write(out: pathlib.Path, page: str):
   )
   parts += [_equal_time(scored) for scored in found]
   parts += [_by_labels(scored, path) for scored in found]
+  parts += [_variants(scored) for scored in found]
   parts += [_suite(scored, path) for scored in found]
   write_atomic(path, '\n'.join([head + MARK, '', *filter(None, parts)]))
   say(f'page: {path}')
@@ -77,39 +80,41 @@ def write(out: pathlib.Path, page: str):
 
 @dataclasses.dataclass(frozen=True)
 class Scored:
-  """The scored runs of a suite by the suffix of their group, in the suite's order."""
+  """A suite with the scored runs of each of its groups."""
 
   name: str
   suite: Suite
-  runs: dict[str, list[Run]]
+  groups: list[tuple[Group, list[Run]]]
   rates: str
 
+  def runs(self, role: str) -> list[Run]:
+    """The runs of the groups with this role."""
+    return [run for group, runs in self.groups if group.role == role for run in runs]
+
   @property
-  def settings(self) -> list[study_claims.Setting]:
+  def settings(self) -> list[Setting]:
     """The runs that the study is about, by label setting."""
-    found = sections(self.runs.get('', []))
-    return [study_claims.make_setting(f'{self.suite.title}, {LABELS[section.labels]}', section) for section in found]
+    return [
+      study_claims.make_setting(f'{self.suite.title}, {LABELS[section.labels]}', section)
+      for section in sections(self.runs(MAIN))
+    ]
 
 
 def _read(folder: pathlib.Path, suite: Suite) -> Scored | None:
   """The scored runs in a suite's folder; None if there are none."""
-  runs = {}
+  groups = []
   for group in suite.groups:
     folders = [folder / run.name for run in suite.group_runs(group, {})]
-    scored = [read_run(path) for path in folders if (path / 'metrics.json').exists()]
-    if scored:
-      runs.setdefault(group.suffix, []).extend(scored)
-  return Scored(folder.name, suite, runs, _rates(folder / 'rates.json')) if runs else None
+    groups.append((group, [read_run(path) for path in folders if (path / 'metrics.json').exists()]))
+  return Scored(folder.name, suite, groups, _rates(folder / 'rates.json')) if any(runs for _, runs in groups) else None
 
 
 def _equal_time(scored: Scored) -> str:
   """Longer trainings of some methods in place of those as long in steps; '' without any."""
-  longer = scored.runs.get(TIME, [])
-  if not longer:
-    return ''
+  longer = scored.runs(TIME)
   methods = set(CORE) - {run.config['method'] for run in longer}
   labels = {run.labels for run in longer}
-  others = [run for run in scored.runs.get('', []) if run.labels in labels and run.config['method'] in methods]
+  others = [run for run in scored.runs(MAIN) if run.labels in labels and run.config['method'] in methods]
   text = ''
   for section in sections([*longer, *others]):
     body = tables.markdown(make_table(section)).partition('\n\n')[2]  # without its heading
@@ -119,22 +124,33 @@ def _equal_time(scored: Scored) -> str:
 
 def _by_labels(scored: Scored, page: pathlib.Path) -> str:
   """What Prediction gains on the baseline by the number of labels a task; '' without runs for it."""
-  first = scored.suite.groups[0]
-  by_count = {
-    int(suffix.removeprefix(COUNT)): [run for run in runs if run.labels == first.labels]
-    for suffix, runs in scored.runs.items()
-    if suffix.startswith(COUNT)
-  }
-  usual = [run for run in scored.runs.get('', []) if run.labels == first.labels and run.label_counts]
-  if not by_count or not usual:
+  counted = [runs for group, runs in scored.groups if group.role == COUNT and runs]
+  if not counted:
     return ''
-  by_count.setdefault(max(usual[0].label_counts.tasks.values()), usual)
+  labels = counted[0][0].labels
+  counted.append([run for run in scored.runs(MAIN) if run.labels == labels])
+  by_count = {max(runs[0].label_counts.tasks.values()): runs for runs in counted if runs and runs[0].label_counts}
   settings = [
     study_claims.make_setting(f'{count} labels a task', sections(by_count[count])[0]) for count in sorted(by_count)
   ]
   drawing = study_claims.draw(settings, ('prediction',))
   text = f'\n## More labels: {scored.suite.title}\n\n{study_claims.markdown(settings, study_claims.CLAIMS[:1])}'
   return text + _figure(drawing, 'gain by number of labels', page, f'{scored.name}-labels')
+
+
+def _variants(scored: Scored) -> str:
+  """What a method gains by another value of a field, on itself; '' without runs for it."""
+  body = []
+  for group, runs in scored.groups:
+    for section in sections(runs) if group.role == VARIANT else ():
+      changed = study_claims.make_setting('', section).runs
+      usual = next(setting for setting in scored.settings if setting.section.labels == section.labels).runs
+      fields = ', '.join(f'`{field}={value}`' for field, value in group.flags.items())
+      for method in changed:
+        if found := study_claims.compare(changed[method], usual.get(method, {}), section.tasks):
+          body.append([f'{METHODS[method].title}, {fields}', found.text])
+  table = markdown_table(['variant', 'gain in % on the method as it is'], body)
+  return f'\n## Variants: {scored.suite.title}\n\n{table}\n' if body else ''
 
 
 def _figure(drawing: str, title: str, page: pathlib.Path, name: str) -> str:
@@ -148,13 +164,11 @@ def _figure(drawing: str, title: str, page: pathlib.Path, name: str) -> str:
 
 def _suite(scored: Scored, page: pathlib.Path) -> str:
   suite = scored.suite
-  runs = [
-    run for suffix, runs in scored.runs.items() if suffix != TIME and not suffix.startswith(COUNT) for run in runs
-  ]
+  runs = scored.runs(MAIN)
   data, train = runs[0].config['data'], runs[0].config['train']
   length = f'{train["steps"]} steps' if train['steps'] else f'{train["epochs"]} epochs'
   text = (
-    f'## Suite {scored.name}\n\n{sum(map(len, scored.runs.values()))} of {len(suite.runs({}))} runs, images of '
+    f'## Suite {scored.name}\n\n{sum(len(runs) for _, runs in scored.groups)} of {len(suite.runs({}))} runs, images of '
     f'{data["size"][0]}x{data["size"][1]}, {length} of {train["batch"]} images{scored.rates}.\n'
   )
   for section in sections(runs):

@@ -7,8 +7,8 @@ ABLATIONS = ('mtl_baseline', 'prediction', 'feature', 'no_diffusion', 'no_condit
 SMALL = (*ABLATIONS, 'single_task', 'xtc', 'jtr', 'task_prototype')
 PAPER = (*ABLATIONS, 'single_task', 'xtc', 'mti_net', 'invpt')
 CORE = ABLATIONS[:3]
-# Suffixes of runs that a study looks at by themselves: as many seconds as Prediction takes, and n labels a task.
-TIME, COUNT = 'time', 'labels'
+# Roles of groups: what a study is about; as many seconds as Prediction takes; other numbers of labels; a changed field.
+MAIN, TIME, COUNT, VARIANT = 'main', 'time', 'labels', 'variant'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,12 +29,14 @@ class Group:
     seeds: {method: number of seeds}. Seeds are 0, 1, ...: of weights, order and augmentation, and, as
       `data.label_seed`, of which image shows which label.
     flags: {field: value} besides the suite's.
-    suffix: end of the runs' names; '' for those that a study is about.
+    role: what the study does with it, see above.
+    suffix: end of the runs' names.
   """
 
   labels: str
   seeds: dict[str, int]
   flags: dict[str, object] = dataclasses.field(default_factory=dict)
+  role: str = MAIN
   suffix: str = ''
 
 
@@ -99,9 +101,10 @@ def _seeds(methods: tuple[str, ...], count: int) -> dict[str, int]:
   return dict.fromkeys(methods, count)
 
 
-def _steps_s(*numbers: int) -> tuple[Group, ...]:
-  """Prediction trained with other numbers S of denoising steps, one label, one seed."""
-  return tuple(Group('one', {'prediction': 1}, {'model.diffusion_steps': s}, f'S{s}') for s in numbers)
+def _variants(seeds: int, field: str, *values) -> tuple[Group, ...]:
+  """Prediction with one label and other values of a field."""
+  name = field.rpartition('.')[2]
+  return tuple(Group('one', {'prediction': seeds}, {field: value}, VARIANT, f'{name}={value}') for value in values)
 
 
 _ROOMS = {
@@ -114,15 +117,17 @@ SUITES = {
     (
       Group('one', _seeds(SMALL, 6) | _seeds(ABLATIONS, 12)),
       Group('random', _seeds(CORE, 6)),
-      Group('one', {'mtl_baseline': 6}, {'train.steps': 880, 'train.eval_every': 880}, TIME),  # as long as Prediction
-      *(Group('one', _seeds(CORE[:2], 3), {'data.train_count': 6 * n}, f'{COUNT}{n}') for n in (25, 100, 300)),
-      *_steps_s(1, 3, 4),
+      Group('one', {'mtl_baseline': 6}, {'train.steps': 880, 'train.eval_every': 880}, TIME, 'time'),
+      *(Group('one', _seeds(CORE[:2], 3), {'data.train_count': 6 * n}, COUNT, f'labels{n}') for n in (25, 100, 300)),
+      *_variants(3, 'model.diffusion_steps', 1, 3, 4),
+      *_variants(3, 'initial_loss', 0.5),
+      *_variants(3, 'model.condition', 'features'),
     ),
     _ROOMS, rates=(1e-3, 2e-3), rate_steps=600, cost='two CPU cores for five hours',
   ),
   'camvid': Suite(
     'folder', 'CamVid',
-    (Group('one', _seeds(SMALL, 3)), Group('random', _seeds(CORE, 3)), *_steps_s(1, 3, 4)),
+    (Group('one', _seeds(SMALL, 3)), Group('random', _seeds(CORE, 3)), *_variants(1, 'model.diffusion_steps', 1, 3, 4)),
     {
       'data.size': (128, 160), 'model.width': 64, 'train.steps': 450, 'train.eval_every': 450,
       'train.eval_images': 8, 'eval.workers': 0,
@@ -131,7 +136,7 @@ SUITES = {
   ),
   'scenes-full': Suite(
     'scenes', 'rooms, full width',
-    (Group('one', _seeds(SMALL, 3)), Group('random', _seeds(CORE, 3)), *_steps_s(1, 3, 4)),
+    (Group('one', _seeds(SMALL, 3)), Group('random', _seeds(CORE, 3)), *_variants(1, 'model.diffusion_steps', 1, 3, 4)),
     {
       'data.size': (256, 256), 'model.width': 64, 'model.channels': 512, 'train.steps': 1000, 'train.eval_every': 1000,
       'optim.lr': 2e-4, 'dtype': 'bfloat16',
@@ -148,6 +153,7 @@ SUITES = {
     'nyud', 'NYUD-v2', (Group('one', _seeds(PAPER, 1)), Group('random', _seeds(CORE, 1))), {}, cost='a GPU for a day'
   ),
   'cityscapes': Suite(
-    'cityscapes', 'Cityscapes', (Group('one', _seeds(PAPER, 1)), *_steps_s(1, 3)), {}, cost='a GPU for a day'
+    'cityscapes', 'Cityscapes', (Group('one', _seeds(PAPER, 1)), *_variants(1, 'model.diffusion_steps', 1, 3)),
+    {}, cost='a GPU for a day'
   ),
 }  # fmt: skip

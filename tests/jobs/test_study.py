@@ -11,7 +11,7 @@ from dmtl_jax import configs
 from dmtl_jax.basics.atomic import write_json
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.jobs import study, study_page
-from dmtl_jax.jobs.study_suites import COUNT, Group, Suite, SUITES, TIME
+from dmtl_jax.jobs.study_suites import COUNT, Group, Suite, SUITES, TIME, VARIANT
 from tests import report_runs
 
 TOY = Suite(
@@ -119,7 +119,7 @@ def test_runs_that_fail_or_are_stopped_are_named_after_the_others_are_done(tmp_p
 def test_groups_have_their_own_labels_seeds_and_fields():
   groups = (
     Group('one', {'prediction': 2}),
-    Group('one', {'prediction': 1}, {'model.diffusion_steps': 1}, 'S1'),
+    Group('one', {'prediction': 1}, {'model.diffusion_steps': 1}, VARIANT, 'S1'),
     Group('random', {'feature': 1}),
   )
   runs = dataclasses.replace(TOY, groups=groups).runs({'feature': 0.5})
@@ -162,25 +162,29 @@ def test_claims_hold_beyond_two_standard_errors_of_paired_seeds(tmp_path, monkey
   assert (tmp_path / 'page' / 'gains.svg').read_text().count('aria-label="Gain on the MTL Baseline') == 1
 
 
-def test_a_page_compares_at_equal_time_and_by_labels(tmp_path, monkeypatch):
+def test_a_page_compares_at_equal_time_by_labels_and_with_variants(tmp_path, monkeypatch):
   groups = (
     Group('one', {'mtl_baseline': 1, 'prediction': 1}),
-    Group('one', {'mtl_baseline': 1}, {'train.steps': 9}, TIME),
-    Group('one', {'mtl_baseline': 1, 'prediction': 1}, {'data.train_count': 12}, f'{COUNT}100'),
+    Group('one', {'mtl_baseline': 1}, {'train.steps': 9}, TIME, 'time'),
+    Group('one', {'mtl_baseline': 1, 'prediction': 1}, {'data.train_count': 12}, COUNT, 'n100'),
+    Group('one', {'prediction': 1}, {'initial_loss': 0.5}, VARIANT, 'weight'),
   )
   monkeypatch.setitem(SUITES, 'toy', dataclasses.replace(TOY, groups=groups))
   folder = tmp_path / 'toy'
   scores = {'mtl_baseline-one-0': 50, 'prediction-one-0': 60}
   for name, score in scores.items():
     write(folder, name, score, train__steps=5)
-    write_json(folder / name / 'labels.json', {str(i): ['semseg'] for i in range(25)})
-    write(folder, f'{name}-{COUNT}100', score + 15, train__steps=5)
-  write(folder, f'mtl_baseline-one-0-{TIME}', 55, train__steps=9)
+    write(folder, f'{name}-n100', score + 15, train__steps=5)
+    for run, count in ((name, 25), (f'{name}-n100', 100)):
+      write_json(folder / run / 'labels.json', {str(i): ['semseg'] for i in range(count)})
+  write(folder, 'mtl_baseline-one-0-time', 55, train__steps=9)
+  write(folder, 'prediction-one-0-weight', 57)
   study_page.write(tmp_path, str(tmp_path / 'page.md'))
   page = (tmp_path / 'page.md').read_text()
   claims, _, rest = page.partition('## Equal time: toys')
   time, _, rest = rest.partition('## More labels: toys')
-  by_labels, _, details = rest.partition('## Suite toy')
+  by_labels, _, rest = rest.partition('## Variants: toys')
+  variants, _, details = rest.partition('## Suite toy')
   assert 'on MTL Baseline | +20.00 (1 of 1) |' in claims
   assert [line.split('|')[1:3] for line in time.splitlines() if line.startswith('| ')][2:4] == [
     [' MTL Baseline ', ' 55.00 '], [' DiffusionMTL (Prediction) ', ' **60.00** ']
@@ -188,6 +192,7 @@ def test_a_page_compares_at_equal_time_and_by_labels(tmp_path, monkeypatch):
   assert '| gain in % of | 25 labels a task | 100 labels a task |' in by_labels
   assert '| +20.00 (1 of 1) | +15.38 (1 of 1) |' in by_labels
   assert (tmp_path / 'page' / 'toy-labels.svg').exists()
+  assert '| DiffusionMTL (Prediction), `initial_loss=0.5` | -5.00 (0 of 1) |' in variants
   assert '65.00' not in details and '55.00' not in details and '**60.00**' in details
 
 
