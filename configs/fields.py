@@ -180,6 +180,11 @@ FIELDS = dict(
     resolution=Field('input', 'size of the final scores: data.size, or that of each image', choices=('input', 'image')),
     boundary_side=Field(640, 'longest side to score boundaries at, with resolution=image; 0: any', 0, _MANY),
     weights=Field('best', 'checkpoint to score', choices=('best', 'latest')),
+    stage=Field(
+      'best',
+      'what predictions are made of: denoised maps (final), initial ones, or per task those that score higher (best)',
+      choices=('best', 'final', 'initial'),
+    ),
     geometry=Field('fit', 'fit: scale images to fit data.size; pad: only pad, never enlarge', choices=('fit', 'pad')),
     workers=Field(0, 'processes that score images; 0: this one', 0, 1024),
     boundary_tolerance=Field(0.0075, 'tolerance of boundaries, as a share of the diagonal', 0, 1),

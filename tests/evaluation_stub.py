@@ -92,6 +92,7 @@ class Evaluated(NamedTuple):
   scores: dict
   rows: list[dict]
   confusion: dict
+  better_initial: tuple[str, ...]
 
 
 def run(count: int, batch: int, **options) -> Evaluated:
@@ -108,7 +109,7 @@ def main(address: str, process: str, out: str):
   evaluator, variables = make(5, 4)
   seen = []
   evidence = Evidence(TASKS, 5, 0)
-  result = evaluator.run(variables, lambda id, maps, region, size: seen.append(id), evidence)
+  result = evaluator.run(variables, lambda id, maps, region, size: seen.append(id), {'final': evidence})
   at_image = tuple(run(5, 4, shape=(30, 50), resolution='image'))
   gathered = sharding.gather({'count': np.array([2**40 + 1]), 'sum': np.float64(1) / 3, 'from': int(process)})
   with open(out, 'wb') as file:

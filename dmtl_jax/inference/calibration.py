@@ -3,9 +3,11 @@
 Losses that balance rare classes, and long training, make a network too sure. So the final evaluation of a run fits a
 temperature T and biases b per task on the validation labels (`calibration_fit`): logits / T + b, with a bias per class,
 or one for the positive class of a binary task. They are fitted on maps of a single noise draw; for the mean of several
-draws, that mean is calibrated. W/calibration.json keeps them for one checkpoint:
+draws, that mean is calibrated. Where initial maps score higher than denoised ones, they are what a task is predicted by
+(config.eval.stage). W/calibration.json keeps both for one checkpoint:
 
-  {"step": 6000, "diffusion_steps": 2, "tasks": {TASK: {"kind", "temperature", "bias": [...],
+  {"step": 6000, "diffusion_steps": 2, "initial": [TASK, ...],
+   "tasks": {TASK: {"kind", "temperature", "bias": [...],
      "threshold",             # of binary tasks: the calibrated probability at which F is best; null without positives
      "f", "f_at_half",        # F in % of the masks at that threshold, and of the raw maps at 0.5
      "pixels", "images",      # drawn for the fit
@@ -80,11 +82,17 @@ class Calibration:
     step: of the checkpoint.
     diffusion_steps: number of denoising steps S.
     tasks: {name: calibration}.
+    initial: names of the tasks that are predicted by their initial maps.
   """
 
   step: int = 0
   diffusion_steps: int = 0
   tasks: Mapping[str, TaskCalibration] = dataclasses.field(default_factory=dict)
+  initial: tuple[str, ...] = ()
+
+  def choose(self, final: Mapping[str, Any], initial: Mapping[str, Any]) -> dict[str, Any]:
+    """{task: what it is predicted by}, of the denoised and the initial maps; the initial may be {}."""
+    return {name: initial[name] if name in self.initial and initial else maps for name, maps in final.items()}
 
   def apply(self, task: Task, logits):
     """Calibrated logits of raw maps [..., C_t]; numpy or jax. It commutes with resizing, being affine."""
@@ -143,7 +151,8 @@ UNCALIBRATED = Calibration()
 def write(workdir: str | os.PathLike, calibration: Calibration):
   """Writes W/calibration.json."""
   tasks = {name: _to_json(fitted) for name, fitted in calibration.tasks.items()}
-  values = {'step': calibration.step, 'diffusion_steps': calibration.diffusion_steps, 'tasks': tasks}
+  values = {'step': calibration.step, 'diffusion_steps': calibration.diffusion_steps}
+  values |= {'initial': list(calibration.initial), 'tasks': tasks}
   atomic.write_json(pathlib.Path(workdir) / NAME, values)
 
 
@@ -163,7 +172,10 @@ def read(workdir: str | os.PathLike) -> Calibration | None:
   content = files.read_json(path, FIX, MAX_BYTES)
   try:
     tasks = {str(name): _from_json(values) for name, values in content['tasks'].items()}
-    return Calibration(_count(content['step']), _count(content['diffusion_steps']), tasks)
+    initial = content.get('initial', [])  # files of earlier versions have none
+    if not isinstance(initial, list) or not all(isinstance(name, str) for name in initial):
+      raise ValueError('initial must be a list of tasks')
+    return Calibration(_count(content['step']), _count(content['diffusion_steps']), tasks, tuple(initial))
   except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
     raise UserError(f'{path}: not what evaluation writes ({files.reason(error)}); {FIX}') from error
 
@@ -179,19 +191,21 @@ def load(workdir: str | os.PathLike, step: int, diffusion_steps: int, tasks: tup
   calibration = read(workdir)
   uncalibrated = Calibration(step, diffusion_steps)
   fix = f'--mode=evaluate --workdir={workdir} --step={step} fits them'
-  if not names:
-    return uncalibrated
   if calibration is None:
-    progress.say(f'probabilities are not calibrated: there is no {path}; {fix}')
+    if names:
+      progress.say(f'probabilities are not calibrated: there is no {path}; {fix}')
     return uncalibrated
   if (calibration.step, calibration.diffusion_steps) != (step, diffusion_steps):
-    progress.say(
-      f'probabilities are not calibrated: {path} is for step {calibration.step} with {calibration.diffusion_steps} '
-      f'denoising steps, not for step {step} with {diffusion_steps}; {fix}'
-    )
+    if names:
+      progress.say(
+        f'probabilities are not calibrated: {path} is for step {calibration.step} with {calibration.diffusion_steps} '
+        f'denoising steps, not for step {step} with {diffusion_steps}; {fix}'
+      )
     return uncalibrated
   if unknown := sorted(calibration.tasks.keys() - set(names)):
     raise UserError(f'{path}: {sanitize(join_names(unknown))} has no probabilities in this run; {FIX}')
+  if unknown := sorted(set(calibration.initial) - {task.name for task in tasks}):
+    raise UserError(f'{path}: {sanitize(join_names(unknown))} is no task of this run; {FIX}')
   for task in tasks:
     if task.name in calibration.tasks:
       _check_fits(path, task, calibration.tasks[task.name])

@@ -119,18 +119,22 @@ class Parameters(NamedTuple):
 IDENTITY = Parameters(1.0, np.zeros(1))
 
 
-def fit(evidence: Evidence, step: int, diffusion_steps: int) -> Calibration:
+def fit(evidence: Mapping[str, Evidence], step: int, diffusion_steps: int, initial: Sequence[str] = ()) -> Calibration:
   """Fits every task that has labelled pixels, for a checkpoint evaluated with `diffusion_steps` denoising steps.
 
   A task keeps its raw probabilities if a fit on half of the images makes those of the other half less likely, or if it
   has only one image.
+
+  Args:
+    evidence: of the 'final' and the 'initial' maps.
+    initial: names of the tasks that are to be predicted by their initial maps.
   """
-  tasks = {
-    task.name: _fit_task(task, list(evidence.samples[task.name].values()), evidence.operating_points.get(task.name))
-    for task in evidence.tasks
-    if evidence.samples[task.name]
-  }
-  return Calibration(step, diffusion_steps, tasks)
+  tasks = {}
+  for task in evidence['final'].tasks:
+    own = evidence['initial' if task.name in initial else 'final']
+    if samples := list(own.samples[task.name].values()):
+      tasks[task.name] = _fit_task(task, samples, own.operating_points.get(task.name))
+  return Calibration(step, diffusion_steps, tasks, tuple(initial))
 
 
 def _fit_task(task: Task, samples: Sequence[Sample], point: OperatingPoint | None) -> TaskCalibration:

@@ -6,11 +6,12 @@ network's input, predicted in batches, or each at its own size, predicted as --m
 """
 
 import collections
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import dataclasses
 import itertools
 import math
 import operator
+from types import MappingProxyType
 from typing import NamedTuple
 
 import jax
@@ -23,7 +24,7 @@ from dmtl_jax.basics.progress import Progress
 from dmtl_jax.data import pipeline, transforms
 from dmtl_jax.inference import gallery, image_facts
 from dmtl_jax.inference.calibration_fit import Evidence
-from dmtl_jax.inference.forward import jit_predict_fn, make_predict_fn
+from dmtl_jax.inference.forward import jit_predict_fn, make_predict_fn, STAGES
 from dmtl_jax.inference.pieces import cut_image, cut_input, Piece, region_slices, score, Tally
 from dmtl_jax.inference.prediction import Predictor
 from dmtl_jax.metrics.base import merge
@@ -56,11 +57,14 @@ class Scores(NamedTuple):
       at that side instead.
     rows: the scores of each image, in the order of the source; unless quick, with `image_facts`.
     confusion: {task: pixel counts [label, prediction] of the final maps} of tasks with classes.
+    better_initial: names of the tasks whose initial maps score higher than the denoised ones on both the first and the
+      second half of the images.
   """
 
   scores: dict
   rows: list[dict]
   confusion: dict[str, np.ndarray]
+  better_initial: tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,15 +79,15 @@ class _Pass:
 
   progress: Progress
   on_image: Callable | None
-  evidence: Evidence | None
+  evidence: Mapping[str, Evidence]
   facts: dict = dataclasses.field(default_factory=dict)
   tally: Tally = dataclasses.field(default_factory=Tally)
 
 
 class _HostResult(NamedTuple):
-  """What one host contributes to an evaluation."""
+  """What one host contributes to an evaluation: totals of each half of the images, samples of each stage."""
 
-  totals: dict
+  halves: Sequence[dict]
   rows: dict
   tally: Tally
   samples: dict
@@ -135,15 +139,17 @@ class Evaluator:
     self._predict = jit_predict_fn(model, mesh, seed, eval_config.diffusion_steps)
     self._predict_stages = jax.jit(make_predict_fn(model, seed, eval_config.diffusion_steps, all_stages=True))
 
-  def run(self, variables, on_image: Callable | None = None, evidence: Evidence | None = None) -> Scores:
+  def run(
+    self, variables, on_image: Callable | None = None, evidence: Mapping[str, Evidence] = MappingProxyType({})
+  ) -> Scores:
     """Evaluates; each host scores its share of the images, and all hosts get the result.
 
     Args:
       on_image: called as on_image(id, {task: final map}, region, size) for every image of this host, see
         `transforms.eval_transform`.
-      evidence: collects what `calibration_fit.fit` needs; all hosts get that of all.
+      evidence: {stage: collects what `calibration_fit.fit` needs}; all hosts get that of all.
     """
-    totals: dict = {}
+    halves: Sequence[dict] = ({}, {})
     rows: dict = {}
     make_pieces = self._pieces_at_image_size if self.at_image_size else self._pieces_at_input
     workers = self.eval_config.workers  # the boundary protocol is slow
@@ -154,26 +160,36 @@ class Evaluator:
         states: dict = {}
         for piece in scored:
           _add(states, {(piece.stage, piece.task): piece.state})
-        _add(totals, states)
+        _add(halves[2 * index // self.count], states)
         mistakes = image_facts.mistakes(states, self.tasks, self.metrics) if self.describes_images else {}
         row = _row(states, self.metrics) | current.facts.pop(index, {}) | mistakes
         rows[index] = {'id': self.source.ids[index]} | row
         progress.update(min(jax.process_count(), self.count - progress.done))
-    gathered = sharding.gather(_HostResult(totals, rows, current.tally, evidence.samples if evidence else {}))
-    totals = {}
-    for host in gathered:
-      _add(totals, host.totals)
+    samples = {stage: own.samples for stage, own in evidence.items()}
+    gathered = sharding.gather(_HostResult(halves, rows, current.tally, samples))
+    halves = [_sum(host.halves[half] for host in gathered) for half in (0, 1)]
+    totals = _sum(halves)
     rows = dict(sorted(item for host in gathered for item in host.rows.items()))
-    if evidence:
-      evidence.merge([host.samples for host in gathered])
-      evidence.operating_points = {
-        task.name: self.metrics[task.name].operating_point(totals['final', task.name]) for task in evidence.tasks
+    for stage, own in evidence.items():
+      own.merge([host.samples[stage] for host in gathered])
+      own.operating_points = {
+        task.name: self.metrics[task.name].operating_point(totals[stage, task.name])
+        for task in own.tasks
+        if (stage, task.name) in totals
       }
     scores = self._compute(totals, [host.tally for host in gathered])
     confusion = {t.name: self.metrics[t.name].confusion(totals['final', t.name]) for t in self.tasks if t.classes}
-    return Scores(
-      scores, list(rows.values()), {name: counts for name, counts in confusion.items() if counts is not None}
-    )
+    confusion = {name: counts for name, counts in confusion.items() if counts is not None}
+    better = tuple(task.name for task in self.tasks if all(self._is_initial_better(task, half) for half in halves))
+    return Scores(scores, list(rows.values()), confusion, better)
+
+  def _is_initial_better(self, task, totals: dict) -> bool:
+    """Whether the task's initial maps have the higher score in these totals."""
+    if ('initial', task.name) not in totals:
+      return False
+    scores = {stage: {task.name: self.metrics[task.name].compute(totals[stage, task.name])} for stage in STAGES}
+    initial, final = (headline(scores[stage], [task])[task.name] for stage in ('initial', 'final'))
+    return initial > final if task.higher_is_better else initial < final
 
   def _compute(self, totals: dict, tallies: Sequence[Tally]) -> dict:
     """`Scores.scores` of the whole set, from {(stage, task): state} and the tally of each host."""
@@ -199,15 +215,15 @@ class Evaluator:
       with current.tally.timed():
         predictions = self._predict_local(variables, batch)
       raw = predictions.pop('raw')
+      grid = next(iter(raw['final'].values())).shape[1:3]
       current.tally.images += self.batch
       for i in np.flatnonzero(batch['valid'] & (batch['index'] < self.count)).tolist():
         index = int(batch['index'][i])
         truths = self.source.truth(index) if self._uses_source_truth else {}
         if self.describes_images:
           current.facts[index] = self._describe(batch, i)
-        if current.evidence:
-          grid = next(iter(raw.values())).shape[1:3]
-          current.evidence.add(index, _rows(raw, i), _rows(batch['labels'], i), grid)
+        for stage in current.evidence.keys() & raw.keys():
+          current.evidence[stage].add(index, _rows(raw[stage], i), _rows(batch['labels'], i), grid)
         yield from cut_input(predictions, batch, i, truths, self.tasks, self.metrics)
         if current.on_image:
           current.on_image(self.source.ids[index], _rows(predictions['final'], i), batch['region'][i], batch['size'][i])
@@ -230,9 +246,9 @@ class Evaluator:
       with current.tally.timed():
         raw = predictor.raw(image)
       current.facts[example['index']] = image_facts.describe(image, example['labels'], self.tasks, image.shape[:2])
-      if current.evidence:
-        maps = {task.name: raw.maps['final', task.name] for task in self.tasks}
-        current.evidence.add(example['index'], maps, example['labels'], raw.extent, raw.origin)
+      for stage in current.evidence.keys() & raw.stages:
+        maps = {task.name: raw.maps[stage, task.name] for task in self.tasks}
+        current.evidence[stage].add(example['index'], maps, example['labels'], raw.extent, raw.origin)
       yield from cut_image(raw, example, self.metrics, side, current.tally)
       if current.on_image:
         size = image.shape[:2]
@@ -286,6 +302,14 @@ def _rows(arrays: Mapping[str, np.ndarray], i: int) -> dict[str, np.ndarray]:
 def _on_one_device(variables):
   """Variables that every device has, as arrays of one device of this host."""
   return jax.tree.map(lambda x: x.addressable_data(0), variables)
+
+
+def _sum(parts: Iterable[dict]) -> dict:
+  """The sum of states {(stage, task): state}."""
+  totals: dict = {}
+  for states in parts:
+    _add(totals, states)
+  return totals
 
 
 def _add(totals: dict, states: dict):

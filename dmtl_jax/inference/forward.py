@@ -12,6 +12,7 @@ from dmtl_jax.inference.calibration import Calibration, UNCALIBRATED
 from dmtl_jax.models.inputs import model_inputs
 from dmtl_jax.models.parts.layers import resize
 
+STAGES = ('final', 'initial')  # that are scored and predicted by
 DRAWS = 4  # noise draws denoised together: enough to gain from sharing the encoder's pass, and little memory
 
 
@@ -55,7 +56,8 @@ def make_predict_fn(
 
   Args:
     all_stages: also the maps after each denoising step; otherwise only 'initial' and 'final'.
-    with_raw: also the stage 'raw', the raw final maps [B, h, w, C_t] float32 at stride 8.
+    with_raw: also 'raw', {stage: raw maps [B, h, w, C_t] float32 at stride 8} of 'initial' and 'final'.
+    calibration: also chooses what tasks are predicted by, which becomes their final maps.
   """
   forward = make_forward_fn(model, seed, diffusion_steps)
 
@@ -63,13 +65,14 @@ def make_predict_fn(
     size = images.shape[1:3]
 
     stages = forward(variables, images, index)
+    stages['final'] = calibration.choose(stages['final'], stages.get('initial', {}))
     predictions = {
       stage: {task.name: predict_map(task, maps[task.name], size, calibration) for task in model.tasks}
       for stage, maps in stages.items()
-      if all_stages or stage in ('initial', 'final')
+      if all_stages or stage in STAGES
     }
     if with_raw:
-      predictions['raw'] = jax.tree.map(lambda x: x.astype(jnp.float32), stages['final'])
+      predictions['raw'] = {s: jax.tree.map(lambda x: x.astype(jnp.float32), stages[s]) for s in STAGES if s in stages}
     return predictions
 
   return predict
@@ -108,7 +111,8 @@ def make_sample_fn(model, samples: int, seed: int, diffusion_steps: int = 0, cal
   def sample(variables, images):
     def draw(index):
       stages = forward(variables, images, index[None])
-      return {stage: stages[stage] for stage in ('initial', 'final') if stage in stages}
+      stages['final'] = calibration.choose(stages['final'], stages.get('initial', {}))
+      return {stage: stages[stage] for stage in STAGES if stage in stages}
 
     # vmap computes what does not depend on the index (encoder and decoders) once for all its draws.
     draws = jax.lax.map(jax.vmap(draw), indices)

@@ -111,7 +111,8 @@ class Network:
     inputs = self._inputs | ({} if noise is None else {'noise': noise})
     with target.compiling_for('gpu'):  # plain convolutions: the faster ones of XLA on CPUs would be slower elsewhere
       output = self._model.apply(self._variables, normalize(image)[None], **inputs)
-    stages = {'': output.final, 'initial/': output.initial}
+    chosen = self._predictor.calibration.choose(output.final, output.initial)
+    stages = {'': chosen, 'initial/': output.initial}
     return {
       prefix + task.name: predict_map(task, maps[task.name], self._predictor.size, self._predictor.calibration)[0]
       for prefix, maps in stages.items()

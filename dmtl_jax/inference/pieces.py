@@ -13,11 +13,10 @@ from typing import NamedTuple
 import numpy as np
 
 from dmtl_jax.inference import images
+from dmtl_jax.inference.forward import STAGES
 from dmtl_jax.inference.raw_maps import bands, RawMaps
 from dmtl_jax.metrics.base import Metric, State
 from dmtl_jax.tasks import Task
-
-STAGES = ('final', 'initial')  # the stages that are scored
 
 
 @dataclasses.dataclass(frozen=True)

@@ -50,7 +50,8 @@ class Predictor:
     geometry: config.eval.geometry.
     seed, diffusion_steps: see `forward.make_forward_fn`.
     config, step: those of the run and its checkpoint if `load` made it, else None.
-    calibration: what makes its probabilities mean what they say; of a run, that of its last evaluation.
+    calibration: what makes its probabilities mean what they say, and the tasks that are predicted by their initial
+      maps; of a run, that of its last evaluation.
 
   Example:
     >>> predictor = dmtl_jax.load('runs/scenes')
@@ -82,7 +83,8 @@ class Predictor:
     forward = make_forward_fn(model, seed, self.diffusion_steps)
 
     def predict(variables, images):
-      return forward(variables, images, jnp.zeros(len(images), jnp.int32))
+      stages = forward(variables, images, jnp.zeros(len(images), jnp.int32))
+      return stages | {'final': calibration.choose(stages['final'], stages.get('initial', {}))}
 
     outputs = jax.eval_shape(predict, variables, jax.ShapeDtypeStruct((1, *self.size, 3), jnp.float32))
     self._grid = outputs['final'][self.tasks[0].name].shape[1:3]  # of the raw maps of a tile

@@ -65,8 +65,13 @@ def make_measure_fn(model, seed: int, diffusion_steps: int = 0, calibration: Cal
     index = jnp.zeros(len(images), jnp.int32)
     inputs = inputs_lib.model_inputs(model, images, key, len(model.tasks), None, index, diffusion_steps or None)
     output = model.apply(variables, images, **inputs)
+    chosen = calibration.choose(output.final, output.initial)
     maps = [
-      uncertainty_map(t, calibration.apply(t, output.final[t.name]), output.initial.get(t.name))[..., None]
+      uncertainty_map(
+        t,
+        calibration.apply(t, (chosen if t.has_probabilities else output.final)[t.name]),
+        output.initial.get(t.name),
+      )[..., None]
       for t in model.tasks
     ]
     return mean_inside(jnp.concatenate(maps, -1), inside)

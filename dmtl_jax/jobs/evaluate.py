@@ -1,5 +1,6 @@
 """The job `--mode=evaluate`: scores a checkpoint on the whole validation split."""
 
+from collections.abc import Sequence
 import functools
 import json
 import math
@@ -8,13 +9,13 @@ import pathlib
 import jax
 
 from dmtl_jax.basics import atomic, sharding, stopping
-from dmtl_jax.basics.errors import UserError
+from dmtl_jax.basics.errors import join_names, UserError
 from dmtl_jax.basics.progress import say
 from dmtl_jax.data import label_settings
 from dmtl_jax.data import source as source_lib
 from dmtl_jax.inference import calibration, calibration_fit, gallery
 from dmtl_jax.inference.evaluation import delta_to_single, Evaluator, headline, size_text
-from dmtl_jax.inference.forward import denoising_steps
+from dmtl_jax.inference.forward import denoising_steps, STAGES
 from dmtl_jax.models import build_model
 from dmtl_jax.runs import hub, run_tasks
 from dmtl_jax.runs.checkpoints import load
@@ -80,8 +81,9 @@ def _evaluate(config, path: pathlib.Path, folder: pathlib.Path, weights: str, pr
   steps = config.eval.diffusion_steps
   is_standard = denoising_steps(model, steps) == denoising_steps(model, 0)
   is_own = is_own_data(config.data, path)
-  evidence = calibration_fit.Evidence(source.tasks, evaluator.count, config.seed) if is_standard else None
-  scores, rows, confusion = evaluator.run(variables, save if predictions else None, evidence)
+  stages = STAGES if is_standard else ()
+  evidence = {stage: calibration_fit.Evidence(source.tasks, evaluator.count, config.seed) for stage in stages}
+  scores, rows, confusion, better_initial = evaluator.run(variables, save if predictions else None, evidence)
   result = {
     **({} if folder == path else {'run': hub.name_of(path)}),
     'protocol': config.eval.protocol,
@@ -94,7 +96,8 @@ def _evaluate(config, path: pathlib.Path, folder: pathlib.Path, weights: str, pr
   if config.eval.protocol == 'mtpsl' and weights == 'best':
     result['last'] = _score_last(evaluator, path, result)
   if jax.process_index() == 0:
-    fitted = calibration_fit.fit(evidence, step, denoising_steps(model, 0)) if evidence else None
+    initial = _initial_tasks(config.eval.stage, scores, better_initial)
+    fitted = calibration_fit.fit(evidence, step, denoising_steps(model, 0), initial) if evidence else None
     with atomic.transaction():
       if folder != path:
         write_config(folder, read_config(path))
@@ -112,11 +115,21 @@ def _evaluate(config, path: pathlib.Path, folder: pathlib.Path, weights: str, pr
       say(f'\n{path}/calibration.json stays that of the data that the run was trained on')
     elif fitted and fitted.tasks:
       say(f'\n{calibration_fit.as_text(fitted, source.tasks)}')
+    if fitted and is_own and fitted.initial and config.eval.stage == 'best':
+      say(
+        f'\n{join_names(fitted.initial)}: predicted by the initial maps from now on, which score higher on both halves '
+        f'of the images; --mode=evaluate with --config.eval.stage=final returns to the denoised ones'
+      )
     if folder != path:
       say(f'\nscores: {folder}/metrics.json    pictures: {folder}/panels')
     if 'last' in result:
       say(f'\nthe last weights, step {result["last"]["step"]}:\n{as_text(result["last"], source.tasks)}')
   return result
+
+
+def _initial_tasks(stage: str, scores: dict, better: Sequence[str]) -> Sequence[str]:
+  """Names of the tasks to predict by their initial maps, for config.eval.stage."""
+  return {'final': (), 'initial': tuple(scores.get('initial', ())), 'best': better}[stage]
 
 
 def is_own_data(data_config, path: pathlib.Path) -> bool:

@@ -28,7 +28,7 @@ LABELS = {'one': 'one labelled task per image', 'random': 'random labelled tasks
 # Fields that may differ between two seeds of one experiment, or that change no score.
 IGNORED_FIELDS = (
   *('seed', 'data.label_seed', 'data.dir', 'data.raw', 'train.eval_every', 'train.save_every', 'train.eval_images'),
-  *('train.best_by', 'eval.batch', 'eval.panels', *workdir_lib.FREE_FIELDS),
+  *('train.best_by', 'eval.batch', 'eval.panels', 'eval.stage', *workdir_lib.FREE_FIELDS),
 )
 
 

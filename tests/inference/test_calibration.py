@@ -143,7 +143,7 @@ def fit_halves(*positives: int):
     labels = (np.arange(50) < count).astype(np.uint8)
     images += [Sample(np.full((50, 1), -1.0, np.float32), labels, 1.0)] * 20
   evidence.samples['boundary'] = dict(enumerate(images))
-  return calibration_fit.fit(evidence, 7, 2).tasks['boundary']
+  return calibration_fit.fit({'final': evidence}, 7, 2).tasks['boundary']
 
 
 def test_it_is_measured_on_the_half_that_the_fit_has_not_seen():
@@ -194,12 +194,12 @@ def test_only_labelled_pixels_are_drawn_and_memory_is_bounded():
 
 def test_without_labels_or_on_one_image_nothing_is_calibrated():
   evidence = Evidence([SEMSEG, SALIENCY], 1, 0)
-  fitted = calibration_fit.fit(evidence, 7, 2)
+  fitted = calibration_fit.fit({'final': evidence}, 7, 2)
   assert not fitted.tasks
   assert calibration_fit.as_text(fitted, TASKS[:1]).endswith('not calibrated: no validation image is labelled for it')
   logits = {'saliency': np.random.default_rng(0).standard_normal((*SIZE, 2)).astype(np.float32)}
   evidence.add(0, logits, {'saliency': np.ones((*SIZE, 1), np.uint8)}, SIZE)
-  one = calibration_fit.fit(evidence, 7, 2).tasks
+  one = calibration_fit.fit({'final': evidence}, 7, 2).tasks
   assert list(one) == ['saliency']
   assert not one['saliency'].held_out
   assert one['saliency'].threshold is None
@@ -231,7 +231,7 @@ def test_the_mask_of_the_calibrated_map_is_that_of_the_raw_one():
   evidence.add(0, {'saliency': logits}, {'saliency': label}, SIZE)
   raw = special.softmax(logits, -1)[..., 1]
   evidence.operating_points['saliency'] = SALIENCY.scorer().operating_point(SALIENCY.scorer().image(raw, label))
-  fitted = calibration_fit.fit(evidence, 7, 2)
+  fitted = calibration_fit.fit({'final': evidence}, 7, 2)
   got = fitted.mask(SALIENCY, np.asarray(SALIENCY.activate(jnp.asarray(fitted.apply(SALIENCY, logits)))))
   want = raw >= evidence.operating_points['saliency'].threshold
   assert (got != want).sum() <= 1  # rounding
@@ -295,6 +295,29 @@ def test_a_predictor_gives_calibrated_probabilities_and_the_same_classes(predict
   np.testing.assert_allclose(maps.confidence(SEMSEG, SIZE), p, atol=1e-4)
 
 
+def test_a_task_can_be_predicted_by_its_initial_maps(tiny_run, capsys):
+  calibration_lib.write(tiny_run, dataclasses.replace(calibrations.calibration([]), initial=('depth', 'semseg')))
+  predictor = dmtl_jax.load(tiny_run)
+  image = np.random.default_rng(9).integers(0, 256, (*SIZE, 3), np.uint8)
+  for samples in (1, 2):
+    raw = predictor.raw(image, samples)
+    for task in TASKS:
+      final, initial = (raw.prediction(stage, task, SIZE) for stage in ('final', 'initial'))
+      assert np.allclose(final, initial, atol=1e-6) == (task.name in ('depth', 'semseg')), task.name
+
+
+def test_a_fit_is_of_the_maps_that_are_predicted_by():
+  final, initial = Evidence([BOUNDARY], 40, 0), Evidence([BOUNDARY], 40, 0)
+  for evidence, count in ((final, 5), (initial, 25)):
+    labels = (np.arange(50) < count).astype(np.uint8)
+    evidence.samples['boundary'] = {i: Sample(np.full((50, 1), -1.0, np.float32), labels, 1.0) for i in range(40)}
+  stages = {'final': final, 'initial': initial}
+  for chosen, share in (((), 0.1), (('boundary',), 0.5)):
+    fitted = calibration_fit.fit(stages, 7, 2, chosen)
+    assert fitted.initial == chosen
+    assert special.expit(fitted.apply(BOUNDARY, np.float32([-1.0])))[0] == pytest.approx(share, abs=0.02)
+
+
 def test_samples_spread_as_the_calibrated_draws_do(predictors):
   raw, calibrated = predictors
   image = np.random.default_rng(10).integers(0, 256, (*SIZE, 3), np.uint8)
@@ -316,7 +339,7 @@ def test_samples_spread_as_the_calibrated_draws_do(predictors):
 
 
 def test_the_file_holds_the_calibration(tmp_path):
-  made = calibrations.calibration(TASKS)
+  made = dataclasses.replace(calibrations.calibration(TASKS), initial=('depth',))
   calibration_lib.write(tmp_path, made)
   assert calibration_lib.read(tmp_path) == made
   assert calibration_lib.load(tmp_path, 7, 2, TASKS) == made
@@ -369,6 +392,8 @@ def changed(**fields) -> dict:
     (changed(extra=1), 'a task needs bias, calibrated'),
     ({'step': True, 'diffusion_steps': 2, 'tasks': {}}, 'True is no count'),
     ([], 'not what evaluation writes'),
+    (changed() | {'initial': 'depth'}, 'initial must be a list of tasks'),
+    (changed() | {'initial': ['\x1b[2Jdept']}, 'dept is no task of this run'),
     ({'step': 7, 'diffusion_steps': 2, 'tasks': {'\x1b[2J': changed()['tasks']['saliency']}}, 'has no probabilities in this run'),
   ],
 )  # fmt: skip

@@ -1,5 +1,6 @@
 """Evaluation of a stub model, against metrics of the whole set at once; the files it leaves."""
 
+import dataclasses
 import json
 import os
 import pickle
@@ -58,7 +59,7 @@ def five():
 
 
 def test_an_odd_last_batch_counts_each_image_once(five):
-  scores, rows, _ = five
+  scores, rows, *_ = five
   assert_scores(scores['final'], expected(5))
   assert [row['id'] for row in rows] == [f'room{i}' for i in range(5)]
   assert scores['seconds_per_image'] > 0
@@ -107,7 +108,7 @@ def test_pascals_boundaries_are_scored_against_the_benchmarks_own_truth(monkeypa
   truths = [np.zeros(stub.SIZE, bool), None, np.zeros(stub.SIZE, bool)]
   truths[0][:, 10], truths[2][12] = True, True
   monkeypatch.setattr(stub.Rooms, 'truth', lambda self, index: {'boundary': truths[index]}, raising=False)
-  scores, rows, _ = stub.run(3, 2, size=(40, 48), geometry='pad', protocol='pascal')
+  scores, rows, *_ = stub.run(3, 2, size=(40, 48), geometry='pad', protocol='pascal')
   table, probabilities = 0, {}
   for index in (0, 2):
     image = stub.Rooms(3)[index]['image']
@@ -173,7 +174,7 @@ def test_two_hosts_of_two_devices_get_what_one_gets(five, tmp_path):
     np.testing.assert_array_equal(confusion['semseg'], here.confusion['semseg'])
   evaluator, variables = stub.make(5, 4)
   wanted = Evidence(stub.TASKS, 5, 0)
-  evaluator.run(variables, evidence=wanted)
+  evaluator.run(variables, evidence={'final': wanted})
   for host in hosts:
     assert host.evidence.operating_points == wanted.operating_points
     assert list(host.evidence.samples['boundary']) == [0, 1, 3, 4]
@@ -183,6 +184,37 @@ def test_two_hosts_of_two_devices_get_what_one_gets(five, tmp_path):
         got = host.evidence.samples[name][index]
         np.testing.assert_array_equal(got.labels, sample.labels)
         np.testing.assert_allclose(got.logits, sample.logits, rtol=1e-6)
+
+
+@dataclasses.dataclass(frozen=True)
+class Mirrored(stub.Rooms):
+  """Segmentation that is right upside down, as the stub's initial maps are: on the first `upside_down` images."""
+
+  upside_down: int = 0
+
+  def __getitem__(self, index):
+    example = super().__getitem__(index)
+    classes = ((example['image'] / 255 - transforms.MEAN) / transforms.STD).argmax(-1)
+    example['labels']['semseg'] = (classes[::-1] if index < self.upside_down else classes)[..., None].astype(np.uint8)
+    return example
+
+
+@pytest.mark.parametrize('upside_down, better', [(0, False), (4, False), (6, True)])
+def test_initial_maps_are_better_where_they_are_on_both_halves_of_the_images(upside_down, better):
+  """Of four images of six the initial maps are better, but not on the second half of them."""
+  evaluator, variables = stub.make(6, 4)
+  evaluator.source = Mirrored(6, upside_down=upside_down)
+  result = evaluator.run(variables)
+  assert ('semseg' in result.better_initial) == better
+  scores = [result.scores[stage]['semseg']['mIoU'] for stage in ('initial', 'final')]
+  assert (scores[0] > scores[1]) == (upside_down > 3)
+
+
+def test_what_tasks_are_predicted_by():
+  scores = {'final': {'semseg': 1, 'depth': 2}, 'initial': {'semseg': 3, 'depth': 4}}
+  for stage, wanted in (('best', ['depth']), ('final', []), ('initial', ['semseg', 'depth'])):
+    assert list(evaluate._initial_tasks(stage, scores, ('depth',))) == wanted
+  assert not evaluate._initial_tasks('initial', {'final': scores['final']}, ())
 
 
 def test_the_table_shows_initial_and_final_and_what_is_undefined():

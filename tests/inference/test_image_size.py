@@ -190,7 +190,7 @@ def test_at_the_networks_own_size_both_resolutions_score_alike():
     return evaluator.run(variables)
 
   at_input = run('input').scores
-  at_image, rows, _ = run('image')
+  at_image, rows, *_ = run('image')
   for stage in ('initial', 'final'):
     for task, scores in at_input[stage].items():
       assert at_image[stage][task] == pytest.approx(scores, rel=1e-4, nan_ok=True), task
