@@ -10,7 +10,6 @@ from dmtl_jax.basics.atomic import atomic_open, write_atomic
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.basics.progress import say
 from dmtl_jax.jobs import study_claims
-from dmtl_jax.jobs.report import to_markdown
 from dmtl_jax.jobs.study_claims import Setting
 from dmtl_jax.jobs.study_suites import CORE, COUNT, Group, MAIN, Suite, SUITES, TIME, VARIANT
 from dmtl_jax.models import METHODS
@@ -173,7 +172,8 @@ def _suite(scored: Scored, page: pathlib.Path) -> str:
   )
   for section in sections(runs):
     table = make_table(section)
-    text += '\n' + to_markdown(table).replace('## ', '### ') + _beside_paper(section, table)
+    body = tables.markdown(table) + gains.markdown(section)
+    text += '\n' + body.replace('## ', '### ') + _beside_paper(section, table)
     text += _figure(
       gains.draw(section), 'What denoising gains, by task and method', page, f'{scored.name}-{section.labels}'
     )
