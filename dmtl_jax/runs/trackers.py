@@ -155,8 +155,8 @@ CLIENTS: dict[str, Callable[..., Client]] = {'wandb': WandbClient, 'trackio': Tr
 class Tracker:
   """Sends to a tracker what a run logs in a `with` block. Without a tracker, or on other hosts, it does nothing.
 
-  The first call opens it. No call raises, and only the end of the block waits, for at most `PATIENCE` seconds. The run is
-  then marked as finished if `finish` was called, as failed after an error, else as stopped.
+  The first call opens it. No call raises, and only the end of the block waits, for at most `PATIENCE` seconds. It marks
+  the run as finished if `finish` was called, as failed after an error, else as stopped.
 
   Args:
     name: config.train.tracker.
