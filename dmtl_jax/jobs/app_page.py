@@ -27,6 +27,7 @@ LIFETIME = 3600  # seconds that uploads and results stay on the server's disk
 IN_TURN = {'concurrency_limit': 1, 'concurrency_id': 'network', 'api_visibility': 'private', 'show_progress': 'hidden'}
 PREPARE = 'Prepare maps for download'
 WAITING = 'Drop a photograph above: its maps are predicted at once.'
+REDUCED = 'The maps in the zip have {}×{} pixels; --mode=predict writes them as large as the photograph.'
 FAILED = 'This did not work; the terminal in which the page was started says why.'
 COMPILING = 'New settings: the network is compiled for {}, which takes seconds to a minute and happens once.'
 
@@ -37,10 +38,10 @@ class Page(gr.Blocks):
   report: pathlib.Path | None = None  # may be served
 
   def launch(self, *args, **options):
-    """As `gr.Blocks.launch`."""
+    """As `gr.Blocks.launch`, but a public address only with `share=True`, also on Colab."""
     looks = dict(theme=_make_theme(), css=app_html.CSS, footer_links=[], run_history=False)
     limits = dict(max_file_size=MAX_UPLOAD, ssr_mode=False, allowed_paths=[str(self.report)] if self.report else None)
-    return super().launch(*args, **(looks | limits | options))
+    return super().launch(*args, **({'share': False} | looks | limits | options))
 
 
 def _make_theme() -> gr.themes.Default:
@@ -154,7 +155,7 @@ def _build_photograph_tab(trial: Trial, examples: list[pathlib.Path]):
     path, settings = state
     yield {prepare: gr.Button('Writing the maps…', interactive=False)}
     try:
-      file = trial.archive(path, Settings(*settings), _new_folder(download.GRADIO_CACHE))
+      file, reduced = trial.archive(path, Settings(*settings), _new_folder(download.GRADIO_CACHE))
     except Exception as error:
       yield {prepare: gr.Button(PREPARE, interactive=True)}
       raise _make_error(error, path) from error
@@ -163,10 +164,12 @@ def _build_photograph_tab(trial: Trial, examples: list[pathlib.Path]):
       prepare: gr.Button(PREPARE, interactive=True, visible=False),
       download: gr.DownloadButton(f'Download {file.name} ({size})', value=str(file), visible=True),
     }
+    if reduced:
+      yield {status: app_html.status(REDUCED.format(*reversed(reduced)))}
 
   outputs = [status, shown, hint, prepare, download, cards.column, *cards.components]
   gr.on([photo.change, start.click], show, [photo, steps, samples], outputs, trigger_mode='always_last', **IN_TURN)
-  prepare.click(archive, [shown], [prepare, download], trigger_mode='once', **IN_TURN)
+  prepare.click(archive, [shown], [prepare, download, status], trigger_mode='once', **IN_TURN)
 
 
 class _Cards:
