@@ -10,7 +10,7 @@ import gradio as gr
 
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.basics.progress import duration
-from dmtl_jax.inference import prediction
+from dmtl_jax.inference import prediction, videos
 from dmtl_jax.jobs import app_html, app_results
 from dmtl_jax.jobs.app_results import Settings, Trial
 from dmtl_jax.models import find
@@ -254,6 +254,8 @@ def _build_video_tab(trial: Trial):
     taken = _format_seconds(time.monotonic() - began)
     done = f'{result.frames} frames predicted in {taken} with {_describe_settings(settings)}.'
     cut = '' if result.is_whole else ' The video is longer: --mode=predict takes all of it.'
+    if result.is_shortened:
+      cut += f' Frames that last longer are shown for {videos.LONGEST_FRAME:g} s.'
     files = {place: str(file) for place, file in result.paths.items()}
     yield {
       status: app_html.status(done + cut),

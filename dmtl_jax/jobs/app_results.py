@@ -55,11 +55,19 @@ class TaskPictures:
 
 
 class VideoPictures(NamedTuple):
-  """Paths of videos {'': all tasks and stages, TASK: its map over the frames}, and how many frames they have."""
+  """Videos of maps.
+
+  Attributes:
+    paths: {'': all tasks and stages, TASK: its map over the frames}.
+    frames: how many they have.
+    is_whole: whether the video has no more frames.
+    is_shortened: whether frames that are shown for long were cut, see `VideoWriter.describe_cut`.
+  """
 
   paths: dict[str, pathlib.Path]
   frames: int
   is_whole: bool
+  is_shortened: bool
 
 
 class Archive(NamedTuple):
@@ -157,7 +165,7 @@ class Trial:
           writers[place].write(pictures[place], video.seconds)
         count += 1
         report(count, max(count, total))
-    return VideoPictures(paths, count, is_whole)
+    return VideoPictures(paths, count, is_whole, bool(writers[''].describe_cut()))
 
   def _raw(self, image: np.ndarray, settings: Settings) -> RawMaps:
     raw = self._predictor(settings.diffusion_steps).raw(image, settings.samples)

@@ -144,6 +144,7 @@ def test_a_long_video_is_cut_and_said_to_be(trial, tmp_path, monkeypatch):
   monkeypatch.setattr(app_results, 'MAX_FRAMES', 2)
   counts = []
   result = trial.video(write_video(tmp_path / 'a.mp4'), ONCE, tmp_path / 'out', lambda *count: counts.append(count))
+  assert not result.is_shortened
   assert (result.frames, result.is_whole, counts) == (2, False, [(1, 2), (2, 2)])
   assert set(result.paths) == {'', *NAMES}
   assert {cv2.VideoCapture(str(path)).get(cv2.CAP_PROP_FRAME_COUNT) for path in result.paths.values()} == {2}
