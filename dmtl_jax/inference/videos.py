@@ -21,8 +21,8 @@ SOUND_CODECS = ('aac', 'mp3', 'opus', 'flac')  # those that browsers play in an 
 # 1280x1024 takes 0.055 s on two cores, in 'medium' 0.17 s, while VP8 takes 0.26 s.
 H264 = {'preset': 'veryfast', 'crf': '20', 'bf': '0'}
 # Limits of WebM files, whose frames come at a constant rate here: frames per second, and seconds that a frame may last.
-# Screen recordings have headers with 1000 frames per second, and frames that last for minutes. At 960x720 a repetition of
-# a frame takes 0.02 s.
+# Screen recordings have headers with 1000 frames per second, and frames that last for minutes. At 960x720 a repetition
+# takes 0.02 s.
 RATES = (10.0, 60.0)
 LONGEST_FRAME = 2.0
 BT709 = 1  # as FFmpeg numbers the matrix, the primaries and the transfer curve of HD video

@@ -111,8 +111,6 @@ def test_a_long_list_shows_its_progress(predictor, monkeypatch, capsys):
 def test_what_is_wrong_with_a_list_is_named(predictor):
   with pytest.raises(UserError, match=r'^image 2 of 3: float64 numbers'):
     predictor([photo(8, 8), photo(8, 8) / 255, photo(8, 8)])
-  with pytest.raises(UserError, match='batch=0: give the number of views'):
-    predictor([photo(8, 8)], batch=0)
 
 
 def test_probabilities_are_calibrated_and_add_up(predictor):
@@ -154,9 +152,27 @@ def test_all_images_share_one_program(predictor, monkeypatch):
   [
     (dict(zoom=0.5), '--zoom=0.5: give 1'),
     (dict(zoom=float('nan')), '--zoom=nan'),
-    (dict(samples=0), '--samples=0: give a number'),
+    (dict(zoom='2'), '--zoom=2: give 1'),
+    (dict(samples=0), '--samples=0: give the number of noise draws, a whole number from 1'),
+    (dict(samples=2.0), '--samples=2.0: give'),
+    (dict(samples=[2]), r'--samples=\[2\]: give'),
+    (dict(samples=True), '--samples=True: give'),
   ],
 )
 def test_options_out_of_range(predictor, options, message):
+  options = dict(samples=1, zoom=None) | options
   with pytest.raises(UserError, match=message):
-    predictor.check(**(dict(samples=1, zoom=None) | options))
+    predictor.check(**options)
+  with pytest.raises(UserError, match=message):
+    predictor.sample(photo(8, 8), **options)
+
+
+@pytest.mark.parametrize('image', [photo(8, 8), [photo(8, 8)]])
+@pytest.mark.parametrize('batch', [0, 2.5, None])
+def test_a_batch_that_is_no_count(predictor, image, batch):
+  with pytest.raises(UserError, match=f'batch={batch}: give the number of views to predict together'):
+    predictor(image, batch=batch)
+
+
+def test_counts_may_be_numpys(predictor):
+  jax.tree.map(np.testing.assert_array_equal, predictor([photo(8, 8)], batch=np.int64(1)), [predictor(photo(8, 8))])
