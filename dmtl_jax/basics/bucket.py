@@ -153,7 +153,7 @@ class Mirror:
     shutil.rmtree(self.folder.parent, ignore_errors=True)
 
   def fetch(self):
-    """Copies the bucket's small files that are not in the folder yet as they are there; removes those deleted there.
+    """Copies the bucket's small files that are new or changed into the folder, and removes those that are gone there.
 
     Raises:
       OutageError: not all could be copied.

@@ -91,7 +91,7 @@ def check_count(where: str, count: object, what: str):
 
   Args:
     where: flag or argument; begins the sentence.
-    what: is counted.
+    what: the things that are counted, in the plural.
   """
   if isinstance(count, bool) or not isinstance(count, numbers.Integral) or count < 1:
     raise UserError(f'{where}={sanitize(str(count))}: give the number of {what}, a whole number from 1')

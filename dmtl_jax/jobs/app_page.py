@@ -40,8 +40,8 @@ class Page(gr.Blocks):
   def launch(self, *args, **options):
     """As `gr.Blocks.launch`, but a public address only with `share=True`, also on Colab."""
     looks = dict(theme=_make_theme(), css=app_html.CSS, footer_links=[], run_history=False)
-    limits = dict(max_file_size=MAX_UPLOAD, ssr_mode=False, allowed_paths=[str(self.report)] if self.report else None)
-    return super().launch(*args, **({'share': False} | looks | limits | options))
+    limits = dict(max_file_size=MAX_UPLOAD, allowed_paths=[str(self.report)] if self.report else None)
+    return super().launch(*args, **(looks | limits | dict(share=False, ssr_mode=False) | options))
 
 
 def _make_theme() -> gr.themes.Default:
@@ -165,7 +165,8 @@ def _build_photograph_tab(trial: Trial, examples: list[pathlib.Path]):
       download: gr.DownloadButton(f'Download {file.name} ({size})', value=str(file), visible=True),
     }
     if reduced:
-      yield {status: app_html.status(REDUCED.format(*reversed(reduced)))}
+      height, width = reduced
+      yield {status: app_html.status(REDUCED.format(width, height))}
 
   outputs = [status, shown, hint, prepare, download, cards.column, *cards.components]
   gr.on([photo.change, start.click], show, [photo, steps, samples], outputs, trigger_mode='always_last', **IN_TURN)
@@ -255,7 +256,7 @@ def _build_video_tab(trial: Trial):
     done = f'{result.frames} frames predicted in {taken} with {_describe_settings(settings)}.'
     cut = '' if result.is_whole else ' The video is longer: --mode=predict takes all of it.'
     if result.is_shortened:
-      cut += f' Frames that last longer are shown for {videos.LONGEST_FRAME:g} s.'
+      cut += f' Frames that last longer than {videos.LONGEST_FRAME:g} s are shown for so long.'
     files = {place: str(file) for place, file in result.paths.items()}
     yield {
       status: app_html.status(done + cut),
