@@ -299,6 +299,8 @@ def publish(workdir: str | os.PathLike, to: str, license: str, private: bool = F
 def app(workdir: str | os.PathLike) -> Any:
   """Makes the page that tries a run in a browser, as ``gradio.Blocks``; its ``launch()`` serves it.
 
+  Only ``launch(share=True)`` gives it a public address, also on Colab.
+
   Args:
     workdir: folder of the run, or a name, as for `load`.
 

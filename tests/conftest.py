@@ -23,10 +23,12 @@ import pytest  # noqa: E402
 
 from dmtl_jax.basics import compilation  # noqa: E402
 from dmtl_jax.datasets import raw  # noqa: E402
+from dmtl_jax.inference import forward, prediction  # noqa: E402
 from dmtl_jax.jobs import convert  # noqa: E402
 from dmtl_jax.models.parts import encoder  # noqa: E402
 from tests import raw_trees  # noqa: E402
 from tests.hub_server import Server  # noqa: E402
+from tests.predicting import SAMPLES  # noqa: E402
 from tests.tiny import random_variables, SIZE, TASKS, Tiny  # noqa: E402
 
 compilation.collect_rarely()
@@ -55,6 +57,16 @@ def tiny_run(tmp_path_factory, short_encoder):
   tiny.config.data.size = SIZE
   variables = jax.tree.map(np.float32, random_variables(tiny.model, seed=2))  # of seed 0 all is one class
   return convert.write_run(tmp_path_factory.mktemp('run'), tiny.config, TASKS, variables, 7)
+
+
+@pytest.fixture(scope='module')
+def predictor(tiny_run):
+  """That of `tiny_run`, ready to draw several samples."""
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(forward, 'DRAWS', 2)  # so that three draws take two rounds, with one too many
+    predictor = prediction.load(tiny_run)
+    predictor.check(SAMPLES, None)
+    yield predictor
 
 
 @pytest.fixture

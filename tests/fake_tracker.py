@@ -31,6 +31,6 @@ class Fake:
     self._call('finish')
     self.calls.append((step, scores, page))
 
-  def close(self):
+  def close(self, outcome):
     self._call('close')
-    self.calls.append('closed')
+    self.calls.append(outcome)

@@ -15,7 +15,7 @@ import pathlib
 import re
 import shutil
 import tempfile
-from typing import Any
+from typing import Any, NamedTuple
 
 from dmtl_jax.basics import errors, files, progress
 from dmtl_jax.basics.errors import sanitize, UserError
@@ -73,7 +73,7 @@ def mirror(address: str, where: str, fetch: bool = True) -> str:
 
   Args:
     where: flag or field, for messages.
-    fetch: copy the small files that are there into it.
+    fetch: copy the small files that are there into it; at a later call, those that changed there since.
 
   Raises:
     UserError: no such address, bucket or permission.
@@ -82,6 +82,8 @@ def mirror(address: str, where: str, fetch: bool = True) -> str:
   check_address(where, address)
   for folder, known in _mirrors.items():
     if known.address == address:
+      if fetch:
+        known.fetch()
       return folder
   made = Mirror(address, _open_store(address), functools.partial(_list_names, address))
   if fetch:
@@ -114,6 +116,13 @@ def share(folder: str | os.PathLike):
       found.fetch()
 
 
+class Stored(NamedTuple):
+  """A file of a mirror as it was when last copied: its stamp here, and the object's generation in the bucket."""
+
+  stamp: tuple[int, int]
+  generation: bytes
+
+
 class Mirror:
   """A local folder that mirrors the small files of a folder in a bucket.
 
@@ -133,7 +142,7 @@ class Mirror:
     self.folder = temporary / address.rpartition('/')[2]  # a report names runs by their last folder
     self.folder.mkdir()
     self.lock: Any = None
-    self._stored: dict[str, tuple[int, int]] = {}  # {name: stamp of the file} as in the bucket
+    self._stored: dict[str, Stored] = {}  # by name
     _mirrors[str(self.folder)] = self
     errors.aliases[str(self.folder)] = address
     atexit.register(shutil.rmtree, temporary, ignore_errors=True)
@@ -144,18 +153,27 @@ class Mirror:
     shutil.rmtree(self.folder.parent, ignore_errors=True)
 
   def fetch(self):
-    """Copies the small files of the bucket into the folder; raises OutageError."""
+    """Copies the bucket's small files that are new or changed into the folder, and removes those that are gone there.
+
+    Raises:
+      OutageError: not all could be copied.
+    """
     with report_outages(self.address):
-      names = [name for name in self._list_names() if MIRRORED.fullmatch(name) and _is_usable(name)]
+      listed = self._list_names()
+      names = [name for name in listed if MIRRORED.fullmatch(name) and _is_usable(name)]
       for some in _chunks(names):
-        for name, read in [(name, self.store.read(name)) for name in some]:
+        known = {name: self._stored[name].generation if name in self._stored else None for name in some}
+        for name, read in [(name, self.store.read(name, if_not_equal=known[name])) for name in some]:
           found = read.result()
-          if found.state != 'value':  # deleted since it was listed
+          if found.state != 'value':  # the same as before, or deleted since it was listed
             continue
           path = self.folder / name
           path.parent.mkdir(parents=True, exist_ok=True)
           path.write_bytes(found.value)
-          self._stored[name] = _stamp(path)
+          self._stored[name] = Stored(_stamp(path), found.stamp.generation)
+    for name in self._stored.keys() - set(listed):
+      (self.folder / name).unlink(missing_ok=True)
+      del self._stored[name]
 
   def push(self):
     """Copies files that changed to the bucket and deletes there what is gone here; only on the first host.
@@ -171,7 +189,7 @@ class Mirror:
     if self.lock:
       self.lock.check()
     here = self._files()
-    changed = [name for name, stamp in here.items() if self._stored.get(name) != stamp]
+    changed = [name for name, stamp in here.items() if name not in self._stored or self._stored[name].stamp != stamp]
     with report_outages(self.address):
       for names in ([n for n in changed if '/' in n], [n for n in changed if '/' not in n]):
         for some in _chunks(names):
@@ -180,8 +198,7 @@ class Mirror:
             with contextlib.suppress(FileNotFoundError):  # see `_files`
               writes[name] = self.store.write(name, self._content(name))
           for name, write in writes.items():
-            write.result()
-            self._stored[name] = here[name]
+            self._stored[name] = Stored(here[name], write.result().generation)
       for name in [name for name in self._stored if name not in here]:
         self.store.write(name, None).result()
         del self._stored[name]

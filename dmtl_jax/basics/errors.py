@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 import contextlib
 import difflib
+import numbers
 import os
 import re
 import sys
@@ -83,6 +84,17 @@ def check_local(where: str, path: str, schemes: Sequence[str] = ()):
       + (f'{" or ".join(f"{scheme}://..." for scheme in schemes)}, or ' if schemes else '')
       + 'a path of this machine, where it may be mounted'
     )
+
+
+def check_count(where: str, count: object, what: str):
+  """Raises UserError unless a count is a whole number (of Python or NumPy), 1 or more.
+
+  Args:
+    where: flag or argument; begins the sentence.
+    what: the things that are counted, in the plural.
+  """
+  if isinstance(count, bool) or not isinstance(count, numbers.Integral) or count < 1:
+    raise UserError(f'{where}={sanitize(str(count))}: give the number of {what}, a whole number from 1')
 
 
 def program() -> str:

@@ -98,10 +98,8 @@ def make_sample_fn(model, samples: int, seed: int, diffusion_steps: int = 0, cal
   Draw k has the noise of the image with index k in evaluation; draw 0 is the prediction without sampling.
 
   Raises:
-    UserError: the method draws no noise, or `samples` is not positive.
+    UserError: the method draws no noise.
   """
-  if samples < 1:
-    raise UserError(f'--samples={samples}: give a number of noise draws, 1 or more')
   if not model.draws_noise:
     raise UserError(f'--samples={samples}: this method adds no noise, so all draws are the same; leave it out')
   forward = make_forward_fn(model, seed, diffusion_steps)

@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 import functools
 import itertools
+import numbers
 import os
 from typing import NamedTuple, overload
 
@@ -13,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from dmtl_jax.basics import compilation
-from dmtl_jax.basics.errors import UserError
+from dmtl_jax.basics.errors import check_count, UserError
 from dmtl_jax.basics.progress import Progress
 from dmtl_jax.data import transforms
 from dmtl_jax.inference import calibration as calibration_lib
@@ -146,10 +147,9 @@ class Predictor:
     Raises:
       UserError: not an image, a file that cannot be read, a zoom or batch below 1.
     """
+    check_count('batch', batch, 'views to predict together')
     if not isinstance(image, (list, tuple)):
       return self([image], zoom, 1, probabilities)[0]
-    if batch < 1:
-      raise UserError(f'batch={batch}: give the number of views to predict together, 1 or more')
     return [raw.predictions('final', size, probabilities) for raw, size in self._raw_of_list(image, 1, zoom, batch)]
 
   @overload
@@ -176,6 +176,7 @@ class Predictor:
     Raises:
       UserError: as for a call, or the method adds no noise.
     """
+    _check_samples(samples)
     if not isinstance(image, (list, tuple)):
       return self.sample([image], samples, zoom)[0]
     return [
@@ -206,6 +207,7 @@ class Predictor:
 
   def check(self, samples: int, zoom: float | None):
     """Raises UserError if the method or the network cannot do this, before any image is read."""
+    _check_samples(samples)
     self._compile_for(samples)
     self._choose_scales((1, 1), zoom)
 
@@ -294,7 +296,7 @@ class Predictor:
     fills = max(n / m for n, m in zip(self.size, shape))
     whole = self._whole_scale(shape)
     if zoom is not None:
-      if not zoom >= 1:
+      if not (isinstance(zoom, numbers.Real) and zoom >= 1):
         raise UserError(f'--zoom={zoom}: give 1 (the image is seen whole) or more')
       return [max(whole, min(whole * zoom, 1))]
     if whole * TILE_ZOOM >= 1:
@@ -320,6 +322,10 @@ class View(NamedTuple):
   extent: tuple[float, float]
   origin: tuple[float, float]
   zoom: float
+
+
+def _check_samples(samples: object):
+  check_count('--samples', samples, 'noise draws')
 
 
 def load(workdir: str | os.PathLike, step: str | int = 'best') -> Predictor:

@@ -20,6 +20,11 @@ SOUND_CODECS = ('aac', 'mp3', 'opus', 'flac')  # those that browsers play in an 
 # Without B-frames: with them the header's duration is wrong if the time between frames varies. In 'veryfast' a frame of
 # 1280x1024 takes 0.055 s on two cores, in 'medium' 0.17 s, while VP8 takes 0.26 s.
 H264 = {'preset': 'veryfast', 'crf': '20', 'bf': '0'}
+# Limits of WebM files, whose frames come at a constant rate here: frames per second, and seconds that a frame may last.
+# Screen recordings have headers with 1000 frames per second, and frames that last for minutes. At 960x720 a repetition
+# takes 0.02 s.
+RATES = (10.0, 60.0)
+LONGEST_FRAME = 2.0
 BT709 = 1  # as FFmpeg numbers the matrix, the primaries and the transfer curve of HD video
 
 
@@ -75,6 +80,15 @@ class VideoWriter:
       self._encoder.write(frame, self._count / self._rate if seconds is None else seconds)
     self._count += 1
 
+  def describe_cut(self) -> str:
+    """A sentence if frames that are shown for long were cut to `LONGEST_FRAME`; else ''."""
+    if self._encoder is None or not self._encoder.cut:
+      return ''
+    return (
+      f'{self._path}: {self._encoder.cut:.0f} s shorter than the video: WebM repeats a frame for at most '
+      f'{LONGEST_FRAME:g} s; pip install av, and frames keep their times'
+    )
+
   def __enter__(self):
     return self
 
@@ -98,6 +112,8 @@ class VideoWriter:
 
 class _H264:
   """Encodes by PyAV."""
+
+  cut = 0.0  # frames keep their times
 
   def __init__(self, path: str, rate: float, size: tuple[int, int], sound_of: pathlib.Path | None):
     import av
@@ -192,20 +208,28 @@ class _Sound:
 
 
 class _Vp8:
-  """Encodes by OpenCV, at a constant rate: a frame that lasts longer is repeated. Without sound."""
+  """Encodes by OpenCV, without sound and at a constant rate within `RATES`: a frame that lasts longer is repeated.
+
+  Attributes:
+    cut: seconds that were left out, since frames lasted longer than `LONGEST_FRAME`.
+  """
 
   def __init__(self, path: str, rate: float, size: tuple[int, int], sound_of):
     del sound_of
-    self._rate = rate
+    self._rate = min(max(rate, RATES[0]), RATES[1])
     self._count = 0
+    self._last = 0.0  # when the last frame is shown from
+    self.cut = 0.0
     self._frame: np.ndarray | None = None  # shown from now on
     with _without_stderr():  # OpenCV says that it chose the tag of the codec by itself
-      self._video = cv2.VideoWriter(path, cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*'VP80'), rate, size[::-1])
+      self._video = cv2.VideoWriter(path, cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*'VP80'), self._rate, size[::-1])
     if not self._video.isOpened():
       raise RuntimeError('OpenCV has no VP8 here; pip install av')
 
   def write(self, frame: np.ndarray, seconds: float):
-    self._fill(round(seconds * self._rate))
+    self.cut += max(seconds - self._last - LONGEST_FRAME, 0)
+    self._last = seconds
+    self._fill(round((seconds - self.cut) * self._rate))
     self._frame = cv2.cvtColor(frame, cv2.COLOR_RGB2BGR)
 
   def close(self):

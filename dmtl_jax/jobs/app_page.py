@@ -10,7 +10,7 @@ import gradio as gr
 
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.basics.progress import duration
-from dmtl_jax.inference import prediction
+from dmtl_jax.inference import prediction, videos
 from dmtl_jax.jobs import app_html, app_results
 from dmtl_jax.jobs.app_results import Settings, Trial
 from dmtl_jax.models import find
@@ -27,6 +27,7 @@ LIFETIME = 3600  # seconds that uploads and results stay on the server's disk
 IN_TURN = {'concurrency_limit': 1, 'concurrency_id': 'network', 'api_visibility': 'private', 'show_progress': 'hidden'}
 PREPARE = 'Prepare maps for download'
 WAITING = 'Drop a photograph above: its maps are predicted at once.'
+REDUCED = 'The maps in the zip have {}×{} pixels; --mode=predict writes them as large as the photograph.'
 FAILED = 'This did not work; the terminal in which the page was started says why.'
 COMPILING = 'New settings: the network is compiled for {}, which takes seconds to a minute and happens once.'
 
@@ -37,10 +38,10 @@ class Page(gr.Blocks):
   report: pathlib.Path | None = None  # may be served
 
   def launch(self, *args, **options):
-    """As `gr.Blocks.launch`."""
+    """As `gr.Blocks.launch`, but a public address only with `share=True`, also on Colab."""
     looks = dict(theme=_make_theme(), css=app_html.CSS, footer_links=[], run_history=False)
-    limits = dict(max_file_size=MAX_UPLOAD, ssr_mode=False, allowed_paths=[str(self.report)] if self.report else None)
-    return super().launch(*args, **(looks | limits | options))
+    limits = dict(max_file_size=MAX_UPLOAD, allowed_paths=[str(self.report)] if self.report else None)
+    return super().launch(*args, **(looks | limits | dict(share=False, ssr_mode=False) | options))
 
 
 def _make_theme() -> gr.themes.Default:
@@ -154,7 +155,7 @@ def _build_photograph_tab(trial: Trial, examples: list[pathlib.Path]):
     path, settings = state
     yield {prepare: gr.Button('Writing the maps…', interactive=False)}
     try:
-      file = trial.archive(path, Settings(*settings), _new_folder(download.GRADIO_CACHE))
+      file, reduced = trial.archive(path, Settings(*settings), _new_folder(download.GRADIO_CACHE))
     except Exception as error:
       yield {prepare: gr.Button(PREPARE, interactive=True)}
       raise _make_error(error, path) from error
@@ -163,10 +164,13 @@ def _build_photograph_tab(trial: Trial, examples: list[pathlib.Path]):
       prepare: gr.Button(PREPARE, interactive=True, visible=False),
       download: gr.DownloadButton(f'Download {file.name} ({size})', value=str(file), visible=True),
     }
+    if reduced:
+      height, width = reduced
+      yield {status: app_html.status(REDUCED.format(width, height))}
 
   outputs = [status, shown, hint, prepare, download, cards.column, *cards.components]
   gr.on([photo.change, start.click], show, [photo, steps, samples], outputs, trigger_mode='always_last', **IN_TURN)
-  prepare.click(archive, [shown], [prepare, download], trigger_mode='once', **IN_TURN)
+  prepare.click(archive, [shown], [prepare, download, status], trigger_mode='once', **IN_TURN)
 
 
 class _Cards:
@@ -251,6 +255,8 @@ def _build_video_tab(trial: Trial):
     taken = _format_seconds(time.monotonic() - began)
     done = f'{result.frames} frames predicted in {taken} with {_describe_settings(settings)}.'
     cut = '' if result.is_whole else ' The video is longer: --mode=predict takes all of it.'
+    if result.is_shortened:
+      cut += f' Frames that last longer than {videos.LONGEST_FRAME:g} s are shown for so long.'
     files = {place: str(file) for place, file in result.paths.items()}
     yield {
       status: app_html.status(done + cut),

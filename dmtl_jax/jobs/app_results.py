@@ -55,11 +55,26 @@ class TaskPictures:
 
 
 class VideoPictures(NamedTuple):
-  """Paths of videos {'': all tasks and stages, TASK: its map over the frames}, and how many frames they have."""
+  """Videos of maps.
+
+  Attributes:
+    paths: {'': all tasks and stages, TASK: its map over the frames}.
+    frames: how many they have.
+    is_whole: whether the video has no more frames.
+    is_shortened: whether frames that are shown for long were cut, see `VideoWriter.describe_cut`.
+  """
 
   paths: dict[str, pathlib.Path]
   frames: int
   is_whole: bool
+  is_shortened: bool
+
+
+class Archive(NamedTuple):
+  """A zip of maps, and their size (H, W) if it is less than the photograph's, else None."""
+
+  path: pathlib.Path
+  reduced: tuple[int, int] | None
 
 
 class Trial:
@@ -93,8 +108,10 @@ class Trial:
     raw = self._raw(image, settings)
     return [_draw(raw, task, image) for task in self.tasks]
 
-  def archive(self, path: str | os.PathLike, settings: Settings, folder: pathlib.Path) -> pathlib.Path:
+  def archive(self, path: str | os.PathLike, settings: Settings, folder: pathlib.Path) -> Archive:
     """Writes FOLDER/NAME_maps.zip with the files that `--mode=predict` writes for this photograph.
+
+    Arrays too have at most `predict.SIDE` pixels per side: those of 64 million pixels would be a gigabyte.
 
     Raises UserError as `show`.
     """
@@ -102,13 +119,14 @@ class Trial:
     raw = self._raw(image, settings)
     (name,) = images.result_names([pathlib.Path(path)])
     out = folder / f'{name[:80]}_maps.zip'
+    size = images.shrink(image, predict.SIDE).shape[:2]
     with tempfile.TemporaryDirectory() as temporary, zipfile.ZipFile(out, 'w') as file:
       root = pathlib.Path(temporary)
-      predict.save(raw, image.shape[:2], predict.draw(raw, image, {}), root, name)
+      predict.save(raw, size, predict.draw(raw, image, {}), root, name)
       for member in sorted(path for path in root.rglob('*') if path.is_file()):
         packing = zipfile.ZIP_DEFLATED if member.suffix == '.npy' else zipfile.ZIP_STORED  # PNGs are packed already
         file.write(member, str(member.relative_to(root)), packing, compresslevel=1)
-    return out
+    return Archive(out, size if size != image.shape[:2] else None)
 
   def video(
     self,
@@ -147,7 +165,7 @@ class Trial:
           writers[place].write(pictures[place], video.seconds)
         count += 1
         report(count, max(count, total))
-    return VideoPictures(paths, count, is_whole)
+    return VideoPictures(paths, count, is_whole, bool(writers[''].describe_cut()))
 
   def _raw(self, image: np.ndarray, settings: Settings) -> RawMaps:
     raw = self._predictor(settings.diffusion_steps).raw(image, settings.samples)

@@ -111,6 +111,8 @@ def _predict_video(predictor, clip: images.Video, folder: pathlib.Path, name: st
           writers[place] = stack.enter_context(videos.VideoWriter(path, clip.rate, clip.path))
         writers[place].write(picture, clip.seconds)
       progress.update(1, clip.path.name)
+    if writers and (cut := writers[''].describe_cut()):
+      say(cut)
 
 
 def _read(clip: images.Video, broken: list[str]) -> Iterator[np.ndarray]:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 import contextlib
 import dataclasses
 import datetime
+import numbers
 import os
 import pathlib
 
@@ -72,6 +73,8 @@ def run(
   Raises:
     UserError: as `predict.run`; also two images of one name, or a folder with other classes than the run's.
   """
+  if not (isinstance(confidence, numbers.Real) and 0 <= confidence <= 1):
+    raise UserError(f'--confidence={confidence}: give a probability, 0 to 1')
   predictor = load(workdir, step)
   predictor.check(samples, zoom)
   spec, out = find_places(predictor.config, spec, out)

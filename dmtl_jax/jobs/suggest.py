@@ -10,7 +10,7 @@ import numpy as np
 
 from dmtl_jax.basics import photographs, stopping
 from dmtl_jax.basics.atomic import transaction, write_csv
-from dmtl_jax.basics.errors import sanitize, UserError
+from dmtl_jax.basics.errors import check_count, sanitize, UserError
 from dmtl_jax.basics.progress import say
 from dmtl_jax.data import label_settings
 from dmtl_jax.data import source as source_lib
@@ -44,6 +44,7 @@ def run(workdir: str, out: str, spec: str | Sequence[str] | None, count: int, fo
   Raises:
     UserError: no run, its data are gone, nothing is left to label, or OUT cannot be written.
   """
+  check_count('--count', count, 'pairs to suggest')
   paths = _photographs(spec, out) if spec else []
   predictor = load(workdir)
   config = run_tasks.match(predictor.config, predictor.tasks, workdir, force)

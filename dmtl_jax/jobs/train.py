@@ -63,7 +63,7 @@ def run(config, workdir: str, force: bool = False) -> dict | None:
       compiler.start(training)
     lines = check.first_lines(config, data.train, data.val, data.left_out)
     say('\n'.join(filter(None, [*lines, class_weights.describe(training.model.tasks)])))
-    with closing(Tracker(config.train.tracker, workdir, workdir_lib.to_json(config), resumes=not fresh)) as tracker:
+    with Tracker(config.train.tracker, workdir, workdir_lib.to_json(config), resumes=not fresh) as tracker:
       with StopSignal() as stop:
         if not train(training, compiler, config, workdir, stop, tracker):
           return None

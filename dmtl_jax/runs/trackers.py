@@ -15,7 +15,7 @@ import re
 import secrets
 import threading
 import time
-from typing import Protocol
+from typing import Literal, Protocol
 
 from flax.traverse_util import flatten_dict
 import jax
@@ -30,6 +30,8 @@ PROJECT = 'dmtl_jax'  # the name under which trackers list the runs
 PENDING = 1000  # calls that may wait for a tracker; log lines of hours
 PATIENCE = 60.0  # seconds to wait for the last calls when a training ends
 FILE = 'tracker.json'
+
+Outcome = Literal['finished', 'stopped', 'failed']  # of a process that trains; a stopped one is resumed later
 
 
 class Client(Protocol):
@@ -49,11 +51,13 @@ class Client(Protocol):
     """Adds the final scores and the report."""
     ...
 
-  def close(self): ...
+  def close(self, outcome: Outcome): ...
 
 
 class WandbClient:
   """`WANDB_MODE=offline` keeps everything in the workdir; `wandb sync` uploads it."""
+
+  EXIT_CODES = {'finished': 0, 'stopped': 255, 'failed': 1}  # 255: as wandb itself says of Ctrl-C
 
   def __init__(self, workdir: pathlib.Path, name: str, id: str | None, config: dict):
     import wandb
@@ -77,8 +81,8 @@ class WandbClient:
     self._run.summary.update(scores)
     self._run.log({'report': self._wandb.Html(page.read_text(encoding='utf-8'), inject=False)}, step=step)
 
-  def close(self):
-    self._run.finish()
+  def close(self, outcome: Outcome):
+    self._run.finish(exit_code=self.EXIT_CODES[outcome])
 
 
 class TrackioClient:
@@ -101,12 +105,14 @@ class TrackioClient:
     self._run.log(scores, step=step)
     self._run.log({'report': self._trackio.Html(str(page))}, step=step)
 
-  def close(self):
-    self._run.finish()
+  def close(self, outcome: Outcome):
+    self._run.finish()  # Trackio keeps no status of a run
 
 
 class MlflowClient:
   """`MLFLOW_TRACKING_URI` says where: a server, or sqlite:///FILE."""
+
+  STATUS = {'finished': 'FINISHED', 'stopped': 'KILLED', 'failed': 'FAILED'}
 
   def __init__(self, workdir: pathlib.Path, name: str, id: str | None, config: dict):
     import mlflow
@@ -139,17 +145,18 @@ class MlflowClient:
     self.scalars(step, scores)
     self._client.log_artifact(self.id, str(page))
 
-  def close(self):
-    self._client.set_terminated(self.id)
+  def close(self, outcome: Outcome):
+    self._client.set_terminated(self.id, self.STATUS[outcome])
 
 
 CLIENTS: dict[str, Callable[..., Client]] = {'wandb': WandbClient, 'trackio': TrackioClient, 'mlflow': MlflowClient}
 
 
 class Tracker:
-  """Sends to a tracker what a run logs; must be closed. Without a tracker, or on other hosts, it does nothing.
+  """Sends to a tracker what a run logs in a `with` block. Without a tracker, or on other hosts, it does nothing.
 
-  The first call opens it. No call raises, and only `close` waits, for at most `PATIENCE` seconds.
+  The first call opens it. No call raises, and only the end of the block waits, for at most `PATIENCE` seconds. It marks
+  the run as finished if `finish` was called, as failed after an error, else as stopped.
 
   Args:
     name: config.train.tracker.
@@ -164,6 +171,15 @@ class Tracker:
     self._resumes = resumes
     self._calls: queue.Queue[Callable[[Client], None] | None] = queue.Queue(PENDING)
     self._thread: threading.Thread | None = None
+    self._outcome: Outcome = 'stopped'
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, kind, error, trace):
+    if isinstance(error, Exception):  # no Ctrl-C
+      self._outcome = 'failed'
+    self._close()
 
   def scalars(self, step: int, values: dict[str, float]):
     """Sends the values that are numbers."""
@@ -178,8 +194,9 @@ class Tracker:
     """Sends the final scores and the report."""
     numbers = {name: float(value) for name, value in scores.items() if math.isfinite(value)}
     self._send(lambda client: client.finish(step, numbers, page))
+    self._outcome = 'finished'
 
-  def close(self):
+  def _close(self):
     """Waits until all is sent."""
     if self._name and self._thread:
       until = time.monotonic() + PATIENCE
@@ -207,7 +224,7 @@ class Tracker:
         if not self._name:
           return
         call(client)
-      client.close()
+      client.close(self._outcome)
     except ModuleNotFoundError as error:
       self._drop(f'{error.name} is not installed; run pip install {self._name}')
     except BaseException as error:  # some libraries exit

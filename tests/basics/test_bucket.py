@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import pathlib
 import time
 
 import pytest
@@ -143,6 +144,34 @@ def test_a_mirror_that_could_not_be_fetched_is_fetched_by_the_next_call(store, m
   with pytest.raises(bucket.OutageError, match='no permission'):
     bucket.mirror(ADDRESS, 'workdir')
   assert os.listdir(bucket.mirror(ADDRESS, 'workdir')) == ['config.json']
+
+
+def test_a_later_call_sees_what_changed_in_the_bucket_and_keeps_what_changed_here(store, monkeypatch):
+  for name in ('calibration.json', 'log.jsonl', 'panels/best.png', 'config.json'):
+    store.write(name, b'old').result()
+  monkeypatch.setattr(bucket, '_open_store', lambda address: store)
+  monkeypatch.setattr(bucket, 'check_library', lambda where: None)
+  monkeypatch.setattr(bucket, '_list_names', lambda address: [key.decode() for key in store.list().result()])
+  folder = pathlib.Path(bucket.mirror(ADDRESS, 'workdir'))
+  (folder / 'log.jsonl').write_bytes(b'pushed')
+  (folder / 'predictions').mkdir()
+  (folder / 'predictions/a.npy').write_bytes(b'not mirrored')
+  bucket.push(folder)
+  (folder / 'log.jsonl').write_bytes(b'newer')
+  store.write('calibration.json', b'new').result()
+  store.write('panels/best.png', None).result()
+  untouched = (folder / 'config.json').stat().st_mtime_ns
+  assert bucket.mirror(f'{ADDRESS}/', 'workdir') == str(folder)
+  files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob('*') if path.is_file()}
+  assert files == {
+    'calibration.json': b'new',
+    'log.jsonl': b'newer',
+    'config.json': b'old',
+    'predictions/a.npy': b'not mirrored',
+  }
+  assert (folder / 'config.json').stat().st_mtime_ns == untouched
+  bucket.push(folder)
+  assert content(store) == files
 
 
 def test_messages_and_reports_name_the_address(store, capsys):

@@ -67,6 +67,33 @@ def test_frames_are_repeated_where_the_rate_is_constant(tmp_path):
   assert colors == [0, 1, 1, 1, 1, 2]
 
 
+def test_a_constant_rate_bounds_how_often_frames_are_repeated(tmp_path):
+  times = (0, 0.1, 60)
+  for rate, shown in ((1000, 60), (0.05, 10)):
+    path = tmp_path / f'{shown}.webm'
+    with videos.VideoWriter(path, rate) as writer:
+      for color, seconds in zip(COLORS, times):
+        writer.write(plain(color), seconds)
+    assert writer.describe_cut() == (
+      f'{path}: 58 s shorter than the video: WebM repeats a frame for at most 2 s; pip install av, and frames keep their '
+      'times'
+    )
+    video = images.Video(path)
+    colors = [int(frame.mean((0, 1)).argmax()) for frame in video]
+    assert video.rate == shown
+    assert [colors.count(i) for i in range(3)] == [0.1 * shown, 2 * shown, 1]
+
+
+@needs_av
+def test_frames_keep_their_times_at_any_rate(tmp_path):
+  with videos.VideoWriter(tmp_path / 'walk.mp4', 1000) as writer:
+    for color, seconds in zip(COLORS, (0, 0.1, 50)):
+      writer.write(plain(color), seconds)
+  assert writer.describe_cut() == ''
+  video = images.Video(tmp_path / 'walk.mp4')
+  np.testing.assert_allclose([video.seconds for _ in video], [0, 0.1, 50], atol=1e-3)
+
+
 @needs_av
 def test_frames_keep_their_times(tmp_path):
   video = images.Video(written(tmp_path / 'walk.mp4', (0, 0.1, 0.7)))

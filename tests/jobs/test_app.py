@@ -122,18 +122,29 @@ def test_a_method_without_initial_maps_is_shown_beside_the_photograph(photo):
 
 def test_the_archive_holds_what_predict_writes(trial, tiny_run, photo, tmp_path):
   predict.run(str(tiny_run), 'best', [str(photo)], str(tmp_path / 'maps'))
-  archive = trial.archive(photo, ONCE, tmp_path)
+  archive, reduced = trial.archive(photo, ONCE, tmp_path)
   files = {str(path.relative_to(tmp_path / 'maps')): path for path in (tmp_path / 'maps').rglob('*') if path.is_file()}
   assert archive.name == 'a photo_maps.zip'
+  assert reduced is None
   with zipfile.ZipFile(archive) as file:
     assert set(file.namelist()) == set(files)
     assert all(file.read(name) == path.read_bytes() for name, path in files.items())
+
+
+def test_the_archive_of_a_large_photograph_is_bounded(trial, tmp_path, monkeypatch):
+  monkeypatch.setattr(predict, 'SIDE', 48)
+  archive, reduced = trial.archive(write_photo(tmp_path / 'a.png'), ONCE, tmp_path)
+  assert reduced == (32, 48)
+  with zipfile.ZipFile(archive) as file:
+    sizes = {name: np.load(file.open(name)).shape[:2] for name in file.namelist() if name.endswith('.npy')}
+  assert sizes == {f'{name}/a.npy': (32, 48) for name in NAMES}
 
 
 def test_a_long_video_is_cut_and_said_to_be(trial, tmp_path, monkeypatch):
   monkeypatch.setattr(app_results, 'MAX_FRAMES', 2)
   counts = []
   result = trial.video(write_video(tmp_path / 'a.mp4'), ONCE, tmp_path / 'out', lambda *count: counts.append(count))
+  assert not result.is_shortened
   assert (result.frames, result.is_whole, counts) == (2, False, [(1, 2), (2, 2)])
   assert set(result.paths) == {'', *NAMES}
   assert {cv2.VideoCapture(str(path)).get(cv2.CAP_PROP_FRAME_COUNT) for path in result.paths.values()} == {2}
@@ -249,6 +260,15 @@ def served(run_folder, tmp_path_factory):
     _, address, _ = page.launch(prevent_thread_lock=True, quiet=True)
     yield address
     page.close(verbose=False)
+
+
+@pytest.mark.parametrize('options, shared', [({}, False), ({'share': True}, True)])
+def test_the_page_gets_a_public_address_only_if_asked(monkeypatch, options, shared):
+  gradio = pytest.importorskip('gradio', reason="needs Gradio: pip install -e '.[app]'")
+  from dmtl_jax.jobs import app_page
+
+  monkeypatch.setattr(gradio.Blocks, 'launch', lambda page, **options: options['share'])
+  assert app_page.Page().launch(**options) is shared
 
 
 def test_only_photographs_are_examples(run_folder, served):

@@ -105,12 +105,12 @@ def test_a_tracker_gets_the_curves_panels_scores_and_report(trained):
   tracked = trained.tracked
   assert tracked.rows == [{name: x for name, x in row.items() if x is not None} for row in log(trained.workdir)]
   assert tracked.config == json.loads((trained.workdir / 'config.json').read_text())
-  *pictures, (step, scores, page), closed = tracked.calls
+  *pictures, (step, scores, page), outcome = tracked.calls
   assert {name for _, name, _ in pictures} == {'panels/val00'}
   assert step == STEPS
   assert scores['metrics/final/semseg/mIoU'] == trained.result['final']['semseg']['mIoU']
   assert page == trained.workdir / 'report.html'
-  assert closed == 'closed'
+  assert outcome == 'finished'
 
 
 def interrupt():
@@ -131,6 +131,7 @@ def test_an_interrupted_run_ends_with_the_same_bits(trained, config, tmp_path, m
   jax.tree.map(np.testing.assert_array_equal, a, b)
   first, second = Fake.opened
   assert first.id == second.id
+  assert (first.calls[-1], second.calls[-1]) == ('stopped', 'finished')
   assert second.rows[0] == trained.tracked.rows[-len(second.rows)]  # goes on where the checkpoint was
   assert first.rows[: len(trained.tracked.rows) - len(second.rows)] + second.rows == trained.tracked.rows
 

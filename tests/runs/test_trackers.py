@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 
+from dmtl_jax.basics.errors import UserError
 from dmtl_jax.runs import trackers
 from dmtl_jax.runs.log import Log
 from dmtl_jax.runs.trackers import Tracker
@@ -28,14 +29,20 @@ def without_libraries(monkeypatch):
 
 def send_all(tracker, workdir):
   """Every call, in the order of a training."""
-  log = Log(workdir, 0, 0, tracker)
-  log.scalars(1, {'loss/total': 2.5, 'lr': 0.1})
-  log.scalars(2, {'loss/total': 1.5, 'eval/final/depth/rmse': float('nan')})
-  log.image(2, 'panels/a', PICTURE)
-  log.close()
-  (workdir / 'report.html').write_text('<p>äöü</p>', encoding='utf-8')
-  tracker.finish(2, {'metrics/final/depth/rmse': 0.5, 'metrics/final/depth/rel': float('nan')}, workdir / 'report.html')
-  tracker.close()
+  with tracker:
+    log = Log(workdir, 0, 0, tracker)
+    log.scalars(1, {'loss/total': 2.5, 'lr': 0.1})
+    log.scalars(2, {'loss/total': 1.5, 'eval/final/depth/rmse': float('nan')})
+    log.image(2, 'panels/a', PICTURE)
+    log.close()
+    page = workdir / 'report.html'
+    page.write_text('<p>äöü</p>', encoding='utf-8')
+    tracker.finish(2, {'metrics/final/depth/rmse': 0.5, 'metrics/final/depth/rel': float('nan')}, page)
+
+
+def send_one(tracker):
+  with tracker:
+    tracker.scalars(3, {'loss/total': 0.5, 'eval/final/тип/mIoU': 0.25})
 
 
 def test_a_tracker_gets_what_the_log_gets(tmp_path, capsys):
@@ -44,11 +51,11 @@ def test_a_tracker_gets_what_the_log_gets(tmp_path, capsys):
   logged = [json.loads(line) for line in (tmp_path / 'log.jsonl').read_text().splitlines()]
   assert client.rows == [{k: v for k, v in row.items() if v is not None} for row in logged]
   assert client.config == CONFIG
-  (step, name, picture), final, closed = client.calls
+  (step, name, picture), final, outcome = client.calls
   assert (step, name) == (2, 'panels/a')
   np.testing.assert_array_equal(picture, PICTURE)
   assert final == (2, {'metrics/final/depth/rmse': 0.5}, tmp_path / 'report.html')
-  assert closed == 'closed'
+  assert outcome == 'finished'
   assert capsys.readouterr().out == ''
 
 
@@ -59,7 +66,7 @@ def test_a_tracker_that_fails_is_dropped_with_one_sentence(tmp_path, capsys, mon
   kind = 'SystemExit' if call == 'open' else 'OSError'
   assert capsys.readouterr().out == f'config.train.tracker=wandb: {kind}: no; training goes on without it\n'
   assert len((tmp_path / 'log.jsonl').read_text().splitlines()) == 2
-  assert all('closed' not in client.calls for client in Fake.opened)
+  assert all('finished' not in client.calls for client in Fake.opened)
 
 
 def test_what_a_server_says_does_not_move_the_cursor(tmp_path, capsys, monkeypatch):
@@ -96,10 +103,9 @@ def test_a_tracker_that_hangs_does_not_slow_a_step(tmp_path, capsys, monkeypatch
   monkeypatch.setattr(trackers, 'PATIENCE', 0.1)
   began = time.monotonic()
   for count, reason in ((2, 'no answer within 0.1 s'), (9, '3 calls are waiting for it')):
-    tracker = Tracker('wandb', tmp_path, CONFIG, resumes=False)
-    for step in range(count):
-      tracker.scalars(step, {'loss': 1.0})
-    tracker.close()
+    with Tracker('wandb', tmp_path, CONFIG, resumes=False) as tracker:
+      for step in range(count):
+        tracker.scalars(step, {'loss': 1.0})
     assert capsys.readouterr().out == f'config.train.tracker=wandb: {reason}; training goes on without it\n'
   answers.set()
   assert time.monotonic() - began < 2
@@ -107,9 +113,7 @@ def test_a_tracker_that_hangs_does_not_slow_a_step(tmp_path, capsys, monkeypatch
 
 def test_a_resumed_run_goes_on_in_the_tracker(tmp_path):
   def id_of(name, resumes):
-    tracker = Tracker(name, tmp_path, CONFIG, resumes)
-    tracker.scalars(1, {'loss': 1.0})
-    tracker.close()
+    send_one(Tracker(name, tmp_path, CONFIG, resumes))
     return Fake.opened[-1].id
 
   first = id_of('wandb', False)
@@ -124,13 +128,21 @@ def test_a_resumed_run_goes_on_in_the_tracker(tmp_path):
     assert id_of('wandb', True) not in (first, anew, '../x')
 
 
+@pytest.mark.parametrize('error, outcome', [(KeyboardInterrupt(), 'stopped'), (UserError('no'), 'failed')])
+def test_a_tracker_learns_how_a_run_that_did_not_finish_ended(tmp_path, error, outcome):
+  with pytest.raises(type(error)), Tracker('wandb', tmp_path, CONFIG, resumes=False) as tracker:
+    tracker.scalars(1, {'loss': 1.0})
+    raise error
+  send_one(Tracker('wandb', tmp_path, CONFIG, resumes=True))  # by SIGTERM, which `train` answers by itself
+  assert [client.calls for client in Fake.opened] == [[outcome], ['stopped']]
+
+
 def test_nothing_is_sent_without_a_tracker_or_by_other_hosts(tmp_path, monkeypatch):
   for name, index in (('none', 0), ('wandb', 1)):
     monkeypatch.setattr(jax, 'process_index', lambda index=index: index)
-    tracker = Tracker(name, tmp_path, CONFIG, resumes=False)
-    tracker.scalars(1, {'loss': 1.0})
-    tracker.finish(1, {}, tmp_path)
-    tracker.close()
+    with Tracker(name, tmp_path, CONFIG, resumes=False) as tracker:
+      tracker.scalars(1, {'loss': 1.0})
+      tracker.finish(1, {}, tmp_path)
   assert not Fake.opened
   assert not list(tmp_path.iterdir())
 
@@ -143,9 +155,7 @@ def follow_two(name, workdir, monkeypatch, client):
   monkeypatch.setitem(trackers.CLIENTS, name, client)
   send_all(Tracker(name, workdir, CONFIG, resumes=False), workdir)
   id = json.loads((workdir / 'tracker.json').read_text())['id']
-  tracker = Tracker(name, workdir, CONFIG | {'method': 'feature'}, resumes=True)
-  tracker.scalars(3, {'loss/total': 0.5, 'eval/final/тип/mIoU': 0.25})
-  tracker.close()
+  send_one(Tracker(name, workdir, CONFIG | {'method': 'feature'}, resumes=True))
   assert json.loads((workdir / 'tracker.json').read_text())['id'] == id
   return id
 
@@ -155,10 +165,15 @@ def test_wandb_offline(tmp_path, monkeypatch, capsys):
   wandb.teardown()
   monkeypatch.setenv('WANDB_MODE', 'offline')
   monkeypatch.setenv('WANDB_SILENT', 'true')
+  codes = []
+  finish = wandb.Run.finish
+  monkeypatch.setattr(wandb.Run, 'finish', lambda run, exit_code: finish(run, codes.append(exit_code) or exit_code))
   id = follow_two('wandb', tmp_path, monkeypatch, trackers.WandbClient)
   assert 'goes on without it' not in capsys.readouterr().out
+  wandb.teardown()  # waits until its process has written all
   runs = list((tmp_path / 'wandb').glob(f'offline-run-*-{id}'))
   content = b''.join(path.read_bytes() for run in runs for path in run.glob('*.wandb'))
+  assert codes == [0, 255]
   for part in (b'loss/total', 'eval/final/тип/mIoU'.encode(), b'metrics/final/depth/rmse'):
     assert part in content
   assert [path for run in runs for path in run.rglob('*.png')]
@@ -199,5 +214,7 @@ def test_mlflow_in_a_file(tmp_path, monkeypatch, capsys):
   assert client.get_metric_history(id, 'eval/final/тип/mIoU')[0].step == 3
   run = client.get_run(id)
   assert run.data.params['train.batch'] == '8'
-  assert run.info.status == 'FINISHED'
+  assert run.info.status == 'KILLED'
+  send_all(Tracker('mlflow', tmp_path, CONFIG, resumes=True), tmp_path)
+  assert client.get_run(id).info.status == 'FINISHED'
   assert {'report.html', 'images'} <= {file.path for file in client.list_artifacts(id)}

@@ -101,6 +101,21 @@ def test_results_in_a_bucket_are_refused_where_they_would_land_in_a_local_folder
   assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+  'call, message',
+  [
+    (lambda: dmtl_jax.suggest('runs/mine', 'next', count=2.5), '--count=2.5: give the number of pairs to suggest'),
+    (lambda: dmtl_jax.suggest('runs/mine', 'next', count=0), '--count=0: give'),
+    (lambda: dmtl_jax.predict_labels('runs/mine', confidence=90), '--confidence=90: give a probability, 0 to 1'),
+    (lambda: dmtl_jax.predict_labels('runs/mine', confidence='high'), '--confidence=high: give'),
+    (lambda: dmtl_jax.predict_labels('runs/mine', confidence=float('nan')), '--confidence=nan: give'),
+  ],
+)
+def test_a_number_out_of_range(call, message):
+  with pytest.raises(dmtl_jax.UserError, match=message):
+    call()
+
+
 def test_loading_keeps_compiled_programs(tiny_run, monkeypatch):
   calls = []
   monkeypatch.setattr(compilation, 'use_cache', lambda: calls.append(1))
