@@ -13,33 +13,32 @@ import functools
 import cv2
 import numpy as np
 
-_WORD = np.dtype('<u8')
-_WORD_BITS = 64
-_BLOCK = 8192  # words per step: its arrays stay in the CPU's cache
+from dmtl_jax.metrics.masks import MaskStack, unpack, WORD, WORD_BITS
+
+_BLOCK = 16384  # words per step: its arrays stay in the CPU's cache
 
 
-def thin_nested(depth: np.ndarray, count: int) -> np.ndarray:
+def thin_nested(depth: np.ndarray, count: int) -> MaskStack:
   """Thins nested masks, such as those of a soft map at rising thresholds.
 
   Args:
     depth: [H, W] integers or bool, in how many of the masks a pixel is: mask k holds the pixels of depth > k.
     count: number of masks.
-
-  Returns:
-    bool [count, H, W].
   """
-  masks = np.zeros((count, *depth.shape), bool)
-  for start in range(0, count, _WORD_BITS):
-    _thin_words(depth.astype(np.int32) - start, masks[start : start + _WORD_BITS])
-  return masks
+  depth = np.pad(depth, 1).astype(np.int32)
+  parts = range(0, count, WORD_BITS)
+  words = [_thin_words(depth - start, min(count - start, WORD_BITS)) for start in parts]
+  place = np.flatnonzero(functools.reduce(np.bitwise_or, words, np.zeros(depth.shape, WORD))[1:-1, 1:-1])
+  row, column = np.divmod(place, depth.shape[1] - 2)
+  bits = [unpack(plane[row + 1, column + 1], min(count - start, WORD_BITS)) for start, plane in zip(parts, words)]
+  inside = np.concatenate(bits, axis=1) if bits else np.zeros((len(place), 0), bool)
+  return MaskStack((depth.shape[0] - 2, depth.shape[1] - 2), place, inside)
 
 
-def _thin_words(depth: np.ndarray, out: np.ndarray):
-  """`thin_nested` for at most 64 masks, which it sets in `out` [n, H, W], zeros before."""
-  count, height, width = out.shape
-  padded = np.zeros((height + 2, width + 2), _WORD)
-  padded[1:-1, 1:-1] = np.array([(1 << k) - 1 for k in range(count + 1)], _WORD)[np.clip(depth, 0, count)]
-  stride = width + 2
+def _thin_words(depth: np.ndarray, count: int) -> np.ndarray:
+  """`thin_nested` for at most 64 masks: words [H, W], from `depth` [H, W] with a border of one pixel in no mask."""
+  words = np.array([(1 << k) - 1 for k in range(count + 1)], WORD)[np.clip(depth, 0, count)]
+  stride = depth.shape[1]
   shifts = [1, 1 - stride, -stride, -stride - 1, -1, stride - 1, stride, stride + 1]  # east, then counter-clockwise
 
   def around(plane: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
@@ -48,41 +47,52 @@ def _thin_words(depth: np.ndarray, out: np.ndarray):
     size = len(flat) - 2 * (stride + 1)
     return flat[stride + 1 :][:size], [flat[stride + 1 + shift :][:size] for shift in shifts]
 
-  centre, neighbours = around(padded)
+  centre, neighbours = around(words)
   # The last pass that removed a neighbour. A pass removes nothing where no neighbour was removed since the pass of its
   # own kind before, and nothing inside a mask.
-  last, neighbours_last = around(np.zeros(padded.shape, np.int32))
+  last, neighbours_last = around(np.zeros(words.shape, np.int32))
   last[centre & ~functools.reduce(np.bitwise_and, neighbours) != 0] = 2
   number = 3
-  while (active := np.flatnonzero((last >= number - 2) & (centre != 0))).size:
-    removed = np.empty(len(active), _WORD)
-    for start in range(0, len(active), _BLOCK):
-      part = active[start : start + _BLOCK]
-      words = [neighbour.take(part) for neighbour in neighbours]
-      removed[start : start + _BLOCK] = centre.take(part) & _removable(words, is_first=number % 2 == 1)
-    changed = np.flatnonzero(removed)
-    centre[active[changed]] ^= removed[changed]
-    for plane in neighbours_last:
-      plane[active[changed]] = number
+  while (active := np.flatnonzero(last >= number - 2)).size:
+    parts = [active[start : start + _BLOCK] for start in range(0, len(active), _BLOCK)]
+    found = [_find_removable(centre, neighbours, part, is_first=number % 2 == 1) for part in parts]
+    for place, bits in found:
+      centre[place] ^= bits
+      for plane in neighbours_last:
+        plane[place] = number
     number += 1
-  left = np.flatnonzero(centre)
-  row, column = np.divmod(left + stride + 1, stride)
-  bits = np.unpackbits(centre[left, None].view(np.uint8), axis=1, count=count, bitorder='little')
-  out[:, row - 1, column - 1] = bits.T
+  return words
 
 
-def _removable(x: Sequence[np.ndarray], is_first: bool) -> np.ndarray:
-  """The bits whose pixel a pass removes, from the words x1..x8 of the neighbours (here x[0]..x[7]).
+def _find_removable(centre, neighbours, place: np.ndarray, is_first: bool) -> tuple[np.ndarray, np.ndarray]:
+  """The places [n], of those given, at which a pass removes bits; and these bits [n]."""
+  bits = centre.take(place) & _exposed([neighbours[k].take(place) for k in _EXPOSING[is_first]])
+  some = np.flatnonzero(bits)  # a third of the places
+  place = place.take(some)
+  bits = bits.take(some) & _is_simple([plane.take(place) for plane in neighbours])
+  some = np.flatnonzero(bits)
+  return place.take(some), bits.take(some)
 
-  The pixel has one crossing number, min(n1, n2) is 2 or 3, and the condition of the first or second pass holds.
+
+_EXPOSING = {True: (0, 1, 2, 7), False: (4, 5, 6, 3)}  # the neighbours that the condition of a pass looks at
+
+
+def _exposed(x: Sequence[np.ndarray]) -> np.ndarray:
+  """The bits that satisfy the condition of the first or second pass, from the words of its neighbours."""
+  return ~(x[0] & (x[1] | x[2] | ~x[3]))
+
+
+def _is_simple(x: Sequence[np.ndarray]) -> np.ndarray:
+  """The bits whose pixel either pass may remove, from the words x1..x8 of the neighbours (here x[0]..x[7]).
+
+  The pixel has one crossing number, and min(n1, n2) is 2 or 3.
   """
   n1 = [x[k] | x[k + 1] for k in (0, 2, 4, 6)]
   n2 = [x[k + 1] | x[(k + 2) % 8] for k in (0, 2, 4, 6)]
   a, b, c, d = (after & ~x[k] for after, k in zip(n2, (0, 2, 4, 6)))  # crossings from 0 to 1
   is_one = (a ^ b ^ c ^ d) & ~((a & b) | (c & d))
   (two_1, four_1), (two_2, four_2) = _at_least(*n1), _at_least(*n2)
-  stays = (x[1] | x[2] | ~x[7]) & x[0] if is_first else (x[5] | x[6] | ~x[3]) & x[4]
-  return is_one & two_1 & two_2 & ~((four_1 & four_2) | stays)
+  return is_one & two_1 & two_2 & ~(four_1 & four_2)
 
 
 def _at_least(a: np.ndarray, b: np.ndarray, c: np.ndarray, d: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -94,7 +104,8 @@ def _at_least(a: np.ndarray, b: np.ndarray, c: np.ndarray, d: np.ndarray) -> tup
 # Neighbourhoods as numbers 0 to 255, of which bit k is x[k]; `_KEPT` are tables of them for cv2.LUT.
 _BITS = np.array([[8, 4, 2], [16, 0, 1], [32, 64, 128]], np.float32)
 _HAS_BIT = [np.arange(256) >> k & 1 == 1 for k in range(8)]
-_KEPT = [np.where(_removable(_HAS_BIT, is_first), 0, 1).astype(np.uint8) for is_first in (True, False)]
+_REMOVED = [_is_simple(_HAS_BIT) & _exposed([_HAS_BIT[k] for k in _EXPOSING[is_first]]) for is_first in (True, False)]
+_KEPT = [np.where(removed, 0, 1).astype(np.uint8) for removed in _REMOVED]
 
 
 def thin(mask: np.ndarray) -> np.ndarray:
