@@ -18,7 +18,7 @@ import numpy as np
 
 from dmtl_jax.basics import sharding
 from dmtl_jax.basics.errors import UserError
-from dmtl_jax.basics.processes import mapper
+from dmtl_jax.basics.processes import mapper, one_ahead
 from dmtl_jax.basics.progress import Progress
 from dmtl_jax.data import pipeline, transforms
 from dmtl_jax.inference import gallery, image_facts
@@ -52,7 +52,7 @@ class Scores(NamedTuple):
   Attributes:
     scores: {'final': {task: {metric: value}}, 'initial': {...}} ('initial' only for methods that have it), with
       'per_class' {task: {class: IoU of the final maps}}, 'seconds_per_image' of prediction on all devices together
-      and, at the size of images, 'boundary_side' and 'boundary_shrunk': how many images had their boundaries scored
+      (while others are scored) and, at the size of images, 'boundary_side' and 'boundary_shrunk': how many images had their boundaries scored
       at that side instead.
     rows: the scores of each image, in the order of the source; unless quick, with `image_facts`.
     confusion: {task: pixel counts [label, prediction] of the final maps} of tasks with classes.
@@ -190,14 +190,20 @@ class Evaluator:
     return scores
 
   def _pieces_at_input(self, variables, current: _Pass) -> Iterator[Piece]:
-    """The pieces of this host's images at the network's input, predicted batch by batch; fills `current.facts`."""
-    for batch in self._batches():
+    """The pieces of this host's images at the network's input; fills `current.facts`.
+
+    While those of one batch are scored, the next is predicted.
+    """
+
+    def predict(batch: dict) -> dict:
       if not self._is_compiled:  # so that compiling does not count in any time
         with current.progress.paused():
           self._predict_local(variables, batch)
         self._is_compiled = True
       with current.tally.timed():
-        predictions = self._predict_local(variables, batch)
+        return self._predict_local(variables, batch)
+
+    for batch, predictions in one_ahead(predict, self._batches()):
       raw = predictions.pop('raw')
       current.tally.images += self.batch
       for i in np.flatnonzero(batch['valid'] & (batch['index'] < self.count)).tolist():
