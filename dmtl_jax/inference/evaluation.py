@@ -51,9 +51,9 @@ class Scores(NamedTuple):
 
   Attributes:
     scores: {'final': {task: {metric: value}}, 'initial': {...}} ('initial' only for methods that have it), with
-      'per_class' {task: {class: IoU of the final maps}}, 'seconds_per_image' of prediction on all devices together
-      (while others are scored) and, at the size of images, 'boundary_side' and 'boundary_shrunk': how many images had their boundaries scored
-      at that side instead.
+      'per_class' {task: {class: IoU of the final maps}}, 'seconds_per_image' of prediction on all devices together,
+      while other images are scored, and, at the size of images, 'boundary_side' and 'boundary_shrunk': how many images
+      had their boundaries scored at that side instead.
     rows: the scores of each image, in the order of the source; unless quick, with `image_facts`.
     confusion: {task: pixel counts [label, prediction] of the final maps} of tasks with classes.
   """
