@@ -60,7 +60,7 @@ class Side:
 
   Attributes:
     starts: [A + 1] where the pairs of a node begin in `other` and `pair`.
-    other: [P] the node on the other side of a pair.
+    other: [P] the node on the other side of a pair, ascending for each node.
     pair: [P] position of the pair in `Graph.matched`.
     near: [A] words, in which masks a node has a pair.
     mate: [A, T] node of the other side matched to a node, or -1.
@@ -143,24 +143,25 @@ def build(stack: MaskStack, group: slice, truth: np.ndarray, radius: float) -> G
     free_right[right] ^= matched
     pairs.append((left, right, matched))
   left, right, matched = map(np.concatenate, zip(*pairs))
-  some = np.flatnonzero(matched)
   count = group.stop - group.start
+  some = np.flatnonzero(matched != 0)
   pair, mask = np.divmod(np.flatnonzero(unpack(matched[some], count)), count)
-  held = (some.take(pair), mask)
+  pair = some.take(pair)
+  mate = np.full((len(row), count), -1, np.int32)
+  back = np.full((len(free_right), count), -1, np.int32)
+  mate[left.take(pair), mask] = right.take(pair)
+  back[right.take(pair), mask] = left.take(pair)
   near = inside.take(left)
-  predicted = _side(left, right, near, len(row), count, held)
-  return Graph(row, predicted, _side(right, left, near, len(free_right), count, held), matched)
+  return Graph(row, _side(left, right, near, mate), _side(right, left, near, back), matched)
 
 
-def _side(node, other, near, size: int, count: int, held) -> Side:
-  """The side of `size` nodes in the pairs (node, other); `near` [P] are the masks of a pair, `held` the matching."""
+def _side(node: np.ndarray, other: np.ndarray, near: np.ndarray, mate: np.ndarray) -> Side:
+  """The side with the nodes `node` [P] of pairs that are in the masks `near` [P] words."""
   pair = np.argsort(other.astype(np.min_scalar_type(other.max(initial=0))), kind='stable')
-  pair = pair[np.argsort(node.astype(np.min_scalar_type(size)).take(pair), kind='stable')]
-  starts = np.append(0, np.cumsum(np.bincount(node, minlength=size)))
-  words = np.zeros(size, WORD)
+  pair = pair[np.argsort(node.astype(np.min_scalar_type(len(mate))).take(pair), kind='stable')]
+  starts = np.append(0, np.cumsum(np.bincount(node, minlength=len(mate))))
+  words = np.zeros(len(mate), WORD)
   np.bitwise_or.at(words, node, near)
-  mate = np.full((size, count), -1, np.int32)
-  mate[node.take(held[0]), held[1]] = other.take(held[0])
   return Side(starts, other.take(pair), pair.astype(np.int32), words, mate)
 
 
@@ -177,16 +178,16 @@ def reachable(start: np.ndarray, side: Side, far: Side, matched: np.ndarray) -> 
   """
   reached, reached_far = start.copy(), np.zeros_like(far.near)
   fresh = start
-  while (nodes := np.flatnonzero(fresh)).size:
+  while (nodes := np.flatnonzero(fresh != 0)).size:
     member, position = side.pairs(nodes)
     onward = np.zeros_like(reached_far)
     np.bitwise_or.at(onward, side.other.take(position), fresh.take(nodes).take(member))
     onward &= ~reached_far
     reached_far |= onward
-    nodes = np.flatnonzero(onward)
+    nodes = np.flatnonzero(onward != 0)
     member, position = far.pairs(nodes)
     back = onward.take(nodes).take(member) & matched.take(far.pair.take(position))
-    some = np.flatnonzero(back)
+    some = np.flatnonzero(back != 0)
     fresh = np.zeros_like(reached)
     np.bitwise_or.at(fresh, far.other.take(position.take(some)), back.take(some))
     fresh &= ~reached
@@ -206,7 +207,7 @@ def augment(graph: Graph, any_side: bool):
   if not any_side or unpack(left, count).sum() <= unpack(right, count).sum():
     _augment(graph.predicted, graph.truth, left, np.zeros(graph.truth.mate.size, bool))
   else:
-    # Predicted pixels differ from mask to mask; no path leads to an unmatched one except from these:
+    # Augmenting paths start only from the truth pixels reached, and pass only through the predicted pixels reached.
     left, reached = reachable(left, graph.predicted, graph.truth, graph.matched)
     _augment(graph.truth, graph.predicted, right & reached, ~unpack(left, count).ravel())
 
