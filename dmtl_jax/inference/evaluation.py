@@ -23,7 +23,7 @@ from dmtl_jax.basics.progress import Progress
 from dmtl_jax.data import pipeline, transforms
 from dmtl_jax.inference import gallery, image_facts
 from dmtl_jax.inference.calibration_fit import Evidence
-from dmtl_jax.inference.forward import jit_predict_fn, make_predict_fn
+from dmtl_jax.inference.forward import jit_predict_fn, jit_stages_fn
 from dmtl_jax.inference.pieces import cut_image, cut_input, Piece, region_slices, score, Tally
 from dmtl_jax.inference.prediction import Predictor
 from dmtl_jax.metrics.base import merge
@@ -133,7 +133,7 @@ class Evaluator:
     self._predictor: Predictor | None = None
     self._transform = transforms.eval_transform(data_config, eval_config.geometry, self.tasks)
     self._predict = jit_predict_fn(model, mesh, seed, eval_config.diffusion_steps)
-    self._predict_stages = jax.jit(make_predict_fn(model, seed, eval_config.diffusion_steps, all_stages=True))
+    self._predict_stages = jit_stages_fn(model, seed, eval_config.diffusion_steps)
 
   def run(self, variables, on_image: Callable | None = None, evidence: Evidence | None = None) -> Scores:
     """Evaluates; each host scores its share of the images, and all hosts get the result.
