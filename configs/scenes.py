@@ -23,6 +23,5 @@ def get_config(arg=None):
   config.train.batch = 8
   config.train.steps = 1250  # some five minutes on two CPU cores, with compiling
   config.train.eval_every = 1250
-  config.eval.workers = 2  # the boundary protocol takes half a second per image
   config.optim.lr = 1e-3
   return config

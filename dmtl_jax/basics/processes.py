@@ -1,4 +1,4 @@
-"""Work spread over processes."""
+"""Work spread over processes, or done ahead in a thread."""
 
 import collections
 from collections.abc import Callable, Iterable, Iterator
@@ -65,6 +65,19 @@ def _map(pool, limit: int, setting: str, function: Callable, items: Iterable) ->
       yield futures.popleft().result()
   except BrokenProcessPool as error:
     raise killed_error('a worker process', setting) from error
+
+
+def one_ahead(function: Callable, items: Iterable) -> Iterator[tuple]:
+  """Yields (item, function(item)); while the caller works on one, a thread calls the function for the next item."""
+  with concurrent.futures.ThreadPoolExecutor(1) as thread:
+    waiting: collections.deque = collections.deque()
+    for item in items:
+      waiting.append((item, thread.submit(function, item)))
+      if len(waiting) == 2:
+        item, future = waiting.popleft()
+        yield item, future.result()
+    for item, future in waiting:
+      yield item, future.result()
 
 
 def killed_error(what: str, setting: str) -> UserError:

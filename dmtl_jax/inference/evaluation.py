@@ -19,12 +19,12 @@ import numpy as np
 
 from dmtl_jax.basics import sharding
 from dmtl_jax.basics.errors import UserError
-from dmtl_jax.basics.processes import mapper
+from dmtl_jax.basics.processes import mapper, one_ahead
 from dmtl_jax.basics.progress import Progress
 from dmtl_jax.data import pipeline, transforms
 from dmtl_jax.inference import gallery, image_facts
 from dmtl_jax.inference.calibration_fit import Evidence
-from dmtl_jax.inference.forward import jit_predict_fn, make_predict_fn, STAGES
+from dmtl_jax.inference.forward import jit_predict_fn, jit_stages_fn, STAGES
 from dmtl_jax.inference.pieces import cut_image, cut_input, Piece, region_slices, score, Tally
 from dmtl_jax.inference.prediction import Predictor
 from dmtl_jax.metrics.base import merge
@@ -52,9 +52,9 @@ class Scores(NamedTuple):
 
   Attributes:
     scores: {'final': {task: {metric: value}}, 'initial': {...}} ('initial' only for methods that have it), with
-      'per_class' {task: {class: IoU of the final maps}}, 'seconds_per_image' of prediction on all devices together
-      and, at the size of images, 'boundary_side' and 'boundary_shrunk': how many images had their boundaries scored
-      at that side instead.
+      'per_class' {task: {class: IoU of the final maps}}, 'seconds_per_image' of prediction on all devices together,
+      while other images are scored, and, at the size of images, 'boundary_side' and 'boundary_shrunk': how many images
+      had their boundaries scored at that side instead.
     rows: the scores of each image, in the order of the source; unless quick, with `image_facts`.
     confusion: {task: pixel counts [label, prediction] of the final maps} of tasks with classes.
     better_initial: names of the tasks whose initial maps score higher than the denoised ones on both the first and the
@@ -137,7 +137,7 @@ class Evaluator:
     self._predictor: Predictor | None = None
     self._transform = transforms.eval_transform(data_config, eval_config.geometry, self.tasks)
     self._predict = jit_predict_fn(model, mesh, seed, eval_config.diffusion_steps)
-    self._predict_stages = jax.jit(make_predict_fn(model, seed, eval_config.diffusion_steps, all_stages=True))
+    self._predict_stages = jit_stages_fn(model, seed, eval_config.diffusion_steps)
 
   def run(
     self, variables, on_image: Callable | None = None, evidence: Mapping[str, Evidence] = MappingProxyType({})
@@ -206,14 +206,20 @@ class Evaluator:
     return scores
 
   def _pieces_at_input(self, variables, current: _Pass) -> Iterator[Piece]:
-    """The pieces of this host's images at the network's input, predicted batch by batch; fills `current.facts`."""
-    for batch in self._batches():
+    """The pieces of this host's images at the network's input; fills `current.facts`.
+
+    While those of one batch are scored, the next is predicted.
+    """
+
+    def predict(batch: dict) -> dict:
       if not self._is_compiled:  # so that compiling does not count in any time
         with current.progress.paused():
           self._predict_local(variables, batch)
         self._is_compiled = True
       with current.tally.timed():
-        predictions = self._predict_local(variables, batch)
+        return self._predict_local(variables, batch)
+
+    for batch, predictions in one_ahead(predict, self._batches()):
       raw = predictions.pop('raw')
       grid = next(iter(raw['final'].values())).shape[1:3]
       current.tally.images += self.batch

@@ -1,5 +1,6 @@
 """The functions of inference to compile: images to raw maps, to predictions, or to the mean of several noise draws."""
 
+import functools
 import math
 
 import jax
@@ -83,11 +84,18 @@ def predict_map(task, logits, size: tuple[int, int], calibration: Calibration = 
   return task.activate(calibration.decide(task, resize(logits.astype(jnp.float32), size)))
 
 
+@functools.lru_cache(maxsize=1)  # a run's last evaluation takes what its periodic ones compiled
 def jit_predict_fn(model, mesh, seed: int, diffusion_steps: int = 0):
   """`make_predict_fn` with the stage 'raw', jitted for batches split by image over a mesh."""
   split = sharding.by_image(mesh)
   predict = make_predict_fn(model, seed, diffusion_steps, with_raw=True)
   return jax.jit(predict, in_shardings=(sharding.replicated(mesh), split, split), out_shardings=split)
+
+
+@functools.lru_cache(maxsize=1)
+def jit_stages_fn(model, seed: int, diffusion_steps: int = 0):
+  """`make_predict_fn` with all stages, jitted for one device."""
+  return jax.jit(make_predict_fn(model, seed, diffusion_steps, all_stages=True))
 
 
 def make_sample_fn(model, samples: int, seed: int, diffusion_steps: int = 0, calibration: Calibration = UNCALIBRATED):

@@ -53,6 +53,20 @@ def exchanging(call, args, kwargs, context):
   return call(*args, **kwargs)
 
 
+class ExchangingModel:
+  """A network whose `apply` exchanges maps, in any thread: an interceptor holds in the thread that sets it alone."""
+
+  def __init__(self, model):
+    self._model = model
+
+  def __getattr__(self, name: str):
+    return getattr(self._model, name)
+
+  def apply(self, *args, **kwargs):
+    with nn.intercept_methods(exchanging):
+      return self._model.apply(*args, **kwargs)
+
+
 def gain(scores: dict[str, float], base: dict[str, float], tasks) -> dict[str, float]:
   """{task: by how many % the score is better than the base}; nan where that is 0."""
   sign = {task.name: 1 if task.higher_is_better else -1 for task in tasks}
@@ -80,13 +94,19 @@ def measure(predictor: Predictor, source, images: int) -> dict[str, dict[str, fl
   if min(count, batch) < 2 or count < batch:
     raise UserError(f'{count} images: {max(batch, 2)} or more are needed, to exchange maps')
   evaluator = Evaluator(
-    model, source, mesh, config.eval, config.data, config.seed, quick=True, limit=count - count % batch
+    ExchangingModel(model),
+    source,
+    mesh,
+    config.eval,
+    config.data,
+    config.seed,
+    quick=True,
+    limit=count - count % batch,
   )
 
   def scores(exchanged) -> dict:
     mask = jnp.array([task.name in exchanged for task in tasks])
-    with nn.intercept_methods(exchanging):
-      return evaluator.run(predictor.variables | {'exchanged': {'conditioning': {'tasks': mask}}}).scores
+    return evaluator.run(predictor.variables | {'exchanged': {'conditioning': {'tasks': mask}}}).scores
 
   def gain_from(exchanged) -> dict[str, float]:
     return gain(final, headline(scores(exchanged)['final'], tasks), tasks)

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import cv2
@@ -23,6 +24,29 @@ def test_results_come_in_order_and_work_is_taken_a_little_ahead():
   assert 20 <= len(taken) <= 20 + processes.AHEAD
   with processes.mapper(0) as mapped:
     assert mapped is map
+
+
+def test_a_thread_is_one_item_ahead_and_no_more():
+  started = [threading.Event() for _ in range(4)]
+
+  def square(n):
+    started[n].set()
+    return n * n
+
+  for n, result in processes.one_ahead(square, range(4)):
+    assert result == n * n
+    assert n == 3 or started[n + 1].wait(10)
+    assert not any(event.is_set() for event in started[n + 2 :])
+  assert n == 3
+  assert list(processes.one_ahead(square, [])) == []
+  assert list(processes.one_ahead(square, [2])) == [(2, 4)]
+
+
+def test_an_error_ahead_is_raised_after_the_items_before_it():
+  ahead = processes.one_ahead(int, ['1', '2', 'three', '4'])
+  assert [next(ahead), next(ahead)] == [('1', 1), ('2', 2)]
+  with pytest.raises(ValueError, match='three'):
+    next(ahead)
 
 
 def ask(question):

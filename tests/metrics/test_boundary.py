@@ -14,6 +14,7 @@ from dmtl_jax.jobs import boundary as job
 from dmtl_jax.metrics import boundary, matching
 from dmtl_jax.metrics.base import merge
 from dmtl_jax.metrics.boundary import folders
+from dmtl_jax.metrics.masks import MaskStack, pack, unpack
 from dmtl_jax.metrics.thinning import thin, thin_nested
 from dmtl_jax.tasks import make_task
 from tests.metrics.maps import encoded, lines, padded, soft_map
@@ -78,22 +79,41 @@ def random_stack(seed):
   return np.stack(masks), lines(seed + 1000)
 
 
+def covered(masks, truth, radius, any_side=False):
+  """Covered pixels [T, H, W], by `match` of a stack."""
+  stack = MaskStack.from_masks(masks)
+  return stack._replace(inside=matching.match(stack, truth, radius, any_side)).to_masks()
+
+
+@pytest.mark.parametrize('any_side', [False, True])
 @pytest.mark.parametrize('seed', range(6))
 @pytest.mark.parametrize('radius', [0.5, 1, 1.5, 3.2])
-def test_counts_equal_a_fresh_maximum_matching_of_each_threshold(seed, radius):
+def test_counts_equal_a_fresh_maximum_matching_of_each_threshold(seed, radius, any_side):
   masks, truth = random_stack(seed)
-  got = matching.match(masks, truth, radius).sum((1, 2))
-  for mask, count in zip(masks, got):
+  got = covered(masks, truth, radius, any_side)
+  assert not (got & ~masks).any()
+  for mask, count in zip(masks, got.sum((1, 2))):
     pairs = maximum_bipartite_matching(csr_matrix(distances(mask, truth) <= radius))
     assert count == (pairs >= 0).sum()
 
 
 @pytest.mark.parametrize('seed', range(3))
-def test_blocks_of_thresholds_do_not_change_counts(seed, monkeypatch):
+def test_groups_of_thresholds_do_not_change_what_is_covered(seed, monkeypatch):
   masks, truth = random_stack(seed)
-  whole = matching.match(masks, truth, 2).sum((1, 2))
-  monkeypatch.setattr(matching, 'BLOCK_PIXELS', 1)
-  assert (matching.match(masks, truth, 2).sum((1, 2)) == whole).all()
+  masks = np.concatenate([masks] * 10)  # more than the bits of a word
+  stack = MaskStack.from_masks(masks)
+  assert [group.stop for group in matching.groups(stack, 2)] == [64, 70]
+  whole = covered(masks, truth, 2)
+  monkeypatch.setattr(matching, 'GROUP_PAIRS', 1)
+  assert len(list(matching.groups(stack, 2))) == 70
+  assert (covered(masks, truth, 2) == whole).all()
+
+
+@pytest.mark.parametrize('count', [1, 9, 63, 64])
+def test_words_keep_their_bits(count):
+  bits = np.random.default_rng(count).random((5, count)) < 0.5
+  assert (pack(bits) >> np.uint64(count - 1) == bits[:, -1]).all()
+  assert (unpack(pack(bits), count) == bits).all()
 
 
 def test_counts_are_those_of_each_threshold_on_its_own():
@@ -110,15 +130,15 @@ def test_counts_are_those_of_each_threshold_on_its_own():
 def test_matching_prefers_the_larger_to_the_nearer():
   mask, truth = np.zeros((1, 1, 9), bool), np.zeros((1, 9), bool)
   mask[0, 0, [2, 4]], truth[0, [4, 6]] = True, True  # nearest first would spend truth 4 on prediction 4
-  assert matching.match(mask, truth, 2).sum() == 2
+  assert covered(mask, truth, 2).sum() == 2
   mask[0, 0, 3] = True  # now three compete for two, and the nearest win
-  assert list(np.flatnonzero(matching.match(mask, truth, 2))) == [3, 4]
+  assert list(np.flatnonzero(covered(mask, truth, 2))) == [3, 4]
 
 
 def test_empty_truth_and_empty_predictions_match_nothing():
   nothing, something = np.zeros((7, 9), bool), lines(0, (7, 9))
-  assert not matching.match(something[None], nothing, 2).any()
-  assert not matching.match(nothing[None], something, 2).any()
+  assert not covered(something[None], nothing, 2).any()
+  assert not covered(nothing[None], something, 2).any()
 
 
 # Thinning.
@@ -158,16 +178,16 @@ def test_thinning_equals_pixel_by_pixel_code(seed):
 @pytest.mark.parametrize('shape', [(40, 60), (1, 9), (9, 1)])
 def test_nested_masks_are_thinned_as_each_on_its_own(shape):
   depth = (soft_map(3, shape) * 70).round().astype(int)  # more masks than a word has bits, some equal, some empty
-  for k, mask in enumerate(thin_nested(depth, 80)):
+  for k, mask in enumerate(thin_nested(depth, 80).to_masks()):
     assert (mask == thin(depth > k)).all()
 
 
 def test_a_threshold_that_is_a_value_of_the_map_and_undefined_values():
   values = np.array([[0.2, 0.5, np.nan, 0.7]])
   reached, again = boundary.nested_masks(values, np.array([0.4, 0.5, 0.6]), 'right', thinning=False)
-  assert reached[again].tolist() == [[[False, True, False, True]]] * 2 + [[[False, False, False, True]]]
+  assert reached.to_masks()[again].tolist() == [[[False, True, False, True]]] * 2 + [[[False, False, False, True]]]
   exceeded, again = boundary.nested_masks(values, np.array([0.4, 0.5, 0.6]), 'left', thinning=False)
-  assert exceeded[again].tolist() == [[[False, True, False, True]]] + [[[False, False, False, True]]] * 2
+  assert exceeded.to_masks()[again].tolist() == [[[False, True, False, True]]] + [[[False, False, False, True]]] * 2
 
 
 def test_thinning_keeps_pieces_and_lines():

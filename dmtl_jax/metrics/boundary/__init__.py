@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 
 from dmtl_jax.metrics.base import Metric, OperatingPoint, ratio, State
+from dmtl_jax.metrics.masks import MaskStack
 from dmtl_jax.metrics.matching import match
 from dmtl_jax.metrics.saliency import f_measure
 from dmtl_jax.metrics.thinning import thin_nested
@@ -49,15 +50,15 @@ def counts(
   """
   masks, again = nested_masks(prediction.astype(np.float64), levels(count), 'right', thinning)
   radius = tolerance * np.hypot(*prediction.shape)
-  recalled = np.zeros(len(masks), np.int64)
-  precise = np.zeros_like(masks)
+  recalled = np.zeros(masks.inside.shape[1], np.int64)
+  precise = np.zeros_like(masks.inside)
   for truth in truths:
-    covered = match(masks, truth, radius)
-    recalled += covered.sum((1, 2))
+    covered = match(masks, truth, radius, any_side=len(truths) == 1)
+    recalled += covered.sum(0)
     precise |= covered
   state = {
-    'predicted': masks.sum((1, 2))[again],
-    'precise': precise.sum((1, 2))[again],
+    'predicted': masks.sizes()[again],
+    'precise': precise.sum(0)[again],
     'recalled': recalled[again],
     'truth': np.array(sum(truth.sum() for truth in truths), np.int64),
   }
@@ -68,14 +69,14 @@ def counts(
 
 def nested_masks(
   values: np.ndarray, thresholds: np.ndarray, side: Literal['left', 'right'], thinning: bool = True
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[MaskStack, np.ndarray]:
   """The masks of a soft map [H, W] at thresholds [T], thinned or not; equal ones only once.
 
   Args:
     side: 'right': values >= threshold; 'left': values > threshold.
 
   Returns:
-    masks [U, H, W] bool, and for each threshold the position [T] of its mask.
+    U masks, and for each threshold the position [T] of its mask.
   """
   depth = np.searchsorted(thresholds, np.nan_to_num(values), side=side)
   outside = np.cumsum(np.bincount(depth.ravel(), minlength=len(thresholds) + 1))[:-1]
@@ -83,7 +84,7 @@ def nested_masks(
   depth = np.searchsorted(first, np.arange(len(thresholds) + 1))[depth]
   if thinning:
     return thin_nested(depth, len(first)), again
-  return depth > np.arange(len(first))[:, None, None], again
+  return MaskStack.from_masks(depth > np.arange(len(first))[:, None, None]), again
 
 
 def curve(state: State) -> dict[str, np.ndarray]:
@@ -185,7 +186,7 @@ class ToleranceF(_BoundaryMetric):
     radius = self.tolerance * np.hypot(*truth.shape)
     near_truth = _within(truth, radius)
     masks, again = nested_masks(probability, levels(9), 'right')
-    for k, mask in enumerate(masks[again]):
+    for k, mask in enumerate(masks.to_masks()[again]):
       state['predicted'][k] = mask.sum()
       state['precise'][k] = (mask & near_truth).sum()
       state['recalled'][k] = (truth & _within(mask, radius)).sum()

@@ -14,6 +14,7 @@ import numpy as np
 from dmtl_jax.metrics import matching
 from dmtl_jax.metrics.base import Metric, ratio, State
 from dmtl_jax.metrics.boundary import _BoundaryMetric, Boundary, nested_masks, TOLERANCE
+from dmtl_jax.metrics.masks import MaskStack, unpack
 from dmtl_jax.metrics.saliency import f_measure
 from dmtl_jax.metrics.thinning import thin
 
@@ -160,11 +161,11 @@ def counts(probability8: np.ndarray, truth: np.ndarray, tolerance: float = TOLER
   masks, again = nested_masks(suppress(probability8), THRESHOLDS, 'left')
   largest, lost = pairs(masks, truth, tolerance * np.hypot(*truth.shape))
   matched = (largest - np.rint(lost).astype(np.int64))[again]
-  predicted = masks.sum((1, 2))[again]
+  predicted = masks.sizes()[again]
   return np.stack([matched, np.full_like(matched, truth.sum()), matched, predicted], axis=1).astype(np.int64)
 
 
-def pairs(masks: np.ndarray, truth: np.ndarray, radius: float) -> tuple[np.ndarray, np.ndarray]:
+def pairs(masks: MaskStack, truth: np.ndarray, radius: float) -> tuple[np.ndarray, np.ndarray]:
   """Sizes of maximum matchings, and how many of their pairs the original loses on average.
 
   The original computes the cheapest assignment in which each pixel near the other map has a partner: such a pixel, or
@@ -175,7 +176,7 @@ def pairs(masks: np.ndarray, truth: np.ndarray, radius: float) -> tuple[np.ndarr
   400; without it F would be 3e-4 too high.
 
   Args:
-    masks: [T, H, W] bool.
+    masks: the predictions of T thresholds.
     truth: [H, W] bool.
     radius: largest distance of a pair, in pixels.
 
@@ -183,44 +184,21 @@ def pairs(masks: np.ndarray, truth: np.ndarray, radius: float) -> tuple[np.ndarr
     Sizes of the maximum matchings [T] int64, expected losses [T] float64.
   """
   largest, lost = [], []
-  for start, stop in matching._blocks(masks):
-    count = stop - start
-    graph = matching._build(masks[start:stop], truth, radius)
-    matching._augment(graph)
-    # Pairs of (predicted pixels, truth pixels):
-    edges = (graph.edges, graph.edges.T.tocsr())
-    mates = (graph.mate, graph.back)
-    blocks = (graph.block, np.repeat(np.arange(count), truth.sum()))
-    near = [np.diff(side.indptr) > 0 for side in edges]
-    totals = np.stack([np.bincount(block[some], minlength=count) for block, some in zip(blocks, near)])
-    few, many, smaller = totals.min(0), totals.max(0), totals.argmin(0)
-    spare = np.zeros(count, np.int64)
-    for k in (0, 1):
-      unmatched = near[k] & (mates[k] < 0) & (smaller[blocks[k]] == k)
-      spare += np.bincount(blocks[k][_spare(edges[k], mates[1 - k], unmatched)], minlength=count)
+  for group in matching.groups(masks, radius):
+    graph = matching.build(masks, group, truth, radius)
+    matching.augment(graph, any_side=True)
+    count = group.stop - group.start
+    matched = graph.rematch()
+    totals, spare = [], []
+    for side, far in ((graph.predicted, graph.truth), (graph.truth, graph.predicted)):
+      totals.append(unpack(side.near, count).sum(0))
+      spare.append(unpack(matching.reachable(side.unmatched(), side, far, matched)[0], count).sum(0))
+    few, many = np.min(totals, 0), np.max(totals, 0)
+    spare = np.where(totals[0] <= totals[1], *spare)
     lonely = few * (1 - ratio(np.minimum(OUTLIERS, few), few)) ** many
-    largest.append(np.bincount(graph.block[graph.mate >= 0], minlength=count))
+    largest.append((graph.predicted.mate >= 0).sum(0))
     lost.append(lonely * np.exp(-OUTLIERS * ratio(spare, few)))
   return np.concatenate(largest), np.concatenate(lost)
-
-
-def _spare(edges, back, unmatched):
-  """Finds the rows [N] bool that some maximum matching leaves out, reachable from the `unmatched` rows [N] bool.
-
-  Args:
-    edges: csr_matrix [N, M] of pairs.
-    back: [M] row matched to a column.
-  """
-  spare = unmatched.copy()
-  visited = np.zeros(len(back), bool)
-  frontier = np.flatnonzero(unmatched)
-  while frontier.size:  # alternating paths: an edge outside the matching, then one inside it
-    reached = np.zeros_like(visited)
-    reached[edges[frontier].indices] = True
-    frontier = back[np.flatnonzero(reached & ~visited)]
-    visited |= reached
-    spare[frontier] = True
-  return spare
 
 
 def curve(table: np.ndarray) -> dict[str, np.ndarray]:
