@@ -169,27 +169,44 @@ def photometric(image: np.ndarray, rng: np.random.Generator, strength: float = 1
 
   Each with probability 1/2; contrast comes first or last. uint8 [H, W, 3] to the same.
   """
-  values = np.arange(256, dtype=np.float32)
 
   def draw(limit: float) -> float:
     """0 with probability 1/2, else uniform in +-limit."""
     return strength * rng.uniform(-limit, limit) if rng.random() < 0.5 else 0.0
 
-  def table(scaled: np.ndarray) -> np.ndarray:
-    return np.clip(np.round(scaled), 0, 255).astype(np.uint8)
-
-  brightness = table(values + draw(32))
+  brightness = round(draw(32))
   contrast_first = rng.random() < 0.5
-  contrast = table(values * (1 + draw(0.5)))
+  contrast = 1 + draw(0.5)
   saturation = 1 + draw(0.5)
   hue = round(draw(18))
-  image = cv2.LUT(np.ascontiguousarray(image), contrast[brightness] if contrast_first else brightness)
-  if hue or saturation != 1:
-    hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
-    shifted_hue = ((np.arange(256) + hue) % 180).astype(np.uint8)
-    tables = np.stack([shifted_hue, table(values * saturation), values.astype(np.uint8)], -1)[None]
-    image = cv2.cvtColor(cv2.LUT(hsv, tables), cv2.COLOR_HSV2RGB)
-  return image if contrast_first else cv2.LUT(image, contrast)
+  image = _brighten(image, brightness)
+  image = _scale_contrast(image, contrast) if contrast_first else image
+  image = _change_colors(image, hue, saturation)
+  return image if contrast_first else _scale_contrast(image, contrast)
+
+
+# OpenCV's arithmetic takes half of the time of its lookup tables.
+
+
+def _brighten(image: np.ndarray, amount: int) -> np.ndarray:
+  if not amount:
+    return image
+  add = cv2.add if amount > 0 else cv2.subtract
+  return add(image, np.full(4, abs(amount), np.float64))
+
+
+def _scale_contrast(image: np.ndarray, factor: float) -> np.ndarray:
+  return image if factor == 1 else cv2.convertScaleAbs(image, alpha=factor)
+
+
+def _change_colors(image: np.ndarray, hue: int, saturation: float) -> np.ndarray:
+  """Adds to the hue, at most 75 of OpenCV's 180, and scales the saturation."""
+  if not hue and saturation == 1:
+    return image
+  # Converting back wraps hues above 180, but bytes cannot be below 0; swapping red and blue mirrors the circle of hues.
+  to_hsv, to_rgb = (cv2.COLOR_RGB2HSV, cv2.COLOR_HSV2RGB) if hue >= 0 else (cv2.COLOR_BGR2HSV, cv2.COLOR_HSV2BGR)
+  change = np.array([[1, 0, 0, abs(hue)], [0, saturation, 0, 0], [0, 0, 1, 0]], np.float32)
+  return cv2.cvtColor(cv2.transform(cv2.cvtColor(image, to_hsv), change), to_rgb)
 
 
 def normalize_image(image: np.ndarray) -> np.ndarray:
