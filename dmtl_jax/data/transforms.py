@@ -7,6 +7,7 @@ input pipeline run these functions, so they do not use JAX.
 """
 
 from collections.abc import Callable, Sequence
+import math
 
 import cv2
 import numpy as np
@@ -15,6 +16,7 @@ from dmtl_jax.basics.photographs import MEAN, STD
 from dmtl_jax.tasks import IGNORE, Task
 from dmtl_jax.tasks.base import nearest
 
+LIGHT_ZOOM = 1.4  # of the recipe 'light', at most
 PUBLISHED = ('pascal', 'mtan')  # recipes of the authors' code, which breaks thin lines into dots
 _NORMALIZED = ((np.arange(256, dtype=np.float32)[:, None] / 255 - MEAN) / STD)[None]  # lookup table by pixel value
 
@@ -53,6 +55,19 @@ def train_transform(data_config, tasks: tuple[Task, ...]) -> Callable[[dict, np.
     return finish(image, labels, size, example['index'], centred=recipe == 'pascal')
 
   return transform
+
+
+def least_size(data_config) -> tuple[int, int] | None:
+  """Height and width to which an image may be reduced before the training transform (see `Source.example`).
+
+  The recipe 'light' then still shrinks it to half or less, so that its pixels hardly change: those of noisy photographs
+  of 12 megapixels by 0.5 of 255 on average, where storing them as JPEGs of quality 85 changes 0.7. None: it must keep
+  its size.
+  """
+  if data_config.augment != 'light':
+    return None
+  height, width = (math.ceil(2 * LIGHT_ZOOM * n) for n in data_config.size)
+  return height, width
 
 
 def eval_transform(data_config, geometry: str, tasks: tuple[Task, ...]) -> Callable[[dict], dict]:
@@ -108,14 +123,23 @@ def fit(image, labels, size, named, upscale: bool = True, by_nearest: bool = Fal
 
 
 def crop(image, labels, size, rng, guide: np.ndarray | None = None, max_share=0.75) -> tuple[np.ndarray, dict]:
-  """Crops a random window of at most `size`; redraws it up to 10 times while a class of `guide` exceeds `max_share`."""
+  """Crops a random window of at most `size`; redraws it up to 10 times while a class of `guide` exceeds `max_share`.
+
+  The size is in pixels of the image; labels of a reduced image are larger by a whole factor.
+  """
   spare = [max(length - cropped, 0) for length, cropped in zip(image.shape[:2], size)]
   for _ in range(11):
     top, left = (int(rng.integers(0, s + 1)) for s in spare)
     window = (slice(top, top + size[0]), slice(left, left + size[1]))
     if guide is None or _largest_share(guide[window]) < max_share:
       break
-  return image[window], {name: label[window] for name, label in labels.items()}
+  return image[window], {name: _crop_label(label, window, len(label) // len(image)) for name, label in labels.items()}
+
+
+def _crop_label(label: np.ndarray, window: tuple[slice, slice], factor: int) -> np.ndarray:
+  """The window of a label that is `factor` times as large as its image."""
+  rows, columns = (slice(factor * part.start, factor * part.stop) for part in window)
+  return label[rows, columns]
 
 
 def _largest_share(label) -> float:
@@ -131,7 +155,7 @@ def crop_and_scale(image, labels, size, rng, named) -> tuple[np.ndarray, dict]:
   Cropping comes first because a narrow strip, scaled as a whole, may not fit into memory.
   """
   ratios = (size[0] / image.shape[0], size[1] / image.shape[1])
-  factor = max(ratios) * rng.uniform(1.0, 1.4)
+  factor = max(ratios) * rng.uniform(1.0, LIGHT_ZOOM)
   window = [max(round(n / factor), 1) for n in size]
   image, labels = crop(image, labels, window, rng)
   image, labels = resize(image, labels, size, named)
