@@ -67,7 +67,8 @@ class RawMaps:
     soften = probabilities and bool(task.classes)
     maps = self.calibration.apply(task, maps) if soften else self.calibration.decide(task, maps)
     y, x = tiles.positions(maps, self.extent, size, self.origin)
-    return _widen_and_activate(task, soften, tiles.interpolate(maps, y[rows], 0), x)
+    most = bands(size)[0].stop
+    return _widen_and_activate(task, soften, tiles.interpolate(maps, y[rows], 0), x, most)
 
   def calibrated(self, task: Task) -> np.ndarray:
     """The calibrated final map [h, w, C_t] of one task, at the network's resolution."""
@@ -126,14 +127,14 @@ def average_views(whole: RawMaps, tiled: RawMaps) -> RawMaps:
   return dataclasses.replace(tiled, maps=averaged)
 
 
-def _widen_and_activate(task: Task, soften: bool, maps: np.ndarray, x: np.ndarray) -> np.ndarray:
+def _widen_and_activate(task: Task, soften: bool, maps: np.ndarray, x: np.ndarray, most: int) -> np.ndarray:
   """The prediction [h, W, ...] of maps [h, w, C] that are first enlarged to the W fractional columns `x`.
 
   XLA enlarges and activates in one loop, so that the large raw map is never in memory. Sizes are padded to powers of
-  two or multiples of `COLUMNS`.
+  two or multiples of `COLUMNS`, and h as that of the image's largest band, of `most` rows.
   """
   height, width = len(maps), len(x)
-  padded = np.zeros((maps.shape[2], _power_of_two(height), _power_of_two(maps.shape[1])), np.float32)
+  padded = np.zeros((maps.shape[2], _power_of_two(most), _power_of_two(maps.shape[1])), np.float32)
   padded[:, :height, : maps.shape[1]] = np.moveaxis(maps, -1, 0)
   columns = np.zeros(_power_of_two(width) if width <= COLUMNS else -(-width // COLUMNS) * COLUMNS)
   columns[:width] = x
