@@ -22,6 +22,7 @@ class Source:
     ids: ids of the images.
     label_mask: [N, T] bool, which labels exist and are visible.
     read: (index, tasks) -> {'image', 'labels'}, with the existing labels of these tasks.
+    reads_reduced: whether `read` takes `least` as a third argument, see `example`.
     read_truth: index -> the result of `truth`; None: {}.
     official: {label setting: file of the benchmark's mapping for it} (see label_settings.py).
     read_summary: (index, tasks) -> the result of `summary`; None: the image and its labels are read.
@@ -39,7 +40,7 @@ class Source:
   tasks: tuple[Task, ...]
   ids: Sequence[str]
   label_mask: np.ndarray
-  read: Callable[[int, Sequence[Task]], dict]
+  read: Callable[..., dict]
   read_truth: Callable[[int], dict] | None = None
   official: dict[str, Path] = dataclasses.field(default_factory=dict)
   read_summary: Callable[[int, Sequence[Task]], ImageSummary] | None = None
@@ -50,14 +51,25 @@ class Source:
   predicted: np.ndarray | None = None
   predicted_by: dict[str, dict] = dataclasses.field(default_factory=dict)
   part_of: 'Source | None' = None
+  reads_reduced: bool = False
 
   def __len__(self) -> int:
     return len(self.ids)
 
   def __getitem__(self, index: int) -> dict:
+    return self.example(index)
+
+  def example(self, index: int, least: tuple[int, int] | None = None) -> dict:
+    """The example of an image, which may be reduced to save time.
+
+    Args:
+      least: height and width to which the image may shrink, by a whole divisor (`photographs.read_image`); labels keep
+        their size. None: the image keeps its size.
+    """
     visible = [task for t, task in enumerate(self.tasks) if self.label_mask[index, t]]
     hidden = [self.crop_guide] if self.crop_guide and self.crop_guide not in visible else []
-    loaded = self.read(index, visible + hidden)
+    reduced = (least,) if self.reads_reduced else ()
+    loaded = self.read(index, visible + hidden, *reduced)
     labels = loaded['labels']
     example = {'image': loaded['image'], 'labels': {task.name: labels[task.name] for task in visible}, 'index': index}
     if self.crop_guide and self.crop_guide.name in labels:
@@ -115,5 +127,5 @@ class Source:
     return ImageSummary(example['image'].shape[:2], labels)
 
 
-def _read_at(read, positions: tuple[int, ...], index: int, *tasks):
-  return read(positions[index], *tasks)
+def _read_at(read, positions: tuple[int, ...], index: int, *arguments):
+  return read(positions[index], *arguments)

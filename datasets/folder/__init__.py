@@ -61,13 +61,14 @@ class Files:
   annotated: dict[str, dict[str, tuple[int, ...]]]
   results: Sequence[str] = ()
 
-  def __call__(self, index: int, tasks: Sequence[Task]) -> dict:
+  def __call__(self, index: int, tasks: Sequence[Task], least: tuple[int, int] | None = None) -> dict:
+    """See `Source.example`."""
     labels = {task.name: self.label(index, task) for task in tasks if task.name in self.labels[index]}
-    return {'image': self.image(index), 'labels': labels}
+    return {'image': self.image(index, least), 'labels': labels}
 
-  def image(self, index: int) -> np.ndarray:
+  def image(self, index: int, least: tuple[int, int] | None = None) -> np.ndarray:
     with self._unchanged(self.images[index], self.stamps[index, 0]) as path:
-      return photographs.read_image(path)
+      return photographs.read_image(path, least)
 
   def label(self, index: int, task: Task) -> np.ndarray:
     with self._unchanged_label(index, task) as path:
@@ -162,6 +163,7 @@ def open_folder(path: str, split: str) -> Source:
     units={task.name: 'm' for task in tasks if isinstance(task, KINDS['depth'])},
     classes_shown=_classes_shown(split_files),
     thumbnails=scanned.thumbnails,
+    reads_reduced=True,
   )
 
 

@@ -8,7 +8,7 @@ label for a task replaces the predicted one. Those of depth and normals are not 
 would leave out what the model is unsure of, and made networks worse (docs/your_own_data.md).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 import dataclasses
 import os
 import pathlib
@@ -94,7 +94,7 @@ def add(source: Source, root: pathlib.Path, encodings: dict[str, dict]) -> Sourc
     for i, id in enumerate(source.ids)
   ]
   encodings = {task.name: encoding(task, encodings[task.name]) for task in source.tasks}
-  read = _Reader(source.read, used, encodings)
+  read = _Reader(source, used, encodings)
   return dataclasses.replace(source, read=read, predicted=exists & ~source.label_mask, predicted_by=origin)
 
 
@@ -103,29 +103,31 @@ class _Reader:
   """Reads an image with its labels, the predicted ones for tasks without its own; see `Source.read`.
 
   Attributes:
-    read: of the folder's own labels.
+    source: of the folder's own labels.
     paths: {task: path} of each image's predicted labels.
     encodings: see `encoding`.
   """
 
-  read: Callable[[int, Sequence[Task]], dict]
+  source: Source
   paths: Sequence[dict[str, str]]
   encodings: dict[str, dict]
 
-  def __call__(self, index: int, tasks: Sequence[Task]) -> dict:
-    example = self.read(index, tasks)
+  def __call__(self, index: int, tasks: Sequence[Task], least: tuple[int, int] | None = None) -> dict:
+    example = self.source.read(index, tasks, least)
     missing = [task for task in tasks if task.name not in example['labels'] and task.name in self.paths[index]]
-    labels = {task.name: self._label(self.paths[index][task.name], task, example['image']) for task in missing}
+    labels = {task.name: self._label(index, task) for task in missing}
     return example | {'labels': example['labels'] | labels}
 
-  def _label(self, path: str, task: Task, image: np.ndarray) -> np.ndarray:
+  def _label(self, index: int, task: Task) -> np.ndarray:
+    path = self.paths[index][task.name]
     fix = 'predict it again or delete it'
     try:
       label = label_files.read_label(pathlib.Path(path), task, self.encodings[task.name])
     except (ValueError, OSError) as error:
       raise UserError(f'{path}: {files.reason(error)}; {fix}') from error
-    if label.shape[:2] != image.shape[:2]:
-      sizes = (f'{width}x{height}' for height, width in (label.shape[:2], image.shape[:2]))
+    size = self.source.summary(index).size
+    if label.shape[:2] != size:
+      sizes = (f'{width}x{height}' for height, width in (label.shape[:2], size))
       raise UserError(f'{path}: {" but its image is ".join(sizes)}; {fix}')
     return label
 

@@ -161,11 +161,11 @@ def mask_normals(normals: np.ndarray, label_map: np.ndarray) -> np.ndarray:
 
 def unit_normals(stored: np.ndarray) -> np.ndarray:
   """Decodes stored normals [H,W,3] uint8 to unit vectors float32; 0, 0, 0 stays."""
-  vectors = stored.astype(np.float32) * np.float32(2 / 255) - 1
-  x, y, z = vectors[..., 0], vectors[..., 1], vectors[..., 2]
-  labelled = (stored[..., 0] | stored[..., 1] | stored[..., 2]) != 0
+  channels = cv2.split(stored)  # whole planes take half of the time
+  x, y, z = (channel * np.float32(2 / 255) - 1 for channel in channels)
+  labelled = (channels[0] | channels[1] | channels[2]) != 0
   scale = labelled / np.sqrt(x * x + y * y + z * z)  # never divides by zero, because 2 v / 255 is never 1
-  return vectors * scale[..., None]
+  return cv2.merge([x * scale, y * scale, z * scale])
 
 
 def fit(label: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -107,15 +107,19 @@ def _display_name(name: str) -> str:
 # --- Reading ---------------------------------------------------------------------------------
 
 
-def read_image(path: str | os.PathLike) -> np.ndarray:
+def read_image(path: str | os.PathLike, least: tuple[int, int] | None = None) -> np.ndarray:
   """Reads an image file as a viewer shows it: uint8 [H, W, 3] RGB, of 16-bit channels the high byte.
+
+  Args:
+    least: height and width to which the image may shrink, to save time; None: it keeps its size. A JPEG is then decoded
+      at 1/2, 1/4 or 1/8 of its sides, if that divides them and leaves at least these. Other images keep their size.
 
   Raises:
     UserError: the file is missing, empty, no image, damaged or cut short; its pixels are floating-point or 32-bit
       numbers or have more than 4 channels; or its 16-bit numbers use so few bits that it would be nearly black.
   """
   try:
-    return _decode(path)
+    return _decode(path, least)
   except FileNotFoundError:
     raise UserError(f'{path}: no such file') from None
   except UserError:
@@ -124,7 +128,7 @@ def read_image(path: str | os.PathLike) -> np.ndarray:
     raise UserError(f'{path}: not a readable image ({files.reason(error)}); replace it or convert it to PNG') from error
 
 
-def _decode(path: str | os.PathLike) -> np.ndarray:
+def _decode(path: str | os.PathLike, least: tuple[int, int] | None) -> np.ndarray:
   if not os.path.getsize(path):
     raise ValueError('the file is empty')
   try:
@@ -132,7 +136,8 @@ def _decode(path: str | os.PathLike) -> np.ndarray:
       if isinstance(file, TiffImagePlugin.TiffImageFile):
         _check_tiff(file.tag_v2, path)  # Pillow drops channels after the fourth
       if file.format in ('JPEG', 'MPO'):
-        pixels = _decode_jpeg(path, 'CMYK' if file.mode == 'CMYK' else 'RGB')
+        size = _reduced_size(file, least)
+        pixels = _decode_jpeg(path, 'CMYK' if file.mode == 'CMYK' else 'RGB', size)
         if pixels is not None and file.mode != 'CMYK':  # files encode no ink as 0 or 255; Pillow tells them apart
           return _upright(pixels, file)
       file.load()
@@ -206,18 +211,31 @@ def turn(pixels: np.ndarray, orientation: int) -> np.ndarray:
   return cv2.flip(pixels, flips[orientation]) if orientation in flips else pixels
 
 
-def _decode_jpeg(path: str | os.PathLike, colors: str) -> np.ndarray | None:
+def _reduced_size(file: Image.Image, least: tuple[int, int] | None) -> tuple[int, int]:
+  """Height and width, as stored, at which to decode a JPEG; see `read_image`."""
+  width, height = file.size
+  if least:
+    least = least[::-1] if _orientation(file) >= 5 else least
+    for divisor in (8, 4, 2):
+      is_whole = height % divisor == width % divisor == 0  # else pixels at the rim would show less than the others
+      if is_whole and height >= divisor * least[0] and width >= divisor * least[1]:
+        return height // divisor, width // divisor
+  return height, width
+
+
+def _decode_jpeg(path: str | os.PathLike, colors: str, size: tuple[int, int]) -> np.ndarray | None:
   """Decodes with libjpeg-turbo, which reports damage: Pillow ignores it and OpenCV only prints a line.
 
   Returns None if it fails for another reason, such as an encoding that it does not support.
   """
   data = pathlib.Path(path).read_bytes()
+  decode = functools.partial(simplejpeg.decode_jpeg, data, colors, min_height=size[0], min_width=size[1])
   try:
-    return simplejpeg.decode_jpeg(data, colors)
+    return decode()
   except ValueError as error:
     if _EXTRA_BYTES in str(error):
       _paths_with_extra_bytes.add(os.fspath(path))
-      return simplejpeg.decode_jpeg(data, colors, strict=False)
+      return decode(strict=False)
     if str(error).startswith(_DAMAGE):
       raise UserError(f'{path}: a damaged JPEG ({files.reason(error)}); copy it again or replace it') from error
     return None

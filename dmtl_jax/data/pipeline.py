@@ -65,7 +65,8 @@ class _LoadTraining(_Load):
     order = _order(self.seed, epoch, labelled, len(self.source) - labelled)
     index = int(self._positions[order[offset % images]])
     rng = np.random.default_rng((self.seed, epoch, index))
-    return self._transform(self.source[index], rng)
+    example = self.source.example(index, transforms.least_size(self.data_config))
+    return self._transform(example, rng)
 
   @functools.cached_property
   def _counts(self) -> tuple[int, int]:

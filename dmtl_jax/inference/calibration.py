@@ -25,7 +25,6 @@ import os
 import pathlib
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 
 from dmtl_jax.basics import atomic, files, progress
@@ -105,21 +104,6 @@ class Calibration:
   def decide(self, task: Task, logits):
     """The logits [..., C_t] to activate for a prediction: calibrated ones, but raw ones for a map of classes."""
     return logits if task.classes else self.apply(task, logits)
-
-  def confidence(self, task: Task, logits):
-    """Probability [...] that the prediction of raw maps [..., C_t] is right; a binary task is predicted by 0.5.
-
-    Raises:
-      ValueError: a kind without probabilities, see `Task.has_probabilities`.
-    """
-    if not task.has_probabilities:
-      raise ValueError(f"task '{task.name}': {task.kind} has no probabilities")
-    probabilities = task.soft_prediction(jnp.asarray(self.apply(task, logits)))
-    if task.classes:
-      chosen = jnp.asarray(logits).argmax(-1, keepdims=True)
-      return jnp.take_along_axis(probabilities, chosen, axis=-1)[..., 0]
-    positive = probabilities[..., -1]
-    return jnp.maximum(positive, 1 - positive)
 
   def threshold(self, task: Task) -> float:
     """The probability from which a pixel of a binary task belongs to its mask; 0.5 if none was fitted."""

@@ -1,10 +1,10 @@
 """The raw maps of one image, and predictions from them at any size."""
 
-from collections.abc import Callable
 import dataclasses
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from dmtl_jax.inference import tiles
@@ -12,6 +12,7 @@ from dmtl_jax.inference.calibration import Calibration, UNCALIBRATED
 from dmtl_jax.tasks import Task
 
 BAND = 2**18  # pixels of an image that are enlarged and activated together
+COLUMNS = 512  # wider bands are padded to a multiple of it, so that images of many sizes share a few programs
 
 Predictions = dict[str, np.ndarray]
 
@@ -60,10 +61,14 @@ class RawMaps:
       for band in others:
         whole[band] = self.prediction(stage, task, size, band, probabilities)
       return whole
-    part = tiles.enlarge(self.maps[stage, task.name], self.extent, size, rows, self.origin)
-    if probabilities and task.classes and stage != 'uncertainty':
-      return _by_pixels(_soften, task, self.calibration.apply(task, part))
-    return part[..., 0] if stage == 'uncertainty' else _by_pixels(_activate, task, self.calibration.decide(task, part))
+    maps = self.maps[stage, task.name]
+    if stage == 'uncertainty':
+      return tiles.enlarge(maps, self.extent, size, rows, self.origin)[..., 0]
+    soften = probabilities and bool(task.classes)
+    maps = self.calibration.apply(task, maps) if soften else self.calibration.decide(task, maps)
+    y, x = tiles.positions(maps, self.extent, size, self.origin)
+    most = bands(size)[0].stop
+    return _widen_and_activate(task, soften, tiles.interpolate(maps, y[rows], 0), x, most)
 
   def calibrated(self, task: Task) -> np.ndarray:
     """The calibrated final map [h, w, C_t] of one task, at the network's resolution."""
@@ -77,14 +82,22 @@ class RawMaps:
     Raises:
       ValueError: a kind without probabilities, see `Task.has_probabilities`.
     """
-    final = self.maps['final', task.name]
-    parts = [tiles.enlarge(final, self.extent, size, rows, self.origin) for rows in bands(size)]
-    return np.concatenate([_by_pixels(self.calibration.confidence, task, part) for part in parts])
+    if not task.has_probabilities:
+      raise ValueError(f"task '{task.name}': {task.kind} has no probabilities")
+    if task.binary:
+      positive = self.prediction('final', task, size)
+      return np.maximum(positive, 1 - positive)
+    confidence = np.empty(size, np.float32)
+    for rows in bands(size):
+      chosen = self.prediction('final', task, size, rows)
+      probabilities = self.prediction('final', task, size, rows, probabilities=True)
+      confidence[rows] = np.take_along_axis(probabilities, chosen[..., None], -1)[..., 0]
+    return confidence
 
 
 def bands(size: tuple[int, int]) -> list[slice]:
   """The rows of an image of a size (H, W), in bands to work on one after the other."""
-  step = max(BAND // size[1], 1)
+  step = 1 << max((BAND // size[1]).bit_length() - 1, 0)  # a power of two, as `_widen_and_activate` pads to
   return [slice(top, min(top + step, size[0])) for top in range(0, size[0], step)]
 
 
@@ -114,20 +127,34 @@ def average_views(whole: RawMaps, tiled: RawMaps) -> RawMaps:
   return dataclasses.replace(tiled, maps=averaged)
 
 
-def _by_pixels(function: Callable, task: Task, raw: np.ndarray) -> np.ndarray:
-  """function(task, pixels) of [h, w, C]; padded to a power of two pixels, so that images share a few programs."""
-  pixels = raw.shape[0] * raw.shape[1]
-  padded = np.zeros((1 << (pixels - 1).bit_length(), raw.shape[-1]), np.float32)
-  padded[:pixels] = raw.reshape(pixels, -1)
-  values = np.asarray(function(task, padded))[:pixels]
-  return values.reshape(*raw.shape[:2], *values.shape[1:])
+def _widen_and_activate(task: Task, soften: bool, maps: np.ndarray, x: np.ndarray, most: int) -> np.ndarray:
+  """The prediction [h, W, ...] of maps [h, w, C] that are first enlarged to the W fractional columns `x`.
+
+  XLA enlarges and activates in one loop, so that the large raw map is never in memory. Sizes are padded to powers of
+  two or multiples of `COLUMNS`, and h as that of the image's largest band, of `most` rows.
+  """
+  height, width = len(maps), len(x)
+  padded = np.zeros((maps.shape[2], _power_of_two(most), _power_of_two(maps.shape[1])), np.float32)
+  padded[:, :height, : maps.shape[1]] = np.moveaxis(maps, -1, 0)
+  columns = np.zeros(_power_of_two(width) if width <= COLUMNS else -(-width // COLUMNS) * COLUMNS)
+  columns[:width] = x
+  low = columns.astype(np.int32)
+  values = _predict(task, soften, padded, low, (columns - low).astype(np.float32))
+  return np.ascontiguousarray(np.asarray(values)[:height, :width])
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _activate(task: Task, raw):
-  return task.activate(raw)
+def _power_of_two(number: int) -> int:
+  """The least power of two that is not below a number."""
+  return 1 << (number - 1).bit_length()
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _soften(task: Task, raw):
-  return task.soft_prediction(raw)
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _predict(task: Task, soften: bool, maps, low, share):
+  """`Task.activate` or `soft_prediction` of maps [C, h, w] interpolated at the columns low + share.
+
+  With the channels first, softmax and normals take 0.6 of the time on a CPU.
+  """
+  before = jnp.take(maps, low, axis=2, mode='clip')
+  after = jnp.take(maps, low + 1, axis=2, mode='clip')
+  enlarged = jnp.moveaxis(before + share * (after - before), 0, -1)
+  return task.soft_prediction(enlarged) if soften else task.activate(enlarged)

@@ -77,8 +77,8 @@ def enlarge(
   Returns:
     [rows, W, C].
   """
-  y, x = _positions(maps, extent, size, origin)
-  return _interpolate(_interpolate(maps, y[rows], 0), x, 1)
+  y, x = positions(maps, extent, size, origin)
+  return interpolate(interpolate(maps, y[rows], 0), x, 1)
 
 
 def values_at(
@@ -90,7 +90,7 @@ def values_at(
   origin: tuple[float, float] = (0, 0),
 ) -> np.ndarray:
   """The values [N, C] that `enlarge` gives at the pixels `rows`, `columns` [N] of an image."""
-  y, x = _positions(maps, extent, size, origin)
+  y, x = positions(maps, extent, size, origin)
   y, x = y[rows], x[columns]
   top, left = y.astype(int), x.astype(int)
   down, right = (y - top).astype(np.float32)[:, None], (x - left).astype(np.float32)[:, None]
@@ -100,13 +100,13 @@ def values_at(
   return before + right * (after - before)
 
 
-def _positions(maps: np.ndarray, extent, size, origin) -> Iterator[np.ndarray]:
+def positions(maps: np.ndarray, extent, size, origin) -> Iterator[np.ndarray]:
   """Where the pixels of each row and each column of an image lie on the grid of a map [h, w, C]."""
   centres = [o + (np.arange(n) + 0.5) * e / n - 0.5 for o, n, e in zip(origin, size, extent)]
   return (np.clip(c, 0, n - 1) for c, n in zip(centres, maps.shape))
 
 
-def _interpolate(maps: np.ndarray, indices: np.ndarray, axis: int) -> np.ndarray:
+def interpolate(maps: np.ndarray, indices: np.ndarray, axis: int) -> np.ndarray:
   """Linear interpolation of [h, w, C] along an axis, at fractional indices."""
   low = indices.astype(int)
   share = (indices - low).astype(np.float32).reshape((-1, 1, 1) if axis == 0 else (1, -1, 1))

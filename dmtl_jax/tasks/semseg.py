@@ -39,6 +39,12 @@ class Semseg(Task):
         them.
     """
     values = self._plane(values)
+    if values.dtype == np.uint8 and values.size > 256:  # what is done and refused depends only on the values that occur
+      values = np.ascontiguousarray(values)
+      occurring = np.flatnonzero(cv2.calcHist([values], [0], None, [256], [0, 256])).astype(np.uint8)
+      table = np.zeros(256, np.uint8)
+      table[occurring] = self.from_file(occurring[None], ignore, positive, annotated)[0, :, 0]
+      return cv2.LUT(values, table).reshape(values.shape)
     if values.dtype == bool:  # True is class 1, whatever "positive" is
       values = values * np.int64(1 if positive is None else positive)
     if values.dtype.kind not in 'ui':

@@ -154,6 +154,61 @@ def test_jpeg(image, expected, tmp_path):
     np.testing.assert_allclose(pixels.astype(int), np.broadcast_to(expected, (16, 16, 3)), atol=3)
 
 
+@pytest.mark.parametrize('least, divisor', [
+  ((16, 24), 8), ((17, 24), 4), ((32, 49), 2), ((65, 20), 1),
+])  # fmt: skip
+def test_a_jpeg_is_reduced_to_the_means_of_its_blocks(least, divisor, tmp_path):
+  """All orientations; 128x192 pixels as shown, so that the last two turn `least` too."""
+  coarse = RNG.integers(40, 216, (16, 24, 3)).astype(np.uint8)
+  shown = cv2.resize(coarse, (192, 128), interpolation=cv2.INTER_CUBIC)
+  for number, turn in enumerate(TURNS, 1):
+    exif = Image.Exif()
+    exif[ORIENTATION] = number
+    stored = next(image for image in (back(shown) for back in TURNS) if np.array_equal(turn(image), shown))
+    Image.fromarray(stored).save(tmp_path / 'a.jpg', exif=exif, quality=98, subsampling=0)
+    pixels = photographs.read_image(tmp_path / 'a.jpg', least)
+    blocks = shown.reshape(128 // divisor, divisor, 192 // divisor, divisor, 3).mean((1, 3))
+    assert pixels.shape == blocks.shape
+    assert np.abs(pixels - blocks).mean() < 2.5, number
+
+
+@pytest.mark.parametrize('name, size', [('a.png', (64, 96)), ('a.jpg', (63, 96)), ('a.jpg', (64, 97))])
+def test_other_images_and_sides_that_two_does_not_divide_are_not_reduced(name, size, tmp_path):
+  Image.fromarray(smooth(*size)).save(tmp_path / name)
+  assert photographs.read_image(tmp_path / name, (4, 4)).shape[:2] == size
+
+
+def test_a_damaged_jpeg_is_refused_where_it_is_reduced_too(tmp_path):
+  data = io.BytesIO()
+  Image.fromarray(RNG.integers(0, 256, (64, 96, 3)).astype(np.uint8)).save(data, 'JPEG')
+  (tmp_path / 'a.jpg').write_bytes(data.getvalue()[:-2000])
+  with pytest.raises(UserError, match='a damaged JPEG'):
+    photographs.read_image(tmp_path / 'a.jpg', (8, 12))
+
+
+def test_only_training_reads_reduced_photographs(tmp_path):
+  """Labels keep their size, also in a part of the source, and the example is the same but for the window's rounding."""
+  data = io.BytesIO()
+  Image.fromarray(smooth(64, 48)).save(data, 'JPEG')
+  write_folder(tmp_path, 'a.jpg', data.getvalue(), (64, 48))
+  config = ConfigDict({'size': (8, 6), 'augment': 'light'})
+  source = folder.open_folder(str(tmp_path), 'train')
+  least = transforms.least_size(config)
+  assert least == (23, 17)
+  for part in (source, source.subset([0])):
+    assert part[0]['image'].shape[:2] == (64, 48)
+    assert part.example(0, least)['image'].shape[:2] == (32, 24)
+    assert part.example(0, least)['labels']['saliency'].shape[:2] == (64, 48)
+  ready = transforms.train_transform(config, source.tasks)(source.example(0, least), np.random.default_rng(0))
+  assert ready['image'].shape == (8, 6, 3)
+  assert ready['labels']['saliency'].shape == (8, 6, 1)
+
+
+@pytest.mark.parametrize('augment', ['pascal', 'mtan', 'none'])
+def test_recipes_that_do_not_shrink_read_whole_photographs(augment):
+  assert transforms.least_size(ConfigDict({'size': (8, 6), 'augment': augment})) is None
+
+
 def test_jpeg_is_decoded_as_libjpeg_does(tmp_path):
   """Against OpenCV's libjpeg-turbo: training on JPEGs goes on with the same bits as before."""
   large = cv2.resize(COLORS, (123, 77), interpolation=cv2.INTER_CUBIC)

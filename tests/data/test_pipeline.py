@@ -30,6 +30,9 @@ class Numbered:
     return len(self.label_mask)
 
   def __getitem__(self, index):
+    return self.example(index)
+
+  def example(self, index, least=None):
     rng = np.random.default_rng(index)
     height, width = 20 + index % 3, 30
     image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)

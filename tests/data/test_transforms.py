@@ -93,6 +93,21 @@ def test_labels_move_with_the_image(augment, size, plain):
   assert flips == ({1} if augment == 'none' else {-1, 1})
 
 
+def test_labels_of_a_reduced_image_move_with_it(plain):
+  """An image at a quarter of its sides, with labels of all: windows are the same within a pixel of the output."""
+  example = coordinates(180, 240)
+  example['image'] = cv2.resize(example['image'], (60, 45), interpolation=cv2.INTER_AREA)
+  for seed in range(12):
+    out = train('light', example, seed, (12, 16))
+    x, y = np.moveaxis(out['image'][..., :2].astype(int), -1, 0)
+    pitch = 240 / 16
+    assert np.abs(out['labels']['semseg'][..., 0] - x).max() <= pitch / 2
+    assert np.abs((out['labels']['semseg'][..., 0] - x).mean()) < 1.5
+    zoom = (1 + y) / out['labels']['depth'][..., 0]
+    assert np.ptp(zoom[y > 60]) / zoom[y > 60].mean() < 0.2
+    assert 0.95 < np.median(zoom) < 1.45
+
+
 def test_depth_is_divided_by_the_scale_of_the_picture(plain):
   """One step in x of the output is 1 / zoom of the input; depth must carry the same zoom."""
   example = coordinates()

@@ -291,6 +291,24 @@ def test_a_task_s_field_beside_tasks_is_refused(tmp_path):
     describe(path, {'kind': 'depth'}, ignore=65535)
 
 
+# --- Bytes, which are read by a table ---------------------------------------------------------
+
+
+@pytest.mark.parametrize('stored', [(0, 1), (0, 255), (0, 1, 255), (0, 1, 2), (0, 7), (9, 7, 0), (255,), (1, 200)])
+@pytest.mark.parametrize('fields', [{}, {'ignore': 200}, {'positive': 255}, {'positive': 7}, {'annotated': (1,)}])
+@pytest.mark.parametrize('classes', [TWO, ['a', 'b', 'c']])
+def test_bytes_mean_what_wider_numbers_mean(stored, fields, classes):
+  task = make_task('it', 'semseg', tuple(classes))
+  values = np.random.default_rng(0).choice(np.uint8(stored), (30, 40))
+  results = []
+  for array in (values, values.astype(np.uint16), values[::-1, ::-1][::-1, ::-1]):
+    try:
+      results.append(task.from_file(array, **fields).tolist())
+    except ValueError as error:
+      results.append(str(error))
+  assert results[0] == results[1] == results[2]
+
+
 # --- Images that EXIF turns ------------------------------------------------------------------
 
 

@@ -4,6 +4,7 @@ import json
 
 from ml_collections import ConfigDict
 import numpy as np
+from PIL import Image
 import pytest
 
 from dmtl_jax.basics import files
@@ -59,6 +60,15 @@ def test_they_are_visible_to_training_only_where_there_is_no_own_label(root):
   assert other.keys() == {'semseg', 'saliency', 'depth'}
   assert (other['semseg'] == 1).all()
   assert (other['saliency'] == 1).all()
+
+
+def test_they_keep_their_size_beside_a_reduced_photograph(root):
+  next((root / 'train' / 'images').glob('train01.*')).unlink()
+  Image.new('RGB', SIZE[::-1]).save(root / 'train/images/train01.jpg')
+  source = label_settings.apply_labels(open_split(root), 'full')
+  example = source.example(1, tuple(n // 4 for n in SIZE))
+  assert example['image'].shape[:2] == tuple(n // 4 for n in SIZE)
+  assert example['labels']['semseg'].shape[:2] == SIZE
 
 
 def test_predicted_normals_are_not_read(root):

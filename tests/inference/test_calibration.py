@@ -15,6 +15,7 @@ from dmtl_jax.basics.errors import UserError
 from dmtl_jax.inference import calibration as calibration_lib
 from dmtl_jax.inference import calibration_fit, tiles
 from dmtl_jax.inference.calibration_fit import Evidence, Parameters, Pixels, Sample
+from dmtl_jax.inference.raw_maps import RawMaps
 from dmtl_jax.tasks import make_task
 from tests import calibrations
 from tests.tiny import SIZE, TASKS
@@ -256,19 +257,30 @@ def test_logits_are_scaled_and_moved(task):
   np.testing.assert_allclose(jax.jit(lambda x: made.apply(task, x))(logits), got, atol=1e-6)
   if task in (NORMALS, DEPTH):
     np.testing.assert_array_equal(got, logits)
-    with pytest.raises(ValueError, match='has no probabilities'):
-      made.confidence(task, logits)
     return
   moved = logits / 2 + (0.5 * np.arange(1, task.channels + 1) if task.classes else np.eye(2)[1, -task.channels :] / 2)
   np.testing.assert_allclose(got, moved, atol=1e-6)
   if task.classes:
+    np.testing.assert_array_equal(made.decide(task, logits), logits)
+
+
+@pytest.mark.parametrize('task', TASKS)
+def test_confidence_is_the_calibrated_probability_of_what_is_predicted(task):
+  logits = np.random.default_rng(8).standard_normal((5, 6, task.channels)).astype(np.float32)
+  made = calibrations.calibration(TASKS)
+  raw = RawMaps((task,), {('final', task.name): logits}, (5, 6), 1, calibration=made)
+  if task in (NORMALS, DEPTH):
+    with pytest.raises(ValueError, match='has no probabilities'):
+      raw.confidence(task, (5, 6))
+    return
+  moved = made.apply(task, logits)
+  if task.classes:
     p = np.take_along_axis(special.softmax(moved, -1), logits.argmax(-1)[..., None], -1)[..., 0]
     assert (logits.argmax(-1) != moved.argmax(-1)).any()
-    np.testing.assert_array_equal(made.decide(task, logits), logits)
   else:
     p = special.expit(moved[..., -1] - (moved[..., 0] if task.channels == 2 else 0))
     p = np.maximum(p, 1 - p)
-  np.testing.assert_allclose(made.confidence(task, logits), p, atol=1e-6)
+  np.testing.assert_allclose(raw.confidence(task, (5, 6)), p, atol=1e-6)
 
 
 @pytest.fixture(scope='module')

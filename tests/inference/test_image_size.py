@@ -229,7 +229,7 @@ def test_a_photograph_is_scored_in_pieces_that_processes_can_take(monkeypatch):
   monkeypatch.setattr(evaluation, 'mapper', lambda workers, field: contextlib.nullcontext(send))
   evaluator, variables = stub.make(1, 1, shape=(900, 1200), resolution='image', boundary_side=64)
   scores = evaluator.run(variables).scores
-  assert len(sent) == 2 * (4 * 5 + 1)  # stages; bands of at most 2**18 pixels of four tasks, and the boundary
+  assert len(sent) == 2 * (4 * 8 + 1)  # stages; bands of at most 2**18 pixels of four tasks, and the boundary
   assert max(sent) < 2**18 * 2 * 12 + 5000  # three float32 of a prediction, and of its label
   assert scores['boundary_shrunk'] == 1
   assert all(np.isfinite(scores['final'][task.name][task.metric]) for task in stub.TASKS)

@@ -10,7 +10,8 @@ import pytest
 
 from dmtl_jax.basics import photographs
 from dmtl_jax.basics.errors import UserError
-from dmtl_jax.inference import images, tiles
+from dmtl_jax.inference import images, raw_maps, tiles
+from tests.tiny import TASKS
 
 RNG = np.random.default_rng(0)
 COLORS = RNG.integers(0, 256, (6, 8, 3), np.uint8)
@@ -196,6 +197,31 @@ def test_enlarged_maps_are_bilinear_whole_or_in_bands():
   np.testing.assert_allclose(whole, cv2.resize(maps, (50, 37)), atol=1e-5)
   bands = [tiles.enlarge(maps, (6, 8), (37, 50), slice(top, min(top + 5, 37))) for top in range(0, 37, 5)]
   np.testing.assert_array_equal(np.concatenate(bands), whole)
+
+
+@pytest.mark.parametrize('size', [(37, 50), (5, 700), (1, 1)])  # 700 columns are padded to 1024
+def test_predictions_are_activated_enlarged_maps(size, monkeypatch):
+  monkeypatch.setattr(raw_maps, 'BAND', 1000)  # several bands
+  maps = {('final', task.name): RNG.standard_normal((6, 9, task.channels)).astype(np.float32) for task in TASKS}
+  raw = raw_maps.RawMaps(TASKS, maps, (4.5, 9), 1, (1, 0))
+  for task in TASKS:
+    enlarged = jnp.asarray(tiles.enlarge(maps['final', task.name], (4.5, 9), size, slice(None), (1, 0)))
+    got = raw.prediction('final', task, size)
+    np.testing.assert_allclose(got, task.activate(enlarged), atol=1e-5, err_msg=task.name)
+    assert got.flags['C_CONTIGUOUS']
+    if task.classes:
+      soft = raw.prediction('final', task, size, probabilities=True)
+      np.testing.assert_allclose(soft, task.soft_prediction(enlarged), atol=1e-5)
+
+
+def test_maps_of_images_of_many_sizes_share_programs():
+  task = TASKS[0]
+  maps = {('final', task.name): np.zeros((6, 9, task.channels), np.float32)}
+  raw = raw_maps.RawMaps((task,), maps, (6, 9), 1)
+  raw.predictions('final', (900, 1100))
+  compiled = raw_maps._predict._cache_size()
+  raw.predictions('final', (700, 1536))
+  assert raw_maps._predict._cache_size() == compiled
 
 
 def test_enlarged_maps_leave_the_padding_out():
