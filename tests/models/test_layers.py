@@ -11,7 +11,7 @@ import scipy.ndimage
 import scipy.special
 
 from dmtl_jax.models.parts.denoiser import CrossAttentionBlock
-from dmtl_jax.models.parts.layers import Conv, convolve, Dense, Head, ReducedConv, resize
+from dmtl_jax.models.parts.layers import Conv, convolve, Dense, Head, ReducedConv, resize, stem_conv
 from dmtl_jax.models.parts.task_layers import gather_by_task, SlotEmbed, SlotHead, TaskConv
 
 
@@ -62,6 +62,22 @@ def test_gradients_of_a_convolution_in_a_loop(size):
   for i, j in np.ndindex(size, size):
     expected = np.einsum('bhwc,bhwd->cd', padded[:, i : i + 6, j : j + 7], weight)
     np.testing.assert_allclose(grad_kernel[i, j], expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize('size', [(96, 64), (97, 131)])
+def test_the_stem_is_a_7x7_convolution_of_stride_2(size):
+  rng = np.random.default_rng(0)
+  x, kernel = (rng.standard_normal(shape).astype(np.float32) for shape in ((2, *size, 3), (7, 7, 3, 5)))
+
+  def plain(x, kernel):
+    return jax.lax.conv_general_dilated(x, kernel, (2, 2), [(3, 3)] * 2, dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
+
+  ours, pull = jax.vjp(stem_conv, x, kernel)
+  expected, expected_pull = jax.vjp(plain, x, kernel)
+  np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-4)
+  grad = rng.standard_normal(ours.shape).astype(np.float32)
+  for gradient, exact in zip(pull(grad), expected_pull(grad)):
+    np.testing.assert_allclose(gradient, exact, rtol=0, atol=1e-5 * np.abs(exact).max())
 
 
 def test_strided_convolution_pads_both_sides():

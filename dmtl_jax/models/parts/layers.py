@@ -67,6 +67,37 @@ def _conv_on_cpu_backward(saved, grad):
 _conv_on_cpu.defvjp(_conv_on_cpu_forward, _conv_on_cpu_backward)
 
 
+@jax.jit
+def stem_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
+  """7x7 convolution with stride 2, padded by 3: x [B, h, w, C], C small, to [B, ceil(h/2), ceil(w/2), D].
+
+  Jitted so that `counting` knows it by name and counts the convolution as defined.
+  """
+  return _stem_conv(x, kernel)
+
+
+@jax.custom_vjp
+def _stem_conv(x, kernel):
+  """As a 4x4 convolution with stride 1 of blocks of 2x2 pixels: on CPUs a seventh of the time for three channels."""
+  batch, height, width, channels = x.shape
+  rows, columns = -(-height // 2), -(-width // 2)
+  padded = jnp.pad(x, ((0, 0), (4, 2 * rows + 2 - height), (4, 2 * columns + 2 - width), (0, 0)))
+  blocks = padded.reshape(batch, rows + 3, 2, columns + 3, 2, channels).swapaxes(2, 3)
+  taps = jnp.pad(kernel, ((1, 0), (1, 0), (0, 0), (0, 0))).reshape(4, 2, 4, 2, channels, -1).swapaxes(1, 2)
+  return _conv(blocks.reshape(*blocks.shape[:3], -1), taps.reshape(4, 4, -1, taps.shape[-1]), pad=0)
+
+
+def _stem_conv_forward(x, kernel):
+  return _stem_conv(x, kernel), (x, kernel)
+
+
+def _stem_conv_backward(saved, grad):
+  return jax.vjp(lambda x, kernel: _conv(x, kernel, pad=3, stride=2), *saved)[1](grad)
+
+
+_stem_conv.defvjp(_stem_conv_forward, _stem_conv_backward)
+
+
 class Conv(nn.Module):
   """k x k convolution padded as torch does: by dilation * (k // 2) on all sides, also with a stride."""
 
@@ -85,6 +116,8 @@ class Conv(nn.Module):
     x = x.astype(self.dtype)
     if self.stride == self.dilation == self.groups == 1:
       x = convolve(x, kernel)
+    elif (self.size, self.stride, self.dilation, self.groups) == (7, 2, 1, 1) and target.platform() == 'cpu':
+      x = stem_conv(x, kernel)
     else:
       pad = self.dilation * (self.size // 2)
       x = _conv(x, kernel, pad, stride=self.stride, dilation=self.dilation, groups=self.groups)
