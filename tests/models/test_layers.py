@@ -11,7 +11,7 @@ import scipy.ndimage
 import scipy.special
 
 from dmtl_jax.models.parts.denoiser import CrossAttentionBlock
-from dmtl_jax.models.parts.layers import Conv, convolve, Dense, Head, ReducedConv, resize, stem_conv
+from dmtl_jax.models.parts.layers import Conv, convolve, Dense, Head, product, ReducedConv, resize, stem_conv
 from dmtl_jax.models.parts.task_layers import gather_by_task, SlotEmbed, SlotHead, TaskConv
 
 
@@ -226,3 +226,16 @@ def test_the_gradient_of_a_bias_is_summed_in_float32(layer):
   params = jax.tree.map(jnp.zeros_like, jax.jit(layer.init)(jax.random.key(0), x))
   gradient = jax.jit(jax.grad(lambda p: layer.apply(p, x).astype(jnp.float32).sum()))(params)
   np.testing.assert_allclose(gradient['params']['bias'], 4 * 64 * 64)
+
+
+@pytest.mark.parametrize('shapes', [((2, 5, 7), (7, 3)), ((4, 6, 7), (4, 7, 3))])
+def test_products_and_their_gradients(shapes):
+  rng = np.random.default_rng(0)
+  x, kernel = (rng.standard_normal(shape).astype(np.float32) for shape in shapes)
+  out, pull = jax.vjp(product, x, kernel)
+  np.testing.assert_allclose(out, x @ kernel, rtol=1e-4, atol=1e-5)
+  grad = rng.standard_normal(out.shape).astype(np.float32)
+  grad_x, grad_kernel = pull(grad)
+  np.testing.assert_allclose(grad_x, grad @ kernel.swapaxes(-1, -2), rtol=1e-4, atol=1e-5)
+  each = x.swapaxes(-1, -2) @ grad
+  np.testing.assert_allclose(grad_kernel, each if kernel.ndim == 3 else each.sum(0), rtol=1e-4, atol=1e-5)
