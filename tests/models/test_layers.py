@@ -10,7 +10,7 @@ import pytest
 import scipy.ndimage
 import scipy.special
 
-from dmtl_jax.models.parts.denoiser import CrossAttentionBlock
+from dmtl_jax.models.parts.denoiser import attend, CrossAttentionBlock
 from dmtl_jax.models.parts.layers import Conv, convolve, Dense, Head, product, ReducedConv, resize, stem_conv
 from dmtl_jax.models.parts.task_layers import gather_by_task, SlotEmbed, SlotHead, TaskConv
 
@@ -239,3 +239,14 @@ def test_products_and_their_gradients(shapes):
   np.testing.assert_allclose(grad_x, grad @ kernel.swapaxes(-1, -2), rtol=1e-4, atol=1e-5)
   each = x.swapaxes(-1, -2) @ grad
   np.testing.assert_allclose(grad_kernel, each if kernel.ndim == 3 else each.sum(0), rtol=1e-4, atol=1e-5)
+
+
+def test_attention_and_its_gradients_are_those_of_jax():
+  rng = np.random.default_rng(0)
+  q, k, v = (rng.standard_normal((2, length, 3, 4)).astype(np.float32) for length in (5, 7, 7))
+  out, pull = jax.vjp(attend, q, k, v)
+  expected, expected_pull = jax.vjp(jax.nn.dot_product_attention, q, k, v)
+  np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-6)
+  grad = rng.standard_normal(out.shape).astype(np.float32)
+  for ours, theirs in zip(pull(grad), expected_pull(grad)):
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
