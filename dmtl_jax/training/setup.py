@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from dmtl_jax.basics import compilation, sharding
+from dmtl_jax.basics import sharding
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.basics.progress import say
 from dmtl_jax.configs import check as check_config
@@ -165,8 +165,7 @@ def build(
   shardings = sharding.split(mesh, jax.eval_shape(init, jax.random.key(0)))
   images = config.train.batch // (mesh.size * config.train.accumulate)
   step = train_step(config, model, tx, images * facts.most_labels, mesh.size)
-  outputs = (shardings, sharding.replicated(mesh))
-  update = jax.jit(step, donate_argnums=0, out_shardings=outputs, compiler_options=compilation.train_options())
+  update = jax.jit(step, donate_argnums=0, out_shardings=(shardings, sharding.replicated(mesh)))
   init = jax.jit(init, out_shardings=shardings, compiler_options=_options_of_init())
   batches = pipeline.train_iterator(
     source, config.data, config.train.batch, config.seed, jax.process_index(), jax.process_count()
