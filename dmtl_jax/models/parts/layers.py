@@ -220,7 +220,7 @@ def resize_on_cpu(x: jax.Array, size: tuple[int, int]) -> jax.Array:
   """
   rows, columns = (_bilinear(*lengths) for lengths in zip(x.shape[-3:-1], size))
   stretched = jnp.einsum('...hwc,ih->...icw', x, rows.astype(x.dtype))
-  return jnp.einsum('...icw,jw->...ijc', stretched, columns.astype(x.dtype))
+  return jnp.swapaxes(stretched @ columns.T.astype(x.dtype), -1, -2)
 
 
 def _bilinear(before: int, after: int) -> np.ndarray:
