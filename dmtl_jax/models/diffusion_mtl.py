@@ -201,7 +201,7 @@ class DiffusionMTL(Network):
     steps = jnp.arange(schedule.diffusion_steps, 0, -1, dtype=jnp.float32)
     posteriors = jax.tree.map(lambda values: jnp.asarray(values[::-1], jnp.float32), schedule.posterior())
 
-    # On CPUs two steps are no loop: what the gradient keeps of each need not be stacked, a twentieth of a training step.
+    # On CPUs two steps are no loop: the gradient need not stack what it keeps of each, a twentieth of a training step.
     unroll = target.platform() == 'cpu' and schedule.diffusion_steps <= 2
 
     def denoise(x, condition, task, noise) -> Denoised:
