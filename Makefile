@@ -8,8 +8,6 @@ BIN := .venv/bin
 
 .PHONY: demo test docs clean
 
-# Large pages for malloc (glibc 2.35): a step on a CPU takes and returns 100 MB, a quarter of its time were page faults.
-demo: export GLIBC_TUNABLES := glibc.malloc.hugetlb=1
 demo: .venv/installed
 	$(BIN)/python main.py --config=configs/scenes.py:method=prediction,labels=one --workdir=runs/demo
 

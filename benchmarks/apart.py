@@ -10,6 +10,7 @@ import time
 import jax
 
 from benchmarks import timing
+from dmtl_jax.basics import memory
 from dmtl_jax.basics.errors import UserError
 
 
@@ -59,6 +60,7 @@ def start(name: str, args: tuple, dtype: str, kind: str) -> Apart:
 
 
 def _serve(pipe, name: str, args: tuple, dtype: str, compiled: bool, device: str, threads: int):
+  memory.keep_freed()
   from benchmarks import torch_step
 
   began = time.perf_counter()

@@ -8,7 +8,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from benchmarks import apart, timing
-from dmtl_jax.basics import compilation
+from dmtl_jax.basics import compilation, memory
 from dmtl_jax.basics.atomic import write_json
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.configs import check
@@ -27,6 +27,7 @@ def run(benchmark, doc: str, to_text):
     logging.set_verbosity(logging.WARNING)
     os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')  # a GPU is shared with PyTorch's process
     compilation.use_cache()
+    memory.keep_freed()
     compilation.collect_rarely()
     try:
       check.check(config.value.to_dict(), '--config')

@@ -9,7 +9,7 @@ import sys
 from absl import flags, logging
 
 from dmtl_jax import cli_flags, configs
-from dmtl_jax.basics import bucket, stopping, streams
+from dmtl_jax.basics import bucket, memory, stopping, streams
 from dmtl_jax.basics.errors import closest, print_error, program, sanitize, UserError
 from dmtl_jax.configs import common, fields
 
@@ -44,6 +44,8 @@ def _main(argv: list[str]) -> int:
       from dmtl_jax.basics import compilation  # with JAX: not for a mistake in the flags
 
       compilation.use_cache()
+      if FLAGS.mode in ('train', 'evaluate'):
+        memory.keep_freed()
       return (_run_distributed(FLAGS.distributed) if FLAGS.distributed else _run(overrides)) or 0
   except UserError as error:
     print_error(error)

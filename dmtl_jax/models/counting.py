@@ -16,10 +16,12 @@ import jax.numpy as jnp
 
 from dmtl_jax.models.base import Network
 from dmtl_jax.models.inputs import model_inputs, variable_shapes
-from dmtl_jax.models.parts.layers import reduced_conv
+from dmtl_jax.models.parts.layers import reduced_conv, resize_on_cpu, stem_conv
 from dmtl_jax.models.parts.winograd import winograd_conv
 
-CONVOLUTIONS = (reduced_conv.__name__, winograd_conv.__name__)  # take less work than their definition
+# Strides of convolutions that do not take the work of their definition, by the name of the function.
+CONVOLUTIONS = {reduced_conv.__name__: 1, winograd_conv.__name__: 1, stem_conv.__name__: 2}
+RESIZING = ('_resize', resize_on_cpu.__name__)  # the first is jax.image.resize's; matrix products in disguise
 
 
 def summarize(model: Network, size: tuple[int, int], diffusion_steps: int = 0) -> dict:
@@ -110,8 +112,9 @@ def multiply_adds(jaxpr, scope: str, as_defined: bool = False):
       yield inner, eqn.outvars[0].aval.size * math.prod(eqn.invars[0].aval.shape[i] for i in contracted)
     elif as_defined and eqn.params.get('name') in CONVOLUTIONS:
       x, kernel = (var.aval for var in eqn.invars)
-      yield inner, math.prod(x.shape[:3]) * kernel.size
-    elif eqn.params.get('name') != '_resize':  # jax.image.resize, a matrix product in disguise
+      stride = CONVOLUTIONS[eqn.params['name']]
+      yield inner, x.shape[0] * math.prod(-(-size // stride) for size in x.shape[1:3]) * kernel.size
+    elif eqn.params.get('name') not in RESIZING:
       repeats = eqn.params['length'] if eqn.primitive.name == 'scan' else 1
       for body in _bodies(eqn.params):
         for body_scope, macs in multiply_adds(body, inner, as_defined):

@@ -7,6 +7,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from dmtl_jax.basics import target
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.models import released
 from dmtl_jax.models.base import Network, Output, register
@@ -200,6 +201,9 @@ class DiffusionMTL(Network):
     steps = jnp.arange(schedule.diffusion_steps, 0, -1, dtype=jnp.float32)
     posteriors = jax.tree.map(lambda values: jnp.asarray(values[::-1], jnp.float32), schedule.posterior())
 
+    # On CPUs two steps are no loop: the gradient need not stack what it keeps of each, a twentieth of a training step.
+    unroll = target.platform() == 'cpu' and schedule.diffusion_steps <= 2
+
     def denoise(x, condition, task, noise) -> Denoised:
       def step(x, inputs):
         s, posterior, eps = inputs
@@ -208,7 +212,7 @@ class DiffusionMTL(Network):
         return x, x
 
       step = jax.checkpoint(step) if self.remat else step
-      final, after = jax.lax.scan(step, x, (steps, posteriors, _swap(noise)))
+      final, after = jax.lax.scan(step, x, (steps, posteriors, _swap(noise)), unroll=unroll)
       return Denoised(final, _swap(after))
 
     # The last step adds no noise (sigma_1 = 0); its draw would only be multiplied by 0.

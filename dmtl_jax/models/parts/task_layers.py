@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dmtl_jax.models.parts import winograd
-from dmtl_jax.models.parts.layers import add_bias, convolve, Dtype, kernel_init, project
+from dmtl_jax.models.parts.layers import add_bias, convolve, Dtype, kernel_init, product, project
 
 
 def _kernel_init(relu: bool):
@@ -80,7 +80,8 @@ def _patch_product(x, kernel):
   A checkpoint, because patches are k * k times the size of the map: the gradient makes them again.
   """
   n, k, _, channels, features = kernel.shape
-  return jnp.einsum('nhwc,ncd->nhwd', _patches(x, k), kernel.reshape(n, k * k * channels, features))
+  patches = _patches(x, k).reshape(n, -1, k * k * channels)
+  return product(patches, kernel.reshape(n, -1, features)).reshape(*x.shape[:3], features)
 
 
 def _patches(x, k: int):
