@@ -208,7 +208,7 @@ class Evaluator:
   def _pieces_at_input(self, variables, current: _Pass) -> Iterator[Piece]:
     """The pieces of this host's images at the network's input; fills `current.facts`.
 
-    While those of one batch are scored, a thread predicts the next. The first is compiled here, where Ctrl-C can end it.
+    While those of one batch are scored, a thread predicts the next. Compiling is done here, where Ctrl-C can end it.
     """
     batches = self._batches()
     if not self._is_compiled:  # so that compiling does not count in any time
