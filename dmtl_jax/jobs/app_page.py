@@ -183,7 +183,7 @@ class _Cards:
     for task in trial.tasks:
       with gr.Column(min_width=280):
         gr.HTML(
-          app_html.card_head(task.heading, 'initial, which scores higher' if task.name in trial.initial else sides)
+          app_html.card_head(task.heading, 'initial, chosen by evaluation' if task.name in trial.initial else sides)
         )
         slider = gr.ImageSlider(
           format='png', show_label=False, interactive=False, buttons=['fullscreen'], elem_id=f'maps-{task.name}',
