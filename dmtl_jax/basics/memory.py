@@ -5,7 +5,7 @@ import glob
 
 # Parameters of glibc's `mallopt`, from malloc.h.
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
-NEVER = 2**31 - 1
+NEVER = -1  # as a threshold; a number of bytes would be 2 GiB at most
 ACCELERATORS = ('/dev/nvidia[0-9]*', '/dev/kfd', '/dev/accel*', '/dev/vfio/[0-9]*')  # GPUs and TPUs
 
 

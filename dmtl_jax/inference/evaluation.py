@@ -208,18 +208,21 @@ class Evaluator:
   def _pieces_at_input(self, variables, current: _Pass) -> Iterator[Piece]:
     """The pieces of this host's images at the network's input; fills `current.facts`.
 
-    While those of one batch are scored, the next is predicted.
+    While those of one batch are scored, a thread predicts the next. Compiling is done here, where Ctrl-C can end it.
     """
+    batches = self._batches()
+    if not self._is_compiled:  # so that compiling does not count in any time
+      first = next(batches)
+      with current.progress.paused():
+        self._predict_local(variables, first)
+      self._is_compiled = True
+      batches = itertools.chain([first], batches)
 
     def predict(batch: dict) -> dict:
-      if not self._is_compiled:  # so that compiling does not count in any time
-        with current.progress.paused():
-          self._predict_local(variables, batch)
-        self._is_compiled = True
       with current.tally.timed():
         return self._predict_local(variables, batch)
 
-    for batch, predictions in one_ahead(predict, self._batches()):
+    for batch, predictions in one_ahead(predict, batches):
       raw = predictions.pop('raw')
       grid = next(iter(raw['final'].values())).shape[1:3]
       current.tally.images += self.batch

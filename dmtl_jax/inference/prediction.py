@@ -170,8 +170,8 @@ class Predictor:
 
     Returns:
       (maps, uncertainty), for a list a list of such pairs. `maps` hold the class of the highest mean probability, and
-      the mean probability, direction and depth. `uncertainty` is {task: float32 [H, W]}, 0 where the draws agree;
-      `help(dmtl_jax)` lists its units. It is None for one draw.
+      the mean probability, direction and depth. `uncertainty` is {task: float32 [H, W]}; `help(dmtl_jax)` lists what
+      it measures. All draws agree for tasks that are predicted by their initial maps. It is None for one draw.
 
     Raises:
       UserError: as for a call, or the method adds no noise.

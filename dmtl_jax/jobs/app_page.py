@@ -182,7 +182,9 @@ class _Cards:
     sides = '◀ initial │ denoised ▶' if trial.default_steps else '◀ photograph │ prediction ▶'
     for task in trial.tasks:
       with gr.Column(min_width=280):
-        gr.HTML(app_html.card_head(task.heading, sides))
+        gr.HTML(
+          app_html.card_head(task.heading, 'initial, chosen by evaluation' if task.name in trial.initial else sides)
+        )
         slider = gr.ImageSlider(
           format='png', show_label=False, interactive=False, buttons=['fullscreen'], elem_id=f'maps-{task.name}',
           label=task.heading, max_height=420,

@@ -86,6 +86,7 @@ class Trial:
     default_steps: S of the run's evaluation, 0 for methods that do not denoise.
     trained_steps: S of training, 0 likewise.
     max_steps: largest S on offer.
+    initial: names of the tasks that are predicted by their initial maps.
   """
 
   def __init__(self, predictor: Predictor):
@@ -95,6 +96,7 @@ class Trial:
     self.trained_steps = predictor.model.diffusion_steps if self.default_steps else 0
     self.max_steps = max(4, 2 * self.trained_steps, self.default_steps) if self.default_steps else 0
     self.draws_noise = predictor.model.draws_noise
+    self.initial = predictor.calibration.initial
     self._predictor = functools.cache(self._make_predictor)
     self._compiled: set[Settings] = set()
 

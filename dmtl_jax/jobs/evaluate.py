@@ -115,7 +115,7 @@ def _evaluate(config, path: pathlib.Path, folder: pathlib.Path, weights: str, pr
       say(f'\n{path}/calibration.json stays that of the data that the run was trained on')
     elif fitted and fitted.tasks:
       say(f'\n{calibration_fit.as_text(fitted, source.tasks)}')
-    if fitted and is_own and fitted.initial and config.eval.stage == 'best':
+    if fitted and is_own and folder == path and fitted.initial and config.eval.stage == 'best':
       say(
         f'\n{join_names(fitted.initial)}: predicted by the initial maps from now on, which score higher on both halves '
         f'of the images; --mode=evaluate with --config.eval.stage=final returns to the denoised ones'

@@ -145,6 +145,8 @@ def draw(raw: RawMaps, image: np.ndarray, scales: dict, every_class: bool = Fals
   tile = panels.tile_size(*image.shape[:2])[::-1]
   stages = {stage: raw.predictions(stage, tile) for stage in raw.stages if stage != 'uncertainty'}
   rows = gallery.panel_rows(stages, {}, raw.tasks)
+  if raw.calibration.initial:  # not all are denoised
+    rows[-1] = ('Prediction', stages['final'])
   if spread:
     rows[-1] = (f'Mean of {raw.samples} draws', stages['final'])
     spread = {task.name: (spread[task.name], scales[f'uncertainty/{task.name}']) for task in raw.tasks}

@@ -100,12 +100,13 @@ class Scored:
 
 
 def _read(folder: pathlib.Path, suite: Suite) -> Scored | None:
-  """The scored runs in a suite's folder; None if there are none."""
+  """The scored runs in a suite's folder; None if there are none that the study is about."""
   groups = []
   for group in suite.groups:
     folders = [folder / run.name for run in suite.group_runs(group, {})]
     groups.append((group, [read_run(path) for path in folders if (path / 'metrics.json').exists()]))
-  return Scored(folder.name, suite, groups, _rates(folder / 'rates.json')) if any(runs for _, runs in groups) else None
+  scored = Scored(folder.name, suite, groups, _rates(folder / 'rates.json'))
+  return scored if scored.runs(MAIN) else None
 
 
 def _equal_time(scored: Scored) -> str:
@@ -143,7 +144,7 @@ def _variants(scored: Scored) -> str:
   for group, runs in scored.groups:
     for section in sections(runs) if group.role == VARIANT else ():
       changed = study_claims.make_setting('', section).runs
-      usual = next(setting for setting in scored.settings if setting.section.labels == section.labels).runs
+      usual = next((setting.runs for setting in scored.settings if setting.section.labels == section.labels), {})
       fields = ', '.join(f'`{field}={value}`' for field, value in group.flags.items())
       for method in changed:
         if found := study_claims.compare(changed[method], usual.get(method, {}), section.tasks):

@@ -51,7 +51,10 @@ def risks(error: np.ndarray, uncertainty: np.ndarray) -> dict[float, float]:
 
 
 def measure(predictor: Predictor, source, samples: int, images: int) -> dict:
-  """{task: {'samples', 'prediction' (where the task has a confidence), 'best': risks}} of the mean of the draws."""
+  """{task: {'samples', 'prediction' (where the task has a confidence), 'best': risks}} of the mean of the draws.
+
+  'samples' is left out for tasks that are predicted by their initial maps, which are the same in all draws.
+  """
   values = {}
   rng = np.random.default_rng(0)
   with Progress('predicting', min(images, len(source)), 'img') as progress:
@@ -68,7 +71,8 @@ def measure(predictor: Predictor, source, samples: int, images: int) -> dict:
           maps = _error_and_uncertainties(task, one, stages, label)
           values.setdefault(task, []).append([x.reshape(-1)[pixels] for x in maps])
       progress.update()
-  return {task.name: _risks_by_order(np.concatenate(parts, axis=1)) for task, parts in values.items()}
+  initial = predictor.calibration.initial
+  return {t.name: _risks_by_order(np.concatenate(parts, axis=1), t.name not in initial) for t, parts in values.items()}
 
 
 def _error_and_uncertainties(task: Task, one, stages: dict, label: np.ndarray) -> list[np.ndarray]:
@@ -81,9 +85,9 @@ def _error_and_uncertainties(task: Task, one, stages: dict, label: np.ndarray) -
   return maps
 
 
-def _risks_by_order(maps: np.ndarray) -> dict:
+def _risks_by_order(maps: np.ndarray, draws_differ: bool) -> dict:
   error, sample_spread, *rest = maps
-  result = {'samples': risks(error, sample_spread)}
+  result = {'samples': risks(error, sample_spread)} if draws_differ else {}
   if rest:
     result['prediction'] = risks(error, rest[0])
   return result | {'best': risks(error, error)}

@@ -187,7 +187,7 @@ def test_a_damaged_jpeg_is_refused_where_it_is_reduced_too(tmp_path):
 
 
 def test_only_training_reads_reduced_photographs(tmp_path):
-  """Labels keep their size, also in a part of the source, and the example is the same but for the window's rounding."""
+  """Labels keep their size, also in a part of the source, and the transform brings both to one size."""
   data = io.BytesIO()
   Image.fromarray(smooth(64, 48)).save(data, 'JPEG')
   write_folder(tmp_path, 'a.jpg', data.getvalue(), (64, 48))

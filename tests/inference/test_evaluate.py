@@ -6,6 +6,7 @@ import os
 import pickle
 import subprocess
 import sys
+import threading
 from typing import NamedTuple
 
 import cv2
@@ -208,6 +209,23 @@ def test_initial_maps_are_better_where_they_are_on_both_halves_of_the_images(ups
   assert ('semseg' in result.better_initial) == better
   scores = [result.scores[stage]['semseg']['mIoU'] for stage in ('initial', 'final')]
   assert (scores[0] > scores[1]) == (upside_down > 3)
+
+
+def test_only_what_is_compiled_is_predicted_in_a_thread(monkeypatch):
+  """Ctrl-C cannot end a thread that compiles, and tracing depends on the thread."""
+  evaluator, variables = stub.make(5, 2)
+  predict = evaluator._predict_local
+  in_main_thread = []
+
+  def record(*inputs):
+    in_main_thread.append(threading.current_thread() is threading.main_thread())
+    return predict(*inputs)
+
+  monkeypatch.setattr(evaluator, '_predict_local', record)
+  for compiles in ([True], []):
+    evaluator.run(variables)
+    assert in_main_thread == compiles + 3 * [False]
+    in_main_thread.clear()
 
 
 def test_what_tasks_are_predicted_by():

@@ -196,6 +196,22 @@ def test_a_page_compares_at_equal_time_by_labels_and_with_variants(tmp_path, mon
   assert '65.00' not in details and '55.00' not in details and '**60.00**' in details
 
 
+def test_a_page_without_the_runs_that_variants_are_compared_with(tmp_path, monkeypatch):
+  groups = (
+    Group('one', {'prediction': 1}),
+    Group('one', {'prediction': 1}, {'initial_loss': 0.5}, VARIANT, 'weight'),
+    Group('random', {'prediction': 1}),
+  )
+  monkeypatch.setitem(SUITES, 'toy', dataclasses.replace(TOY, groups=groups))
+  write(tmp_path / 'toy', 'prediction-one-0-weight', 57)
+  with pytest.raises(UserError, match='no suite with scores'):
+    study_page.write(tmp_path, str(tmp_path / 'page.md'))
+  write(tmp_path / 'toy', 'prediction-random-0', 60)
+  study_page.write(tmp_path, str(tmp_path / 'page.md'))
+  page = (tmp_path / 'page.md').read_text()
+  assert '## Suite toy' in page and '## Variants' not in page
+
+
 def test_ctrl_c_ends_in_a_sentence(tmp_path, monkeypatch):
   def stop(*_args):
     raise KeyboardInterrupt

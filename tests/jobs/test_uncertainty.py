@@ -1,5 +1,7 @@
 """Risk against coverage: closed forms, and the command's table of a run."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -61,3 +63,8 @@ def test_a_run(tiny_run):
     for name in by:
       assert all(by['best'][kept] <= risk + 1e-6 for kept, risk in by[name].items())
   assert '| semseg | prediction |' in uncertainty.as_text(result)
+  predictor.calibration = dataclasses.replace(predictor.calibration, initial=('saliency',))
+  result = uncertainty.measure(predictor, source, 2, 1)
+  assert {name: 'samples' in by for name, by in result.items()} == {
+    task.name: task.name != 'saliency' for task in predictor.tasks[:3]
+  }
