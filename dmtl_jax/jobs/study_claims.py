@@ -7,9 +7,8 @@ import statistics
 
 from scipy import stats
 
-from dmtl_jax.metrics.delta_m import delta_m
 from dmtl_jax.models import METHODS
-from dmtl_jax.report import charts
+from dmtl_jax.report import charts, paired
 from dmtl_jax.report.render import render
 from dmtl_jax.report.results import mean_and_error, Run, Section
 from dmtl_jax.report.table import markdown_table
@@ -91,17 +90,9 @@ def lead(setting: Setting, method: str, other: str) -> Lead | None:
 
 
 def compare(runs: dict[int, Run], others: dict[int, Run], tasks: Sequence[Task], stage: str = 'final') -> Lead | None:
-  """The gains of {seed: run} on the maps of a stage of others; None without a seed that has both."""
-  gains = []
-  for seed in runs.keys() & others.keys():
-    scores, reference = (
-      {task.name: run.score(kind, task) for task in tasks}
-      for run, kind in ((runs[seed], 'final'), (others[seed], stage))
-    )
-    if all(reference[task.name] for task in tasks):
-      gains.append(delta_m(scores, reference, tasks))
-  gains = [gain for gain in gains if not math.isnan(gain)]
-  return Lead(tuple(gains)) if gains else None
+  """`paired.gains` of {seed: run} on others; None without any."""
+  found = paired.gains(runs, others, tasks, stage)
+  return Lead(tuple(found)) if found else None
 
 
 def markdown(settings: Sequence[Setting], claims: Sequence[tuple[str, str]] = CLAIMS) -> str:

@@ -3,27 +3,25 @@
 import math
 
 from dmtl_jax.metrics.delta_m import delta_m
-from dmtl_jax.report.results import Entry, mean_and_error, Section
+from dmtl_jax.report.results import Entry, mean_and_error, Run, Section
 from dmtl_jax.report.table import markdown_table
 
 
 def compare(entry: Entry, baseline: Entry, tasks) -> tuple[float, float] | None:
-  """Mean over seeds of Delta_m against the baseline's run of the same seed, and its standard error (NaN for one seed).
-
-  None if no seed has both runs with scores for all tasks.
-  """
-  baseline_scores = {run.config['seed']: _scores(run, tasks) for run in baseline.runs}
-  deltas = []
-  for run in entry.runs:
-    reference = baseline_scores.get(run.config['seed'], {})
-    if all(reference.get(task.name) for task in tasks):
-      deltas.append(delta_m(_scores(run, tasks), reference, tasks))
-  deltas = [delta for delta in deltas if not math.isnan(delta)]
-  return mean_and_error(deltas) if deltas else None
+  """Mean of `gains` on the baseline, and its standard error (NaN for one seed); None without any."""
+  runs, others = ({run.config['seed']: run for run in each.runs} for each in (entry, baseline))
+  found = gains(runs, others, tasks)
+  return mean_and_error(found) if found else None
 
 
-def _scores(run, tasks) -> dict[str, float]:
-  return {task.name: run.score('final', task) for task in tasks}
+def gains(runs: dict[int, Run], others: dict[int, Run], tasks, stage: str = 'final') -> list[float]:
+  """Delta_m of {seed: run} against the maps of a stage of the others' runs, where both have scores for all tasks."""
+  found = []
+  for seed in runs.keys() & others.keys():
+    reference = {task.name: others[seed].score(stage, task) for task in tasks}
+    if all(reference.values()):
+      found.append(delta_m({task.name: runs[seed].score('final', task) for task in tasks}, reference, tasks))
+  return [gain for gain in found if not math.isnan(gain)]
 
 
 def markdown(section: Section) -> str:

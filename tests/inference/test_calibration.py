@@ -316,6 +316,7 @@ def test_a_task_can_be_predicted_by_its_initial_maps(tiny_run, capsys):
     for task in TASKS:
       final, initial = (raw.prediction(stage, task, SIZE) for stage in ('final', 'initial'))
       assert np.allclose(final, initial, atol=1e-6) == (task.name in ('depth', 'semseg')), task.name
+  (tiny_run / 'calibration.json').unlink()
   assert raw.prediction('uncertainty', DEPTH, SIZE).max() < 1e-5  # draws do not change initial maps
 
 
