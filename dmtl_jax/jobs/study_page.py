@@ -1,12 +1,10 @@
-"""The page of all studies in a folder, from the runs' own files: claims, figures, tables, a picture."""
+"""The page of all studies in a folder, from the runs' own files: claims, figures and tables."""
 
 import dataclasses
 import pathlib
 
-from PIL import Image
-
 from dmtl_jax.basics import files
-from dmtl_jax.basics.atomic import atomic_open, write_atomic
+from dmtl_jax.basics.atomic import write_atomic
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.basics.progress import say
 from dmtl_jax.jobs import study_claims
@@ -18,7 +16,6 @@ from dmtl_jax.report import table as tables
 from dmtl_jax.report.results import read_run, Run, Section, sections
 from dmtl_jax.report.table import make_table, markdown_table, Table
 
-WIDTH = 1200  # of a picture
 MARK = '<!-- Made by --mode=study from here on; what stands above is kept. -->'
 HEAD = """# The study
 
@@ -178,9 +175,7 @@ def _suite(scored: Scored, page: pathlib.Path) -> str:
     text += _figure(
       gains.draw(section), 'What denoising gains, by task and method', page, f'{scored.name}-{section.labels}'
     )
-  ours = [run for run in runs if suite.data == 'scenes']  # the photographs of other data are not ours to show
-  drawn = next((run for run in ours if run.config['method'] == 'prediction' and run.images), None)
-  return text + (_picture(drawn, page.with_suffix('') / f'{scored.name}.jpg', page.parent) if drawn else '')
+  return text
 
 
 def _beside_paper(section: Section, table: Table) -> str:
@@ -201,13 +196,3 @@ def _rates(path: pathlib.Path) -> str:
     return ''
   chosen = files.read_json(path, 'delete it, and run the study again')
   return '; learning rates ' + ', '.join(f'{choice["rate"]:g} ({method})' for method, choice in chosen.items())
-
-
-def _picture(run: Run, path: pathlib.Path, root: pathlib.Path) -> str:
-  """Keeps the first panel of a run at `path`; returns its Markdown."""
-  panel = next(iter(sorted((run.path / 'panels').glob('*.png'))), None)
-  if panel is None:
-    return ''
-  with Image.open(panel) as image, atomic_open(path, 'wb') as file:
-    image.convert('RGB').resize((WIDTH, WIDTH * image.height // image.width)).save(file, 'JPEG', quality=85)
-  return f'\n![input, initial, denoised and true maps]({path.relative_to(root)})\n'

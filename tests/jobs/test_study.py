@@ -4,7 +4,6 @@ import dataclasses
 import os
 import subprocess
 
-from PIL import Image
 import pytest
 
 from dmtl_jax import configs
@@ -84,16 +83,6 @@ def test_a_study_chooses_rates_runs_reports_and_goes_on(tmp_path, runner, monkey
   assert '**56.50 → 61.50** (+5.00 ± 1.00)' in page
   assert '19.00 → 18.50' in page
   assert '(+0.50 ± 0.50)' in page
-
-
-@pytest.mark.parametrize('data, shown', [('scenes', True), ('folder', False)])
-def test_a_page_shows_rendered_rooms_and_no_photographs(data, shown, tmp_path, monkeypatch):
-  monkeypatch.setitem(SUITES, 'toy', dataclasses.replace(TOY, data=data))
-  run = report_runs.write_run(tmp_path / 'toy' / 'prediction-one-0', 'method=prediction,labels=one')
-  report_runs.write_pictures(run)
-  Image.new('RGB', (60, 40)).save(run / 'panels' / 'a.png')
-  study_page.write(tmp_path, str(tmp_path / 'page.md'))
-  assert ((tmp_path / 'page' / 'toy.jpg').exists(), 'toy.jpg' in (tmp_path / 'page.md').read_text()) == (shown, shown)
 
 
 def test_a_page_says_which_xtc_the_papers_is(tmp_path, monkeypatch):
