@@ -7,6 +7,7 @@ import statistics
 
 from scipy import stats
 
+from dmtl_jax.basics.errors import UserError
 from dmtl_jax.models import METHODS
 from dmtl_jax.report import charts, paired
 from dmtl_jax.report.render import render
@@ -73,11 +74,20 @@ class Lead:
 
 
 def make_setting(title: str, section: Section) -> Setting:
-  """Runs of a section by method and seed; those that were not scored are left out."""
+  """Runs of a section by method and seed; those that were not scored are left out.
+
+  Raises:
+    UserError: runs of a method differ in more than their seeds.
+  """
   runs = {}
   for entry in section.entries:
-    scored = {run.config['seed']: run for run in entry.runs if run.evaluation}
-    runs.setdefault(entry.config['method'], {}).update(scored)
+    method = entry.config['method']
+    if method in runs:
+      raise UserError(
+        f'{entry.runs[0].path}: runs of {method} differ in more than their seeds ({entry.name}); delete the folders of '
+        f'one config, and run the study again'
+      )
+    runs[method] = {run.config['seed']: run for run in entry.runs if run.evaluation}
   return Setting(title, section, runs)
 
 

@@ -151,6 +151,14 @@ def test_claims_hold_beyond_two_standard_errors_of_paired_seeds(tmp_path, monkey
   assert (tmp_path / 'page' / 'gains.svg').read_text().count('aria-label="Gain on the MTL Baseline') == 1
 
 
+def test_runs_of_a_method_that_differ_in_more_than_seeds_are_not_compared(tmp_path, monkeypatch):
+  monkeypatch.setitem(SUITES, 'toy', TOY)
+  write(tmp_path / 'toy', 'prediction-one-0', 50, seed=0, train__steps=5)
+  write(tmp_path / 'toy', 'prediction-one-1', 50, seed=1, train__steps=9)
+  with pytest.raises(UserError, match=r'prediction-one-.: runs of prediction differ in more than their seeds .*steps='):
+    study_page.write(tmp_path, str(tmp_path / 'page.md'))
+
+
 def test_a_page_compares_at_equal_time_by_labels_and_with_variants(tmp_path, monkeypatch):
   groups = (
     Group('one', {'mtl_baseline': 1, 'prediction': 1}),
