@@ -9,9 +9,9 @@ from dmtl_jax.basics.errors import UserError
 from dmtl_jax.basics.progress import say
 from dmtl_jax.jobs import study_claims
 from dmtl_jax.jobs.study_claims import Setting
-from dmtl_jax.jobs.study_suites import CORE, COUNT, Group, MAIN, Suite, SUITES, TIME, VARIANT
+from dmtl_jax.jobs.study_suites import CORE, COUNT, Group, LONG, MAIN, Suite, SUITES, TIME, VARIANT
 from dmtl_jax.models import METHODS
-from dmtl_jax.report import gains, paired
+from dmtl_jax.report import gains
 from dmtl_jax.report import table as tables
 from dmtl_jax.report.results import read_run, Run, Section, sections
 from dmtl_jax.report.table import make_table, markdown_table, Table
@@ -66,7 +66,7 @@ def write(out: pathlib.Path, page: str):
   parts.append(
     _figure(study_claims.draw(settings, study_claims.DRAWN), 'gain on the MTL Baseline by method', path, 'gains')
   )
-  parts += [_equal_time(scored) for scored in found]
+  parts += [_equal_time(scored, path) for scored in found]
   parts += [_by_labels(scored, path) for scored in found]
   parts += [_variants(scored) for scored in found]
   parts += [_suite(scored, path) for scored in found]
@@ -106,17 +106,24 @@ def _read(folder: pathlib.Path, suite: Suite) -> Scored | None:
   return scored if scored.runs(MAIN) else None
 
 
-def _equal_time(scored: Scored) -> str:
-  """Longer trainings of some methods in place of those as long in steps; '' without any."""
-  longer = scored.runs(TIME)
-  methods = set(CORE) - {run.config['method'] for run in longer}
-  labels = {run.labels for run in longer}
-  others = [run for run in scored.runs(MAIN) if run.labels in labels and run.config['method'] in methods]
-  text = ''
-  for section in sections([*longer, *others]):
-    body = tables.markdown(make_table(section)).partition('\n\n')[2]  # without its heading
-    text += f'\n## Equal time: {scored.suite.title}\n\n{body}{paired.markdown(section)}'
-  return text
+def _equal_time(scored: Scored, page: pathlib.Path) -> str:
+  """What both forms gain on the baseline in as many seconds, by the length of training; '' without runs for it."""
+  first = [run for run in scored.runs(MAIN) if run.labels == scored.suite.groups[0].labels]
+  lengths = [first, *(runs for group, runs in scored.groups if group.role == LONG)]
+  baselines = [runs for group, runs in scored.groups if group.role == TIME]
+  settings = []
+  for ours, others in zip(lengths, baselines):
+    ours = [run for run in ours if run.config['method'] in CORE[1:]]
+    if ours and others:
+      steps, longer = (runs[0].config['train']['steps'] for runs in (ours, others))
+      settings += [
+        study_claims.make_setting(f'{steps} steps, baseline {longer}', section) for section in sections(ours + others)
+      ]
+  if not settings:
+    return ''
+  drawing = study_claims.draw(settings, CORE[1:])
+  text = f'\n## Equal time: {scored.suite.title}\n\n{study_claims.markdown(settings, study_claims.CLAIMS[:2])}'
+  return text + _figure(drawing, 'gain in as many seconds, by length', page, f'{scored.name}-time')
 
 
 def _by_labels(scored: Scored, page: pathlib.Path) -> str:

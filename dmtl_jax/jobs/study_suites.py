@@ -7,8 +7,9 @@ ABLATIONS = ('mtl_baseline', 'prediction', 'feature', 'no_diffusion', 'no_condit
 SMALL = (*ABLATIONS, 'single_task', 'xtc', 'jtr', 'task_prototype')
 PAPER = (*ABLATIONS, 'single_task', 'xtc', 'mti_net', 'invpt')
 CORE = ABLATIONS[:3]
-# Roles of groups: what a study is about; as many seconds as Prediction takes; other numbers of labels; a changed field.
-MAIN, TIME, COUNT, VARIANT = 'main', 'time', 'labels', 'variant'
+# Roles of groups: what a study is about; its methods trained longer; the baseline trained as many seconds as those of
+# the first two; other numbers of labels; a changed field.
+MAIN, LONG, TIME, COUNT, VARIANT = 'main', 'long', 'time', 'labels', 'variant'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +48,8 @@ class Suite:
   Attributes:
     data: name of the config file, configs/DATA.py.
     title: the data in a word or two.
-    groups: its runs; methods choose their rates under the labels of the first.
+    groups: its runs; methods choose their rates under the labels of the first. The first of role TIME takes as many
+      seconds as Prediction in the first of all, the others in those of role LONG, in order.
     flags: {field: value} that all runs set.
     rates: learning rates that every method chooses from, by its score on held-out training images; (): the config's.
     rate_steps: training steps of each run for that choice.
@@ -101,6 +103,10 @@ def _seeds(methods: tuple[str, ...], count: int) -> dict[str, int]:
   return dict.fromkeys(methods, count)
 
 
+def _steps(steps: int) -> dict[str, object]:
+  return {'train.steps': steps, 'train.eval_every': steps}
+
+
 def _variants(seeds: int, field: str, *values) -> tuple[Group, ...]:
   """Prediction with one label and other values of a field."""
   name = field.rpartition('.')[2]
@@ -117,7 +123,11 @@ SUITES = {
     (
       Group('one', _seeds(SMALL, 6) | _seeds(ABLATIONS, 12)),
       Group('random', _seeds(CORE, 6)),
-      Group('one', {'mtl_baseline': 6}, {'train.steps': 880, 'train.eval_every': 880}, TIME, 'time'),
+      Group('one', {'mtl_baseline': 12}, _steps(880), TIME, 'time'),
+      Group('one', {'prediction': 3}, _steps(1800), LONG, 'long'),
+      Group('one', {'mtl_baseline': 3}, _steps(2640), TIME, 'longtime'),
+      Group('one', {'prediction': 1}, _steps(3600), LONG, 'longer'),
+      Group('one', {'mtl_baseline': 1}, _steps(5280), TIME, 'longertime'),
       *(Group('one', _seeds(CORE[:2], 3), {'data.train_count': 6 * n}, COUNT, f'labels{n}') for n in (25, 100, 300)),
       *_variants(3, 'model.diffusion_steps', 1, 3, 4),
       *_variants(3, 'initial_loss', 0.5),

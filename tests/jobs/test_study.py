@@ -10,7 +10,7 @@ from dmtl_jax import configs
 from dmtl_jax.basics.atomic import write_json
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.jobs import study, study_page
-from dmtl_jax.jobs.study_suites import COUNT, Group, Suite, SUITES, TIME, VARIANT
+from dmtl_jax.jobs.study_suites import COUNT, Group, LONG, Suite, SUITES, TIME, VARIANT
 from tests import report_runs
 
 TOY = Suite(
@@ -163,6 +163,8 @@ def test_a_page_compares_at_equal_time_by_labels_and_with_variants(tmp_path, mon
   groups = (
     Group('one', {'mtl_baseline': 1, 'prediction': 1}),
     Group('one', {'mtl_baseline': 1}, {'train.steps': 9}, TIME, 'time'),
+    Group('one', {'prediction': 1}, {'train.steps': 50}, LONG, 'long'),
+    Group('one', {'mtl_baseline': 1}, {'train.steps': 90}, TIME, 'longtime'),
     Group('one', {'mtl_baseline': 1, 'prediction': 1}, {'data.train_count': 12}, COUNT, 'n100'),
     Group('one', {'prediction': 1}, {'initial_loss': 0.5}, VARIANT, 'weight'),
   )
@@ -174,7 +176,9 @@ def test_a_page_compares_at_equal_time_by_labels_and_with_variants(tmp_path, mon
     write(folder, f'{name}-n100', score + 15, train__steps=5)
     for run, count in ((name, 25), (f'{name}-n100', 100)):
       write_json(folder / run / 'labels.json', {str(i): ['semseg'] for i in range(count)})
-  write(folder, 'mtl_baseline-one-0-time', 55, train__steps=9)
+  write(folder, 'mtl_baseline-one-0-time', 64, train__steps=9)
+  write(folder, 'mtl_baseline-one-0-longtime', 80, train__steps=90)
+  write(folder, 'prediction-one-0-long', 84, train__steps=50)
   write(folder, 'prediction-one-0-weight', 57)
   study_page.write(tmp_path, str(tmp_path / 'page.md'))
   page = (tmp_path / 'page.md').read_text()
@@ -183,14 +187,14 @@ def test_a_page_compares_at_equal_time_by_labels_and_with_variants(tmp_path, mon
   by_labels, _, rest = rest.partition('## Variants: toys')
   variants, _, details = rest.partition('## Suite toy')
   assert 'on MTL Baseline | +20.00 (1 of 1) |' in claims
-  assert [line.split('|')[1:3] for line in time.splitlines() if line.startswith('| ')][2:4] == [
-    [' MTL Baseline ', ' 55.00 '], [' DiffusionMTL (Prediction) ', ' **60.00** ']
-  ]  # fmt: skip
+  assert '| gain in % of | 5 steps, baseline 9 | 50 steps, baseline 90 |' in time
+  assert '| -6.25 (0 of 1) | +5.00 (1 of 1) |' in time
+  assert (tmp_path / 'page' / 'toy-time.svg').exists()
   assert '| gain in % of | 25 labels a task | 100 labels a task |' in by_labels
   assert '| +20.00 (1 of 1) | +15.38 (1 of 1) |' in by_labels
   assert (tmp_path / 'page' / 'toy-labels.svg').exists()
   assert '| DiffusionMTL (Prediction), `initial_loss=0.5` | -5.00 (0 of 1) |' in variants
-  assert '65.00' not in details and '55.00' not in details and '**60.00**' in details
+  assert '65.00' not in details and '64.00' not in details and '**60.00**' in details
 
 
 def test_a_page_without_the_runs_that_variants_are_compared_with(tmp_path, monkeypatch):
