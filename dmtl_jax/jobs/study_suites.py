@@ -129,7 +129,7 @@ SUITES = {
       Group('one', {'prediction': 1}, _steps(3600), LONG, 'longer'),
       Group('one', {'mtl_baseline': 1}, _steps(5280), TIME, 'longertime'),
       *(Group('one', _seeds(CORE[:2], 3), {'data.train_count': 6 * n}, COUNT, f'labels{n}') for n in (25, 100, 300)),
-      *_variants(3, 'model.diffusion_steps', 1, 3, 4),
+      *_variants(3, 'model.diffusion_steps', 1, 3),
       *_variants(3, 'initial_loss', 0.5),
       *_variants(3, 'model.condition', 'features'),
     ),
@@ -137,12 +137,20 @@ SUITES = {
   ),
   'camvid': Suite(
     'folder', 'CamVid',
-    (Group('one', _seeds(SMALL, 3)), Group('random', _seeds(CORE, 3)), *_variants(1, 'model.diffusion_steps', 1, 3, 4)),
+    (
+      Group('one', _seeds(SMALL, 3)),
+      Group('random', _seeds(CORE, 3)),
+      Group('one', {'mtl_baseline': 3}, _steps(540), TIME, 'time'),
+      *_variants(1, 'model.diffusion_steps', 1, 3),
+      *_variants(1, 'model.token_stride', 1, 4),
+      *_variants(1, 'initial_loss', 0.5),
+      *_variants(1, 'model.condition', 'features'),
+    ),
     {
       'data.size': (128, 160), 'model.width': 64, 'train.steps': 450, 'train.eval_every': 450,
       'train.eval_images': 8, 'eval.workers': 0,
     },
-    rates=(1e-3, 2e-3), rate_steps=450, needs=('data.path', 'init_from'), cost='two CPU cores for twelve hours',
+    rates=(1e-3, 2e-3), rate_steps=450, needs=('data.path', 'init_from'), cost='two CPU cores for three hours',
   ),
   'scenes-full': Suite(
     'scenes', 'rooms, full width',
