@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from dmtl_jax import configs
+from dmtl_jax.basics import bucket_copy
 from dmtl_jax.basics.errors import check_local, sanitize, UserError
 from dmtl_jax.configs import check as check_config
 from dmtl_jax.datasets.source import Source
@@ -65,6 +66,7 @@ def open_data(config: ConfigDict) -> 'Data':
     >>> data = dmtl_jax.open_data(dmtl_jax.get_config('scenes:labels=one'))
     >>> example = data.train[0]  # {'image': uint8 [H, W, 3], 'labels': {task: [H, W, K]}, 'index': 0}
   """
+  bucket_copy.renew()
   data = setup.open_data(config)
   return Data(data.train, data.val)
 
@@ -127,6 +129,7 @@ def check(config: ConfigDict, out: str | None = None, write: bool = False) -> ch
     >>> dmtl_jax.check(config).is_trainable
     True
   """
+  bucket_copy.renew()
   return check_job.examine(config, out, write)
 
 
@@ -148,6 +151,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike, force: bool = False) -
     >>> metrics = dmtl_jax.train(dmtl_jax.get_config('scenes'), 'runs/scenes')
     >>> metrics['final']['semseg']['mIoU']
   """
+  bucket_copy.renew()
   return train_job.run(config, os.fspath(workdir), force)
 
 
@@ -179,6 +183,7 @@ def evaluate(
     >>> metrics = dmtl_jax.evaluate('runs/scenes', 'latest')
     >>> metrics = dmtl_jax.evaluate('runs/scenes', **{'eval.diffusion_steps': 4})  # writes metrics_4.json
   """
+  bucket_copy.renew()
   folder = _run_folder(workdir)
   config = _set_fields(workdir_lib.read_config(folder), fields)
   return evaluate_job.run(config, folder, str(step), predictions, force, _local_folder(out))
@@ -241,6 +246,7 @@ def predict_labels(
     >>> dmtl_jax.predict_labels('runs/mine')
     True
   """
+  bucket_copy.renew()
   files = None if images is None else _paths(images)
   return not predict_labels_job.run(_run_folder(workdir), str(step), files, _local_folder(out), confidence=confidence)
 
@@ -269,6 +275,7 @@ def suggest(
     >>> dmtl_jax.suggest('runs/mine', 'next', count=20)
     True
   """
+  bucket_copy.renew()
   photographs = None if images is None else _paths(images)
   return not suggest_job.run(_run_folder(workdir), _local_folder(out), photographs, count)
 

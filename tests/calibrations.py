@@ -6,11 +6,10 @@ RAW = Reliability(9.5, 0.5, (Bin(0.25, 0.125, 0.75), Bin(0.75, 0.5, 0.25)))
 CALIBRATED = Reliability(1.5, 0.25, (Bin(0.125, 0.125, 0.75), Bin(0.5, 0.5, 0.25)))
 
 
-def calibration(tasks, step: int = 7, diffusion_steps: int = 2, **fields) -> Calibration:
+def calibration(tasks, step: int = 7, diffusion_steps: int = 2, initial: tuple[str, ...] = (), **fields) -> Calibration:
   """Temperature 2 and biases 0.5, 1, 1.5, ... for every task with probabilities; `fields` replace those of each task."""
-  return Calibration(
-    step, diffusion_steps, {task.name: _fitted(task, fields) for task in tasks if task.has_probabilities}
-  )
+  fitted = {task.name: _fitted(task, fields) for task in tasks if task.has_probabilities}
+  return Calibration(step, diffusion_steps, fitted, initial)
 
 
 def _fitted(task, fields: dict) -> TaskCalibration:

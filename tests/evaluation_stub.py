@@ -10,6 +10,7 @@ import numpy as np
 
 from dmtl_jax.basics import sharding
 from dmtl_jax.configs import common
+from dmtl_jax.data import transforms
 from dmtl_jax.inference import evaluation
 from dmtl_jax.inference.calibration_fit import Evidence
 from dmtl_jax.models import Output
@@ -70,6 +71,19 @@ class Rooms:
     return {}
 
 
+@dataclasses.dataclass(frozen=True)
+class Mirrored(Rooms):
+  """Segmentation that is right upside down, as the initial maps are: on the first `upside_down` images."""
+
+  upside_down: int = 0
+
+  def __getitem__(self, index):
+    example = super().__getitem__(index)
+    classes = ((example['image'] / 255 - transforms.MEAN) / transforms.STD).argmax(-1)
+    example['labels']['semseg'] = (classes[::-1] if index < self.upside_down else classes)[..., None].astype(np.uint8)
+    return example
+
+
 def make_config(batch: int, size=SIZE, **scores):
   """A config for `Rooms`; `scores` are fields of config.eval."""
   config = common.base('')
@@ -86,6 +100,13 @@ def make(count: int, batch: int, size=SIZE, shape=SIZE, limit: int = 0, **scores
   return evaluation.Evaluator(
     Model(), Rooms(count, shape), mesh, config.eval, config.data, config.seed, limit=limit
   ), variables
+
+
+def make_mirrored(count: int, upside_down: int):
+  """As `make`, of `Mirrored` images."""
+  evaluator, variables = make(count, 4)
+  evaluator.source = Mirrored(count, upside_down=upside_down)
+  return evaluator, variables
 
 
 class Evaluated(NamedTuple):
@@ -111,9 +132,11 @@ def main(address: str, process: str, out: str):
   evidence = Evidence(TASKS, 5, 0)
   result = evaluator.run(variables, lambda id, maps, region, size: seen.append(id), {'final': evidence})
   at_image = tuple(run(5, 4, shape=(30, 50), resolution='image'))
+  mirrored, variables = make_mirrored(6, 6)
+  better_initial = mirrored.run(variables).better_initial
   gathered = sharding.gather({'count': np.array([2**40 + 1]), 'sum': np.float64(1) / 3, 'from': int(process)})
   with open(out, 'wb') as file:
-    pickle.dump((result, seen, gathered, evaluator.batch, at_image, evidence), file)
+    pickle.dump((result, seen, gathered, evaluator.batch, at_image, evidence, better_initial), file)
 
 
 if __name__ == '__main__':

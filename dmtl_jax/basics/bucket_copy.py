@@ -1,6 +1,7 @@
 """Copies of data and images that lie in a bucket, in the user's cache folder.
 
-A copy is made once. Later only what changed in the bucket since is copied, and what is gone there is removed.
+A copy is made once. Later only what changed in the bucket since is copied, and what is gone there is removed. Within a
+job the bucket is listed once, so that its parts see the same data; `renew` begins another job of the process.
 """
 
 import base64
@@ -31,6 +32,11 @@ def local_images(spec: str, where: str) -> str:
     count -= 1
   folder = local('/'.join(parts[:count]), where, '/'.join(parts[count:]))
   return '/'.join([folder, *parts[count:]])
+
+
+def renew():
+  """Has every folder listed again when it is next asked for."""
+  local.cache_clear()
 
 
 @functools.cache

@@ -15,6 +15,10 @@ def keep_freed():
   A program compiled for CPUs takes its temporaries from malloc in every call, and malloc returns blocks of that size to
   the system: the training step of `scenes` spent a third of its time on page faults. Now all blocks lie in one heap,
   which does not shrink. Threads must share it: heaps of their own are too small for such blocks.
+
+  Only `--mode=train` and `--mode=evaluate` call it, not the functions of Python: it holds for the whole process, for as
+  long as that lives, and does little once JAX has started its threads. A Python program gets the same from the variable
+  GLIBC_TUNABLES=glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=0xffffffffffffffff:glibc.malloc.arena_max=1
   """
   if any(map(glob.glob, ACCELERATORS)):
     return

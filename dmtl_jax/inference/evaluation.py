@@ -24,10 +24,11 @@ from dmtl_jax.basics.progress import Progress
 from dmtl_jax.data import pipeline, transforms
 from dmtl_jax.inference import gallery, image_facts
 from dmtl_jax.inference.calibration_fit import Evidence
-from dmtl_jax.inference.forward import jit_predict_fn, jit_stages_fn, STAGES
+from dmtl_jax.inference.forward import jit_predict_fn, jit_stages_fn
 from dmtl_jax.inference.pieces import cut_image, cut_input, Piece, region_slices, score, Tally
 from dmtl_jax.inference.prediction import Predictor
-from dmtl_jax.metrics.base import merge
+from dmtl_jax.inference.stage_choice import GROUPS, is_higher
+from dmtl_jax.metrics.base import merge, State
 from dmtl_jax.metrics.delta_m import delta_m
 from dmtl_jax.models.inputs import normalize_batch, normalize_padded
 from dmtl_jax.tasks import values_by_task
@@ -57,8 +58,7 @@ class Scores(NamedTuple):
       had their boundaries scored at that side instead.
     rows: the scores of each image, in the order of the source; unless quick, with `image_facts`.
     confusion: {task: pixel counts [label, prediction] of the final maps} of tasks with classes.
-    better_initial: names of the tasks whose initial maps score higher than the denoised ones on both the first and the
-      second half of the images.
+    better_initial: names of the tasks whose initial maps score higher than the denoised ones, see `stage_choice`.
   """
 
   scores: dict
@@ -85,9 +85,9 @@ class _Pass:
 
 
 class _HostResult(NamedTuple):
-  """What one host contributes to an evaluation: totals of each half of the images, samples of each stage."""
+  """What one host contributes to an evaluation: totals of each group of images, samples of each stage."""
 
-  halves: Sequence[dict]
+  groups: Sequence[dict]
   rows: dict
   tally: Tally
   samples: dict
@@ -149,7 +149,7 @@ class Evaluator:
         `transforms.eval_transform`.
       evidence: {stage: collects what `calibration_fit.fit` needs}; all hosts get that of all.
     """
-    halves: Sequence[dict] = ({}, {})
+    groups: Sequence[dict] = [{} for _ in range(GROUPS)]
     rows: dict = {}
     make_pieces = self._pieces_at_image_size if self.at_image_size else self._pieces_at_input
     workers = self.eval_config.workers  # the boundary protocol is slow
@@ -160,15 +160,15 @@ class Evaluator:
         states: dict = {}
         for piece in scored:
           _add(states, {(piece.stage, piece.task): piece.state})
-        _add(halves[2 * index // self.count], states)
+        _add(groups[GROUPS * index // self.count], states)
         mistakes = image_facts.mistakes(states, self.tasks, self.metrics) if self.describes_images else {}
         row = _row(states, self.metrics) | current.facts.pop(index, {}) | mistakes
         rows[index] = {'id': self.source.ids[index]} | row
         progress.update(min(jax.process_count(), self.count - progress.done))
     samples = {stage: own.samples for stage, own in evidence.items()}
-    gathered = sharding.gather(_HostResult(halves, rows, current.tally, samples))
-    halves = [_sum(host.halves[half] for host in gathered) for half in (0, 1)]
-    totals = _sum(halves)
+    gathered = sharding.gather(_HostResult(groups, rows, current.tally, samples))
+    groups = [_sum(host.groups[i] for host in gathered) for i in range(GROUPS)]
+    totals = _sum(groups)
     rows = dict(sorted(item for host in gathered for item in host.rows.items()))
     for stage, own in evidence.items():
       own.merge([host.samples[stage] for host in gathered])
@@ -180,16 +180,20 @@ class Evaluator:
     scores = self._compute(totals, [host.tally for host in gathered])
     confusion = {t.name: self.metrics[t.name].confusion(totals['final', t.name]) for t in self.tasks if t.classes}
     confusion = {name: counts for name, counts in confusion.items() if counts is not None}
-    better = tuple(task.name for task in self.tasks if all(self._is_initial_better(task, half) for half in halves))
+    better = tuple(task.name for task in self.tasks if self._is_initial_better(task, groups))
     return Scores(scores, list(rows.values()), confusion, better)
 
-  def _is_initial_better(self, task, totals: dict) -> bool:
-    """Whether the task's initial maps have the higher score in these totals."""
-    if ('initial', task.name) not in totals:
-      return False
-    scores = {stage: {task.name: self.metrics[task.name].compute(totals[stage, task.name])} for stage in STAGES}
-    initial, final = (headline(scores[stage], [task])[task.name] for stage in ('initial', 'final'))
-    return initial > final if task.higher_is_better else initial < final
+  def _is_initial_better(self, task, groups: Sequence[dict]) -> bool:
+    """Whether the task's initial maps score higher than the denoised ones, of states of groups of images."""
+    metric = self.metrics[task.name]
+
+    def score(state: State) -> float:
+      value = headline({task.name: metric.compute(state)}, [task])[task.name]
+      return value if task.higher_is_better else -value
+
+    scored = [group for group in groups if ('initial', task.name) in group]
+    initial, final = ([group[stage, task.name] for group in scored] for stage in ('initial', 'final'))
+    return is_higher(score, initial, final)
 
   def _compute(self, totals: dict, tallies: Sequence[Tally]) -> dict:
     """`Scores.scores` of the whole set, from {(stage, task): state} and the tally of each host."""

@@ -1,5 +1,7 @@
 """The HTML around Gradio's components on the page of `--mode=app`, from templates/app.html; every value is escaped."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from dmtl_jax.draw import legends
@@ -11,23 +13,36 @@ _MACROS = TEMPLATES.get_template('app.html').module
 CSS = TEMPLATES.get_template('app.css').render()
 
 
-def about(title: str, text: str, tasks: tuple[Task, ...], evaluation: Evaluation | None, report: str = '') -> str:
+def about(
+  title: str,
+  text: str,
+  tasks: tuple[Task, ...],
+  evaluation: Evaluation | None,
+  report: str = '',
+  initial: Sequence[str] = (),
+) -> str:
   """The head of the page: what the network is, a link to the run's report, and its scores.
 
   Args:
     report: address of the report, '' if there is none.
+    initial: names of the tasks that are predicted by their initial maps.
   """
-  return str(_MACROS.about(title, text, report, *(_scores(tasks, evaluation) if evaluation else ('', []))))
+  return str(_MACROS.about(title, text, report, *(_scores(tasks, evaluation, initial) if evaluation else ('', []))))
 
 
-def _scores(tasks: tuple[Task, ...], evaluation: Evaluation) -> tuple[str, list[dict[str, str]]]:
+def _scores(
+  tasks: tuple[Task, ...], evaluation: Evaluation, initial: Sequence[str]
+) -> tuple[str, list[dict[str, str]]]:
   """The line above the scores, and a cell per task."""
   cells = []
   for task in tasks:
     values = [scores.get(task.name, {}).get(task.metric) for scores in (evaluation.initial, evaluation.final)]
+    metric = f'{task.metric} {"↑" if task.higher_is_better else "↓"}'
+    if task.name in initial:
+      values = values[:1]
+      metric += ', initial maps'
     texts = [f'{value:.{task.digits}f}' for value in values if value is not None]
     if texts:
-      metric = f'{task.metric} {"↑" if task.higher_is_better else "↓"}'
       cells.append({'heading': task.heading, 'scores': ' → '.join(texts), 'metric': metric})
   what = 'initial → denoised maps' if evaluation.initial else 'predictions'
   return f'Scores on the validation images ({what}, protocol {evaluation.protocol}; ↑: higher is better):', cells

@@ -64,7 +64,7 @@ def build(workdir: str | os.PathLike) -> Page:
     if report.is_file():
       page.report = report
     link = f'gradio_api/file={report}' if page.report else ''
-    gr.HTML(app_html.about(title, _describe(run, predictor), predictor.tasks, evaluation, link))
+    gr.HTML(app_html.about(title, _describe(run, predictor), predictor.tasks, evaluation, link, trial.initial))
     with gr.Tabs():
       with gr.Tab('Photograph'):
         _build_photograph_tab(trial, _find_examples(folder))

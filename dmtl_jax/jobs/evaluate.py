@@ -1,6 +1,7 @@
 """The job `--mode=evaluate`: scores a checkpoint on the whole validation split."""
 
 from collections.abc import Sequence
+import contextlib
 import functools
 import json
 import math
@@ -47,7 +48,8 @@ def run(
   It writes W/metrics.json; per_image.csv, the scores of each image with `image_facts`; confusion.json, {task: pixel
   counts [label][prediction] of the final maps} of tasks with classes; calibration.json; and panels/. With another
   number of denoising steps S (config.eval.diffusion_steps) than the run was trained with, it only writes
-  W/metrics_S.json. With protocol mtpsl it adds the scores of the last weights as 'last'.
+  W/metrics_S.json. With protocol mtpsl it adds the scores of the last weights as 'last'. config.eval.stage becomes that
+  of the run, in W/config.json, so that it holds for later evaluations too.
 
   Args:
     weights: checkpoint: 'best', 'latest' or a step; default config.eval.weights, as the benchmark does.
@@ -98,15 +100,15 @@ def _evaluate(config, path: pathlib.Path, folder: pathlib.Path, weights: str, pr
   if jax.process_index() == 0:
     initial = _initial_tasks(config.eval.stage, scores, better_initial)
     fitted = calibration_fit.fit(evidence, step, denoising_steps(model, 0), initial) if evidence else None
+    is_chosen = fitted is not None and is_own
+    before = _predicted_by_initial(folder)
     with atomic.transaction():
-      if folder != path:
-        write_config(folder, read_config(path))
-        write_tasks(folder, read_tasks(path))
+      _write_run(path, folder, config.eval.stage if is_chosen else None)
       atomic.write_json(folder / ('metrics.json' if is_standard else f'metrics_{steps}.json'), result)
       if is_standard:
         atomic.write_csv(folder / 'per_image.csv', rows)
         atomic.write_atomic(folder / 'confusion.json', json.dumps({name: c.tolist() for name, c in confusion.items()}))
-        if is_own:
+        if is_chosen:
           calibration.write(folder, fitted)
         chosen = gallery.choose(rows, source.tasks, config.eval.panels)
         gallery.save_panels(folder / 'panels', source.tasks, chosen, functools.partial(evaluator.stages, variables))
@@ -115,16 +117,52 @@ def _evaluate(config, path: pathlib.Path, folder: pathlib.Path, weights: str, pr
       say(f'\n{path}/calibration.json stays that of the data that the run was trained on')
     elif fitted and fitted.tasks:
       say(f'\n{calibration_fit.as_text(fitted, source.tasks)}')
-    if fitted and is_own and folder == path and fitted.initial and config.eval.stage == 'best':
-      say(
-        f'\n{join_names(fitted.initial)}: predicted by the initial maps from now on, which score higher on both halves '
-        f'of the images; --mode=evaluate with --config.eval.stage=final returns to the denoised ones'
-      )
+    if is_chosen and folder == path and (text := _describe_choice(config.eval.stage, fitted.initial, before)):
+      say(f'\n{text}')
     if folder != path:
       say(f'\nscores: {folder}/metrics.json    pictures: {folder}/panels')
     if 'last' in result:
       say(f'\nthe last weights, step {result["last"]["step"]}:\n{as_text(result["last"], source.tasks)}')
   return result
+
+
+def _write_run(path: pathlib.Path, folder: pathlib.Path, stage: str | None):
+  """Writes the run's config and tasks to another folder, and config.eval.stage to the config, unless it is None."""
+  if folder == path and not (path / 'config.json').exists():
+    return
+  config = read_config(path)
+  is_new = stage not in (None, config.eval.stage)
+  if is_new:
+    config.eval.stage = stage
+  if is_new or folder != path:
+    write_config(folder, config)
+  if folder != path:
+    write_tasks(folder, read_tasks(path))
+
+
+def _predicted_by_initial(folder: pathlib.Path) -> Sequence[str]:
+  """The tasks that calibration.json in a folder has predicted by initial maps; () if it cannot be read."""
+  with contextlib.suppress(UserError):
+    before = calibration.read(folder)
+    return before.initial if before else ()
+  return ()
+
+
+def _describe_choice(stage: str, initial: Sequence[str], before: Sequence[str]) -> str:
+  """Says which tasks are predicted by initial maps, and which no longer are; '' if all were and are denoised."""
+  sentences = []
+  if initial and stage == 'best':
+    sentences.append(
+      f'{join_names(initial)}: predicted by the initial maps from now on, which score higher than chance explains; '
+      '--mode=evaluate with --config.eval.stage=final returns to the denoised ones.'
+    )
+  elif initial:
+    sentences.append(f'{join_names(initial)}: predicted by the initial maps from now on (config.eval.stage=initial).')
+  if denoised := [name for name in before if name not in initial]:
+    sentences.append(f'{join_names(denoised)}: predicted by the denoised maps again (config.eval.stage={stage}).')
+  if sentences and stage != 'best':
+    sentences.append('Later evaluations keep this; --config.eval.stage=best lets them choose by the scores.')
+  return ' '.join(sentences)
 
 
 def _initial_tasks(stage: str, scores: dict, better: Sequence[str]) -> Sequence[str]:

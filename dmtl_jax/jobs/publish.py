@@ -82,13 +82,13 @@ def write(workdir: pathlib.Path, folder: pathlib.Path, repo: str, license: str, 
       if (workdir / name).exists():
         shutil.copyfile(workdir / name, folder / name)
   fitted = calibration.read(workdir)
-  is_calibrated = fitted is not None and fitted.step == number and bool(fitted.tasks)
-  if is_calibrated:
+  is_own = fitted is not None and fitted.step == number
+  if is_own:  # it also says which tasks are predicted by their initial maps
     shutil.copyfile(workdir / calibration.NAME, folder / calibration.NAME)
   panel = evaluation and find_panel(workdir)
   if panel:
     shutil.copyfile(panel, folder / hub.PANEL)
-  card = render_card(read_run(folder), repo, license, number, bool(panel), is_calibrated)
+  card = render_card(read_run(folder), repo, license, number, bool(panel), is_own and bool(fitted.tasks))
   (folder / hub.CARD).write_text(card, encoding='utf-8')
   return number
 

@@ -13,13 +13,15 @@ against several annotators (which use the union of the covered pixels) agree wit
 
 from collections.abc import Iterator
 import dataclasses
+import itertools
 
 import cv2
 import numpy as np
 
 from dmtl_jax.metrics.masks import MaskStack, pack, unpack, WORD, WORD_BITS
 
-GROUP_PAIRS = 20_000_000  # pairs of masks that are matched together, about, unless it is a single one; 40 bytes each
+GROUP_CELLS = 32_000_000  # pixels in any mask, times masks that are matched together, at most; about 10 bytes each
+SEARCH_PAIRS = 4_000_000  # pairs that a search follows together, about; 50 bytes each
 
 
 def match(stack: MaskStack, truth: np.ndarray, radius: float, any_side: bool = False) -> np.ndarray:
@@ -35,23 +37,19 @@ def match(stack: MaskStack, truth: np.ndarray, radius: float, any_side: bool = F
     [N, T] bool, a subset of `stack.inside`; its sum over N is also the number of covered truth pixels.
   """
   covered = np.zeros_like(stack.inside)
-  for group in groups(stack, radius):
+  for group in groups(stack):
     graph = build(stack, group, truth, radius)
     augment(graph, any_side)
     covered[graph.row, group] = graph.predicted.mate >= 0
   return covered
 
 
-def groups(stack: MaskStack, radius: float) -> Iterator[slice]:
-  """Ranges of thresholds that fit into a word and have at most about GROUP_PAIRS pairs."""
-  sizes = np.cumsum(stack.sizes() * 2 * radius)  # of a pixel near a line that is one pixel wide
-  start = 0
-  while start < len(sizes):
-    before = sizes[start - 1] if start else 0
-    stop = int(np.searchsorted(sizes, before + GROUP_PAIRS, side='right'))
-    stop = max(start + 1, min(start + WORD_BITS, stop))
-    yield slice(start, stop)
-    start = stop
+def groups(stack: MaskStack) -> Iterator[slice]:
+  """Ranges of thresholds that fit into a word and have at most GROUP_CELLS cells, unless it is a single one."""
+  pixels, count = stack.inside.shape
+  longest = min(max(GROUP_CELLS // max(pixels, 1), 1), WORD_BITS)
+  for start in range(0, count, longest):
+    yield slice(start, min(start + longest, count))
 
 
 @dataclasses.dataclass
@@ -72,12 +70,22 @@ class Side:
   near: np.ndarray
   mate: np.ndarray
 
-  def pairs(self, nodes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """All pairs of some nodes: position of the node in `nodes`, and position of the pair in `other`, each [K]."""
+  def pairs(self, nodes: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """All pairs of some nodes: position of the node in `nodes`, and position of the pair in `other`, each [K].
+
+    They come in parts of about SEARCH_PAIRS pairs.
+    """
     first = self.starts.take(nodes)
     count = self.starts.take(nodes + 1) - first
-    member = np.repeat(np.arange(len(nodes)), count)
-    return member, np.arange(len(member)) + (first - (np.cumsum(count) - count)).take(member)
+    end = np.cumsum(count)
+    shift = first - (end - count)
+    bounds = [0, len(nodes)]
+    if len(nodes) and end[-1] > SEARCH_PAIRS:
+      bounds = np.unique([0, *np.searchsorted(end, np.arange(SEARCH_PAIRS, end[-1], SEARCH_PAIRS)), len(nodes)])
+    for start, stop in itertools.pairwise(bounds):
+      member = np.repeat(np.arange(start, stop), count[start:stop])
+      before = end[start] - count[start] if len(nodes) else 0
+      yield member, np.arange(before, before + len(member)) + shift.take(member)
 
   def unmatched(self) -> np.ndarray:
     """Words [A], in which masks a node has a pair but no partner."""
@@ -101,9 +109,12 @@ class Graph:
 
   def rematch(self) -> np.ndarray:
     """Words [P] as `matched`, of the present matching."""
-    node = np.repeat(np.arange(len(self.truth.near)), np.diff(self.truth.starts))
+    node = np.repeat(np.arange(len(self.truth.near), dtype=np.int32), np.diff(self.truth.starts))
     words = np.empty_like(self.matched)
-    words[self.truth.pair] = pack(self.predicted.mate[self.truth.other] == node[:, None])
+    length = max(GROUP_CELLS // self.truth.mate.shape[1], 1)
+    for start in range(0, len(node), length):
+      part = slice(start, start + length)
+      words[self.truth.pair[part]] = pack(self.predicted.mate[self.truth.other[part]] == node[part, None])
     return words
 
 
@@ -133,16 +144,26 @@ def build(stack: MaskStack, group: slice, truth: np.ndarray, radius: float) -> G
   inside = pack(stack.inside[row, group])
   free_left = inside.copy()
   free_right = np.full(truth.sum(), ~np.uint64(0), WORD)
-  pairs = []
-  for shift in _offsets(radius):
+  near_right = np.zeros(len(free_right), WORD)
+  shifts = _offsets(radius)
+  lefts, rights, words = [], [], []
+  for shift in shifts:
     target = index.ravel().take(place + shift @ (width, 1))
     left = np.flatnonzero(target >= 0).astype(np.int32)
     right = target.take(left)
+    near_right[right] |= inside.take(left)
     matched = free_left.take(left) & free_right.take(right)
     free_left[left] ^= matched
     free_right[right] ^= matched
-    pairs.append((left, right, matched))
-  left, right, matched = map(np.concatenate, zip(*pairs))
+    lefts.append(left)
+    rights.append(right)
+    words.append(matched)
+  # In rows from top to bottom, shifts lead from a predicted pixel to truth pixels in ascending order, and from a truth
+  # pixel to predicted ones in descending order.
+  size = np.cumsum([len(left) for left in lefts])
+  blocks = np.split(np.arange(size[-1], dtype=np.int32), size[:-1])
+  order = [blocks[i] for i in np.lexsort((shifts[:, 1], shifts[:, 0]))]
+  left, right, matched = (_join(parts) for parts in (lefts, rights, words))
   count = group.stop - group.start
   some = np.flatnonzero(matched != 0)
   pair, mask = np.divmod(np.flatnonzero(unpack(matched[some], count)), count)
@@ -151,18 +172,28 @@ def build(stack: MaskStack, group: slice, truth: np.ndarray, radius: float) -> G
   back = np.full((len(free_right), count), -1, np.int32)
   mate[left.take(pair), mask] = right.take(pair)
   back[right.take(pair), mask] = left.take(pair)
-  near = inside.take(left)
-  return Graph(row, _side(left, right, near, mate), _side(right, left, near, back), matched)
+  predicted = _side(left, right, np.concatenate(order), inside, mate)
+  truth_side = _side(right, left, np.concatenate(order[::-1]), near_right, back)
+  return Graph(row, predicted, truth_side, matched)
 
 
-def _side(node: np.ndarray, other: np.ndarray, near: np.ndarray, mate: np.ndarray) -> Side:
-  """The side with the nodes `node` [P] of pairs that are in the masks `near` [P] words."""
-  pair = np.argsort(other.astype(np.min_scalar_type(other.max(initial=0))), kind='stable')
-  pair = pair[np.argsort(node.astype(np.min_scalar_type(len(mate))).take(pair), kind='stable')]
-  starts = np.append(0, np.cumsum(np.bincount(node, minlength=len(mate))))
-  words = np.zeros(len(mate), WORD)
-  np.bitwise_or.at(words, node, near)
-  return Side(starts, other.take(pair), pair.astype(np.int32), words, mate)
+def _join(parts: list[np.ndarray]) -> np.ndarray:
+  """Concatenates the parts and frees them."""
+  joined = np.concatenate(parts)
+  parts.clear()
+  return joined
+
+
+def _side(node: np.ndarray, other: np.ndarray, order: np.ndarray, near: np.ndarray, mate: np.ndarray) -> Side:
+  """The side with the nodes `node` [P] of pairs.
+
+  Args:
+    order: [P] the pairs, those of each node by ascending `other`.
+    near: [A] words; cleared where a node has no pair.
+  """
+  pair = order.take(np.argsort(node.astype(np.min_scalar_type(len(mate))).take(order), kind='stable'))
+  count = np.bincount(node, minlength=len(mate))
+  return Side(np.append(0, np.cumsum(count)), other.take(pair), pair, np.where(count, near, WORD.type(0)), mate)
 
 
 def reachable(start: np.ndarray, side: Side, far: Side, matched: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -179,17 +210,17 @@ def reachable(start: np.ndarray, side: Side, far: Side, matched: np.ndarray) -> 
   reached, reached_far = start.copy(), np.zeros_like(far.near)
   fresh = start
   while (nodes := np.flatnonzero(fresh != 0)).size:
-    member, position = side.pairs(nodes)
     onward = np.zeros_like(reached_far)
-    np.bitwise_or.at(onward, side.other.take(position), fresh.take(nodes).take(member))
+    for member, position in side.pairs(nodes):
+      np.bitwise_or.at(onward, side.other.take(position), fresh.take(nodes).take(member))
     onward &= ~reached_far
     reached_far |= onward
     nodes = np.flatnonzero(onward != 0)
-    member, position = far.pairs(nodes)
-    back = onward.take(nodes).take(member) & matched.take(far.pair.take(position))
-    some = np.flatnonzero(back != 0)
     fresh = np.zeros_like(reached)
-    np.bitwise_or.at(fresh, far.other.take(position.take(some)), back.take(some))
+    for member, position in far.pairs(nodes):
+      back = onward.take(nodes).take(member) & matched.take(far.pair.take(position))
+      some = np.flatnonzero(back != 0)
+      np.bitwise_or.at(fresh, far.other.take(position.take(some)), back.take(some))
     fresh &= ~reached
     reached |= fresh
   return reached, reached_far
@@ -248,17 +279,20 @@ def _search(side: Side, back: np.ndarray, roots, mask, closed) -> tuple[np.ndarr
   end = np.full(len(roots), -1)
   frontier, tree = roots, np.arange(len(roots))
   while frontier.size:
-    member, position = side.pairs(frontier)
-    far = side.other.take(position) * count + mask.take(tree).take(member)
-    fresh = np.flatnonzero(parent.take(far) == -1)
-    member, far = member.take(fresh), far.take(fresh)
-    source = frontier.take(member)
-    parent[far] = source
-    is_parent = np.flatnonzero(parent.take(far) == source)  # a far node that several nodes reached keeps one of them
-    far, tree = far.take(is_parent), tree.take(member.take(is_parent))
-    onward = back.take(far)
-    is_end = onward < 0
-    end[tree[is_end]] = far[is_end] // count
-    grows = np.flatnonzero(~is_end & (end.take(tree) < 0))
-    frontier, tree = onward.take(grows), tree.take(grows)
+    nodes, trees = [], []
+    for member, position in side.pairs(frontier):
+      far = side.other.take(position) * count + mask.take(tree).take(member)
+      fresh = np.flatnonzero(parent.take(far) == -1)
+      member, far = member.take(fresh), far.take(fresh)
+      source = frontier.take(member)
+      parent[far] = source
+      is_parent = np.flatnonzero(parent.take(far) == source)  # a far node that several nodes reached keeps one of them
+      far, grown = far.take(is_parent), tree.take(member.take(is_parent))
+      onward = back.take(far)
+      is_end = onward < 0
+      end[grown[is_end]] = far[is_end] // count
+      grows = np.flatnonzero(~is_end & (end.take(grown) < 0))
+      nodes.append(onward.take(grows))
+      trees.append(grown.take(grows))
+    frontier, tree = np.concatenate(nodes), np.concatenate(trees)
   return parent, end

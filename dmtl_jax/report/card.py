@@ -61,13 +61,21 @@ def render_card(run: Run, repo: str, license: str, step: int, has_panel: bool, i
 
 
 def score_rows(run: Run) -> list[list[str]]:
-  """['semseg, mIoU (higher is better)', initial, final], for each task with a score; '-' for an undefined one."""
+  """['semseg, mIoU (higher is better)', initial, final], for each task with a score; '-' for an undefined one.
+
+  Bold are the scores of the maps that predictions are made of.
+  """
   rows = []
   for task in run.tasks:
-    initial, final = (run.score(stage, task) for stage in ('initial', 'final'))
-    if not math.isnan(final):
-      head = f'{escape(task.name)}, {task.metric} ({"higher" if task.higher_is_better else "lower"} is better)'
-      rows.append([head, *('-' if math.isnan(x) else f'{x:.{task.digits}f}' for x in (initial, final))])
+    if math.isnan(run.prediction_score(task)):
+      continue
+    used = 'initial' if run.predicts_by_initial(task) else 'final'
+    cells = [f'{escape(task.name)}, {task.metric} ({"higher" if task.higher_is_better else "lower"} is better)']
+    for stage in ('initial', 'final'):
+      score = run.score(stage, task)
+      text = '-' if math.isnan(score) else f'{score:.{task.digits}f}'
+      cells.append(f'**{text}**' if stage == used else text)
+    rows.append(cells)
   return rows
 
 
@@ -99,10 +107,10 @@ def _metadata(run: Run, repo: str, license: str) -> str:
     {
       'task': {'type': _pipeline([task]) or 'other', 'name': task.name},
       'dataset': {'type': re.sub(r'[^\w.-]+', '-', run.data), 'name': run.data, 'split': 'validation'},
-      'metrics': [{'type': task.metric, 'value': round(run.score('final', task), task.digits)}],
+      'metrics': [_metric(run, task)],
     }
     for task in run.tasks
-    if not math.isnan(run.score('final', task))
+    if not math.isnan(run.prediction_score(task))
   ]
   values = {
     'license': license,
@@ -112,6 +120,12 @@ def _metadata(run: Run, repo: str, license: str) -> str:
     **({'model-index': [{'name': repo.partition('/')[2], 'results': results}]} if results else {}),
   }
   return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+
+
+def _metric(run: Run, task: Task) -> dict:
+  """The score of the maps that predictions are made of; named where these are the initial ones."""
+  name = {'name': f'{task.metric} of the initial maps'} if run.predicts_by_initial(task) else {}
+  return {'type': task.metric, 'value': round(run.prediction_score(task), task.digits), **name}
 
 
 def _pipeline(tasks: Sequence[Task]) -> str | None:

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from dmtl_jax.inference import calibration
 from dmtl_jax.inference.calibration import Bin, TaskCalibration
 from dmtl_jax.report.charts import Point
 from dmtl_jax.report.results import Entry, Section
@@ -36,10 +35,7 @@ def make_cards(section: Section) -> list[Card]:
   """A card per task and method, of the method's first run whose scored weights are calibrated."""
   cards = []
   for entry in section.entries:
-    runs = (run for run in entry.runs if run.evaluation)
-    calibrations = ((run, calibration.read(run.path)) for run in runs)
-    fits = (fit for run, fit in calibrations if fit and fit.step == run.evaluation.step)
-    if fit := next(fits, None):
+    if fit := next((run.calibration for run in entry.runs if run.calibration), None):
       cards += [_card(entry, task, fit.tasks[task.name]) for task in section.tasks if task.name in fit.tasks]
   return sorted(cards, key=lambda card: section.tasks.index(card.task))
 

@@ -15,6 +15,9 @@ import statistics
 from flax.traverse_util import flatten_dict
 import numpy as np
 
+from dmtl_jax.basics.errors import join_names
+from dmtl_jax.inference import calibration
+from dmtl_jax.inference.calibration import Calibration
 from dmtl_jax.models import METHODS, Network
 from dmtl_jax.models.base import Method
 from dmtl_jax.report import reading, scoring
@@ -28,7 +31,7 @@ LABELS = {'one': 'one labelled task per image', 'random': 'random labelled tasks
 # Fields that may differ between two seeds of one experiment, or that change no score.
 IGNORED_FIELDS = (
   *('seed', 'data.label_seed', 'data.dir', 'data.raw', 'train.eval_every', 'train.save_every', 'train.eval_images'),
-  *('train.best_by', 'eval.batch', 'eval.panels', 'eval.stage', *workdir_lib.FREE_FIELDS),
+  *('train.best_by', 'eval.batch', 'eval.panels', *workdir_lib.FREE_FIELDS),
 )
 
 
@@ -45,6 +48,7 @@ class Run:
     label_counts: of labels.json; None if there is no such file.
     confusion: {task: pixel counts [label, prediction]} of the evaluation, for tasks with classes.
     image_rows: of per_image.csv, see `image_facts`.
+    calibration: of calibration.json; None if there is none of the evaluated weights.
   """
 
   path: pathlib.Path
@@ -58,6 +62,7 @@ class Run:
   label_counts: reading.LabelCounts | None
   confusion: dict[str, np.ndarray]
   image_rows: list[dict[str, str]]
+  calibration: Calibration | None
 
   def with_steps(self, steps: int) -> 'Run':
     """The run as evaluated with this number of denoising steps, and its costs with it."""
@@ -77,6 +82,16 @@ class Run:
     """Headline score of a stage; NaN if there is none."""
     value = self.scores(stage, task).get(task.metric)
     return math.nan if value is None else value
+
+  def predicts_by_initial(self, task: Task) -> bool:
+    """Whether predictions of a task are made of its initial maps (config.eval.stage), not of the final ones."""
+    steps = self.config['eval']['diffusion_steps'] or self.diffusion_steps
+    is_own = self.calibration is not None and self.calibration.diffusion_steps in (0, steps)
+    return is_own and task.name in self.calibration.initial and not math.isnan(self.score('initial', task))
+
+  def prediction_score(self, task: Task) -> float:
+    """Headline score of the maps that predictions are made of; NaN if there is none."""
+    return self.score('initial' if self.predicts_by_initial(task) else 'final', task)
 
   @property
   def diffusion_steps(self) -> int:
@@ -187,11 +202,13 @@ def read_run(path: pathlib.Path) -> Run:
   """Reads the folder of one run; raises UserError with the file that is missing or damaged."""
   config = workdir_lib.to_json(workdir_lib.read_config(path))
   tasks = workdir_lib.read_tasks(path)
+  evaluation = reading.read_evaluation(path / 'metrics.json')
+  fitted = calibration.read(path)
   return Run(
     path,
     config=config,
     tasks=tasks,
-    evaluation=reading.read_evaluation(path / 'metrics.json'),
+    evaluation=evaluation,
     curves=reading.read_curves(path / 'log.jsonl'),
     images=reading.read_images(path / 'panels' / 'index.json'),
     costs=reading.read_costs(path / 'cost.json'),
@@ -199,6 +216,7 @@ def read_run(path: pathlib.Path) -> Run:
     label_counts=reading.read_label_counts(path / 'labels.json'),
     confusion=reading.read_confusion(path / 'confusion.json', tasks),
     image_rows=reading.read_image_rows(path / 'per_image.csv'),
+    calibration=fitted if fitted and evaluation and fitted.step == evaluation.step else None,
   )
 
 
@@ -290,3 +308,21 @@ def describe_differences(section: Section) -> str:
       values = '; '.join(f'{value}: {", ".join(names)}' for value, names in by_value.items())
       parts.append(f'{field} ({values})')
   return f'These runs also differ in {", ".join(parts)}.' if parts else ''
+
+
+def describe_predictions(section: Section) -> str:
+  """A sentence on tasks whose predictions are made of initial maps, with the scores of these; '' if there are none."""
+  parts = []
+  for task in section.tasks:
+    for entry in section.entries:
+      runs = [run for run in entry.runs if run.predicts_by_initial(task)]
+      if runs:
+        score = f'{statistics.fmean(run.score("initial", task) for run in runs):.{task.digits}f} {task.metric}'
+        some = f', {len(runs)} of {len(entry.runs)} runs' if len(runs) < len(entry.runs) else ''
+        parts.append(f'{task.name} by {entry.name} ({score}{some})')
+  if not parts:
+    return ''
+  return (
+    'Tables and pictures here show the final maps, but predictions are made of the initial maps for '
+    f'{join_names(parts, len(parts))}.'
+  )

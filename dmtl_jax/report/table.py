@@ -13,7 +13,7 @@ from dmtl_jax.basics.errors import UserError
 from dmtl_jax.metrics.delta_m import delta_m
 from dmtl_jax.models import build_model, counting
 from dmtl_jax.report import scoring
-from dmtl_jax.report.results import describe_differences, Entry, Section
+from dmtl_jax.report.results import describe_differences, describe_predictions, Entry, Section
 from dmtl_jax.tasks import Task, values_by_task
 
 
@@ -231,7 +231,8 @@ def markdown(table: Table, lead: str = '') -> str:
     heads.append('runs')
     lines = [[*line, str(len(row.entry.runs))] for line, row in zip(lines, table.rows)]
     notes.insert(0, 'Mean ± standard deviation over runs that differ only in their seeds.')
-  notes += filter(None, (scoring.describe(section), describe_differences(section), scoring.warn(section)))
+  texts = (describe_predictions, scoring.describe, describe_differences, scoring.warn)
+  notes += filter(None, (text(section) for text in texts))
   heading = f'## {section.title}\n\n' + (f'{lead}\n\n' if lead else '')
   return f'{heading}{markdown_table(heads, lines)}\n' + (f'\n{" ".join(notes)}\n' if notes else '')
 

@@ -6,16 +6,22 @@ from typing import NamedTuple
 
 from dmtl_jax.report import scoring
 from dmtl_jax.report.gains import Gain, gain, gains_by_entry
-from dmtl_jax.report.results import describe_differences, Entry, Section
+from dmtl_jax.report.results import describe_differences, describe_predictions, Entry, Section
 from dmtl_jax.report.table import Cell, Column, Table
 
 
 class Ranking(NamedTuple):
-  """The methods with a score for one task, best first; `gain` only if there is a single method."""
+  """The methods with a score for one task, best first.
+
+  Attributes:
+    gain: only if there is a single method.
+    by_initial: for how many of that method's runs predictions are made of the initial maps.
+  """
 
   column: Column
   methods: list[tuple[Entry, Cell]]
   gain: Gain | None
+  by_initial: int = 0
 
   def place(self, cell: Cell) -> float:
     """Place of a score on an axis of them all, in %; the better, the further right."""
@@ -79,7 +85,7 @@ def judge(table: Table) -> Verdict:
     delta=delta.text if delta else '',
     denoising=_denoising(section),
     single_seed=[entry.name for entry in evaluated if len(entry.runs) == 1] if len(evaluated) > 1 else [],
-    notes=list(filter(None, (describe_differences(section), scoring.warn(section)))),
+    notes=list(filter(None, (t(section) for t in (describe_predictions, describe_differences, scoring.warn)))),
   )
 
 
@@ -89,8 +95,12 @@ def _rankings(table: Table) -> list[Ranking]:
     column = table.columns[i]
     methods = [(row.entry, row.cells[i]) for row in table.rows if row.cells[i].values]
     methods.sort(key=lambda pair: pair[1].mean, reverse=column.higher_is_better)
-    if methods:
-      rankings.append(Ranking(column, methods, gain(methods[0][0], task) if len(methods) == 1 else None))
+    if len(methods) == 1:
+      entry = methods[0][0]
+      by_initial = sum(run.predicts_by_initial(task) for run in entry.runs)
+      rankings.append(Ranking(column, methods, gain(entry, task), by_initial))
+    elif methods:
+      rankings.append(Ranking(column, methods, gain=None))
   return rankings
 
 

@@ -27,7 +27,7 @@ from dmtl_jax.tasks import make_task, Task
 
 # Fields that a resumed run may change, since they do not change what is learned.
 FREE_FIELDS = (
-  *('data.workers', 'data.threads', 'data.prefetch', 'eval.workers', 'eval.weights'),
+  *('data.workers', 'data.threads', 'data.prefetch', 'eval.workers', 'eval.weights', 'eval.stage'),
   *('train.log_every', 'train.save_every', 'train.keep', 'train.keep_every', 'train.nan_policy'),
   *('train.tracker', 'train.fsdp', 'train.remat', 'model.initial_weights'),
 )

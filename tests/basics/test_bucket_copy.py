@@ -6,9 +6,10 @@ import pathlib
 import fsspec
 import pytest
 
-from dmtl_jax.basics import bucket_copy, errors
+import dmtl_jax
+from dmtl_jax.basics import bucket, bucket_copy, errors
 from dmtl_jax.basics.errors import UserError
-from tests import gcs
+from tests import gcs, toy
 
 
 @pytest.fixture
@@ -105,6 +106,23 @@ def test_what_an_interrupted_copy_knew_is_not_forgotten(store, tmp_path, monkeyp
   del facts['c.png']
   bucket_copy.sync(*arguments)
   assert content(folder) == {'a.png': '1', 'b.png': '2'}
+
+
+def test_each_call_of_the_api_sees_the_data_as_they_are_now(store, tmp_path, monkeypatch):
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+  monkeypatch.setattr(errors, 'aliases', {})
+  monkeypatch.setattr(bucket, 'check_library', lambda where: None)
+  monkeypatch.setattr(bucket, 'file_system', lambda: store)
+  toy.write(tmp_path / 'toy', 2, 1)
+  label = tmp_path / 'toy/train/labels/semseg/train01.png'
+  later = label.read_bytes()
+  label.unlink()
+  for path in tmp_path.glob('toy/**/*.*'):
+    store.pipe_file(f'/bucket/{path.relative_to(tmp_path)}', path.read_bytes())
+  config = dmtl_jax.get_config('folder', **{'data.path': 'gs://bucket/toy', 'data.tasks': ('semseg',)})
+  assert dmtl_jax.open_data(config).train.label_mask.sum() == 1
+  store.pipe_file('/bucket/toy/train/labels/semseg/train01.png', later)
+  assert dmtl_jax.open_data(config).train.label_mask.sum() == 2
 
 
 def test_images_in_a_bucket_are_found_by_file_folder_and_glob(tmp_path, monkeypatch):

@@ -26,12 +26,38 @@ with concurrent.futures.ThreadPoolExecutor(1) as thread:
   print(thread.submit(take).result())
 """
 
+# Takes and returns 2.5 GB that it never touches, so that they are only addresses; prints by how much the heap has grown,
+# or -1 where there is no room for them.
+GROWTH = """
+import ctypes
+from dmtl_jax.basics import memory
 
-def faults() -> int:
-  return int(subprocess.run([sys.executable, '-c', FAULTS], stdout=subprocess.PIPE, check=True).stdout)
+memory.keep_freed()
+libc = ctypes.CDLL(None)
+libc.malloc.restype = libc.sbrk.restype = ctypes.c_void_p
+libc.malloc.argtypes, libc.sbrk.argtypes, libc.free.argtypes = [ctypes.c_size_t], [ctypes.c_ssize_t], [ctypes.c_void_p]
+before = libc.sbrk(0)
+block = libc.malloc(5 * 2**29)
+libc.free(block)
+print(libc.sbrk(0) - before if block else -1)
+"""
+
+pytestmark = [
+  pytest.mark.skipif(platform.libc_ver()[0] != 'glibc', reason='needs glibc'),
+  pytest.mark.skipif(any(map(glob.glob, memory.ACCELERATORS)), reason='a GPU or TPU is here'),
+]
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != 'glibc', reason='needs glibc')
-@pytest.mark.skipif(any(map(glob.glob, memory.ACCELERATORS)), reason='a GPU or TPU is here')
+def run(script: str) -> int:
+  return int(subprocess.run([sys.executable, '-c', script], stdout=subprocess.PIPE, check=True).stdout)
+
+
 def test_freed_blocks_are_used_again_without_page_faults():
-  assert faults() < 10  # otherwise 16384, or 32 where the system makes huge pages
+  assert run(FAULTS) < 10  # otherwise 16384, or 32 where the system makes huge pages
+
+
+def test_a_heap_of_more_than_two_gigabytes_is_kept():
+  growth = run(GROWTH)
+  if growth < 0:
+    pytest.skip('no address space for 2.5 GB')
+  assert growth >= 5 * 2**29

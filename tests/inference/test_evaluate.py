@@ -1,9 +1,9 @@
 """Evaluation of a stub model, against metrics of the whole set at once; the files it leaves."""
 
-import dataclasses
 import json
 import os
 import pickle
+import re
 import subprocess
 import sys
 import threading
@@ -139,6 +139,7 @@ class Host(NamedTuple):
   batch: int
   at_image_size: tuple
   evidence: Evidence
+  better_initial: tuple[str, ...]
 
 
 def assert_same(got, wanted: stub.Evaluated):
@@ -158,11 +159,15 @@ def test_two_hosts_of_two_devices_get_what_one_gets(five, tmp_path):
   assert [process.wait(timeout=240) for process in processes] == [0, 0]
   hosts = [Host(*pickle.loads(file.read_bytes())) for file in files]
   here = stub.run(5, 4, shape=(30, 50), resolution='image')
+  mirrored, variables = stub.make_mirrored(6, 6)
+  better_initial = mirrored.run(variables).better_initial
+  assert 'semseg' in better_initial
   assert all(host.seen for host in hosts)
   assert sorted(hosts[0].seen + hosts[1].seen) == [f'room{i}' for i in range(5)]
   for host in hosts:
     assert host.batch == 4
     assert_same(host.result, five)
+    assert host.better_initial == better_initial
     assert_same(host.at_image_size, here)  # each host has predicted its share at the images' own sizes
     assert host.result[1][4]['semseg/mIoU final'] == pytest.approx(five.rows[4]['semseg/mIoU final'])
     assert [value['from'] for value in host.gathered] == [0, 1]
@@ -187,24 +192,10 @@ def test_two_hosts_of_two_devices_get_what_one_gets(five, tmp_path):
         np.testing.assert_allclose(got.logits, sample.logits, rtol=1e-6)
 
 
-@dataclasses.dataclass(frozen=True)
-class Mirrored(stub.Rooms):
-  """Segmentation that is right upside down, as the stub's initial maps are: on the first `upside_down` images."""
-
-  upside_down: int = 0
-
-  def __getitem__(self, index):
-    example = super().__getitem__(index)
-    classes = ((example['image'] / 255 - transforms.MEAN) / transforms.STD).argmax(-1)
-    example['labels']['semseg'] = (classes[::-1] if index < self.upside_down else classes)[..., None].astype(np.uint8)
-    return example
-
-
 @pytest.mark.parametrize('upside_down, better', [(0, False), (4, False), (6, True)])
-def test_initial_maps_are_better_where_they_are_on_both_halves_of_the_images(upside_down, better):
-  """Of four images of six the initial maps are better, but not on the second half of them."""
-  evaluator, variables = stub.make(6, 4)
-  evaluator.source = Mirrored(6, upside_down=upside_down)
+def test_initial_maps_are_better_where_more_than_chance_explains_their_lead(upside_down, better):
+  """They lead on none, four and all of six images."""
+  evaluator, variables = stub.make_mirrored(6, upside_down)
   result = evaluator.run(variables)
   assert ('semseg' in result.better_initial) == better
   scores = [result.scores[stage]['semseg']['mIoU'] for stage in ('initial', 'final')]
@@ -233,6 +224,20 @@ def test_what_tasks_are_predicted_by():
   for stage, wanted in (('best', ['depth']), ('final', []), ('initial', ['semseg', 'depth'])):
     assert list(evaluate._initial_tasks(stage, scores, ('depth',))) == wanted
   assert not evaluate._initial_tasks('initial', {'final': scores['final']}, ())
+
+
+@pytest.mark.parametrize(
+  'stage, initial, before, wanted',
+  [
+    ('best', (), (), '^$'),
+    ('best', ('depth',), (), 'depth: predicted by the initial maps from now on, .*stage=final returns'),
+    ('best', ('depth',), ('depth', 'semseg'), 'depth: .* initial .* semseg: predicted by the denoised maps again'),
+    ('final', (), ('depth',), '^depth: predicted by the denoised .* Later evaluations keep this; .*stage=best lets'),
+    ('initial', ('depth',), (), '^depth: predicted by the initial maps .* Later evaluations keep this'),
+  ],
+)
+def test_evaluation_says_what_predictions_are_made_of(stage, initial, before, wanted):
+  assert re.search(wanted, evaluate._describe_choice(stage, initial, before))
 
 
 def test_the_table_shows_initial_and_final_and_what_is_undefined():

@@ -14,12 +14,15 @@ from PIL import Image
 import pytest
 
 import dmtl_jax
+from dmtl_jax.basics import atomic
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.configs import common
 from dmtl_jax.draw import legends
 from dmtl_jax.inference import prediction
 from dmtl_jax.jobs import app, app_html, app_results, predict
 from dmtl_jax.jobs.app_results import Settings, Trial
+from dmtl_jax.report import reading
+from dmtl_jax.tasks import make_task
 from tests.hub_server import Repo
 from tests.tiny import SIZE, TASKS, Tiny
 
@@ -186,6 +189,21 @@ def test_names_of_a_run_cannot_add_html():
     app_html.about(hostile, hostile, (), None, f'"><{hostile}'),
   ]
   assert all('<script' not in piece and '&lt;script&gt;' in piece for piece in pieces)
+
+
+def test_scores_are_those_of_the_maps_that_predictions_are_made_of(tmp_path):
+  scores = {
+    stage: {'semseg': {'mIoU': value}, 'saliency': {'maxF': value}} for stage, value in (('initial', 61), ('final', 52))
+  }
+  by = {'step': 7, 'protocol': 'plain', 'weights': 'best', 'resolution': 'input'}
+  atomic.write_json(tmp_path / 'metrics.json', by | scores)
+  evaluation = reading.read_evaluation(tmp_path / 'metrics.json')
+  tasks = make_task('semseg', 'semseg', ('a', 'b')), make_task('saliency', 'saliency')
+  _, cells = app_html._scores(tasks, evaluation, ('saliency',))
+  assert [(cell['scores'], cell['metric']) for cell in cells] == [
+    ('61.00 → 52.00', 'mIoU ↑'),
+    ('61.00', 'maxF ↑, initial maps'),
+  ]
 
 
 def test_legends_have_the_colours_of_the_pictures():

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 import sys
 
 import huggingface_hub
@@ -113,13 +114,32 @@ def test_the_card(run, tmp_path):
     ('semseg', 'mIoU', 42.5),
     ('saliency', 'maxF', 61.0),
   }
-  assert '| semseg, mIoU (higher is better) | 40.00 | 42.50 |' in text
+  assert '| semseg, mIoU (higher is better) | 40.00 | **42.50** |' in text
   assert 'predicts semseg, saliency and depth for every pixel' in text
   assert '| semseg | classes | wall, floor, box |' in text
   assert "dmtl_jax.load('hf://me/mine')" in text
   assert '(panel.png)' in text
   assert 'Scored under protocol plain' in text
   assert card.escape('a|b <b>*c*</b>') == r'a\|b \<b\>\*c\*\</b\>'
+
+
+def test_the_card_has_the_scores_of_the_maps_that_predictions_are_made_of(run, tmp_path):
+  copy = shutil.copytree(run, tmp_path / 'run')
+  chosen = calibration.Calibration(7, 0, {}, ('saliency', 'depth'))  # the choice is published without a fit, too
+  calibration.write(copy, chosen)
+  publish.write(copy, tmp_path / 'out', 'me/mine', 'mit', 'best')
+  text = (tmp_path / 'out' / 'README.md').read_text()
+  results = huggingface_hub.ModelCard(text).data.eval_results
+  assert {(r.task_name, r.metric_name, r.metric_value) for r in results} == {
+    ('semseg', None, 42.5),
+    ('saliency', 'maxF of the initial maps', 60.25),
+    ('depth', 'absErr of the initial maps', 0.5),
+  }
+  assert '| semseg, mIoU (higher is better) | 40.00 | **42.50** |' in text
+  assert '| saliency, maxF (higher is better) | **60.25** | 61.00 |' in text
+  assert '| depth, absErr (lower is better) | **0.5000** | - |' in text
+  assert 'Probabilities are not calibrated' in text
+  assert calibration.read(tmp_path / 'out') == chosen
 
 
 def test_scores_of_other_weights_are_refused(run, tmp_path):

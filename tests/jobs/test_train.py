@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,8 @@ import pytest
 import dmtl_jax
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.configs import folder as folder_config
+from dmtl_jax.inference import calibration
+from dmtl_jax.inference.evaluation import Scores
 from dmtl_jax.jobs import evaluate, train
 from dmtl_jax.runs import trackers
 from dmtl_jax.runs import workdir as workdir_lib
@@ -163,6 +166,29 @@ def test_evaluation_counts_every_image_once(trained, config):
   for task, scores in trained.result['final'].items():
     for name, value in scores.items():
       np.testing.assert_allclose(again['final'][task][name], value, rtol=1e-4, err_msg=f'{task} {name}')
+
+
+def test_a_choice_of_maps_stays_with_the_run(trained, config, tmp_path, monkeypatch, capsys):
+  scores = Scores({stage: trained.result[stage] for stage in ('initial', 'final')}, [], {}, better_initial=())
+  monkeypatch.setattr(evaluate.Evaluator, 'run', lambda *_: scores)
+  workdir = str(tmp_path / 'run')
+  shutil.copytree(trained.workdir, workdir)
+  own = workdir_lib.read_config(workdir)
+
+  def evaluate_with(config) -> tuple[str, ...]:
+    config.eval.panels = 0
+    evaluate.run(config, workdir)
+    return calibration.read(workdir).initial
+
+  config.eval.stage = 'initial'
+  assert evaluate_with(config) == TASKS
+  assert evaluate_with(workdir_lib.read_config(workdir)) == TASKS
+  capsys.readouterr()
+  config.eval.stage = 'final'
+  assert evaluate_with(config) == ()
+  assert 'semseg, normals, depth: predicted by the denoised maps again' in capsys.readouterr().out
+  own.eval.stage = 'final'
+  assert workdir_lib.read_config(workdir).to_dict() == own.to_dict()
 
 
 def test_the_api_agrees_with_evaluation(trained, data):

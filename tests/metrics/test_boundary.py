@@ -97,15 +97,28 @@ def test_counts_equal_a_fresh_maximum_matching_of_each_threshold(seed, radius, a
     assert count == (pairs >= 0).sum()
 
 
+@pytest.mark.parametrize('any_side', [False, True])
+@pytest.mark.parametrize('seed', range(3))
+def test_searches_that_follow_few_pairs_at_a_time_find_as_many(seed, any_side, monkeypatch):
+  masks, truth = random_stack(seed)
+  whole = covered(masks, truth, 3.2, any_side).sum((1, 2))
+  monkeypatch.setattr(matching, 'SEARCH_PAIRS', 50)
+  graph = matching.build(MaskStack.from_masks(masks), slice(0, len(masks)), truth, 3.2)
+  parts = [len(member) for member, _ in graph.predicted.pairs(np.arange(len(graph.row)))]
+  assert max(parts) < 50 + 37  # the pairs of one pixel
+  assert sum(parts) == len(graph.matched)
+  assert (covered(masks, truth, 3.2, any_side).sum((1, 2)) == whole).all()
+
+
 @pytest.mark.parametrize('seed', range(3))
 def test_groups_of_thresholds_do_not_change_what_is_covered(seed, monkeypatch):
   masks, truth = random_stack(seed)
   masks = np.concatenate([masks] * 10)  # more than the bits of a word
   stack = MaskStack.from_masks(masks)
-  assert [group.stop for group in matching.groups(stack, 2)] == [64, 70]
+  assert [group.stop for group in matching.groups(stack)] == [64, 70]
   whole = covered(masks, truth, 2)
-  monkeypatch.setattr(matching, 'GROUP_PAIRS', 1)
-  assert len(list(matching.groups(stack, 2))) == 70
+  monkeypatch.setattr(matching, 'GROUP_CELLS', 1)
+  assert len(list(matching.groups(stack))) == 70
   assert (covered(masks, truth, 2) == whole).all()
 
 

@@ -7,11 +7,25 @@ import numpy as np
 import pytest
 
 from dmtl_jax.basics.errors import UserError
+from dmtl_jax.inference import calibration
 from dmtl_jax.jobs import report
 from dmtl_jax.models import build_model, inputs
 from dmtl_jax.report import charts, table
 from dmtl_jax.runs import workdir as workdir_lib
-from tests.report_runs import BY, DEPTH, find_section, make, SEMSEG, TASKS, words, write_log, write_pictures, write_run
+from tests import calibrations
+from tests.report_runs import (
+  BY,
+  DEPTH,
+  find_class,
+  find_section,
+  make,
+  SEMSEG,
+  TASKS,
+  words,
+  write_log,
+  write_pictures,
+  write_run,
+)
 
 SINGLE_TASK = dict(semseg=50.0, normals=20.0, depth=1.0)
 
@@ -106,6 +120,29 @@ def test_a_markdown_table_keeps_its_columns():
   assert table.markdown_table(heads, [['a|b', '1', '–', '2']]).splitlines() == [
     '| method | S | depth absErr ↓ | semseg mIoU ↑ |', '| --- | ---: | ---: | ---: |', '| a\\|b | 1 | – | 2 |'
   ]  # fmt: skip
+
+
+def test_where_predictions_are_made_of_initial_maps_their_scores_are_named(tmp_path):
+  runs = [write_run(tmp_path / f'p{seed}', seed=seed, initial=(60 + seed, 22, 0.5)) for seed in range(2)]
+  calibration.write(runs[0], calibrations.calibration(TASKS, initial=('semseg', 'depth')))
+  calibration.write(runs[1], calibrations.calibration(TASKS, initial=('depth',)))
+  sentence = (
+    'Tables and pictures here show the final maps, but predictions are made of the initial maps for '
+    'semseg by DiffusionMTL (Prediction) (60.00 mIoU, 1 of 2 runs), depth by DiffusionMTL (Prediction) (0.5000 absErr).'
+  )
+  page, text, _ = make(tmp_path, *runs)
+  assert sentence in text
+  assert sentence in words(page)
+  cards = [words(card) for card in find_class(page, 'winners')[0].iter('article')]
+  assert 'Predictions are made of the initial maps of 1 of 2 runs.' in cards[0]
+  assert 'initial maps' not in cards[1]
+  assert '0.5000 → 1.0000 ± 0.0000' in cards[2]
+  assert 'Predictions are made of the initial maps.' in cards[2]
+  _, text, _ = make(tmp_path, runs[0])
+  assert 'semseg 60.00 mIoU (initial maps), normals 20.00 mErr, depth 0.5000 absErr (initial maps).' in text
+  calibration.write(runs[0], calibrations.calibration(TASKS, step=8, initial=('semseg', 'depth')))
+  _, text, _ = make(tmp_path, runs[0])
+  assert 'initial maps)' not in text
 
 
 # --- Names, and what is comparable -----------------------------------------------------------

@@ -72,10 +72,11 @@ def test_a_flag_that_reaches_no_task_is_refused_but_not_what_the_config_file_has
   arguments = ['main.py', '--mode=check', '--config=configs/folder.py', f'--config.data.path={data}']
   monkeypatch.setattr(sys, 'argv', [*arguments, f'--config.{flag}'])
   fresh_flags()
-  if not refused:
-    return cli._parse(sys.argv)
-  with pytest.raises(UserError, match=f"'{refused}' is none of semseg, saliency, edges, normals, depth"):
-    cli._parse(sys.argv)
+  if refused:
+    with pytest.raises(UserError, match=f"'{refused}' is none of semseg, saliency, edges, normals, depth"):
+      cli._parse(sys.argv)
+  else:
+    assert f'--config.{flag}' in cli._parse(sys.argv)
 
 
 def test_scores_and_weights_of_a_config_are_checked_before_data_are_opened(data):

@@ -20,7 +20,7 @@ def describe(run: Run) -> list[str]:
   scored = [task for task in run.tasks if not math.isnan(run.score('final', task))]
   if not scored:
     return ['No validation image is labelled, so nothing was scored; add labels to the validation images.']
-  scores = ', '.join(f'{task.name} {task_column(task).text(run.score("final", task))} {task.metric}' for task in scored)
+  scores = ', '.join(_score(run, task) for task in scored)
   counted = [task for task in scored if task.name in run.confusion]
   notes = [_classes(run, task, len(counted) > 1) for task in counted]
   missed = '; '.join(missed for missed, _ in notes if missed)
@@ -35,6 +35,12 @@ def describe(run: Run) -> list[str]:
   if unscored:
     sentences.append(f'Not scored, as no validation image is labelled for it: {", ".join(unscored)}.')
   return sentences
+
+
+def _score(run: Run, task: Task) -> str:
+  """'saliency 81.90 maxF (initial maps)', of the maps that predictions are made of."""
+  maps = ' (initial maps)' if run.predicts_by_initial(task) else ''
+  return f'{task.name} {task_column(task).text(run.prediction_score(task))} {task.metric}{maps}'
 
 
 def _classes(run: Run, task: Task, is_named: bool) -> tuple[str, str]:

@@ -1,0 +1,42 @@
+"""Evidence that one kind of maps scores higher than another, beyond what the choice of validation images explains.
+
+The images are split into `GROUPS` groups of neighbours, since neighbouring frames of a drive are alike. The spread of
+the lead when one group after another is left out (the jackknife) gives its standard error, for any score of summed
+states.
+"""
+
+from collections.abc import Callable, Sequence
+import functools
+import math
+
+import numpy as np
+from scipy import special
+
+from dmtl_jax.metrics.base import merge, State
+
+# For maps that are equally good, with the images drawn independently, 2.5% are found to be higher; with images whose
+# scores have a correlation of 0.9 with the next one's, 8% (100 images; mIoU and RMSE, simulated). Higher on both halves
+# of the images are 25%.
+GROUPS = 8
+CHANCE = 0.025
+
+
+def is_higher(score: Callable[[State], float], ours: Sequence[State], others: Sequence[State]) -> bool:
+  """Whether `ours` score higher than `others` in a one-sided t-test at level `CHANCE`.
+
+  Args:
+    score: of a state; higher is better, NaN without a labelled pixel.
+    ours, others: a state per group of images, of the same groups. Groups without labels are left out.
+  """
+  pairs = [pair for pair in zip(ours, others, strict=True) if not math.isnan(score(pair[0]))]
+  count = len(pairs)
+  if count < 2:
+    return False
+
+  def lead(some: Sequence[tuple[State, State]]) -> float:
+    first, second = (functools.reduce(merge, states) for states in zip(*some))
+    return score(first) - score(second)
+
+  without_one = np.array([lead(pairs[:i] + pairs[i + 1 :]) for i in range(count)])
+  error = math.sqrt((count - 1) * without_one.var())
+  return lead(pairs) > special.stdtrit(count - 1, 1 - CHANCE) * error
