@@ -136,6 +136,8 @@ def check(config: ConfigDict, out: str | None = None, write: bool = False) -> ch
 def train(config: ConfigDict, workdir: str | os.PathLike, force: bool = False) -> dict | None:
   """Trains a run, or resumes it from its last checkpoint; evaluates it and writes a report.
 
+  On CPUs it is faster after ``keep_freed()`` of ``dmtl_jax.basics.memory``: the process then keeps what it has freed.
+
   Args:
     config: of the run.
     workdir: folder for checkpoints, logs, scores and pictures.

@@ -117,7 +117,8 @@ def _evaluate(config, path: pathlib.Path, folder: pathlib.Path, weights: str, pr
       say(f'\n{path}/calibration.json stays that of the data that the run was trained on')
     elif fitted and fitted.tasks:
       say(f'\n{calibration_fit.as_text(fitted, source.tasks)}')
-    if is_chosen and folder == path and (text := _describe_choice(config.eval.stage, fitted.initial, before)):
+    text = _describe_choice(config.eval.stage, fitted.initial, before) if is_chosen else _describe_unused(config, path)
+    if text and (folder == path or not is_chosen):
       say(f'\n{text}')
     if folder != path:
       say(f'\nscores: {folder}/metrics.json    pictures: {folder}/panels')
@@ -153,8 +154,8 @@ def _describe_choice(stage: str, initial: Sequence[str], before: Sequence[str]) 
   sentences = []
   if initial and stage == 'best':
     sentences.append(
-      f'{join_names(initial)}: predicted by the initial maps from now on, which score higher than chance explains; '
-      '--mode=evaluate with --config.eval.stage=final returns to the denoised ones.'
+      f'{join_names(initial)}: predicted by the initial maps from now on, which score higher by more than chance '
+      'explains; --mode=evaluate with --config.eval.stage=final returns to the denoised ones.'
     )
   elif initial:
     sentences.append(f'{join_names(initial)}: predicted by the initial maps from now on (config.eval.stage=initial).')
@@ -163,6 +164,17 @@ def _describe_choice(stage: str, initial: Sequence[str], before: Sequence[str]) 
   if sentences and stage != 'best':
     sentences.append('Later evaluations keep this; --config.eval.stage=best lets them choose by the scores.')
   return ' '.join(sentences)
+
+
+def _describe_unused(config, path: pathlib.Path) -> str:
+  """Says that config.eval.stage, if it is not the run's, was not used by this evaluation; else ''."""
+  stage = config.eval.stage
+  if stage == 'best' or not (path / 'config.json').exists() or stage == read_config(path).eval.stage:
+    return ''
+  return (
+    f'config.eval.stage={stage} is not kept: only an evaluation on the data that the run was trained on, with its '
+    'number of denoising steps, decides what predictions are made of'
+  )
 
 
 def _initial_tasks(stage: str, scores: dict, better: Sequence[str]) -> Sequence[str]:

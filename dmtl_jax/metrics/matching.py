@@ -20,8 +20,9 @@ import numpy as np
 
 from dmtl_jax.metrics.masks import MaskStack, pack, unpack, WORD, WORD_BITS
 
-GROUP_CELLS = 32_000_000  # pixels in any mask, times masks that are matched together, at most; about 10 bytes each
-SEARCH_PAIRS = 4_000_000  # pairs that a search follows together, about; 50 bytes each
+GROUP_PAIRS = 8_000_000  # pairs of a graph, at most, unless it is of a single mask; about 60 bytes each
+GROUP_CELLS = 32_000_000  # pixels in any mask, times masks that are matched together, likewise; about 10 bytes each
+SEARCH_PAIRS = 1_000_000  # pairs that a search follows together, about; 50 bytes each
 
 
 def match(stack: MaskStack, truth: np.ndarray, radius: float, any_side: bool = False) -> np.ndarray:
@@ -37,19 +38,44 @@ def match(stack: MaskStack, truth: np.ndarray, radius: float, any_side: bool = F
     [N, T] bool, a subset of `stack.inside`; its sum over N is also the number of covered truth pixels.
   """
   covered = np.zeros_like(stack.inside)
-  for group in groups(stack):
+  for group in groups(stack, truth, radius):
     graph = build(stack, group, truth, radius)
     augment(graph, any_side)
     covered[graph.row, group] = graph.predicted.mate >= 0
   return covered
 
 
-def groups(stack: MaskStack) -> Iterator[slice]:
-  """Ranges of thresholds that fit into a word and have at most GROUP_CELLS cells, unless it is a single one."""
+def groups(stack: MaskStack, truth: np.ndarray, radius: float) -> Iterator[slice]:
+  """Ranges of thresholds that fit into a word and have at most GROUP_PAIRS pairs and GROUP_CELLS cells.
+
+  A single mask may have more.
+  """
   pixels, count = stack.inside.shape
   longest = min(max(GROUP_CELLS // max(pixels, 1), 1), WORD_BITS)
-  for start in range(0, count, longest):
-    yield slice(start, min(start + longest, count))
+  pairs = None
+  if pixels * len(_offsets(radius)) > GROUP_PAIRS:  # those of usual maps need no counting
+    pairs = _count_pairs(stack, truth, radius)
+  start = 0
+  while start < count:
+    stop = min(start + longest, count)
+    if pairs is not None:
+      union = np.zeros(pixels, bool)
+      for mask in range(start, stop):
+        union |= stack.inside[:, mask]
+        if mask > start and pairs[union].sum() > GROUP_PAIRS:
+          stop = mask
+          break
+    yield slice(start, stop)
+    start = stop
+
+
+def _count_pairs(stack: MaskStack, truth: np.ndarray, radius: float) -> np.ndarray:
+  """Number of truth pixels [N] int32 at most `radius` from each pixel of the stack."""
+  reach = int(radius)
+  disc = np.zeros((2 * reach + 1, 2 * reach + 1), np.float32)
+  disc[tuple((_offsets(radius) + reach).T)] = 1
+  near = cv2.filter2D(truth.astype(np.float32), cv2.CV_32F, disc, borderType=cv2.BORDER_CONSTANT)
+  return np.rint(near.ravel().take(stack.place)).astype(np.int32)
 
 
 @dataclasses.dataclass
@@ -136,12 +162,13 @@ def build(stack: MaskStack, group: slice, truth: np.ndarray, radius: float) -> G
   box = np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)
   around = cv2.dilate(truth.astype(np.uint8), box, borderType=cv2.BORDER_CONSTANT, borderValue=0).ravel()
   row = np.flatnonzero(around.take(stack.place))
+  inside = pack(stack.inside[row, group])
+  row, inside = row[inside != 0], inside[inside != 0]
   width = truth.shape[1] + 2 * reach
   index = np.full((truth.shape[0] + 2 * reach, width), -1, np.int32)
   index[reach : reach + truth.shape[0], reach : reach + truth.shape[1]][truth] = np.arange(truth.sum())
   y, x = np.divmod(stack.place[row], truth.shape[1])
   place = (y + reach) * width + x + reach  # in the padded `index`, which no shift leaves
-  inside = pack(stack.inside[row, group])
   free_left = inside.copy()
   free_right = np.full(truth.sum(), ~np.uint64(0), WORD)
   near_right = np.zeros(len(free_right), WORD)

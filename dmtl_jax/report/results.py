@@ -323,6 +323,6 @@ def describe_predictions(section: Section) -> str:
   if not parts:
     return ''
   return (
-    'Tables and pictures here show the final maps, but predictions are made of the initial maps for '
+    'Predictions are made of the initial maps, not of the final maps in the table, for '
     f'{join_names(parts, len(parts))}.'
   )

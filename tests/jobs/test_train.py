@@ -189,6 +189,10 @@ def test_a_choice_of_maps_stays_with_the_run(trained, config, tmp_path, monkeypa
   assert 'semseg, normals, depth: predicted by the denoised maps again' in capsys.readouterr().out
   own.eval.stage = 'final'
   assert workdir_lib.read_config(workdir).to_dict() == own.to_dict()
+  config.eval.update(stage='initial', diffusion_steps=1)
+  assert evaluate_with(config) == ()
+  assert 'config.eval.stage=initial is not kept' in capsys.readouterr().out
+  assert workdir_lib.read_config(workdir).to_dict() == own.to_dict()
 
 
 def test_the_api_agrees_with_evaluation(trained, data):

@@ -115,11 +115,32 @@ def test_groups_of_thresholds_do_not_change_what_is_covered(seed, monkeypatch):
   masks, truth = random_stack(seed)
   masks = np.concatenate([masks] * 10)  # more than the bits of a word
   stack = MaskStack.from_masks(masks)
-  assert [group.stop for group in matching.groups(stack)] == [64, 70]
+  assert [group.stop for group in matching.groups(stack, truth, 2)] == [64, 70]
   whole = covered(masks, truth, 2)
   monkeypatch.setattr(matching, 'GROUP_CELLS', 1)
-  assert len(list(matching.groups(stack))) == 70
+  assert len(list(matching.groups(stack, truth, 2))) == 70
   assert (covered(masks, truth, 2) == whole).all()
+
+
+@pytest.mark.parametrize('radius', [0.5, 3.2])
+def test_groups_have_as_many_pairs_as_there_is_room_for(radius, monkeypatch):
+  masks, truth = random_stack(0)
+  stack = MaskStack.from_masks(masks)
+  whole = covered(masks, truth, radius)
+
+  def count_pairs(group: slice) -> int:
+    return len(matching.build(stack, group, truth, radius).matched)
+
+  room = count_pairs(slice(0, 2))
+  monkeypatch.setattr(matching, 'GROUP_PAIRS', room)
+  found = list(matching.groups(stack, truth, radius))
+  assert [group.start for group in found] == [0, *(group.stop for group in found[:-1])]
+  assert found[-1].stop == len(masks)
+  for group in found:
+    assert count_pairs(group) <= room or group.stop - group.start == 1
+    assert group.stop == len(masks) or count_pairs(slice(group.start, group.stop + 1)) > room
+  assert 1 < len(found) < len(masks)
+  assert (covered(masks, truth, radius) == whole).all()
 
 
 @pytest.mark.parametrize('count', [1, 9, 63, 64])

@@ -127,7 +127,7 @@ def test_where_predictions_are_made_of_initial_maps_their_scores_are_named(tmp_p
   calibration.write(runs[0], calibrations.calibration(TASKS, initial=('semseg', 'depth')))
   calibration.write(runs[1], calibrations.calibration(TASKS, initial=('depth',)))
   sentence = (
-    'Tables and pictures here show the final maps, but predictions are made of the initial maps for '
+    'Predictions are made of the initial maps, not of the final maps in the table, for '
     'semseg by DiffusionMTL (Prediction) (60.00 mIoU, 1 of 2 runs), depth by DiffusionMTL (Prediction) (0.5000 absErr).'
   )
   page, text, _ = make(tmp_path, *runs)

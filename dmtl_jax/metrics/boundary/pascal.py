@@ -184,7 +184,7 @@ def pairs(masks: MaskStack, truth: np.ndarray, radius: float) -> tuple[np.ndarra
     Sizes of the maximum matchings [T] int64, expected losses [T] float64.
   """
   largest, lost = [], []
-  for group in matching.groups(masks):
+  for group in matching.groups(masks, truth, radius):
     graph = matching.build(masks, group, truth, radius)
     matching.augment(graph, any_side=True)
     count = group.stop - group.start
