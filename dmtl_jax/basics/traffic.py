@@ -1,7 +1,7 @@
 """Bytes that a compiled program moves between a device's memory and its cores.
 
-They are read from the program's text. XLA's own count, `cost_analysis`, takes the body of a loop once for TPUs and leaves
-it out for GPUs, and for TPUs includes arrays that stay on the chip. Caches are not modelled.
+They are read from the program's text. XLA's own count, `cost_analysis`, takes the body of a loop once, includes arrays
+that stay on a TPU's chip, and is missing for GPUs. Caches are not modelled.
 """
 
 from collections import defaultdict

@@ -21,7 +21,9 @@ def test_a_loop_over_tasks(remat, train, is_shared):
 
   def run(platform):
     with target.compiling_for(platform):
-      return jax.jit(lambda v: decoders.apply(v, features, train, mutable=['batch_stats'] if train else False))(variables)
+      return jax.jit(lambda v: decoders.apply(v, features, train, mutable=['batch_stats'] if train else False))(
+        variables
+      )
 
   loop, plain = run('tpu'), run('cpu')
   assert jax.tree.structure(loop) == jax.tree.structure(plain)

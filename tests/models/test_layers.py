@@ -226,7 +226,10 @@ def test_reduced_convolution_is_a_convolution_and_a_resize(size, stride):
 
 def test_a_reduced_convolution_of_convolutions():
   """Values and gradients of all weights, where the maps of two tasks are convolved, and together convolved again."""
-  maps = {'a': jax.random.normal(jax.random.key(0), (2, 8, 12, 3)), 'b': jax.random.normal(jax.random.key(1), (2, 8, 12, 1))}
+  maps = {
+    'a': jax.random.normal(jax.random.key(0), (2, 8, 12, 3)),
+    'b': jax.random.normal(jax.random.key(1), (2, 8, 12, 1)),
+  }
   conditioning = Conditioning(5)
   params = jax.jit(conditioning.init)(jax.random.key(2), maps)['params']
   params = jax.tree.map(lambda x: jax.random.normal(jax.random.key(x.size), x.shape), params)  # biases too

@@ -1,5 +1,6 @@
 """Per-task decoders f_dec^t and heads f_pred^t (docs/paper.md, Model 2)."""
 
+import operator
 from typing import NamedTuple
 
 from flax import linen as nn
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 
 from dmtl_jax.basics import target
 from dmtl_jax.models.parts.encoder import Residual
-from dmtl_jax.models.parts.layers import Dtype, Head, remat_if, stack_trees
+from dmtl_jax.models.parts.layers import Dtype, Head, recompute, remat_if, stack_trees
 from dmtl_jax.tasks import Task
 
 
@@ -78,13 +79,12 @@ class Decoders(nn.Module):
 
     def decode_next(_, inputs):
       variables, own = inputs
-      run = jax.checkpoint(decode) if self.remat else decode
-      return None, run(variables, shared if own is None else own)
+      return None, recompute(decode, keep_products=not self.remat)(variables, shared if own is None else own)
 
     by_task = [(blocks_of('params', task), blocks_of('batch_stats', task)) for task in self.tasks]
     _, (maps, updates) = jax.lax.scan(decode_next, None, (stack_trees(by_task), own))
     if self.is_mutable_collection('batch_stats'):
       for t, task in enumerate(self.tasks):
         for name, update in zip(self._names(task), updates):
-          self.put_variable('batch_stats', name, jax.tree.map(lambda x: x[t], update))
+          self.put_variable('batch_stats', name, jax.tree.map(operator.itemgetter(t), update))
     return list(maps)

@@ -232,6 +232,19 @@ def remat_if(remat: bool, block: type[nn.Module]) -> type[nn.Module]:
   return nn.remat(block, static_argnums=(2,)) if remat else block
 
 
+def recompute(run, keep_products: bool = True):
+  """`run`, for a loop, whose gradient computes it again, except for its products and sums if `keep_products`.
+
+  Else JAX keeps every value that the gradient reads, in float32 if it is, and in a loop XLA cannot drop them again.
+  """
+  policy = _is_product_or_sum if keep_products else None
+  return jax.checkpoint(run, policy=policy, prevent_cse=False)
+
+
+def _is_product_or_sum(primitive, *_, **__) -> bool:
+  return primitive.name in ('conv_general_dilated', 'dot_general', 'reduce_sum')
+
+
 def stack_trees(trees: list):
   """Trees of arrays of equal shapes to one tree of arrays with a leading axis."""
   return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
