@@ -13,7 +13,7 @@ import scipy.special
 from dmtl_jax.basics import target
 from dmtl_jax.models.parts.denoiser import attend, Conditioning, CrossAttentionBlock
 from dmtl_jax.models.parts.layers import Conv, convolve, Dense, Head, product, resize, stem_conv
-from dmtl_jax.models.parts.reduction import ReducedConv
+from dmtl_jax.models.parts.reduction import composes, ReducedConv
 from dmtl_jax.models.parts.task_layers import gather_by_task, SlotEmbed, SlotHead, TaskConv
 
 
@@ -231,6 +231,7 @@ def test_a_reduced_convolution_of_convolutions():
     'b': jax.random.normal(jax.random.key(1), (2, 8, 12, 1)),
   }
   conditioning = Conditioning(5)
+  assert composes((2, 8, 12, 4), 4, (3, 1), 5)
   params = jax.jit(conditioning.init)(jax.random.key(2), maps)['params']
   params = jax.tree.map(lambda x: jax.random.normal(jax.random.key(x.size), x.shape), params)  # biases too
   weight = jax.random.normal(jax.random.key(3), (2, 6, 5))
@@ -248,6 +249,14 @@ def test_a_reduced_convolution_of_convolutions():
   np.testing.assert_allclose(jax.jit(ours)(maps, params), jax.jit(defined)(maps, params), rtol=1e-4, atol=1e-4)
   gradients = [jax.jit(jax.grad(lambda *a: (f(*a) * weight).sum(), (0, 1)))(maps, params) for f in (ours, defined)]
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3), *gradients)
+
+
+def test_two_convolutions_are_one_only_where_that_is_less_work():
+  pascal = (21, 7, 2, 3, 1)
+  assert composes((6, 64, 64, 34), 4, pascal, 512)
+  assert not composes((6, 8, 8, 34), 4, pascal, 512)  # the product of the kernels would be most of the work
+  assert not composes((6, 66, 64, 34), 4, pascal, 512)  # blocks do not tile it
+  assert not composes((6, 64, 64, 34), 1, pascal, 512)
 
 
 @pytest.mark.parametrize('layer', [Conv(8, 3, dtype=jnp.bfloat16), Dense(8, dtype=jnp.bfloat16)])

@@ -8,7 +8,7 @@ from dmtl_jax.basics import target
 from dmtl_jax.models.parts import layers
 from dmtl_jax.models.parts.diffusion import step_embedding
 from dmtl_jax.models.parts.layers import add_bias, Conv, Dense, Dtype, layer_norm, product, resize
-from dmtl_jax.models.parts.reduction import ConvParams, is_tiled, reduce, ReducedConv
+from dmtl_jax.models.parts.reduction import composes, ConvParams, reduce, ReducedConv
 from dmtl_jax.models.parts.task_layers import SlotEmbed, SlotHead, TaskConv
 
 
@@ -123,9 +123,10 @@ class Conditioning(nn.Module):
   @nn.compact
   def __call__(self, maps: dict[str, jax.Array]) -> jax.Array:
     names, inputs = list(maps), list(maps.values())
+    channels = [x.shape[-1] for x in inputs]
     before = []
-    if self.per_task and is_tiled(inputs[0].shape, self.stride) and max(x.shape[-1] for x in inputs) < self.channels:
-      before = [ConvParams(self.channels, 3, name=f'{n}_embed')(x.shape[-1]) for n, x in zip(names, inputs)]
+    if self.per_task and composes(inputs[0].shape, self.stride, channels, self.channels):
+      before = [ConvParams(self.channels, 3, name=f'{n}_embed')(c) for n, c in zip(names, channels)]
     elif self.per_task:
       inputs = [Conv(self.channels, 3, dtype=self.dtype, name=f'{n}_embed')(x) for n, x in zip(names, inputs)]
     fuse = ReducedConv(self.channels, self.stride, self.dtype, name='fuse')

@@ -49,7 +49,7 @@ class ReducedConv(nn.Module):
     Args:
       x: maps.
       before: 3x3 convolutions, each of its own channels of x, one after the other; if there are any, what is convolved
-        is their results side by side. Only where `is_tiled`.
+        is their results side by side. Only where it `composes`.
     """
     channels = sum(len(each.bias) for each in before) or x.shape[-1]
     kernel = self.param('kernel', kernel_init, (3, 3, channels, self.features))
@@ -72,6 +72,19 @@ def reduce(maps: jax.Array, stride: int) -> jax.Array:
 def is_tiled(shape: tuple[int, ...], stride: int) -> bool:
   """Whether `reduce` of maps [N, h, w, C] averages the middle of blocks, and blocks tile the maps."""
   return stride == BLOCK and shape[1] % BLOCK == 0 and shape[2] % BLOCK == 0
+
+
+def composes(shape: tuple[int, ...], stride: int, channels: Sequence[int], features: int) -> bool:
+  """Whether `reduced_convs` applies to maps [N, h, w, C], and takes less work for one of them than its definition.
+
+  Args:
+    channels: C_t of each first convolution.
+    features: of the first convolutions and of the second.
+  """
+  pixels, count, total = shape[1] * shape[2], len(channels), sum(channels)
+  once = 81 * count * max(channels) * features + pixels * 36 / BLOCK**2 * total
+  twice = pixels * (9 * total + count * features)
+  return is_tiled(shape, stride) and once < twice
 
 
 @jax.jit
