@@ -7,7 +7,7 @@ COMPUTATION = re.compile(r'^(ENTRY )?%?([\w.-]+) \(.*\{$')
 ARRAY = re.compile(r'\b([a-z]+)(\d*)(?:e\d+m\d+\w*)?\[([\d,]*)\]')
 CALLED = re.compile(
   r'(?:calls|body|true_computation|false_computation)=%?([\w.-]+)|branch_computations=\{([^}]*)\}'
-  r'|\bcall\(.*to_apply=%?([\w.-]+)'
+  r'|(?<![\w-])call\(.*to_apply=%?([\w.-]+)'
 )
 CONDITION = re.compile(r'condition=%?([\w.-]+)')
 TRIPS = re.compile(r'known_trip_count\W+n\W+(\d+)')

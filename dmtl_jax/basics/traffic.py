@@ -14,11 +14,12 @@ INSTRUCTION = re.compile(r'^\s+(ROOT )?%?([\w.-]+) = (\(.*?\)|\S+) ([\w-]+)\((.*
 TYPE = re.compile(r'\w+\[[\d,]*\](?:\{[^}]*\})?')
 ON_CHIP = re.compile(r'S\([1-9]')  # the memory space in a TPU's layout
 OPERAND = re.compile(r'%([\w.-]+)')
-# Instructions that move nothing, or whose transfer is counted where it ends (copy-done, slice-done).
+# Instructions that move nothing. A transfer beside other work counts where it ends, other such pairs where they begin.
 STILL = frozenset(
   'parameter constant tuple get-tuple-element bitcast after-all opt-barrier partition-id replica-id copy-start '
-  'slice-start async-update async-done'.split()
+  'slice-start async-update async-done all-reduce-done all-gather-done collective-permute-done'.split()
 )
+TRANSFERS = frozenset(('copy-done', 'slice-done'))
 CALLS = frozenset(('while', 'conditional', 'call', 'async-start'))
 SLICES = frozenset(('dynamic-slice', 'slice', 'gather'))
 
@@ -54,6 +55,7 @@ class _Counter:
     self._types = {each.name: each.type for lines in self._instructions.values() for each in lines}
 
   def computation(self, name: str) -> float:
+    """Bytes of one run of a computation."""
     return sum(self._instruction(each) for each in self._instructions.get(name, ()))
 
   def _instruction(self, each: Instruction) -> float:
@@ -64,7 +66,7 @@ class _Counter:
       sizes = [self.computation(name) for name in called]
       return max(sizes, default=0) if each.kind == 'conditional' else sum(sizes) * self._program.repeats(each.line)
     operands = [self._types.get(name, '') for name in each.operands]
-    if each.kind.endswith('-done'):  # from memory to memory, or between memory and chip
+    if each.kind in TRANSFERS:  # from memory to memory, or between memory and chip
       moved = hlo.array_bytes(each.type)
       source = TYPE.findall(operands[0])[:2] if operands else []
       return moved * (sum(not ON_CHIP.search(one) for one in source) if each.kind == 'copy-done' else 1)
