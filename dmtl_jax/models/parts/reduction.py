@@ -120,7 +120,7 @@ def reduced_convs(x: jax.Array, kernel: jax.Array, *before: jax.Array) -> jax.Ar
 
   Both are linear, so one kernel of 5x5 does the work of two of 3x3. Where they pad does not matter: the middle of a
   block depends on nothing that the second convolution would pad. So nothing is as large as the maps between the two,
-  which for PASCAL have 2560 channels where x has 34; on a TPU v5e these took 5 GB of memory traffic of a training step.
+  which for PASCAL have 2560 channels where x has 34: planned for a TPU v5e, 3.6 of 39.6 GB of a step's memory traffic.
   Jitted for `counting`, as `reduced_conv`.
   """
   count, features = len(before), kernel.shape[-1]

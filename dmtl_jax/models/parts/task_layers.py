@@ -77,7 +77,7 @@ def _conv_tasks(x, kernel):
 def _conv_each(x, kernel):
   """Convolves each map with its own kernel: [N, h, w, C] with [N, k, k, C, D] to [N, h, w, D]."""
   is_winograd = winograd.is_faster((1, *x.shape[1:]), kernel.shape[1:], x.dtype)
-  # A grouped convolution on TPUs: a quarter of the memory traffic of patches, but slower on CPUs and no faster on GPUs.
+  # A grouped convolution on TPUs: a seventh of the memory traffic of patches, but slower on CPUs and no faster on GPUs.
   if is_winograd or (target.platform() == 'tpu' and kernel.shape[1] > 1):
     return jax.vmap(convolve)(x[:, None], kernel)[:, 0]
   return _patch_product(x, kernel)
