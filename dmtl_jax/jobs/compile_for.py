@@ -77,7 +77,7 @@ def measure(traced: jax.stages.Traced, dtype: str, accelerator: accelerators.Acc
 
   Returns:
     {'fits', 'bytes' per device or None, 'arguments', 'temporaries' or None, 'flops' of all products, 'traffic' in bytes
-    or None (if the compiler does not count), 'seconds': a lower bound for a device, 'collectives': {kind: {'count',
+    (see `traffic.count`) or None, 'seconds': a lower bound for a device, 'collectives': {kind: {'count',
     'bytes' sent by a device}}, 'exchange_seconds': a lower bound for them, 'compile_seconds', 'largest': lines,
     'error': the compiler's message or ''}.
   """
