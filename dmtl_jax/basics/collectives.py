@@ -9,17 +9,13 @@ import math
 import re
 from typing import NamedTuple
 
-COMPUTATION = re.compile(r'^(ENTRY )?%?([\w.-]+) \(.*\{$')
+from dmtl_jax.basics import hlo
+
 # An instruction: type of its result (one array, or several in parentheses) and its name.
 COLLECTIVE = re.compile(
   r'^\s+(?:ROOT )?%?[\w.-]+ = (\(.*?\)|\S+) (all-reduce|reduce-scatter|all-gather|all-to-all|collective-permute)'
   r'(-start)?\('
 )
-ARRAY = re.compile(r'\b([a-z]+)(\d*)(?:e\d+m\d+\w*)?\[([\d,]*)\]')
-CALLED = re.compile(r'(?:calls|body|true_computation|false_computation)=%?([\w.-]+)|branch_computations=\{([^}]*)\}')
-CONDITION = re.compile(r'condition=%?([\w.-]+)')
-TRIPS = re.compile(r'known_trip_count\W+n\W+(\d+)')
-BOUND = re.compile(r' constant\((\d+)\)')
 # The groups of devices that exchange with each other, in the three forms that XLA writes: {{0,1},{2,3}}; [2,2]<=[4],
 # two groups of two; and the axes of a mesh, mesh['a'=2,'b'=2] {'a'}. None: one group of all.
 LISTED = re.compile(r'replica_groups=\{\{([\d,]+)\}')
@@ -48,14 +44,14 @@ def find(text: str, devices: int) -> dict[str, Exchange]:
     text: HLO of the compiled program.
     devices: that run it.
   """
-  computations, entry = _split(text)
+  program = hlo.Program(text)
   found: dict[str, Exchange] = {}
 
   def visit(name: str, times: int):
-    for line in computations.get(name, ()):
+    for line in program.computations.get(name, ()):
       if match := COLLECTIVE.match(line):
         kind = match[2]
-        size = _bytes(match[1])
+        size = hlo.array_bytes(match[1])
         group = _group_size(line, devices)
         if match[3]:  # it runs beside other work, and its result holds the operand too
           size = {'all-gather': size * group // (group + 1), 'collective-permute': size // 2}.get(kind, size)
@@ -65,44 +61,11 @@ def find(text: str, devices: int) -> dict[str, Exchange]:
         if group > 1:
           before = found.get(kind, Exchange(0, 0.0))
           found[kind] = Exchange(before.count + times, before.bytes + times * _sent(kind, size, group))
-      for one, several in CALLED.findall(line):
-        for called in [one] if one else re.findall(r'[\w.-]+', several):
-          visit(called, times * _repeats(line, computations))
+      for called in hlo.called(line):
+        visit(called, times * program.repeats(line))
 
-  visit(entry, 1)
+  visit(program.entry, 1)
   return found
-
-
-def _split(text: str) -> tuple[dict[str, list[str]], str]:
-  """The lines of each computation, and the name of the program's own."""
-  computations: dict[str, list[str]] = {}
-  lines: list[str] = []
-  entry = ''
-  for line in text.split('\n'):
-    if match := COMPUTATION.match(line):
-      lines = computations.setdefault(match[2], [])
-      entry = match[2] if match[1] else entry
-    else:
-      lines.append(line)
-  return computations, entry
-
-
-def _repeats(line: str, computations: dict[str, list[str]]) -> int:
-  """How often an instruction runs what it calls: 1 unless it is a loop."""
-  if known := TRIPS.search(line):
-    return int(known[1])
-  condition = CONDITION.search(line)
-  bounds = BOUND.findall('\n'.join(computations[condition[1]])) if condition else []
-  return max([1, *map(int, bounds)])
-
-
-def _bytes(types: str) -> int:
-  """Bytes of an array type, or of the arrays of a tuple."""
-  total = 0
-  for kind, bits, shape in ARRAY.findall(types):
-    width = 1 if kind == 'pred' else int(bits or 8) / 8
-    total += math.prod(int(n) for n in shape.split(',') if n) * width
-  return int(total)
 
 
 def _group_size(line: str, devices: int) -> int:

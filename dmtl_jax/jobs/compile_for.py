@@ -8,7 +8,7 @@ import time
 import jax
 import jax.numpy as jnp
 
-from dmtl_jax.basics import accelerators, collectives, sharding, target
+from dmtl_jax.basics import accelerators, collectives, sharding, target, traffic
 from dmtl_jax.inference.forward import jit_predict_fn
 from dmtl_jax.models import build_model, counting
 from dmtl_jax.models.inputs import variable_shapes
@@ -77,7 +77,7 @@ def measure(traced: jax.stages.Traced, dtype: str, accelerator: accelerators.Acc
 
   Returns:
     {'fits', 'bytes' per device or None, 'arguments', 'temporaries' or None, 'flops' of all products, 'traffic' in bytes
-    or None (if the compiler does not count), 'seconds': a lower bound for a device, 'collectives': {kind: {'count',
+    (see `traffic.count`) or None, 'seconds': a lower bound for a device, 'collectives': {kind: {'count',
     'bytes' sent by a device}}, 'exchange_seconds': a lower bound for them, 'compile_seconds', 'largest': lines,
     'error': the compiler's message or ''}.
   """
@@ -103,7 +103,7 @@ def measure(traced: jax.stages.Traced, dtype: str, accelerator: accelerators.Acc
     result['arguments'] = stats.argument_size_in_bytes
     result['temporaries'] = stats.temp_size_in_bytes
     result['fits'] = result['bytes'] <= accelerator.memory
-    result['traffic'] = (compiled.cost_analysis() or {}).get('bytes accessed')
+    result['traffic'] = traffic.count(text)
     result['largest'] = find_largest(text)
     found = collectives.find(text, accelerator.count)
   peak = accelerator.single if dtype == 'float32' else accelerator.half

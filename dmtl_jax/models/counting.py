@@ -16,11 +16,13 @@ import jax.numpy as jnp
 
 from dmtl_jax.models.base import Network
 from dmtl_jax.models.inputs import model_inputs, variable_shapes
-from dmtl_jax.models.parts.layers import reduced_conv, resize_on_cpu, stem_conv
+from dmtl_jax.models.parts.layers import resize_on_cpu, stem_conv
+from dmtl_jax.models.parts.reduction import reduced_conv, reduced_convs
 from dmtl_jax.models.parts.winograd import winograd_conv
 
 # Strides of convolutions that do not take the work of their definition, by the name of the function.
-CONVOLUTIONS = {reduced_conv.__name__: 1, winograd_conv.__name__: 1, stem_conv.__name__: 2}
+ONE = (reduced_conv, reduced_convs, winograd_conv)
+CONVOLUTIONS = dict.fromkeys((each.__name__ for each in ONE), 1) | {stem_conv.__name__: 2}
 RESIZING = ('_resize', resize_on_cpu.__name__)  # the first is jax.image.resize's; matrix products in disguise
 
 
@@ -111,9 +113,9 @@ def multiply_adds(jaxpr, scope: str, as_defined: bool = False):
       contracted = eqn.params['dimension_numbers'][0][0]
       yield inner, eqn.outvars[0].aval.size * math.prod(eqn.invars[0].aval.shape[i] for i in contracted)
     elif as_defined and eqn.params.get('name') in CONVOLUTIONS:
-      x, kernel = (var.aval for var in eqn.invars)
+      x, *kernels = (var.aval for var in eqn.invars)
       stride = CONVOLUTIONS[eqn.params['name']]
-      yield inner, x.shape[0] * math.prod(-(-size // stride) for size in x.shape[1:3]) * kernel.size
+      yield inner, x.shape[0] * math.prod(-(-size // stride) for size in x.shape[1:3]) * sum(k.size for k in kernels)
     elif eqn.params.get('name') not in RESIZING:
       repeats = eqn.params['length'] if eqn.primitive.name == 'scan' else 1
       for body in _bodies(eqn.params):

@@ -23,7 +23,8 @@ from dmtl_jax.basics.errors import UserError
 from dmtl_jax.models.base import Forward, Network, Output, register
 from dmtl_jax.models.parts.denoiser import CrossAttention, Mlp
 from dmtl_jax.models.parts.encoder import Residual
-from dmtl_jax.models.parts.layers import Conv, Dtype, Head, layer_norm, reduce, remat_if, resize
+from dmtl_jax.models.parts.layers import Conv, Dtype, Head, layer_norm, remat_if, resize
+from dmtl_jax.models.parts.reduction import reduce
 from dmtl_jax.tasks.normals import normalize
 
 ENTRIES_PER_CHANNEL = 8

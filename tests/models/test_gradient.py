@@ -17,6 +17,7 @@ TWO = (TASKS[0], TASKS[3])  # segmentation and normals
 MASK = np.array([[True, False], [True, True], [False, True], [False, True]])
 PAIRS = 5
 CONFIG = tiny_config('method=prediction')
+CONFIG.model.depth = 2
 IMAGES = np.random.default_rng(0).standard_normal((4, *SIZE, 3)).astype(np.float32)
 LABELS = random_labels(np.random.default_rng(1), 4)
 
@@ -53,11 +54,14 @@ def step(dtype: str):
   return jax.jit(jax.grad(loss, has_aux=True))(variables['params'])
 
 
-def test_the_operations_for_cpus_give_the_plain_ones_gradient(steps):
-  with target.compiling_for('gpu'):
-    plain, (expected, *_) = step('float32')
-  gradient, (ours, *_) = steps['float32']
+@pytest.mark.parametrize('platform', ['gpu', 'tpu'])
+def test_the_operations_of_all_platforms_give_one_gradient(steps, platform):
+  """GPUs have the plain ones, TPUs loops over tasks and blocks; both run here."""
+  with target.compiling_for(platform):
+    plain, (expected, _, expected_stats) = step('float32')
+  gradient, (ours, _, stats) = steps['float32']
   np.testing.assert_allclose(ours, expected, rtol=1e-5)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), stats, expected_stats)
   scale = optax.tree.norm(plain)
   difference = optax.tree.norm(jax.tree.map(jnp.subtract, gradient, plain))
   assert 0 < difference < 1e-5 * scale

@@ -10,8 +10,10 @@ import pytest
 import scipy.ndimage
 import scipy.special
 
-from dmtl_jax.models.parts.denoiser import attend, CrossAttentionBlock
-from dmtl_jax.models.parts.layers import Conv, convolve, Dense, Head, product, ReducedConv, resize, stem_conv
+from dmtl_jax.basics import target
+from dmtl_jax.models.parts.denoiser import attend, Conditioning, CrossAttentionBlock
+from dmtl_jax.models.parts.layers import Conv, convolve, Dense, Head, product, resize, stem_conv
+from dmtl_jax.models.parts.reduction import composes, ReducedConv
 from dmtl_jax.models.parts.task_layers import gather_by_task, SlotEmbed, SlotHead, TaskConv
 
 
@@ -103,9 +105,10 @@ def test_the_gradient_of_a_tasks_weights_is_the_sum_over_its_maps(dtype):
   np.testing.assert_allclose(np.asarray(grad_weights, float), expected, rtol=1e-6 if dtype == 'float32' else 1e-2)
 
 
+@pytest.mark.parametrize('platform', ['cpu', 'tpu'])
 @pytest.mark.parametrize('is_dense', [False, True])
 @pytest.mark.parametrize('kernel_size', [1, 3])
-def test_task_convolution_uses_each_maps_own_weights(kernel_size, is_dense):
+def test_task_convolution_uses_each_maps_own_weights(kernel_size, is_dense, platform):
   x = np.random.default_rng(0).standard_normal((6, 5, 7, 4)).astype(np.float32)
   layer = TaskConv(tasks=3, features=2, kernel_size=kernel_size, is_dense=is_dense)
   task = np.array([0, 0, 1, 1, 2, 2])
@@ -113,7 +116,9 @@ def test_task_convolution_uses_each_maps_own_weights(kernel_size, is_dense):
   params['params']['bias'] = jnp.arange(6.0).reshape(3, 2)
   kernel = np.asarray(params['params']['kernel'])
   expected = [conv_by_hand(x[n], kernel[t]) + np.arange(2) + 2 * t for n, t in enumerate(task)]
-  np.testing.assert_allclose(jax.jit(layer.apply)(params, x, task), expected, atol=1e-5)
+  with target.compiling_for(platform):
+    ours = jax.jit(lambda params: layer.apply(params, x, task))(params)
+  np.testing.assert_allclose(ours, expected, atol=1e-5)
 
 
 FIRST, SECOND = slice(0, 3), slice(3, 4)  # the slots of two tasks with 3 channels and 1
@@ -217,6 +222,41 @@ def test_reduced_convolution_is_a_convolution_and_a_resize(size, stride):
   np.testing.assert_allclose(jax.jit(fast)(x, params), jax.jit(defined)(x, params), atol=1e-5)
   gradients = [jax.jit(jax.grad(lambda *a: (f(*a) * weight).sum(), (0, 1)))(x, params) for f in (fast, defined)]
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), *gradients)
+
+
+def test_a_reduced_convolution_of_convolutions():
+  """Values and gradients of all weights, where the maps of two tasks are convolved, and together convolved again."""
+  maps = {
+    'a': jax.random.normal(jax.random.key(0), (2, 8, 12, 3)),
+    'b': jax.random.normal(jax.random.key(1), (2, 8, 12, 1)),
+  }
+  conditioning = Conditioning(5)
+  assert composes((2, 8, 12, 4), 4, (3, 1), 5)
+  params = jax.jit(conditioning.init)(jax.random.key(2), maps)['params']
+  params = jax.tree.map(lambda x: jax.random.normal(jax.random.key(x.size), x.shape), params)  # biases too
+  weight = jax.random.normal(jax.random.key(3), (2, 6, 5))
+
+  def convolved(x, params):
+    return nn.Conv(5, (3, 3), padding=1).apply({'params': params}, x)
+
+  def defined(maps, params):
+    embedded = jnp.concatenate([convolved(maps[name], params[f'{name}_embed']) for name in 'ab'], -1)
+    return resize(convolved(embedded, params['fuse']), (2, 3)).reshape(2, 6, 5)
+
+  def ours(maps, params):
+    return conditioning.apply({'params': params}, maps)
+
+  np.testing.assert_allclose(jax.jit(ours)(maps, params), jax.jit(defined)(maps, params), rtol=1e-4, atol=1e-4)
+  gradients = [jax.jit(jax.grad(lambda *a: (f(*a) * weight).sum(), (0, 1)))(maps, params) for f in (ours, defined)]
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3), *gradients)
+
+
+def test_two_convolutions_are_one_only_where_that_is_less_work():
+  pascal = (21, 7, 2, 3, 1)
+  assert composes((6, 64, 64, 34), 4, pascal, 512)
+  assert not composes((6, 8, 8, 34), 4, pascal, 512)  # the product of the kernels would be most of the work
+  assert not composes((6, 66, 64, 34), 4, pascal, 512)  # blocks do not tile it
+  assert not composes((6, 64, 64, 34), 1, pascal, 512)
 
 
 @pytest.mark.parametrize('layer', [Conv(8, 3, dtype=jnp.bfloat16), Dense(8, dtype=jnp.bfloat16)])

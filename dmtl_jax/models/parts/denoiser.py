@@ -5,8 +5,10 @@ import jax
 import jax.numpy as jnp
 
 from dmtl_jax.basics import target
+from dmtl_jax.models.parts import layers
 from dmtl_jax.models.parts.diffusion import step_embedding
-from dmtl_jax.models.parts.layers import add_bias, Conv, Dense, Dtype, layer_norm, product, reduce, ReducedConv, resize
+from dmtl_jax.models.parts.layers import add_bias, Conv, Dense, Dtype, layer_norm, product, resize
+from dmtl_jax.models.parts.reduction import composes, ConvParams, reduce, ReducedConv
 from dmtl_jax.models.parts.task_layers import SlotEmbed, SlotHead, TaskConv
 
 
@@ -120,10 +122,15 @@ class Conditioning(nn.Module):
 
   @nn.compact
   def __call__(self, maps: dict[str, jax.Array]) -> jax.Array:
-    if self.per_task:
-      maps = {name: Conv(self.channels, 3, dtype=self.dtype, name=f'{name}_embed')(x) for name, x in maps.items()}
+    names, inputs = list(maps), list(maps.values())
+    channels = [x.shape[-1] for x in inputs]
+    before = []
+    if self.per_task and composes(inputs[0].shape, self.stride, channels, self.channels):
+      before = [ConvParams(self.channels, 3, name=f'{n}_embed')(c) for n, c in zip(names, channels)]
+    elif self.per_task:
+      inputs = [Conv(self.channels, 3, dtype=self.dtype, name=f'{n}_embed')(x) for n, x in zip(names, inputs)]
     fuse = ReducedConv(self.channels, self.stride, self.dtype, name='fuse')
-    fused = fuse(jnp.concatenate(list(maps.values()), axis=-1))
+    fused = fuse(jnp.concatenate(inputs, axis=-1), before)
     return fused.reshape(fused.shape[0], -1, self.channels)
 
 
@@ -171,11 +178,26 @@ class Denoiser(nn.Module):
     small = reduce(embedded, self.stride)
     tokens = small.reshape(small.shape[0], -1, self.channels)
     q, kv = (tokens, None) if condition is None else (condition, tokens)
-    for i in range(self.depth):
-      q, kv = CrossAttentionBlock(self.heads, self.dtype, name=f'block{i}')(q, kv)
+    q = self._attend(q, kv)
     mixed = resize(q.reshape(small.shape), x.shape[1:3]) + embedded
 
     out = TaskHeads(tasks, self.channels, **by_task, name='heads')(mixed, task)
     if self.predictions:
       out = SlotHead(self.task_channels, self.is_dense, name='predict')(out, task)
     return out
+
+  def _attend(self, q, kv):
+    """The query tokens after all blocks."""
+    if target.platform() == 'tpu' and not self.is_initializing():
+      # A loop over the blocks' stacked weights, to compile one of them.
+      block = CrossAttentionBlock(self.heads, self.dtype, parent=None)
+
+      @layers.recompute
+      def attend_next(tokens, params):
+        return block.apply({'params': params}, *tokens), None
+
+      params = layers.stack_trees([self.get_variable('params', f'block{i}') for i in range(self.depth)])
+      return jax.lax.scan(attend_next, (q, kv), params)[0][0]
+    for i in range(self.depth):
+      q, kv = CrossAttentionBlock(self.heads, self.dtype, name=f'block{i}')(q, kv)
+    return q

@@ -13,8 +13,6 @@ from dmtl_jax.models.parts import winograd
 
 Dtype = Any
 
-BLOCK = 4  # the token stride at which a convolution and its reduction are one product
-
 # torch's default for convolutions and linear layers (uniform, variance 1 / (3 fan_in)), as in the
 # paper: the denoiser has no norms, and He's larger weights start with maps of size 1e3.
 kernel_init = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
@@ -229,44 +227,24 @@ def _bilinear(before: int, after: int) -> np.ndarray:
   return np.maximum(1 - np.abs(centres[:, None] - np.arange(before)), 0).astype(np.float32)
 
 
-def reduce(maps: jax.Array, stride: int) -> jax.Array:
-  """Maps [N, h, w, C] to the size at which attention runs, [N, h/stride, w/stride, C] (bilinear, no antialias)."""
-  return resize(maps, (max(maps.shape[1] // stride, 1), max(maps.shape[2] // stride, 1)))
-
-
-class ReducedConv(nn.Module):
-  """`reduce` of a 3x3 convolution: [B, h, w, C_in] to [B, h/stride, w/stride, features].
-
-  If the stride is 4 and 4x4 blocks tile the map, this takes a ninth of the work: the reduction averages the middle
-  2x2 outputs of each block, which read only that block. So the result is the product of each block with the mean of
-  the kernel at those four positions.
-  """
-
-  features: int
-  stride: int = BLOCK
-  dtype: Dtype = jnp.float32
-
-  @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    kernel = self.param('kernel', kernel_init, (3, 3, x.shape[-1], self.features))
-    bias = self.param('bias', nn.initializers.zeros, (self.features,))
-    x = x.astype(self.dtype)
-    if self.stride != BLOCK or x.shape[1] % BLOCK or x.shape[2] % BLOCK:
-      return add_bias(reduce(convolve(x, kernel.astype(self.dtype)), self.stride), bias)
-    return add_bias(reduced_conv(x, kernel), bias)
-
-
-@jax.jit
-def reduced_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
-  """See `ReducedConv`; jitted so that `counting` knows it by name and counts the convolution as defined."""
-  batch, height, width, channels = x.shape
-  kernels = [jnp.pad(kernel, ((i, 1 - i), (j, 1 - j), (0, 0), (0, 0))) for i in (0, 1) for j in (0, 1)]
-  mean = (sum(kernels) / len(kernels)).astype(x.dtype)
-  blocks = x.reshape(batch, height // BLOCK, BLOCK, width // BLOCK, BLOCK, channels)
-  rows = jnp.swapaxes(blocks, 2, 3).reshape(batch, height // BLOCK, width // BLOCK, -1)
-  return rows @ mean.reshape(-1, mean.shape[-1])
-
-
 def remat_if(remat: bool, block: type[nn.Module]) -> type[nn.Module]:
   """`block`, called as (x, train), or if `remat` one that recomputes its activations for the gradient."""
   return nn.remat(block, static_argnums=(2,)) if remat else block
+
+
+def recompute(run, keep_products: bool = True):
+  """`run`, for a loop, whose gradient computes it again, except for its products and sums if `keep_products`.
+
+  Else JAX keeps every value that the gradient reads, in float32 if it is, and in a loop XLA cannot drop them again.
+  """
+  policy = _is_product_or_sum if keep_products else None
+  return jax.checkpoint(run, policy=policy, prevent_cse=False)
+
+
+def _is_product_or_sum(primitive, *_, **__) -> bool:
+  return primitive.name in ('conv_general_dilated', 'dot_general', 'reduce_sum')
+
+
+def stack_trees(trees: list):
+  """Trees of arrays of equal shapes to one tree of arrays with a leading axis."""
+  return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
