@@ -176,13 +176,20 @@ def _suite(scored: Scored, page: pathlib.Path) -> str:
     f'{data["size"][0]}x{data["size"][1]}, {length} of {train["batch"]} images{scored.rates}.\n'
   )
   for section in sections(runs):
-    table = make_table(section)
+    table = _without_time(make_table(section))
     body = tables.markdown(table) + gains.markdown(section)
     text += '\n' + body.replace('## ', '### ') + _beside_paper(section, table)
     text += _figure(
       gains.draw(section), 'What denoising gains, by task and method', page, f'{scored.name}-{section.labels}'
     )
   return text
+
+
+def _without_time(table: Table) -> Table:
+  """A table without prediction times, which say nothing of runs that shared processors."""
+  kept = [i for i, column in enumerate(table.columns) if column != tables.TIME]
+  rows = tuple(dataclasses.replace(row, cells=tuple(row.cells[i] for i in kept)) for row in table.rows)
+  return dataclasses.replace(table, columns=tuple(table.columns[i] for i in kept), rows=rows)
 
 
 def _beside_paper(section: Section, table: Table) -> str:

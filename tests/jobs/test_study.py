@@ -78,6 +78,7 @@ def test_a_study_chooses_rates_runs_reports_and_goes_on(tmp_path, runner, monkey
   assert (tmp_path / 'page.md').read_text() == page.replace('# The study', '# Ours')
   assert (tmp_path / 'page' / 'toy-one.svg').read_text().startswith('<svg')
   assert '4 of 4 runs' in page
+  assert 's/image' in (tmp_path / 'toy' / 'report' / 'report.md').read_text() and 's/image' not in page
   assert '0.001 (mtl_baseline), 0.002 (prediction)' in page
   # 61 and 62 after 55 and 58: gains of 6 and 4, whose mean has a standard error of 1.
   assert '**56.50 → 61.50** (+5.00 ± 1.00)' in page
