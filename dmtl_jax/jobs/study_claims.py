@@ -60,13 +60,16 @@ class Lead:
 
   @property
   def is_sure(self) -> bool:
-    """Whether the mean is more than two standard errors from 0."""
-    return abs(self.mean) > 2 * self.error
+    """Whether the mean of three or more gains is more than two standard errors from 0.
+
+    That of two is so in 30% of cases without any difference.
+    """
+    return len(self.gains) > 2 and abs(self.mean) > 2 * self.error
 
   @property
   def chance(self) -> float:
-    """How probable `is_sure` is without any difference, by Student's distribution; 0 for one seed."""
-    return 2 * float(stats.t.sf(2, len(self.gains) - 1)) if len(self.gains) > 1 else 0.0
+    """How probable `is_sure` is without any difference, by Student's distribution."""
+    return 2 * float(stats.t.sf(2, len(self.gains) - 1)) if len(self.gains) > 2 else 0.0
 
   @property
   def text(self) -> str:
@@ -122,7 +125,7 @@ def markdown(settings: Sequence[Setting], claims: Sequence[tuple[str, str]] = CL
   chance = sum(one.chance for one in leads)
   note = (
     'Mean over seeds of the mean gain over tasks (as Δm) on the run of the same seed, ± its standard error; in '
-    'parentheses the seeds that are ahead. Bold: more than two standard errors from 0. '
+    'parentheses the seeds that are ahead. Bold: more than two standard errors from 0, of three seeds or more. '
     f'{len(leads)} comparisons were made; if nothing differed, {chance:.1f} of them would be bold by chance.'
   )
   return f'{markdown_table(["gain in % of", *(setting.title for setting in settings)], body)}\n\n{note}\n'

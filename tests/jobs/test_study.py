@@ -9,7 +9,7 @@ import pytest
 from dmtl_jax import configs
 from dmtl_jax.basics.atomic import write_json
 from dmtl_jax.basics.errors import UserError
-from dmtl_jax.jobs import study, study_page
+from dmtl_jax.jobs import study, study_claims, study_page
 from dmtl_jax.jobs.study_suites import COUNT, Group, LONG, Suite, SUITES, TIME, VARIANT
 from tests import report_runs
 
@@ -150,6 +150,12 @@ def test_claims_hold_beyond_two_standard_errors_of_paired_seeds(tmp_path, monkey
   # Two of three comparisons have three seeds: Student's t with two degrees of freedom is beyond 2 in 18.4% of cases.
   assert '3 comparisons were made; if nothing differed, 0.4 of them' in page
   assert (tmp_path / 'page' / 'gains.svg').read_text().count('aria-label="Gain on the MTL Baseline') == 1
+
+
+def test_two_seeds_are_too_few_for_a_claim():
+  assert not study_claims.Lead((2.0, 2.1)).is_sure
+  assert study_claims.Lead((2.0, 2.1, 2.2)).is_sure
+  assert not study_claims.Lead((-1.0, 2.1, 2.2)).is_sure
 
 
 def test_runs_of_a_method_that_differ_in_more_than_seeds_are_not_compared(tmp_path, monkeypatch):
