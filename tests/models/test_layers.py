@@ -224,6 +224,18 @@ def test_reduced_convolution_is_a_convolution_and_a_resize(size, stride):
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), *gradients)
 
 
+def test_a_reduced_convolution_is_traced_anew_for_another_platform():
+  """The gradient of `product` has a barrier on CPUs."""
+  layer = ReducedConv(2)
+  x = np.ones((1, 8, 8, 1), np.float32)
+  params = {'params': {'kernel': np.ones((3, 3, 1, 2), np.float32), 'bias': np.zeros(2, np.float32)}}
+  texts = []
+  for platform in ('cpu', 'tpu', 'cpu'):
+    with target.compiling_for(platform):
+      texts.append(str(jax.make_jaxpr(jax.grad(lambda params: layer.apply(params, x).sum()))(params)))
+  assert ['optimization_barrier' in text for text in texts] == [True, False, True]
+
+
 def test_a_reduced_convolution_of_convolutions():
   """Values and gradients of all weights, where the maps of two tasks are convolved, and together convolved again."""
   maps = {
