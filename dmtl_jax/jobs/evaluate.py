@@ -128,7 +128,7 @@ def _evaluate(config, path: pathlib.Path, folder: pathlib.Path, weights: str, pr
 
 
 def _write_run(path: pathlib.Path, folder: pathlib.Path, stage: str | None):
-  """Writes the run's config and tasks to another folder, and config.eval.stage to the config, unless it is None."""
+  """Writes config.json with this config.eval.stage (None: the run's own), and tasks.json too if the folder is another."""
   if folder == path and not (path / 'config.json').exists():
     return
   config = read_config(path)

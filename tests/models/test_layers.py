@@ -224,15 +224,15 @@ def test_reduced_convolution_is_a_convolution_and_a_resize(size, stride):
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), *gradients)
 
 
-def test_a_reduced_convolution_is_traced_anew_for_another_platform():
+@pytest.mark.parametrize('layer, inputs', [(ReducedConv(2), ()), (TaskConv(3, 2, kernel_size=3), (np.arange(2),))])
+def test_layers_are_traced_anew_for_another_platform(layer, inputs):
   """The gradient of `product` has a barrier on CPUs."""
-  layer = ReducedConv(2)
-  x = np.ones((1, 8, 8, 1), np.float32)
-  params = {'params': {'kernel': np.ones((3, 3, 1, 2), np.float32), 'bias': np.zeros(2, np.float32)}}
+  x = np.ones((2, 8, 8, 3), np.float32)
+  params = jax.jit(layer.init)(jax.random.key(0), x, *inputs)
   texts = []
-  for platform in ('cpu', 'tpu', 'cpu'):
+  for platform in ('cpu', 'gpu', 'cpu'):
     with target.compiling_for(platform):
-      texts.append(str(jax.make_jaxpr(jax.grad(lambda params: layer.apply(params, x).sum()))(params)))
+      texts.append(str(jax.make_jaxpr(jax.grad(lambda params: layer.apply(params, x, *inputs).sum()))(params)))
   assert ['optimization_barrier' in text for text in texts] == [True, False, True]
 
 

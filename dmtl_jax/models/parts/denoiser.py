@@ -189,7 +189,7 @@ class Denoiser(nn.Module):
   def _attend(self, q, kv):
     """The query tokens after all blocks."""
     if target.platform() == 'tpu' and not self.is_initializing():
-      # A loop over the blocks' stacked weights, to compile one of them.
+      # A loop over the blocks' stacked weights, so that one of them is compiled instead of all.
       block = CrossAttentionBlock(self.heads, self.dtype, parent=None)
 
       @layers.recompute
