@@ -128,7 +128,7 @@ def _evaluate(config, path: pathlib.Path, folder: pathlib.Path, weights: str, pr
 
 
 def _write_run(path: pathlib.Path, folder: pathlib.Path, stage: str | None):
-  """Writes config.json with this config.eval.stage (None: the run's own), and tasks.json too if the folder is another."""
+  """Writes config.json with this config.eval.stage (None: the run's own), and to another folder tasks.json too."""
   if folder == path and not (path / 'config.json').exists():
     return
   config = read_config(path)
