@@ -1,7 +1,7 @@
 """Copies of data and images that lie in a bucket, in the user's cache folder.
 
 A copy is made once. Later only what changed in the bucket since is copied, and what is gone there is removed. Within a
-job the bucket is listed once, so that its parts see the same data; `renew` begins another job of the process.
+job a folder is listed once, so that all of the job sees the same data; the process's next job calls `renew` first.
 """
 
 import base64
@@ -35,7 +35,7 @@ def local_images(spec: str, where: str) -> str:
 
 
 def renew():
-  """Has every folder listed again when it is next asked for."""
+  """Makes `local` list every folder again."""
   local.cache_clear()
 
 

@@ -14,13 +14,13 @@ def keep_freed():
 
   A program compiled for CPUs takes its temporaries from malloc in every call, and malloc returns blocks of that size to
   the system: the training step of `scenes` spent a third of its time on page faults. Now all blocks lie in one heap,
-  which does not shrink. Threads must share it: heaps of their own are too small for such blocks. Sharing did not
-  cost on one core: with 1, 4 and 8 threads the input pipeline took 3.8, 3.8 and 3.9 ms of CPU per image, and 4.0, 4.1
-  and 4.2 otherwise (PASCAL at 512x512). Many cores were not measured.
+  which does not shrink. Threads must share it: heaps of their own are too small for such blocks. On one core
+  sharing costs nothing: with 1, 4 and 8 threads the input pipeline took 3.8, 3.8 and 3.9 ms of CPU per image, and 4.0,
+  4.1 and 4.2 with heaps of their own (PASCAL at 512x512). Many cores were not measured.
 
-  Only `--mode=train` and `--mode=evaluate` call it, not the functions of Python: the whole process keeps its memory
-  from then on, which is for the program to decide. It may call this at any time (page faults also stop when JAX has
-  begun before), or be started with
+  `--mode=train` and `--mode=evaluate` call it, the functions of Python do not: from then on the whole process keeps its
+  memory, which is for the program to decide. A program may call it at any time, also after JAX has started, or be
+  started with
   GLIBC_TUNABLES=glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=0xffffffffffffffff:glibc.malloc.arena_max=1
   """
   if any(map(glob.glob, ACCELERATORS)):

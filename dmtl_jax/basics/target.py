@@ -28,7 +28,8 @@ def devices() -> Sequence[jax.Device]:
 def compiling_for(platform: str, devices: Sequence = ()) -> Iterator[None]:
   """Makes everything that is traced, and every mesh, in this block for these devices.
 
-  A jitted function keeps its traces: create functions to compile for another platform inside the block.
+  `jax.jit` and `jax.checkpoint` keep the traces of a function: create functions to compile for another platform inside
+  the block, and give those of a module the platform as a static argument.
   """
   before = _OTHER.set((platform, tuple(devices)))
   try:

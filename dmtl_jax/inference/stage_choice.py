@@ -25,10 +25,11 @@ def is_higher(score: Callable[[State], float], ours: Sequence[State], others: Se
   """Whether `ours` score higher than `others` in a one-sided t-test at level `CHANCE`.
 
   Args:
-    score: of a state; higher is better, NaN without a labelled pixel.
-    ours, others: a state per group of images, of the same groups. Groups without labels are left out.
+    score: of a state; higher is better, NaN where it is undefined, which is no evidence.
+    ours, others: a state per group of images, of the same groups. Groups without labels, whose states are 0, are left
+      out; one that has no score by itself (boundaries without a boundary pixel) counts as in the score of all images.
   """
-  pairs = [pair for pair in zip(ours, others, strict=True) if not math.isnan(score(pair[0]))]
+  pairs = [pair for pair in zip(ours, others, strict=True) if any(_is_counted(state) for state in pair)]
   count = len(pairs)
   if count < 2:
     return False
@@ -40,3 +41,8 @@ def is_higher(score: Callable[[State], float], ours: Sequence[State], others: Se
   without_one = np.array([lead(pairs[:i] + pairs[i + 1 :]) for i in range(count)])
   error = math.sqrt((count - 1) * without_one.var())
   return lead(pairs) > special.stdtrit(count - 1, 1 - CHANCE) * error
+
+
+def _is_counted(state: State) -> bool:
+  """Whether a state is of any labelled pixel."""
+  return any(values.any() for values in state.values())

@@ -117,8 +117,11 @@ def _evaluate(config, path: pathlib.Path, folder: pathlib.Path, weights: str, pr
       say(f'\n{path}/calibration.json stays that of the data that the run was trained on')
     elif fitted and fitted.tasks:
       say(f'\n{calibration_fit.as_text(fitted, source.tasks)}')
-    text = _describe_choice(config.eval.stage, fitted.initial, before) if is_chosen else _describe_unused(config, path)
-    if text and (folder == path or not is_chosen):
+    if is_chosen and folder == path:
+      text = _describe_choice(config.eval.stage, fitted.initial, before)
+    else:
+      text = _describe_unused(config, path)
+    if text:
       say(f'\n{text}')
     if folder != path:
       say(f'\nscores: {folder}/metrics.json    pictures: {folder}/panels')
@@ -128,7 +131,7 @@ def _evaluate(config, path: pathlib.Path, folder: pathlib.Path, weights: str, pr
 
 
 def _write_run(path: pathlib.Path, folder: pathlib.Path, stage: str | None):
-  """Writes the run's config and tasks to another folder, and config.eval.stage to the config, unless it is None."""
+  """Writes config.json with this config.eval.stage (None: the run's own), and to another folder tasks.json too."""
   if folder == path and not (path / 'config.json').exists():
     return
   config = read_config(path)
@@ -167,13 +170,13 @@ def _describe_choice(stage: str, initial: Sequence[str], before: Sequence[str]) 
 
 
 def _describe_unused(config, path: pathlib.Path) -> str:
-  """Says that config.eval.stage, if it is not the run's, was not used by this evaluation; else ''."""
+  """Says that config.eval.stage does not become the run's; '' if it is already, or is 'best'."""
   stage = config.eval.stage
   if stage == 'best' or not (path / 'config.json').exists() or stage == read_config(path).eval.stage:
     return ''
   return (
-    f'config.eval.stage={stage} is not kept: only an evaluation on the data that the run was trained on, with its '
-    'number of denoising steps, decides what predictions are made of'
+    f'config.eval.stage={stage} is not kept: what predictions of {hub.name_of(path)} are made of is decided by '
+    'evaluations that write there, on the data that the run was trained on and with its number of denoising steps'
   )
 
 

@@ -62,6 +62,21 @@ def test_groups_without_labels_are_left_out():
   assert not stage_choice.is_higher(mean_score, [*ours[:2], *empty * 6], [*others[:2], *empty * 6])
 
 
+def test_a_group_without_a_score_of_its_own_counts_in_the_lead():
+  """False alarms where nothing is to be found, as of boundaries, undo a lead in the other groups."""
+
+  def f_measure(state):
+    return 2 * float(state['hits'] / (state['guesses'] + state['truth'])) if state['truth'] else float('nan')
+
+  def groups(*counts):
+    return [dict(zip(('hits', 'guesses', 'truth'), map(np.int64, count))) for count in counts]
+
+  ours, others = groups((9, 10, 10), (8, 10, 10), (9, 10, 10)), groups((6, 10, 10), (5, 10, 10), (6, 10, 10))
+  assert stage_choice.is_higher(f_measure, ours, others)
+  assert stage_choice.is_higher(f_measure, [*ours, *groups((0, 1, 0))], [*others, *groups((0, 1, 0))])
+  assert not stage_choice.is_higher(f_measure, [*ours, *groups((0, 90, 0))], [*others, *groups((0, 0, 0))])
+
+
 def test_one_group_is_no_evidence():
   assert not stage_choice.is_higher(mean_score, states([9.0]), states([1.0]))
   assert not stage_choice.is_higher(mean_score, [], [])

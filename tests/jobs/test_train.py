@@ -193,6 +193,11 @@ def test_a_choice_of_maps_stays_with_the_run(trained, config, tmp_path, monkeypa
   assert evaluate_with(config) == ()
   assert 'config.eval.stage=initial is not kept' in capsys.readouterr().out
   assert workdir_lib.read_config(workdir).to_dict() == own.to_dict()
+  config.eval.diffusion_steps = 0
+  evaluate.run(config, workdir, out=str(tmp_path / 'out'))
+  assert 'config.eval.stage=initial is not kept' in capsys.readouterr().out
+  assert calibration.read(workdir).initial == ()
+  assert workdir_lib.read_config(tmp_path / 'out').eval.stage == 'initial'
 
 
 def test_the_api_agrees_with_evaluation(trained, data):

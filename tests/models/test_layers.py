@@ -224,6 +224,18 @@ def test_reduced_convolution_is_a_convolution_and_a_resize(size, stride):
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), *gradients)
 
 
+@pytest.mark.parametrize('layer, inputs', [(ReducedConv(2), ()), (TaskConv(3, 2, kernel_size=3), (np.arange(2),))])
+def test_layers_are_traced_anew_for_another_platform(layer, inputs):
+  """The gradient of `product` has a barrier on CPUs."""
+  x = np.ones((2, 8, 8, 3), np.float32)
+  params = jax.jit(layer.init)(jax.random.key(0), x, *inputs)
+  texts = []
+  for platform in ('cpu', 'gpu', 'cpu'):
+    with target.compiling_for(platform):
+      texts.append(str(jax.make_jaxpr(jax.grad(lambda params: layer.apply(params, x, *inputs).sum()))(params)))
+  assert ['optimization_barrier' in text for text in texts] == [True, False, True]
+
+
 def test_a_reduced_convolution_of_convolutions():
   """Values and gradients of all weights, where the maps of two tasks are convolved, and together convolved again."""
   maps = {

@@ -5,9 +5,18 @@ import jax
 import jax.numpy as jnp
 
 from dmtl_jax.basics import target
-from dmtl_jax.models.parts import layers
 from dmtl_jax.models.parts.diffusion import step_embedding
-from dmtl_jax.models.parts.layers import add_bias, Conv, Dense, Dtype, layer_norm, product, resize
+from dmtl_jax.models.parts.layers import (
+  add_bias,
+  Conv,
+  Dense,
+  Dtype,
+  layer_norm,
+  product,
+  recompute,
+  resize,
+  stack_trees,
+)
 from dmtl_jax.models.parts.reduction import composes, ConvParams, reduce, ReducedConv
 from dmtl_jax.models.parts.task_layers import SlotEmbed, SlotHead, TaskConv
 
@@ -189,14 +198,14 @@ class Denoiser(nn.Module):
   def _attend(self, q, kv):
     """The query tokens after all blocks."""
     if target.platform() == 'tpu' and not self.is_initializing():
-      # A loop over the blocks' stacked weights, to compile one of them.
+      # A loop over the blocks' stacked weights, so that one of them is compiled instead of all.
       block = CrossAttentionBlock(self.heads, self.dtype, parent=None)
 
-      @layers.recompute
+      @recompute
       def attend_next(tokens, params):
         return block.apply({'params': params}, *tokens), None
 
-      params = layers.stack_trees([self.get_variable('params', f'block{i}') for i in range(self.depth)])
+      params = stack_trees([self.get_variable('params', f'block{i}') for i in range(self.depth)])
       return jax.lax.scan(attend_next, (q, kv), params)[0][0]
     for i in range(self.depth):
       q, kv = CrossAttentionBlock(self.heads, self.dtype, name=f'block{i}')(q, kv)

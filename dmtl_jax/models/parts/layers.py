@@ -233,9 +233,10 @@ def remat_if(remat: bool, block: type[nn.Module]) -> type[nn.Module]:
 
 
 def recompute(run, keep_products: bool = True):
-  """`run`, for a loop, whose gradient computes it again, except for its products and sums if `keep_products`.
+  """`run`, the body of a loop, with a gradient that computes it again, except its products and sums if `keep_products`.
 
-  Else JAX keeps every value that the gradient reads, in float32 if it is, and in a loop XLA cannot drop them again.
+  Otherwise JAX keeps every value that the gradient reads, some of them in float32. Outside of loops XLA fuses most of
+  these away; what a loop keeps is written to memory.
   """
   policy = _is_product_or_sum if keep_products else None
   return jax.checkpoint(run, policy=policy, prevent_cse=False)

@@ -5,12 +5,14 @@ product of windows of (k + 1) x (k + 1) pixels, every 4 pixels, with the mean of
 """
 
 from collections.abc import Sequence
+import functools
 from typing import NamedTuple
 
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from dmtl_jax.basics import target
 from dmtl_jax.models.parts.layers import add_bias, convolve, Dtype, kernel_init, product, resize
 
 BLOCK = 4  # the stride at which a convolution and its reduction are one product
@@ -57,11 +59,11 @@ class ReducedConv(nn.Module):
     x = x.astype(self.dtype)
     if before:
       biases = jnp.concatenate([each.bias for each in before])
-      reduced = reduced_convs(x, kernel, *(each.kernel for each in before))
+      reduced = reduced_convs(x, kernel, *(each.kernel for each in before), platform=target.platform())
       return add_bias(reduced, bias + jnp.dot(biases, kernel.sum((0, 1)), precision='highest'))
     if not is_tiled(x.shape, self.stride):
       return add_bias(reduce(convolve(x, kernel.astype(self.dtype)), self.stride), bias)
-    return add_bias(reduced_conv(x, kernel), bias)
+    return add_bias(reduced_conv(x, kernel, platform=target.platform()), bias)
 
 
 def reduce(maps: jax.Array, stride: int) -> jax.Array:
@@ -87,12 +89,12 @@ def composes(shape: tuple[int, ...], stride: int, channels: Sequence[int], featu
   return is_tiled(shape, stride) and once < twice
 
 
-@jax.jit
-def reduced_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
+@functools.partial(jax.jit, static_argnames='platform')
+def reduced_conv(x: jax.Array, kernel: jax.Array, *, platform: str) -> jax.Array:
   """`reduce` of the convolution of x [B, h, w, C] with a kernel [k, k, C, D], k 3 or 5, where `is_tiled`.
 
   For k = 3 that takes a ninth of the work. Jitted so that `counting` knows it by name and counts the convolution as
-  defined.
+  defined; `platform`, that of `target`, makes jit trace it anew for another one, since `product` depends on it.
   """
   size = kernel.shape[0]
   shifted = [jnp.pad(kernel, ((i, 1 - i), (j, 1 - j), (0, 0), (0, 0))) for i in (0, 1) for j in (0, 1)]
@@ -114,14 +116,14 @@ def _windows(x: jax.Array, axis: int, size: int) -> jax.Array:
   return jnp.concatenate([own, jax.lax.slice_in_dim(following, 0, size - BLOCK, axis=axis + 1)], axis=axis + 1)
 
 
-@jax.jit
-def reduced_convs(x: jax.Array, kernel: jax.Array, *before: jax.Array) -> jax.Array:
+@functools.partial(jax.jit, static_argnames='platform')
+def reduced_convs(x: jax.Array, kernel: jax.Array, *before: jax.Array, platform: str) -> jax.Array:
   """`reduced_conv` of what other convolutions make of x, see `ReducedConv`; without their biases.
 
   Both are linear, so one kernel of 5x5 does the work of two of 3x3. Where they pad does not matter: the middle of a
   block depends on nothing that the second convolution would pad. So nothing is as large as the maps between the two,
   which for PASCAL have 2560 channels where x has 34: planned for a TPU v5e, 3.6 of 39.6 GB of a step's memory traffic.
-  Jitted for `counting`, as `reduced_conv`.
+  Jitted as `reduced_conv` is.
   """
   count, features = len(before), kernel.shape[-1]
   channels = [each.shape[2] for each in before]
@@ -130,4 +132,5 @@ def reduced_convs(x: jax.Array, kernel: jax.Array, *before: jax.Array) -> jax.Ar
   products = jnp.einsum('tuvcm,ijtmd->ijuvtcd', first, second)
   shifted = [jnp.pad(products[i, j], ((i, 2 - i), (j, 2 - j), *[(0, 0)] * 3)) for i in range(3) for j in range(3)]
   composed = sum(shifted)  # [5, 5, T, max C_t, D]
-  return reduced_conv(x, jnp.concatenate([composed[:, :, t, :c] for t, c in enumerate(channels)], axis=2))
+  combined = jnp.concatenate([composed[:, :, t, :c] for t, c in enumerate(channels)], axis=2)
+  return reduced_conv(x, combined, platform=platform)

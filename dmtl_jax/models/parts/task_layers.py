@@ -4,6 +4,8 @@ They are called with the maps and the task index [N] of each. `is_dense` promise
 (N = T * B, task by task), where the maps of each task go through one ordinary convolution.
 """
 
+import functools
+
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
@@ -69,7 +71,7 @@ class TaskConv(nn.Module):
 
 def _conv_tasks(x, kernel):
   """Convolves the maps of each task with its kernel: [T, n, h, w, C] with [T, k, k, C, D] to [T, n, h, w, D]."""
-  if target.platform() == 'tpu':  # a loop: its compiler takes seconds for each convolution
+  if target.platform() == 'tpu':  # a loop, since a TPU's compiler takes seconds for each convolution
     return jax.lax.map(lambda each: convolve(*each), (x, kernel))
   return jnp.stack([convolve(*each) for each in zip(x, kernel)])
 
@@ -80,14 +82,15 @@ def _conv_each(x, kernel):
   # A grouped convolution on TPUs: a seventh of the memory traffic of patches, but slower on CPUs and no faster on GPUs.
   if is_winograd or (target.platform() == 'tpu' and kernel.shape[1] > 1):
     return jax.vmap(convolve)(x[:, None], kernel)[:, 0]
-  return _patch_product(x, kernel)
+  return _patch_product(x, kernel, target.platform())
 
 
-@jax.checkpoint
-def _patch_product(x, kernel):
+@functools.partial(jax.checkpoint, static_argnums=2)
+def _patch_product(x, kernel, platform: str):
   """`_conv_each` as a batched matrix product over patches: a grouped convolution is 5 times slower on CPU.
 
-  A checkpoint, because patches are k * k times the size of the map: the gradient makes them again.
+  A checkpoint, because patches are k * k times the size of the map: the gradient makes them again. `platform`, that of
+  `target`, makes JAX trace it anew for another one, since `product` depends on it.
   """
   n, k, _, channels, features = kernel.shape
   patches = _patches(x, k).reshape(n, -1, k * k * channels)
