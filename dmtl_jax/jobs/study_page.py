@@ -107,7 +107,7 @@ def _read(folder: pathlib.Path, suite: Suite) -> Scored | None:
 
 
 def _equal_time(scored: Scored, page: pathlib.Path) -> str:
-  """What both forms gain on the baseline in as many seconds, by the length of training; '' without runs for it."""
+  """What both forms gain on the baseline, trained for Prediction's seconds, by length of training; '' without runs."""
   first = [run for run in scored.runs(MAIN) if run.labels == scored.suite.groups[0].labels]
   lengths = [first, *(runs for group, runs in scored.groups if group.role == LONG)]
   baselines = [runs for group, runs in scored.groups if group.role == TIME]
@@ -122,7 +122,10 @@ def _equal_time(scored: Scored, page: pathlib.Path) -> str:
   if not settings:
     return ''
   drawing = study_claims.draw(settings, CORE[1:])
-  text = f'\n## Equal time: {scored.suite.title}\n\n{study_claims.markdown(settings, study_claims.CLAIMS[:2])}'
+  text = (
+    f'\n## Equal time: {scored.suite.title}\n\nThe baseline takes as many seconds as Prediction.\n\n'
+    f'{study_claims.markdown(settings, study_claims.CLAIMS[:2])}'
+  )
   return text + _figure(drawing, 'gain in as many seconds, by length', page, f'{scored.name}-time')
 
 
