@@ -185,6 +185,8 @@ class Checkpoints:
     return UserError(f'{self.path}: all checkpoints are damaged; restore one from a copy, or choose a new --workdir')
 
   def _put_aside(self, step: int):
+    # All processes find it damaged, or one has died, and what the others failed at was to read it together.
+    multihost_utils.sync_global_devices(f'{step} is damaged')
     if jax.process_index() == 0:
       aside = self.path / f'{step}.damaged'
       if aside.exists():

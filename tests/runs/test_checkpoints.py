@@ -7,6 +7,7 @@ import shutil
 
 import grain
 import jax
+from jax.experimental import multihost_utils
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -122,6 +123,17 @@ def test_garbage_and_missing_items_are_damage_too(copy, capsys):
   output = capsys.readouterr().out
   assert 'checkpoints/3/meta: no format' in output
   assert 'checkpoints/2: damaged' in output
+
+
+def test_a_checkpoint_stays_where_a_process_died_while_all_read_it(copy, monkeypatch):
+  def fail(name):
+    raise jax.errors.JaxRuntimeError(f'{name}: connection reset by peer')
+
+  monkeypatch.setattr(multihost_utils, 'sync_global_devices', fail)
+  files(copy, 3)[0].write_bytes(b'')
+  with pytest.raises(jax.errors.JaxRuntimeError, match='connection reset'):
+    restore_latest(copy)
+  assert sorted(path.name for path in (copy / 'checkpoints').iterdir()) == ['1', '2', '3']
 
 
 def test_with_only_damaged_checkpoints_training_does_not_start_from_scratch(copy, saved):
