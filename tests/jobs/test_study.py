@@ -255,3 +255,10 @@ def test_the_runs_of_a_suite_are_configs(name):
       assert (
         config.get_ref(field) is not None if '.' not in field else field.split('.')[1] in config[field.split('.')[0]]
       )
+
+
+@pytest.mark.parametrize('name', SUITES)
+def test_every_longer_training_has_a_baseline_of_its_seconds(name):
+  roles = [group.role for group in SUITES[name].groups]
+  assert TIME not in roles or roles.count(TIME) == 1 + roles.count(LONG)
+  assert LONG not in roles or TIME in roles
