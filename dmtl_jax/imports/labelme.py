@@ -11,7 +11,6 @@ from dmtl_jax.imports import shapes
 from dmtl_jax.imports.export import Annotated, class_name, Drawing, Export, field, image_size, objects, points
 
 IGNORED = '__ignore__'  # LabelMe's own name of unlabelled regions
-BACKGROUND = '_background_'
 
 
 def is_labelme(content) -> bool:

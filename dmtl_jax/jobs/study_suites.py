@@ -143,7 +143,7 @@ SUITES = {
       Group('one', {'mtl_baseline': 3}, _steps(540), TIME, 'time'),
       *_variants(1, 'model.diffusion_steps', 1, 3),
       *_variants(1, 'model.token_stride', 1, 4),
-      *_variants(1, 'initial_loss', 0.5),
+      *_variants(3, 'initial_loss', 0.1),
       *_variants(1, 'model.condition', 'features'),
     ),
     {
