@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 import contextlib
+import dataclasses
 import functools
 import json
 import math
@@ -18,6 +19,7 @@ from dmtl_jax.inference import calibration, calibration_fit, gallery
 from dmtl_jax.inference.evaluation import delta_to_single, Evaluator, headline, size_text
 from dmtl_jax.inference.forward import denoising_steps, STAGES
 from dmtl_jax.models import build_model
+from dmtl_jax.report.results import data_name
 from dmtl_jax.runs import hub, run_tasks
 from dmtl_jax.runs.checkpoints import load
 from dmtl_jax.runs.workdir import read_config, read_tasks, write_config, write_tasks
@@ -56,7 +58,8 @@ def run(
     predictions: also write every image's final maps to W/predictions (see `gallery.save_predictions`).
     force: allow classes renamed since training, see `run_tasks.match`.
     out: folder to write to; None: the workdir, and for a run of the Hub runs/OWNER--RUN. Another folder than the
-      workdir gets the run's config and tasks too, which a report needs.
+      workdir also gets what a report needs: the run's config and tasks, and a calibration.json that names the tasks
+      that the run predicts by initial maps, without the fit if the data are not those of the run.
 
   Returns:
     The content of metrics.json.
@@ -88,6 +91,7 @@ def _evaluate(config, path: pathlib.Path, folder: pathlib.Path, weights: str, pr
   scores, rows, confusion, better_initial = evaluator.run(variables, save if predictions else None, evidence)
   result = {
     **({} if folder == path else {'run': hub.name_of(path)}),
+    'data': data_name(config.data),
     'protocol': config.eval.protocol,
     'resolution': config.eval.resolution,
     'weights': weights,
@@ -98,18 +102,23 @@ def _evaluate(config, path: pathlib.Path, folder: pathlib.Path, weights: str, pr
   if config.eval.protocol == 'mtpsl' and weights == 'best':
     result['last'] = _score_last(evaluator, path, result)
   if jax.process_index() == 0:
-    initial = _initial_tasks(config.eval.stage, scores, better_initial)
+    before = _read_calibration(path)
+    is_chosen = is_standard and is_own and folder == path
+    if is_chosen:
+      initial = _initial_tasks(config.eval.stage, scores, better_initial)
+    else:
+      initial = before.initial if (before.step, before.diffusion_steps) == (step, denoising_steps(model, 0)) else ()
     fitted = calibration_fit.fit(evidence, step, denoising_steps(model, 0), initial) if evidence else None
-    is_chosen = fitted is not None and is_own
-    before = _predicted_by_initial(folder)
     with atomic.transaction():
       _write_run(path, folder, config.eval.stage if is_chosen else None)
       atomic.write_json(folder / ('metrics.json' if is_standard else f'metrics_{steps}.json'), result)
       if is_standard:
         atomic.write_csv(folder / 'per_image.csv', rows)
         atomic.write_atomic(folder / 'confusion.json', json.dumps({name: c.tolist() for name, c in confusion.items()}))
-        if is_chosen:
+        if is_own:
           calibration.write(folder, fitted)
+        elif folder != path:  # for a report: which maps the run's predictions are made of
+          calibration.write(folder, dataclasses.replace(fitted, tasks={}))
         chosen = gallery.choose(rows, source.tasks, config.eval.panels)
         gallery.save_panels(folder / 'panels', source.tasks, chosen, functools.partial(evaluator.stages, variables))
     say(as_text(scores, source.tasks))
@@ -117,8 +126,8 @@ def _evaluate(config, path: pathlib.Path, folder: pathlib.Path, weights: str, pr
       say(f'\n{path}/calibration.json stays that of the data that the run was trained on')
     elif fitted and fitted.tasks:
       say(f'\n{calibration_fit.as_text(fitted, source.tasks)}')
-    if is_chosen and folder == path:
-      text = _describe_choice(config.eval.stage, fitted.initial, before)
+    if is_chosen:
+      text = _describe_choice(config.eval.stage, fitted.initial, before.initial)
     else:
       text = _describe_unused(config, path)
     if text:
@@ -144,12 +153,11 @@ def _write_run(path: pathlib.Path, folder: pathlib.Path, stage: str | None):
     write_tasks(folder, read_tasks(path))
 
 
-def _predicted_by_initial(folder: pathlib.Path) -> Sequence[str]:
-  """The tasks that calibration.json in a folder has predicted by initial maps; () if it cannot be read."""
+def _read_calibration(path: pathlib.Path) -> calibration.Calibration:
+  """The calibration of a run; none if its file is missing or cannot be read."""
   with contextlib.suppress(UserError):
-    before = calibration.read(folder)
-    return before.initial if before else ()
-  return ()
+    return calibration.read(path) or calibration.UNCALIBRATED
+  return calibration.UNCALIBRATED
 
 
 def _describe_choice(stage: str, initial: Sequence[str], before: Sequence[str]) -> str:

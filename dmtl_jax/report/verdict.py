@@ -16,12 +16,14 @@ class Ranking(NamedTuple):
   Attributes:
     gain: only if there is a single method.
     by_initial: for how many of that method's runs predictions are made of the initial maps.
+    initial: scores of these maps, if all of that method's runs predict by them.
   """
 
   column: Column
   methods: list[tuple[Entry, Cell]]
   gain: Gain | None
   by_initial: int = 0
+  initial: Cell | None = None
 
   def place(self, cell: Cell) -> float:
     """Place of a score on an axis of them all, in %; the better, the further right."""
@@ -98,7 +100,9 @@ def _rankings(table: Table) -> list[Ranking]:
     if len(methods) == 1:
       entry = methods[0][0]
       by_initial = sum(run.predicts_by_initial(task) for run in entry.runs)
-      rankings.append(Ranking(column, methods, gain(entry, task), by_initial))
+      has_one_kind = by_initial == len(entry.runs)
+      initial = Cell(column, tuple(entry.scores('initial', task))) if has_one_kind else None
+      rankings.append(Ranking(column, methods, gain(entry, task), by_initial, initial))
     elif methods:
       rankings.append(Ranking(column, methods, gain=None))
   return rankings
