@@ -45,7 +45,8 @@ def _scores(
     if texts:
       cells.append({'heading': task.heading, 'scores': ' → '.join(texts), 'metric': metric})
   what = 'initial → denoised maps' if evaluation.initial else 'predictions'
-  return f'Scores on the validation images ({what}, protocol {evaluation.protocol}; ↑: higher is better):', cells
+  where = f' of {evaluation.data}' if evaluation.data else ''
+  return f'Scores on the validation images{where} ({what}, protocol {evaluation.protocol}; ↑: higher is better):', cells
 
 
 def card_head(heading: str, sides: str) -> str:

@@ -14,7 +14,6 @@ from dmtl_jax.inference import prediction, videos
 from dmtl_jax.jobs import app_html, app_results
 from dmtl_jax.jobs.app_results import Settings, Trial
 from dmtl_jax.models import find
-from dmtl_jax.report import reading
 from dmtl_jax.runs import hub
 from dmtl_jax.runs import workdir as workdir_lib
 from dmtl_jax.tasks import Task
@@ -56,7 +55,7 @@ def build(workdir: str | os.PathLike) -> Page:
   folder = workdir_lib.resolve_run(workdir)
   predictor = prediction.load(folder)
   run = hub.public_name(folder if hub.is_address(workdir) else workdir)
-  evaluation = reading.read_evaluation(folder / 'metrics.json')
+  evaluation = app_results.read_evaluation(folder, predictor.step)
   trial = Trial(predictor)
   title = find(predictor.config.method).title
   report = (folder / 'report.html').absolute()

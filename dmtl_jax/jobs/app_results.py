@@ -14,12 +14,14 @@ import numpy as np
 
 from dmtl_jax.basics import photographs
 from dmtl_jax.basics.errors import sanitize, UserError
+from dmtl_jax.basics.progress import say
 from dmtl_jax.draw import legends, panels
 from dmtl_jax.inference import images, videos
 from dmtl_jax.inference.forward import denoising_steps
 from dmtl_jax.inference.prediction import Predictor
 from dmtl_jax.inference.raw_maps import RawMaps
 from dmtl_jax.jobs import predict
+from dmtl_jax.report import reading
 from dmtl_jax.tasks import Task
 
 MAX_SAMPLES = 16
@@ -181,6 +183,18 @@ class Trial:
     eval_config = one.config.eval.copy_and_resolve_references()
     eval_config.diffusion_steps = diffusion_steps
     return Predictor(one.model, one.variables, one.size, eval_config, one.seed, one.config, one.step, one.calibration)
+
+
+def read_evaluation(folder: pathlib.Path, step: int) -> reading.Evaluation | None:
+  """The scores of a step's weights; without any, a line says so where scores are of other weights."""
+  evaluation = reading.read_evaluation(folder / 'metrics.json')
+  if evaluation and evaluation.step != step:
+    say(
+      f'the page shows no scores: {folder}/metrics.json has those of step {evaluation.step}, and the weights are of '
+      f'step {step}; --mode=evaluate --workdir={folder} --step={step} scores these'
+    )
+    return None
+  return evaluation
 
 
 def read_photograph(path: str | os.PathLike) -> np.ndarray:

@@ -21,7 +21,6 @@ from dmtl_jax.draw import legends
 from dmtl_jax.inference import prediction
 from dmtl_jax.jobs import app, app_html, app_results, predict
 from dmtl_jax.jobs.app_results import Settings, Trial
-from dmtl_jax.report import reading
 from dmtl_jax.tasks import make_task
 from tests.hub_server import Repo
 from tests.tiny import SIZE, TASKS, Tiny
@@ -195,15 +194,33 @@ def test_scores_are_those_of_the_maps_that_predictions_are_made_of(tmp_path):
   scores = {
     stage: {'semseg': {'mIoU': value}, 'saliency': {'maxF': value}} for stage, value in (('initial', 61), ('final', 52))
   }
-  by = {'step': 7, 'protocol': 'plain', 'weights': 'best', 'resolution': 'input'}
+  by = {'step': 7, 'protocol': 'plain', 'weights': 'best', 'resolution': 'input', 'data': 'streets'}
   atomic.write_json(tmp_path / 'metrics.json', by | scores)
-  evaluation = reading.read_evaluation(tmp_path / 'metrics.json')
+  evaluation = app_results.read_evaluation(tmp_path, 7)
   tasks = make_task('semseg', 'semseg', ('a', 'b')), make_task('saliency', 'saliency')
-  _, cells = app_html._scores(tasks, evaluation, ('saliency',))
+  note, cells = app_html._scores(tasks, evaluation, ('saliency',))
+  assert note.startswith('Scores on the validation images of streets (initial')
   assert [(cell['scores'], cell['metric']) for cell in cells] == [
     ('61.00 → 52.00', 'mIoU ↑'),
     ('61.00', 'maxF ↑, initial maps'),
   ]
+
+
+def test_scores_of_other_weights_are_not_shown(tmp_path, capsys):
+  scores = {
+    'step': 9,
+    'protocol': 'plain',
+    'weights': 'latest',
+    'resolution': 'input',
+    'final': {'depth': {'absErr': 1.0}},
+  }
+  atomic.write_json(tmp_path / 'metrics.json', scores)
+  assert app_results.read_evaluation(tmp_path, 7) is None
+  assert (
+    f'metrics.json has those of step 9, and the weights are of step 7; --mode=evaluate --workdir={tmp_path}'
+    in capsys.readouterr().out
+  )
+  assert app_results.read_evaluation(tmp_path, 9)
 
 
 def test_legends_have_the_colours_of_the_pictures():
