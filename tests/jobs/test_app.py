@@ -339,22 +339,6 @@ def test_a_port_that_is_taken_is_refused(run_folder, served):
     app.run(str(run_folder), port)
 
 
-@pytest.fixture(scope='module')
-def browser():
-  """Debian's Chromium without a window, driven by Playwright."""
-  playwright = pytest.importorskip('playwright.sync_api', reason='needs a browser driver: pip install playwright')
-  program = shutil.which('chromium')
-  if not program:
-    pytest.skip('needs a browser: apt-get install chromium')
-  flags = '--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking'
-  with playwright.sync_playwright() as driver:
-    chromium = driver.chromium.launch(
-      executable_path=program, args=[*flags.split(), '--disable-component-update', '--disable-sync']
-    )
-    yield chromium
-    chromium.close()
-
-
 @pytest.mark.parametrize('width', [1280, 390])
 def test_a_photograph_in_six_maps_and_a_zip_out(served, browser, photo, tmp_path, width):
   tab = browser.new_page(viewport={'width': width, 'height': 844})

@@ -236,3 +236,19 @@ def test_ticks_are_few_and_hold_the_range(low, high):
   assert 2 <= len(ticks) <= 7
   assert ticks[0] <= low + 1e-12
   assert ticks[-1] >= high - 1e-12
+
+
+@pytest.mark.parametrize('width', [360, 1280])
+def test_long_names_do_not_widen_the_page(tmp_path, browser, width):
+  tasks = (
+    make_task('semseg', 'semseg', ('a class with a name of several words', 'road')),
+    make_task('marks_on_the_road_surface', 'saliency'),
+  )
+  run = write_run(
+    tmp_path / 'a_run_that_is_named_by_all_its_settings_and_a_date', final=(1, 2), initial=(2, 1), tasks=tasks
+  )
+  write_pictures(run, tasks=tasks, ids=('IMG_2024-05-11_12-30-59_a_photograph_with_a_long_name',))
+  make(tmp_path, run)
+  tab = browser.new_page(viewport={'width': width, 'height': 844})
+  tab.goto(f'file://{tmp_path}/out/report.html')
+  assert tab.evaluate('document.documentElement.scrollWidth') == width
