@@ -178,12 +178,9 @@ class _Cards:
   def __init__(self, trial: Trial, column: gr.Column):
     self.column = column
     self._cards = []
-    sides = '◀ initial │ denoised ▶' if trial.default_steps else '◀ photograph │ prediction ▶'
     for task in trial.tasks:
       with gr.Column(min_width=280):
-        gr.HTML(
-          app_html.card_head(task.heading, 'initial, chosen by evaluation' if task.name in trial.initial else sides)
-        )
+        head = gr.HTML()
         slider = gr.ImageSlider(
           format='png', show_label=False, interactive=False, buttons=['fullscreen'], elem_id=f'maps-{task.name}',
           label=task.heading, max_height=420,
@@ -195,7 +192,7 @@ class _Cards:
           elem_id=f'uncertainty-{task.name}', label=f'{task.heading}: uncertainty',
         )  # fmt: skip
         spread_key = gr.HTML(visible=False)
-      self._cards.append((slider, key, spread_head, spread, spread_key))
+      self._cards.append((head, slider, key, spread_head, spread, spread_key))
 
   @property
   def components(self) -> list:
@@ -204,8 +201,9 @@ class _Cards:
   def fill(self, pictures: list[app_results.TaskPictures]) -> dict:
     """Updates of `components` that show these pictures."""
     updates = {}
-    for (slider, key, spread_head, spread, spread_key), one in zip(self._cards, pictures):
+    for (head, slider, key, spread_head, spread, spread_key), one in zip(self._cards, pictures):
       has_spread = one.uncertainty is not None
+      updates[head] = app_html.card_head(one.task.heading, one.sides)
       updates[slider] = (one.before, one.after)
       updates[key] = app_html.legend(one.key)
       updates[spread] = gr.Image(one.uncertainty, visible=has_spread)

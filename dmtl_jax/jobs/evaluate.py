@@ -161,17 +161,17 @@ def _read_calibration(path: pathlib.Path) -> calibration.Calibration:
 
 
 def _describe_choice(stage: str, initial: Sequence[str], before: Sequence[str]) -> str:
-  """Says which tasks are predicted by initial maps, and which no longer are; '' if all were and are denoised."""
+  """Says which tasks are predicted by initial maps, and which no longer are; '' if all were and are by final ones."""
   sentences = []
   if initial and stage == 'best':
     sentences.append(
       f'{join_names(initial)}: predicted by the initial maps from now on, which score higher by more than chance '
-      'explains; --mode=evaluate with --config.eval.stage=final returns to the denoised ones.'
+      'explains; --mode=evaluate with --config.eval.stage=final returns to the final ones.'
     )
   elif initial:
     sentences.append(f'{join_names(initial)}: predicted by the initial maps from now on (config.eval.stage=initial).')
-  if denoised := [name for name in before if name not in initial]:
-    sentences.append(f'{join_names(denoised)}: predicted by the denoised maps again (config.eval.stage={stage}).')
+  if returned := [name for name in before if name not in initial]:
+    sentences.append(f'{join_names(returned)}: predicted by the final maps again (config.eval.stage={stage}).')
   if sentences and stage != 'best':
     sentences.append('Later evaluations keep this; --config.eval.stage=best lets them choose by the scores.')
   return ' '.join(sentences)

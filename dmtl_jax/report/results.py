@@ -138,6 +138,11 @@ class Entry:
     return method_of(self.config)
 
   @property
+  def diffuses(self) -> bool:
+    """Whether its final maps are denoised ones."""
+    return self.method.network.diffuses
+
+  @property
   def is_evaluated(self) -> bool:
     """Whether at least one run was evaluated."""
     return any(run.evaluation for run in self.runs)

@@ -34,7 +34,11 @@ class Ranking(NamedTuple):
 
 
 class Denoising(NamedTuple):
-  """Names of tasks for which denoising made scores better or worse, of `count` tasks with both scores."""
+  """Names of tasks whose final maps score better or worse than the initial ones, of `count` tasks with both scores.
+
+  Attributes:
+    steps: number of denoising steps S; 0 for methods that refine their maps in another way.
+  """
 
   entry: Entry
   better: list[str]
@@ -114,7 +118,7 @@ def _denoising(section: Section) -> list[Denoising]:
     gains = [gain for gain in gains if gain]
     better = [gain.column.title for gain in gains if gain.improvement > 0]
     worse = [gain.column.title for gain in gains if gain.improvement < 0]
-    steps = entry.config['eval']['diffusion_steps'] or entry.runs[0].diffusion_steps
+    steps = (entry.config['eval']['diffusion_steps'] or entry.runs[0].diffusion_steps) if entry.diffuses else 0
     training_steps = sorted({run.evaluation.step for run in entry.runs if run.evaluation})
     results.append(Denoising(entry, better, worse, len(gains), steps, training_steps))
   return results

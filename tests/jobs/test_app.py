@@ -190,6 +190,14 @@ def test_names_of_a_run_cannot_add_html():
   assert all('<script' not in piece and '&lt;script&gt;' in piece for piece in pieces)
 
 
+def test_a_card_says_what_is_left_and_right():
+  both = ('final', 'initial')
+  assert app_results.name_sides(both, is_initial=False, denoises=True) == '◀ initial │ denoised ▶'
+  assert app_results.name_sides(both, is_initial=False, denoises=False) == '◀ initial │ final ▶'  # InvPT and MTI-Net
+  assert app_results.name_sides(both, is_initial=True, denoises=True) == 'initial, chosen by evaluation'
+  assert app_results.name_sides(('final',), is_initial=False, denoises=False) == '◀ photograph │ prediction ▶'
+
+
 def test_scores_are_those_of_the_maps_that_predictions_are_made_of(tmp_path):
   scores = {
     stage: {'semseg': {'mIoU': value}, 'saliency': {'maxF': value}} for stage, value in (('initial', 61), ('final', 52))

@@ -188,7 +188,7 @@ def test_a_choice_of_maps_stays_with_the_run(trained, config, tmp_path, monkeypa
   capsys.readouterr()
   config.eval.stage = 'final'
   assert evaluate_with(config) == ()
-  assert 'semseg, normals, depth: predicted by the denoised maps again' in capsys.readouterr().out
+  assert 'semseg, normals, depth: predicted by the final maps again' in capsys.readouterr().out
   own.eval.stage = 'final'
   assert workdir_lib.read_config(workdir).to_dict() == own.to_dict()
   config.eval.update(stage='initial', diffusion_steps=1)

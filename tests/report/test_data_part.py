@@ -355,7 +355,7 @@ def test_of_a_task_predicted_by_initial_maps_the_sentences_are_on_these(tmp_path
   (gain,) = prospects.label_gains(full, half)
   assert (gain.before, gain.after) == (48, 38)
   said = sentence.describe(full)
-  assert 'Classes and poorest images are those of the denoised maps, also for semseg.' in said
+  assert 'Classes and poorest images are those of the final maps, also for semseg.' in said
   (full.path / 'calibration.json').unlink()
   assert len(sentence.describe(results.read_run(full.path))) == len(said) - 1
 

@@ -156,6 +156,17 @@ def test_denoising_is_judged_by_the_direction_of_the_metric(tmp_path):
   )
 
 
+def test_methods_that_do_not_denoise_are_not_said_to(tmp_path):
+  run = write_run(tmp_path / 'p', 'method=invpt', final=(48, 19, 0.5), initial=(50, 20, 0.6))
+  write_pictures(run, stages=('label', 'initial', 'final'))
+  page, text, _ = make(tmp_path, run)
+  assert words(find_class(page, 'lead')[1]) == (
+    'Refining the initial maps helped at 2 of 3 tasks and hurt semseg, by a network trained for 7 steps.'
+  )
+  assert '### Initial against final\n' in text
+  assert 'enois' not in text + words(page)
+
+
 def test_every_metric_and_class_is_in_the_details(tmp_path):
   runs = [write_run(tmp_path / f'p{seed}', seed=seed, initial=(1, 2, 3)) for seed in range(2)]
   for run, value in zip(runs, (10.0, 20.5)):
