@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import json
 import math
+import os
 import pathlib
 
 import jax
@@ -122,9 +123,12 @@ def _evaluate(config, path: pathlib.Path, folder: pathlib.Path, weights: str, pr
         chosen = gallery.choose(rows, source.tasks, config.eval.panels)
         gallery.save_panels(folder / 'panels', source.tasks, chosen, functools.partial(evaluator.stages, variables))
     say(as_text(scores, source.tasks))
-    if fitted and fitted.tasks and not is_own:
-      say(f'\n{path}/calibration.json stays that of the data that the run was trained on')
-    elif fitted and fitted.tasks:
+    if is_standard and folder == path and not is_own:
+      say(
+        f'\n{path}: metrics.json and panels are of {_name_data(config.data)} now, and calibration.json stays that of '
+        f'{_name_data(read_config(path).data)}, which the run was trained on; --out=FOLDER keeps them apart'
+      )
+    elif fitted and fitted.tasks and is_own:
       say(f'\n{calibration_fit.as_text(fitted, source.tasks)}')
     if is_chosen:
       text = _describe_choice(config.eval.stage, fitted.initial, before.initial)
@@ -198,7 +202,16 @@ def is_own_data(data_config, path: pathlib.Path) -> bool:
   if not (path / 'config.json').exists():
     return True
   own = read_config(path).data
-  return all(own.get(field) == data_config.get(field) for field in ('name', 'path', 'dir', 'holdout_fraction'))
+  is_same = all(own.get(field) == data_config.get(field) for field in ('name', 'holdout_fraction'))
+  return is_same and all(_is_same_path(own.get(field), data_config.get(field)) for field in ('path', 'dir'))
+
+
+def _is_same_path(one: str | None, other: str | None) -> bool:
+  return one == other or bool(one and other and os.path.realpath(one) == os.path.realpath(other))
+
+
+def _name_data(data_config) -> str:
+  return data_config.get('path') or data_config.name
 
 
 def without_learned(source, config, path: pathlib.Path):
