@@ -232,7 +232,8 @@ def check_flags(config: str | bool | None, overrides: list):
   for name in ('workdir',) if FLAGS.replay or completes else MODES[mode]:
     is_stored = name == 'config' and overrides and FLAGS.workdir
     if not (config or is_stored if name == 'config' else FLAGS[name].value):
-      raise UserError(f'--mode={mode} needs --{name}{"=configs/NAME.py" if name == "config" else ""}; see --help')
+      what = 'config=configs/NAME.py (configs/folder.py for photographs of your own)' if name == 'config' else name
+      raise UserError(f'--mode={mode} needs --{what}; see --help')
   for name in PATHS:
     for path in (FLAGS[name].value or '').split(','):
       schemes = [bucket.SCHEME] if name in IN_BUCKET and mode != 'study' else []
