@@ -24,6 +24,7 @@ STILL = frozenset(
   'parameter constant tuple get-tuple-element bitcast after-all opt-barrier partition-id replica-id copy-start '
   'slice-start async-update async-done all-reduce-done all-gather-done collective-permute-done'.split()
 )
+WITH_OPERANDS = frozenset(('all-gather-start', 'collective-permute-start'))  # first in the tuples that they return
 
 
 class Instruction(NamedTuple):

@@ -13,7 +13,6 @@ from dmtl_jax.basics.hlo import Instruction
 ON_CHIP = re.compile(r'S\([1-9]')  # the memory space in a TPU's layout
 # Transfers beside other work, and the place of their source among the arrays of what begins them.
 TRANSFERS = {'copy-done': 1, 'slice-done': 0}
-WITH_OPERANDS = frozenset(('all-gather-start', 'collective-permute-start'))  # in their results
 SLICES = frozenset(('dynamic-slice', 'slice', 'gather'))
 
 
@@ -48,9 +47,9 @@ class _Counter:
       return max(sizes, default=0) if each.kind == 'conditional' else sum(sizes) * self._program.repeats(each.line)
     operands = [self._types.get(name, '') for name in each.operands]
     if each.kind in TRANSFERS:  # from memory to memory, or between memory and chip
-      source = hlo.arrays(operands[0])[TRANSFERS[each.kind]]
-      return _stored(each.type) + (0 if ON_CHIP.search(source) else hlo.array_bytes(each.type))
-    if each.kind in WITH_OPERANDS:
+      source = hlo.arrays(' '.join(operands))[TRANSFERS[each.kind] :][:1]
+      return _stored(each.type) + (hlo.array_bytes(each.type) if source and _stored(source[0]) else 0)
+    if each.kind in hlo.WITH_OPERANDS:
       return _stored(each.type)
     if each.kind == 'fusion' and called:
       return self._fusion(called[0], each, operands)

@@ -120,7 +120,7 @@ def find_largest(text: str) -> list[str]:
   for each in hlo.Program(text).running():
     if each.kind not in hlo.STILL | hlo.CALLS:
       name = OP_NAME.search(each.line)
-      for array in hlo.arrays(each.type):
+      for array in hlo.arrays(each.type)[len(each.operands) if each.kind in hlo.WITH_OPERANDS else 0 :]:
         key = (hlo.array_bytes(array), array.partition('{')[0])
         counts[key] += 1
         places.setdefault(key, '/'.join(name[1].split('/')[-3:]) if name else each.kind)

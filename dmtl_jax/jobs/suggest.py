@@ -120,7 +120,7 @@ def _missing_labels(
     thumbnails, broken: see `_open_photographs`; nothing is missing of what cannot be read.
 
   Raises:
-    UserError: none.
+    UserError: no photograph can be read, or no label is missing.
   """
   if len(broken) == count:
     raise UserError(f'--images: none of {count} photographs can be read; {broken[min(broken)]}')

@@ -38,6 +38,7 @@ ENTRY %main (a: f32[512,512]) -> bf16[8,32] {
   %a = f32[512,512]{1,0} parameter(0)
   %one = bf16[8,32]{1,0:T(8,128)} fusion(%a), kind=kLoop, calls=%fused, metadata={op_name="jit(step)/x/net/conv/mul"}
   %mask = pred[100,3]{1,0} compare(%a, %a)
+  %gather = (f32[512,512]{1,0}, f32[4,4]{1,0}) all-gather-start(%a), metadata={op_name="gather"}
   %loop = (s32[], f32[512,512]{1,0}) while(%start), condition=%ends, body=%body
   ROOT %two = bf16[8,32]{1,0} fusion(%a), kind=kLoop, calls=%fused
 }
@@ -50,6 +51,7 @@ def test_the_largest_arrays_are_those_that_instructions_write_and_fusions_do_not
     '0.000286 MiB pred[100,3] x1: compare',
     '0.000244 MiB f32[8,8] x1: both',
     '0.000244 MiB f32[64] x1: both',
+    '6.1e-05 MiB f32[4,4] x1: gather',
   ]
 
 
