@@ -262,6 +262,13 @@ def test_data_sets_and_label_settings_have_their_own_tables(tmp_path):
 # --- What may be missing ---------------------------------------------------------------------
 
 
+def test_of_the_folder_around_runs_one_is_named(tmp_path):
+  for name in ('b', 'a'):
+    write_run(tmp_path / 'runs' / name)
+  with pytest.raises(UserError, match=r'runs/config\.json: no such file; .* of a trained run, such as .*runs/a$'):
+    report.run([str(tmp_path / 'runs')], str(tmp_path / 'out'))
+
+
 def test_a_run_without_scores_is_named_and_has_its_curves(tmp_path, capsys):
   run = write_run(tmp_path / 'late', 'method=feature', final=None)
   write_log(run, [{'step': s, 'loss/total': 1 / s} for s in (1, 2, 3)])
