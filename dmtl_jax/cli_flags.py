@@ -10,6 +10,7 @@ check        python main.py --mode=check --config=configs/folder.py --config.dat
 train        python main.py --config=configs/scenes.py:method=prediction,labels=one --workdir=runs/scenes
              (the same command resumes a stopped run)
 evaluate     python main.py --mode=evaluate --workdir=runs/scenes [--step=latest] [--config.eval.diffusion_steps=4]
+             [--out=FOLDER] (scores go there instead, as those of other data should: --config.data.path=PATH)
 predict      python main.py --mode=predict --workdir=runs/scenes --images=PHOTOS --out=maps [--samples=8]
              --save=labels [--confidence=0.9] (as labels, for images that have none, in the folder of the training data)
 suggest      python main.py --mode=suggest --workdir=runs/mine --out=next [--images=PHOTOS] [--count=50]
@@ -231,7 +232,8 @@ def check_flags(config: str | bool | None, overrides: list):
   for name in ('workdir',) if FLAGS.replay or completes else MODES[mode]:
     is_stored = name == 'config' and overrides and FLAGS.workdir
     if not (config or is_stored if name == 'config' else FLAGS[name].value):
-      raise UserError(f'--mode={mode} needs --{name}{"=configs/NAME.py" if name == "config" else ""}; see --help')
+      what = 'config=configs/NAME.py (configs/folder.py for photographs of your own)' if name == 'config' else name
+      raise UserError(f'--mode={mode} needs --{what}; see --help')
   for name in PATHS:
     for path in (FLAGS[name].value or '').split(','):
       schemes = [bucket.SCHEME] if name in IN_BUCKET and mode != 'study' else []
@@ -239,8 +241,6 @@ def check_flags(config: str | bool | None, overrides: list):
       check_local(f'--{name}', path.strip(), schemes)
   if mode in ('train', 'convert', 'publish') and FLAGS.workdir:
     hub.check_folder('--workdir', FLAGS.workdir)
-  if mode == 'evaluate' and FLAGS.out and not hub.is_address(FLAGS.workdir):
-    raise UserError('--out: --mode=evaluate writes to --workdir, unless that is a run on the Hub; leave it out')
   checkpoint = FLAGS.checkpoint or ''
   is_run = hub.is_address(checkpoint) or bucket.is_address(checkpoint) or os.path.isdir(checkpoint)
   if (config or overrides) and (mode in TRAINED or (mode == 'convert' and is_run)):

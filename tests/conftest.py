@@ -1,6 +1,7 @@
 """What all tests share: one compilation cache, the order of the files, fixtures."""
 
 import os
+import shutil
 import signal
 import tempfile
 
@@ -125,3 +126,19 @@ def pascal_raw(tmp_path):
 @pytest.fixture
 def nyud_raw(tmp_path):
   return raw_trees.nyud_tree(tmp_path)
+
+
+@pytest.fixture(scope='module')
+def browser():
+  """Debian's Chromium without a window, driven by Playwright."""
+  playwright = pytest.importorskip('playwright.sync_api', reason='needs a browser driver: pip install playwright')
+  program = shutil.which('chromium')
+  if not program:
+    pytest.skip('needs a browser: apt-get install chromium')
+  flags = '--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking'
+  with playwright.sync_playwright() as driver:
+    chromium = driver.chromium.launch(
+      executable_path=program, args=[*flags.split(), '--disable-component-update', '--disable-sync']
+    )
+    yield chromium
+    chromium.close()

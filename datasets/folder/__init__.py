@@ -84,7 +84,7 @@ class Files:
     if has_none or type(task).file_warnings is Task.file_warnings:  # reading the file again would only take time
       return {}
     with self._unchanged_label(index, task) as path:
-      counts = task.file_warnings(label_files.load(path), **encoding)
+      counts = task.file_warnings(label_files.load_for(path, task), **encoding)
     return {text: count for text, count in counts.items() if count}
 
   def summary(self, index: int, tasks: Sequence[Task]) -> ImageSummary:

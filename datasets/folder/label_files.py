@@ -11,7 +11,32 @@ from dmtl_jax.tasks import Task
 
 def read_label(path: pathlib.Path, task: Task, encoding: dict) -> np.ndarray:
   """Reads a label file, encoded as in tasks/base.py [H, W, K]; raises ValueError, without the file's name."""
-  return task.from_file(load(path), **encoding)
+  return task.from_file(load_for(path, task), **encoding)
+
+
+def load_for(path: pathlib.Path, task: Task) -> np.ndarray:
+  """As `load`, for a task: grey that is stored as a colour has one channel where the task's labels have one."""
+  values = load(path)
+  if task.label_channels > 1:
+    return values
+  values = reduce_grey(values)
+  if values.ndim == 3 and path.suffix.lower() == '.png':
+    if (values[..., 3:] != np.iinfo(values.dtype).max).any():
+      raise ValueError('is partly transparent; save it without transparency')
+    raise ValueError(
+      f'is a picture of colours, and a {task.kind} label has one number per pixel; --mode=import with --colors=FILE '
+      'turns colours into classes'
+    )
+  return values
+
+
+def reduce_grey(values: np.ndarray) -> np.ndarray:
+  """One channel [H, W] of an opaque picture [H, W, 3 or 4] that is grey everywhere; other arrays as they are."""
+  if values.ndim != 3 or values.shape[2] not in (3, 4) or values.dtype.kind != 'u':
+    return values
+  is_opaque = (values[..., 3:] == np.iinfo(values.dtype).max).all()
+  is_grey = is_opaque and (values[..., :1] == values[..., 1:3]).all()
+  return np.ascontiguousarray(values[..., 0]) if is_grey else values
 
 
 def load(path: pathlib.Path) -> np.ndarray:

@@ -8,6 +8,7 @@ from dmtl_jax.basics import files, photographs
 from dmtl_jax.basics.errors import is_plain, join_names, sanitize, UserError
 
 LABEL_SUFFIXES = ('.png', '.npy')
+LOSSY = ('.jpg', '.jpeg')
 POOL = 'unlabelled'  # photographs without labels, beside the splits
 
 
@@ -95,7 +96,9 @@ def by_stem(folder: pathlib.Path, suffixes: tuple[str, ...], beside: str = '') -
     # If it were skipped, a label in another format would silently mean "not labelled".
     stem, suffix = os.path.splitext(entry.name)
     if suffix.lower() not in suffixes:
-      raise UserError(f'{path}: is not one of {", ".join(suffixes)}; convert or remove it')
+      is_lossy = suffix.lower() in LOSSY and not set(LOSSY) & set(suffixes)
+      fix = 'JPEG changes the numbers of a label, so export it again as PNG' if is_lossy else 'convert or remove it'
+      raise UserError(f'{path}: is not one of {", ".join(suffixes)}; {fix}')
     status = entry.stat()
     file = File(path, status.st_size, status.st_mtime_ns)
     check_distinct(path, stems.setdefault(files.nfc(stem), file).path)

@@ -14,7 +14,7 @@ import numpy as np
 from dmtl_jax.basics.atomic import write_atomic
 from dmtl_jax.basics.errors import join_names, sanitize, UserError
 from dmtl_jax.basics.progress import Progress
-from dmtl_jax.datasets.folder import listing
+from dmtl_jax.datasets.folder import label_files, listing
 from dmtl_jax.tasks import KINDS, MAX_NAME_LENGTH
 from dmtl_jax.tasks.base import IGNORE
 
@@ -132,11 +132,12 @@ class _Values:
   def add(self, values: np.ndarray):
     self.files += 1
     values = values[..., 0] if values.ndim == 3 and values.shape[2] == 1 else values
+    if values.ndim != 2 and _is_normals(values):
+      self.vectors += 1
+      return
+    values = label_files.reduce_grey(values)
     if values.ndim != 2:
-      if _is_normals(values):
-        self.vectors += 1
-      else:
-        self.others = values.shape
+      self.others = values.shape
       return
     finite = values[np.isfinite(values)]
     if finite.size:
@@ -215,7 +216,10 @@ def _describe_values(kind: str | None, values: _Values) -> tuple[dict | None, st
     return {'kind': kind}, f'has the name of the kind {kind}'
   if values.others:
     size = 'x'.join(map(str, values.others))
-    return None, f'has maps of {size} numbers, which are not normals; a mask of colours is read by --mode=import'
+    return (
+      None,
+      f'has maps of {size} numbers, which are neither normals nor opaque grey; --mode=import reads masks of colours',
+    )
   if values.vectors:
     if kind not in (None, 'normals') or values.vectors < values.files:
       return None, 'has both maps of three channels and of one; keep one kind of file'
@@ -268,7 +272,8 @@ def _describe_classes(kind: str | None, values: _Values) -> tuple[dict | None, s
   if len(classes) != 2 or classes[0]:
     return (
       None,
-      f'holds {len(classes)} values ({join_names(classes, 5)}), and {kind} has two: 0 and 1, or 0 and another',
+      f'holds {len(classes)} values ({join_names(classes, 5)}), and {kind} has two: 0 and 1, or 0 and another; '
+      'export masks without soft edges',
     )
   look = 'areas'
   if not kind and values.inner <= THIN * values.positive:

@@ -18,7 +18,7 @@ from dmtl_jax.datasets import duplicates
 from dmtl_jax.datasets.folder.cache import Cache, Row
 from dmtl_jax.datasets.summary import summarize
 
-VERSION = 6  # of the checks; a change invalidates cached results
+VERSION = 7  # of the checks; a change invalidates cached results
 CHUNK = 256  # images between two writes of the cache
 EXIF_ORIENTATION = 0x0112
 TURNS = {5: 'transposed', 6: 'clockwise', 7: 'transposed, then by 180 degrees', 8: 'counterclockwise'}

@@ -11,11 +11,7 @@ from typing import NamedTuple
 
 from dmtl_jax.basics import hlo
 
-# An instruction: type of its result (one array, or several in parentheses) and its name.
-COLLECTIVE = re.compile(
-  r'^\s+(?:ROOT )?%?[\w.-]+ = (\(.*?\)|\S+) (all-reduce|reduce-scatter|all-gather|all-to-all|collective-permute)'
-  r'(-start)?\('
-)
+KINDS = frozenset(('all-reduce', 'reduce-scatter', 'all-gather', 'all-to-all', 'collective-permute'))
 # The groups of devices that exchange with each other, in the three forms that XLA writes: {{0,1},{2,3}}; [2,2]<=[4],
 # two groups of two; and the axes of a mesh, mesh['a'=2,'b'=2] {'a'}. None: one group of all.
 LISTED = re.compile(r'replica_groups=\{\{([\d,]+)\}')
@@ -48,12 +44,12 @@ def find(text: str, devices: int) -> dict[str, Exchange]:
   found: dict[str, Exchange] = {}
 
   def visit(name: str, times: int):
-    for line in program.computations.get(name, ()):
-      if match := COLLECTIVE.match(line):
-        kind = match[2]
-        size = hlo.array_bytes(match[1])
-        group = _group_size(line, devices)
-        if match[3]:  # it runs beside other work, and its result holds the operand too
+    for each in program.computations.get(name, ()):
+      kind = each.kind.removesuffix('-start')
+      if kind in KINDS:
+        size = hlo.array_bytes(each.type)
+        group = _group_size(each.line, devices)
+        if kind != each.kind:  # it runs beside other work, and its result holds the operand too
           size = {'all-gather': size * group // (group + 1), 'collective-permute': size // 2}.get(kind, size)
         if 'all-reduce-scatter' in name:  # how a TPU does it: an all-reduce fused with the choice of a part
           kind = 'reduce-scatter'
@@ -61,8 +57,8 @@ def find(text: str, devices: int) -> dict[str, Exchange]:
         if group > 1:
           before = found.get(kind, Exchange(0, 0.0))
           found[kind] = Exchange(before.count + times, before.bytes + times * _sent(kind, size, group))
-      for called in hlo.called(line):
-        visit(called, times * program.repeats(line))
+      for called in hlo.called(each.line):
+        visit(called, times * program.repeats(each.line))
 
   visit(program.entry, 1)
   return found

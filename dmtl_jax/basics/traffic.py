@@ -6,33 +6,14 @@ that stay on a TPU's chip, and is missing for GPUs. Caches are not modelled.
 
 from collections import defaultdict
 import re
-from typing import NamedTuple
 
 from dmtl_jax.basics import hlo
+from dmtl_jax.basics.hlo import Instruction
 
-INSTRUCTION = re.compile(r'^\s+(ROOT )?%?([\w.-]+) = (\(.*?\)|\S+) ([\w-]+)\((.*)$')
-TYPE = re.compile(r'\w+\[[\d,]*\](?:\{[^}]*\})?')
 ON_CHIP = re.compile(r'S\([1-9]')  # the memory space in a TPU's layout
-OPERAND = re.compile(r'%([\w.-]+)')
-# Instructions that move nothing. A transfer beside other work counts where it ends, other such pairs where they begin.
-STILL = frozenset(
-  'parameter constant tuple get-tuple-element bitcast after-all opt-barrier partition-id replica-id copy-start '
-  'slice-start async-update async-done all-reduce-done all-gather-done collective-permute-done'.split()
-)
-TRANSFERS = frozenset(('copy-done', 'slice-done'))
-CALLS = frozenset(('while', 'conditional', 'call', 'async-start'))
+# Transfers beside other work, and the place of their source among the arrays of what begins them.
+TRANSFERS = {'copy-done': 1, 'slice-done': 0}
 SLICES = frozenset(('dynamic-slice', 'slice', 'gather'))
-
-
-class Instruction(NamedTuple):
-  """One instruction; `operands` are names, and `line` its text."""
-
-  name: str
-  type: str
-  kind: str
-  operands: list[str]
-  line: str
-  is_root: bool
 
 
 def count(text: str) -> float:
@@ -51,25 +32,25 @@ class _Counter:
 
   def __init__(self, program: hlo.Program):
     self._program = program
-    self._instructions = {name: _parse(lines) for name, lines in program.computations.items()}
-    self._types = {each.name: each.type for lines in self._instructions.values() for each in lines}
+    self._types = {each.name: each.type for lines in program.computations.values() for each in lines}
 
   def computation(self, name: str) -> float:
     """Bytes of one run of a computation."""
-    return sum(self._instruction(each) for each in self._instructions.get(name, ()))
+    return sum(self._instruction(each) for each in self._program.computations.get(name, ()))
 
   def _instruction(self, each: Instruction) -> float:
-    if each.kind in STILL or 'AllocateBuffer' in each.line:
+    if each.kind in hlo.STILL or 'AllocateBuffer' in each.line:
       return 0
     called = hlo.called(each.line)
-    if each.kind in CALLS:
+    if each.kind in hlo.CALLS:
       sizes = [self.computation(name) for name in called]
       return max(sizes, default=0) if each.kind == 'conditional' else sum(sizes) * self._program.repeats(each.line)
     operands = [self._types.get(name, '') for name in each.operands]
     if each.kind in TRANSFERS:  # from memory to memory, or between memory and chip
-      moved = hlo.array_bytes(each.type)
-      source = TYPE.findall(operands[0])[:2] if operands else []
-      return moved * (sum(not ON_CHIP.search(one) for one in source) if each.kind == 'copy-done' else 1)
+      source = hlo.arrays(' '.join(operands))[TRANSFERS[each.kind] :][:1]
+      return _stored(each.type) + (hlo.array_bytes(each.type) if source and _stored(source[0]) else 0)
+    if each.kind in hlo.WITH_OPERANDS:
+      return _stored(each.type)
     if each.kind == 'fusion' and called:
       return self._fusion(called[0], each, operands)
     if each.kind in SLICES:
@@ -79,7 +60,7 @@ class _Counter:
     return _stored(each.type) + sum(map(_stored, operands))
 
   def _fusion(self, computation: str, each: Instruction, operands: list[str]) -> float:
-    inside = self._instructions[computation]
+    inside = self._program.computations[computation]
     users: dict[str, list[Instruction]] = defaultdict(list)
     for one in inside:
       for name in one.operands:
@@ -92,7 +73,7 @@ class _Counter:
     by_name = {one.name: one for one in inside}
     root = next(one for one in inside if one.is_root)
     results = [by_name[name] for name in root.operands] if root.kind == 'tuple' else [root]
-    return read + sum(min(_stored(t), self._written(one, by_name)) for t, one in zip(TYPE.findall(each.type), results))
+    return read + sum(min(_stored(t), self._written(one, by_name)) for t, one in zip(hlo.arrays(each.type), results))
 
   def _written(self, result: Instruction, by_name: dict[str, Instruction]) -> float:
     """Bytes that a fusion writes of one of its results."""
@@ -115,15 +96,6 @@ def _read(parameter: str, users: dict[str, list[Instruction]], size: float) -> f
   return read
 
 
-def _parse(lines: list[str]) -> list[Instruction]:
-  parsed = []
-  for line in lines:
-    if match := INSTRUCTION.match(line):
-      operands = OPERAND.findall(match[5].split('), ')[0])
-      parsed.append(Instruction(match[2], match[3], match[4], operands, line, bool(match[1])))
-  return parsed
-
-
 def _stored(types: str) -> float:
   """Bytes of an array type, or of the arrays of a tuple, that are in the device's memory."""
-  return sum(hlo.array_bytes(each) for each in TYPE.findall(types) if not ON_CHIP.search(each))
+  return sum(hlo.array_bytes(each) for each in hlo.arrays(types) if not ON_CHIP.search(each))

@@ -44,8 +44,9 @@ def _scores(
     texts = [f'{value:.{task.digits}f}' for value in values if value is not None]
     if texts:
       cells.append({'heading': task.heading, 'scores': ' → '.join(texts), 'metric': metric})
-  what = 'initial → denoised maps' if evaluation.initial else 'predictions'
-  return f'Scores on the validation images ({what}, protocol {evaluation.protocol}; ↑: higher is better):', cells
+  what = 'initial → final maps' if evaluation.initial else 'predictions'
+  where = f' of {evaluation.data}' if evaluation.data else ''
+  return f'Scores on the validation images{where} ({what}, protocol {evaluation.protocol}; ↑: higher is better):', cells
 
 
 def card_head(heading: str, sides: str) -> str:

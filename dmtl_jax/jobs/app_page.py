@@ -14,7 +14,6 @@ from dmtl_jax.inference import prediction, videos
 from dmtl_jax.jobs import app_html, app_results
 from dmtl_jax.jobs.app_results import Settings, Trial
 from dmtl_jax.models import find
-from dmtl_jax.report import reading
 from dmtl_jax.runs import hub
 from dmtl_jax.runs import workdir as workdir_lib
 from dmtl_jax.tasks import Task
@@ -56,7 +55,7 @@ def build(workdir: str | os.PathLike) -> Page:
   folder = workdir_lib.resolve_run(workdir)
   predictor = prediction.load(folder)
   run = hub.public_name(folder if hub.is_address(workdir) else workdir)
-  evaluation = reading.read_evaluation(folder / 'metrics.json')
+  evaluation = app_results.read_evaluation(folder, predictor.step)
   trial = Trial(predictor)
   title = find(predictor.config.method).title
   report = (folder / 'report.html').absolute()
@@ -179,12 +178,9 @@ class _Cards:
   def __init__(self, trial: Trial, column: gr.Column):
     self.column = column
     self._cards = []
-    sides = '◀ initial │ denoised ▶' if trial.default_steps else '◀ photograph │ prediction ▶'
     for task in trial.tasks:
       with gr.Column(min_width=280):
-        gr.HTML(
-          app_html.card_head(task.heading, 'initial, chosen by evaluation' if task.name in trial.initial else sides)
-        )
+        head = gr.HTML()
         slider = gr.ImageSlider(
           format='png', show_label=False, interactive=False, buttons=['fullscreen'], elem_id=f'maps-{task.name}',
           label=task.heading, max_height=420,
@@ -196,7 +192,7 @@ class _Cards:
           elem_id=f'uncertainty-{task.name}', label=f'{task.heading}: uncertainty',
         )  # fmt: skip
         spread_key = gr.HTML(visible=False)
-      self._cards.append((slider, key, spread_head, spread, spread_key))
+      self._cards.append((head, slider, key, spread_head, spread, spread_key))
 
   @property
   def components(self) -> list:
@@ -205,8 +201,9 @@ class _Cards:
   def fill(self, pictures: list[app_results.TaskPictures]) -> dict:
     """Updates of `components` that show these pictures."""
     updates = {}
-    for (slider, key, spread_head, spread, spread_key), one in zip(self._cards, pictures):
+    for (head, slider, key, spread_head, spread, spread_key), one in zip(self._cards, pictures):
       has_spread = one.uncertainty is not None
+      updates[head] = app_html.card_head(one.task.heading, one.sides)
       updates[slider] = (one.before, one.after)
       updates[key] = app_html.legend(one.key)
       updates[spread] = gr.Image(one.uncertainty, visible=has_spread)

@@ -1,6 +1,6 @@
 """What the page of `--mode=app` shows and gives to download: maps, archives and videos of one run, without Gradio."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import contextlib
 import dataclasses
 import functools
@@ -14,12 +14,14 @@ import numpy as np
 
 from dmtl_jax.basics import photographs
 from dmtl_jax.basics.errors import sanitize, UserError
+from dmtl_jax.basics.progress import say
 from dmtl_jax.draw import legends, panels
 from dmtl_jax.inference import images, videos
 from dmtl_jax.inference.forward import denoising_steps
 from dmtl_jax.inference.prediction import Predictor
 from dmtl_jax.inference.raw_maps import RawMaps
 from dmtl_jax.jobs import predict
+from dmtl_jax.report import reading
 from dmtl_jax.tasks import Task
 
 MAX_SAMPLES = 16
@@ -41,12 +43,14 @@ class TaskPictures:
   """The maps of one task as pictures uint8 [H, W, 3] of one size, with their legends.
 
   Attributes:
+    sides: what `before` and `after` are.
     before: the initial map; the photograph itself for methods without initial maps.
     after: the final map, with samples that of their mean.
     uncertainty, uncertainty_key: only with samples.
   """
 
   task: Task
+  sides: str
   before: np.ndarray
   after: np.ndarray
   key: legends.Key
@@ -108,7 +112,9 @@ class Trial:
     """Predicts a photograph; raises UserError for a file that is none, or is too large."""
     image = read_photograph(path)
     raw = self._raw(image, settings)
-    return [_draw(raw, task, image) for task in self.tasks]
+    denoises = bool(self.default_steps)
+    sides = {task.name: name_sides(raw.stages, task.name in self.initial, denoises) for task in self.tasks}
+    return [_draw(raw, task, image, sides[task.name]) for task in self.tasks]
 
   def archive(self, path: str | os.PathLike, settings: Settings, folder: pathlib.Path) -> Archive:
     """Writes FOLDER/NAME_maps.zip with the files that `--mode=predict` writes for this photograph.
@@ -183,6 +189,33 @@ class Trial:
     return Predictor(one.model, one.variables, one.size, eval_config, one.seed, one.config, one.step, one.calibration)
 
 
+def name_sides(stages: Sequence[str], is_initial: bool, denoises: bool) -> str:
+  """What is left and right of the divider between a task's maps.
+
+  Args:
+    stages: of the method.
+    is_initial: whether the task is predicted by its initial map.
+    denoises: whether the method makes its final maps by denoising.
+  """
+  if is_initial:
+    return 'initial, chosen by evaluation'
+  if 'initial' not in stages:
+    return '◀ photograph │ prediction ▶'
+  return f'◀ initial │ {"denoised" if denoises else "final"} ▶'
+
+
+def read_evaluation(folder: pathlib.Path, step: int) -> reading.Evaluation | None:
+  """The scores of a step's weights; without any, a line says so where scores are of other weights."""
+  evaluation = reading.read_evaluation(folder / 'metrics.json')
+  if evaluation and evaluation.step != step:
+    say(
+      f'the page shows no scores: {folder}/metrics.json has those of step {evaluation.step}, and the weights are of '
+      f'step {step}; --mode=evaluate --workdir={folder} --step={step} scores these'
+    )
+    return None
+  return evaluation
+
+
 def read_photograph(path: str | os.PathLike) -> np.ndarray:
   """`photographs.read_image`, but raises UserError for more than `MAX_PIXELS` pixels before they are decoded."""
   size = photographs.read_size(path)
@@ -203,7 +236,7 @@ def describe_error(error: UserError, path: str | os.PathLike) -> str:
   return sanitize(str(error).replace(os.fspath(path), os.path.basename(path)), 1000)
 
 
-def _draw(raw: RawMaps, task: Task, image: np.ndarray) -> TaskPictures:
+def _draw(raw: RawMaps, task: Task, image: np.ndarray, sides: str) -> TaskPictures:
   longest = max(image.shape[:2])
   scale = min(max(longest, SIDES[0]), SIDES[1]) / longest
   height, width = (max(round(n * scale), 1) for n in image.shape[:2])
@@ -219,8 +252,10 @@ def _draw(raw: RawMaps, task: Task, image: np.ndarray) -> TaskPictures:
     before = panels.resize(image, (width, height))
   key = task.key(limits, present)
   if 'uncertainty' not in raw.stages:
-    return TaskPictures(task, before, pictures['final'], key)
+    return TaskPictures(task, sides, before, pictures['final'], key)
   spread = raw.prediction('uncertainty', task, size)
   high = task.spread_limit(limits)
   uncertainty = panels.color_uncertainty(spread, high)
-  return TaskPictures(task, before, pictures['final'], key, uncertainty, panels.uncertainty_key(task, spread, high))
+  return TaskPictures(
+    task, sides, before, pictures['final'], key, uncertainty, panels.uncertainty_key(task, spread, high)
+  )

@@ -23,6 +23,7 @@ from dmtl_jax.training import setup, step
 
 SHOWN = 12  # images in the picture
 CHUNK = 256  # images handed to the reading threads at a time
+FARTHEST = (0.1, 1000)  # metres between which the farthest pixel of a folder of photographs lies
 WARN_ABOVE = 0.001  # share of a task's pixels
 
 
@@ -204,13 +205,21 @@ class LabelStats:
       text += f', from {self.low:.4g} to {self.high:.4g} {unit}'.rstrip()
     return text
 
-  def warning_lines(self) -> list[str]:
-    """'12% of the pixels hold 65535 = 65.5 m: ...'."""
-    return [
+  def warning_lines(self, task: Task, unit: str = '') -> list[str]:
+    """'12% of the pixels hold 65535 = 65.5 m: ...', and what is unlikely of all labels together."""
+    lines = [
       f'{share(n, self.pixels)} of the pixels {text}'
       for text, n in self.warnings.items()
       if n > WARN_ABOVE * self.pixels
     ]
+    if task.binary and self.values[1] > self.labelled / 2:
+      lines.append(f"'yes' on most pixels is unlikely for {task.kind}: if 'no' is what you drew, invert these files")
+    if unit == 'm' and self.labelled and not FARTHEST[0] <= self.high <= FARTHEST[1]:
+      lines.append(
+        f'the farthest pixel is {self.high:.4g} m away, which is unlikely; "scale" in dataset.json sets the metres of '
+        'one unit of whole numbers, and .npy files of fractions must hold metres'
+      )
+    return lines
 
 
 def share(part: int, whole: int) -> str:
@@ -232,7 +241,8 @@ def contents(source) -> list[str]:
   lines = [f'  size: {common}' + (f' and {len(sizes) - 3} more sizes' if len(sizes) > 3 else '')]
   for task in source.tasks:
     lines.append(f'  {task.name}: {stats[task.name].describe(task, source.units.get(task.name, ""))}')
-    lines += [f'    {line}' for line in stats[task.name].warning_lines()]
+    warnings = stats[task.name].warning_lines(task, source.units.get(task.name, ''))
+    lines += [f'    {line}' for line in warnings]
     lines += [f'    {join_names(empty)}: no labelled pixel'] if (empty := stats[task.name].empty) else []
   unlabelled = [source.ids[i] for i in np.flatnonzero(~source.label_mask.any(1))]
   return lines + ([f'  without a label: {len(unlabelled)} images ({join_names(unlabelled)})'] if unlabelled else [])

@@ -1,14 +1,13 @@
 """`--mode=summary --memory --for=NAME`: compiles a config's programs for an accelerator that need not be here."""
 
 from collections import Counter
-import math
 import re
 import time
 
 import jax
 import jax.numpy as jnp
 
-from dmtl_jax.basics import accelerators, collectives, sharding, target, traffic
+from dmtl_jax.basics import accelerators, collectives, hlo, sharding, target, traffic
 from dmtl_jax.inference.forward import jit_predict_fn
 from dmtl_jax.models import build_model, counting
 from dmtl_jax.models.inputs import variable_shapes
@@ -16,10 +15,7 @@ from dmtl_jax.tasks import Task
 from dmtl_jax.training import cost, setup
 
 SHOWN = 6  # number of the largest arrays to list
-# An instruction of a compiled program: type and shape of its result, and its name. Then its place in our code.
-INSTRUCTION = re.compile(r'^\s+(?:ROOT )?%?[\w.-]+ = (\w+)\[([\d,]+)\]\S* ([\w-]+)\(')
-OP_NAME = re.compile(r'op_name="([^"]*)"')
-VIEWS = ('parameter', 'get-tuple-element', 'bitcast', 'constant', 'tuple')  # take no memory of their own
+OP_NAME = re.compile(r'op_name="([^"]*)"')  # of an instruction of a compiled program: its place in our code
 
 
 def plan(config, tasks: tuple[Task, ...], name: str) -> dict:
@@ -119,20 +115,15 @@ def measure(traced: jax.stages.Traced, dtype: str, accelerator: accelerators.Acc
 
 def find_largest(text: str) -> list[str]:
   """The largest arrays that the instructions of a compiled program write: 'SIZE TYPE[SHAPE] xCOUNT: WHERE'."""
-  inner = set(re.findall(r'(?:calls|to_apply)=%?([\w.-]+)', text))  # computations of fusions, which write no arrays
   counts = Counter()
   places = {}
-  is_inner = False
-  for line in text.split('\n'):
-    if line.endswith('{') and not line.startswith(' '):
-      is_inner = line.removeprefix('ENTRY ').split(' ')[0].lstrip('%') in inner
-    match = None if is_inner else INSTRUCTION.match(line)
-    if match and match[3] not in VIEWS:
-      bits = int((re.findall(r'\d+', match[1]) or [8])[0])  # pred has no number, and takes a byte
-      key = (math.prod(map(int, match[2].split(','))) * bits // 8, f'{match[1]}[{match[2]}]')
-      counts[key] += 1
-      name = OP_NAME.search(line)
-      places.setdefault(key, '/'.join(name[1].split('/')[-3:]) if name else match[3])
+  for each in hlo.Program(text).running():
+    if each.kind not in hlo.STILL | hlo.CALLS:
+      name = OP_NAME.search(each.line)
+      for array in hlo.arrays(each.type)[len(each.operands) if each.kind in hlo.WITH_OPERANDS else 0 :]:
+        key = (hlo.array_bytes(array), array.partition('{')[0])
+        counts[key] += 1
+        places.setdefault(key, '/'.join(name[1].split('/')[-3:]) if name else each.kind)
   keys = sorted(counts, key=lambda key: -key[0])[:SHOWN]
   return [f'{size(key[0])} {key[1]} x{counts[key]}: {places[key]}' for key in keys]
 

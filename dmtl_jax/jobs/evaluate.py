@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 import contextlib
+import dataclasses
 import functools
 import json
 import math
+import os
 import pathlib
 
 import jax
@@ -18,6 +20,7 @@ from dmtl_jax.inference import calibration, calibration_fit, gallery
 from dmtl_jax.inference.evaluation import delta_to_single, Evaluator, headline, size_text
 from dmtl_jax.inference.forward import denoising_steps, STAGES
 from dmtl_jax.models import build_model
+from dmtl_jax.report.results import data_name
 from dmtl_jax.runs import hub, run_tasks
 from dmtl_jax.runs.checkpoints import load
 from dmtl_jax.runs.workdir import read_config, read_tasks, write_config, write_tasks
@@ -56,7 +59,8 @@ def run(
     predictions: also write every image's final maps to W/predictions (see `gallery.save_predictions`).
     force: allow classes renamed since training, see `run_tasks.match`.
     out: folder to write to; None: the workdir, and for a run of the Hub runs/OWNER--RUN. Another folder than the
-      workdir gets the run's config and tasks too, which a report needs.
+      workdir also gets what a report needs: the run's config and tasks, and a calibration.json that names the tasks
+      that the run predicts by initial maps, without the fit if the data are not those of the run.
 
   Returns:
     The content of metrics.json.
@@ -88,6 +92,7 @@ def _evaluate(config, path: pathlib.Path, folder: pathlib.Path, weights: str, pr
   scores, rows, confusion, better_initial = evaluator.run(variables, save if predictions else None, evidence)
   result = {
     **({} if folder == path else {'run': hub.name_of(path)}),
+    'data': data_name(config.data),
     'protocol': config.eval.protocol,
     'resolution': config.eval.resolution,
     'weights': weights,
@@ -98,27 +103,35 @@ def _evaluate(config, path: pathlib.Path, folder: pathlib.Path, weights: str, pr
   if config.eval.protocol == 'mtpsl' and weights == 'best':
     result['last'] = _score_last(evaluator, path, result)
   if jax.process_index() == 0:
-    initial = _initial_tasks(config.eval.stage, scores, better_initial)
+    before = _read_calibration(path)
+    is_chosen = is_standard and is_own and folder == path
+    if is_chosen:
+      initial = _initial_tasks(config.eval.stage, scores, better_initial)
+    else:
+      initial = before.initial if (before.step, before.diffusion_steps) == (step, denoising_steps(model, 0)) else ()
     fitted = calibration_fit.fit(evidence, step, denoising_steps(model, 0), initial) if evidence else None
-    is_chosen = fitted is not None and is_own
-    before = _predicted_by_initial(folder)
     with atomic.transaction():
       _write_run(path, folder, config.eval.stage if is_chosen else None)
       atomic.write_json(folder / ('metrics.json' if is_standard else f'metrics_{steps}.json'), result)
       if is_standard:
         atomic.write_csv(folder / 'per_image.csv', rows)
         atomic.write_atomic(folder / 'confusion.json', json.dumps({name: c.tolist() for name, c in confusion.items()}))
-        if is_chosen:
+        if is_own:
           calibration.write(folder, fitted)
+        elif folder != path:  # for a report: which maps the run's predictions are made of
+          calibration.write(folder, dataclasses.replace(fitted, tasks={}))
         chosen = gallery.choose(rows, source.tasks, config.eval.panels)
         gallery.save_panels(folder / 'panels', source.tasks, chosen, functools.partial(evaluator.stages, variables))
     say(as_text(scores, source.tasks))
-    if fitted and fitted.tasks and not is_own:
-      say(f'\n{path}/calibration.json stays that of the data that the run was trained on')
-    elif fitted and fitted.tasks:
+    if is_standard and folder == path and not is_own:
+      say(
+        f'\n{path}: metrics.json and panels are of {_name_data(config.data)} now, and calibration.json stays that of '
+        f'{_name_data(read_config(path).data)}, which the run was trained on; --out=FOLDER keeps them apart'
+      )
+    elif fitted and fitted.tasks and is_own:
       say(f'\n{calibration_fit.as_text(fitted, source.tasks)}')
-    if is_chosen and folder == path:
-      text = _describe_choice(config.eval.stage, fitted.initial, before)
+    if is_chosen:
+      text = _describe_choice(config.eval.stage, fitted.initial, before.initial)
     else:
       text = _describe_unused(config, path)
     if text:
@@ -144,26 +157,25 @@ def _write_run(path: pathlib.Path, folder: pathlib.Path, stage: str | None):
     write_tasks(folder, read_tasks(path))
 
 
-def _predicted_by_initial(folder: pathlib.Path) -> Sequence[str]:
-  """The tasks that calibration.json in a folder has predicted by initial maps; () if it cannot be read."""
+def _read_calibration(path: pathlib.Path) -> calibration.Calibration:
+  """The calibration of a run; none if its file is missing or cannot be read."""
   with contextlib.suppress(UserError):
-    before = calibration.read(folder)
-    return before.initial if before else ()
-  return ()
+    return calibration.read(path) or calibration.UNCALIBRATED
+  return calibration.UNCALIBRATED
 
 
 def _describe_choice(stage: str, initial: Sequence[str], before: Sequence[str]) -> str:
-  """Says which tasks are predicted by initial maps, and which no longer are; '' if all were and are denoised."""
+  """Says which tasks are predicted by initial maps, and which no longer are; '' if all were and are by final ones."""
   sentences = []
   if initial and stage == 'best':
     sentences.append(
       f'{join_names(initial)}: predicted by the initial maps from now on, which score higher by more than chance '
-      'explains; --mode=evaluate with --config.eval.stage=final returns to the denoised ones.'
+      'explains; --mode=evaluate with --config.eval.stage=final returns to the final ones.'
     )
   elif initial:
     sentences.append(f'{join_names(initial)}: predicted by the initial maps from now on (config.eval.stage=initial).')
-  if denoised := [name for name in before if name not in initial]:
-    sentences.append(f'{join_names(denoised)}: predicted by the denoised maps again (config.eval.stage={stage}).')
+  if returned := [name for name in before if name not in initial]:
+    sentences.append(f'{join_names(returned)}: predicted by the final maps again (config.eval.stage={stage}).')
   if sentences and stage != 'best':
     sentences.append('Later evaluations keep this; --config.eval.stage=best lets them choose by the scores.')
   return ' '.join(sentences)
@@ -190,7 +202,16 @@ def is_own_data(data_config, path: pathlib.Path) -> bool:
   if not (path / 'config.json').exists():
     return True
   own = read_config(path).data
-  return all(own.get(field) == data_config.get(field) for field in ('name', 'path', 'dir', 'holdout_fraction'))
+  is_same = all(own.get(field) == data_config.get(field) for field in ('name', 'holdout_fraction'))
+  return is_same and all(_is_same_path(own.get(field), data_config.get(field)) for field in ('path', 'dir'))
+
+
+def _is_same_path(one: str | None, other: str | None) -> bool:
+  return one == other or bool(one and other and os.path.realpath(one) == os.path.realpath(other))
+
+
+def _name_data(data_config) -> str:
+  return data_config.get('path') or data_config.name
 
 
 def without_learned(source, config, path: pathlib.Path):

@@ -32,8 +32,9 @@ def run(config) -> Path:
     UserError: says what is missing or broken, and what to do.
   """
   data = config.data
+  builder_type = builder_class(data.name)
   check_local('config.data.dir', data.dir)  # prepared data can be copied to a bucket
-  builder = builder_class(data.name)(data_dir=data.dir, file_format='array_record')
+  builder = builder_type(data_dir=data.dir, file_format='array_record')
   states = {True: 'is whole', False: 'is not built, and the same command starts again'}
   with (
     stopping.report_interruption(lambda: f'{builder.data_path} {states[builder.data_path.exists()]}', data.dir),

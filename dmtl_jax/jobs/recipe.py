@@ -143,7 +143,7 @@ def padding(shapes, size: tuple[int, int], geometry: str) -> float:
   for height, width in shapes:
     factor = min(size[0] / height, size[1] / width)
     factor = min(factor, 1) if geometry == 'pad' else factor
-    shares.append(1 - factor**2 * height * width / (size[0] * size[1]))
+    shares.append(max(1 - factor**2 * height * width / (size[0] * size[1]), 0.0))  # rounding can make it -0
   return statistics.fmean(shares)
 
 

@@ -14,6 +14,7 @@ from dmtl_jax.basics.errors import check_count, sanitize, UserError
 from dmtl_jax.basics.progress import say
 from dmtl_jax.data import label_settings
 from dmtl_jax.data import source as source_lib
+from dmtl_jax.datasets import duplicates
 from dmtl_jax.datasets.source import Source
 from dmtl_jax.draw import panels
 from dmtl_jax.draw.png import save_png
@@ -53,6 +54,7 @@ def run(workdir: str, out: str, spec: str | Sequence[str] | None, count: int, fo
   whole = source_lib.open_source(config.data, 'train')
   training = label_settings.apply_labels(whole, config.data.labels, config.data.label_seed)
   broken: dict[int, str] = {}
+  thumbnails: dict[int, np.ndarray] = {}
   folder = pathlib.Path(out)
   with stopping.report_interruption(lambda: f'what lies in {folder} is as it was', folder):
     if spec:
@@ -61,15 +63,15 @@ def run(workdir: str, out: str, spec: str | Sequence[str] | None, count: int, fo
       raise UserError(
         f'{workdir}: all {len(training)} training images are labelled for all tasks; name others with --images=PHOTOS'
       )
-    sources = [training, *([_open_photographs(paths, training.tasks, broken)] if spec else [])]
+    sources = [training, *([_open_photographs(paths, training.tasks, broken, thumbnails)] if spec else [])]
     parts = [ranking.measure(predictor, _without_labels(one), config.data) for one in sources]
     labelled = np.concatenate([one.label_mask for one in sources])
     candidates = ~labelled if spec else ~whole.label_mask  # a label that config.data.labels hides need not be drawn
     if spec:
-      if len(broken) == len(paths):
-        raise UserError(f'--images: none of {len(paths)} photographs can be read; {broken[min(broken)]}')
       candidates[: len(training)] = False
-      candidates[[len(training) + i for i in broken]] = False
+      candidates[len(training) :] = _missing_labels(
+        len(paths), thumbnails, broken, [whole, source_lib.open_source(config.data, 'val')]
+      )
     picks = ranking.rank(np.concatenate(parts), labelled, candidates, count, config.seed)
     names = [*training.ids, *(sanitize(str(path), 4096) for path in paths)]
     with transaction():
@@ -92,18 +94,60 @@ def _photographs(spec: str | Sequence[str], out: str) -> list[pathlib.Path]:
   return paths
 
 
-def _open_photographs(paths: Sequence[pathlib.Path], tasks: tuple[Task, ...], broken: dict[int, str]) -> Source:
-  """Photographs without labels; those that cannot be read are black, and named in `broken`."""
+def _open_photographs(
+  paths: Sequence[pathlib.Path], tasks: tuple[Task, ...], broken: dict[int, str], thumbnails: dict[int, np.ndarray]
+) -> Source:
+  """Photographs without labels; fills `thumbnails`. Those that cannot be read are black, and named in `broken`."""
 
   def read(index: int, _) -> dict:
     try:
       image = photographs.read_image(paths[index])
+      thumbnails[index] = duplicates.thumbnail(image)
     except UserError as error:
       broken[index] = str(error)
       image = np.zeros((1, 1, 3), np.uint8)
     return {'image': image, 'labels': {}}
 
   return Source(tasks, [str(path) for path in paths], np.zeros((len(paths), len(tasks)), bool), read)
+
+
+def _missing_labels(
+  count: int, thumbnails: dict[int, np.ndarray], broken: dict[int, str], sources: Sequence[Source]
+) -> np.ndarray:
+  """Which labels [N, T] bool `count` photographs lack, in themselves and in copies of them in the sources.
+
+  Args:
+    thumbnails, broken: see `_open_photographs`; nothing is missing of what cannot be read.
+
+  Raises:
+    UserError: no photograph can be read, or no label is missing.
+  """
+  if len(broken) == count:
+    raise UserError(f'--images: none of {count} photographs can be read; {broken[min(broken)]}')
+  missing = np.zeros((count, len(sources[0].tasks)), bool)
+  known = labels_of_copies(list(thumbnails.values()), sources)
+  missing[list(thumbnails)] = ~known
+  if not missing.any():
+    raise UserError(f'--images: all {len(known)} photographs are in the data, labelled for all tasks; name others')
+  if known.any():
+    say(
+      f'{int(known.any(1).sum())} of {len(known)} photographs are labelled in the data already; '
+      'they are suggested only for labels that they do not have'
+    )
+  return missing
+
+
+def labels_of_copies(thumbnails: Sequence[np.ndarray], sources: Sequence[Source]) -> np.ndarray:
+  """Which labels [N, T] bool exist of N photographs: those of the images in the sources that show the same picture.
+
+  None of sources whose thumbnails are not known.
+  """
+  count = len(thumbnails)
+  thumbnailed = [source for source in sources if source.thumbnails is not None]
+  pictures = duplicates.pictures(np.concatenate([np.stack(thumbnails), *(one.thumbnails for one in thumbnailed)]))
+  labels = np.zeros((pictures.max() + 1, len(sources[0].tasks)), bool)
+  np.logical_or.at(labels, pictures[count:], np.concatenate([labels[:0], *(one.label_mask for one in thumbnailed)]))
+  return labels[pictures[:count]]
 
 
 def _without_labels(source: Source) -> Source:

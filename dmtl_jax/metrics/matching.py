@@ -34,6 +34,11 @@ def match(stack: MaskStack, truth: np.ndarray, radius: float, any_side: bool = F
     radius: largest distance of a pair, in pixels.
     any_side: see `augment`; faster where only the number of covered pixels counts.
 
+  Time and memory grow with the pairs. Where the truth is dense they are many, and few masks fit into a group: with 12%
+  of 840x1000 pixels true and noise predicted, a pixel may match 36 others, 99 masks come in 69 groups of 5 to 8 million
+  pairs, and each takes about a second to build on an AMD core, two minutes in all. Searching takes 2 s for the first
+  group and 0.1 s for each of the others.
+
   Returns:
     [N, T] bool, a subset of `stack.inside`; its sum over N is also the number of covered truth pixels.
   """

@@ -69,7 +69,7 @@ def score_rows(run: Run) -> list[list[str]]:
   for task in run.tasks:
     if math.isnan(run.prediction_score(task)):
       continue
-    used = 'initial' if run.predicts_by_initial(task) else 'final'
+    used = run.prediction_stage(task)
     cells = [f'{escape(task.name)}, {task.metric} ({"higher" if task.higher_is_better else "lower"} is better)']
     for stage in ('initial', 'final'):
       score = run.score(stage, task)

@@ -71,10 +71,14 @@ def markdown(section: Section) -> str:
   """A table with a row per method that has initial maps; '' if none has."""
   body = [[entry.name, *map(_cell, row)] for entry, row in gains_by_entry(section)]
   table = markdown_table(['method', *(task_column(task).heading for task in section.tasks)], body)
-  note = (
-    'Initial → denoised, bold where denoising helped; in parentheses the gain, ± its standard error over the seeds.'
-  )
-  return f'\n### Initial against denoised\n\n{table}\n\n{note}\n' if body else ''
+  maps = name_final_maps(section)
+  note = f'Initial → {maps}, bold where these are better; in parentheses the gain, ± its standard error over the seeds.'
+  return f'\n### Initial against {maps}\n\n{table}\n\n{note}\n' if body else ''
+
+
+def name_final_maps(section: Section) -> str:
+  """'denoised', or 'final' if a method with initial maps refines them in another way."""
+  return 'denoised' if all(entry.diffuses for entry, _ in gains_by_entry(section)) else 'final'
 
 
 def _cell(gain: Gain | None) -> str:

@@ -8,7 +8,7 @@ import pathlib
 
 from dmtl_jax.report import charts, details, last, pictures, reliability, scoring, steps, verdict
 from dmtl_jax.report.data import part as data_part
-from dmtl_jax.report.gains import gains_by_entry
+from dmtl_jax.report.gains import gains_by_entry, name_final_maps
 from dmtl_jax.report.render import render
 from dmtl_jax.report.results import Section
 from dmtl_jax.report.table import Table, task_column
@@ -42,12 +42,13 @@ def _part(table: Table, data: data_part.DataPart | None, album: pictures.Album, 
     last_title=last.TITLE,
     last_note=last.NOTE,
     denoising=_denoising(section),
+    final_maps=name_final_maps(section),
     step_lines=lines,
     step_charts=steps.make_charts(lines, section),
     step_warning=steps.warn(lines),
     images=images,
     image_notes=list(dict.fromkeys(entry.method.note for entry in section.entries if entry.method.note)),
-    has_diffusion=any(entry.method.network.diffuses for entry in section.entries),
+    has_diffusion=any(entry.diffuses for entry in section.entries),
     extremes=extremes,
     curves=_curves(section),
     metric_tables=details.metric_tables(section),
@@ -59,7 +60,7 @@ def _part(table: Table, data: data_part.DataPart | None, album: pictures.Album, 
 
 
 def _denoising(section: Section) -> list[dict]:
-  """Initial against denoised scores, a card per task (the paper's Figure 8); [] for one method, see the verdict."""
+  """Initial against final scores, a card per task (the paper's Figure 8); [] for one method, see the verdict."""
   cards = []
   gains = gains_by_entry(section) if len(section.entries) > 1 else []
   for i, task in enumerate(section.tasks):

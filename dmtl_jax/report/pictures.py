@@ -224,7 +224,7 @@ def best_and_worst(section: Section, album: Album) -> dict[str, list[Extreme]]:
 def _extreme_strip(entry: Entry, task: Task, image: DrawnImage, album: Album) -> Strip:
   """Input, ground truth, initial and final map of one image, with the scores."""
   drawing = image.tasks[task.name]
-  final = 'Denoised' if 'initial' in drawing.files else 'Prediction'
+  final = 'Denoised' if entry.diffuses else 'Prediction'
   figures = [_embed(image.input, 'Input', f'input {image.id}', album)]
   for stage, caption in (('label', 'Ground truth'), ('initial', 'Initial'), ('final', final)):
     if stage in drawing.files:

@@ -42,6 +42,7 @@ class Evaluation:
     seconds_per_image: of prediction.
     boundary_side: longest side in pixels at which boundaries were scored; 0: no limit.
     boundary_shrunk: number of images shrunk to it.
+    data: name of the data that was scored; '' in files of earlier versions.
     last: scores of the last weights, where these are of the best.
   """
 
@@ -55,6 +56,7 @@ class Evaluation:
   seconds_per_image: float | None
   boundary_side: int
   boundary_shrunk: int
+  data: str = ''
   last: 'Evaluation | None' = None
 
 
@@ -107,6 +109,7 @@ def read_evaluation(path: pathlib.Path) -> Evaluation | None:
       seconds_per_image=_optional_number(content.get('seconds_per_image')),
       boundary_side=int(_number(content.get('boundary_side', 0))),
       boundary_shrunk=int(_number(content.get('boundary_shrunk', 0))),
+      data=_text(content.get('data', '')),
     )
     if last := content.get('last'):
       stages = {'final': _scores(last['final']), 'initial': _scores(last.get('initial', {}))}

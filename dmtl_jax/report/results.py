@@ -4,13 +4,14 @@ Runs of the same data and labels share a `Section` of the report. In it, runs th
 `Entry`, which is a row of its table.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 import json
 import math
 import pathlib
 import re
 import statistics
+from typing import Any
 
 from flax.traverse_util import flatten_dict
 import numpy as np
@@ -89,9 +90,13 @@ class Run:
     is_own = self.calibration is not None and self.calibration.diffusion_steps in (0, steps)
     return is_own and task.name in self.calibration.initial and not math.isnan(self.score('initial', task))
 
+  def prediction_stage(self, task: Task) -> str:
+    """'initial' or 'final', the maps that predictions of a task are made of."""
+    return 'initial' if self.predicts_by_initial(task) else 'final'
+
   def prediction_score(self, task: Task) -> float:
     """Headline score of the maps that predictions are made of; NaN if there is none."""
-    return self.score('initial' if self.predicts_by_initial(task) else 'final', task)
+    return self.score(self.prediction_stage(task), task)
 
   @property
   def diffusion_steps(self) -> int:
@@ -105,9 +110,10 @@ class Run:
 
   @property
   def data(self) -> str:
-    """Name of the data set or of its folder."""
-    data = self.config['data']
-    return pathlib.Path(data['path']).name if data.get('path') else data['name']
+    """Name of the data; of scores on other data than the run learned from, both: 'street (trained on rooms)'."""
+    own = data_name(self.config['data'])
+    scored = self.evaluation.data if self.evaluation else ''
+    return f'{scored} (trained on {own})' if scored not in ('', own) else own
 
   @property
   def labels(self) -> str:
@@ -130,6 +136,11 @@ class Entry:
   @property
   def method(self) -> Method:
     return method_of(self.config)
+
+  @property
+  def diffuses(self) -> bool:
+    """Whether its final maps are denoised ones."""
+    return self.method.network.diffuses
 
   @property
   def is_evaluated(self) -> bool:
@@ -218,6 +229,11 @@ def read_run(path: pathlib.Path) -> Run:
     image_rows=reading.read_image_rows(path / 'per_image.csv'),
     calibration=fitted if fitted and evaluation and fitted.step == evaluation.step else None,
   )
+
+
+def data_name(data: Mapping[str, Any]) -> str:
+  """Name of the data set or of its folder, of config.data."""
+  return pathlib.Path(data['path']).name if data.get('path') else data['name']
 
 
 def method_of(config: dict) -> Method:

@@ -16,12 +16,14 @@ class Ranking(NamedTuple):
   Attributes:
     gain: only if there is a single method.
     by_initial: for how many of that method's runs predictions are made of the initial maps.
+    initial: scores of these maps, if all of that method's runs predict by them.
   """
 
   column: Column
   methods: list[tuple[Entry, Cell]]
   gain: Gain | None
   by_initial: int = 0
+  initial: Cell | None = None
 
   def place(self, cell: Cell) -> float:
     """Place of a score on an axis of them all, in %; the better, the further right."""
@@ -32,7 +34,11 @@ class Ranking(NamedTuple):
 
 
 class Denoising(NamedTuple):
-  """Names of tasks for which denoising made scores better or worse, of `count` tasks with both scores."""
+  """Names of tasks whose final maps score better or worse than the initial ones, of `count` tasks with both scores.
+
+  Attributes:
+    steps: number of denoising steps S; 0 for methods that refine their maps in another way.
+  """
 
   entry: Entry
   better: list[str]
@@ -98,7 +104,9 @@ def _rankings(table: Table) -> list[Ranking]:
     if len(methods) == 1:
       entry = methods[0][0]
       by_initial = sum(run.predicts_by_initial(task) for run in entry.runs)
-      rankings.append(Ranking(column, methods, gain(entry, task), by_initial))
+      has_one_kind = by_initial == len(entry.runs)
+      initial = Cell(column, tuple(entry.scores('initial', task))) if has_one_kind else None
+      rankings.append(Ranking(column, methods, gain(entry, task), by_initial, initial))
     elif methods:
       rankings.append(Ranking(column, methods, gain=None))
   return rankings
@@ -110,7 +118,7 @@ def _denoising(section: Section) -> list[Denoising]:
     gains = [gain for gain in gains if gain]
     better = [gain.column.title for gain in gains if gain.improvement > 0]
     worse = [gain.column.title for gain in gains if gain.improvement < 0]
-    steps = entry.config['eval']['diffusion_steps'] or entry.runs[0].diffusion_steps
+    steps = (entry.config['eval']['diffusion_steps'] or entry.runs[0].diffusion_steps) if entry.diffuses else 0
     training_steps = sorted({run.evaluation.step for run in entry.runs if run.evaluation})
     results.append(Denoising(entry, better, worse, len(gains), steps, training_steps))
   return results

@@ -167,7 +167,9 @@ def _not_a_run_error(path: pathlib.Path, what: str):
   try:
     yield
   except FileNotFoundError:
-    raise UserError(f'{path}: no such file; --workdir must name the folder of a trained run') from None
+    inside = sorted(config.parent for config in path.parent.glob('*/config.json'))
+    hint = f', such as {sanitize(str(inside[0]))}' if inside else ''
+    raise UserError(f'{path}: no such file; --workdir must name the folder of a trained run{hint}') from None
   except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
     raise UserError(f'{path}: not the {what} of a run ({sanitize(str(error))}); restore it or train again') from error
 

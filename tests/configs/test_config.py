@@ -150,7 +150,7 @@ RUN = ['--config=configs/scenes.py', '--workdir=runs/none']
     (['--config=configs/scenes.py'], '--mode=train needs --workdir; see --help'),
     (['--config=configs/scenes.py', '--save=labels'], '--save: --mode=train does not take it; leave it out, or set --mode=pre'),
     (['--mode=predict', '--workdir=x', '--images=y', '--out=z', '--confidence=0.5'], '--confidence: only --save=labels takes'),
-    (['--workdir=x'], '--mode=train needs --config=configs/NAME.py; see --help'),
+    (['--workdir=x'], '--mode=train needs --config=configs/NAME.py .configs/folder.py for photographs of your own.; see'),
     (['--mode=predict', '--workdir=x'], '--mode=predict needs --images'),
     (['--mode=predict', '--workdir=x', '--images=nope', '--out=x'], "'nope' names no image"),
     (['--mode=trian', *RUN], "'trian' is none of check, train, .*; did you mean train?"),

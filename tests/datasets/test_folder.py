@@ -143,6 +143,19 @@ def test_palette_class_map_is_read_as_indices(root):
   assert set(open_train(root)[1]['labels']['semseg'].ravel()) == {2}
 
 
+@pytest.mark.parametrize('channels', [3, 4])
+def test_a_grey_label_saved_in_colour_is_read_as_grey(root, channels):
+  ids = np.random.default_rng(0).integers(0, 3, (4, 5)).astype(np.uint8)
+  opaque = np.full((4, 5, 1), 255, np.uint8)
+  colours = np.concatenate([np.repeat(ids[..., None], 3, 2), opaque], 2)
+  path = root / 'train/labels/semseg/b.png'
+  Image.fromarray(colours[..., :channels]).save(path)
+  np.testing.assert_array_equal(open_train(root)[1]['labels']['semseg'][..., 0], ids)
+  colours[0, 0, 3] = 0
+  Image.fromarray(colours).save(path)
+  refused(root, 'semseg/b.png', 'is partly transparent; save it without')
+
+
 def test_hidden_label_is_never_read(root):
   source = open_train(root)
   mask = source.label_mask.copy()
@@ -161,12 +174,16 @@ BAD_FILES = {
   'class out of range': (lambda r: relabel(r, 'semseg', np.full((6, 8), 3)), 'a.png', 'class id 3', '0 to 2'),
   'binary out of range': (lambda r: relabel(r, 'objects', np.full((6, 8), 2)), 'objects', 'class id 2', '0 to 1'),
   'mask of 255': (lambda r: relabel(r, 'objects', np.eye(6, 8) * 255), 'objects', 'only 0 and 255', 'store 1'),
-  'three channels': (lambda r: relabel(r, 'semseg', np.zeros((6, 8, 3))), 'semseg/a.png', 'one channel'),
+  'three channels': (
+    lambda r: relabel(r, 'semseg', np.eye(6, 8)[..., None] * [0, 1, 2]),
+    'semseg/a.png',
+    'is a picture of colours',
+  ),
   'one channel of normals': (lambda r: relabel(r, 'normals', np.zeros((6, 8))), 'normals/a.png', 'three channels'),
   'no image': (lambda r: (r / 'train/images/b.png').unlink(), 'semseg/b.png', 'no image of the same name'),
   'same stem': (lambda r: image(r / 'train/images/a.png', (6, 8)), 'a.png', 'a.jpg has the same name'),
   'unknown task': (lambda r: (r / 'train/labels/edges').mkdir(), 'labels/edges', 'dataset.json has no such task'),
-  'label format': (lambda r: image(r / 'train/labels/semseg/a.jpg'), 'a.jpg', 'not one of .png, .npy'),
+  'label format': (lambda r: image(r / 'train/labels/semseg/a.jpg'), 'a.jpg', 'not one of .png, .npy; JPEG changes'),
 }
 
 

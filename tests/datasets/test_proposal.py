@@ -46,6 +46,7 @@ NAMED = [f'class {n}' for n in range(4)]
     ('things', [grid(0, 255)], {'kind': 'saliency', 'positive': 255}),
     ('things', [grid(0, 7, 255)], {'kind': 'saliency', 'positive': 7}),
     ('semseg', [grid(0, 255)], {'positive': 255, 'classes': NAMED[:2]}),
+    ('things', [np.repeat(grid(0, 255)[..., None], 3, 2)], {'kind': 'saliency', 'positive': 255}),
     ('lines', [LINE], {'kind': 'boundary'}),
     ('lines', [LINE * 255], {'kind': 'boundary', 'positive': 255}),
     ('edges', [grid(0, 1)], {'kind': 'boundary'}),
@@ -74,7 +75,7 @@ def test_an_entry_suits_the_labels_and_reads_them(tmp_path, name, arrays, entry)
     ('things', grid(0, 0), 'every pixel holds 0'),
     ('things', grid(0, 255).astype(np.float32) / 255, 'floating-point numbers from 0 to 1, and class ids are integers'),
     ('things', grid(0, 200, 300, dtype=np.uint16), 'class ids up to 300, and the highest is 254'),
-    ('colours', np.random.default_rng(0).integers(0, 255, (8, 8, 3), np.uint8) // 200 * 200, 'not normals; a mask'),
+    ('colours', np.random.default_rng(0).integers(0, 255, (8, 8, 3), np.uint8) // 200 * 200, 'neither normals nor opaque grey; --mode=import reads'),
     ('a b', grid(0, 1), 'rename the folder: a name consists of'),
     ('normals', grid(0, 1), 'one channel, and normals have three'),
 ])  # fmt: skip

@@ -231,8 +231,8 @@ def test_what_tasks_are_predicted_by():
   [
     ('best', (), (), '^$'),
     ('best', ('depth',), (), 'depth: predicted by the initial maps from now on, .*stage=final returns'),
-    ('best', ('depth',), ('depth', 'semseg'), 'depth: .* initial .* semseg: predicted by the denoised maps again'),
-    ('final', (), ('depth',), '^depth: predicted by the denoised .* Later evaluations keep this; .*stage=best lets'),
+    ('best', ('depth',), ('depth', 'semseg'), 'depth: .* initial .* semseg: predicted by the final maps again'),
+    ('final', (), ('depth',), '^depth: predicted by the final .* Later evaluations keep this; .*stage=best lets'),
     ('initial', ('depth',), (), '^depth: predicted by the initial maps .* Later evaluations keep this'),
   ],
 )

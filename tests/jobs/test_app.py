@@ -21,7 +21,6 @@ from dmtl_jax.draw import legends
 from dmtl_jax.inference import prediction
 from dmtl_jax.jobs import app, app_html, app_results, predict
 from dmtl_jax.jobs.app_results import Settings, Trial
-from dmtl_jax.report import reading
 from dmtl_jax.tasks import make_task
 from tests.hub_server import Repo
 from tests.tiny import SIZE, TASKS, Tiny
@@ -191,19 +190,45 @@ def test_names_of_a_run_cannot_add_html():
   assert all('<script' not in piece and '&lt;script&gt;' in piece for piece in pieces)
 
 
+def test_a_card_says_what_is_left_and_right():
+  both = ('final', 'initial')
+  assert app_results.name_sides(both, is_initial=False, denoises=True) == '◀ initial │ denoised ▶'
+  assert app_results.name_sides(both, is_initial=False, denoises=False) == '◀ initial │ final ▶'  # InvPT and MTI-Net
+  assert app_results.name_sides(both, is_initial=True, denoises=True) == 'initial, chosen by evaluation'
+  assert app_results.name_sides(('final',), is_initial=False, denoises=False) == '◀ photograph │ prediction ▶'
+
+
 def test_scores_are_those_of_the_maps_that_predictions_are_made_of(tmp_path):
   scores = {
     stage: {'semseg': {'mIoU': value}, 'saliency': {'maxF': value}} for stage, value in (('initial', 61), ('final', 52))
   }
-  by = {'step': 7, 'protocol': 'plain', 'weights': 'best', 'resolution': 'input'}
+  by = {'step': 7, 'protocol': 'plain', 'weights': 'best', 'resolution': 'input', 'data': 'streets'}
   atomic.write_json(tmp_path / 'metrics.json', by | scores)
-  evaluation = reading.read_evaluation(tmp_path / 'metrics.json')
+  evaluation = app_results.read_evaluation(tmp_path, 7)
   tasks = make_task('semseg', 'semseg', ('a', 'b')), make_task('saliency', 'saliency')
-  _, cells = app_html._scores(tasks, evaluation, ('saliency',))
+  note, cells = app_html._scores(tasks, evaluation, ('saliency',))
+  assert note.startswith('Scores on the validation images of streets (initial')
   assert [(cell['scores'], cell['metric']) for cell in cells] == [
     ('61.00 → 52.00', 'mIoU ↑'),
     ('61.00', 'maxF ↑, initial maps'),
   ]
+
+
+def test_scores_of_other_weights_are_not_shown(tmp_path, capsys):
+  scores = {
+    'step': 9,
+    'protocol': 'plain',
+    'weights': 'latest',
+    'resolution': 'input',
+    'final': {'depth': {'absErr': 1.0}},
+  }
+  atomic.write_json(tmp_path / 'metrics.json', scores)
+  assert app_results.read_evaluation(tmp_path, 7) is None
+  assert (
+    f'metrics.json has those of step 9, and the weights are of step 7; --mode=evaluate --workdir={tmp_path}'
+    in capsys.readouterr().out
+  )
+  assert app_results.read_evaluation(tmp_path, 9)
 
 
 def test_legends_have_the_colours_of_the_pictures():
@@ -320,22 +345,6 @@ def test_a_port_that_is_taken_is_refused(run_folder, served):
   port = int(served.rstrip('/').rpartition(':')[2])
   with pytest.raises(UserError, match=f'--port={port}: the port cannot be used here'):
     app.run(str(run_folder), port)
-
-
-@pytest.fixture(scope='module')
-def browser():
-  """Debian's Chromium without a window, driven by Playwright."""
-  playwright = pytest.importorskip('playwright.sync_api', reason='needs a browser driver: pip install playwright')
-  program = shutil.which('chromium')
-  if not program:
-    pytest.skip('needs a browser: apt-get install chromium')
-  flags = '--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking'
-  with playwright.sync_playwright() as driver:
-    chromium = driver.chromium.launch(
-      executable_path=program, args=[*flags.split(), '--disable-component-update', '--disable-sync']
-    )
-    yield chromium
-    chromium.close()
 
 
 @pytest.mark.parametrize('width', [1280, 390])

@@ -79,6 +79,27 @@ def test_suspicious_pixels_are_counted(config, tmp_path, capsys):
   assert 'hold 65535' not in output
 
 
+@pytest.mark.parametrize('factor, warned', [(0.001, '0.00'), (1, ''), (1000, '00 m away')])
+def test_unlikely_distances_are_reported(config, tmp_path, capsys, factor, warned):
+  for path in (tmp_path / 'toy/train/labels/depth').glob('*.png'):
+    metres = cv2.imread(str(path), cv2.IMREAD_UNCHANGED) / 1000
+    np.save(path.with_suffix('.npy'), (factor * metres).astype(np.float32))
+    path.unlink()
+  check.run(config, str(tmp_path / 'page.png'))
+  lines = [line for line in capsys.readouterr().out.splitlines() if 'the farthest pixel is' in line]
+  assert len(lines) == bool(warned)
+  assert all(warned in line and '"scale" in dataset.json' in line for line in lines)
+
+
+def test_masks_that_may_be_inverted_are_reported(config, tmp_path, capsys):
+  check.run(config, str(tmp_path / 'page.png'))
+  assert 'on most pixels' not in capsys.readouterr().out
+  for path in (tmp_path / 'toy/train/labels/saliency').glob('*.png'):
+    cv2.imwrite(str(path), 1 - cv2.imread(str(path), cv2.IMREAD_GRAYSCALE))
+  check.run(config, str(tmp_path / 'page.png'))
+  assert capsys.readouterr().out.count("'yes' on most pixels is unlikely for saliency: if 'no'") == 1
+
+
 @pytest.mark.parametrize('z, warned', [(0.8, False), (-0.8, True)])
 def test_normals_away_from_the_camera_are_reported(config, tmp_path, capsys, z, warned):
   labels = tmp_path / 'toy' / 'train/labels/normals'

@@ -25,10 +25,21 @@ HLO = """HloModule jit_train_step
   ROOT %big = f32[640,640]{1,0} broadcast(%p), metadata={op_name="inside"}
 }
 
+%ends (state: (s32[], f32[512,512])) -> pred[] {
+  ROOT %less = pred[]{:T(512)} compare(%i, %bound), direction=LT
+}
+
+%body (state: (s32[], f32[512,512])) -> (s32[], f32[512,512]) {
+  %both = (f32[8,8]{1,0}, f32[64]{0}) fusion(%state), kind=kLoop, calls=%fused, metadata={op_name="both"}
+  ROOT %next = (s32[], f32[512,512]{1,0}) tuple(%i, %c)
+}
+
 ENTRY %main (a: f32[512,512]) -> bf16[8,32] {
   %a = f32[512,512]{1,0} parameter(0)
   %one = bf16[8,32]{1,0:T(8,128)} fusion(%a), kind=kLoop, calls=%fused, metadata={op_name="jit(step)/x/net/conv/mul"}
   %mask = pred[100,3]{1,0} compare(%a, %a)
+  %gather = (f32[512,512]{1,0}, f32[4,4]{1,0}) all-gather-start(%a), metadata={op_name="gather"}
+  %loop = (s32[], f32[512,512]{1,0}) while(%start), condition=%ends, body=%body
   ROOT %two = bf16[8,32]{1,0} fusion(%a), kind=kLoop, calls=%fused
 }
 """
@@ -38,6 +49,9 @@ def test_the_largest_arrays_are_those_that_instructions_write_and_fusions_do_not
   assert compile_for.find_largest(HLO) == [
     '0.000488 MiB bf16[8,32] x2: net/conv/mul',
     '0.000286 MiB pred[100,3] x1: compare',
+    '0.000244 MiB f32[8,8] x1: both',
+    '0.000244 MiB f32[64] x1: both',
+    '6.1e-05 MiB f32[4,4] x1: gather',
   ]
 
 

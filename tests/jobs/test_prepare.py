@@ -17,6 +17,7 @@ from tensorflow_datasets.core import shuffle
 
 from dmtl_jax.basics import download
 from dmtl_jax.basics.errors import UserError
+from dmtl_jax.configs import folder
 from dmtl_jax.datasets import cityscapes, mtan, nyud, pascal, raw, stored
 from dmtl_jax.datasets.pascal import labels
 from dmtl_jax.jobs import prepare
@@ -143,6 +144,7 @@ def test_wrong_raw_paths_are_reported(tmp_path):
     'raw_sha256: give the sha256 of https://example.org/PASCAL_MT.tgz',
   )
   refused(config('scenes', tmp_path, ''), "'scenes' needs no preparation")
+  refused(folder.get_config(), "'folder' needs no preparation")
 
 
 def test_an_interrupted_build_leaves_nothing_that_counts(tmp_path, nyud_raw, monkeypatch):

@@ -240,7 +240,6 @@ def test_commands_on_a_run_of_the_hub(run, login, tmp_path, monkeypatch, fresh_f
   assert workdir_lib.read_tasks('copy') == workdir_lib.read_tasks(run)
   assert 'only read' in main('--config=scenes', '--workdir=hf://me/mine')
   assert 'only read' in main('--mode=publish', '--workdir=hf://me/mine', '--to=me/copy', '--license=mit')
-  assert 'leave it out' in main('--mode=evaluate', '--workdir=copy', '--out=elsewhere')
   assert 'another run is there' in main(
     *('--mode=evaluate', '--workdir=hf://me/mine', f'--config.data.path={data}', '--out=copy')
   )

@@ -29,6 +29,10 @@ def test_padding_is_what_evaluation_pads(shape, geometry):
   assert abs(recipe.padding([shape], (192, 256), geometry) - empty) < 0.005
 
 
+def test_no_padding_is_not_minus_zero():
+  assert f'{recipe.padding([(480, 640)], (192, 256), "fit"):.0%}' == '0%'
+
+
 @pytest.mark.parametrize(
   'shapes, size',
   [

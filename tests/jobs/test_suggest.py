@@ -1,7 +1,9 @@
 """The command `suggest` on a small folder of photographs."""
 
 import csv
+import itertools
 import os
+import pathlib
 
 import cv2
 import jax
@@ -88,7 +90,7 @@ def test_the_command_is_deterministic_and_counts(workdir, tmp_path, fresh_flags)
 
 
 def test_photographs_to_choose_from(workdir, folder, tmp_path, capsys):
-  """Only they are suggested; one that cannot be read is named, and the copy of a labelled one comes last."""
+  """Only they are suggested; one that cannot be read is named, and copies only for labels that they do not have."""
   photos = tmp_path / 'photos'
   photos.mkdir()
   rng = np.random.default_rng(0)
@@ -96,12 +98,22 @@ def test_photographs_to_choose_from(workdir, folder, tmp_path, capsys):
     cv2.imwrite(str(photos / f'{name}.png'), rng.integers(0, 256, (*size, 3)).astype(np.uint8))
   (photos / 'tall.png').rename(os.fsdecode(os.fsencode(photos / 'tall') + b'\xff.png'))  # not UTF-8
   (photos / 'broken.png').write_bytes(b'\x89PNG\r\n\x1a\n')
-  (photos / 'copy.png').write_bytes((folder / 'train/images/train05.png').read_bytes())
-  assert suggest.run(workdir, str(tmp_path / 'out'), str(photos), 3) == 1
-  found = rows(tmp_path / 'out')
-  assert {row['image'] for row in found[:2]} == {str(photos / 'wide.png'), str(photos / r'tall\udcff.png')}
-  assert found[2]['image'] == str(photos / 'copy.png')
-  assert f'skipped: {photos}/broken.png' in capsys.readouterr().err
+  for name in ('train/images/train05.png', 'train/images/train00.png', 'val/images/val00.png'):
+    (photos / pathlib.Path(name).name).write_bytes((folder / name).read_bytes())
+  assert suggest.run(workdir, str(tmp_path / 'out'), str(photos), 50) == 1
+  found = [(row['image'], row['task']) for row in rows(tmp_path / 'out')]
+  new = [str(photos / 'wide.png'), str(photos / r'tall\udcff.png')]
+  assert sorted(found) == sorted(
+    [*itertools.product(new, toy.DESCRIPTION['tasks']), (str(photos / 'train00.png'), 'depth')]
+  )
+  captured = capsys.readouterr()
+  assert f'skipped: {photos}/broken.png' in captured.err
+  assert '3 of 5 photographs are labelled in the data already; they are suggested only for labels' in captured.out
+  for name in ('train00.png', 'wide.png'):
+    (photos / name).unlink()
+  (photos / os.fsdecode(b'tall\xff.png')).unlink()
+  with pytest.raises(UserError, match='all 2 photographs are in the data, labelled for all tasks; name others'):
+    suggest.run(workdir, str(tmp_path / 'out'), str(photos), 3)
 
 
 def test_a_video_is_refused(workdir, tmp_path):

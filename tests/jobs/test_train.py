@@ -1,5 +1,6 @@
 """End to end on a toy folder: training lowers the loss, resumes to the same bits, evaluates, predicts."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -21,6 +22,7 @@ from dmtl_jax.configs import folder as folder_config
 from dmtl_jax.inference import calibration
 from dmtl_jax.inference.evaluation import Scores
 from dmtl_jax.jobs import evaluate, train
+from dmtl_jax.report.results import read_run
 from dmtl_jax.runs import trackers
 from dmtl_jax.runs import workdir as workdir_lib
 from dmtl_jax.training.step import TrainStep
@@ -186,7 +188,7 @@ def test_a_choice_of_maps_stays_with_the_run(trained, config, tmp_path, monkeypa
   capsys.readouterr()
   config.eval.stage = 'final'
   assert evaluate_with(config) == ()
-  assert 'semseg, normals, depth: predicted by the denoised maps again' in capsys.readouterr().out
+  assert 'semseg, normals, depth: predicted by the final maps again' in capsys.readouterr().out
   own.eval.stage = 'final'
   assert workdir_lib.read_config(workdir).to_dict() == own.to_dict()
   config.eval.update(stage='initial', diffusion_steps=1)
@@ -196,8 +198,38 @@ def test_a_choice_of_maps_stays_with_the_run(trained, config, tmp_path, monkeypa
   config.eval.diffusion_steps = 0
   evaluate.run(config, workdir, out=str(tmp_path / 'out'))
   assert 'config.eval.stage=initial is not kept' in capsys.readouterr().out
-  assert calibration.read(workdir).initial == ()
-  assert workdir_lib.read_config(tmp_path / 'out').eval.stage == 'initial'
+  assert calibration.read(workdir).initial == calibration.read(tmp_path / 'out').initial == ()
+  assert workdir_lib.read_config(tmp_path / 'out').to_dict() == own.to_dict()
+
+
+def test_scores_elsewhere_name_the_maps_that_the_run_predicts_by(trained, config, data, tmp_path, monkeypatch, capsys):
+  monkeypatch.chdir(tmp_path)
+  shutil.copytree(trained.workdir, 'run')
+  shutil.copytree(config.data.path, 'others')
+  own = calibration.read('run')
+  calibration.write('run', dataclasses.replace(own, initial=('depth',)))
+  config.data.path, config.eval.panels = 'others', 0
+  scores = evaluate.run(config, 'run', out='on_others')
+  kept = calibration.read('on_others')
+  assert (kept.initial, kept.tasks) == (('depth',), {})
+  run = read_run(pathlib.Path('on_others'))
+  assert run.prediction_score(run.tasks[2]) == scores['initial']['depth']['absErr']
+  again = Scores({stage: scores[stage] for stage in ('initial', 'final')}, [], {}, better_initial=())
+  monkeypatch.setattr(evaluate.Evaluator, 'run', lambda *_: again)
+  calibration.write('run', dataclasses.replace(own, step=own.step - 1, initial=('depth',)))  # of other weights
+  evaluate.run(config, 'run', out='on_others')
+  assert calibration.read('on_others').initial == ()
+  capsys.readouterr()
+  evaluate.run(config, 'run')
+  assert (
+    f'run: metrics.json and panels are of others now, and calibration.json stays that of {data}'
+    in capsys.readouterr().out
+  )
+  assert calibration.read('run').step == own.step - 1
+  assert read_run(pathlib.Path('run')).data == f'others (trained on {data.name})'
+  config.data.path = os.path.relpath(data)
+  evaluate.run(config, 'run')
+  assert calibration.read('run').step == own.step
 
 
 def test_the_api_agrees_with_evaluation(trained, data):

@@ -19,12 +19,15 @@ def test_a_loop_over_tasks(remat, train, is_shared):
   shapes = jax.eval_shape(lambda: decoders.init(jax.random.key(0), features, train))
   variables = jax.tree.map(lambda x: rng.uniform(0.5, 1, x.shape).astype(np.float32), shapes)
 
-  def run(platform):
+  def run(platform, loops):
     with target.compiling_for(platform):
-      return jax.jit(lambda v: decoders.apply(v, features, train, mutable=['batch_stats'] if train else False))(
+      traced = jax.jit(lambda v: decoders.apply(v, features, train, mutable=['batch_stats'] if train else False)).trace(
         variables
       )
+      lengths = [equation.params['length'] for equation in traced.jaxpr.eqns if equation.primitive.name == 'scan']
+      assert lengths == loops
+      return traced.lower().compile()(variables)
 
-  loop, plain = run('tpu'), run('cpu')
+  loop, plain = run('tpu', [3]), run('cpu', [])
   assert jax.tree.structure(loop) == jax.tree.structure(plain)
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), loop, plain)

@@ -10,10 +10,12 @@ import pytest
 from dmtl_jax.basics import atomic
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.data import label_settings
+from dmtl_jax.inference import calibration
 from dmtl_jax.metrics.segmentation import intersection_over_union
 from dmtl_jax.report import pictures, results
 from dmtl_jax.report.data import classes, part, poorest, prospects, sentence
 from dmtl_jax.tasks import make_task
+from tests import calibrations
 from tests.report_runs import DEPTH, find_class, find_section, make, read_table, words, write_log, write_run
 
 NAMES = ('sky', 'road', 'pole', 'car', 'train')
@@ -333,6 +335,29 @@ def test_a_run_on_fewer_labels_tells_what_more_would_bring(tmp_path):
   assert 'More labels: would' not in words(make(tmp_path, runs[1], runs[2])[0])
   write_curve(runs[0], [1, 2, 3])  # a longer run
   assert 'More labels: would' not in words(make(tmp_path, *runs[:2])[0])
+
+
+def test_of_a_task_predicted_by_initial_maps_the_sentences_are_on_these(tmp_path):
+  labels = {'half': {'a': ['semseg'], 'b': []}, 'full': {'a': ['semseg'], 'b': ['semseg']}}
+  for name, final in (('half', 40), ('full', 30)):
+    run = write(
+      tmp_path / name, f'labels={name}', final=(final, 0.4), initial=(2 * len(name) + final, 0.5), labels=labels[name]
+    )
+    calibration.write(run, calibrations.calibration((SEMSEG,), initial=('semseg',)))
+    rows = [
+      {'step': s, 'eval/final/semseg/mIoU': -s, 'eval/initial/semseg/mIoU': s, 'eval/final/depth/absErr': s}
+      for s in range(4)
+    ]
+    write_log(run, rows)
+  half, full = (results.read_run(tmp_path / name) for name in labels)
+  assert prospects.trend(full, SEMSEG).improves
+  assert prospects.trend(full, DEPTH).worsens
+  (gain,) = prospects.label_gains(full, half)
+  assert (gain.before, gain.after) == (48, 38)
+  said = sentence.describe(full)
+  assert 'Classes and poorest images are those of the final maps, also for semseg.' in said
+  (full.path / 'calibration.json').unlink()
+  assert len(sentence.describe(results.read_run(full.path))) == len(said) - 1
 
 
 SCENES = dict(data__name='scenes', data__dir='runs/data', data__train_count=9, data__val_count=200)

@@ -136,13 +136,35 @@ def test_where_predictions_are_made_of_initial_maps_their_scores_are_named(tmp_p
   cards = [words(card) for card in find_class(page, 'winners')[0].iter('article')]
   assert 'Predictions are made of the initial maps of 1 of 2 runs.' in cards[0]
   assert 'initial maps' not in cards[1]
-  assert '0.5000 → 1.0000 ± 0.0000' in cards[2]
+  assert '0.5000 ± 0.0000 → 1.0000 ± 0.0000' in cards[2]
   assert 'Predictions are made of the initial maps.' in cards[2]
   _, text, _ = make(tmp_path, runs[0])
   assert 'semseg 60.00 mIoU (initial maps), normals 20.00 mErr, depth 0.5000 absErr (initial maps).' in text
   calibration.write(runs[0], calibrations.calibration(TASKS, step=8, initial=('semseg', 'depth')))
   _, text, _ = make(tmp_path, runs[0])
   assert 'initial maps)' not in text
+
+
+def test_a_card_has_the_mean_of_all_initial_scores_that_predictions_are_made_of(tmp_path):
+  """Also of a run whose final maps have no score."""
+  runs = [
+    write_run(tmp_path / f'p{i}', seed=i, final=(50, 20, i or None), initial=(60, 22, 0.25 + 0.5 * i)) for i in range(2)
+  ]
+  for run in runs:
+    calibration.write(run, calibrations.calibration(TASKS, initial=('depth',)))
+  page, text, _ = make(tmp_path, *runs)
+  assert 'depth by DiffusionMTL (Prediction) (0.5000 absErr)' in text
+  cards = [words(card) for card in find_class(page, 'winners')[0].iter('article')]
+  assert '0.5000 ± 0.3536 → 1.0000' in cards[2]
+
+
+def test_scores_on_other_data_are_named_by_them(tmp_path):
+  run = write_run(tmp_path / 'p', by=BY | {'data': 'streets'})
+  own = write_run(tmp_path / 'own', by=BY | {'data': 'rooms'})
+  page, text, rows = make(tmp_path, run, own)
+  assert [row['data'] for row in rows] == ['streets (trained on rooms)', 'rooms']
+  assert '## streets (trained on rooms), ' in text
+  assert page.findtext('head/title') == 'DiffusionMTL on streets (trained on rooms) and rooms'
 
 
 # --- Names, and what is comparable -----------------------------------------------------------
@@ -238,6 +260,13 @@ def test_data_sets_and_label_settings_have_their_own_tables(tmp_path):
 
 
 # --- What may be missing ---------------------------------------------------------------------
+
+
+def test_of_the_folder_around_runs_one_is_named(tmp_path):
+  for name in ('b', 'a'):
+    write_run(tmp_path / 'runs' / name)
+  with pytest.raises(UserError, match=r'runs/config\.json: no such file; .* of a trained run, such as .*runs/a$'):
+    report.run([str(tmp_path / 'runs')], str(tmp_path / 'out'))
 
 
 def test_a_run_without_scores_is_named_and_has_its_curves(tmp_path, capsys):

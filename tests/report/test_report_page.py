@@ -156,6 +156,17 @@ def test_denoising_is_judged_by_the_direction_of_the_metric(tmp_path):
   )
 
 
+def test_methods_that_do_not_denoise_are_not_said_to(tmp_path):
+  run = write_run(tmp_path / 'p', 'method=invpt', final=(48, 19, 0.5), initial=(50, 20, 0.6))
+  write_pictures(run, stages=('label', 'initial', 'final'))
+  page, text, _ = make(tmp_path, run)
+  assert words(find_class(page, 'lead')[1]) == (
+    'Refining the initial maps helped at 2 of 3 tasks and hurt semseg, by a network trained for 7 steps.'
+  )
+  assert '### Initial against final\n' in text
+  assert 'enois' not in text + words(page)
+
+
 def test_every_metric_and_class_is_in_the_details(tmp_path):
   runs = [write_run(tmp_path / f'p{seed}', seed=seed, initial=(1, 2, 3)) for seed in range(2)]
   for run, value in zip(runs, (10.0, 20.5)):
@@ -236,3 +247,19 @@ def test_ticks_are_few_and_hold_the_range(low, high):
   assert 2 <= len(ticks) <= 7
   assert ticks[0] <= low + 1e-12
   assert ticks[-1] >= high - 1e-12
+
+
+@pytest.mark.parametrize('width', [360, 1280])
+def test_long_names_do_not_widen_the_page(tmp_path, browser, width):
+  tasks = (
+    make_task('semseg', 'semseg', ('a class with a name of several words', 'road')),
+    make_task('marks_on_the_road_surface', 'saliency'),
+  )
+  run = write_run(
+    tmp_path / 'a_run_that_is_named_by_all_its_settings_and_a_date', final=(1, 2), initial=(2, 1), tasks=tasks
+  )
+  write_pictures(run, tasks=tasks, ids=('IMG_2024-05-11_12-30-59_a_photograph_with_a_long_name',))
+  make(tmp_path, run)
+  tab = browser.new_page(viewport={'width': width, 'height': 844})
+  tab.goto(f'file://{tmp_path}/out/report.html')
+  assert tab.evaluate('document.documentElement.scrollWidth') == width

@@ -56,9 +56,13 @@ class Trend(NamedTuple):
 
 
 def trend(run: Run, task: Task) -> Trend | None:
-  """The trend of a task's headline metric, or of its quick one; None for fewer than FEWEST evaluations."""
+  """The trend of a task's headline metric, or of its quick one; None for fewer than FEWEST evaluations.
+
+  It is that of the maps that predictions are made of.
+  """
+  stage = run.prediction_stage(task)
   for metric in filter(None, (task.metric, task.quick_metric)):
-    steps, values = run.curves.get(f'eval/final/{task.name}/{metric}', ((), ()))
+    steps, values = run.curves.get(f'eval/{stage}/{task.name}/{metric}', ((), ()))
     if len(steps) >= FEWEST:
       count = max(math.ceil(len(steps) / 2), FEWEST)
       x, y = np.array(steps[-count:], float), np.array(values[-count:], float)
@@ -141,7 +145,7 @@ def label_gains(run: Run, smaller: Run) -> list[Gain]:
   gains = []
   for task in run.tasks:
     few, many = (counts.tasks.get(task.name, 0) for counts in (smaller.label_counts, run.label_counts))
-    before, after = smaller.score('final', task), run.score('final', task)
+    before, after = smaller.prediction_score(task), run.prediction_score(task)
     if few < many and not math.isnan(before + after):
       gains.append(Gain(task, few, many, before, after))
   return gains

@@ -31,6 +31,8 @@ def describe(run: Run) -> list[str]:
     sentences = [f'{"; ".join(filter(None, (scores, missed)))}.']
   sentences += [_weakest(run, task, len(counted) > 1) for task in found_all]
   sentences += [unlabelled for _, unlabelled in notes if unlabelled]
+  if others := [t.name for t in scored if run.predicts_by_initial(t) and (t in counted or run.images)]:
+    sentences.append(f'Classes and poorest images are those of the final maps, also for {join_names(others)}.')
   unscored = [task.name for task in run.tasks if task not in scored]
   if unscored:
     sentences.append(f'Not scored, as no validation image is labelled for it: {", ".join(unscored)}.')
