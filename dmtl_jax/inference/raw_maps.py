@@ -140,7 +140,7 @@ def average_views(whole: RawMaps, tiled: RawMaps) -> RawMaps:
 def _widen_and_activate(task: Task, soften: bool, dtype, maps: np.ndarray, x: np.ndarray, most: int) -> np.ndarray:
   """The prediction [h, W, ...] of maps [h, w, C] that are first enlarged to the W fractional columns `x`.
 
-  Sizes are padded to powers of two or multiples of `COLUMNS`, and h as that of the image's largest band, of `most` rows.
+  Sizes are padded to powers of two or multiples of `COLUMNS`; h as that of the image's largest band, of `most` rows.
   """
   height, width = len(maps), len(x)
   padded = np.zeros((maps.shape[2], _power_of_two(most), _power_of_two(maps.shape[1])), np.float32)
