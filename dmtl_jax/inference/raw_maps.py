@@ -153,7 +153,7 @@ def _widen_and_activate(task: Task, soften: bool, dtype, maps: np.ndarray, x: np
     values = _choose_class(task, padded, low, share)
   else:
     values = _activate(task, soften, dtype, _widen(padded, low, share))
-  return np.ascontiguousarray(np.asarray(values)[:height, :width])
+  return np.ascontiguousarray(np.asarray(values)[:height, :width], dtype)
 
 
 def _power_of_two(number: int) -> int:
