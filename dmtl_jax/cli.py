@@ -44,7 +44,7 @@ def _main(argv: list[str]) -> int:
       from dmtl_jax.basics import compilation  # with JAX: not for a mistake in the flags
 
       compilation.use_cache()
-      if FLAGS.mode in ('train', 'evaluate'):
+      if FLAGS.mode in ('train', 'evaluate', 'predict'):
         memory.keep_freed()
       return (_run_distributed(FLAGS.distributed) if FLAGS.distributed else _run(overrides)) or 0
   except UserError as error:

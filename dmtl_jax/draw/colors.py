@@ -8,7 +8,6 @@ import numpy as np
 INK = (31, 36, 48)
 SOFT = (110, 118, 132)
 PAPER = (255, 255, 255)
-BAND = 16  # rows that are blended together: their numbers stay in the processor's cache
 ORANGE = (255, 106, 0)
 BLUE = (0, 114, 178)
 # The first classes: a dark background, then Okabe and Ito's colours for every kind of colour vision.
@@ -79,7 +78,7 @@ def heat(values: np.ndarray, limits: tuple[float, float], scale: int = cv2.COLOR
   """Colours numbers [...] on a perceptually uniform scale between two limits: uint8 [..., 3]."""
   low, high = limits
   level = np.clip((np.asarray(values, np.float32) - low) / max(high - low, 1e-12), 0, 1)
-  return ramp(scale)[np.round(255 * level).astype(np.uint8)]
+  return ramp(scale).take(np.round(255 * level).astype(np.uint8), 0)
 
 
 def signed(values: np.ndarray) -> np.ndarray:
@@ -118,9 +117,7 @@ def _stripes(height: int, width: int) -> np.ndarray:
 
 def overlay(image: np.ndarray, colors: np.ndarray, alpha: float | np.ndarray = 0.55) -> np.ndarray:
   """Blends colours over an image, both uint8 [H, W, 3]; `alpha` (a number or [H, W, 1]) is the share of the colours."""
-  blended = np.empty(image.shape, np.uint8)
-  for top in range(0, len(image), BAND):
-    rows = slice(top, top + BAND)
-    share = alpha[rows] if isinstance(alpha, np.ndarray) else alpha
-    blended[rows] = np.round(image[rows] + share * (colors[rows].astype(np.float32) - image[rows]))
-  return blended
+  if isinstance(alpha, np.ndarray):
+    share = alpha[..., 0].astype(np.float32)
+    return cv2.blendLinear(image, colors, 1 - share, share)
+  return cv2.addWeighted(image, 1 - alpha, colors, alpha, 0)

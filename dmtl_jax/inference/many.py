@@ -60,6 +60,13 @@ def predict_photographs(
     pool.shutdown(cancel_futures=True)
 
 
+def describe_kept(done: int, total: int, place: str | os.PathLike) -> str:
+  """The sentence about what an interrupted prediction leaves."""
+  return (
+    f'{done} of {total} images are new in {place}; what is there of others is older; the same command predicts all anew'
+  )
+
+
 def _decode(path: pathlib.Path) -> np.ndarray | UserError:
   try:
     return photographs.read_image(path)

@@ -11,7 +11,7 @@ import pathlib
 import numpy as np
 
 from dmtl_jax.basics import bucket, files, photographs, stopping
-from dmtl_jax.basics.atomic import atomic_open, remove, transaction
+from dmtl_jax.basics.atomic import atomic_open, remove, remove_abandoned, transaction
 from dmtl_jax.basics.errors import join_names, UserError
 from dmtl_jax.basics.progress import Progress, say
 from dmtl_jax.datasets import folder
@@ -98,10 +98,11 @@ def run(
     return path, tasks
 
   def describe_kept() -> str:
-    return f'{max(progress.done, len(readable) - len(wanted) + len(saved))} {older}'
+    done = max(progress.done, len(readable) - len(wanted) + len(saved))
+    return many.describe_kept(done, len(readable), out)
 
-  older = f'of {progress.total} images are new in {out}; what is there of others is older'
   with stopping.report_interruption(describe_kept, out), progress:
+    remove_abandoned(target.folder)
     predicted.write_source(target.folder, target.tasks, origin)
     progress.update(len(readable) - len(wanted))
     unlabelled = [path for path, _ in wanted]

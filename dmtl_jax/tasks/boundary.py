@@ -33,6 +33,9 @@ class Boundary(Saliency):
     weight = jnp.where(positive, POSITIVE, 1 - POSITIVE)
     return weight * optax.sigmoid_binary_cross_entropy(logits[..., 0], positive.astype(jnp.float32))
 
+  def activate(self, logits):
+    return self.soft_prediction(logits)[..., 0]
+
   def soft_prediction(self, logits):
     return jax.nn.sigmoid(logits.astype(jnp.float32))
 

@@ -178,7 +178,7 @@ class Semseg(Task):
   def picture(self, values, limits=None):
     """Colours classes; pixels that are none of some classes have a colour of their own, striped with white."""
     plane = values.reshape(values.shape[:2])
-    picture = colors.palette()[plane]
+    picture = colors.palette().take(plane, 0)  # a quarter of the time of [plane]
     if self.annotated:
       picture = colors.stripe(plane >= len(self.classes), picture)
     return colors.hatch_unlabelled(plane != IGNORE, picture)

@@ -214,14 +214,16 @@ def test_predictions_are_activated_enlarged_maps(size, monkeypatch):
       np.testing.assert_allclose(soft, task.soft_prediction(enlarged), atol=1e-5)
 
 
-def test_maps_of_images_of_many_sizes_share_programs():
-  task = TASKS[0]
+@pytest.mark.parametrize('kind', ['semseg', 'normals'])
+def test_maps_of_images_of_many_sizes_share_programs(kind):
+  task = next(task for task in TASKS if task.kind == kind)
   maps = {('final', task.name): np.zeros((6, 9, task.channels), np.float32)}
   raw = raw_maps.RawMaps((task,), maps, (6, 9), 1)
+  programs = raw_maps._choose_class, raw_maps._widen, raw_maps._activate
   raw.predictions('final', (900, 1100))
-  compiled = raw_maps._predict._cache_size()
+  compiled = [program._cache_size() for program in programs]
   raw.predictions('final', (700, 1536))
-  assert raw_maps._predict._cache_size() == compiled
+  assert [program._cache_size() for program in programs] == compiled
 
 
 def test_enlarged_maps_leave_the_padding_out():

@@ -1,6 +1,8 @@
 """The job `--mode=predict`: what it writes, and what it says of files that it cannot read."""
 
 import io
+import os
+import time
 
 import numpy as np
 from PIL import Image
@@ -80,6 +82,17 @@ def test_the_command_again_and_without_fault(tiny_run, loaded, folder, tmp_path,
     assert '1 of 1 files predicted' in capsys.readouterr().out
   assert np.load(tmp_path / 'maps' / 'depth' / 'a.npy').shape == (1, 1)
   assert not (tmp_path / 'maps' / 'uncertainty').exists()
+
+
+def test_temporary_files_of_a_killed_run_are_removed_and_no_others(tiny_run, loaded, folder, tmp_path):
+  place = tmp_path / 'maps' / 'uncertainty' / 'depth'
+  place.mkdir(parents=True)
+  names = {'.0123456789abcdef.tmp': 7200, '.fedcba9876543210.tmp': 0, '.mine.tmp': 7200, 'x.tmp': 7200}
+  for name, age in names.items():
+    (place / name).touch()
+    os.utime(place / name, (time.time() - age,) * 2)
+  predict.run(str(tiny_run), 'best', str(folder / 'dot.png'), str(tmp_path / 'maps'))
+  assert {path.name for path in place.iterdir()} == names.keys() - {'.0123456789abcdef.tmp'}
 
 
 def test_when_nothing_can_be_read(tiny_run, loaded, folder, tmp_path, capsys):
