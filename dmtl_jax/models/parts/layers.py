@@ -89,9 +89,19 @@ def _product_forward(x, kernel):
 
 
 def _product_backward(saved, grad):
-  x, kernel = (jnp.swapaxes(each, -1, -2) for each in saved)
-  # The barrier keeps XLA from making the transposition a part of the product, which YNNPACK would not take then.
-  return grad @ kernel, jax.lax.optimization_barrier(x) @ grad
+  x, kernel = saved
+  # The narrower of both is transposed. The barriers keep XLA from making the transpositions parts of the product, which
+  # YNNPACK would not take then.
+  if grad.shape[-1] < x.shape[-1]:
+    grad_kernel = _transpose(jax.lax.optimization_barrier(jax.lax.optimization_barrier(_transpose(grad)) @ x))
+  else:
+    grad_kernel = jax.lax.optimization_barrier(_transpose(x)) @ grad
+  return grad @ _transpose(kernel), grad_kernel
+
+
+def _transpose(x):
+  """The transpose of each matrix [..., n, m]."""
+  return jnp.swapaxes(x, -1, -2)
 
 
 _product_on_cpu.defvjp(_product_forward, _product_backward)
