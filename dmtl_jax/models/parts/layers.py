@@ -90,13 +90,14 @@ def _product_forward(x, kernel):
 
 def _product_backward(saved, grad):
   x, kernel = saved
-  # The narrower of both is transposed. The barriers keep XLA from making the transpositions parts of the product, which
-  # YNNPACK would not take then.
-  if grad.shape[-1] < x.shape[-1]:
-    grad_kernel = _transpose(jax.lax.optimization_barrier(jax.lax.optimization_barrier(_transpose(grad)) @ x))
-  else:
-    grad_kernel = jax.lax.optimization_barrier(_transpose(x)) @ grad
+  is_narrower = grad.shape[-1] < x.shape[-1]
+  grad_kernel = _transpose(_product_of_transposed(grad, x)) if is_narrower else _product_of_transposed(x, grad)
   return grad @ _transpose(kernel), grad_kernel
+
+
+def _product_of_transposed(x, y):
+  """x^T @ y, with barriers that keep XLA from making transpositions a part of the product: YNNPACK would not take it."""
+  return jax.lax.optimization_barrier(jax.lax.optimization_barrier(_transpose(x)) @ y)
 
 
 def _transpose(x):
