@@ -95,17 +95,17 @@ def _product_backward(saved, grad):
   return grad @ _transpose(kernel), grad_kernel
 
 
+_product_on_cpu.defvjp(_product_forward, _product_backward)
+
+
 def _product_of_transposed(x, y):
-  """x^T @ y, with barriers that keep XLA from making transpositions a part of the product: YNNPACK would not take it."""
+  """x^T @ y as a product that YNNPACK takes: the barriers keep XLA from making transpositions a part of it."""
   return jax.lax.optimization_barrier(jax.lax.optimization_barrier(_transpose(x)) @ y)
 
 
 def _transpose(x):
   """The transpose of each matrix [..., n, m]."""
   return jnp.swapaxes(x, -1, -2)
-
-
-_product_on_cpu.defvjp(_product_forward, _product_backward)
 
 
 @jax.jit
