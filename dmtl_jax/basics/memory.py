@@ -11,7 +11,6 @@ MADV_DONTNEED = 4  # from Linux's mman.h
 LARGEST, SMALLEST = 2**26, 2**14  # bytes of the fragments that are set aside
 ACCELERATORS = ('/dev/nvidia[0-9]*', '/dev/kfd', '/dev/accel*', '/dev/vfio/[0-9]*')  # GPUs and TPUs
 
-
 _aside: list[int] | None = None  # addresses of the fragments set aside; None before `keep_freed`
 
 
@@ -53,9 +52,9 @@ def keep_freed():
 def set_fragments_aside():
   """Takes free blocks between used ones away from malloc, after `keep_freed`, and returns their pages to the system.
 
-  XLA's compiler leaves tens of thousands of them. malloc sorts them by size and walks through lists of them whenever an
-  operation takes or returns a temporary: that took 14 of the 128 ms of a step of `scenes`, which took 20 to 30 ms less
-  with a program from the cache. Call it after compiling; what an earlier call took is given back first.
+  XLA's compiler leaves tens of thousands of them. malloc keeps lists of them by size, and walks through these when an
+  operation takes or returns a temporary: that took 14 of the 128 ms of a step of `scenes`, and 2 with a program from the
+  cache. Call it after compiling; what an earlier call took is given back first.
   """
   if _aside is None:
     return
@@ -63,16 +62,14 @@ def set_fragments_aside():
   if not hasattr(libc, 'mallinfo2'):  # before glibc 2.33
     return
   libc.malloc.restype = libc.sbrk.restype = ctypes.c_void_p
-  libc.malloc.argtypes, libc.free.argtypes, libc.sbrk.argtypes = (
-    [ctypes.c_size_t],
-    [ctypes.c_void_p],
-    [ctypes.c_ssize_t],
-  )
+  libc.malloc.argtypes = [ctypes.c_size_t]
+  libc.free.argtypes = [ctypes.c_void_p]
+  libc.sbrk.argtypes = [ctypes.c_ssize_t]
   libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
   libc.mallinfo2.restype = _HeapFacts
   while _aside:
     libc.free(_aside.pop())
-  end = libc.sbrk(0) - libc.mallinfo2().keepcost  # of the last used block
+  end = libc.sbrk(0) - libc.mallinfo2().keepcost  # behind it everything is free
   size = LARGEST
   while size >= SMALLEST:
     block = libc.malloc(size)
