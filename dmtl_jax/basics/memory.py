@@ -53,8 +53,8 @@ def set_fragments_aside():
   """Takes free blocks between used ones away from malloc, after `keep_freed`, and returns their pages to the system.
 
   XLA's compiler leaves tens of thousands of them. malloc keeps lists of them by size, and walks through these when an
-  operation takes or returns a temporary: that took 14 of the 128 ms of a step of `scenes`, and 2 with a program from the
-  cache. Call it after compiling; what an earlier call took is given back first.
+  operation takes or returns a temporary: that took 14 of the 128 ms of a step of `scenes`, but 2 with a program from
+  the cache. Call it after compiling; what an earlier call took is given back first.
   """
   if _aside is None:
     return

@@ -45,12 +45,12 @@ print(libc.sbrk(0) - before if block else -1)
 # Fills 400 MB of blocks of 1 MB and returns every second one. Prints by how many MB the process then shrinks, and whether
 # a new block of half the size lies behind all of them (1) or within one (0).
 FRAGMENTS = """
-import ctypes
+import ctypes, mmap
 from dmtl_jax.basics import memory
 
 def resident():
   with open('/proc/self/statm') as file:
-    return int(file.read().split()[1]) * 4096
+    return int(file.read().split()[1]) * mmap.PAGESIZE
 
 memory.keep_freed()
 libc = ctypes.CDLL(None)
