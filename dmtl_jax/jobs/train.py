@@ -7,7 +7,7 @@ import pathlib
 
 import jax
 
-from dmtl_jax.basics import bucket, files, sharding
+from dmtl_jax.basics import bucket, files, memory, sharding
 from dmtl_jax.basics.atomic import write_json
 from dmtl_jax.basics.errors import join_names, program, UserError
 from dmtl_jax.basics.progress import Progress, say
@@ -109,6 +109,7 @@ def train(
       counted = counting.summarize(training.model, tuple(config.data.size), config.eval.diffusion_steps)
       update = compiler.result(training)
       sharding.on_first_host(cost.write, workdir, counted, config.train.batch, update)
+      memory.set_fragments_aside()
     progress = stack.enter_context(Progress('training', steps, 'step', start))
 
     def save(position: dict, before: int | None = None):
@@ -130,6 +131,7 @@ def train(
     def evaluate_and_save(step: int):
       with progress.paused(), saved_on_error(batches.get_state()):
         evaluation.run(state, step)
+      memory.set_fragments_aside()  # evaluation compiles too
       save(batches.get_state())
 
     if evaluation.due(start):  # an earlier process was stopped in it

@@ -4,10 +4,13 @@ Losses are one value per image; pixels without a label, and images without a lab
 contribute exactly 0 to value and gradient.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dmtl_jax.basics import target
 from dmtl_jax.models.parts.layers import resize
 from dmtl_jax.tasks import Task
 
@@ -29,13 +32,50 @@ def map_losses(tasks: tuple[Task, ...], maps: dict, labels: dict, label_mask: ja
     maps: {task: raw maps [B, h, w, C_t]} at any size; resized to the labels' size.
     labels: {task: [B, H, W, K]}; values of hidden labels, NaN included, have no influence.
   """
-  columns = []
-  for t, task in enumerate(tasks):
-    shown = label_mask[:, t][:, None, None, None]
-    label = jnp.where(shown, labels[task.name], jnp.asarray(task.unlabelled, task.label_dtype))
-    logits = resize(maps[task.name].astype(jnp.float32), label.shape[1:3])
-    columns.append(task_loss(task, logits, label))
+  # With one device, images can go one after the other, so that those without a label cost nothing.
+  by_image = target.platform() == 'cpu' and len(target.devices()) == 1
+  compute = _losses_by_image if by_image else _losses
+  columns = [compute(task, maps[task.name], labels[task.name], label_mask[:, t]) for t, task in enumerate(tasks)]
   return jnp.stack(columns, axis=1)
+
+
+def _losses(task: Task, maps: jax.Array, label: jax.Array, shown: jax.Array) -> jax.Array:
+  """Losses [B] of the maps [B, h, w, C_t] of a task; exactly 0 where `shown` [B] is False."""
+  label = jnp.where(shown[:, None, None, None], label, jnp.asarray(task.unlabelled, task.label_dtype))
+  return task_loss(task, resize(maps.astype(jnp.float32), label.shape[1:3]), label)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _losses_by_image(task: Task, maps: jax.Array, label: jax.Array, shown: jax.Array) -> jax.Array:
+  """`_losses`, image by image, only of those `shown`; the gradient is computed together with the loss."""
+  return _for_shown(functools.partial(_image_loss, task), maps, label, shown)
+
+
+def _losses_by_image_forward(task, maps, label, shown):
+  return _for_shown(jax.value_and_grad(functools.partial(_image_loss, task)), maps, label, shown)
+
+
+def _losses_by_image_backward(_, image_grads, grad):
+  return (grad[:, None, None, None] * image_grads).astype(image_grads.dtype), None, None
+
+
+_losses_by_image.defvjp(_losses_by_image_forward, _losses_by_image_backward)
+
+
+def _image_loss(task: Task, maps: jax.Array, label: jax.Array) -> jax.Array:
+  """The loss of one image's maps [h, w, C_t]."""
+  return _losses(task, maps[None], label[None], jnp.ones(1, bool))[0]
+
+
+def _for_shown(compute, maps: jax.Array, label: jax.Array, shown: jax.Array):
+  """compute(maps, label) of each image that is `shown`, stacked; zeros for others."""
+
+  def compute_if_shown(image):
+    maps, label, shown = image
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(compute, maps, label))
+    return jax.lax.cond(shown, lambda: compute(maps, label), lambda: zeros)
+
+  return jax.lax.map(compute_if_shown, (maps, label, shown))
 
 
 def combine(

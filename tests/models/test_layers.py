@@ -280,7 +280,9 @@ def test_the_gradient_of_a_bias_is_summed_in_float32(layer):
   np.testing.assert_allclose(gradient['params']['bias'], 4 * 64 * 64)
 
 
-@pytest.mark.parametrize('shapes', [((2, 5, 7), (7, 3)), ((4, 6, 7), (4, 7, 3))])
+@pytest.mark.parametrize(
+  'shapes', [((2, 5, 7), (7, 3)), ((2, 5, 3), (3, 7)), ((4, 6, 7), (4, 7, 3)), ((4, 6, 3), (4, 3, 7))]
+)
 def test_products_and_their_gradients(shapes):
   rng = np.random.default_rng(0)
   x, kernel = (rng.standard_normal(shape).astype(np.float32) for shape in shapes)

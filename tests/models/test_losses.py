@@ -98,6 +98,26 @@ def test_a_methods_loss_weighs_the_labels_of_a_batch():
   assert loss() != loss(label_mask=hidden)
 
 
+def test_losses_image_by_image_and_their_gradients_are_those_of_the_batch():
+  """As on CPUs and elsewhere; images have no label, some, or all."""
+  rng = np.random.default_rng(0)
+  labels = random_labels(rng, 3, (8, 12))
+  maps = {task.name: rng.standard_normal((3, 4, 6, task.channels), np.float32) for task in TASKS}
+  mask = np.array([[0] * 6, [1, 0, 1, 0, 1, 0], [1] * 6], bool)
+  grad = rng.standard_normal(mask.shape).astype(np.float32)
+  results = []
+  for platform in ('cpu', 'gpu'):
+
+    @jax.jit
+    def value_and_pull(maps):
+      value, pull = jax.vjp(lambda maps: map_losses(TASKS, maps, labels, mask), maps)
+      return value, pull(grad)
+
+    with target.compiling_for(platform, (None,)):  # one device
+      results.append(value_and_pull(maps))
+  jax.tree.map(lambda ours, expected: np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-6), *results)
+
+
 def test_hidden_labels_have_no_influence_whatever_they_hold():
   """Random masks; hidden labels replaced by garbage, NaN included: same values, same gradients."""
   rng = np.random.default_rng(0)

@@ -89,12 +89,23 @@ def _product_forward(x, kernel):
 
 
 def _product_backward(saved, grad):
-  x, kernel = (jnp.swapaxes(each, -1, -2) for each in saved)
-  # The barrier keeps XLA from making the transposition a part of the product, which YNNPACK would not take then.
-  return grad @ kernel, jax.lax.optimization_barrier(x) @ grad
+  x, kernel = saved
+  is_narrower = grad.shape[-1] < x.shape[-1]
+  grad_kernel = _transpose(_product_of_transposed(grad, x)) if is_narrower else _product_of_transposed(x, grad)
+  return grad @ _transpose(kernel), grad_kernel
 
 
 _product_on_cpu.defvjp(_product_forward, _product_backward)
+
+
+def _product_of_transposed(x, y):
+  """x^T @ y as a product that YNNPACK takes: the barriers keep XLA from making transpositions a part of it."""
+  return jax.lax.optimization_barrier(jax.lax.optimization_barrier(_transpose(x)) @ y)
+
+
+def _transpose(x):
+  """The transpose of each matrix [..., n, m]."""
+  return jnp.swapaxes(x, -1, -2)
 
 
 @jax.jit
