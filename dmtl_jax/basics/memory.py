@@ -56,7 +56,8 @@ def set_fragments_aside():
 
   XLA's compiler leaves tens of thousands of them. malloc keeps lists of them by size, and walks through these when an
   operation takes or returns a temporary: that took 14 of the 128 ms of a step of `scenes`, but 2 with a program from
-  the cache. Call it after compiling; what an earlier call took is given back first.
+  the cache. What an earlier call took is given back first. Call it only after compiling: what is then allocated lies
+  behind all fragments, so each call can lengthen the heap, though not the memory in use, by as much as a step takes.
   """
   if _aside is None:
     return
@@ -78,7 +79,7 @@ def set_fragments_aside():
     if block and block < end:
       _aside.append(block)
       start, stop = -(-block // mmap.PAGESIZE) * mmap.PAGESIZE, (block + size) // mmap.PAGESIZE * mmap.PAGESIZE
-      libc.madvise(start, stop - start, MADV_DONTNEED)
+      libc.madvise(start, max(stop - start, 0), MADV_DONTNEED)
     else:  # no fragment of this size is left
       libc.free(block)
       size //= 2
