@@ -92,7 +92,7 @@ def _evaluate(config, path: pathlib.Path, folder: pathlib.Path, weights: str, pr
   scores, rows, confusion, better_initial = evaluator.run(variables, save if predictions else None, evidence)
   result = {
     **({} if folder == path else {'run': hub.name_of(path)}),
-    'data': data_name(config.data),
+    'data': _scored_name(config.data, path),
     'protocol': config.eval.protocol,
     'resolution': config.eval.resolution,
     'weights': weights,
@@ -208,6 +208,16 @@ def is_own_data(data_config, path: pathlib.Path) -> bool:
 
 def _is_same_path(one: str | None, other: str | None) -> bool:
   return one == other or bool(one and other and os.path.realpath(one) == os.path.realpath(other))
+
+
+def _scored_name(data_config, path: pathlib.Path) -> str:
+  """Name of the scored data; that of the run's own only for these, lest a report takes both for two seeds."""
+  name = data_name(data_config)
+  if not (path / 'config.json').exists():
+    return name
+  own = read_config(path).data
+  is_elsewhere = name == data_name(own) and not _is_same_path(own.get('path'), data_config.get('path'))
+  return f'{name} at another path' if is_elsewhere else name
 
 
 def _name_data(data_config) -> str:

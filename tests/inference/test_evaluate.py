@@ -15,6 +15,7 @@ from PIL import Image
 import pytest
 from scipy import ndimage
 
+from dmtl_jax.configs import folder
 from dmtl_jax.data import pipeline, transforms
 from dmtl_jax.draw.colors import ORANGE
 from dmtl_jax.inference import evaluation, gallery
@@ -22,6 +23,7 @@ from dmtl_jax.inference.calibration_fit import Evidence
 from dmtl_jax.jobs import evaluate
 from dmtl_jax.metrics.base import merge
 from dmtl_jax.metrics.boundary import folders, pascal
+from dmtl_jax.runs import workdir
 from tests import evaluation_stub as stub
 from tests import faults
 
@@ -238,6 +240,19 @@ def test_what_tasks_are_predicted_by():
 )
 def test_evaluation_says_what_predictions_are_made_of(stage, initial, before, wanted):
   assert re.search(wanted, evaluate._describe_choice(stage, initial, before))
+
+
+@pytest.mark.parametrize(
+  'path, name',
+  [('a/rooms', 'rooms'), ('b/../a/rooms', 'rooms'), ('b/rooms', 'rooms at another path'), ('b/sea', 'sea')],
+)
+def test_other_data_have_another_name_also_if_their_folder_has_the_same(tmp_path, path, name):
+  config = folder.get_config()
+  config.data.path = str(tmp_path / 'a/rooms')
+  workdir.write_config(tmp_path, config)
+  config.data.path = f'{tmp_path}/{path}'
+  assert evaluate._scored_name(config.data, tmp_path) == name
+  assert evaluate._scored_name(config.data, tmp_path / 'without_config') == name.split()[0]
 
 
 def test_the_table_shows_initial_and_final_and_what_is_undefined():
