@@ -123,7 +123,7 @@ def _equal_time(scored: Scored, page: pathlib.Path) -> str:
     return ''
   drawing = study_claims.draw(settings, CORE[1:])
   text = (
-    f'\n## Equal time: {scored.suite.title}\n\nThe baseline takes as many seconds as Prediction.\n\n'
+    f'\n## Equal time: {scored.suite.title}\n\nThe baseline takes at least as many seconds as Prediction.\n\n'
     f'{study_claims.markdown(settings, study_claims.CLAIMS[:2])}'
   )
   return text + _figure(drawing, 'gain in as many seconds, by length', page, f'{scored.name}-time')
