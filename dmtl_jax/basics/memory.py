@@ -30,9 +30,8 @@ def keep_freed():
   the system: the training step of `scenes` spent a third of its time on page faults. Now all blocks lie in one heap,
   which does not shrink. Threads must share it: heaps of their own are too small for such blocks. On one core
   sharing costs nothing: with 1, 4 and 8 threads the input pipeline took 3.8, 3.8 and 3.9 ms of CPU per image, and 4.0,
-  4.1 and 4.2 with heaps of their own (PASCAL at 512x512). Many cores were not measured.
-
-  Photographs of 12 megapixels are predicted in 1.2 s of CPU instead of 1.5.
+  4.1 and 4.2 with heaps of their own (PASCAL at 512x512). Many cores were not measured. Photographs of 12 megapixels
+  are predicted in 1.2 s of CPU instead of 1.5.
 
   `--mode=train`, `--mode=evaluate` and `--mode=predict` call it, the functions of Python do not: from then on the whole
   process keeps its memory, which is for the program to decide. A program may call it at any time, also after JAX has
