@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 import pickle
 import re
 import subprocess
@@ -15,6 +16,8 @@ from PIL import Image
 import pytest
 from scipy import ndimage
 
+from dmtl_jax.basics import atomic
+from dmtl_jax.basics.errors import UserError
 from dmtl_jax.configs import folder
 from dmtl_jax.data import pipeline, transforms
 from dmtl_jax.draw.colors import ORANGE
@@ -253,6 +256,18 @@ def test_other_data_have_another_name_also_if_their_folder_has_the_same(tmp_path
   config.data.path = f'{tmp_path}/{path}'
   assert evaluate._scored_name(config.data, tmp_path) == name
   assert evaluate._scored_name(config.data, tmp_path / 'without_config') == name.split()[0]
+
+
+def test_scores_are_not_written_beside_those_of_another_run(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  out, run = tmp_path / 'out', pathlib.Path('runs/a')
+  evaluate._check_free(out, run)
+  atomic.write_json(out / 'metrics.json', {'run': str(tmp_path / 'runs/a')})
+  evaluate._check_free(out, run)
+  for name, words in (('runs/b', 'scores of runs/b are there; choose'), ('', 'scores of another run are')):
+    atomic.write_json(out / 'metrics_4.json', {'run': name} if name else {})
+    with pytest.raises(UserError, match=f'metrics_4.json: {words}'):
+      evaluate._check_free(out, run)
 
 
 def test_the_table_shows_initial_and_final_and_what_is_undefined():
