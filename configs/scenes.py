@@ -27,5 +27,5 @@ def get_config(arg=None):
   config.train.eval_every = 1250
   config.optim.lr = 1e-3
   if config.model.initial_weights == 'identity' and find(config.method).network.diffuses:
-    config.initial_loss = 0.1  # at this length denoised maps score no higher with the usual 0.5 (docs/study.md)
+    config.initial_loss = 0.1  # at this length boundaries score 2% lower with the usual 0.5 (docs/study.md)
   return config

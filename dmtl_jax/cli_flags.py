@@ -10,7 +10,7 @@ check        python main.py --mode=check --config=configs/folder.py --config.dat
 train        python main.py --config=configs/scenes.py:method=prediction,labels=one --workdir=runs/scenes
              (the same command resumes a stopped run)
 evaluate     python main.py --mode=evaluate --workdir=runs/scenes [--step=latest] [--config.eval.diffusion_steps=4]
-             [--out=FOLDER] (scores go there instead, as those of other data should: --config.data.path=PATH)
+             [--config.data.path=PATH --out=FOLDER] (on other data, with the scores in a folder of their own)
 predict      python main.py --mode=predict --workdir=runs/scenes --images=PHOTOS --out=maps [--samples=8]
              --save=labels [--confidence=0.9] (as labels, for images that have none, in the folder of the training data)
 suggest      python main.py --mode=suggest --workdir=runs/mine --out=next [--images=PHOTOS] [--count=50]

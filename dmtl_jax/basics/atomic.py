@@ -17,7 +17,7 @@ import time
 from dmtl_jax.basics import stopping
 
 ABANDONED = 3600  # seconds after its last change from which a temporary file belongs to no running process
-_TEMPORARY = re.compile(r'\.[0-9a-f]{16}\.tmp')
+_TEMPORARY = re.compile(r'\.[0-9a-f]{16}\.tmp(\.\w+)?')  # videos have their own suffix behind it
 _Pending = list[tuple[str | None, pathlib.Path]]  # of a `transaction`: (temporary, path), or (None, path) to remove it
 _pending: contextvars.ContextVar[_Pending | None] = contextvars.ContextVar('pending', default=None)
 
@@ -90,7 +90,7 @@ def transaction() -> Iterator[_Pending]:
 
 def remove_abandoned(folder: pathlib.Path):
   """Removes temporary files that killed processes left in a folder and up to two levels below it, see `ABANDONED`."""
-  for pattern in ('.*.tmp', '*/.*.tmp', '*/*/.*.tmp'):
+  for pattern in ('.*.tmp*', '*/.*.tmp*', '*/*/.*.tmp*'):
     for path in folder.glob(pattern):
       with contextlib.suppress(OSError):  # another process removes it too, or owns it
         if _TEMPORARY.fullmatch(path.name) and time.time() - path.stat().st_mtime > ABANDONED:

@@ -30,9 +30,8 @@ def keep_freed():
   the system: the training step of `scenes` spent a third of its time on page faults. Now all blocks lie in one heap,
   which does not shrink. Threads must share it: heaps of their own are too small for such blocks. On one core
   sharing costs nothing: with 1, 4 and 8 threads the input pipeline took 3.8, 3.8 and 3.9 ms of CPU per image, and 4.0,
-  4.1 and 4.2 with heaps of their own (PASCAL at 512x512). Many cores were not measured.
-
-  Photographs of 12 megapixels are predicted in 1.2 s of CPU instead of 1.5.
+  4.1 and 4.2 with heaps of their own (PASCAL at 512x512). Many cores were not measured. Photographs of 12 megapixels
+  are predicted in 1.2 s of CPU instead of 1.5.
 
   `--mode=train`, `--mode=evaluate` and `--mode=predict` call it, the functions of Python do not: from then on the whole
   process keeps its memory, which is for the program to decide. A program may call it at any time, also after JAX has
@@ -56,7 +55,8 @@ def set_fragments_aside():
 
   XLA's compiler leaves tens of thousands of them. malloc keeps lists of them by size, and walks through these when an
   operation takes or returns a temporary: that took 14 of the 128 ms of a step of `scenes`, but 2 with a program from
-  the cache. Call it after compiling; what an earlier call took is given back first.
+  the cache. What an earlier call took is given back first. Call it only after compiling: what is then allocated lies
+  behind all fragments, so each call can lengthen the heap, though not the memory in use, by as much as a step takes.
   """
   if _aside is None:
     return
@@ -78,7 +78,7 @@ def set_fragments_aside():
     if block and block < end:
       _aside.append(block)
       start, stop = -(-block // mmap.PAGESIZE) * mmap.PAGESIZE, (block + size) // mmap.PAGESIZE * mmap.PAGESIZE
-      libc.madvise(start, stop - start, MADV_DONTNEED)
+      libc.madvise(start, max(stop - start, 0), MADV_DONTNEED)
     else:  # no fragment of this size is left
       libc.free(block)
       size //= 2

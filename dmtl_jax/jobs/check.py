@@ -213,7 +213,7 @@ class LabelStats:
       if n > WARN_ABOVE * self.pixels
     ]
     if task.binary and self.values[1] > self.labelled / 2:
-      lines.append(f"'yes' on most pixels is unlikely for {task.kind}: if 'no' is what you drew, invert these files")
+      lines.append(f"'yes' on most pixels is unlikely for {task.kind}: if the files mark all else, invert them")
     if unit == 'm' and self.labelled and not FARTHEST[0] <= self.high <= FARTHEST[1]:
       lines.append(
         f'the farthest pixel is {self.high:.4g} m away, which is unlikely; "scale" in dataset.json sets the metres of '

@@ -11,8 +11,8 @@ import pathlib
 
 import jax
 
-from dmtl_jax.basics import atomic, sharding, stopping
-from dmtl_jax.basics.errors import join_names, UserError
+from dmtl_jax.basics import atomic, files, sharding, stopping
+from dmtl_jax.basics.errors import join_names, sanitize, UserError
 from dmtl_jax.basics.progress import say
 from dmtl_jax.data import label_settings
 from dmtl_jax.data import source as source_lib
@@ -66,7 +66,8 @@ def run(
     The content of metrics.json.
 
   Raises:
-    UserError: no checkpoint there, data with other tasks, kinds or classes than the run's, or an `out` with a run.
+    UserError: no checkpoint there, data with other tasks, kinds or classes than the run's, or an `out` with another run
+      or its scores.
   """
   folder = out or hub.folder_of_results(workdir)
   with stopping.report_interruption(lambda: f'the scores and panels in {folder} are as they were', folder):
@@ -75,8 +76,8 @@ def run(
 
 
 def _evaluate(config, path: pathlib.Path, folder: pathlib.Path, weights: str, predictions: bool) -> dict:
-  if folder != path and (folder / 'checkpoints').exists():
-    raise UserError(f'{folder}: another run is there; choose another folder with --out')
+  if folder != path:
+    _check_free(folder, path)
   source = without_learned(source_lib.open_source(config.data, 'val'), config, path)
   model = build_model(config, source.tasks)
   variables, step = load(path, weights, model, tuple(config.data.size))
@@ -92,7 +93,7 @@ def _evaluate(config, path: pathlib.Path, folder: pathlib.Path, weights: str, pr
   scores, rows, confusion, better_initial = evaluator.run(variables, save if predictions else None, evidence)
   result = {
     **({} if folder == path else {'run': hub.name_of(path)}),
-    'data': data_name(config.data),
+    'data': _scored_name(config.data, path),
     'protocol': config.eval.protocol,
     'resolution': config.eval.resolution,
     'weights': weights,
@@ -141,6 +142,19 @@ def _evaluate(config, path: pathlib.Path, folder: pathlib.Path, weights: str, pr
     if 'last' in result:
       say(f'\nthe last weights, step {result["last"]["step"]}:\n{as_text(result["last"], source.tasks)}')
   return result
+
+
+def _check_free(folder: pathlib.Path, path: pathlib.Path):
+  """Raises UserError if a run, or scores of another, are in a folder: a report would take all there for one run's."""
+  fix = 'choose another folder with --out'
+  if (folder / 'checkpoints').exists():
+    raise UserError(f'{folder}: another run is there; {fix}')
+  own = hub.name_of(path).partition('@')[0]  # without the commit
+  for file in sorted(folder.glob('metrics*.json')):
+    content = files.read_json(file, fix)
+    name = str(content.get('run', '')).partition('@')[0] if isinstance(content, dict) else ''
+    if not _is_same_path(name, own):
+      raise UserError(f'{file}: scores of {sanitize(name) or "another run"} are there; {fix}')
 
 
 def _write_run(path: pathlib.Path, folder: pathlib.Path, stage: str | None):
@@ -208,6 +222,16 @@ def is_own_data(data_config, path: pathlib.Path) -> bool:
 
 def _is_same_path(one: str | None, other: str | None) -> bool:
   return one == other or bool(one and other and os.path.realpath(one) == os.path.realpath(other))
+
+
+def _scored_name(data_config, path: pathlib.Path) -> str:
+  """Name of the scored data; that of the run's own only for these, lest a report takes both for two seeds."""
+  name = data_name(data_config)
+  if not (path / 'config.json').exists():
+    return name
+  own = read_config(path).data
+  is_elsewhere = name == data_name(own) and not _is_same_path(own.get('path'), data_config.get('path'))
+  return f'{name} at another path' if is_elsewhere else name
 
 
 def _name_data(data_config) -> str:

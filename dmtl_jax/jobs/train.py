@@ -128,10 +128,15 @@ def train(
           save(position)
         raise
 
+    is_first = True  # evaluation of this process, which compiles
+
     def evaluate_and_save(step: int):
+      nonlocal is_first
       with progress.paused(), saved_on_error(batches.get_state()):
         evaluation.run(state, step)
-      memory.set_fragments_aside()  # evaluation compiles too
+      if is_first:
+        memory.set_fragments_aside()
+        is_first = False
       save(batches.get_state())
 
     if evaluation.due(start):  # an earlier process was stopped in it

@@ -28,6 +28,8 @@ def task_loss(task: Task, logits: jax.Array, label: jax.Array) -> jax.Array:
 def map_losses(tasks: tuple[Task, ...], maps: dict, labels: dict, label_mask: jax.Array) -> jax.Array:
   """Losses [B, T] of one set of maps; exactly 0 where label_mask [B, T] is False.
 
+  They have gradients with respect to the maps only, and on CPUs none in forward mode.
+
   Args:
     maps: {task: raw maps [B, h, w, C_t]} at any size; resized to the labels' size.
     labels: {task: [B, H, W, K]}; values of hidden labels, NaN included, have no influence.
@@ -35,14 +37,17 @@ def map_losses(tasks: tuple[Task, ...], maps: dict, labels: dict, label_mask: ja
   # With one device, images can go one after the other, so that those without a label cost nothing.
   by_image = target.platform() == 'cpu' and len(target.devices()) == 1
   compute = _losses_by_image if by_image else _losses
-  columns = [compute(task, maps[task.name], labels[task.name], label_mask[:, t]) for t, task in enumerate(tasks)]
+  columns = []
+  for t, task in enumerate(tasks):
+    logits = maps[task.name].astype(jnp.float32)  # here: an image's own gradient, not yet scaled, is none in float16
+    columns.append(compute(task, logits, jax.lax.stop_gradient(labels[task.name]), label_mask[:, t]))
   return jnp.stack(columns, axis=1)
 
 
 def _losses(task: Task, maps: jax.Array, label: jax.Array, shown: jax.Array) -> jax.Array:
   """Losses [B] of the maps [B, h, w, C_t] of a task; exactly 0 where `shown` [B] is False."""
   label = jnp.where(shown[:, None, None, None], label, jnp.asarray(task.unlabelled, task.label_dtype))
-  return task_loss(task, resize(maps.astype(jnp.float32), label.shape[1:3]), label)
+  return task_loss(task, resize(maps, label.shape[1:3]), label)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -56,7 +61,7 @@ def _losses_by_image_forward(task, maps, label, shown):
 
 
 def _losses_by_image_backward(_, image_grads, grad):
-  return (grad[:, None, None, None] * image_grads).astype(image_grads.dtype), None, None
+  return grad[:, None, None, None] * image_grads, None, None
 
 
 _losses_by_image.defvjp(_losses_by_image_forward, _losses_by_image_backward)

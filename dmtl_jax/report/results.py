@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 import json
 import math
+import os
 import pathlib
 import re
 import statistics
@@ -232,8 +233,9 @@ def read_run(path: pathlib.Path) -> Run:
 
 
 def data_name(data: Mapping[str, Any]) -> str:
-  """Name of the data set or of its folder, of config.data."""
-  return pathlib.Path(data['path']).name if data.get('path') else data['name']
+  """Name of the data set or of its folder, of config.data; not that of a home, which would publish a user's name."""
+  folder = pathlib.Path(data.get('path') or '').name
+  return data['name'] if folder in ('', os.path.basename(os.path.expanduser('~'))) else folder
 
 
 def method_of(config: dict) -> Method:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 import pickle
 import re
 import subprocess
@@ -15,6 +16,9 @@ from PIL import Image
 import pytest
 from scipy import ndimage
 
+from dmtl_jax.basics import atomic
+from dmtl_jax.basics.errors import UserError
+from dmtl_jax.configs import folder
 from dmtl_jax.data import pipeline, transforms
 from dmtl_jax.draw.colors import ORANGE
 from dmtl_jax.inference import evaluation, gallery
@@ -22,6 +26,7 @@ from dmtl_jax.inference.calibration_fit import Evidence
 from dmtl_jax.jobs import evaluate
 from dmtl_jax.metrics.base import merge
 from dmtl_jax.metrics.boundary import folders, pascal
+from dmtl_jax.runs import workdir
 from tests import evaluation_stub as stub
 from tests import faults
 
@@ -238,6 +243,31 @@ def test_what_tasks_are_predicted_by():
 )
 def test_evaluation_says_what_predictions_are_made_of(stage, initial, before, wanted):
   assert re.search(wanted, evaluate._describe_choice(stage, initial, before))
+
+
+@pytest.mark.parametrize(
+  'path, name',
+  [('a/rooms', 'rooms'), ('b/../a/rooms', 'rooms'), ('b/rooms', 'rooms at another path'), ('b/sea', 'sea')],
+)
+def test_other_data_have_another_name_also_if_their_folder_has_the_same(tmp_path, path, name):
+  config = folder.get_config()
+  config.data.path = str(tmp_path / 'a/rooms')
+  workdir.write_config(tmp_path, config)
+  config.data.path = f'{tmp_path}/{path}'
+  assert evaluate._scored_name(config.data, tmp_path) == name
+  assert evaluate._scored_name(config.data, tmp_path / 'without_config') == name.split()[0]
+
+
+def test_scores_are_not_written_beside_those_of_another_run(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  out, run = tmp_path / 'out', pathlib.Path('runs/a')
+  evaluate._check_free(out, run)
+  atomic.write_json(out / 'metrics.json', {'run': str(tmp_path / 'runs/a')})
+  evaluate._check_free(out, run)
+  for name, words in (('runs/b', 'scores of runs/b are there; choose'), ('', 'scores of another run are')):
+    atomic.write_json(out / 'metrics_4.json', {'run': name} if name else {})
+    with pytest.raises(UserError, match=f'metrics_4.json: {words}'):
+      evaluate._check_free(out, run)
 
 
 def test_the_table_shows_initial_and_final_and_what_is_undefined():

@@ -10,7 +10,7 @@ from dmtl_jax.basics.errors import UserError
 from dmtl_jax.inference import calibration
 from dmtl_jax.jobs import report
 from dmtl_jax.models import build_model, inputs
-from dmtl_jax.report import charts, table
+from dmtl_jax.report import charts, results, table
 from dmtl_jax.runs import workdir as workdir_lib
 from tests import calibrations
 from tests.report_runs import (
@@ -165,6 +165,12 @@ def test_scores_on_other_data_are_named_by_them(tmp_path):
   assert [row['data'] for row in rows] == ['streets (trained on rooms)', 'rooms']
   assert '## streets (trained on rooms), ' in text
   assert page.findtext('head/title') == 'DiffusionMTL on streets (trained on rooms) and rooms'
+
+
+def test_data_are_named_by_their_folder_but_not_by_a_user(monkeypatch):
+  monkeypatch.setenv('HOME', '/home/alice')
+  for path, name in (('data/rooms/', 'rooms'), ('', 'folder'), ('.', 'folder'), ('/home/alice', 'folder')):
+    assert results.data_name({'name': 'folder', 'path': path}) == name
 
 
 # --- Names, and what is comparable -----------------------------------------------------------
