@@ -111,11 +111,15 @@ def small(arg: str | None, name: str, token_stride: int) -> ConfigDict:
   Args:
     token_stride: leaves about as many tokens as the paper has, 256; with preset=released it stays 4.
   """
+  from dmtl_jax.models import find
+
   config = base(arg)
   config.data.update(name=name, augment='light')
   config.model.update(width=32, channels=64)
   if config.model.initial_weights == 'paper':
     config.model.update(initial_weights='identity', token_stride=token_stride)
+    if find(config.method).network.diffuses:
+      config.initial_loss = 0.1  # denoising then gains more on initial maps; final maps: docs/study.md
   config.optim.update(denoiser_fan_in=32, schedule='cosine', warmup=50)
   config.loss_weights = dict(semseg=2.0, parsing=2.0, saliency=5.0, normals=3.0, boundary=25.0, depth=1.0)
   return config

@@ -17,8 +17,6 @@ DATA_FIELDS = dict(
 
 
 def get_config(arg=None):
-  from dmtl_jax.models import find  # with JAX, which --help does not wait for
-
   config = common.small(arg, 'scenes', token_stride=1)
   config.data.update(defaults(DATA_FIELDS), size=(96, 128))
   config.model.width, config.model.channels = 24, 32  # smaller, and more images in the same time, scores higher
@@ -26,6 +24,4 @@ def get_config(arg=None):
   config.train.steps = 1250  # some five minutes on two CPU cores, with compiling
   config.train.eval_every = 1250
   config.optim.lr = 1e-3
-  if config.model.initial_weights == 'identity' and find(config.method).network.diffuses:
-    config.initial_loss = 0.1  # at this length boundaries score 2% lower with the usual 0.5 (docs/study.md)
   return config

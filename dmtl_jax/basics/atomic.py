@@ -93,7 +93,9 @@ def remove_abandoned(folder: pathlib.Path):
   for pattern in ('.*.tmp*', '*/.*.tmp*', '*/*/.*.tmp*'):
     for path in folder.glob(pattern):
       with contextlib.suppress(OSError):  # another process removes it too, or owns it
-        if _TEMPORARY.fullmatch(path.name) and time.time() - path.stat().st_mtime > ABANDONED:
+        status = path.stat()
+        changed = max(status.st_mtime, status.st_ctime)  # a new hard link has the first alone from long ago
+        if _TEMPORARY.fullmatch(path.name) and time.time() - changed > ABANDONED:
           path.unlink()
 
 

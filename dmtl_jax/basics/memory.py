@@ -71,12 +71,15 @@ def set_fragments_aside():
   libc.mallinfo2.restype = _HeapFacts
   while _aside:
     libc.free(_aside.pop())
-  end = libc.sbrk(0) - libc.mallinfo2().keepcost  # behind it everything is free
+  heap = libc.mallinfo2()
+  end = libc.sbrk(0) - heap.keepcost  # behind it everything is free
+  left = heap.fordblks - heap.keepcost
   size = LARGEST
-  while size >= SMALLEST:
+  while size >= SMALLEST and left > 0:
     block = libc.malloc(size)
     if block and block < end:
       _aside.append(block)
+      left -= size
       start, stop = -(-block // mmap.PAGESIZE) * mmap.PAGESIZE, (block + size) // mmap.PAGESIZE * mmap.PAGESIZE
       libc.madvise(start, max(stop - start, 0), MADV_DONTNEED)
     else:  # no fragment of this size is left

@@ -147,7 +147,7 @@ SUITES = {
       *_variants(1, 'model.condition', 'features'),
     ),
     {
-      'data.size': (128, 160), 'model.width': 64, 'train.steps': 450, 'train.eval_every': 450,
+      'data.size': (128, 160), 'model.width': 64, 'initial_loss': 0.5, 'train.steps': 450, 'train.eval_every': 450,
       'train.eval_images': 8, 'eval.workers': 0,
     },
     rates=(1e-3, 2e-3), rate_steps=450, needs=('data.path', 'init_from'), cost='two CPU cores for three hours',

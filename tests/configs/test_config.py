@@ -58,7 +58,7 @@ def test_the_paper_starts_at_random_with_one_rate_and_the_small_configs_do_not()
     config, released = get_config(name), get_config(name, 'preset=released')
     assert config.model.initial_weights == 'identity'
     assert config.optim.denoiser_fan_in
-    assert config.initial_loss == (0.1 if name == 'scenes' else 0.5)
+    assert config.initial_loss == 0.1
     assert get_config(name, 'method=mti_net').initial_loss == 1
     assert (released.model.initial_weights, released.initial_loss) == ('released', 0.5)
     assert config.model.token_stride < released.model.token_stride == 4

@@ -2,13 +2,12 @@
 
 import io
 import os
-import time
 
 import numpy as np
 from PIL import Image
 import pytest
 
-from dmtl_jax.basics import photographs
+from dmtl_jax.basics import atomic, photographs
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.inference import images, raw_maps, videos
 from dmtl_jax.jobs import predict
@@ -84,16 +83,22 @@ def test_the_command_again_and_without_fault(tiny_run, loaded, folder, tmp_path,
   assert not (tmp_path / 'maps' / 'uncertainty').exists()
 
 
-def test_temporary_files_of_a_killed_run_are_removed_and_no_others(tiny_run, loaded, folder, tmp_path):
+def test_temporary_files_of_a_killed_run_are_removed_and_no_others(tiny_run, loaded, folder, tmp_path, monkeypatch):
   place = tmp_path / 'maps' / 'uncertainty' / 'depth'
   place.mkdir(parents=True)
-  left = {'.0123456789abcdef.tmp': 7200, '.0123456789abcdef.tmp.mp4': 7200}
-  names = left | {'.fedcba9876543210.tmp': 0, '.mine.tmp': 7200, 'x.tmp': 7200, '.0123456789abcdef.mp4': 7200}
-  for name, age in names.items():
+  left = {'.0123456789abcdef.tmp', '.0123456789abcdef.tmp.mp4'}
+  others = {'.mine.tmp', 'x.tmp', '.0123456789abcdef.mp4'}
+  for name in left | others:
     (place / name).touch()
-    os.utime(place / name, (time.time() - age,) * 2)
-  predict.run(str(tiny_run), 'best', str(folder / 'dot.png'), str(tmp_path / 'maps'))
-  assert {path.name for path in place.iterdir()} == names.keys() - left.keys()
+    os.utime(place / name, (0, 0))  # as a hard link to an old photograph, which is new all the same
+
+  def predict_again() -> set[str]:
+    predict.run(str(tiny_run), 'best', str(folder / 'dot.png'), str(tmp_path / 'maps'))
+    return {path.name for path in place.iterdir()}
+
+  assert predict_again() == left | others
+  monkeypatch.setattr(atomic, 'ABANDONED', -1)
+  assert predict_again() == others
 
 
 def test_when_nothing_can_be_read(tiny_run, loaded, folder, tmp_path, capsys):

@@ -122,6 +122,7 @@ def test_check_ends_with_commands_that_train_what_they_say(config, tmp_path, mon
     cli._parse(arguments)
     parsed = flags.FLAGS.config
     assert (parsed.model.width, parsed.model.channels, parsed.init_from) == fields
+    assert parsed.initial_loss == (0.5 if parsed.init_from else 0.1)
     assert parsed.data.size == (96, 64)
     assert parsed.data.path == config.data.path
     assert parsed.data.labels == 'full'
