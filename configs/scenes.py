@@ -21,7 +21,7 @@ def get_config(arg=None):
   config.data.update(defaults(DATA_FIELDS), size=(96, 128))
   config.model.width, config.model.channels = 24, 32  # smaller, and more images in the same time, scores higher
   config.train.batch = 8
-  config.train.steps = 1250  # some five minutes on two CPU cores, with compiling
+  config.train.steps = 1250  # three to five minutes on two CPU cores, with compiling
   config.train.eval_every = 1250
   config.optim.lr = 1e-3
   return config
