@@ -16,12 +16,12 @@ import jax.numpy as jnp
 
 from dmtl_jax.models.base import Network
 from dmtl_jax.models.inputs import model_inputs, variable_shapes
-from dmtl_jax.models.parts.layers import resize_on_cpu, stem_conv
+from dmtl_jax.models.parts.layers import narrow_conv, resize_on_cpu, stem_conv
 from dmtl_jax.models.parts.reduction import reduced_conv, reduced_convs
 from dmtl_jax.models.parts.winograd import winograd_conv
 
 # Strides of convolutions that do not take the work of their definition, by the name of the function.
-ONE = (reduced_conv, reduced_convs, winograd_conv)
+ONE = (narrow_conv, reduced_conv, reduced_convs, winograd_conv)
 CONVOLUTIONS = dict.fromkeys((each.__name__ for each in ONE), 1) | {stem_conv.__name__: 2}
 RESIZING = ('_resize', resize_on_cpu.__name__)  # the first is jax.image.resize's; matrix products in disguise
 

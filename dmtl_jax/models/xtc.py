@@ -18,6 +18,7 @@ from dmtl_jax.models.base import Forward, Output, register
 from dmtl_jax.models.mtl_baseline import MTLBaseline
 from dmtl_jax.models.parts import views
 from dmtl_jax.models.parts.layers import Conv, Dtype, resize
+from dmtl_jax.models.parts.pooling import max_pool_2x2
 from dmtl_jax.models.parts.task_layers import SlotEmbed, Slots
 from dmtl_jax.tasks.normals import normalize
 
@@ -59,7 +60,7 @@ class MappingNetwork(nn.Module):
       for j in range(convs):
         x = Conv(width, 3, dtype=self.dtype, name=f'conv{i}_{j}')(x)
         x = nn.relu(FiLM(tasks * (tasks - 1), self.dtype, name=f'film{i}_{j}')(x, pair))
-      x = nn.max_pool(x, (2, 2), (2, 2), 'SAME')
+      x = max_pool_2x2(x)
     return x
 
 

@@ -12,7 +12,7 @@ import scipy.special
 
 from dmtl_jax.basics import target
 from dmtl_jax.models.parts.denoiser import attend, Conditioning, CrossAttentionBlock
-from dmtl_jax.models.parts.layers import Conv, convolve, Dense, Head, product, resize, stem_conv
+from dmtl_jax.models.parts.layers import Conv, convolve, Dense, Head, narrow_conv, product, resize, stem_conv
 from dmtl_jax.models.parts.reduction import composes, ReducedConv
 from dmtl_jax.models.parts.task_layers import gather_by_task, SlotEmbed, SlotHead, TaskConv
 
@@ -80,6 +80,23 @@ def test_the_stem_is_a_7x7_convolution_of_stride_2(size):
   grad = rng.standard_normal(ours.shape).astype(np.float32)
   for gradient, exact in zip(pull(grad), expected_pull(grad)):
     np.testing.assert_allclose(gradient, exact, rtol=0, atol=1e-5 * np.abs(exact).max())
+
+
+@pytest.mark.parametrize('channels', [(1, 4), (4, 4), (6, 5)])
+def test_a_narrow_convolution_is_a_convolution(channels):
+  rng = np.random.default_rng(0)
+  x, kernel = (rng.standard_normal(shape, np.float32) for shape in ((2, 8, 6, channels[0]), (3, 3, *channels)))
+  weight = rng.standard_normal((2, 8, 6, channels[1]), np.float32)
+  assert 'narrow_conv' in str(jax.make_jaxpr(convolve)(x, kernel))
+  ours, pull = jax.vjp(narrow_conv, x, kernel)
+  grad_x, grad_kernel = pull(weight)
+  padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+  for b in range(2):
+    np.testing.assert_allclose(ours[b], conv_by_hand(x[b], kernel), atol=1e-5)
+    np.testing.assert_allclose(grad_x[b], conv_by_hand(weight[b], kernel[::-1, ::-1].swapaxes(2, 3)), atol=1e-5)
+  for i, j in np.ndindex(3, 3):
+    expected = np.einsum('bhwc,bhwd->cd', padded[:, i : i + 8, j : j + 6], weight)
+    np.testing.assert_allclose(grad_kernel[i, j], expected, atol=1e-4)
 
 
 def test_strided_convolution_pads_both_sides():

@@ -27,6 +27,8 @@ def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
   """Convolution with zero padding: x [B, h, w, C] and kernel [k, k, C, D], k odd, to [B, h, w, D]."""
   if winograd.is_faster(x.shape, kernel.shape, x.dtype):
     return winograd.winograd_conv(x, kernel)
+  if _is_narrow(x.shape, kernel.shape) and target.platform() == 'cpu':
+    return narrow_conv(x, kernel)
   return _conv_on_cpu(x, kernel) if target.platform() == 'cpu' else _conv(x, kernel, kernel.shape[0] // 2)
 
 
@@ -108,6 +110,41 @@ def _transpose(x):
   return jnp.swapaxes(x, -1, -2)
 
 
+def _is_narrow(shape: tuple[int, ...], kernel: tuple[int, ...]) -> bool:
+  """Whether `narrow_conv` can do x of `shape` [B, h, w, C] with a kernel [k, k, C, D], and is faster on CPUs."""
+  return kernel[:2] == (3, 3) and kernel[2] * kernel[3] <= 36 and shape[1] % 2 == shape[2] % 2 == 0
+
+
+@jax.jit
+def narrow_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
+  """3x3 convolution of few channels: x [B, h, w, C], h and w even, and kernel [3, 3, C, D] to [B, h, w, D].
+
+  As a convolution of blocks of 2x2 pixels: three in four of its products are with zeros, and still it takes half the
+  time on CPUs, where XLA's convolution of four channels runs at a seventh of its usual speed. Jitted as `stem_conv` is.
+  """
+  batch, height, width, channels = x.shape
+  along = _TAPS.astype(kernel.dtype)
+  taps = jnp.einsum('siab,tjcd,stxy->ijacxbdy', along, along, kernel)
+  blocks = _conv_on_cpu(_blocks(x), taps.reshape(3, 3, 4 * channels, -1))
+  return blocks.reshape(batch, height // 2, width // 2, 2, 2, -1).swapaxes(2, 3).reshape(batch, height, width, -1)
+
+
+def _taps() -> np.ndarray:
+  """[tap, block, pixel before, pixel after] float32, along an axis: 1 where the tap reads that pixel of the block."""
+  tap, block, before, after = np.indices((3, 3, 2, 2))
+  return (tap - 1 == 2 * (block - 1) + before - after).astype(np.float32)
+
+
+_TAPS = _taps()
+
+
+def _blocks(x: jax.Array) -> jax.Array:
+  """[B, h, w, C], h and w even, to blocks of 2x2 pixels [B, h/2, w/2, 4 C]."""
+  batch, height, width, channels = x.shape
+  blocks = x.reshape(batch, height // 2, 2, width // 2, 2, channels).swapaxes(2, 3)
+  return blocks.reshape(batch, height // 2, width // 2, 4 * channels)
+
+
 @jax.jit
 def stem_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
   """7x7 convolution with stride 2, padded by 3: x [B, h, w, C], C small, to [B, ceil(h/2), ceil(w/2), D].
@@ -123,9 +160,8 @@ def _stem_conv(x, kernel):
   batch, height, width, channels = x.shape
   rows, columns = -(-height // 2), -(-width // 2)
   padded = jnp.pad(x, ((0, 0), (4, 2 * rows + 2 - height), (4, 2 * columns + 2 - width), (0, 0)))
-  blocks = padded.reshape(batch, rows + 3, 2, columns + 3, 2, channels).swapaxes(2, 3)
   taps = jnp.pad(kernel, ((1, 0), (1, 0), (0, 0), (0, 0))).reshape(4, 2, 4, 2, channels, -1).swapaxes(1, 2)
-  return _conv(blocks.reshape(*blocks.shape[:3], -1), taps.reshape(4, 4, -1, taps.shape[-1]), pad=0)
+  return _conv(_blocks(padded), taps.reshape(4, 4, -1, taps.shape[-1]), pad=0)
 
 
 def _stem_conv_forward(x, kernel):
