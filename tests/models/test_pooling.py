@@ -7,7 +7,6 @@ import pytest
 
 from dmtl_jax.models.parts.pooling import max_pool, max_pool_2x2
 
-
 PLAIN = {
   max_pool: lambda x: nn.max_pool(x, (3, 3), strides=(2, 2), padding=[(1, 1), (1, 1)]),
   max_pool_2x2: lambda x: nn.max_pool(x, (2, 2), strides=(2, 2), padding='SAME'),
