@@ -13,6 +13,7 @@ import numpy as np
 from dmtl_jax.basics import target
 from dmtl_jax.models.parts.layers import resize
 from dmtl_jax.tasks import Task
+from dmtl_jax.tasks.normals import normalize
 
 INITIAL_LOSS = 0.5  # weight of the losses on initial maps (released code; the paper states no weight)
 
@@ -139,3 +140,9 @@ def total_loss(
     parts['initial'] = map_losses(tasks, output.initial, labels, label_mask)
     combined = combined + initial_loss * parts['initial']
   return combine(combined, label_mask, weights, balance, label_weights), parts
+
+
+def embedding_distance(a: jax.Array, b: jax.Array) -> jax.Array:
+  """One minus the cosine over channels of embeddings [B, h, w, C], mean over places: [B]."""
+  a, b = (normalize(x.astype(jnp.float32)) for x in (a, b))
+  return (1 - (a * b).sum(-1)).mean((1, 2))
