@@ -24,8 +24,7 @@ from tests.readers import encoded, IMAGES, LABEL, open_folder, pattern, READERS,
 
 
 @pytest.fixture(autouse=True)
-def quiet(tmp_path, monkeypatch):
-  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+def quiet(monkeypatch):
   monkeypatch.setattr(progress, 'silent', True)
   with warnings.catch_warnings():
     warnings.simplefilter('ignore')  # Pillow's, of corrupt EXIF and the like
