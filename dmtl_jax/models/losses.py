@@ -40,7 +40,8 @@ def map_losses(tasks: tuple[Task, ...], maps: dict, labels: dict, label_mask: ja
   compute = _losses_by_image if by_image else _losses
   columns = []
   for t, task in enumerate(tasks):
-    logits = maps[task.name].astype(jnp.float32)  # here: an image's own gradient, not yet scaled, is none in float16
+    # Already here: the gradient of one image's loss, which is not scaled yet, would be 0 in float16.
+    logits = maps[task.name].astype(jnp.float32)
     columns.append(compute(task, logits, jax.lax.stop_gradient(labels[task.name]), label_mask[:, t]))
   return jnp.stack(columns, axis=1)
 
