@@ -1,6 +1,5 @@
 """A tiny network with its tasks, labels and weights, and the reference data of ../shared."""
 
-import functools
 import pathlib
 import zlib
 
@@ -10,8 +9,7 @@ import pytest
 
 from dmtl_jax.configs import common
 from dmtl_jax.models import build_model
-from dmtl_jax.models.inputs import model_inputs, variable_shapes
-from dmtl_jax.models.parts import encoder
+from dmtl_jax.models.inputs import init_variables, model_inputs
 from dmtl_jax.tasks import make_task
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -71,13 +69,8 @@ def random_variables(model, size=SIZE, seed: int = 0) -> dict:
       return 1 + 0.1 * z
     return z * (0.1 if name in ('bias', 'mean') else np.prod(x.shape[-4:-1]) ** -0.5)
 
-  return jax.tree_util.tree_map_with_path(draw, _shapes(model, tuple(size), tuple(encoder.STAGES.items())))
-
-
-@functools.cache
-def _shapes(model, size, stages):
-  """Shapes of the model's variables while the encoders have these stages, which some tests shorten."""
-  return variable_shapes(model, size)
+  shapes = jax.eval_shape(lambda key: init_variables(model, key, size), jax.random.key(0))
+  return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
 def rng(name: str, seed: int = 0) -> np.random.Generator:

@@ -24,7 +24,8 @@ from tests.readers import encoded, IMAGES, LABEL, open_folder, pattern, READERS,
 
 
 @pytest.fixture(autouse=True)
-def quiet(monkeypatch):
+def quiet(tmp_path, monkeypatch):
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))  # the one place outside of the data that is written
   monkeypatch.setattr(progress, 'silent', True)
   with warnings.catch_warnings():
     warnings.simplefilter('ignore')  # Pillow's, of corrupt EXIF and the like
