@@ -12,6 +12,13 @@ SMALL = dict(model__width=4, model__channels=8, model__depth=1)
 TITLE = 'How many denoising steps'
 
 
+@pytest.fixture(autouse=True)
+def quick_counts(monkeypatch):
+  """Multiply-adds that tell the number of steps, without a network."""
+  monkeypatch.setattr(counting, 'summarize', lambda model, size, steps: {'parameters': 1, 'gmac': 100 + steps})
+  monkeypatch.setattr(table, '_count_config', table._count_config.__wrapped__)  # keeps nothing for other tests
+
+
 def write_steps(run, diffusion_steps, final, **more):
   """Another evaluation of a run, with its metrics.json as an example."""
   scores = json.loads((run / 'metrics.json').read_text())
@@ -28,9 +35,7 @@ def read_lines(*runs):
   }
 
 
-def test_a_network_evaluated_with_several_steps_is_a_line_of_scores_and_costs(tmp_path, monkeypatch):
-  monkeypatch.setattr(counting, 'summarize', lambda model, size, steps: {'parameters': 1, 'gmac': 100 + steps})
-  monkeypatch.setattr(table, '_count_config', table._count_config.__wrapped__)
+def test_a_network_evaluated_with_several_steps_is_a_line_of_scores_and_costs(tmp_path):
   run = write_run(tmp_path / 'p', final=(50, 20, 1), initial=(45, 22, 1), cost=False, **SMALL)
   write_steps(run, 1, (48, 21, 1.5))
   write_steps(run, 10, (52, 19.5, None))
