@@ -43,6 +43,14 @@ def pytest_collection_modifyitems(items):
   items.sort(key=lambda item: places.get(item.path.name, len(places)))
 
 
+@pytest.fixture(scope='session', autouse=True)
+def user_cache(tmp_path_factory):
+  """What would go to the user's cache folder."""
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setenv('XDG_CACHE_HOME', str(tmp_path_factory.mktemp('cache')))
+    yield
+
+
 @pytest.fixture(scope='module')
 def short_encoder():
   """Two stages of one block, to compile in less time."""

@@ -70,9 +70,9 @@ class Palette:
     rng.random(2)
     return self.plain(base, float(gloss))
 
-  def plain(self, base, gloss=0.1, glow=0.0) -> Material:
+  def plain(self, base, gloss=0.1) -> Material:
     """One colour [3]."""
-    return Material('plain', np.stack([base] * 3), (1.5, 1.5), tuple(self.rng.uniform(0, 64, 2)), gloss, glow)
+    return Material('plain', np.stack([base] * 3), (1.5, 1.5), tuple(self.rng.uniform(0, 64, 2)), gloss)
 
   def framed(self, texture, half, colors=None, gloss=0.1, glow=0.0) -> Material:
     """A texture drawn once over a face of half size (u, v) in metres."""

@@ -194,7 +194,7 @@ class StoredSize(NamedTuple):
 def read_size(path: str | os.PathLike) -> StoredSize:
   """Reads only the header of a photograph; raises UserError if it is none."""
   try:
-    with files.opened_image(path, (*FORMATS, *extra_formats())) as file:
+    with files.opened_image(path, formats()) as file:
       orientation = _orientation(file)
       if isinstance(file, TiffImagePlugin.TiffImageFile):  # Pillow gives the size after turning
         return StoredSize(int(file.tag_v2[256]), int(file.tag_v2[257]), orientation)

@@ -122,8 +122,8 @@ def fit(image, labels, size, named, upscale: bool = True, by_nearest: bool = Fal
   return rescale(image, labels, factor, named, by_nearest=by_nearest)
 
 
-def crop(image, labels, size, rng, guide: np.ndarray | None = None, max_share=0.75) -> tuple[np.ndarray, dict]:
-  """Crops a random window of at most `size`; redraws it up to 10 times while a class of `guide` exceeds `max_share`.
+def crop(image, labels, size, rng, guide: np.ndarray | None = None) -> tuple[np.ndarray, dict]:
+  """Crops a random window of at most `size`; redraws it up to 10 times while a class of `guide` fills 3/4.
 
   The size is in pixels of the image; labels of a reduced image are larger by a whole factor.
   """
@@ -131,7 +131,7 @@ def crop(image, labels, size, rng, guide: np.ndarray | None = None, max_share=0.
   for _ in range(11):
     top, left = (int(rng.integers(0, s + 1)) for s in spare)
     window = (slice(top, top + size[0]), slice(left, left + size[1]))
-    if guide is None or _largest_share(guide[window]) < max_share:
+    if guide is None or _largest_share(guide[window]) < 0.75:
       break
   return image[window], {name: _crop_label(label, window, len(label) // len(image)) for name, label in labels.items()}
 

@@ -28,12 +28,12 @@ import numpy as np
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.basics.photographs import MEAN, STD
 from dmtl_jax.models.base import Forward, Output, register
+from dmtl_jax.models.losses import embedding_distance
 from dmtl_jax.models.mtl_baseline import MTLBaseline
 from dmtl_jax.models.parts import rand_augment, regularizer, views
 from dmtl_jax.models.parts.layers import resize
 from dmtl_jax.models.parts.regularizer import Autoencoded, Regularizer
 from dmtl_jax.tasks import Task
-from dmtl_jax.tasks.normals import normalize
 
 VIEWS = 2  # of an image, besides itself
 DISTANCE_WEIGHT, RECONSTRUCTION_WEIGHT = 4.0, 2.0
@@ -233,12 +233,6 @@ def encode_label(task: Task, label: jax.Array) -> jax.Array:
   if has_values(task):
     return task.to_unit(label)
   return jnp.where(task.valid(label)[..., None], task.encode_label(label), 0).astype(jnp.float32)
-
-
-def embedding_distance(a: jax.Array, b: jax.Array) -> jax.Array:
-  """One minus the cosine over channels of embeddings [B, h, w, C], mean over places: [B]."""
-  a, b = (normalize(x.astype(jnp.float32)) for x in (a, b))
-  return (1 - (a * b).sum(-1)).mean((1, 2))
 
 
 def reconstruction_loss(view: MaskedView, maps: jax.Array, targets: dict, released: bool) -> jax.Array:

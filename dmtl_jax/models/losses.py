@@ -13,6 +13,7 @@ import numpy as np
 from dmtl_jax.basics import target
 from dmtl_jax.models.parts.layers import resize
 from dmtl_jax.tasks import Task
+from dmtl_jax.tasks.normals import normalize
 
 INITIAL_LOSS = 0.5  # weight of the losses on initial maps (released code; the paper states no weight)
 
@@ -39,7 +40,8 @@ def map_losses(tasks: tuple[Task, ...], maps: dict, labels: dict, label_mask: ja
   compute = _losses_by_image if by_image else _losses
   columns = []
   for t, task in enumerate(tasks):
-    logits = maps[task.name].astype(jnp.float32)  # here: an image's own gradient, not yet scaled, is none in float16
+    # Already here: the gradient of one image's loss, which is not scaled yet, would be 0 in float16.
+    logits = maps[task.name].astype(jnp.float32)
     columns.append(compute(task, logits, jax.lax.stop_gradient(labels[task.name]), label_mask[:, t]))
   return jnp.stack(columns, axis=1)
 
@@ -139,3 +141,9 @@ def total_loss(
     parts['initial'] = map_losses(tasks, output.initial, labels, label_mask)
     combined = combined + initial_loss * parts['initial']
   return combine(combined, label_mask, weights, balance, label_weights), parts
+
+
+def embedding_distance(a: jax.Array, b: jax.Array) -> jax.Array:
+  """One minus the cosine over channels of embeddings [B, h, w, C], mean over places: [B]."""
+  a, b = (normalize(x.astype(jnp.float32)) for x in (a, b))
+  return (1 - (a * b).sum(-1)).mean((1, 2))

@@ -121,8 +121,10 @@ class TaskPrototype(Network):
 
   @nn.compact
   def __call__(self, images: jax.Array, *, train: bool = False) -> Output:
-    """Images to final maps; `extra` is for training: 'image' [B, H, W, 3], 'affinity' [B, T, h, w, T] before the
-    softmax and 'features', means of f_t [B, T, C].
+    """Images to final maps.
+
+    `extra` is for training: 'image' [B, H, W, 3], 'affinity' [B, T, h, w, T] before the softmax, and 'features', means
+    of f_t [B, T, C].
     """
     features = self._encoder()(images, train)
     features = features + Codebook(ENTRIES_PER_CHANNEL * self.channels, name='codebook')(features)

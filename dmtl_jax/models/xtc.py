@@ -15,12 +15,12 @@ import jax.numpy as jnp
 
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.models.base import Forward, Output, register
+from dmtl_jax.models.losses import embedding_distance
 from dmtl_jax.models.mtl_baseline import MTLBaseline
 from dmtl_jax.models.parts import views
 from dmtl_jax.models.parts.layers import Conv, Dtype, resize
 from dmtl_jax.models.parts.pooling import max_pool_2x2
 from dmtl_jax.models.parts.task_layers import SlotEmbed, Slots
-from dmtl_jax.tasks.normals import normalize
 
 STAGE_CONVS = (2, 2, 3, 3, 3)  # convolutions between two poolings
 FEATURE_WEIGHT = 0.5  # of the regularisation by backbone features in the public code
@@ -161,11 +161,8 @@ def _at_task(mask: jax.Array, task: jax.Array) -> jax.Array:
 def pair_distance(a: jax.Array, b: jax.Array, features: jax.Array) -> jax.Array:
   """Distance [B] of mapped maps [B, h, w, C] float32 to each other plus, weighted, their distances to F_backbone."""
   features = resize(features.astype(jnp.float32), a.shape[1:3])
-  return _distance(a, b) + FEATURE_WEIGHT * (_distance(a, features) + _distance(b, features))
-
-
-def _distance(a, b):
-  return (1 - (normalize(a) * normalize(b)).sum(-1)).mean((1, 2))
+  to_features = embedding_distance(a, features) + embedding_distance(b, features)
+  return embedding_distance(a, b) + FEATURE_WEIGHT * to_features
 
 
 def encode_labels(tasks, labels: dict, has_label: jax.Array, target: jax.Array) -> jax.Array:

@@ -30,8 +30,8 @@ THUMBNAIL_SIDE = 72
 class Album:
   """Encodes pictures for the page and counts the characters that are left for more."""
 
-  def __init__(self, budget: int = BUDGET):
-    self.left = budget
+  def __init__(self):
+    self.left = BUDGET
     self._encoded: dict[tuple[pathlib.Path, int], str] = {}
 
   def embed(self, path: pathlib.Path, side: int = SIDE) -> str:

@@ -316,16 +316,23 @@ def describe_differences(section: Section) -> str:
 
   For how they were scored see `scoring.describe`.
   """
-  fields = {entry.name: compared_fields(entry.runs[0]) for entry in section.entries}
+  configs = [compared_fields(entry.runs[0]) for entry in section.entries]
   parts = []
-  for field in sorted({k for config in fields.values() for k in config}):
+  for field in sorted({k for config in configs for k in config}):
     by_value = {}
-    for name, config in fields.items():
-      by_value.setdefault(str(config.get(field)), []).append(name)
+    for entry, config in zip(section.entries, configs):
+      if _uses(entry, field):
+        by_value.setdefault(str(config.get(field)), []).append(entry.name)
     if len(by_value) > 1 and not field.startswith((*METHOD_FIELDS, *scoring.FIELDS)):
       values = '; '.join(f'{value}: {", ".join(names)}' for value, names in by_value.items())
       parts.append(f'{field} ({values})')
   return f'These runs also differ in {", ".join(parts)}.' if parts else ''
+
+
+def _uses(entry: Entry, field: str) -> bool:
+  """Whether a field changes anything: the weight of losses on initial maps does not where none were scored."""
+  initial = [run.evaluation.initial for run in entry.runs if run.evaluation]
+  return field != 'initial_loss' or not initial or any(initial)
 
 
 def describe_predictions(section: Section) -> str:

@@ -205,7 +205,7 @@ def _join_denoiser(obstacles: dict[Part, str]):
   if obstacles.get(shared):
     obstacles.update({part: obstacles[part] or obstacles[shared] for part in by_task})
   elif by_task and all(obstacles[part] for part in by_task):
-    obstacles[shared] = 'its layers of no task fit'
+    obstacles[shared] = 'no task has layers there that fit'
 
 
 def _misfit(ours: Sequence[Piece], matches: Sequence[Piece | None]) -> str:

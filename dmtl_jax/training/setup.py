@@ -31,7 +31,7 @@ from dmtl_jax.training.step import task_weights, TrainStep
 
 
 def create(model, tx: optax.GradientTransformation, key: jax.Array, size: tuple[int, int]) -> TrainState:
-  """A fresh state; weights depend on `key` alone, not on the image size (H, W). Call it jitted, or by `eval_shape`."""
+  """A fresh state; weights depend on `key`, not on the image size (H, W). Call it jitted, or by `eval_shape`."""
   variables = init_variables(model, key, size)
   params = variables['params']
   scale = initial_loss_scale() if model.dtype == jnp.float16 else None
@@ -115,7 +115,7 @@ def check(config, fresh: bool = True) -> MeshAndModel:
   check_config.check(config.to_dict())
   tasks = source_lib.data_tasks(config.data)
   mesh, model = make_mesh_and_model(config, tasks)
-  if config.optim.part_lr:  # an update refuses parts that the network has not
+  if config.optim.part_lr:  # an update refuses parts that the network does not have
     shapes = jax.eval_shape(functools.partial(init_variables, model, size=tuple(config.data.size)), jax.random.key(0))
     jax.eval_shape(optimizer_lib.rates(config.optim, model)[0].update, shapes['params'], (), shapes['params'])
   label_settings.check(config.data.labels)
@@ -205,18 +205,6 @@ def train_step(config, model: Network, tx, pair_count: int, groups: int) -> Trai
   )
 
 
-@dataclasses.dataclass(frozen=True)
-class _Labels:
-  """Stands in for a training set, of which a step needs to know no more."""
-
-  tasks: tuple[Task, ...]
-  label_mask: np.ndarray
-  predicted: None = None
-
-  def __len__(self):
-    return len(self.label_mask)
-
-
 def build_without_data(config, tasks: tuple[Task, ...], mask: np.ndarray | None = None) -> Training:
   """`build` without a data set.
 
@@ -226,7 +214,7 @@ def build_without_data(config, tasks: tuple[Task, ...], mask: np.ndarray | None 
   if mask is None:
     mask = np.zeros((config.train.batch, len(tasks)), bool)
     mask[:, : 1 if config.data.labels == 'one' else None] = True
-  return build(config, _Labels(tasks, mask), None)
+  return build(config, source_lib.Source(tasks, [''] * len(mask), mask, read=lambda *_: {}), None)
 
 
 class Data(NamedTuple):

@@ -109,7 +109,6 @@ def test_what_an_interrupted_copy_knew_is_not_forgotten(store, tmp_path, monkeyp
 
 
 def test_each_call_of_the_api_sees_the_data_as_they_are_now(store, tmp_path, monkeypatch):
-  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
   monkeypatch.setattr(errors, 'aliases', {})
   monkeypatch.setattr(bucket, 'check_library', lambda where: None)
   monkeypatch.setattr(bucket, 'file_system', lambda: store)

@@ -36,11 +36,6 @@ TURNS = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
-
-
 def smooth(height, width):
   """Colours that JPEG changes little."""
   y, x = np.mgrid[:height, :width]

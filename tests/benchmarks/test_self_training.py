@@ -8,8 +8,7 @@ from dmtl_jax.datasets import folder
 from tests import toy
 
 
-def test_a_folder_shows_only_the_drawn_labels(tmp_path, monkeypatch):
-  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+def test_a_folder_shows_only_the_drawn_labels(tmp_path):
   toy.write(tmp_path / 'all', train=5, val=1, size=(16, 24))
   drawn = label_settings.apply_labels(folder.open_folder(str(tmp_path / 'all'), 'train'), 'one', 3)
   val = folder.open_folder(str(tmp_path / 'all'), 'val')

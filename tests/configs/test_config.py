@@ -27,8 +27,7 @@ from dmtl_jax.runs import workdir
 from dmtl_jax.tasks import make_task
 from dmtl_jax.training import setup
 from dmtl_jax.training.optimizer import OPTIMIZERS
-
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+from tests.tiny import ROOT
 
 
 def test_defaults():

@@ -7,6 +7,7 @@ from dmtl_jax.metrics.base import merge
 from dmtl_jax.metrics.normals import angles
 from dmtl_jax.tasks import make_task
 from tests import tiny
+from tests.predicting import softmax
 from tests.tiny import shared
 
 SEMSEG = make_task('semseg', 'semseg', ('sky', 'tree', 'road'))
@@ -53,11 +54,6 @@ def draw(task, seed, shape=(16, 20), ignored=0.2):
 def parity():
   with np.load(shared('parity/metrics.npz')) as arrays:
     return dict(arrays)
-
-
-def softmax(logits):
-  weights = np.exp(logits - logits.max(-1, keepdims=True))
-  return weights / weights.sum(-1, keepdims=True)
 
 
 def ids(label):

@@ -20,7 +20,7 @@ import pytest
 import scipy.stats
 
 from dmtl_jax.basics.errors import UserError
-from dmtl_jax.models import build_model, Forward, jtr, Output
+from dmtl_jax.models import build_model, Forward, jtr, losses, Output
 from dmtl_jax.models.parts import rand_augment, regularizer, views
 from tests.tiny import random_variables, rng, TASKS, tiny_config, torch_state
 
@@ -234,7 +234,7 @@ def test_the_distance_of_embeddings_is_one_minus_the_cosine():
   """Opposite, orthogonal and equal vectors; a vector of zeros has no direction."""
   a = np.array([[[[1, 0], [0, 2], [3, 3], [0, 0]]]], np.float32)
   b = np.array([[[[-2, 0], [1, 0], [1, 1], [1, 1]]]], np.float32)
-  assert jtr.embedding_distance(a, b)[0] == pytest.approx((2 + 1 + 0 + 1) / 4, abs=1e-6)
+  assert losses.embedding_distance(a, b)[0] == pytest.approx((2 + 1 + 0 + 1) / 4, abs=1e-6)
 
 
 @pytest.mark.parametrize('task, unlabelled', [(SEMSEG, 0), (SALIENCY, 0), (BOUNDARY, 0), (NORMALS, 0.5)])

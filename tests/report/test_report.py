@@ -1,5 +1,6 @@
 """The report's tables, for runs that the test writes itself, against tables worked out by hand."""
 
+import json
 import statistics
 
 import jax
@@ -213,6 +214,19 @@ def test_page_and_text_say_how_scores_were_made_and_who_was_treated_differently(
       assert made in shown
       assert (differ not in shown) == is_fair
       assert 'not comparable' not in shown
+
+
+def test_the_weight_of_losses_on_initial_maps_differs_only_between_methods_that_have_some(tmp_path):
+  def write(method, weight, **more):
+    run = write_run(tmp_path / f'{method}{weight}', f'method={method}', **more)
+    values = json.loads((run / 'config.json').read_text()) | {'initial_loss': weight}
+    (run / 'config.json').write_text(json.dumps(values))
+    return run
+
+  runs = [write('mtl_baseline', 0.5), write('prediction', 0.1, initial=(40, 30, 2))]
+  assert 'differ in' not in make(tmp_path, *runs)[1]
+  invpt = write('invpt', 1.0, initial=(40, 30, 2))
+  assert 'differ in initial_loss (1.0: InvPT; 0.1: DiffusionMTL (Prediction)).' in make(tmp_path, *runs, invpt)[1]
 
 
 def test_another_protocol_is_another_entry_and_not_comparable(tmp_path):

@@ -115,7 +115,7 @@ def test_a_picture_that_is_missing_or_damaged_is_said_to_be(tmp_path):
 
 
 def test_pictures_stay_within_their_budget(tmp_path, monkeypatch):
-  monkeypatch.setattr(pictures.Album.__init__, '__defaults__', (180_000,))
+  monkeypatch.setattr(pictures, 'BUDGET', 180_000)
   runs = [write_run(tmp_path / 'p'), write_run(tmp_path / 'q', 'method=feature')]
   for run in runs:
     write_pictures(

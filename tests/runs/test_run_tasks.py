@@ -26,8 +26,7 @@ IDENTITY = ('config.json', 'tasks.json', 'labels.json')
 
 
 @pytest.fixture
-def data(tmp_path, monkeypatch):
-  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+def data(tmp_path):
   toy.write(tmp_path / 'toy', 2, 2, SIZE)
   describe(tmp_path / 'toy')
   for split in ('train', 'val'):
@@ -147,7 +146,6 @@ def test_a_refused_resume_changes_nothing(started, data, monkeypatch):
     train.run(config, str(workdir))
   assert identity(workdir) == before
   monkeypatch.undo()  # the true network, which the checkpoint does not fit
-  monkeypatch.setenv('XDG_CACHE_HOME', str(data.parent / 'cache'))
   describe(data)
   with pytest.raises(UserError, match='does not fit this model'):
     train.run(config, str(workdir), force=True)

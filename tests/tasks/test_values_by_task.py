@@ -50,8 +50,7 @@ def test_a_value_that_reaches_no_task_is_refused(key):
 
 
 @pytest.fixture
-def data(tmp_path, monkeypatch):
-  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+def data(tmp_path):
   toy.write(tmp_path / 'toy', 1, 1, kinds={'edges': 'boundary'})
   return tmp_path / 'toy'
 

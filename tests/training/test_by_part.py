@@ -49,11 +49,6 @@ def test_a_part_learns_at_its_own_rate():
     np.testing.assert_allclose(step, -rate, rtol=1e-4, err_msg=jax.tree_util.keystr(path))
 
 
-def test_without_rates_of_parts_no_transformation_is_added():
-  model, config = network('xtc')
-  assert optimizer.rates(config.optim, model) == []
-
-
 @pytest.mark.parametrize('method, message', [
     ('prediction', "no part 'film'; this network has the parts denoiser"), ('ss', 'has no parts'),
 ])  # fmt: skip

@@ -143,7 +143,6 @@ def test_another_file_than_that_of_the_start_is_refused_unless_forced(tmp_path):
 
 @pytest.fixture
 def config(tmp_path, monkeypatch):
-  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
   faults.use_toy_model(monkeypatch.setattr)
   toy.write(tmp_path / 'toy', 4, 1)
   config = folder_config.get_config('method=mtl_baseline,labels=full')
@@ -168,7 +167,6 @@ def test_a_run_shows_and_keeps_its_weights_and_resumes_with_them(config, tmp_pat
   with pytest.raises(UserError, match='stopped by Ctrl-C'):
     train.run(config, str(tmp_path / 'parts'))
   monkeypatch.undo()
-  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
   faults.use_toy_model(monkeypatch.setattr)
   monkeypatch.setattr(class_weights, 'shares', None)  # a resumed run does not count again
   train.run(config, str(tmp_path / 'parts'))

@@ -9,7 +9,7 @@ from dmtl_jax.training import setup
 from tests import tiny
 
 
-def test_first_weights_have_the_bits_of_an_optimised_program():
+def test_first_weights_have_the_bits_of_an_optimised_program(short_encoder):
   config = tiny.tiny_config()
   config.data.size = (32, 32)
   config.train.update(batch=1, steps=1)

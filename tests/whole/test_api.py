@@ -2,7 +2,6 @@
 
 import inspect
 import os
-import pathlib
 import subprocess
 import sys
 
@@ -11,8 +10,8 @@ import pytest
 import dmtl_jax
 from dmtl_jax import api
 from dmtl_jax.basics import compilation
+from tests.tiny import ROOT
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 NAMES = [name for name in dmtl_jax.__all__ if name != '__version__']
 
 

@@ -27,7 +27,6 @@ from dmtl_jax.runs import workdir as workdir_lib
 from dmtl_jax.training import setup
 from tests import faults, toy
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 STEPS, EVERY = 18, 4
 COMPARED = 10  # steps after a checkpoint; then rounding has grown
 ARG = 'method=prediction,labels=one,diffusion_steps=1'
@@ -95,7 +94,7 @@ def go_on(data, before, step: int, workdir, processes: int, devices: int, *flags
       env |= {'SLURM_JOB_ID': '1', 'SLURM_STEP_NODELIST': 'localhost', 'SLURM_NTASKS': str(processes)}
       env |= {'SLURM_PROCID': str(number), 'SLURM_LOCALID': str(number), 'JAX_COORDINATOR_PORT': str(port)}
     pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    running.append(subprocess.Popen(command, cwd=ROOT, env=env, **pipes))
+    running.append(subprocess.Popen(command, cwd=faults.ROOT, env=env, **pipes))
   try:
     printed = [process.communicate(timeout=500)[0] for process in running]
   finally:
@@ -230,7 +229,7 @@ def test_large_arrays_are_cut_along_their_largest_axis(shape, spec):
 
 def test_an_unknown_cluster_is_reported_in_a_sentence(tmp_path):
   command = [sys.executable, 'main.py', '--config=configs/folder.py', f'--workdir={tmp_path}', '--distributed=auto']
-  done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+  done = subprocess.run(command, cwd=faults.ROOT, capture_output=True, text=True)
   assert done.returncode == 1
   assert done.stderr.startswith('Error: --distributed=auto: ')
   assert 'srun' in done.stderr

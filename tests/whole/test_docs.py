@@ -13,12 +13,12 @@ import pytest
 import yaml
 
 from dmtl_jax import cli
+from tests.tiny import ROOT
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT / 'docs'))
-import badges  # noqa: E402 (beside the pages, not in the package)
-import conf  # noqa: E402
-import fields  # noqa: E402
+import badges
+import conf
+import fields
 
 DOCS = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *sorted(ROOT.glob('docs/*.md'))]
 PAGES = [*DOCS, *sorted(ROOT.glob('datasets/*/README.md'))]

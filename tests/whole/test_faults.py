@@ -313,28 +313,6 @@ def test_a_workdir_that_cannot_be_written_is_named(config, workdir):
 # --- Configs ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-  'field, value, words',
-  [
-    ('optim.name', 'lion', "optim.name: 'lion' is none of adam"),
-    ('train.accumulate', 3, 'cannot be split'),
-    ('train.best_by', 'mIoU', "'mIoU' is none of delta_m, "),
-  ],
-)
-def test_a_run_that_cannot_start_leaves_no_config_behind(config, tmp_path, field, value, words):
-  """Which would refuse the command once it is mended."""
-  config.update_from_flattened_dict({field: value})
-  with pytest.raises(UserError, match=words):
-    train.run(config, str(tmp_path))
-  assert not list(tmp_path.glob('*.json'))
-
-
-def test_a_damaged_config_is_reported(config, tmp_path):
-  (tmp_path / 'config.json').write_text('{"data": ')
-  with pytest.raises(UserError, match='config.json: not the config of a run'):
-    workdir_lib.check_config(tmp_path, config)
-
-
 def test_force_goes_on_with_a_changed_config(undisturbed, config, tmp_path):
   workdir = tmp_path / 'run'
   shutil.copytree(undisturbed, workdir)

@@ -25,7 +25,7 @@ from tests.readers import encoded, IMAGES, LABEL, open_folder, pattern, READERS,
 
 @pytest.fixture(autouse=True)
 def quiet(tmp_path, monkeypatch):
-  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))  # the one place outside of the data that is written
   monkeypatch.setattr(progress, 'silent', True)
   with warnings.catch_warnings():
     warnings.simplefilter('ignore')  # Pillow's, of corrupt EXIF and the like

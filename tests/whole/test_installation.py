@@ -9,7 +9,8 @@ import zipfile
 
 import pytest
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+from tests.tiny import ROOT
+
 FOLDERS, FILES = ('dmtl_jax', 'configs', 'datasets'), ('pyproject.toml', 'README.md', 'LICENSE')
 
 

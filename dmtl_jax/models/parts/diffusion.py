@@ -57,10 +57,10 @@ class Schedule:
     )
 
 
-def step_embedding(step: jax.Array, size: int = 256, max_period: float = 10_000.0) -> jax.Array:
-  """Sinusoidal embedding [..., size] float32 of step index [...]: cosines first, then sines."""
-  half = size // 2
-  frequencies = jnp.exp(-np.log(max_period) * jnp.arange(half, dtype=jnp.float32) / half)
+def step_embedding(step: jax.Array) -> jax.Array:
+  """Sinusoidal embedding [..., 256] float32 of step index [...]: cosines first, then sines."""
+  half = 128
+  frequencies = jnp.exp(-np.log(10_000.0) * jnp.arange(half, dtype=jnp.float32) / half)
   angles = jnp.asarray(step, jnp.float32)[..., None] * frequencies
   return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
 
