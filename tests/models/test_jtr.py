@@ -93,8 +93,9 @@ def weights() -> dict:
 def test_the_regularising_network_is_the_authors():
   stack = np.float32(rng('stack', SEED).random((1, 8, *SIZE))).transpose(0, 2, 3, 1)
   result = jax.jit(regularizer.Regularizer(512).apply)({'params': weights()}, stack)
-  np.testing.assert_allclose(result.embedding[0, ..., ::8], REFERENCE['embedding'], atol=2e-4)
-  np.testing.assert_allclose(result.maps[0, ::8, ::8], REFERENCE['reconstruction'], atol=2e-4)
+  # Values of about 1 after 27 convolutions; how their sums are rounded depends on the number of cores.
+  np.testing.assert_allclose(result.embedding[0, ..., ::8], REFERENCE['embedding'], atol=1e-3)
+  np.testing.assert_allclose(result.maps[0, ::8, ::8], REFERENCE['reconstruction'], atol=1e-3)
 
 
 @functools.cache
