@@ -33,7 +33,8 @@ def is_coco(content) -> bool:
 def read(path: pathlib.Path, content: dict, pngs: list[pathlib.Path]) -> Export:
   """Reads one JSON file.
 
-  Smaller regions cover larger ones. Crowd regions are unlabelled, and in panoptic maps pixels of no segment.
+  Smaller regions cover larger ones. Crowd regions are unlabelled, and in panoptic maps pixels of no segment; but the
+  masks of CVAT, which calls what its brush draws a crowd, are no crowds.
 
   Args:
     pngs: files among which the maps of panoptic annotations are.
@@ -100,7 +101,7 @@ class _Labels:
     category = field(where, entry, 'category_id', (int, str))
     if category not in self.names:
       raise UserError(f'{where}: "category_id" {sanitize(str(category), 40)} is not in "categories"; export it again')
-    if field(where, entry, 'iscrowd', int, 0):
+    if field(where, entry, 'iscrowd', int, 0) and not _is_from_cvat(entry):
       self.notes['crowd regions, left unlabelled'] += 1
       return None
     return self.names[category]
@@ -136,6 +137,12 @@ class _Labels:
         f'{where}: "file_name" {sanitize(name, 80)}: {found}; put the maps into {self.path.with_suffix("")}'
       )
     return paths[0]
+
+
+def _is_from_cvat(entry: dict) -> bool:
+  """Whether CVAT exported an annotation: it adds this attribute to all of them."""
+  attributes = entry.get('attributes')
+  return isinstance(attributes, dict) and 'occluded' in attributes
 
 
 def _by_name(paths: list[pathlib.Path]) -> dict[str, list[pathlib.Path]]:

@@ -47,7 +47,7 @@ class Annotated:
   Attributes:
     names: possible names of its photograph, the most likely first; only compared, never opened.
     where: the file and entry, which begins messages.
-    label: its class map; None where nothing was drawn.
+    label: its class map; None where nothing was drawn and the export does not say whether somebody looked.
     size: width and height that the export gives, if it does.
     split: 'train' or 'val'.
     pixels: reads the photograph [H, W, 3], where the export holds it.

@@ -29,7 +29,7 @@ def read(path: pathlib.Path, content: list) -> Export:
 
 
 def _add(export: Export, where: str, entry: dict):
-  names = _names(where, entry)
+  name = _image(where, entry)
   key = 'annotations' if 'annotations' in entry else 'completions'
   annotations = [it for it in objects(where, entry, key, []) if not it.get('was_cancelled')]
   if entry.get('predictions'):
@@ -37,7 +37,8 @@ def _add(export: Export, where: str, entry: dict):
   if len(annotations) > 1:
     export.notes['images with several annotations, of which the last is read'] += 1
   regions, size = [], None
-  for k, item in enumerate(objects(where, annotations[-1], 'result', []) if annotations else []):
+  results = objects(where, annotations[-1], 'result', []) if annotations else []
+  for k, item in enumerate(results):
     at = f'{where}: "result"[{k}]'
     region, item_size = _region(at, item, export)
     if size and item_size and item_size != size:
@@ -46,21 +47,20 @@ def _add(export: Export, where: str, entry: dict):
       )
     size = size or item_size
     regions += [region] if region else []
-  where = f'{where}: "{sanitize(names[0], 80)}"'
-  export.images.append(Annotated(names, where, Drawing(regions) if regions else None, size))
+  where = f'{where}: "{sanitize(name, 80)}"'
+  is_empty = bool(annotations) and not results  # submitted without a region: none of the classes is there
+  export.images.append(Annotated([name], where, Drawing(regions) if regions or is_empty else None, size))
 
 
-def _names(where: str, entry: dict) -> list[str]:
-  """The image's possible names: that of its address, and that without the eight digits that an upload gets."""
+def _image(where: str, entry: dict) -> str:
+  """The path in the image's address."""
   texts = [value for value in field(where, entry, 'data', dict).values() if isinstance(value, str)]
   images = [text for text in map(_path, texts) if IMAGE_SUFFIX.search(text)]
   if not images:
     raise UserError(f'{where}: "data" names no image; export the project as JSON')
   if len(images) > 1:
     raise UserError(f'{where}: "data" names {len(images)} images, and one is read; export the project as JSON')
-  folder, slash, name = images[0].rpartition('/')
-  plain = re.sub(r'^[0-9a-f]{8}-', '', name)
-  return list(dict.fromkeys([images[0], folder + slash + plain, plain]))
+  return images[0]
 
 
 def _path(address: str) -> str:

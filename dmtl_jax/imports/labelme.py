@@ -8,7 +8,7 @@ import numpy as np
 
 from dmtl_jax.basics.errors import sanitize, UserError
 from dmtl_jax.imports import shapes
-from dmtl_jax.imports.export import Annotated, class_name, Drawing, Export, field, image_size, objects, points
+from dmtl_jax.imports.export import Annotated, class_name, Drawing, Export, field, image_size, objects, points, split_of
 
 IGNORED = '__ignore__'  # LabelMe's own name of unlabelled regions
 
@@ -17,8 +17,8 @@ def is_labelme(content) -> bool:
   return isinstance(content, dict) and {'shapes', 'imagePath'} <= content.keys()
 
 
-def read(path: pathlib.Path, content: dict) -> Export:
-  """Reads one JSON file; shapes cover those before them."""
+def read(path: pathlib.Path, content: dict, root: pathlib.Path) -> Export:
+  """Reads one JSON file of the folder `root`, which may be the file; shapes cover those before them."""
   export = Export('LabelMe', [], [])
   regions = []
   for i, entry in enumerate(objects(str(path), content, 'shapes')):
@@ -31,10 +31,11 @@ def read(path: pathlib.Path, content: dict) -> Export:
   image = field(str(path), content, 'imagePath', str)
   size = image_size(str(path), content.get('imageWidth', ...), content.get('imageHeight', ...))
   export.classes = sorted(set(export.classes))
-  names = [image, path.stem]  # LabelMe names the file after the image, which may have moved
-  export.images.append(
-    Annotated(names, f'{path}: "{sanitize(image, 80)}"', Drawing(regions) if regions else None, size)
-  )
+  # The path is relative to the file, which LabelMe names after the image; the image may have moved.
+  names = [f'{path.parent}/{image}', f'{path.parent}/{path.stem}']
+  where = f'{path}: "{sanitize(image, 80)}"'
+  split = split_of(path.parent.parts[len(root.parts) - 1 :])
+  export.images.append(Annotated(names, where, Drawing(regions) if regions else None, size, split))
   return export
 
 

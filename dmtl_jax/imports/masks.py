@@ -96,7 +96,8 @@ def read(paths: list[pathlib.Path], colors: pathlib.Path | None) -> Export:
   export = Export('masks', list(dict.fromkeys(name for name in table.values() if name is not None)), [])
   splits = _read_splits(paths)
   for path in pngs:
-    names = [path.stem, *(path.stem.removesuffix(suffix) for suffix in SUFFIXES if path.stem.endswith(suffix))]
+    stems = [path.stem, *(path.stem.removesuffix(suffix) for suffix in SUFFIXES if path.stem.endswith(suffix))]
+    names = [str(path.with_name(stem)) for stem in stems]
     label = ColorMap(path, table, source or 'the colours of PASCAL VOC')
     split = splits.get(path.stem) or split_of([] if splits else path.parent.parts[-2:])
     export.images.append(Annotated(names, str(path), label, label.size(), split))

@@ -1,5 +1,6 @@
 """The folder data set that an import adds to, as it is before: perhaps not there yet."""
 
+import itertools
 import pathlib
 
 from dmtl_jax.basics import files
@@ -58,6 +59,11 @@ class Target:
       if isinstance(entry, dict) and entry.get('task') == task and isinstance(entry.get('background'), str):
         return entry['background']
     return ''
+
+  def forget_imports(self, task: str):
+    """Drops the imports of a task, all labels of which are replaced."""
+    is_other = [not isinstance(entry, dict) or entry.get('task') != task for entry in self.content.get(LOG, [])]
+    self.content[LOG] = list(itertools.compress(self.content.get(LOG, []), is_other))
 
   def annotated(self, split: str, task: str) -> dict[str, list[str]]:
     """The content of a split's annotated.json: the classes that were annotated in each image it lists."""

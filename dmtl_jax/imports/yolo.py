@@ -39,7 +39,7 @@ def read(paths: list[pathlib.Path]) -> Export:
   for path in label_files(paths):
     drawing = _read_file(path, names, sources[0], export.notes)
     parts = path.parts[len(sources[0].parent.parts) :]
-    export.images.append(Annotated([path.stem], str(path), drawing, split=split_of(parts[:-1])))
+    export.images.append(Annotated([f'{path.parent}/{path.stem}'], str(path), drawing, split=split_of(parts[:-1])))
   return export
 
 

@@ -63,6 +63,15 @@ def _report(root: pathlib.Path, export: Export, photos: Photos | None, options: 
   lines = [f'{what}: {number}' for what, number in summary.notes.items() if number]
   if summary.missing:
     lines.append(f'no photograph among --images for {len(summary.missing)} images: {join_names(summary.missing)}')
+  if summary.kept:
+    names = join_names(summary.kept)
+    number = len(summary.kept)
+    lines.append(
+      f'images without a drawn region that keep the label they had: {number} ({names}); --force removes them'
+    )
+  if summary.removed:
+    names = join_names(summary.removed)
+    lines.append(f'labels removed, as nothing is drawn any more: {len(summary.removed)} ({names})')
   if photos and photos.unsupported:
     lines.append(
       f'photographs not read: {join_names([path.name for path in photos.unsupported])}; convert them to JPEG'
@@ -73,6 +82,12 @@ def _report(root: pathlib.Path, export: Export, photos: Photos | None, options: 
     names = join_names(summary.ambiguous)
     number = len(summary.ambiguous)
     lines.append(f'photographs that EXIF turns, their labels taken to fit what viewers show: {number} ({names})')
+  asked = options.is_binary or options.background or options.annotated
+  if not asked and summary.pixels[IGNORE] > sum(summary.pixels.values()) / 2:
+    lines.append(
+      'most pixels are unlabelled, and a prediction gives each of them one of these classes; if they are none of '
+      'these, import again with --background=NAME --force'
+    )
   for line in [*lines, *summary.remarks]:
     say(f'  {sanitize(line, 1000)}')
   say(f'next: {program()} --mode=check --config=configs/folder.py --config.data.path={root}')

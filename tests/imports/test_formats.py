@@ -77,6 +77,14 @@ def test_crowds_of_coco_are_unlabelled(tmp_path):
     np.testing.assert_array_equal(draw(export, rest=7), exports.truth(car=255, rest=7))
 
 
+def test_the_masks_of_cvat_are_no_crowds(tmp_path):
+  """CVAT exports what its brush draws with iscrowd 1, and gives every annotation this attribute."""
+  content = exports.coco_runs()
+  content['annotations'][0] |= {'iscrowd': 1, 'attributes': {'occluded': False}}
+  with find.opened(write_json(tmp_path / 'x.json', content)) as export:
+    np.testing.assert_array_equal(draw(export), exports.truth())
+
+
 def test_two_categories_of_one_name_are_one_class(tmp_path):
   content = exports.coco()
   content['categories'] = [{'id': 3, 'name': 'road'}, {'id': 9, 'name': ' road '}]
@@ -125,7 +133,7 @@ def test_a_folder_of_labelme_files_has_the_classes_of_all(tmp_path):
 @pytest.mark.parametrize(
   ('address', 'name'),
   [
-    ('/data/upload/3/0a1b2c3d-my%20photo.jpg', 'my photo.jpg'),
+    ('/data/upload/3/0a1b2c3d-my%20photo.jpg', '/data/upload/3/0a1b2c3d-my photo.jpg'),
     ('/data/local-files/?d=sets/cam1/x.png', 'sets/cam1/x.png'),
     ('s3://bucket/a/x.JPG', 's3://bucket/a/x.JPG'),
   ],
@@ -144,6 +152,24 @@ def test_the_last_of_several_annotations_counts(tmp_path):
   with find.opened(write_json(tmp_path / 'x.json', content)) as export:
     np.testing.assert_array_equal(draw(export), exports.truth())
     assert export.notes['images with several annotations, of which the last is read'] == 1
+
+
+@pytest.mark.parametrize(('folder', 'split'), [('val', 'val'), ('valid/patient4', 'val'), ('a/b', 'train')])
+def test_the_split_of_labelme_is_a_folder_of_the_export(folder, split, tmp_path):
+  (tmp_path / 'test/mine' / folder).mkdir(parents=True)
+  write_json(tmp_path / 'test/mine' / folder / 'a.json', exports.labelme())
+  with find.opened(str(tmp_path / 'test/mine')) as export:
+    assert export.images[0].split == split
+
+
+def test_an_empty_annotation_of_label_studio_was_looked_at(tmp_path):
+  """It shows none of the classes; an image without an annotation, or with one for another purpose, is unlabelled."""
+  choice = {'type': 'choices', 'value': {'choices': ['day']}}
+  annotations = [[{'result': []}], [], [{'result': [], 'was_cancelled': True}], [{'result': [choice]}]]
+  content = [exports.label_studio()[0] | {'annotations': given} for given in annotations]
+  with find.opened(write_json(tmp_path / 'x.json', content)) as export:
+    assert [image.label is not None for image in export.images] == [True, False, False, False]
+    np.testing.assert_array_equal(draw(export, rest=7), np.full((exports.HEIGHT, exports.WIDTH), 7))
 
 
 def test_a_higher_z_order_of_cvat_covers(tmp_path):
@@ -201,7 +227,7 @@ def test_masks_with_colors_or_ids(array, colors, tmp_path):
   (tmp_path / 'masks' / 'a_mask.png').write_bytes(exports.png(array))
   with find.opened(str(tmp_path / 'masks'), write_json(tmp_path / 'colors.json', colors)) as export:
     np.testing.assert_array_equal(draw(export), exports.truth())
-    assert 'a' in export.images[0].names
+    assert export.images[0].names[1].endswith('/masks/a')
 
 
 def test_a_color_without_a_name_is_refused(tmp_path):
@@ -361,6 +387,13 @@ def test_two_formats_in_a_folder_are_ambiguous(tmp_path):
   (tmp_path / 'texts' / 'x.xml').write_text(exports.cvat())
   with pytest.raises(UserError, match='could be COCO or CVAT; give'), find.opened(str(tmp_path / 'texts')):
     pass
+
+
+def test_masks_that_label_studio_names_by_its_own_numbers_are_refused(tmp_path):
+  (tmp_path / 'task-1-annotation-100-by-1-tag-car-0.png').write_bytes(exports.png(exports.truth()))
+  with pytest.raises(UserError, match='do not name their photographs; export the project as JSON'):
+    with find.opened(str(tmp_path)):
+      pass
 
 
 def test_masks_without_names_are_refused(tmp_path):

@@ -140,6 +140,63 @@ def test_another_label_of_an_image_is_never_replaced_in_silence(place):
   assert set(place.tasks()) == {'semseg', 'second'}
 
 
+def test_what_is_drawn_no_more_keeps_its_label_until_it_is_replaced(place):
+  exports.photo(place.photos, 'b.jpg', seed=1)
+  images = [{'id': i, 'file_name': name, 'width': exports.WIDTH, 'height': exports.HEIGHT} for i, name in
+            [(5, 'a.jpg'), (6, 'b.jpg')]]  # fmt: skip
+  drawn = coco('road', 'car')['annotations']
+  place.join(coco('road', 'car') | {'images': images, 'annotations': drawn + [drawn[0] | {'image_id': 6}]})
+  less = coco('road', 'car') | {'images': images, 'annotations': drawn}
+  summary = place.join(less)
+  assert summary.kept == ['b']
+  assert not summary.notes
+  with pytest.raises(
+    UserError, match=r'a.png: .*; --force would also remove the labels of images .* \(b\); nothing was'
+  ):
+    place.join(less | {'annotations': drawn[:1]})
+  assert (place.data / 'train/labels/semseg/b.png').exists()
+  assert place.join(less, force=True).removed == ['b']
+  assert not (place.data / 'train/labels/semseg/b.png').exists()
+
+
+def test_a_later_export_of_all_labelled_images_replaces_classes_too(place):
+  place.join(coco('road', 'car'), background='rest')
+  with pytest.raises(UserError, match=r'van of this export may be hidden in the class rest of .*, --force replaces'):
+    place.join(coco('road', 'van'), 'y.json', background='rest')
+  place.join(coco('road', 'van'), 'y.json', background='rest', force=True)
+  assert place.tasks()['semseg']['classes'] == ['rest', 'road', 'van']
+  np.testing.assert_array_equal(place.label(), exports.truth(road=1, car=2, rest=0))
+  imports = json.loads((place.data / 'dataset.json').read_text())['imports']
+  assert [entry['from'] for entry in imports] == ['y.json']
+  exports.photo(place.photos, 'b.jpg', seed=1)
+  with pytest.raises(UserError, match=r'bus of this export may be hidden in the class rest of task'):
+    place.join(coco('road', 'bus', image='b.jpg'), 'z.json', force=True)
+
+
+def test_an_empty_image_shows_none_of_the_classes_if_asked(place):
+  content = coco('road', 'car') | {'annotations': []}
+  place.join(content, background='rest', empty=True)
+  assert (place.label() == 0).all()
+  place.join(content, task='saliency', empty=True)
+  assert (place.label('saliency') == 0).all()
+  with pytest.raises(UserError, match='--empty: say what pixels are that were not drawn, with --background=NAME'):
+    Options(empty=True)
+
+
+def test_areas_are_no_boundaries(place):
+  with pytest.raises(UserError, match=r'100% of what is drawn in the export are areas, and a boundary is a thin line'):
+    place.join(coco('road', 'car'), task='boundary')
+  assert not place.data.exists()
+  line = [[0, 0], [2, 0], [24, 14], [24, 16], [22, 16], [0, 2]]
+  place.join(coco('edge', rings=[line]), task='boundary')
+  assert (place.label('boundary') == 1).sum() == 76
+
+
+def test_a_class_with_a_comma_is_given_in_quotes(place):
+  with pytest.raises(UserError, match='did you mean "road, wet"?'):
+    place.join(coco('road, wet', 'car'), classes=('road',))
+
+
 def test_what_is_not_drawn_is_background_only_if_asked(place):
   place.join(exports.coco(), background='other')
   np.testing.assert_array_equal(place.label(), exports.truth(road=1, car=2, rest=0))
@@ -220,7 +277,9 @@ def test_splits_of_the_export_are_kept_and_known_images_stay(place):
   assert (place.data / 'train/images/b.jpg').exists()
   place.join(exports.coco(), 'train.json', task='second')
   assert (place.data / 'val/labels/second/a.png').exists()
-  with pytest.raises(UserError, match=r'no label can be made .* images of the test split, left out: 1; nothing'):
+  with pytest.raises(
+    UserError, match=r'no label can be made .* images in a folder or file called test, left out: 1; nothing'
+  ):
     place.join(exports.coco(), 'test.json', task='third')
 
 
@@ -229,7 +288,7 @@ def test_photographs_of_a_test_split_stay_out(place):
   exports.write(place.root / 'yolo', 'yolo')
   (place.root / 'yolo/labels/test').mkdir()
   (place.root / 'yolo/labels/test/b.txt').write_text('0 0 0 1 0 1 1')
-  assert place.join(name='yolo').notes['images of the test split, left out'] == 1
+  assert place.join(name='yolo').notes['images in a folder or file called test, left out'] == 1
   assert not (place.data / 'train/images/b.jpg').exists()
 
 
@@ -289,6 +348,66 @@ def test_photographs_of_one_name_are_told_apart_by_their_folders(place):
     place.join(coco('road', 'car', image='x.jpg'), 'y.json')
 
 
+@pytest.mark.parametrize('kind', ['labelme', 'masks', 'yolo'])
+def test_labels_lie_in_folders_of_the_same_names_as_the_photographs(kind, place):
+  """A folder for each patient, in each of which the numbers begin anew."""
+  place.photos.joinpath('a.jpg').unlink()
+  for seed, patient in enumerate(('p1', 'p2')):
+    exports.photo(place.photos / patient, seed=seed)
+  label = place.root / 'export' / ('labels/p2' if kind == 'yolo' else 'p2')
+  label.mkdir(parents=True)
+  colors = None
+  if kind == 'labelme':
+    (label / 'a.json').write_text(json.dumps(exports.labelme() | {'imagePath': 'a.jpg'}))
+  elif kind == 'yolo':
+    (label.parent.parent / 'classes.txt').write_text('road')
+    (label / 'a.txt').write_text('0 0 0.5 1 0.5 1 1 0 1')
+  else:
+    colors = place.root / 'colors.json'
+    colors.write_text('{"road": 0, "car": 1, "ignore": 255}')
+    (label / 'a.png').write_bytes(exports.png(exports.truth()))
+  place.join(name='export', colors=colors and str(colors))
+  assert [path.name for path in (place.data / 'train/labels/semseg').iterdir()] == ['p2_a.png']
+
+
+@pytest.mark.parametrize('name', ['images/0a1b2c3d-a.jpg', '0a1b2c3d-my_photo_1.jpg', 'x/0a1b2c3d-my photo (1).jpg'])
+def test_names_of_uploads_to_label_studio_match(name, place):
+  """It puts eight digits before the name, and leaves out blanks and signs."""
+  exports.photo(place.photos, 'my photo (1).jpg', seed=1)
+  assert place.join(coco('road', 'car', image=name)).missing == []
+  with pytest.raises(UserError, match='none of its images is among --images'):
+    place.join(coco('road', 'car', image='my_photo_1.jpg'), task='second')
+
+
+def test_a_photograph_keeps_its_name_whatever_else_is_given(place):
+  """Names depend on --images: with a second folder, those of the first would be cam1_x."""
+  place.photos.joinpath('a.jpg').unlink()
+  for seed, cam in enumerate(('cam1', 'cam2')):
+    exports.photo(place.photos / cam, 'x.jpg', seed=seed)
+  photos = place.photos
+  place.photos = photos / 'cam1'
+  place.join(coco('road', image='x.jpg'))
+  place.photos = photos
+  summary = place.join(coco('road', image='cam1/x.jpg'), task='second')
+  assert summary.images == {'already there': 1, 'linked': 1}
+  assert {path.name for path in (place.data / 'train/images').iterdir()} == {'x.jpg', 'cam2_x.jpg'}
+  assert (place.data / 'train/labels/second/x.png').exists()
+  place.photos = photos / 'cam2'
+  place.join(coco('road', image='x.jpg'), task='third')
+  assert (place.data / 'train/labels/third/cam2_x.png').exists()
+
+
+def test_a_renamed_copy_of_a_photograph_is_the_same_photograph(place):
+  place.join(coco('road'))
+  copy = place.root / 'tool' / 'task_1.jpg'
+  copy.parent.mkdir()
+  copy.write_bytes((place.photos / 'a.jpg').read_bytes())
+  place.photos = copy.parent
+  place.join(coco('road', image='task_1.jpg'), task='second')
+  assert (place.data / 'train/labels/second/a.png').exists()
+  assert {path.name for path in (place.data / 'train/images').iterdir()} == {'a.jpg'}
+
+
 @pytest.mark.parametrize('name', ['A.JPG', 'a.png', 'x\\y\\a.jpg', 'file:///a.jpg', 'a'])
 def test_a_name_with_another_suffix_or_case_matches(name, place):
   place.join(coco('road', 'car', image=name))
@@ -299,7 +418,9 @@ def test_another_photograph_of_a_name_that_is_there_is_refused(place):
   place.join(exports.coco())
   (place.photos / 'a.jpg').unlink()  # the data set's is the same file
   exports.photo(place.photos, seed=5)
-  with pytest.raises(UserError, match=r'photos/a.jpg: .*images/a.jpg is another photograph of that name; rename'):
+  with pytest.raises(
+    UserError, match=r'photos/a.jpg: .*images/a.jpg is another photograph of that name; give --images'
+  ):
     place.join(exports.coco(), task='second')
 
 
