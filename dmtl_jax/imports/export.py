@@ -1,5 +1,6 @@
 """What an export holds, whatever its format, and checked access to the fields of its files."""
 
+import base64
 import collections
 from collections.abc import Callable, Sequence
 import dataclasses
@@ -130,6 +131,14 @@ def points(where: str, values: Any) -> np.ndarray:
   if array.ndim != 2 or array.shape[1] != 2 or not (np.abs(array) <= LARGEST).all():
     raise UserError(f'{where} {problem}; correct it or export it again')
   return array
+
+
+def base64_bytes(where: str, text: str) -> bytes:
+  """The bytes that a text holds in base64; raises UserError if it does not."""
+  try:
+    return base64.b64decode(text, validate=True)
+  except ValueError as error:
+    raise UserError(f'{where} is not base64; export it again') from error
 
 
 def class_name(where: str, value: Any) -> str:

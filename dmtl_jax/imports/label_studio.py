@@ -1,4 +1,4 @@
-"""Label Studio's JSON: brush masks and polygons."""
+"""Label Studio's JSON: brush masks, bitmasks and polygons."""
 
 import pathlib
 import re
@@ -6,8 +6,21 @@ import urllib.parse
 
 from dmtl_jax.basics.errors import sanitize, UserError
 from dmtl_jax.imports import shapes
-from dmtl_jax.imports.export import Annotated, checked, class_name, Drawing, Export, field, image_size, objects, points
+from dmtl_jax.imports.export import (
+  Annotated,
+  base64_bytes,
+  checked,
+  class_name,
+  Drawing,
+  Export,
+  field,
+  image_size,
+  objects,
+  points,
+)
 
+REPEATED = ('brush', 'bitmask', 'polygon')  # a region of which another result has the class
+REGIONS = ('brushlabels', 'bitmasklabels', 'polygonlabels', 'labels', *REPEATED)
 IMAGE_SUFFIX = re.compile(r'\.(jpe?g|png|bmp|tiff?|webp|gif|avif|hei[cf])$', re.IGNORECASE)
 
 
@@ -75,8 +88,8 @@ def _region(where: str, item: dict, export: Export):
   kind = field(where, item, 'type', str, '')
   value = field(where, item, 'value', dict, {})
   labels = value.get(kind) or value.get('labels')
-  if not labels or kind not in ('brushlabels', 'polygonlabels', 'brush', 'polygon', 'labels'):
-    if kind not in ('choices', 'textarea', 'relation', 'rating', 'brush', 'polygon'):  # the latter two repeat a region
+  if not labels or kind not in REGIONS:
+    if kind not in ('choices', 'textarea', 'relation', 'rating', *REPEATED):
       export.notes['boxes, ellipses and points, left out'] += 1
     return None, None
   if field(where, item, 'image_rotation', float, 0) % 360:
@@ -88,6 +101,10 @@ def _region(where: str, item: dict, export: Export):
   size = image_size(where, item.get('original_width', ...), item.get('original_height', ...))
   if 'rle' in value:
     return shapes.Brush(where, name, _bytes(f'{where}: "rle"', value['rle'])), size
+  if 'imageDataURL' in value:  # of BitmaskLabels: a PNG of the image's size, transparent where nothing is drawn
+    at = f'{where}: "imageDataURL"'
+    png = base64_bytes(at, checked(at, value['imageDataURL'], str).removeprefix('data:image/png;base64,'))
+    return shapes.Bitmap(where, name, png, (0, 0)), size
   if 'points' not in value:
     export.notes['boxes, ellipses and points, left out'] += 1
     return None, size

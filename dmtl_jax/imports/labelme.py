@@ -1,14 +1,23 @@
 """LabelMe: a JSON file per image, with polygons, circles and the masks of its AI tools."""
 
-import base64
-import binascii
 import pathlib
 
 import numpy as np
 
 from dmtl_jax.basics.errors import sanitize, UserError
 from dmtl_jax.imports import shapes
-from dmtl_jax.imports.export import Annotated, class_name, Drawing, Export, field, image_size, objects, points, split_of
+from dmtl_jax.imports.export import (
+  Annotated,
+  base64_bytes,
+  class_name,
+  Drawing,
+  Export,
+  field,
+  image_size,
+  objects,
+  points,
+  split_of,
+)
 
 IGNORED = '__ignore__'  # LabelMe's own name of unlabelled regions
 
@@ -46,10 +55,7 @@ def _region(where: str, name: str | None, entry: dict, notes):
     return None
   corners = points(f'{where}: "points"', entry.get('points', ...))
   if kind == 'mask':
-    try:
-      png = base64.b64decode(field(where, entry, 'mask', str), validate=True)
-    except (binascii.Error, ValueError) as error:
-      raise UserError(f'{where}: "mask" is not base64; save the file again in LabelMe') from error
+    png = base64_bytes(f'{where}: "mask"', field(where, entry, 'mask', str))
     if not len(corners):
       raise UserError(f'{where}: "points" is empty, and a mask has two; save the file again in LabelMe')
     left, top = corners[0]

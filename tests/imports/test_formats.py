@@ -1,5 +1,7 @@
 """Every format against the same drawing, and what each has of its own."""
 
+import base64
+import io
 import json
 import pathlib
 
@@ -170,6 +172,29 @@ def test_an_empty_annotation_of_label_studio_was_looked_at(tmp_path):
   with find.opened(write_json(tmp_path / 'x.json', content)) as export:
     assert [image.label is not None for image in export.images] == [True, False, False, False]
     np.testing.assert_array_equal(draw(export, rest=7), np.full((exports.HEIGHT, exports.WIDTH), 7))
+
+
+@pytest.mark.parametrize('mode', ['RGBA', 'LA', 'P'])
+def test_bitmasks_of_label_studio_are_what_is_not_transparent(mode, tmp_path):
+  """Black on transparent."""
+  car = exports.truth(rest=0) == 1
+  if mode == 'P':
+    image, options = Image.fromarray(car.astype(np.uint8)).convert('P'), {'transparency': 0}
+  else:
+    image, options = Image.fromarray(np.where(car, 255, 0).astype(np.uint8)), {}
+    image = Image.merge(mode, [Image.new('L', image.size)] * (len(mode) - 1) + [image])
+  stream = io.BytesIO()
+  image.save(stream, 'PNG', **options)
+  address = 'data:image/png;base64,' + base64.b64encode(stream.getvalue()).decode()
+  content = exports.label_studio()
+  result = content[0]['annotations'][0]['result'][1]
+  result |= {'type': 'bitmasklabels', 'value': {'imageDataURL': address, 'bitmasklabels': ['car']}}
+  with find.opened(write_json(tmp_path / 'x.json', content)) as export:
+    np.testing.assert_array_equal(draw(export), exports.truth())
+  result['value']['imageDataURL'] = 'data:image/png;base64,?'
+  path = write_json(tmp_path / 'x.json', content)
+  with pytest.raises(UserError, match='"imageDataURL" is not base64'), find.opened(path):
+    pass
 
 
 def test_a_higher_z_order_of_cvat_covers(tmp_path):
