@@ -419,7 +419,7 @@ def test_another_photograph_of_a_name_that_is_there_is_refused(place):
   (place.photos / 'a.jpg').unlink()  # the data set's is the same file
   exports.photo(place.photos, seed=5)
   with pytest.raises(
-    UserError, match=r'photos/a.jpg: .*images/a.jpg is another photograph of that name; give --images'
+    UserError, match=r'photos/a.jpg: .*images/a.jpg has that name and is another photograph; give --images'
   ):
     place.join(exports.coco(), task='second')
 
