@@ -280,8 +280,8 @@ class _Writer:
       split, old = self.target.images[photo.id]
       if old != photo.known:
         raise UserError(
-          f'{photo.path}: {old} has that name and is another photograph; give --images the folder above those of both, or '
-          'if this one was edited since it was imported, delete the old one'
+          f'{photo.path}: {old} has that name and is another photograph; give --images the folder above those of both, '
+          'or if this one was edited since it was imported, delete the old one'
         )
       self.summary.images['already there'] += 1
       return split
