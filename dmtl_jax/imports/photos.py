@@ -95,20 +95,24 @@ class Photos:
     Args:
       images: {id: path} of our folder.
     """
-    own = {photo.id for photo in self.photos}
-    others: dict[int, list[str]] = collections.defaultdict(list)  # by size, as few files have the same
-    for id in images.keys() - own:
+    images = {id: path for id, path in images.items() if path.is_file()}
+    others: dict[int, list[str]] = collections.defaultdict(list)  # by size, since few files share theirs
+    for id in sorted(images.keys() - {photo.id for photo in self.photos}):
       others[images[id].stat().st_size].append(id)
-    by_digest: dict[bytes, str] = {}
-    matched = []
-    for photo in self.photos:
-      id = photo.id
-      if id not in images or not _is_same(images[id], photo.path):
-        candidates = others.pop(photo.path.stat().st_size, [])
-        by_digest |= {_digest(images[other]): other for other in sorted(candidates)}
-        id = by_digest.pop(_digest(photo.path), None) if by_digest else None
-      matched.append(dataclasses.replace(photo, id=id, known=images[id]) if id else photo)
-    self.photos = matched
+    digests: dict[int, dict[bytes, str]] = {}
+
+    def find_id(photo: Photo) -> str | None:
+      if photo.id in images and _is_same(images[photo.id], photo.path):
+        return photo.id
+      size = photo.path.stat().st_size
+      if size in others:
+        digests[size] = {_digest(images[id]): id for id in others.pop(size)}
+      return digests[size].pop(_digest(photo.path), None) if digests.get(size) else None
+
+    ids = map(find_id, self.photos)
+    self.photos = [
+      dataclasses.replace(photo, id=id, known=images[id]) if id else photo for photo, id in zip(self.photos, ids)
+    ]
     self._index()
 
   def find(self, where: str, names: Sequence[str]) -> Photo | None:

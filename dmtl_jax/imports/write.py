@@ -73,7 +73,8 @@ def join(root: pathlib.Path, export: Export, photos: Photos | None, options: Opt
     photos.match({id: path for id, (_, path) in target.images.items()})
   known = target.classes(options.task, options.kind)
   if options.force and _names_all_labelled(export, photos, target, options.task):
-    known = tuple(name for name in known if name in (*export.classes, options.background))
+    taken = (*(options.classes or export.classes), options.background)
+    known = tuple(name for name in known if name in taken)
     target.forget_imports(options.task)
   plan = classes.plan(export.classes, known, target.background(options.task), options, str(target.description))
   summary = Summary(plan.classes, tuple(plan.ids), +export.notes, plan.remarks)
@@ -88,11 +89,12 @@ def join(root: pathlib.Path, export: Export, photos: Photos | None, options: Opt
 def _names_all_labelled(export: Export, photos: Photos | None, target: Target, task: str) -> bool:
   """Whether no label of the task stays beside those of the export, so that its classes need not stay either."""
   named = set()
-  for image in export.images:
+  for image in (image for image in export.images if image.split != 'test'):
     with contextlib.suppress(UserError):  # of an ambiguous name, which is raised later
       photo = photos.find(image.where, image.names) if photos else None
       named.add(photo.id if photo else image.names[0])
-  return all(listed(folder / 'labels' / task).keys() <= named for folder in target.folders.values())
+  labelled = {id for folder in target.folders.values() for id in listed(folder / 'labels' / task)}
+  return bool(labelled) and labelled <= named
 
 
 @contextlib.contextmanager
