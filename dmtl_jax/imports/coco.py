@@ -59,8 +59,8 @@ def read(path: pathlib.Path, content: dict, pngs: list[pathlib.Path]) -> Export:
   for i, entry in enumerate(content['images']):
     where = f'{path}: "images"[{i}]'
     name = field(where, entry, 'file_name', str)
-    label = labels.of(entry['id'])
-    export.images.append(Annotated([name], f'{path}: "{sanitize(name, 80)}"', label, sizes[entry['id']], split))
+    id, at = entry['id'], f'{path}: "{sanitize(name, 80)}"'
+    export.images.append(Annotated([name], at, labels.of(id), sizes[id], split, may_be_empty=id not in labels.boxed))
   return export
 
 
@@ -74,6 +74,7 @@ class _Labels:
     self.pngs = pngs
     self.regions: dict[Key, list] = collections.defaultdict(list)
     self.maps: dict[Key, SegmentMap] = {}
+    self.boxed: set[Key] = set()  # images with annotations without a mask
 
   def of(self, image: Key):
     if image in self.maps:
@@ -93,6 +94,7 @@ class _Labels:
       return
     if not entry.get('segmentation'):
       self.notes['annotations without a mask, such as boxes and captions, left out'] += 1
+      self.boxed.add(image)
       return
     if region := self._region(where, size, self._class(where, entry), entry['segmentation']):
       self.regions[image].append(region)

@@ -53,6 +53,8 @@ class Annotated:
     split: 'train' or 'val'.
     pixels: reads the photograph [H, W, 3], where the export holds it.
     depth: reads depths [H, W] float32 in metres, where the export holds them.
+    may_be_empty: whether an image without regions may show none of the classes; not if something else was drawn there,
+      such as a box, or if nobody has looked at it.
   """
 
   names: Sequence[str]
@@ -62,6 +64,7 @@ class Annotated:
   split: str = 'train'
   pixels: Callable[[], np.ndarray] | None = None
   depth: Callable[[], np.ndarray] | None = None
+  may_be_empty: bool = True
 
 
 @dataclasses.dataclass

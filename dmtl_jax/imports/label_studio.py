@@ -62,7 +62,9 @@ def _add(export: Export, where: str, entry: dict):
     regions += [region] if region else []
   where = f'{where}: "{sanitize(name, 80)}"'
   is_empty = bool(annotations) and not results  # submitted without a region: none of the classes is there
-  export.images.append(Annotated([name], where, Drawing(regions) if regions or is_empty else None, size))
+  export.images.append(
+    Annotated([name], where, Drawing(regions) if regions or is_empty else None, size, may_be_empty=False)
+  )
 
 
 def _image(where: str, entry: dict) -> str:

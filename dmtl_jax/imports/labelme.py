@@ -44,7 +44,8 @@ def read(path: pathlib.Path, content: dict, root: pathlib.Path) -> Export:
   names = [f'{path.parent}/{image}', f'{path.parent}/{path.stem}']
   where = f'{path}: "{sanitize(image, 80)}"'
   split = split_of(path.parent.parts[len(root.parts) - 1 :])
-  export.images.append(Annotated(names, where, Drawing(regions) if regions else None, size, split))
+  label = Drawing(regions) if regions else None
+  export.images.append(Annotated(names, where, label, size, split, may_be_empty=not content['shapes']))
   return export
 
 

@@ -207,7 +207,7 @@ class _Writer:
       )
     self.seen[id] = image.where
     split = self._link(photo, image.split) if photo else self._write_pixels(image, id)
-    if image.label is not None or self.options.empty:
+    if image.label is not None or (self.options.empty and image.may_be_empty):
       self._write_label(id, split, self._draw(image, photo))
     else:
       self._leave_unlabelled(id, split, 'images without a drawn region, left unlabelled')

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import pathlib
+import re
 
 import numpy as np
 from PIL import Image
@@ -42,6 +43,33 @@ def test_every_format_gives_the_same_label(kind, tmp_path):
 def test_boxes_are_no_masks(kind, what, tmp_path):
   with find.opened(str(exports.write(tmp_path / 'export', kind))) as export:
     assert [(name.split(',')[0], n) for name, n in export.notes.items()] == [(what, 1)]
+
+
+@pytest.mark.parametrize('kind', ['coco', 'labelme', 'cvat', 'yolo'])
+def test_an_image_with_boxes_is_not_empty(kind, tmp_path):
+  """One without anything may be."""
+  exports.write(tmp_path / 'boxes', kind)
+  exports.write(tmp_path / 'nothing', kind)
+  if kind == 'coco':
+    box = {'image_id': 5, 'category_id': 3, 'bbox': [1, 1, 3, 3]}
+    write_json(tmp_path / 'boxes/instances.json', exports.coco(annotations=[box]))
+    write_json(tmp_path / 'nothing/instances.json', exports.coco(annotations=[]))
+  elif kind == 'labelme':
+    name = next((tmp_path / 'boxes').iterdir()).name
+    write_json(tmp_path / 'boxes' / name, exports.labelme() | {'shapes': exports.labelme()['shapes'][2:]})
+    write_json(tmp_path / 'nothing' / name, exports.labelme() | {'shapes': []})
+  elif kind == 'cvat':
+    name = next((tmp_path / 'boxes').iterdir()).name
+    head, *_, box, tail = re.split(r'(?=<mask|<polygon|<box|</image>)', exports.cvat())
+    (tmp_path / 'boxes' / name).write_text(head + box + tail)
+    (tmp_path / 'nothing' / name).write_text(head.rstrip() + tail)
+  else:
+    (tmp_path / 'boxes/labels/train/a.txt').write_text('1 0.5 0.5 0.1 0.1\n')
+    (tmp_path / 'nothing/labels/train/a.txt').write_text('\n')
+  for name in ('boxes', 'nothing'):
+    with find.opened(str(tmp_path / name)) as export:
+      assert export.images[0].label is None
+      assert export.images[0].may_be_empty == (name == 'nothing')
 
 
 def test_pixels_that_are_not_drawn_are_the_rest(tmp_path):

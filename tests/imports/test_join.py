@@ -177,6 +177,9 @@ def test_an_empty_image_shows_none_of_the_classes_if_asked(place):
   content = coco('road', 'car') | {'annotations': []}
   place.join(content, background='rest', empty=True)
   assert (place.label() == 0).all()
+  box = {'image_id': 5, 'category_id': 0, 'bbox': [1, 1, 3, 3]}
+  with pytest.raises(UserError, match='no label can be made of the export'):
+    place.join(content | {'annotations': [box]}, task='saliency', empty=True)
   place.join(content, task='saliency', empty=True)
   assert (place.label('saliency') == 0).all()
   with pytest.raises(UserError, match='--empty: say what pixels are that were not drawn, with --background=NAME'):
