@@ -1,7 +1,7 @@
 """DiffusionMTL in JAX: dense multi-task learning from images labelled for only some tasks.
 
 import       python main.py --mode=import --from=EXPORT --images=PHOTOS --config.data.path=mydata
-             [--task=semseg] [--classes=road,car] [--background=NAME] [--annotated=all] [--colors=FILE]
+             [--task=semseg] [--classes=road,car] [--background=NAME] [--annotated=all] [--empty] [--colors=FILE]
              (labels from COCO, LabelMe, CVAT, Label Studio, YOLO, VOC or colour masks, Cityscapes, NYU;
              with another export: adds its labels)
 check        python main.py --mode=check --config=configs/folder.py --config.data.path=PATH [--out=PAGE.png] [--time]

@@ -71,10 +71,11 @@ class Photo:
 
 
 class Photos:
-  """The photographs of --images, by name."""
+  """The photographs of --images, by name; without those in `root`, our folder, if that lies among others."""
 
-  def __init__(self, spec: str):
+  def __init__(self, spec: str, root: pathlib.Path):
     paths = [path for path in images.find_images(spec) if not images.is_video(path)]
+    paths = [path for path in paths if root.absolute() not in path.absolute().parents] or paths
     self.unsupported = [path for path in paths if photographs.unsupported_format(path)]
     self.photos = _named([path for path in paths if not photographs.unsupported_format(path)])
     self._index()

@@ -31,7 +31,7 @@ class Place:
     if content is not None:
       (self.root / name).write_text(json.dumps(content))
     with find.opened(str(self.root / name), colors) as export:
-      photos = None if all(image.pixels for image in export.images) else Photos(str(self.photos))
+      photos = None if all(image.pixels for image in export.images) else Photos(str(self.photos), self.data)
       return write.join(self.data, export, photos, Options(**options), name)
 
   def label(self, task='semseg', name='a.png', split='train') -> np.ndarray:
@@ -398,6 +398,12 @@ def test_a_photograph_keeps_its_name_whatever_else_is_given(place):
   place.photos = photos / 'cam2'
   place.join(coco('road', image='x.jpg'), task='third')
   assert (place.data / 'train/labels/third/cam2_x.png').exists()
+
+
+def test_our_folder_may_lie_among_the_photographs(place):
+  place.data = place.photos / 'mydata'
+  place.join(coco('road'))
+  assert place.join(coco('road'), task='second').images == {'already there': 1}
 
 
 def test_a_renamed_copy_of_a_photograph_is_the_same_photograph(place):
