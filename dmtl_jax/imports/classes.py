@@ -166,12 +166,12 @@ def _remarks(classes: tuple[str, ...], annotated: tuple[str, ...]) -> list[str]:
   ]
   if len(classes) == 1:
     remarks.append(
-      f'{classes[0]} is the only class and training needs two: import another export, or import this one into another '
-      'folder with --background=NAME or --task=saliency'
+      f'{classes[0]} is the only class and training needs two: import another export, or this one again with '
+      '--background=NAME --force, or into another folder with --task=saliency'
     )
   elif set(annotated) == set(classes):
     remarks.append(
       'pixels of none of these classes stay unlabelled until another export adds classes; if they are a class of their '
-      'own, import this one into another folder with --background=NAME instead of --annotated'
+      'own, import this one again with --background=NAME --force instead of --annotated'
     )
   return [sanitize(remark, 300) for remark in remarks]

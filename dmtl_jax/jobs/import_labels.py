@@ -83,7 +83,7 @@ def _report(root: pathlib.Path, export: Export, photos: Photos | None, options: 
     number = len(summary.ambiguous)
     lines.append(f'photographs that EXIF turns, their labels taken to fit what viewers show: {number} ({names})')
   asked = options.is_binary or options.background or options.annotated
-  if not asked and summary.pixels[IGNORE] > sum(summary.pixels.values()) / 2:
+  if not asked and len(summary.classes) > 1 and summary.pixels[IGNORE] > sum(summary.pixels.values()) / 2:
     lines.append(
       'most pixels are unlabelled, and a prediction gives each of them one of these classes; if they are none of '
       'these, import again with --background=NAME --force'

@@ -400,6 +400,18 @@ def test_a_photograph_keeps_its_name_whatever_else_is_given(place):
   assert (place.data / 'train/labels/third/cam2_x.png').exists()
 
 
+def test_labels_of_a_tool_beside_our_photographs_are_no_photographs(place):
+  """LabelMe writes its files beside the photographs, which may be those of our folder."""
+  place.join(coco('road'))
+  place.photos = place.data / 'train/images'
+  (place.photos / 'a.json').write_text(json.dumps(exports.labelme() | {'imagePath': 'a.jpg'}))
+  assert place.join(name='mydata/train/images', task='second').images == {'already there': 1}
+  with pytest.raises(
+    UserError, match='a.json: is not one of .*, import them with --mode=import, then move it elsewhere'
+  ):
+    folder.open_folder(str(place.data), 'train')
+
+
 def test_our_folder_may_lie_among_the_photographs(place):
   place.data = place.photos / 'mydata'
   place.join(coco('road'))
