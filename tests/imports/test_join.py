@@ -402,7 +402,7 @@ def test_a_photograph_keeps_its_name_whatever_else_is_given(place):
 
 def test_labels_of_a_tool_beside_our_photographs_are_no_photographs(place):
   """LabelMe writes its files beside the photographs, which may be those of our folder."""
-  place.join(coco('road'))
+  place.join(coco('road', 'car'))
   place.photos = place.data / 'train/images'
   (place.photos / 'a.json').write_text(json.dumps(exports.labelme() | {'imagePath': 'a.jpg'}))
   assert place.join(name='mydata/train/images', task='second').images == {'already there': 1}
