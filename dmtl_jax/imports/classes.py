@@ -142,9 +142,10 @@ def _check_hidden(taken: list[str], known: tuple[str, ...], known_background: st
   new = next((name for name in taken if name == options.background or name in CATCH_ALL), None)
   added = [name for name in taken if name not in known]
   absent = [name for name in known if name not in taken]
-  fix = 'import it as another task with --task=NAME, or both exports with --annotated=all'
-  if not options.force:
-    fix += '; if this export names all images that are labelled, --force replaces their labels and classes'
+  fix = (
+    'import it as another task with --task=NAME, or both exports with --annotated=all; if this export names every '
+    'labelled image, --force replaces labels and classes'
+  )
   if old and added:
     raise UserError(
       f"{where}: {join_names(added)} of this export may be hidden in the class {old} of task '{options.task}'; {fix}"

@@ -41,6 +41,7 @@ class Summary:
     notes: {what was left out: how often}.
     missing: names of images of the export without a photograph.
     kept, removed: ids of images in which nothing is drawn, and whose label from an earlier import stays or is removed.
+    unnamed: ids of images that have a label for the task and are not in the export.
     turned: ids of images whose labels were turned with the photograph.
     ambiguous: ids of images which EXIF turns to the same size.
     remarks: what the user should know.
@@ -57,6 +58,7 @@ class Summary:
   missing: list[str] = dataclasses.field(default_factory=list)
   kept: list[str] = dataclasses.field(default_factory=list)
   removed: list[str] = dataclasses.field(default_factory=list)
+  unnamed: list[str] = dataclasses.field(default_factory=list)
   turned: list[str] = dataclasses.field(default_factory=list)
   ambiguous: list[str] = dataclasses.field(default_factory=list)
 
@@ -72,12 +74,14 @@ def join(root: pathlib.Path, export: Export, photos: Photos | None, options: Opt
   if photos:
     photos.match({id: path for id, (_, path) in target.images.items()})
   known = target.classes(options.task, options.kind)
-  if options.force and _names_all_labelled(export, photos, target, options.task):
+  labelled = _labelled(target, options.task)
+  unnamed = labelled - _named(export, photos)
+  if options.force and labelled and not unnamed:
     taken = (*(options.classes or export.classes), options.background)
     known = tuple(name for name in known if name in taken)
     target.forget_imports(options.task)
   plan = classes.plan(export.classes, known, target.background(options.task), options, str(target.description))
-  summary = Summary(plan.classes, tuple(plan.ids), +export.notes, plan.remarks)
+  summary = Summary(plan.classes, tuple(plan.ids), +export.notes, plan.remarks, unnamed=sorted(unnamed))
   entry = {'from': source, 'format': export.tool, 'task': options.task}
   entry |= {'background': options.background} if options.background else {}
   with _new_folders(target, options.task), atomic.transaction():
@@ -86,15 +90,19 @@ def join(root: pathlib.Path, export: Export, photos: Photos | None, options: Opt
   return summary
 
 
-def _names_all_labelled(export: Export, photos: Photos | None, target: Target, task: str) -> bool:
-  """Whether no label of the task stays beside those of the export, so that its classes need not stay either."""
+def _labelled(target: Target, task: str) -> set[str]:
+  """The ids of images that have a label for a task."""
+  return {id for folder in target.folders.values() for id in listed(folder / 'labels' / task)}
+
+
+def _named(export: Export, photos: Photos | None) -> set[str]:
+  """The ids of the images of an export, without those of a test split."""
   named = set()
   for image in (image for image in export.images if image.split != 'test'):
     with contextlib.suppress(UserError):  # of an ambiguous name, which is raised later
       photo = photos.find(image.where, image.names) if photos else None
       named.add(photo.id if photo else image.names[0])
-  labelled = {id for folder in target.folders.values() for id in listed(folder / 'labels' / task)}
-  return bool(labelled) and labelled <= named
+  return named
 
 
 @contextlib.contextmanager

@@ -72,6 +72,9 @@ def _report(root: pathlib.Path, export: Export, photos: Photos | None, options: 
   if summary.removed:
     names = join_names(summary.removed)
     lines.append(f'labels removed, as nothing is drawn any more: {len(summary.removed)} ({names})')
+  if options.force and summary.unnamed:
+    number, names = len(summary.unnamed), join_names(summary.unnamed)
+    lines.append(f'images that are not in the export and keep the label they had: {number} ({names})')
   if photos and photos.unsupported:
     lines.append(
       f'photographs not read: {join_names([path.name for path in photos.unsupported])}; convert them to JPEG'

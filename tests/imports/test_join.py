@@ -171,6 +171,7 @@ def test_a_later_export_of_all_labelled_images_replaces_classes_too(place):
   exports.photo(place.photos, 'b.jpg', seed=1)
   with pytest.raises(UserError, match=r'bus of this export may be hidden in the class rest of task'):
     place.join(coco('road', 'bus', image='b.jpg'), 'z.json', force=True)
+  assert place.join(coco('road', 'van', image='b.jpg'), 'z.json', force=True).unnamed == ['a']
 
 
 def test_an_empty_image_shows_none_of_the_classes_if_asked(place):
