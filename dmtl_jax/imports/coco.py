@@ -20,8 +20,8 @@ from dmtl_jax.imports.export import (
   objects,
   points,
   split_of,
+  value_of,
 )
-from dmtl_jax.tasks import IGNORE
 
 Key = int | str
 
@@ -172,8 +172,7 @@ class SegmentMap:
     for i, number in enumerate(present.tolist()):
       if number and number not in self.segments:
         raise UserError(f'{self.path}: holds segment {number}, which {self.where} does not have; export it again')
-      name = self.segments.get(number)
-      values[i] = IGNORE if name is None else ids.get(name, rest)
+      values[i] = value_of(self.segments.get(number), ids, rest)
     return values[places].reshape(size)
 
 

@@ -15,6 +15,7 @@ from dmtl_jax.tasks import IGNORE, MAX_NAME_LENGTH
 
 LARGEST = 1e9  # of coordinates and sizes
 JSON_BYTES = 1 << 30  # the largest COCO file, instances_train2017.json, has 0.45 GB
+IGNORED = 'ignore'  # the class of regions that are unlabelled; LabelMe's own name is __ignore__
 REST = 254  # in a label file: a pixel of none of the annotated classes (see `annotated.json`)
 _KINDS = {
   dict: 'an object',
@@ -165,6 +166,16 @@ def split_of(parts: Sequence[str]) -> str:
   return 'test' if words & {'test', 'testing', 'test2017'} else 'train'
 
 
+def is_ignored(name: str) -> bool:
+  """Whether regions of this name are unlabelled."""
+  return name.strip('_').casefold() == IGNORED
+
+
+def value_of(name: str | None, ids: dict[str, int], rest: int) -> int:
+  """The value of pixels of a class, None for unlabelled ones; see `Label.draw`."""
+  return IGNORE if name is None or is_ignored(name) else ids.get(name, rest)
+
+
 @dataclasses.dataclass(frozen=True)
 class Drawing:
   """Regions, of which later ones cover earlier ones (see shapes.py)."""
@@ -174,7 +185,9 @@ class Drawing:
   def draw(self, size, ids, rest, notes):
     plane = np.full(size, rest, np.uint8)
     for region in self.regions:
-      value = IGNORE if region.name is None else ids.get(region.name, rest)
+      value = value_of(region.name, ids, rest)
+      if region.name is not None and is_ignored(region.name):
+        notes[f'regions of the class {region.name}, left unlabelled'] += 1
       if not region.paint(plane, value):
         notes['regions that cover no pixel, left out'] += 1
     return plane

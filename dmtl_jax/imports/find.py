@@ -11,7 +11,7 @@ import tempfile
 from dmtl_jax.basics import download, files
 from dmtl_jax.basics.errors import join_names, sanitize, UserError
 from dmtl_jax.imports import cityscapes, coco, cvat, label_studio, labelme, masks, nyu, yolo
-from dmtl_jax.imports.export import Export, JSON_BYTES
+from dmtl_jax.imports.export import Export, is_ignored, JSON_BYTES
 
 LOOKED_FOR = (
   'COCO, LabelMe, Label Studio and Cityscapes JSON, CVAT for images 1.1 XML, YOLO data.yaml or classes.txt with '
@@ -42,6 +42,7 @@ def opened(path: str, colors: str | None = None, classes: list[str] | None = Non
     found = [source] if source.is_file() else list(_files(source))
     color_file = pathlib.Path(colors).expanduser() if colors else None
     export = _read_files(source, found, color_file, classes)
+    export.classes = [name for name in export.classes if not is_ignored(name)]
     if not export.images:
       raise UserError(f'--from={sanitize(path)}: {export.tool}, but no image is named in it; export it again')
     yield export

@@ -19,8 +19,6 @@ from dmtl_jax.imports.export import (
   split_of,
 )
 
-IGNORED = '__ignore__'  # LabelMe's own name of unlabelled regions
-
 
 def is_labelme(content) -> bool:
   return isinstance(content, dict) and {'shapes', 'imagePath'} <= content.keys()
@@ -33,9 +31,8 @@ def read(path: pathlib.Path, content: dict, root: pathlib.Path) -> Export:
   for i, entry in enumerate(objects(str(path), content, 'shapes')):
     where = f'{path}: "shapes"[{i}]'
     name = class_name(f'{where}: "label"', entry.get('label', ...))
-    if name != IGNORED:
-      export.classes.append(name)
-    if region := _region(where, name if name != IGNORED else None, entry, export.notes):
+    export.classes.append(name)
+    if region := _region(where, name, entry, export.notes):
       regions.append(region)
   image = field(str(path), content, 'imagePath', str)
   size = image_size(str(path), content.get('imageWidth', ...), content.get('imageHeight', ...))
@@ -49,7 +46,7 @@ def read(path: pathlib.Path, content: dict, root: pathlib.Path) -> Export:
   return export
 
 
-def _region(where: str, name: str | None, entry: dict, notes):
+def _region(where: str, name: str, entry: dict, notes):
   kind = field(where, entry, 'shape_type', str, 'polygon') or 'polygon'
   if kind not in ('polygon', 'circle', 'mask'):
     notes['boxes, lines and points, left out'] += 1

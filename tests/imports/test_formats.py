@@ -138,6 +138,21 @@ def test_shapes_of_labelme_to_ignore_are_unlabelled(tmp_path):
     np.testing.assert_array_equal(draw(export, rest=7), exports.truth(car=255, rest=7))
 
 
+@pytest.mark.parametrize('kind', ['coco', 'panoptic', 'label studio', 'cvat', 'yolo', 'labelmap'])
+def test_a_class_called_ignore_is_unlabelled(kind, tmp_path):
+  exports.write(tmp_path / 'export', kind)
+  for path in (tmp_path / 'export').rglob('*.*'):
+    if path.suffix in ('.json', '.xml', '.yaml', '.txt'):
+      text = path.read_text().replace('ignore:', 'other:').replace('car:', 'ignore:')
+      for car in ('"car"', '>car<', '1: car'):
+        text = text.replace(car, car.replace('car', 'Ignore'))
+      path.write_text(text)
+  with find.opened(str(tmp_path / 'export')) as export:
+    assert not {'car', 'ignore', 'Ignore'} & set(export.classes)
+    label = export.images[0].label.draw((exports.HEIGHT, exports.WIDTH), {'road': 0}, 7, export.notes)
+    np.testing.assert_array_equal(label[8:], exports.truth(car=255)[8:])
+
+
 def test_a_circle_of_labelme(tmp_path):
   content = exports.labelme()
   content['shapes'] = [{'label': 'car', 'points': [[12, 8], [12, 13]], 'shape_type': 'circle'}]
