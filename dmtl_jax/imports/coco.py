@@ -60,7 +60,9 @@ def read(path: pathlib.Path, content: dict, pngs: list[pathlib.Path]) -> Export:
     where = f'{path}: "images"[{i}]'
     name = field(where, entry, 'file_name', str)
     id, at = entry['id'], f'{path}: "{sanitize(name, 80)}"'
-    export.images.append(Annotated([name], at, labels.of(id), sizes[id], split, may_be_empty=id not in labels.boxed))
+    mask = labels.maps[id].path if id in labels.maps else None
+    is_boxed = id in labels.boxed
+    export.images.append(Annotated([name], at, labels.of(id), sizes[id], split, mask=mask, may_be_empty=not is_boxed))
   return export
 
 

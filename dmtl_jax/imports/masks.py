@@ -98,7 +98,7 @@ def read(paths: list[pathlib.Path], colors: pathlib.Path | None) -> Export:
     names = [str(path.with_name(stem)) for stem in stems]
     label = ColorMap(path, table, source or 'the colours of PASCAL VOC')
     split = splits.get(path.stem) or split_of([] if splits else path.parent.parts[-2:])
-    export.images.append(Annotated(names, str(path), label, label.size(), split))
+    export.images.append(Annotated(names, str(path), label, label.size(), split, mask=path))
   return export
 
 

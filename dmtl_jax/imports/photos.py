@@ -1,7 +1,7 @@
 """The photographs that an export is about: found by name, and compared in size."""
 
 import collections
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 import dataclasses
 import filecmp
 import functools
@@ -71,10 +71,23 @@ class Photo:
 
 
 class Photos:
-  """The photographs of --images, by name; without those in `root`, our folder, if that lies among others."""
+  """The photographs of --images, by name.
 
-  def __init__(self, spec: str, root: pathlib.Path):
-    paths = [path for path in images.find_images(spec) if not images.is_video(path)]
+  Args:
+    spec: see `images.find_images`.
+    root: our folder; what it holds is left out where it lies among other photographs.
+    masks: files of the export that are no photographs, though they may lie among them.
+
+  Raises:
+    UserError: there is no photograph.
+  """
+
+  def __init__(self, spec: str, root: pathlib.Path, masks: Collection[pathlib.Path] = ()):
+    own = {path.absolute() for path in masks}
+    found = [path for path in images.find_images(spec) if not images.is_video(path)]
+    paths = [path for path in found if path.absolute() not in own]
+    if found and not paths:
+      raise UserError(f'--images={sanitize(spec)}: holds only the masks of --from; give the folder of the photographs')
     paths = [path for path in paths if root.absolute() not in path.absolute().parents] or paths
     self.unsupported = [path for path in paths if photographs.unsupported_format(path)]
     self.photos = _named([path for path in paths if not photographs.unsupported_format(path)])

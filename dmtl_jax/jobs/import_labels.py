@@ -35,20 +35,22 @@ def run(data, source: str, images: str | None, colors: str | None, options: Opti
   root = pathlib.Path(data.path).expanduser()
   classes = list(options.classes) if options.classes else None
   with stopping.report_interruption(lambda: KEPT, root), find.opened(source, colors, classes) as export:
-    photos = _photos(export, images, root)
+    photos = open_photos(export, images, root)
     name = pathlib.Path(source).expanduser().absolute().name
     summary = write.join(root, export, photos, options, name)
   _report(root, export, photos, options, summary)
   return summary
 
 
-def _photos(export: Export, images: str | None, root: pathlib.Path) -> Photos | None:
+def open_photos(export: Export, images: str | None, root: pathlib.Path) -> Photos | None:
+  """The photographs of --images; None where the export holds them."""
   holds_them = all(image.pixels for image in export.images)
   if holds_them and images:
     raise UserError(f'--images: the export of {export.tool} holds its photographs; leave it out')
   if not holds_them and not images:
     raise UserError('--mode=import needs --images, the folder of the photographs that were labelled; see --help')
-  return Photos(images, root) if images else None
+  masks = [image.mask for image in export.images if image.mask]
+  return Photos(images, root, masks) if images else None
 
 
 def _report(root: pathlib.Path, export: Export, photos: Photos | None, options: Options, summary: Summary):

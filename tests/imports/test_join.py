@@ -13,7 +13,7 @@ from dmtl_jax.basics.errors import UserError
 from dmtl_jax.datasets import folder
 from dmtl_jax.imports import find, write
 from dmtl_jax.imports.classes import Options
-from dmtl_jax.imports.photos import Photos
+from dmtl_jax.jobs import import_labels
 from tests import exports
 
 
@@ -31,7 +31,8 @@ class Place:
     if content is not None:
       (self.root / name).write_text(json.dumps(content))
     with find.opened(str(self.root / name), colors) as export:
-      photos = None if all(image.pixels for image in export.images) else Photos(str(self.photos), self.data)
+      holds_photos = all(image.pixels for image in export.images)
+      photos = import_labels.open_photos(export, None if holds_photos else str(self.photos), self.data)
       return write.join(self.data, export, photos, Options(**options), name)
 
   def label(self, task='semseg', name='a.png', split='train') -> np.ndarray:
@@ -411,6 +412,18 @@ def test_labels_of_a_tool_beside_our_photographs_are_no_photographs(place):
     UserError, match='a.json: is not one of .*, import them with --mode=import, then move it elsewhere'
   ):
     folder.open_folder(str(place.data), 'train')
+
+
+def test_masks_among_the_photographs_are_no_photographs(place):
+  (place.photos / 'masks').mkdir()
+  (place.photos / 'masks/a.png').write_bytes(exports.png(exports.truth()))
+  colors = place.root / 'colors.json'
+  colors.write_text('{"road": 0, "car": 1, "ignore": 255}')
+  assert place.join(name='photos/masks', colors=str(colors)).images == {'linked': 1}
+  assert [path.name for path in (place.data / 'train/images').iterdir()] == ['a.jpg']
+  place.photos = place.photos / 'masks'
+  with pytest.raises(UserError, match=r'photos/masks: holds only the masks of --from; give the folder of the photogr'):
+    place.join(name='photos/masks', colors=str(colors), task='second')
 
 
 def test_our_folder_may_lie_among_the_photographs(place):
