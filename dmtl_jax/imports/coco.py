@@ -59,10 +59,13 @@ def read(path: pathlib.Path, content: dict, pngs: list[pathlib.Path]) -> Export:
   for i, entry in enumerate(content['images']):
     where = f'{path}: "images"[{i}]'
     name = field(where, entry, 'file_name', str)
-    id, at = entry['id'], f'{path}: "{sanitize(name, 80)}"'
+    id = entry['id']
+    where = f'{path}: "{sanitize(name, 80)}"'
     mask = labels.maps[id].path if id in labels.maps else None
-    is_boxed = id in labels.boxed
-    export.images.append(Annotated([name], at, labels.of(id), sizes[id], split, mask=mask, may_be_empty=not is_boxed))
+    may_be_empty = id not in labels.boxed
+    export.images.append(
+      Annotated([name], where, labels.of(id), sizes[id], split, mask=mask, may_be_empty=may_be_empty)
+    )
   return export
 
 

@@ -65,28 +65,18 @@ def _report(root: pathlib.Path, export: Export, photos: Photos | None, options: 
   lines = [f'{what}: {number}' for what, number in summary.notes.items() if number]
   if summary.missing:
     lines.append(f'no photograph among --images for {len(summary.missing)} images: {join_names(summary.missing)}')
-  if summary.kept:
-    names = join_names(summary.kept)
-    number = len(summary.kept)
-    lines.append(
-      f'images without a drawn region that keep the label they had: {number} ({names}); --force removes them'
-    )
-  if summary.removed:
-    names = join_names(summary.removed)
-    lines.append(f'labels removed, as nothing is drawn any more: {len(summary.removed)} ({names})')
-  if options.force and summary.unnamed:
-    number, names = len(summary.unnamed), join_names(summary.unnamed)
-    lines.append(f'images that are not in the export and keep the label they had: {number} ({names})')
   if photos and photos.unsupported:
     lines.append(
       f'photographs not read: {join_names([path.name for path in photos.unsupported])}; convert them to JPEG'
     )
-  if summary.turned:
-    lines.append(f'labels turned with their photographs: {len(summary.turned)} ({join_names(summary.turned)})')
-  if summary.ambiguous:
-    names = join_names(summary.ambiguous)
-    number = len(summary.ambiguous)
-    lines.append(f'photographs that EXIF turns, their labels taken to fit what viewers show: {number} ({names})')
+  images = {
+    'images without a drawn region that keep the label they had, which --force removes': summary.kept,
+    'labels removed, as nothing is drawn any more': summary.removed,
+    'images that are not in the export and keep the label they had': summary.unnamed if options.force else [],
+    'labels turned with their photographs': summary.turned,
+    'photographs that EXIF turns, their labels taken to fit what viewers show': summary.ambiguous,
+  }
+  lines += [f'{what}: {len(names)} ({join_names(names)})' for what, names in images.items() if names]
   asked = options.is_binary or options.background or options.annotated
   if not asked and len(summary.classes) > 1 and summary.pixels[IGNORE] > sum(summary.pixels.values()) / 2:
     lines.append(

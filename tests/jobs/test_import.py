@@ -82,7 +82,7 @@ def test_an_owner_is_told_which_labels_an_import_keeps_and_removes(command, tmp_
   (tmp_path / 'x.json').write_text(json.dumps(content))
   status, text = command('--from=x.json', *MINE)
   assert status == 0
-  assert 'images without a drawn region that keep the label they had: 1 (b); --force removes them' in text
+  assert 'images without a drawn region that keep the label they had, which --force removes: 1 (b)' in text
   assert 'labels removed, as nothing is drawn any more: 1 (b)' in command('--from=x.json', *MINE, '--force')[1]
   (tmp_path / 'x.json').write_text(json.dumps(exports.coco()).replace('a.jpg', 'c.jpg'))
   text = command('--from=x.json', *MINE, '--force')[1]
