@@ -2,7 +2,6 @@
 
 import json
 import os
-import pathlib
 
 import numpy as np
 from PIL import Image
@@ -11,57 +10,14 @@ import pytest
 from dmtl_jax.basics import atomic
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.datasets import folder
-from dmtl_jax.imports import find, write
 from dmtl_jax.imports.classes import Options
-from dmtl_jax.jobs import import_labels
 from tests import exports
-
-
-class Place:
-  """A folder with photographs, exports and the data set they become."""
-
-  def __init__(self, root: pathlib.Path):
-    self.root = root
-    self.photos = root / 'photos'
-    self.data = root / 'mydata'
-    exports.photo(self.photos)
-
-  def join(self, content=None, name='x.json', colors=None, **options) -> write.Summary:
-    """Imports a COCO file, or the file or folder of that name if no content is given."""
-    if content is not None:
-      (self.root / name).write_text(json.dumps(content))
-    with find.opened(str(self.root / name), colors) as export:
-      holds_photos = all(image.pixels for image in export.images)
-      photos = import_labels.open_photos(export, None if holds_photos else str(self.photos), self.data)
-      return write.join(self.data, export, photos, Options(**options), name)
-
-  def label(self, task='semseg', name='a.png', split='train') -> np.ndarray:
-    return np.asarray(Image.open(self.data / split / 'labels' / task / name))
-
-  def tasks(self) -> dict:
-    return json.loads((self.data / 'dataset.json').read_text())['tasks']
-
-  def files(self) -> dict[str, bytes]:
-    """All files of the data set, hidden ones too."""
-    return {str(path.relative_to(self.data)): path.read_bytes() for path in self.data.rglob('*') if path.is_file()}
+from tests.joining import coco, Place
 
 
 @pytest.fixture
 def place(tmp_path):
   return Place(tmp_path)
-
-
-def coco(
-  *names: str, image: str = 'a.jpg', size=(exports.WIDTH, exports.HEIGHT), rings=(exports.ROAD, exports.CAR)
-) -> dict:
-  """A COCO file with a region for each class."""
-  content = exports.coco()
-  content['images'][0] |= {'file_name': image, 'width': size[0], 'height': size[1]}
-  content['categories'] = [{'id': i, 'name': name} for i, name in enumerate(names)]
-  content['annotations'] = [
-    {'image_id': 5, 'category_id': i, 'segmentation': [exports.flat(ring)]} for i, ring in zip(range(len(names)), rings)
-  ]
-  return content
 
 
 def test_the_folder_data_set_reads_what_was_written(place):
@@ -96,83 +52,6 @@ def test_photographs_without_labels_come_too_and_missing_ones_are_named(place):
   assert summary.images == {'linked': 2}
   assert summary.missing == ['../../etc/passwd']
   assert set(place.files()) == {'dataset.json', 'train/images/a.jpg', 'train/images/b.jpg', 'train/labels/semseg/a.png'}
-
-
-def test_the_same_import_twice_changes_nothing(place):
-  place.join(exports.coco(), annotated=('all',))
-  before = place.files()
-  summary = place.join(exports.coco(), annotated=('all',))
-  assert place.files() == before
-  assert summary.unchanged == 1
-  assert summary.images == {'already there': 1}
-
-
-@pytest.mark.parametrize(('before', 'labels'), [('images', 'labels'), ('unlabelled', 'train/labels')])
-def test_a_photograph_that_the_folder_has_in_another_place_stays_there(before, labels, place):
-  """In PATH/images, or in the pool, from which suggested photographs come."""
-  place.photos.rename(place.root / 'elsewhere')
-  place.photos = place.data / before
-  exports.photo(place.photos)
-  assert place.join(exports.coco()).images == {'already there': 1}
-  assert set(place.files()) == {'dataset.json', f'{before}/a.jpg', f'{labels}/semseg/a.png'}
-  source = folder.open_folder(str(place.data), 'train')
-  np.testing.assert_array_equal(source[0]['labels']['semseg'][..., 0], exports.truth())
-
-
-def test_classes_of_a_second_export_are_appended(place):
-  exports.photo(place.photos, 'b.jpg', seed=1)
-  place.join(exports.coco())
-  before = place.label()
-  place.join(coco('sky', 'car', image='b.jpg'), 'y.json')
-  assert place.tasks()['semseg']['classes'] == ['road', 'car', 'sky']
-  np.testing.assert_array_equal(place.label(name='b.png'), exports.truth(road=2, car=1))
-  np.testing.assert_array_equal(place.label(), before)
-
-
-def test_another_label_of_an_image_is_never_replaced_in_silence(place):
-  place.join(exports.coco())
-  before = place.files()
-  with pytest.raises(UserError, match=r'semseg/a.png: is another label of this image; .* --force; nothing was written'):
-    place.join(coco('road', 'car', rings=[exports.CAR, exports.ROAD]), 'y.json')
-  assert place.files() == before
-  place.join(coco('road', rings=[exports.CAR]), 'y.json', force=True)
-  assert (place.label() == 0).sum() == 24
-  place.join(exports.coco(), task='second')
-  assert set(place.tasks()) == {'semseg', 'second'}
-
-
-def test_what_is_drawn_no_more_keeps_its_label_until_it_is_replaced(place):
-  exports.photo(place.photos, 'b.jpg', seed=1)
-  images = [{'id': i, 'file_name': name, 'width': exports.WIDTH, 'height': exports.HEIGHT} for i, name in
-            [(5, 'a.jpg'), (6, 'b.jpg')]]  # fmt: skip
-  drawn = coco('road', 'car')['annotations']
-  place.join(coco('road', 'car') | {'images': images, 'annotations': drawn + [drawn[0] | {'image_id': 6}]})
-  less = coco('road', 'car') | {'images': images, 'annotations': drawn}
-  summary = place.join(less)
-  assert summary.kept == ['b']
-  assert not summary.notes
-  with pytest.raises(
-    UserError, match=r'a.png: .*; --force would also remove the labels of images .* \(b\); nothing was'
-  ):
-    place.join(less | {'annotations': drawn[:1]})
-  assert (place.data / 'train/labels/semseg/b.png').exists()
-  assert place.join(less, force=True).removed == ['b']
-  assert not (place.data / 'train/labels/semseg/b.png').exists()
-
-
-def test_a_later_export_of_all_labelled_images_replaces_classes_too(place):
-  place.join(coco('road', 'car'), background='rest')
-  with pytest.raises(UserError, match=r'van of this export may be hidden in the class rest of .*, --force replaces'):
-    place.join(coco('road', 'van'), 'y.json', background='rest')
-  place.join(coco('road', 'van'), 'y.json', background='rest', force=True)
-  assert place.tasks()['semseg']['classes'] == ['rest', 'road', 'van']
-  np.testing.assert_array_equal(place.label(), exports.truth(road=1, car=2, rest=0))
-  imports = json.loads((place.data / 'dataset.json').read_text())['imports']
-  assert [entry['from'] for entry in imports] == ['y.json']
-  exports.photo(place.photos, 'b.jpg', seed=1)
-  with pytest.raises(UserError, match=r'bus of this export may be hidden in the class rest of task'):
-    place.join(coco('road', 'bus', image='b.jpg'), 'z.json', force=True)
-  assert place.join(coco('road', 'van', image='b.jpg'), 'z.json', force=True).unnamed == ['a']
 
 
 def test_an_empty_image_shows_none_of_the_classes_if_asked(place):
@@ -230,33 +109,9 @@ def test_pixels_of_no_class_are_unlabelled_until_another_export_adds_classes(pla
   assert source.tasks[0].id_names[4] == 'not road/car'
 
 
-def test_a_label_is_not_listed_anew_in_silence(place):
-  place.join(exports.coco(), annotated=('all',))
-  with pytest.raises(UserError, match=r'a.png: is there with other annotated classes; choose'):
-    place.join(exports.coco(), annotated=('road',))
-  place.join(exports.coco(), force=True)
-  assert not (place.data / 'train/labels/semseg/annotated.json').exists()
-
-
 def test_chosen_classes_alone_are_taken_and_others_cover_them(place):
   place.join(exports.coco(), classes=('road',), background='other')
   np.testing.assert_array_equal(place.label(), exports.truth(road=1, car=0, rest=0))
-
-
-@pytest.mark.parametrize('first', [{'background': 'rest'}, {}])
-def test_a_class_that_may_be_hidden_in_the_background_is_refused(first, place):
-  exports.photo(place.photos, 'b.jpg', seed=1)
-  place.join(coco('background', 'road') if not first else coco('road'), **first)
-  with pytest.raises(UserError, match=r'car of this export may be hidden in the class (rest|background) of task'):
-    place.join(coco('road', 'car', image='b.jpg'), 'y.json')
-  place.join(coco('road', image='b.jpg'), 'y.json')
-
-
-def test_a_background_that_may_hide_a_class_that_is_there_is_refused(place):
-  exports.photo(place.photos, 'b.jpg', seed=1)
-  place.join(exports.coco())
-  with pytest.raises(UserError, match=r'car of task .* may be hidden in the class rest of this export'):
-    place.join(coco('road', image='b.jpg'), 'y.json', background='rest')
 
 
 def test_saliency_is_what_is_drawn(place):
@@ -339,137 +194,6 @@ def test_a_label_of_another_size_is_refused(place):
   with pytest.raises(UserError, match=r'48x32 pixels in the export, but .*a.jpg has 24x16; give the photographs'):
     place.join(coco('road', size=(48, 32)))
   assert not place.data.exists()
-
-
-# --- Names -----------------------------------------------------------------------------------
-
-
-def test_photographs_of_one_name_are_told_apart_by_their_folders(place):
-  for i, cam in enumerate(('cam1', 'cam2')):
-    exports.photo(place.photos / cam, 'x.jpg', seed=i)
-  place.join(coco('road', 'car', image='set/cam2/x.jpg'))
-  assert place.label(name='cam2_x.png').shape == (exports.HEIGHT, exports.WIDTH)
-  with pytest.raises(UserError, match=r'cam1/x.jpg, .*cam2/x.jpg have its name'):
-    place.join(coco('road', 'car', image='x.jpg'), 'y.json')
-
-
-@pytest.mark.parametrize('kind', ['labelme', 'masks', 'yolo'])
-def test_labels_lie_in_folders_of_the_same_names_as_the_photographs(kind, place):
-  """A folder for each patient, in each of which the numbers begin anew."""
-  place.photos.joinpath('a.jpg').unlink()
-  for seed, patient in enumerate(('p1', 'p2')):
-    exports.photo(place.photos / patient, seed=seed)
-  label = place.root / 'export' / ('labels/p2' if kind == 'yolo' else 'p2')
-  label.mkdir(parents=True)
-  colors = None
-  if kind == 'labelme':
-    (label / 'a.json').write_text(json.dumps(exports.labelme() | {'imagePath': 'a.jpg'}))
-  elif kind == 'yolo':
-    (label.parent.parent / 'classes.txt').write_text('road')
-    (label / 'a.txt').write_text('0 0 0.5 1 0.5 1 1 0 1')
-  else:
-    colors = place.root / 'colors.json'
-    colors.write_text('{"road": 0, "car": 1, "ignore": 255}')
-    (label / 'a.png').write_bytes(exports.png(exports.truth()))
-  place.join(name='export', colors=colors and str(colors))
-  assert [path.name for path in (place.data / 'train/labels/semseg').iterdir()] == ['p2_a.png']
-
-
-@pytest.mark.parametrize('name', ['images/0a1b2c3d-a.jpg', '0a1b2c3d-my_photo_1.jpg', 'x/0a1b2c3d-my photo (1).jpg'])
-def test_names_of_uploads_to_label_studio_match(name, place):
-  """It puts eight digits before the name, and leaves out blanks and signs."""
-  exports.photo(place.photos, 'my photo (1).jpg', seed=1)
-  assert place.join(coco('road', 'car', image=name)).missing == []
-  with pytest.raises(UserError, match='none of its images is among --images'):
-    place.join(coco('road', 'car', image='my_photo_1.jpg'), task='second')
-
-
-def test_a_photograph_keeps_its_name_whatever_else_is_given(place):
-  """Names depend on --images: with a second folder, those of the first would be cam1_x."""
-  place.photos.joinpath('a.jpg').unlink()
-  for seed, cam in enumerate(('cam1', 'cam2')):
-    exports.photo(place.photos / cam, 'x.jpg', seed=seed)
-  photos = place.photos
-  place.photos = photos / 'cam1'
-  place.join(coco('road', image='x.jpg'))
-  place.photos = photos
-  summary = place.join(coco('road', image='cam1/x.jpg'), task='second')
-  assert summary.images == {'already there': 1, 'linked': 1}
-  assert {path.name for path in (place.data / 'train/images').iterdir()} == {'x.jpg', 'cam2_x.jpg'}
-  assert (place.data / 'train/labels/second/x.png').exists()
-  place.photos = photos / 'cam2'
-  place.join(coco('road', image='x.jpg'), task='third')
-  assert (place.data / 'train/labels/third/cam2_x.png').exists()
-
-
-def test_labels_of_a_tool_beside_our_photographs_are_no_photographs(place):
-  """LabelMe writes its files beside the photographs, which may be those of our folder."""
-  place.join(coco('road', 'car'))
-  place.photos = place.data / 'train/images'
-  (place.photos / 'a.json').write_text(json.dumps(exports.labelme() | {'imagePath': 'a.jpg'}))
-  assert place.join(name='mydata/train/images', task='second').images == {'already there': 1}
-  with pytest.raises(
-    UserError, match='a.json: is not one of .*, import them with --mode=import, then move it elsewhere'
-  ):
-    folder.open_folder(str(place.data), 'train')
-
-
-def test_masks_among_the_photographs_are_no_photographs(place):
-  (place.photos / 'masks').mkdir()
-  (place.photos / 'masks/a.png').write_bytes(exports.png(exports.truth()))
-  colors = place.root / 'colors.json'
-  colors.write_text('{"road": 0, "car": 1, "ignore": 255}')
-  assert place.join(name='photos/masks', colors=str(colors)).images == {'linked': 1}
-  assert [path.name for path in (place.data / 'train/images').iterdir()] == ['a.jpg']
-  place.photos = place.photos / 'masks'
-  with pytest.raises(UserError, match=r'photos/masks: holds only the masks of --from; give the folder of the photogr'):
-    place.join(name='photos/masks', colors=str(colors), task='second')
-
-
-def test_our_folder_may_lie_among_the_photographs(place):
-  place.data = place.photos / 'mydata'
-  place.join(coco('road'))
-  assert place.join(coco('road'), task='second').images == {'already there': 1}
-
-
-def test_a_renamed_copy_of_a_photograph_is_the_same_photograph(place):
-  place.join(coco('road'))
-  copy = place.root / 'tool' / 'task_1.jpg'
-  copy.parent.mkdir()
-  copy.write_bytes((place.photos / 'a.jpg').read_bytes())
-  place.photos = copy.parent
-  place.join(coco('road', image='task_1.jpg'), task='second')
-  assert (place.data / 'train/labels/second/a.png').exists()
-  assert {path.name for path in (place.data / 'train/images').iterdir()} == {'a.jpg'}
-
-
-@pytest.mark.parametrize('name', ['A.JPG', 'a.png', 'x\\y\\a.jpg', 'file:///a.jpg', 'a'])
-def test_a_name_with_another_suffix_or_case_matches(name, place):
-  place.join(coco('road', 'car', image=name))
-  np.testing.assert_array_equal(place.label(), exports.truth())
-
-
-def test_another_photograph_of_a_name_that_is_there_is_refused(place):
-  place.join(exports.coco())
-  (place.photos / 'a.jpg').unlink()  # the data set's is the same file
-  exports.photo(place.photos, seed=5)
-  with pytest.raises(
-    UserError, match=r'photos/a.jpg: .*images/a.jpg has that name and is another photograph; give --images'
-  ):
-    place.join(exports.coco(), task='second')
-
-
-def test_an_image_labelled_twice_is_refused(place):
-  content = exports.coco()
-  content['images'].append(content['images'][0] | {'id': 6})
-  content['annotations'].append(content['annotations'][0] | {'image_id': 6})
-  with pytest.raises(UserError, match='a is also labelled by'):
-    place.join(content)
-
-
-def test_no_image_among_the_photographs(place):
-  with pytest.raises(UserError, match='none of its images is among --images, for instance b.jpg; nothing was written'):
-    place.join(coco('road', 'car', image='b.jpg'))
 
 
 # --- What is there ---------------------------------------------------------------------------
