@@ -1,4 +1,4 @@
-"""What an import writes, alone and joined to what is there."""
+"""What an import writes."""
 
 import json
 import os
