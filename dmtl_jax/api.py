@@ -92,7 +92,8 @@ def import_labels(
     images: folder or glob of the photographs that were labelled; None where the export holds them.
     path: the folder to write to, later config.data.path.
     colors: file with the colours of masks.
-    **options: fields of `imports.classes.Options`: task, kind, classes, background, annotated, force.
+    **options: fields of `imports.classes.Options`: task, kind, classes, background, annotated, empty,
+      force.
 
   Returns:
     How many photographs and labels there are, and what was left out and why.
@@ -116,7 +117,7 @@ def check(config: ConfigDict, out: str | None = None, write: bool = False) -> ch
   Args:
     config: of the run that will be trained.
     out: PNG file to draw to; default runs/check_NAME.png, with the name of the data set.
-    write: write the dataset.json that is proposed for a folder without one.
+    write: write what is proposed for labels that the folder's dataset.json does not describe.
 
   Returns:
     A report with `text`, `picture` (path of the drawing, or None) and `is_trainable`.

@@ -161,7 +161,7 @@ def _run_job(overrides: list[str] | None) -> int | None:
       from dmtl_jax.imports.classes import Options
 
       classes, annotated = tuple(FLAGS.classes or ()) or None, tuple(FLAGS.annotated)
-      options = Options(FLAGS.task, FLAGS.kind, classes, FLAGS.background, annotated, FLAGS.force)
+      options = Options(FLAGS.task, FLAGS.kind, classes, FLAGS.background, annotated, FLAGS.empty, FLAGS.force)
       job.run(FLAGS.config.data, FLAGS['from'].value, FLAGS.images, FLAGS.colors, options)
     case 'check':
       return job.run(FLAGS.config, out, FLAGS.write, FLAGS.time)

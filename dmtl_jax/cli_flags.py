@@ -1,12 +1,12 @@
 """DiffusionMTL in JAX: dense multi-task learning from images labelled for only some tasks.
 
 import       python main.py --mode=import --from=EXPORT --images=PHOTOS --config.data.path=mydata
-             [--task=semseg] [--classes=road,car] [--background=NAME] [--annotated=all] [--colors=FILE]
+             [--task=semseg] [--classes=road,car] [--background=NAME] [--annotated=all] [--empty] [--colors=FILE]
              (labels from COCO, LabelMe, CVAT, Label Studio, YOLO, VOC or colour masks, Cityscapes, NYU;
              with another export: adds its labels)
 check        python main.py --mode=check --config=configs/folder.py --config.data.path=PATH [--out=PAGE.png] [--time]
              (what the data holds, with a picture of its labels and, for a folder, a first run that suits it; --write:
-             write the dataset.json that it proposes where there is none)
+             write what it proposes for labels that dataset.json does not describe)
 train        python main.py --config=configs/scenes.py:method=prediction,labels=one --workdir=runs/scenes
              (the same command resumes a stopped run)
 evaluate     python main.py --mode=evaluate --workdir=runs/scenes [--step=latest] [--config.eval.diffusion_steps=4]
@@ -80,7 +80,7 @@ ONLY = {
     'limit': 'influence uncertainty', 'write': 'check', 'time': 'check', 'memory': 'summary', 'for': 'summary',
     'json': 'summary', 'workdirs': 'report', 'suite': 'study', 'jobs': 'study', 'page': 'study',
     'from': 'import', 'task': 'import', 'kind': 'import', 'classes': 'import', 'background': 'import',
-    'annotated': 'import', 'colors': 'import', 'checkpoint': 'convert',
+    'annotated': 'import', 'empty': 'import', 'colors': 'import', 'checkpoint': 'convert',
     'to': 'publish', 'license': 'publish', 'private': 'publish',
     'port': 'app', 'pred': 'boundary', 'gt': 'boundary', 'ignore': 'boundary',
     'tolerance': 'boundary', 'thresholds': 'boundary', 'thin': 'boundary', 'workers': 'boundary',
@@ -109,7 +109,7 @@ flags.DEFINE_bool(
   'force',
   False,
   'train: resume although the config or the labels changed. With any run and its data: accept renamed classes. '
-  'import: replace labels that are there.',
+  'import: replace labels that are there, and remove those of images in which nothing is drawn any more.',
 )
 flags.DEFINE_string('replay', None, 'train: only runs the step of a W/nan_STEP.json again, for its losses.')
 flags.DEFINE_string(
@@ -130,7 +130,9 @@ flags.DEFINE_string(
   'kind', '', 'import: kind of the task: semseg, parsing, saliency, boundary; default the name of the task, or semseg. '
   'Of saliency and boundary what is drawn is 1 and the rest 0.',
 )  # fmt: skip
-flags.DEFINE_list('classes', None, 'import: take only these classes of the export.')
+flags.DEFINE_list(
+  'classes', None, 'import: take only these classes of the export; a name with a comma in quotes: \'car,"road, wet"\'.'
+)
 flags.DEFINE_string(
   'background', '', 'import: class of the pixels where nothing is drawn; without it they are unlabelled.'
 )
@@ -139,6 +141,11 @@ flags.DEFINE_list(
   [],
   "import: classes of which every object in these images was drawn, or 'all': all other pixels are then none of these "
   'classes, but may be a class of another export.',
+)
+flags.DEFINE_bool(
+  'empty',
+  False,
+  'import: the images in which nothing is drawn show none of the classes; without it they are unlabelled.',
 )
 flags.DEFINE_string(
   'colors',
@@ -174,7 +181,7 @@ flags.DEFINE_string(
   'the file, *.onnx or *.stablehlo; influence, uncertainty, boundary: JSON file; evaluate of a run on the Hub: folder '
   'of the scores (runs/OWNER--RUN).',
 )
-flags.DEFINE_bool('write', False, 'check: write the dataset.json that it proposes where there is none.')
+flags.DEFINE_bool('write', False, 'check: write what it proposes for labels that dataset.json does not describe.')
 flags.DEFINE_string(
   'distributed',
   None,

@@ -8,7 +8,10 @@ import pathlib
 import numpy as np
 from PIL import Image
 
+from dmtl_jax.imports.export import Export
+
 WIDTH, HEIGHT = 24, 16
+IDS = {'road': 0, 'car': 1}
 ROAD = [[0, 8], [24, 8], [24, 16], [0, 16]]
 CAR = [[4, 9], [10, 9], [10, 13], [4, 13]]
 # Label Studio's own encoder on a mask of 9x6 pixels: rows 1 to 3 of columns 2 to 6, and row 4 of column 8.
@@ -222,3 +225,14 @@ def write(folder: pathlib.Path, kind: str) -> pathlib.Path:
 KINDS = [
     'coco', 'coco runs', 'labelme', 'label studio', 'cvat', 'labelmap', 'cityscapes ids', 'cityscapes polygons', 'panoptic', 'yolo'
 ]  # fmt: skip
+
+
+def draw(export: Export, index: int = 0, rest: int = 255) -> np.ndarray:
+  """Draws the label of an image of an export, with the values `IDS`."""
+  label = export.images[index].label
+  return label.draw((HEIGHT, WIDTH), IDS, rest, export.notes)
+
+
+def write_json(path: pathlib.Path, content) -> str:
+  path.write_text(json.dumps(content))
+  return str(path)

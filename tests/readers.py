@@ -277,7 +277,7 @@ def import_export(path: pathlib.Path):
   """Imports an export of one image, of which `path` is a file, and reads what was written."""
   root = path.parent / 'mydata'
   with find.opened(str(path.parent / 'export')) as export:
-    photos = None if all(image.pixels for image in export.images) else Photos(str(path.parent / 'photos'))
+    photos = None if all(image.pixels for image in export.images) else Photos(str(path.parent / 'photos'), root)
     write.join(root, export, photos, Options(background='rest'), path.name)
   for label in root.rglob('labels/semseg/*.png'):
     assert np.asarray(Image.open(label)).shape == (exports.HEIGHT, exports.WIDTH)

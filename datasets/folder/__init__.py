@@ -118,7 +118,7 @@ def tasks(data_config) -> tuple[Task, ...]:
 
 
 def propose(data_config) -> proposal.Proposal | None:
-  """The dataset.json that the labels of config.data.path suggest; None if there is one."""
+  """What the labels of config.data.path suggest for its dataset.json; None if that describes them all."""
   root = _root(data_config.path)
   return proposal.propose(root, [listing.split_folder(root, 'train'), root / 'val'], label_files.load)
 
@@ -212,7 +212,10 @@ def _label_files(folder: pathlib.Path, tasks, images) -> dict[str, dict[str, Fil
   folders: dict[str, pathlib.Path] = {}
   for path in map(pathlib.Path, listing.visible_files(folder) if folder.is_dir() else ()):
     if files.nfc(path.name) not in names:
-      raise UserError(f'{folder}/{sanitize(path.name)}: dataset.json has no such task; add it there or remove this')
+      raise UserError(
+        f'{folder}/{sanitize(path.name)}: dataset.json has no such task; --mode=check proposes what to add there, or '
+        'remove this'
+      )
     listing.check_distinct(path, folders.setdefault(files.nfc(path.name), path))
   labels = {}
   for name, task in names.items():

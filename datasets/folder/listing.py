@@ -9,6 +9,7 @@ from dmtl_jax.basics.errors import is_plain, join_names, sanitize, UserError
 
 LABEL_SUFFIXES = ('.png', '.npy')
 LOSSY = ('.jpg', '.jpeg')
+EXPORTED = ('.json', '.xml', '.txt')  # of files in which labelling tools keep labels
 POOL = 'unlabelled'  # photographs without labels, beside the splits
 
 
@@ -98,6 +99,8 @@ def by_stem(folder: pathlib.Path, suffixes: tuple[str, ...], beside: str = '') -
     if suffix.lower() not in suffixes:
       is_lossy = suffix.lower() in LOSSY and not set(LOSSY) & set(suffixes)
       fix = 'JPEG changes the numbers of a label, so export it again as PNG' if is_lossy else 'convert or remove it'
+      if suffix.lower() in EXPORTED:
+        fix = "if it holds a labelling tool's labels, import them with --mode=import, then move it elsewhere"
       raise UserError(f'{path}: is not one of {", ".join(suffixes)}; {fix}')
     status = entry.stat()
     file = File(path, status.st_size, status.st_mtime_ns)

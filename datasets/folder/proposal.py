@@ -1,4 +1,4 @@
-"""Proposes the dataset.json of a folder that has none, from the names and values of its label files."""
+"""Proposes the dataset.json of a folder, or what it lacks, from the names and values of the label files."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +11,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from dmtl_jax.basics.atomic import write_atomic
+from dmtl_jax.basics import files
+from dmtl_jax.basics.atomic import write_atomic, write_json
 from dmtl_jax.basics.errors import join_names, sanitize, UserError
 from dmtl_jax.basics.progress import Progress
 from dmtl_jax.datasets.folder import label_files, listing
@@ -32,39 +33,46 @@ class Proposal(NamedTuple):
 
   Attributes:
     path: of dataset.json.
-    entries: {task: its description}.
+    content: what that holds; None if there is none.
+    entries: {task: its description}, of the tasks that it lacks.
     reasons: a line for each folder of labels, also for those that cannot be described.
   """
 
   path: pathlib.Path
+  content: dict | None
   entries: dict[str, dict]
   reasons: list[str]
 
   def text(self) -> str:
-    """The content of dataset.json, a line for each task."""
+    """The entries as dataset.json has them, a line for each task."""
     tasks = [f'  {json.dumps(name)}: {json.dumps(entry)}' for name, entry in self.entries.items()]
     return '{"tasks": {\n' + ',\n'.join(tasks) + '\n}}\n'
 
   def lines(self, written: bool) -> list[str]:
     """What to tell the owner."""
-    end = f'written to {self.path}' if written else 'the same command with --write writes this file'
+    end = f'written to {self.path}' if written else f'the same command with --write writes this to {self.path.name}'
+    name_classes = ', and name the classes' if any('classes' in entry for entry in self.entries.values()) else ''
+    lack = 'no such file' if self.content is None else f'does not describe {join_names(list(self.entries))}'
     return [
-      f'{self.path}: no such file; the labels suggest',
+      f'{self.path}: {lack}; the labels suggest',
       self.text().rstrip(),
       *(f'  {reason}' for reason in self.reasons),
-      f'{end}; correct what is wrong in it, and name the classes',
+      f'{end}; correct what is wrong in it{name_classes}',
     ]
 
   def write(self):
     """Writes dataset.json; raises UserError if the folder cannot be written to."""
     try:
-      write_atomic(self.path, self.text())
+      if self.content is None:
+        write_atomic(self.path, self.text())
+      else:
+        write_json(self.path, self.content | {'tasks': self.content['tasks'] | self.entries})
     except OSError as error:
       raise UserError(f'{self.path}: cannot be written ({error.strerror}); check the permissions') from error
 
 
 def propose(root: pathlib.Path, splits: Sequence[pathlib.Path], load: Callable) -> Proposal | None:
-  """Proposes the dataset.json of a folder; None if there is one.
+  """Proposes the dataset.json of a folder, or the tasks that it lacks; None if it describes all labels.
 
   Args:
     root: the folder.
@@ -75,17 +83,24 @@ def propose(root: pathlib.Path, splits: Sequence[pathlib.Path], load: Callable) 
     UserError: there is no label to look at, or none that can be described.
   """
   path = root / 'dataset.json'
-  if path.exists():
-    return None
+  content = files.read_json(path) if path.exists() else None
+  described = content.get('tasks') if isinstance(content, dict) else None
+  if path.exists() and not isinstance(described, dict):
+    return None  # what is wrong with it is found where it is read
   if not root.is_dir():
     raise UserError(f'{root}: no such folder; give the folder of your images with --config.data.path=PATH')
   folders: dict[str, list[pathlib.Path]] = {}
   for folder in (split / 'labels' for split in splits):
     for place in map(pathlib.Path, listing.visible_files(folder) if folder.is_dir() else ()):
-      if place.is_dir():
+      if place.is_dir() and files.nfc(place.name) not in map(files.nfc, described or ()):
         folders.setdefault(place.name, []).append(place)
   if not folders:
-    raise UserError(f'{root}: has neither dataset.json nor labels; a label is {splits[0]}/labels/TASK/NAME.png or .npy')
+    if described is not None:
+      return None
+    raise UserError(
+      f"{root}: has neither dataset.json nor labels; --mode=import brings in a tool's, and a label file is "
+      f'{splits[0]}/labels/TASK/NAME.png or .npy'
+    )
   entries, reasons = {}, []
   for name, places in folders.items():
     entry, reason = _describe(name, _read(name, places, load))
@@ -93,8 +108,9 @@ def propose(root: pathlib.Path, splits: Sequence[pathlib.Path], load: Callable) 
     if entry is not None:
       entries[name] = entry
   if not entries:
-    raise UserError(f'{path}: no such file, and none can be proposed: {"; ".join(reasons)}')
-  return Proposal(path, entries, reasons)
+    lack = 'no such file, and none' if content is None else 'does not describe all labels, and nothing'
+    raise UserError(f'{path}: {lack} can be proposed: {"; ".join(reasons)}')
+  return Proposal(path, content, entries, reasons)
 
 
 # --- Reading ---------------------------------------------------------------------------------

@@ -157,4 +157,5 @@ def _describe_sizes(label_size: tuple[int, int], path: str, size: tuple[int, int
       f'{label}, as its image {name} is stored; EXIF rotates the image by 90 degrees, to {image}: rotate the '
       f'label too ({turn}), or save the image again without its EXIF orientation'
     )
-  return f'{label}, but its image {name} is {image}; make them equal'
+  fix = 'export it at that size, or resize it by nearest pixel, which mixes no values'
+  return f'{label}, but its image {name} is {image}; {fix}'

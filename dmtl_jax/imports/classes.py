@@ -20,7 +20,8 @@ class Options:
     classes: those to take; None for all.
     background: class of the pixels of which the export says nothing; '' if they are unlabelled.
     annotated: classes of which every object was drawn; 'all'; '' for none.
-    force: whether labels that are there are replaced.
+    empty: whether an image in which nothing is drawn shows none of the classes; otherwise it is unlabelled.
+    force: whether labels that are there are replaced, or removed where nothing is drawn any more.
   """
 
   task: str = 'semseg'
@@ -28,6 +29,7 @@ class Options:
   classes: tuple[str, ...] | None = None
   background: str = ''
   annotated: tuple[str, ...] = ()
+  empty: bool = False
   force: bool = False
 
   def __post_init__(self):
@@ -46,6 +48,8 @@ class Options:
     if self.is_binary and (self.background or self.annotated):
       flag = 'background' if self.background else 'annotated'
       raise UserError(f'--{flag}: of {self.kind}, what was not drawn is 0 anyway; leave it out')
+    if self.empty and not (self.is_binary or self.background or self.annotated):
+      raise UserError('--empty: say what pixels are that were not drawn, with --background=NAME or --annotated=all')
     for flag, names in (('classes', self.classes or ()), ('background', [self.background] if self.background else [])):
       for name in names:
         class_name(f'--{flag}', name)
@@ -112,7 +116,7 @@ def _taken(exported: list[str], options: Options) -> list[str]:
     return list(exported)
   for name in options.classes:
     if name not in exported:
-      raise unknown_value_error('--classes', name, exported or ['(none)'])
+      raise unknown_value_error('--classes', name, _quoted(exported) or ['(none)'])
   return list(dict.fromkeys(options.classes))
 
 
@@ -121,8 +125,13 @@ def _annotated(taken: list[str], options: Options) -> tuple[str, ...]:
     return tuple(taken)
   for name in options.annotated:
     if name not in taken:
-      raise unknown_value_error('--annotated', name, ['all', *taken])
+      raise unknown_value_error('--annotated', name, ['all', *_quoted(taken)])
   return options.annotated
+
+
+def _quoted(names: list[str]) -> list[str]:
+  """As they are given in a list on the command line: a name with a comma is quoted."""
+  return [f'"{name}"' if ',' in name else name for name in names]
 
 
 def _check_hidden(taken: list[str], known: tuple[str, ...], known_background: str, options: Options, where: str):
@@ -133,7 +142,10 @@ def _check_hidden(taken: list[str], known: tuple[str, ...], known_background: st
   new = next((name for name in taken if name == options.background or name in CATCH_ALL), None)
   added = [name for name in taken if name not in known]
   absent = [name for name in known if name not in taken]
-  fix = 'import it as another task with --task=NAME, or both exports with --annotated=all'
+  fix = (
+    'import it as another task with --task=NAME, or both exports with --annotated=all; if this export names every '
+    'labelled image, --force replaces labels and classes'
+  )
   if old and added:
     raise UserError(
       f"{where}: {join_names(added)} of this export may be hidden in the class {old} of task '{options.task}'; {fix}"
@@ -155,12 +167,12 @@ def _remarks(classes: tuple[str, ...], annotated: tuple[str, ...]) -> list[str]:
   ]
   if len(classes) == 1:
     remarks.append(
-      f'{classes[0]} is the only class and training needs two: import another export, or import this one into another '
-      'folder with --background=NAME or --task=saliency'
+      f'{classes[0]} is the only class and training needs two: import another export, or this one again with '
+      '--background=NAME --force, or into another folder with --task=saliency'
     )
   elif set(annotated) == set(classes):
     remarks.append(
       'pixels of none of these classes stay unlabelled until another export adds classes; if they are a class of their '
-      'own, import this one into another folder with --background=NAME instead of --annotated'
+      'own, import this one again with --background=NAME --force instead of --annotated'
     )
   return [sanitize(remark, 300) for remark in remarks]

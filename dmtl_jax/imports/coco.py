@@ -20,8 +20,8 @@ from dmtl_jax.imports.export import (
   objects,
   points,
   split_of,
+  value_of,
 )
-from dmtl_jax.tasks import IGNORE
 
 Key = int | str
 
@@ -33,7 +33,8 @@ def is_coco(content) -> bool:
 def read(path: pathlib.Path, content: dict, pngs: list[pathlib.Path]) -> Export:
   """Reads one JSON file.
 
-  Smaller regions cover larger ones. Crowd regions are unlabelled, and in panoptic maps pixels of no segment.
+  Smaller regions cover larger ones. Crowd regions are unlabelled, and in panoptic maps pixels of no segment; but the
+  masks of CVAT, which calls what its brush draws a crowd, are no crowds.
 
   Args:
     pngs: files among which the maps of panoptic annotations are.
@@ -58,8 +59,13 @@ def read(path: pathlib.Path, content: dict, pngs: list[pathlib.Path]) -> Export:
   for i, entry in enumerate(content['images']):
     where = f'{path}: "images"[{i}]'
     name = field(where, entry, 'file_name', str)
-    label = labels.of(entry['id'])
-    export.images.append(Annotated([name], f'{path}: "{sanitize(name, 80)}"', label, sizes[entry['id']], split))
+    id = entry['id']
+    where = f'{path}: "{sanitize(name, 80)}"'
+    mask = labels.maps[id].path if id in labels.maps else None
+    may_be_empty = id not in labels.boxed
+    export.images.append(
+      Annotated([name], where, labels.of(id), sizes[id], split, mask=mask, may_be_empty=may_be_empty)
+    )
   return export
 
 
@@ -73,6 +79,7 @@ class _Labels:
     self.pngs = pngs
     self.regions: dict[Key, list] = collections.defaultdict(list)
     self.maps: dict[Key, SegmentMap] = {}
+    self.boxed: set[Key] = set()  # images with annotations without a mask
 
   def of(self, image: Key):
     if image in self.maps:
@@ -92,6 +99,7 @@ class _Labels:
       return
     if not entry.get('segmentation'):
       self.notes['annotations without a mask, such as boxes and captions, left out'] += 1
+      self.boxed.add(image)
       return
     if region := self._region(where, size, self._class(where, entry), entry['segmentation']):
       self.regions[image].append(region)
@@ -100,7 +108,7 @@ class _Labels:
     category = field(where, entry, 'category_id', (int, str))
     if category not in self.names:
       raise UserError(f'{where}: "category_id" {sanitize(str(category), 40)} is not in "categories"; export it again')
-    if field(where, entry, 'iscrowd', int, 0):
+    if field(where, entry, 'iscrowd', int, 0) and not _is_from_cvat(entry):
       self.notes['crowd regions, left unlabelled'] += 1
       return None
     return self.names[category]
@@ -138,6 +146,12 @@ class _Labels:
     return paths[0]
 
 
+def _is_from_cvat(entry: dict) -> bool:
+  """Whether CVAT exported an annotation: it adds this attribute to all of them."""
+  attributes = entry.get('attributes')
+  return isinstance(attributes, dict) and 'occluded' in attributes
+
+
 def _by_name(paths: list[pathlib.Path]) -> dict[str, list[pathlib.Path]]:
   found: dict[str, list[pathlib.Path]] = collections.defaultdict(list)
   for path in paths:
@@ -163,8 +177,7 @@ class SegmentMap:
     for i, number in enumerate(present.tolist()):
       if number and number not in self.segments:
         raise UserError(f'{self.path}: holds segment {number}, which {self.where} does not have; export it again')
-      name = self.segments.get(number)
-      values[i] = IGNORE if name is None else ids.get(name, rest)
+      values[i] = value_of(self.segments.get(number), ids, rest)
     return values[places].reshape(size)
 
 

@@ -78,7 +78,8 @@ def read(path: pathlib.Path, root: ElementTree.Element) -> Export:
         export.notes['boxes, lines, points and tags, left out'] += 1
     drawn = [region for _, region in sorted(regions, key=lambda pair: pair[0]) if region]
     split = split_of([image.get('subset', '')])
-    export.images.append(Annotated([name], where, Drawing(drawn) if drawn else None, size, split))
+    label = Drawing(drawn) if drawn else None
+    export.images.append(Annotated([name], where, label, size, split, may_be_empty=not len(image)))
   export.classes = list(dict.fromkeys(export.classes))
   return export
 

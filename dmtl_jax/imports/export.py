@@ -1,9 +1,11 @@
 """What an export holds, whatever its format, and checked access to the fields of its files."""
 
+import base64
 import collections
 from collections.abc import Callable, Sequence
 import dataclasses
 import math
+import pathlib
 from typing import Any, Protocol
 import unicodedata
 
@@ -14,6 +16,7 @@ from dmtl_jax.tasks import IGNORE, MAX_NAME_LENGTH
 
 LARGEST = 1e9  # of coordinates and sizes
 JSON_BYTES = 1 << 30  # the largest COCO file, instances_train2017.json, has 0.45 GB
+IGNORED = 'ignore'  # the class of regions that are unlabelled; LabelMe's own name is __ignore__
 REST = 254  # in a label file: a pixel of none of the annotated classes (see `annotated.json`)
 _KINDS = {
   dict: 'an object',
@@ -47,11 +50,14 @@ class Annotated:
   Attributes:
     names: possible names of its photograph, the most likely first; only compared, never opened.
     where: the file and entry, which begins messages.
-    label: its class map; None where nothing was drawn.
+    label: its class map; None where nothing was drawn and the export does not say whether somebody looked.
     size: width and height that the export gives, if it does.
     split: 'train' or 'val'.
     pixels: reads the photograph [H, W, 3], where the export holds it.
     depth: reads depths [H, W] float32 in metres, where the export holds them.
+    mask: the image file that holds the label, if one does.
+    may_be_empty: whether an image without regions may show none of the classes; not if something else was drawn there,
+      such as a box, or if nobody has looked at it.
   """
 
   names: Sequence[str]
@@ -61,6 +67,8 @@ class Annotated:
   split: str = 'train'
   pixels: Callable[[], np.ndarray] | None = None
   depth: Callable[[], np.ndarray] | None = None
+  mask: pathlib.Path | None = None
+  may_be_empty: bool = True
 
 
 @dataclasses.dataclass
@@ -132,6 +140,14 @@ def points(where: str, values: Any) -> np.ndarray:
   return array
 
 
+def base64_bytes(where: str, text: str) -> bytes:
+  """The bytes that a text holds in base64; raises UserError if it does not."""
+  try:
+    return base64.b64decode(text, validate=True)
+  except ValueError as error:
+    raise UserError(f'{where} is not base64; export it again') from error
+
+
 def class_name(where: str, value: Any) -> str:
   """The name of a class, in Unicode's NFC without surrounding blanks; raises UserError if it cannot be one."""
   name = unicodedata.normalize('NFC', checked(where, value, str).strip())
@@ -153,6 +169,16 @@ def split_of(parts: Sequence[str]) -> str:
   return 'test' if words & {'test', 'testing', 'test2017'} else 'train'
 
 
+def is_ignored(name: str) -> bool:
+  """Whether regions of this name are unlabelled."""
+  return name.strip('_').casefold() == IGNORED
+
+
+def value_of(name: str | None, ids: dict[str, int], rest: int) -> int:
+  """The value of pixels of a class, None for unlabelled ones; see `Label.draw`."""
+  return IGNORE if name is None or is_ignored(name) else ids.get(name, rest)
+
+
 @dataclasses.dataclass(frozen=True)
 class Drawing:
   """Regions, of which later ones cover earlier ones (see shapes.py)."""
@@ -162,7 +188,9 @@ class Drawing:
   def draw(self, size, ids, rest, notes):
     plane = np.full(size, rest, np.uint8)
     for region in self.regions:
-      value = IGNORE if region.name is None else ids.get(region.name, rest)
+      value = value_of(region.name, ids, rest)
+      if region.name is not None and is_ignored(region.name):
+        notes[f'regions of the class {region.name}, left unlabelled'] += 1
       if not region.paint(plane, value):
         notes['regions that cover no pixel, left out'] += 1
     return plane

@@ -5,18 +5,20 @@ from collections.abc import Iterator
 import contextlib
 import os
 import pathlib
+import re
 import tempfile
 
 from dmtl_jax.basics import download, files
 from dmtl_jax.basics.errors import join_names, sanitize, UserError
 from dmtl_jax.imports import cityscapes, coco, cvat, label_studio, labelme, masks, nyu, yolo
-from dmtl_jax.imports.export import Export, JSON_BYTES
+from dmtl_jax.imports.export import Export, is_ignored, JSON_BYTES
 
 LOOKED_FOR = (
   'COCO, LabelMe, Label Studio and Cityscapes JSON, CVAT for images 1.1 XML, YOLO data.yaml or classes.txt with '
   'labels/*.txt, PNG masks with --colors or labelmap.txt or in SegmentationClass, NYU Depth v2 .mat'
 )
 MAX_FILES = 2_000_000
+STUDIO_MASK = re.compile(r'task-\d+-annotation-\d+-by-.*')  # of Label Studio's export "Brush labels to PNG"
 
 
 @contextlib.contextmanager
@@ -40,6 +42,7 @@ def opened(path: str, colors: str | None = None, classes: list[str] | None = Non
     found = [source] if source.is_file() else list(_files(source))
     color_file = pathlib.Path(colors).expanduser() if colors else None
     export = _read_files(source, found, color_file, classes)
+    export.classes = [name for name in export.classes if not is_ignored(name)]
     if not export.images:
       raise UserError(f'--from={sanitize(path)}: {export.tool}, but no image is named in it; export it again')
     yield export
@@ -72,6 +75,10 @@ def _read_files(root: pathlib.Path, paths: list[pathlib.Path], colors, classes) 
   by_suffix: dict[str, list[pathlib.Path]] = collections.defaultdict(list)
   for path in paths:
     by_suffix[path.suffix.lower()].append(path)
+  if studio_masks := [path for path in by_suffix['.png'] if STUDIO_MASK.fullmatch(path.name)]:
+    raise UserError(
+      f"{studio_masks[0]}: Label Studio's masks do not name their photographs; export the project as JSON instead"
+    )
   has_masks = bool(by_suffix['.png']) and (colors or any(_is_mask_folder(path) for path in paths))
   formats = {
     'NYU Depth v2': by_suffix['.mat'],
@@ -110,7 +117,7 @@ def _read_texts(root: pathlib.Path, by_suffix: dict[str, list[pathlib.Path]]) ->
   others = []
   for path in by_suffix['.json'] + by_suffix['.xml']:
     pngs = by_suffix['.png'] or _pngs_beside(path)
-    if export := _read_text(path, pngs):
+    if export := _read_text(path, pngs, root):
       exports.append(export)
     else:
       others.append(path)
@@ -139,7 +146,7 @@ def _pngs_beside(path: pathlib.Path) -> list[pathlib.Path]:
   return sorted(folder.glob('*.png')) if folder.is_dir() else []
 
 
-def _read_text(path: pathlib.Path, pngs: list[pathlib.Path]) -> Export | None:
+def _read_text(path: pathlib.Path, pngs: list[pathlib.Path], root: pathlib.Path) -> Export | None:
   """Reads a JSON or XML file; None if it is of no format we know."""
   if path.suffix.lower() == '.xml':
     root = cvat.parse(path)
@@ -148,7 +155,7 @@ def _read_text(path: pathlib.Path, pngs: list[pathlib.Path]) -> Export | None:
   if coco.is_coco(content):
     return coco.read(path, content, pngs)
   if labelme.is_labelme(content):
-    return labelme.read(path, content)
+    return labelme.read(path, content, root)
   if label_studio.is_label_studio(content):
     return label_studio.read(path, content)
   return None

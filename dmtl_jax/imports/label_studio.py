@@ -1,4 +1,4 @@
-"""Label Studio's JSON: brush masks and polygons."""
+"""Label Studio's JSON: brush masks, bitmasks and polygons."""
 
 import pathlib
 import re
@@ -6,8 +6,21 @@ import urllib.parse
 
 from dmtl_jax.basics.errors import sanitize, UserError
 from dmtl_jax.imports import shapes
-from dmtl_jax.imports.export import Annotated, checked, class_name, Drawing, Export, field, image_size, objects, points
+from dmtl_jax.imports.export import (
+  Annotated,
+  base64_bytes,
+  checked,
+  class_name,
+  Drawing,
+  Export,
+  field,
+  image_size,
+  objects,
+  points,
+)
 
+REPEATED = ('brush', 'bitmask', 'polygon')  # a region of which another result has the class
+REGIONS = ('brushlabels', 'bitmasklabels', 'polygonlabels', 'labels', *REPEATED)
 IMAGE_SUFFIX = re.compile(r'\.(jpe?g|png|bmp|tiff?|webp|gif|avif|hei[cf])$', re.IGNORECASE)
 
 
@@ -29,7 +42,7 @@ def read(path: pathlib.Path, content: list) -> Export:
 
 
 def _add(export: Export, where: str, entry: dict):
-  names = _names(where, entry)
+  name = _image(where, entry)
   key = 'annotations' if 'annotations' in entry else 'completions'
   annotations = [it for it in objects(where, entry, key, []) if not it.get('was_cancelled')]
   if entry.get('predictions'):
@@ -37,7 +50,8 @@ def _add(export: Export, where: str, entry: dict):
   if len(annotations) > 1:
     export.notes['images with several annotations, of which the last is read'] += 1
   regions, size = [], None
-  for k, item in enumerate(objects(where, annotations[-1], 'result', []) if annotations else []):
+  results = objects(where, annotations[-1], 'result', []) if annotations else []
+  for k, item in enumerate(results):
     at = f'{where}: "result"[{k}]'
     region, item_size = _region(at, item, export)
     if size and item_size and item_size != size:
@@ -46,21 +60,22 @@ def _add(export: Export, where: str, entry: dict):
       )
     size = size or item_size
     regions += [region] if region else []
-  where = f'{where}: "{sanitize(names[0], 80)}"'
-  export.images.append(Annotated(names, where, Drawing(regions) if regions else None, size))
+  where = f'{where}: "{sanitize(name, 80)}"'
+  is_empty = bool(annotations) and not results  # submitted without a region: none of the classes is there
+  export.images.append(
+    Annotated([name], where, Drawing(regions) if regions or is_empty else None, size, may_be_empty=False)
+  )
 
 
-def _names(where: str, entry: dict) -> list[str]:
-  """The image's possible names: that of its address, and that without the eight digits that an upload gets."""
+def _image(where: str, entry: dict) -> str:
+  """The path in the image's address."""
   texts = [value for value in field(where, entry, 'data', dict).values() if isinstance(value, str)]
   images = [text for text in map(_path, texts) if IMAGE_SUFFIX.search(text)]
   if not images:
     raise UserError(f'{where}: "data" names no image; export the project as JSON')
   if len(images) > 1:
     raise UserError(f'{where}: "data" names {len(images)} images, and one is read; export the project as JSON')
-  folder, slash, name = images[0].rpartition('/')
-  plain = re.sub(r'^[0-9a-f]{8}-', '', name)
-  return list(dict.fromkeys([images[0], folder + slash + plain, plain]))
+  return images[0]
 
 
 def _path(address: str) -> str:
@@ -75,8 +90,8 @@ def _region(where: str, item: dict, export: Export):
   kind = field(where, item, 'type', str, '')
   value = field(where, item, 'value', dict, {})
   labels = value.get(kind) or value.get('labels')
-  if not labels or kind not in ('brushlabels', 'polygonlabels', 'brush', 'polygon', 'labels'):
-    if kind not in ('choices', 'textarea', 'relation', 'rating', 'brush', 'polygon'):  # the latter two repeat a region
+  if not labels or kind not in REGIONS:
+    if kind not in ('choices', 'textarea', 'relation', 'rating', *REPEATED):
       export.notes['boxes, ellipses and points, left out'] += 1
     return None, None
   if field(where, item, 'image_rotation', float, 0) % 360:
@@ -88,6 +103,10 @@ def _region(where: str, item: dict, export: Export):
   size = image_size(where, item.get('original_width', ...), item.get('original_height', ...))
   if 'rle' in value:
     return shapes.Brush(where, name, _bytes(f'{where}: "rle"', value['rle'])), size
+  if 'imageDataURL' in value:  # of BitmaskLabels: a PNG of the image's size, transparent where nothing is drawn
+    at = f'{where}: "imageDataURL"'
+    png = base64_bytes(at, checked(at, value['imageDataURL'], str).removeprefix('data:image/png;base64,'))
+    return shapes.Bitmap(where, name, png, (0, 0)), size
   if 'points' not in value:
     export.notes['boxes, ellipses and points, left out'] += 1
     return None, size

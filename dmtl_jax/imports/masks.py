@@ -8,10 +8,8 @@ import numpy as np
 from dmtl_jax.basics import files
 from dmtl_jax.basics.errors import join_names, sanitize, UserError
 from dmtl_jax.imports.coco import open_map
-from dmtl_jax.imports.export import Annotated, checked, class_name, Export, split_of
-from dmtl_jax.tasks import IGNORE
+from dmtl_jax.imports.export import Annotated, checked, class_name, Export, IGNORED, is_ignored, split_of, value_of
 
-UNLABELLED = 'ignore'  # in a file of colours: the name of what is unlabelled
 VOC = (
   'background aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person '
   'pottedplant sheep sofa train tvmonitor'
@@ -38,8 +36,8 @@ def read_colors(path: pathlib.Path) -> dict[Code, str | None]:
     for code in value if isinstance(value, list) and value and isinstance(value[0], list) else [value]:
       key = _code(where, code)
       if key in table:
-        raise UserError(f'{where}: {code} is already that of {table[key] or UNLABELLED}; give each class its own')
-      table[key] = None if name == UNLABELLED else class_name(where, name)
+        raise UserError(f'{where}: {code} is already that of {table[key] or IGNORED}; give each class its own')
+      table[key] = None if is_ignored(name) else class_name(where, name)
   if not table:
     raise UserError(f'{path}: names no class; it must look like {EXAMPLE}')
   return table
@@ -96,10 +94,11 @@ def read(paths: list[pathlib.Path], colors: pathlib.Path | None) -> Export:
   export = Export('masks', list(dict.fromkeys(name for name in table.values() if name is not None)), [])
   splits = _read_splits(paths)
   for path in pngs:
-    names = [path.stem, *(path.stem.removesuffix(suffix) for suffix in SUFFIXES if path.stem.endswith(suffix))]
+    stems = [path.stem, *(path.stem.removesuffix(suffix) for suffix in SUFFIXES if path.stem.endswith(suffix))]
+    names = [str(path.with_name(stem)) for stem in stems]
     label = ColorMap(path, table, source or 'the colours of PASCAL VOC')
     split = splits.get(path.stem) or split_of([] if splits else path.parent.parts[-2:])
-    export.images.append(Annotated(names, str(path), label, label.size(), split))
+    export.images.append(Annotated(names, str(path), label, label.size(), split, mask=path))
   return export
 
 
@@ -144,10 +143,9 @@ class ColorMap:
       share = np.isin(numbers, unknown).mean()
       raise UserError(
         f'{self.path}: {share:.2%} of the pixels have {join_names([_describe(number) for number in unknown])}, '
-        f'which {self.source} does not name; add a class there, or add it to "{UNLABELLED}"'
+        f'which {self.source} does not name; add a class there, or add it to "{IGNORED}"'
       )
-    names = [table[number] for number in present.tolist()]
-    values = np.array([IGNORE if name is None else ids.get(name, rest) for name in names], np.uint8)
+    values = np.array([value_of(table[number], ids, rest) for number in present.tolist()], np.uint8)
     return values[places].reshape(size)
 
   def _numbers(self, size) -> np.ndarray:

@@ -1,12 +1,15 @@
 """The photographs that an export is about: found by name, and compared in size."""
 
 import collections
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 import dataclasses
+import filecmp
 import functools
+import hashlib
 import itertools
 import os
 import pathlib
+import re
 
 import numpy as np
 
@@ -15,6 +18,7 @@ from dmtl_jax.basics.errors import is_plain, join_names, sanitize, UserError
 from dmtl_jax.inference import images
 
 MAX_PIXELS = 1 << 28  # of a photograph, so that a header of a few bytes cannot ask for a label of gigabytes
+UPLOADED = re.compile(r'(.*/)?[0-9a-f]{8}-([^/]+)')  # a file uploaded to Label Studio, in all of its exports
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,10 +27,12 @@ class Photo:
 
   Attributes:
     id: its name in our folder, without suffix.
+    known: the same photograph in our folder, if it is there already.
   """
 
   path: pathlib.Path
   id: str
+  known: pathlib.Path | None = None
 
   @functools.cached_property
   def stored(self) -> photographs.StoredSize:
@@ -65,18 +71,63 @@ class Photo:
 
 
 class Photos:
-  """The photographs of --images, by name."""
+  """The photographs of --images, by name.
 
-  def __init__(self, spec: str):
-    paths = [path for path in images.find_images(spec) if not images.is_video(path)]
+  Args:
+    spec: see `images.find_images`.
+    root: our folder; what it holds is left out where it lies among other photographs.
+    masks: files of the export that are no photographs, though they may lie among them.
+
+  Raises:
+    UserError: there is no photograph.
+  """
+
+  def __init__(self, spec: str, root: pathlib.Path, masks: Collection[pathlib.Path] = ()):
+    own = {path.absolute() for path in masks}
+    found = [path for path in images.find_images(spec) if not images.is_video(path)]
+    paths = [path for path in found if path.absolute() not in own]
+    if found and not paths:
+      raise UserError(f'--images={sanitize(spec)}: holds only the masks of --from; give the folder of the photographs')
+    paths = [path for path in paths if root.absolute() not in path.absolute().parents] or paths
     self.unsupported = [path for path in paths if photographs.unsupported_format(path)]
     self.photos = _named([path for path in paths if not photographs.unsupported_format(path)])
+    self._index()
+
+  def _index(self):
     self._by_name: dict[str, list[Photo]] = collections.defaultdict(list)
     self._by_stem: dict[str, list[Photo]] = collections.defaultdict(list)
+    self._by_uploaded: dict[str, list[Photo]] = collections.defaultdict(list)
     for photo in self.photos:
       name = files.nfc(photo.path.name)
       self._by_name[name].append(photo)
       self._by_stem[_stem(name)].append(photo)
+      self._by_uploaded[_stem(_uploaded(name))].append(photo)
+
+  def match(self, images: Mapping[str, pathlib.Path]):
+    """Finds the photographs that our folder has, perhaps under another name: a name depends on what else was given.
+
+    Args:
+      images: {id: path} of our folder.
+    """
+    images = {id: path for id, path in images.items() if path.is_file()}
+    others: dict[int, list[str]] = collections.defaultdict(list)  # by size, since few files share theirs
+    for id in sorted(images.keys() - {photo.id for photo in self.photos}):
+      others[images[id].stat().st_size].append(id)
+    digests: dict[int, dict[bytes, str]] = {}
+
+    def find_id(photo: Photo) -> str | None:
+      if photo.id in images and _is_same(images[photo.id], photo.path):
+        return photo.id
+      size = photo.path.stat().st_size
+      if size in others:
+        digests[size] = {_digest(images[id]): id for id in others.pop(size)}
+      return digests[size].pop(_digest(photo.path), None) if digests.get(size) else None
+
+    ids = map(find_id, self.photos)
+    self.photos = [
+      dataclasses.replace(photo, id=id, known=images[id]) if id else photo for photo, id in zip(self.photos, ids)
+    ]
+    self._index()
 
   def find(self, where: str, names: Sequence[str]) -> Photo | None:
     """The photograph of one of these names, the first first; a suffix and upper case may differ.
@@ -84,20 +135,29 @@ class Photos:
     Raises:
       UserError: several have the name, in folders that the export does not tell apart.
     """
+    names = [files.nfc(name).replace('\\', '/') for name in names]
     for name in names:
-      parts = [part for part in files.nfc(name).replace('\\', '/').split('/') if part]
-      if not parts:
-        continue
-      found = self._by_name.get(parts[-1]) or self._by_stem.get(_stem(parts[-1])) or []
-      if len(found) > 1:
-        found = _most_alike(found, parts[:-1])
-      if len(found) > 1:
-        raise UserError(
-          f'{where}: {join_names([photo.path for photo in found])} have its name; give the folder of one of them'
-        )
-      if found:
-        return found[0]
+      if found := self._find(where, name, lambda last: self._by_name.get(last) or self._by_stem.get(_stem(last))):
+        return found
+    for name in names:
+      if upload := UPLOADED.fullmatch(name):
+        plain = (upload[1] or '') + upload[2]
+        if found := self.find(where, [plain]) or self._find(
+          where, plain, lambda last: self._by_uploaded.get(_stem(last))
+        ):
+          return found
     return None
+
+  def _find(self, where: str, name: str, look_up: Callable[[str], list[Photo] | None]) -> Photo | None:
+    *folders, last = [part for part in name.split('/') if part] or ['']
+    found = look_up(last) or []
+    if len(found) > 1:
+      found = _most_alike(found, folders)
+    if len(found) > 1:
+      raise UserError(
+        f'{where}: {join_names([photo.path for photo in found])} have its name; give the folder of one of them'
+      )
+    return found[0] if found else None
 
 
 def _stem(name: str) -> str:
@@ -107,12 +167,27 @@ def _stem(name: str) -> str:
   return (stem if dot and is_suffix else name).casefold()
 
 
-def _most_alike(photos: list[Photo], folders: list[str]) -> list[Photo]:
-  """Those whose last folders agree with most of these."""
+def _uploaded(name: str) -> str:
+  """What Label Studio makes of the name of an uploaded file: no blanks, and only letters, digits, '_', '-' and '.'."""
+  return re.sub(r'[^-\w.]', '', name.strip().replace(' ', '_'))
 
-  def agreeing(photo: Photo) -> int:
-    pairs = zip(reversed(photo.path.parent.parts), reversed(folders))
-    return len(list(itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)))
+
+def _is_same(path: pathlib.Path, other: pathlib.Path) -> bool:
+  return os.path.samefile(path, other) or filecmp.cmp(path, other, shallow=False)
+
+
+def _digest(path: pathlib.Path) -> bytes:
+  with path.open('rb') as file:
+    return hashlib.file_digest(file, 'blake2b').digest()
+
+
+def _most_alike(photos: list[Photo], folders: list[str]) -> list[Photo]:
+  """Those whose last folders agree with most of these, and of them those with the most folders of these names."""
+
+  def agreeing(photo: Photo) -> tuple[int, int]:
+    own = photo.path.parent.parts
+    pairs = zip(reversed(own), reversed(folders))
+    return len(list(itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))), len({*own} & {*folders})
 
   scores = [agreeing(photo) for photo in photos]
   return [photo for photo, score in zip(photos, scores) if score == max(scores)]

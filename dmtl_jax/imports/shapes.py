@@ -131,7 +131,7 @@ def coco_counts(where: str, text: str) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Bitmap:
-  """A PNG of 0 and 1 (or 255) whose top left pixel lies at `corner`, as LabelMe stores what its AI tools outline."""
+  """A PNG with its top left pixel at `corner`: of 0 and 1 (or 255) in LabelMe, transparent outside in Label Studio."""
 
   where: str
   name: str | None
@@ -145,7 +145,8 @@ class Bitmap:
         width, height = file.size
         if left < 0 or top < 0 or top + height > plane.shape[0] or left + width > plane.shape[1]:
           raise ValueError('it reaches out of the image')
-        inside = np.asarray(file.convert('L')) > 0
+        is_transparent = 'A' in file.getbands() or 'transparency' in file.info
+        inside = np.asarray(file.convert('RGBA').getchannel('A') if is_transparent else file.convert('L')) > 0
     except Exception as error:  # Pillow has no common error
       raise UserError(f'{self.where}: its mask cannot be read ({files.reason(error)}); {_BAD}') from error
     plane[top : top + height, left : left + width][inside] = value

@@ -1,8 +1,9 @@
 """The folder data set that an import adds to, as it is before: perhaps not there yet."""
 
+import itertools
 import pathlib
 
-from dmtl_jax.basics import files
+from dmtl_jax.basics import files, photographs
 from dmtl_jax.basics.errors import sanitize, UserError
 from dmtl_jax.datasets.folder import listing
 from dmtl_jax.imports.export import checked, class_name, field
@@ -34,7 +35,7 @@ class Target:
     self.folders = {split: listing.split_folder(root, split) for split in SPLITS}
     self.images: dict[str, tuple[str, pathlib.Path]] = {}
     for split, place in [('train', root / listing.POOL), *((s, path / 'images') for s, path in self.folders.items())]:
-      self.images |= {id: (split, path) for id, path in listed(place).items()}
+      self.images |= {id: (split, path) for id, path in listed(place, photographs.suffixes()).items()}
 
   def classes(self, task: str, kind: str) -> tuple[str, ...]:
     """Classes that the task already has; raises UserError if labels cannot be added to it."""
@@ -59,6 +60,11 @@ class Target:
         return entry['background']
     return ''
 
+  def forget_imports(self, task: str):
+    """Drops the imports of a task, all labels of which are replaced."""
+    is_other = [not isinstance(entry, dict) or entry.get('task') != task for entry in self.content.get(LOG, [])]
+    self.content[LOG] = list(itertools.compress(self.content.get(LOG, []), is_other))
+
   def annotated(self, split: str, task: str) -> dict[str, list[str]]:
     """The content of a split's annotated.json: the classes that were annotated in each image it lists."""
     path = self.annotated_path(split, task)
@@ -74,9 +80,9 @@ class Target:
     return self.folders[split] / 'labels' / task / 'annotated.json'
 
 
-def listed(folder: pathlib.Path) -> dict[str, pathlib.Path]:
-  """{id: path} of a folder's files, without hidden ones; empty if there is no folder."""
+def listed(folder: pathlib.Path, suffixes: tuple[str, ...] = listing.LABEL_SUFFIXES) -> dict[str, pathlib.Path]:
+  """{id: path} of a folder's files with these suffixes, without hidden ones; empty if there is no folder."""
   if not folder.is_dir():
     return {}
   paths = (path for path in folder.iterdir() if not path.name.startswith('.'))
-  return {files.nfc(path.stem): path for path in paths if path.name != 'annotated.json'}
+  return {files.nfc(path.stem): path for path in paths if path.name.lower().endswith(suffixes)}

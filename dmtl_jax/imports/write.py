@@ -4,11 +4,11 @@ import collections
 from collections.abc import Iterator
 import contextlib
 import dataclasses
-import filecmp
 import os
 import pathlib
 import shutil
 
+import cv2
 import numpy as np
 
 from dmtl_jax.basics import atomic, files
@@ -16,13 +16,15 @@ from dmtl_jax.basics.errors import join_names, sanitize, UserError
 from dmtl_jax.basics.progress import Progress
 from dmtl_jax.imports import classes
 from dmtl_jax.imports.classes import Options, Plan
-from dmtl_jax.imports.export import Annotated, Export
+from dmtl_jax.imports.export import Annotated, Drawing, Export
 from dmtl_jax.imports.photos import Photo, Photos, turn
 from dmtl_jax.imports.target import listed, LOG, SPLITS, Target
 from dmtl_jax.tasks import IGNORE
 
 FIX = 'choose another --task=NAME, or replace it with --force'
 MAX_DEPTH = 65.535  # metres, in 16 bits of millimetres
+LINE = 0.02  # of the image's diagonal: what is wider is no line
+MOST_AREAS = 0.5  # share of the pixels of boundaries that may lie in areas, such as where lines meet
 
 
 @dataclasses.dataclass
@@ -38,6 +40,8 @@ class Summary:
     pixels: number of pixels by value of the label.
     notes: {what was left out: how often}.
     missing: names of images of the export without a photograph.
+    kept, removed: ids of images in which nothing is drawn, and whose label from an earlier import stays or is removed.
+    unnamed: ids of images that have a label for the task and are not in the export.
     turned: ids of images whose labels were turned with the photograph.
     ambiguous: ids of images which EXIF turns to the same size.
     remarks: what the user should know.
@@ -52,6 +56,9 @@ class Summary:
   unchanged: int = 0
   pixels: collections.Counter = dataclasses.field(default_factory=collections.Counter)
   missing: list[str] = dataclasses.field(default_factory=list)
+  kept: list[str] = dataclasses.field(default_factory=list)
+  removed: list[str] = dataclasses.field(default_factory=list)
+  unnamed: list[str] = dataclasses.field(default_factory=list)
   turned: list[str] = dataclasses.field(default_factory=list)
   ambiguous: list[str] = dataclasses.field(default_factory=list)
 
@@ -64,15 +71,38 @@ def join(root: pathlib.Path, export: Export, photos: Photos | None, options: Opt
     source: name of the export, for the list in dataset.json.
   """
   target = Target(root)
+  if photos:
+    photos.match({id: path for id, (_, path) in target.images.items()})
   known = target.classes(options.task, options.kind)
+  labelled = _labelled(target, options.task)
+  unnamed = labelled - _named(export, photos)
+  if options.force and labelled and not unnamed:
+    taken = (*(options.classes or export.classes), options.background)
+    known = tuple(name for name in known if name in taken)
+    target.forget_imports(options.task)
   plan = classes.plan(export.classes, known, target.background(options.task), options, str(target.description))
-  summary = Summary(plan.classes, tuple(plan.ids), +export.notes, plan.remarks)
+  summary = Summary(plan.classes, tuple(plan.ids), +export.notes, plan.remarks, unnamed=sorted(unnamed))
   entry = {'from': source, 'format': export.tool, 'task': options.task}
   entry |= {'background': options.background} if options.background else {}
   with _new_folders(target, options.task), atomic.transaction():
     _describe(target, options, plan, entry, any(image.depth for image in export.images))
     _Writer(target, options, plan, summary).write(export, photos)
   return summary
+
+
+def _labelled(target: Target, task: str) -> set[str]:
+  """The ids of images that have a label for a task."""
+  return {id for folder in target.folders.values() for id in listed(folder / 'labels' / task)}
+
+
+def _named(export: Export, photos: Photos | None) -> set[str]:
+  """The ids of the images of an export, without those of a test split."""
+  named = set()
+  for image in (image for image in export.images if image.split != 'test'):
+    with contextlib.suppress(UserError):  # of an ambiguous name, which is raised later
+      photo = photos.find(image.where, image.names) if photos else None
+      named.add(photo.id if photo else image.names[0])
+  return named
 
 
 @contextlib.contextmanager
@@ -113,6 +143,7 @@ class _Writer:
     self.summary = summary
     self.problems: list[str] = []
     self.seen: dict[str, str] = {}  # where the export mentions each image
+    self.areas = 0  # pixels of boundaries that do not lie on a line
     self.annotated = {split: target.annotated(split, options.task) for split in SPLITS}
     self.labels = {
       (split, task): listed(target.folders[split] / 'labels' / task)
@@ -150,7 +181,16 @@ class _Writer:
   def _check(self, export: Export):
     if self.problems:
       more = f' (and {len(self.problems) - 1} more images)' if len(self.problems) > 1 else ''
+      if self.summary.kept and FIX in self.problems[0]:
+        names = join_names(self.summary.kept)
+        more += f'; --force would also remove the labels of images in which nothing is drawn any more ({names})'
       raise UserError(f'{self.problems[0]}{more}; nothing was written', self.problems)
+    drawn = self.summary.pixels[1]
+    if self.options.kind == 'boundary' and self.areas > MOST_AREAS * drawn:
+      raise UserError(
+        f'{export.images[0].where}: {self.areas / drawn:.0%} of what is drawn in the export are areas, and a boundary '
+        'is a thin line; give areas another --task, for instance saliency, or draw the lines; nothing was written'
+      )
     if not self.summary.labels:
       reason = 'nothing is drawn in its images'
       if self.summary.missing:
@@ -163,7 +203,7 @@ class _Writer:
     """Writes the photograph and labels of an image."""
     notes = self.summary.notes
     if image.split == 'test':
-      notes['images of the test split, left out'] += 1
+      notes['images in a folder or file called test, left out'] += 1
       return
     if photo is None and image.pixels is None:
       self.summary.missing.append(sanitize(image.names[0], 80))
@@ -175,10 +215,10 @@ class _Writer:
       )
     self.seen[id] = image.where
     split = self._link(photo, image.split) if photo else self._write_pixels(image, id)
-    if image.label is None:
-      notes['images without a drawn region, left unlabelled'] += 1
-    else:
+    if image.label is not None or (self.options.empty and image.may_be_empty):
       self._write_label(id, split, self._draw(image, photo))
+    else:
+      self._leave_unlabelled(id, split, 'images without a drawn region, left unlabelled')
     if image.depth:
       depth = np.nan_to_num(image.depth(), nan=0, posinf=0, neginf=0)
       depth = np.where((depth > 0) & (depth <= MAX_DEPTH), depth, 0)
@@ -186,23 +226,23 @@ class _Writer:
 
   def _draw(self, image: Annotated, photo: Photo | None) -> np.ndarray:
     """The class map, as viewers show the photograph."""
-    assert image.label is not None
+    label = image.label or Drawing([])
     notes = self.summary.notes
     if photo is None:
       assert image.size is not None
-      return image.label.draw(image.size[::-1], self.plan.ids, self.plan.rest, notes)
+      return label.draw(image.size[::-1], self.plan.ids, self.plan.rest, notes)
     width, height, orientation = photo.stored
     if photo.is_turned(image.where, image.size):
       self.summary.turned.append(photo.id)
-      return turn(photo, image.label.draw((height, width), self.plan.ids, self.plan.rest, notes))
+      return turn(photo, label.draw((height, width), self.plan.ids, self.plan.rest, notes))
     if orientation > 1 and (image.size is None or photo.shown == (width, height)):
       self.summary.ambiguous.append(photo.id)
-    return image.label.draw(photo.shown[::-1], self.plan.ids, self.plan.rest, notes)
+    return label.draw(photo.shown[::-1], self.plan.ids, self.plan.rest, notes)
 
   def _write_label(self, id: str, split: str, plane: np.ndarray):
     values, counts = np.unique(plane, return_counts=True)
     if values.tolist() == [IGNORE]:
-      self.summary.notes['images without a labelled pixel, left unlabelled'] += 1
+      self._leave_unlabelled(id, split, 'images without a labelled pixel, left unlabelled')
       return
     entries, names = self.annotated[split], list(self.plan.annotated)
     labels = self.labels[split, self.options.task]
@@ -213,6 +253,20 @@ class _Writer:
     if names:
       entries[id] = names
     self.summary.pixels.update(dict(zip(values.tolist(), counts.tolist())))
+    if self.options.kind == 'boundary':
+      self.areas += _count_areas(plane == 1)
+
+  def _leave_unlabelled(self, id: str, split: str, note: str):
+    """Counts an image without a label; the label of an earlier import stays, or is removed with --force."""
+    old = self.labels[split, self.options.task].get(id)
+    if old is None:
+      self.summary.notes[note] += 1
+    elif self.options.force:
+      atomic.remove(old)
+      self.annotated[split].pop(id, None)
+      self.summary.removed.append(id)
+    else:
+      self.summary.kept.append(id)
 
   def _save(self, task: str, id: str, split: str, plane: np.ndarray):
     """Writes a label, unless it is there; raises UserError if another is."""
@@ -234,8 +288,11 @@ class _Writer:
     """Puts a photograph into the split, or leaves it in the one where it is; returns that split."""
     if photo.id in self.target.images:
       split, old = self.target.images[photo.id]
-      if not (os.path.samefile(old, photo.path) or filecmp.cmp(old, photo.path, shallow=False)):
-        raise UserError(f'{photo.path}: {old} is another photograph of that name; rename it, and its labels')
+      if old != photo.known:
+        raise UserError(
+          f'{photo.path}: {old} has that name and is another photograph; give --images the folder above those of both, '
+          'or if this one was edited since it was imported, delete the old one'
+        )
       self.summary.images['already there'] += 1
       return split
     photo.stored  # noqa: B018 (refuses what is no image)
@@ -265,6 +322,12 @@ class _Writer:
       file.write(files.encode_png(pixels))
     self.summary.images['written'] += 1
     return image.split
+
+
+def _count_areas(drawn: np.ndarray) -> int:
+  """The pixels of a mask [H, W] that are no lines: those that squares of the width `LINE` reach within it."""
+  side = max(round(LINE * np.hypot(*drawn.shape)), 3)
+  return int(cv2.morphologyEx(drawn.astype(np.uint8), cv2.MORPH_OPEN, np.ones((side, side), np.uint8)).sum())
 
 
 def _holds(path: pathlib.Path, plane: np.ndarray) -> bool:

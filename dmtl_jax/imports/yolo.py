@@ -39,7 +39,10 @@ def read(paths: list[pathlib.Path]) -> Export:
   for path in label_files(paths):
     drawing = _read_file(path, names, sources[0], export.notes)
     parts = path.parts[len(sources[0].parent.parts) :]
-    export.images.append(Annotated([path.stem], str(path), drawing, split=split_of(parts[:-1])))
+    name = f'{path.parent}/{path.stem}'
+    is_blank = drawing is None and not files.read_text(path, LABEL_BYTES).strip()
+    split = split_of(parts[:-1])
+    export.images.append(Annotated([name], str(path), drawing, split=split, may_be_empty=is_blank))
   return export
 
 

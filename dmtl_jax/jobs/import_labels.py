@@ -35,20 +35,22 @@ def run(data, source: str, images: str | None, colors: str | None, options: Opti
   root = pathlib.Path(data.path).expanduser()
   classes = list(options.classes) if options.classes else None
   with stopping.report_interruption(lambda: KEPT, root), find.opened(source, colors, classes) as export:
-    photos = _photos(export, images)
+    photos = open_photos(export, images, root)
     name = pathlib.Path(source).expanduser().absolute().name
     summary = write.join(root, export, photos, options, name)
   _report(root, export, photos, options, summary)
   return summary
 
 
-def _photos(export: Export, images: str | None) -> Photos | None:
+def open_photos(export: Export, images: str | None, root: pathlib.Path) -> Photos | None:
+  """The photographs of --images; None where the export holds them."""
   holds_them = all(image.pixels for image in export.images)
   if holds_them and images:
     raise UserError(f'--images: the export of {export.tool} holds its photographs; leave it out')
   if not holds_them and not images:
     raise UserError('--mode=import needs --images, the folder of the photographs that were labelled; see --help')
-  return Photos(images) if images else None
+  masks = [image.mask for image in export.images if image.mask]
+  return Photos(images, root, masks) if images else None
 
 
 def _report(root: pathlib.Path, export: Export, photos: Photos | None, options: Options, summary: Summary):
@@ -67,12 +69,20 @@ def _report(root: pathlib.Path, export: Export, photos: Photos | None, options: 
     lines.append(
       f'photographs not read: {join_names([path.name for path in photos.unsupported])}; convert them to JPEG'
     )
-  if summary.turned:
-    lines.append(f'labels turned with their photographs: {len(summary.turned)} ({join_names(summary.turned)})')
-  if summary.ambiguous:
-    names = join_names(summary.ambiguous)
-    number = len(summary.ambiguous)
-    lines.append(f'photographs that EXIF turns, their labels taken to fit what viewers show: {number} ({names})')
+  images = {
+    'images without a drawn region that keep the label they had, which --force removes': summary.kept,
+    'labels removed, as nothing is drawn any more': summary.removed,
+    'images that are not in the export and keep the label they had': summary.unnamed if options.force else [],
+    'labels turned with their photographs': summary.turned,
+    'photographs that EXIF turns, their labels taken to fit what viewers show': summary.ambiguous,
+  }
+  lines += [f'{what}: {len(names)} ({join_names(names)})' for what, names in images.items() if names]
+  asked = options.is_binary or options.background or options.annotated
+  if not asked and len(summary.classes) > 1 and summary.pixels[IGNORE] > sum(summary.pixels.values()) / 2:
+    lines.append(
+      'most pixels are unlabelled, and a prediction gives each of them one of these classes; if they are none of '
+      'these, import again with --background=NAME --force'
+    )
   for line in [*lines, *summary.remarks]:
     say(f'  {sanitize(line, 1000)}')
   say(f'next: {program()} --mode=check --config=configs/folder.py --config.data.path={root}')

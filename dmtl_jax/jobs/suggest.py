@@ -1,5 +1,6 @@
 """The job `--mode=suggest`: which images to label next, and for which task (inference/ranking.py chooses)."""
 
+import collections
 from collections.abc import Sequence
 import dataclasses
 import pathlib
@@ -157,22 +158,27 @@ def _without_labels(source: Source) -> Source:
 
 def as_rows(picks: Sequence[Pick], names: Sequence[str], tasks: Sequence[Task]) -> list[dict]:
   """The rows of suggestions.csv."""
-  return [
-    {
-      'rank': number,
-      'image': names[pick.image],
-      'task': tasks[pick.task].name,
-      'uncertainty': f'{pick.uncertainty:.3f}',
-      'why': explain(pick, tasks[pick.task].name),
-    }
-    for number, pick in enumerate(picks, 1)
-  ]
+  before = collections.Counter()
+  rows = []
+  for number, pick in enumerate(picks, 1):
+    rows.append(
+      {
+        'rank': number,
+        'image': names[pick.image],
+        'task': tasks[pick.task].name,
+        'uncertainty': f'{pick.uncertainty:.3f}',
+        'why': explain(pick, tasks[pick.task].name, before[pick.task]),
+      }
+    )
+    before[pick.task] += 1
+  return rows
 
 
-def explain(pick: Pick, task: str) -> str:
-  """The reasons for a pick, in words."""
+def explain(pick: Pick, task: str, before: int) -> str:
+  """The reasons for a pick, in words; `before` picks were of the same task."""
+  labels = f'{pick.labels - before}, and {before} suggested before' if before else f'{pick.labels}'
   share = f'more uncertain than {pick.uncertainty:.0%} of the images without this label'
-  return f'{task} has the fewest labels ({pick.labels}); {share}'
+  return f'{task} has the fewest labels ({labels}); {share}'
 
 
 def _draw(predictor: Predictor, sources: Sequence[Source], picks: Sequence[Pick], names: Sequence[str]) -> np.ndarray:

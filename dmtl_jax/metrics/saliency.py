@@ -29,7 +29,8 @@ class Saliency(Metric):
   maxF is the best F over thresholds of the probability, with precision and recall of the whole set. It has two
   definitions: plain, over 255 thresholds; and released, as the released code computes it, over thresholds 0.05..0.95
   after a second sigmoid. With the protocol 'pascal' they are called maxF_plain and maxF, otherwise maxF and
-  maxF_released. mIoU is the mean IoU of salient and background at probability 0.5.
+  maxF_released. Both are nan without a salient pixel, since then every F is 0, also that of a right prediction. mIoU is
+  the mean IoU of salient and background at probability 0.5.
   """
 
   sums_over_pixels = True
@@ -64,6 +65,8 @@ class Saliency(Metric):
     salient = confusion[1].sum()
 
     def best(hits, guesses):
+      if not salient:
+        return float('nan')
       return 100 * float(f_measure(ratio(hits, guesses), ratio(hits, salient), BETA_SQUARED).max())
 
     plain, released = self.names

@@ -64,7 +64,9 @@ class Log:
       return
     self._file.write(json.dumps(without_nan({'step': step} | values)) + '\n')
     self._file.flush()
-    self._write(step, summary=Summary(value=[v for item in values.items() for v in summary.scalar(*item).value]))
+    # A score of a task without validation labels is nan, of which tensorboardX warns.
+    numbers = {name: value for name, value in values.items() if not np.isnan(value)}
+    self._write(step, summary=Summary(value=[v for item in numbers.items() for v in summary.scalar(*item).value]))
     if self._tracker:
       self._tracker.scalars(step, values)
 

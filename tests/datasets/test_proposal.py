@@ -96,7 +96,28 @@ def test_the_toy_folder_is_described_as_it_is(tmp_path):
   assert len(proposal.reasons) == len(expected)
 
 
+def test_labels_that_a_description_lacks_are_added_to_it(tmp_path):
+  write(tmp_path, 'depth', grid(0, 900, 1500, dtype=np.uint16))
+  write(tmp_path, 'masks', grid(0, 255))
+  content = {'tasks': {'masks': {'kind': 'saliency', 'ignore': 255}}, 'owner': 'me'}
+  (tmp_path / 'dataset.json').write_text(json.dumps(content))
+  proposal = propose(tmp_path)
+  assert 'dataset.json: does not describe depth; the labels suggest' in proposal.lines(written=False)[0]
+  assert proposal.lines(written=False)[-1].endswith('correct what is wrong in it')
+  proposal.write()
+  content['tasks']['depth'] = {}
+  assert json.loads((tmp_path / 'dataset.json').read_text()) == content
+  assert propose(tmp_path) is None
+  write(tmp_path, 'nothing', grid(0, 0))
+  with pytest.raises(
+    UserError, match='does not describe all labels, and nothing can be proposed: nothing: every pixel'
+  ):
+    propose(tmp_path)
+
+
 def test_a_folder_without_labels_is_told_where_they_go(tmp_path):
   (tmp_path / 'train/images').mkdir(parents=True)
-  with pytest.raises(UserError, match='has neither dataset.json nor labels; a label is .*train/labels/TASK/NAME.png'):
+  with pytest.raises(
+    UserError, match='neither dataset.json nor labels; --mode=import .* is .*train/labels/TASK/NAME.png'
+  ):
     propose(tmp_path)

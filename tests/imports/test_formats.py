@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 
 import numpy as np
 from PIL import Image
@@ -9,20 +10,8 @@ import pytest
 
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.imports import find, masks
-from dmtl_jax.imports.export import Export
 from tests import exports
-
-IDS = {'road': 0, 'car': 1}
-
-
-def draw(export: Export, index: int = 0, rest: int = 255) -> np.ndarray:
-  label = export.images[index].label
-  return label.draw((exports.HEIGHT, exports.WIDTH), IDS, rest, export.notes)
-
-
-def write_json(path: pathlib.Path, content) -> str:
-  path.write_text(json.dumps(content))
-  return str(path)
+from tests.exports import draw, write_json
 
 
 @pytest.mark.parametrize('kind', exports.KINDS)
@@ -40,6 +29,33 @@ def test_every_format_gives_the_same_label(kind, tmp_path):
 def test_boxes_are_no_masks(kind, what, tmp_path):
   with find.opened(str(exports.write(tmp_path / 'export', kind))) as export:
     assert [(name.split(',')[0], n) for name, n in export.notes.items()] == [(what, 1)]
+
+
+@pytest.mark.parametrize('kind', ['coco', 'labelme', 'cvat', 'yolo'])
+def test_an_image_with_boxes_is_not_empty(kind, tmp_path):
+  """One without anything may be."""
+  exports.write(tmp_path / 'boxes', kind)
+  exports.write(tmp_path / 'nothing', kind)
+  if kind == 'coco':
+    box = {'image_id': 5, 'category_id': 3, 'bbox': [1, 1, 3, 3]}
+    write_json(tmp_path / 'boxes/instances.json', exports.coco(annotations=[box]))
+    write_json(tmp_path / 'nothing/instances.json', exports.coco(annotations=[]))
+  elif kind == 'labelme':
+    name = next((tmp_path / 'boxes').iterdir()).name
+    write_json(tmp_path / 'boxes' / name, exports.labelme() | {'shapes': exports.labelme()['shapes'][2:]})
+    write_json(tmp_path / 'nothing' / name, exports.labelme() | {'shapes': []})
+  elif kind == 'cvat':
+    name = next((tmp_path / 'boxes').iterdir()).name
+    head, *_, box, tail = re.split(r'(?=<mask|<polygon|<box|</image>)', exports.cvat())
+    (tmp_path / 'boxes' / name).write_text(head + box + tail)
+    (tmp_path / 'nothing' / name).write_text(head.rstrip() + tail)
+  else:
+    (tmp_path / 'boxes/labels/train/a.txt').write_text('1 0.5 0.5 0.1 0.1\n')
+    (tmp_path / 'nothing/labels/train/a.txt').write_text('\n')
+  for name in ('boxes', 'nothing'):
+    with find.opened(str(tmp_path / name)) as export:
+      assert export.images[0].label is None
+      assert export.images[0].may_be_empty == (name == 'nothing')
 
 
 def test_pixels_that_are_not_drawn_are_the_rest(tmp_path):
@@ -77,6 +93,14 @@ def test_crowds_of_coco_are_unlabelled(tmp_path):
     np.testing.assert_array_equal(draw(export, rest=7), exports.truth(car=255, rest=7))
 
 
+def test_the_masks_of_cvat_are_no_crowds(tmp_path):
+  """CVAT exports what its brush draws with iscrowd 1, and gives every annotation this attribute."""
+  content = exports.coco_runs()
+  content['annotations'][0] |= {'iscrowd': 1, 'attributes': {'occluded': False}}
+  with find.opened(write_json(tmp_path / 'x.json', content)) as export:
+    np.testing.assert_array_equal(draw(export), exports.truth())
+
+
 def test_two_categories_of_one_name_are_one_class(tmp_path):
   content = exports.coco()
   content['categories'] = [{'id': 3, 'name': 'road'}, {'id': 9, 'name': ' road '}]
@@ -98,6 +122,21 @@ def test_shapes_of_labelme_to_ignore_are_unlabelled(tmp_path):
   with find.opened(write_json(tmp_path / 'a.json', content)) as export:
     assert export.classes == ['road']
     np.testing.assert_array_equal(draw(export, rest=7), exports.truth(car=255, rest=7))
+
+
+@pytest.mark.parametrize('kind', ['coco', 'panoptic', 'label studio', 'cvat', 'yolo', 'labelmap'])
+def test_a_class_called_ignore_is_unlabelled(kind, tmp_path):
+  exports.write(tmp_path / 'export', kind)
+  for path in (tmp_path / 'export').rglob('*.*'):
+    if path.suffix in ('.json', '.xml', '.yaml', '.txt'):
+      text = path.read_text().replace('ignore:', 'other:').replace('car:', 'ignore:')
+      for car in ('"car"', '>car<', '1: car'):
+        text = text.replace(car, car.replace('car', 'Ignore'))
+      path.write_text(text)
+  with find.opened(str(tmp_path / 'export')) as export:
+    assert not {'car', 'ignore', 'Ignore'} & set(export.classes)
+    label = export.images[0].label.draw((exports.HEIGHT, exports.WIDTH), {'road': 0}, 7, export.notes)
+    np.testing.assert_array_equal(label[8:], exports.truth(car=255)[8:])
 
 
 def test_a_circle_of_labelme(tmp_path):
@@ -122,28 +161,12 @@ def test_a_folder_of_labelme_files_has_the_classes_of_all(tmp_path):
     )
 
 
-@pytest.mark.parametrize(
-  ('address', 'name'),
-  [
-    ('/data/upload/3/0a1b2c3d-my%20photo.jpg', 'my photo.jpg'),
-    ('/data/local-files/?d=sets/cam1/x.png', 'sets/cam1/x.png'),
-    ('s3://bucket/a/x.JPG', 's3://bucket/a/x.JPG'),
-  ],
-)
-def test_names_in_label_studio(address, name, tmp_path):
-  content = exports.label_studio()
-  content[0]['data'] = {'image': address, 'text': 'none'}
-  with find.opened(write_json(tmp_path / 'x.json', content)) as export:
-    assert name in export.images[0].names
-
-
-def test_the_last_of_several_annotations_counts(tmp_path):
-  content = exports.label_studio()
-  last = content[0]['annotations'][0]
-  content[0]['annotations'] = [{'result': []}, last, last | {'was_cancelled': True, 'result': []}]
-  with find.opened(write_json(tmp_path / 'x.json', content)) as export:
-    np.testing.assert_array_equal(draw(export), exports.truth())
-    assert export.notes['images with several annotations, of which the last is read'] == 1
+@pytest.mark.parametrize(('folder', 'split'), [('val', 'val'), ('valid/patient4', 'val'), ('a/b', 'train')])
+def test_the_split_of_labelme_is_a_folder_of_the_export(folder, split, tmp_path):
+  (tmp_path / 'test/mine' / folder).mkdir(parents=True)
+  write_json(tmp_path / 'test/mine' / folder / 'a.json', exports.labelme())
+  with find.opened(str(tmp_path / 'test/mine')) as export:
+    assert export.images[0].split == split
 
 
 def test_a_higher_z_order_of_cvat_covers(tmp_path):
@@ -201,7 +224,7 @@ def test_masks_with_colors_or_ids(array, colors, tmp_path):
   (tmp_path / 'masks' / 'a_mask.png').write_bytes(exports.png(array))
   with find.opened(str(tmp_path / 'masks'), write_json(tmp_path / 'colors.json', colors)) as export:
     np.testing.assert_array_equal(draw(export), exports.truth())
-    assert 'a' in export.images[0].names
+    assert export.images[0].names[1].endswith('/masks/a')
 
 
 def test_a_color_without_a_name_is_refused(tmp_path):

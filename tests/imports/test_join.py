@@ -1,8 +1,7 @@
-"""What an import writes, alone and joined to what is there."""
+"""What an import writes."""
 
 import json
 import os
-import pathlib
 
 import numpy as np
 from PIL import Image
@@ -11,56 +10,14 @@ import pytest
 from dmtl_jax.basics import atomic
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.datasets import folder
-from dmtl_jax.imports import find, write
 from dmtl_jax.imports.classes import Options
-from dmtl_jax.imports.photos import Photos
 from tests import exports
-
-
-class Place:
-  """A folder with photographs, exports and the data set they become."""
-
-  def __init__(self, root: pathlib.Path):
-    self.root = root
-    self.photos = root / 'photos'
-    self.data = root / 'mydata'
-    exports.photo(self.photos)
-
-  def join(self, content=None, name='x.json', colors=None, **options) -> write.Summary:
-    """Imports a COCO file, or the file or folder of that name if no content is given."""
-    if content is not None:
-      (self.root / name).write_text(json.dumps(content))
-    with find.opened(str(self.root / name), colors) as export:
-      photos = None if all(image.pixels for image in export.images) else Photos(str(self.photos))
-      return write.join(self.data, export, photos, Options(**options), name)
-
-  def label(self, task='semseg', name='a.png', split='train') -> np.ndarray:
-    return np.asarray(Image.open(self.data / split / 'labels' / task / name))
-
-  def tasks(self) -> dict:
-    return json.loads((self.data / 'dataset.json').read_text())['tasks']
-
-  def files(self) -> dict[str, bytes]:
-    """All files of the data set, hidden ones too."""
-    return {str(path.relative_to(self.data)): path.read_bytes() for path in self.data.rglob('*') if path.is_file()}
+from tests.joining import coco, Place
 
 
 @pytest.fixture
 def place(tmp_path):
   return Place(tmp_path)
-
-
-def coco(
-  *names: str, image: str = 'a.jpg', size=(exports.WIDTH, exports.HEIGHT), rings=(exports.ROAD, exports.CAR)
-) -> dict:
-  """A COCO file with a region for each class."""
-  content = exports.coco()
-  content['images'][0] |= {'file_name': image, 'width': size[0], 'height': size[1]}
-  content['categories'] = [{'id': i, 'name': name} for i, name in enumerate(names)]
-  content['annotations'] = [
-    {'image_id': 5, 'category_id': i, 'segmentation': [exports.flat(ring)]} for i, ring in zip(range(len(names)), rings)
-  ]
-  return content
 
 
 def test_the_folder_data_set_reads_what_was_written(place):
@@ -97,47 +54,31 @@ def test_photographs_without_labels_come_too_and_missing_ones_are_named(place):
   assert set(place.files()) == {'dataset.json', 'train/images/a.jpg', 'train/images/b.jpg', 'train/labels/semseg/a.png'}
 
 
-def test_the_same_import_twice_changes_nothing(place):
-  place.join(exports.coco(), annotated=('all',))
-  before = place.files()
-  summary = place.join(exports.coco(), annotated=('all',))
-  assert place.files() == before
-  assert summary.unchanged == 1
-  assert summary.images == {'already there': 1}
+def test_an_empty_image_shows_none_of_the_classes_if_asked(place):
+  content = coco('road', 'car') | {'annotations': []}
+  place.join(content, background='rest', empty=True)
+  assert (place.label() == 0).all()
+  box = {'image_id': 5, 'category_id': 0, 'bbox': [1, 1, 3, 3]}
+  with pytest.raises(UserError, match='no label can be made of the export'):
+    place.join(content | {'annotations': [box]}, task='saliency', empty=True)
+  place.join(content, task='saliency', empty=True)
+  assert (place.label('saliency') == 0).all()
+  with pytest.raises(UserError, match='--empty: say what pixels are that were not drawn, with --background=NAME'):
+    Options(empty=True)
 
 
-@pytest.mark.parametrize(('before', 'labels'), [('images', 'labels'), ('unlabelled', 'train/labels')])
-def test_a_photograph_that_the_folder_has_in_another_place_stays_there(before, labels, place):
-  """In PATH/images, or in the pool, from which suggested photographs come."""
-  place.photos.rename(place.root / 'elsewhere')
-  place.photos = place.data / before
-  exports.photo(place.photos)
-  assert place.join(exports.coco()).images == {'already there': 1}
-  assert set(place.files()) == {'dataset.json', f'{before}/a.jpg', f'{labels}/semseg/a.png'}
-  source = folder.open_folder(str(place.data), 'train')
-  np.testing.assert_array_equal(source[0]['labels']['semseg'][..., 0], exports.truth())
+def test_areas_are_no_boundaries(place):
+  with pytest.raises(UserError, match=r'100% of what is drawn in the export are areas, and a boundary is a thin line'):
+    place.join(coco('road', 'car'), task='boundary')
+  assert not place.data.exists()
+  line = [[0, 0], [2, 0], [24, 14], [24, 16], [22, 16], [0, 2]]
+  place.join(coco('edge', rings=[line]), task='boundary')
+  assert (place.label('boundary') == 1).sum() == 76
 
 
-def test_classes_of_a_second_export_are_appended(place):
-  exports.photo(place.photos, 'b.jpg', seed=1)
-  place.join(exports.coco())
-  before = place.label()
-  place.join(coco('sky', 'car', image='b.jpg'), 'y.json')
-  assert place.tasks()['semseg']['classes'] == ['road', 'car', 'sky']
-  np.testing.assert_array_equal(place.label(name='b.png'), exports.truth(road=2, car=1))
-  np.testing.assert_array_equal(place.label(), before)
-
-
-def test_another_label_of_an_image_is_never_replaced_in_silence(place):
-  place.join(exports.coco())
-  before = place.files()
-  with pytest.raises(UserError, match=r'semseg/a.png: is another label of this image; .* --force; nothing was written'):
-    place.join(coco('road', 'car', rings=[exports.CAR, exports.ROAD]), 'y.json')
-  assert place.files() == before
-  place.join(coco('road', rings=[exports.CAR]), 'y.json', force=True)
-  assert (place.label() == 0).sum() == 24
-  place.join(exports.coco(), task='second')
-  assert set(place.tasks()) == {'semseg', 'second'}
+def test_a_class_with_a_comma_is_given_in_quotes(place):
+  with pytest.raises(UserError, match='did you mean "road, wet"?'):
+    place.join(coco('road, wet', 'car'), classes=('road',))
 
 
 def test_what_is_not_drawn_is_background_only_if_asked(place):
@@ -168,33 +109,9 @@ def test_pixels_of_no_class_are_unlabelled_until_another_export_adds_classes(pla
   assert source.tasks[0].id_names[4] == 'not road/car'
 
 
-def test_a_label_is_not_listed_anew_in_silence(place):
-  place.join(exports.coco(), annotated=('all',))
-  with pytest.raises(UserError, match=r'a.png: is there with other annotated classes; choose'):
-    place.join(exports.coco(), annotated=('road',))
-  place.join(exports.coco(), force=True)
-  assert not (place.data / 'train/labels/semseg/annotated.json').exists()
-
-
 def test_chosen_classes_alone_are_taken_and_others_cover_them(place):
   place.join(exports.coco(), classes=('road',), background='other')
   np.testing.assert_array_equal(place.label(), exports.truth(road=1, car=0, rest=0))
-
-
-@pytest.mark.parametrize('first', [{'background': 'rest'}, {}])
-def test_a_class_that_may_be_hidden_in_the_background_is_refused(first, place):
-  exports.photo(place.photos, 'b.jpg', seed=1)
-  place.join(coco('background', 'road') if not first else coco('road'), **first)
-  with pytest.raises(UserError, match=r'car of this export may be hidden in the class (rest|background) of task'):
-    place.join(coco('road', 'car', image='b.jpg'), 'y.json')
-  place.join(coco('road', image='b.jpg'), 'y.json')
-
-
-def test_a_background_that_may_hide_a_class_that_is_there_is_refused(place):
-  exports.photo(place.photos, 'b.jpg', seed=1)
-  place.join(exports.coco())
-  with pytest.raises(UserError, match=r'car of task .* may be hidden in the class rest of this export'):
-    place.join(coco('road', image='b.jpg'), 'y.json', background='rest')
 
 
 def test_saliency_is_what_is_drawn(place):
@@ -220,7 +137,9 @@ def test_splits_of_the_export_are_kept_and_known_images_stay(place):
   assert (place.data / 'train/images/b.jpg').exists()
   place.join(exports.coco(), 'train.json', task='second')
   assert (place.data / 'val/labels/second/a.png').exists()
-  with pytest.raises(UserError, match=r'no label can be made .* images of the test split, left out: 1; nothing'):
+  with pytest.raises(
+    UserError, match=r'no label can be made .* images in a folder or file called test, left out: 1; nothing'
+  ):
     place.join(exports.coco(), 'test.json', task='third')
 
 
@@ -229,7 +148,7 @@ def test_photographs_of_a_test_split_stay_out(place):
   exports.write(place.root / 'yolo', 'yolo')
   (place.root / 'yolo/labels/test').mkdir()
   (place.root / 'yolo/labels/test/b.txt').write_text('0 0 0 1 0 1 1')
-  assert place.join(name='yolo').notes['images of the test split, left out'] == 1
+  assert place.join(name='yolo').notes['images in a folder or file called test, left out'] == 1
   assert not (place.data / 'train/images/b.jpg').exists()
 
 
@@ -275,45 +194,6 @@ def test_a_label_of_another_size_is_refused(place):
   with pytest.raises(UserError, match=r'48x32 pixels in the export, but .*a.jpg has 24x16; give the photographs'):
     place.join(coco('road', size=(48, 32)))
   assert not place.data.exists()
-
-
-# --- Names -----------------------------------------------------------------------------------
-
-
-def test_photographs_of_one_name_are_told_apart_by_their_folders(place):
-  for i, cam in enumerate(('cam1', 'cam2')):
-    exports.photo(place.photos / cam, 'x.jpg', seed=i)
-  place.join(coco('road', 'car', image='set/cam2/x.jpg'))
-  assert place.label(name='cam2_x.png').shape == (exports.HEIGHT, exports.WIDTH)
-  with pytest.raises(UserError, match=r'cam1/x.jpg, .*cam2/x.jpg have its name'):
-    place.join(coco('road', 'car', image='x.jpg'), 'y.json')
-
-
-@pytest.mark.parametrize('name', ['A.JPG', 'a.png', 'x\\y\\a.jpg', 'file:///a.jpg', 'a'])
-def test_a_name_with_another_suffix_or_case_matches(name, place):
-  place.join(coco('road', 'car', image=name))
-  np.testing.assert_array_equal(place.label(), exports.truth())
-
-
-def test_another_photograph_of_a_name_that_is_there_is_refused(place):
-  place.join(exports.coco())
-  (place.photos / 'a.jpg').unlink()  # the data set's is the same file
-  exports.photo(place.photos, seed=5)
-  with pytest.raises(UserError, match=r'photos/a.jpg: .*images/a.jpg is another photograph of that name; rename'):
-    place.join(exports.coco(), task='second')
-
-
-def test_an_image_labelled_twice_is_refused(place):
-  content = exports.coco()
-  content['images'].append(content['images'][0] | {'id': 6})
-  content['annotations'].append(content['annotations'][0] | {'image_id': 6})
-  with pytest.raises(UserError, match='a is also labelled by'):
-    place.join(content)
-
-
-def test_no_image_among_the_photographs(place):
-  with pytest.raises(UserError, match='none of its images is among --images, for instance b.jpg; nothing was written'):
-    place.join(coco('road', 'car', image='b.jpg'))
 
 
 # --- What is there ---------------------------------------------------------------------------

@@ -181,7 +181,7 @@ def test_a_folder_without_dataset_json_is_described_and_on_request_checked(confi
   assert check.run(config, str(tmp_path / 'page.png')) == 1
   output = capsys.readouterr().out
   assert '"semseg": {"classes": ["class 0", "class 1", "class 2"]}' in output
-  assert 'the same command with --write writes this file' in output
+  assert 'the same command with --write writes this to dataset.json' in output
   assert not (tmp_path / 'toy/dataset.json').exists()
   with pytest.raises(UserError, match='dataset.json: no such file; --mode=check with the same --config'):
     check.setup.check(config)

@@ -59,6 +59,36 @@ def test_three_exports_become_one_folder_that_check_reads(command, tmp_path):
   assert 'semseg: 3 labels, 50% of their pixels labelled: road 87.5%, car 12.5%' in report.text
 
 
+def test_an_owner_is_told_what_undrawn_pixels_become(command, tmp_path):
+  content = exports.coco()
+  del content['annotations'][1]
+  (tmp_path / 'x.json').write_text(json.dumps(content))
+  assert 'import again with --background=NAME --force' in command('--from=x.json', *MINE)[1]
+  status, text = command('--from=x.json', *MINE, '--background=rest', '--force')
+  assert status == 0
+  assert '--background' not in text
+  content['annotations'] = []
+  (tmp_path / 'x.json').write_text(json.dumps(content))
+  status, text = command('--from=x.json', *MINE, '--task=saliency', '--empty')
+  assert '  saliency: 1 labels: no 100% of the pixels\n' in text
+
+
+def test_an_owner_is_told_which_labels_an_import_keeps_and_removes(command, tmp_path):
+  content = exports.coco()
+  content['images'].append(content['images'][0] | {'id': 6, 'file_name': 'b.jpg'})
+  drawn = content['annotations']
+  (tmp_path / 'x.json').write_text(json.dumps(content | {'annotations': [*drawn, drawn[0] | {'image_id': 6}]}))
+  assert command('--from=x.json', *MINE)[0] == 0
+  (tmp_path / 'x.json').write_text(json.dumps(content))
+  status, text = command('--from=x.json', *MINE)
+  assert status == 0
+  assert 'images without a drawn region that keep the label they had, which --force removes: 1 (b)' in text
+  assert 'labels removed, as nothing is drawn any more: 1 (b)' in command('--from=x.json', *MINE, '--force')[1]
+  (tmp_path / 'x.json').write_text(json.dumps(exports.coco()).replace('a.jpg', 'c.jpg'))
+  text = command('--from=x.json', *MINE, '--force')[1]
+  assert 'images that are not in the export and keep the label they had: 1 (a)' in text
+
+
 def test_nyu_needs_no_photographs(command, tmp_path):
   pytest.importorskip('h5py')
   exports.nyu(tmp_path / 'nyu.mat')

@@ -64,6 +64,7 @@ def test_all_missing_labels_are_suggested(workdir, tmp_path, capsys):
   assert {(row['image'], row['task']) for row in rows(tmp_path)} == MISSING
   assert [row['rank'] for row in rows(tmp_path)] == list('12345')
   assert rows(tmp_path)[0]['why'].startswith('depth has the fewest labels (4); more uncertain than ')
+  assert rows(tmp_path)[1]['why'].startswith('depth has the fewest labels (4, and 1 suggested before); more')
   assert '5 of 5 pairs without a label suggested' in capsys.readouterr().out
   sheet = Image.open(tmp_path / 'suggestions.png')
   assert sheet.width > 6 * SIZE[1]  # two pairs of three pictures in a row
