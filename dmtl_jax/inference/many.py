@@ -9,8 +9,9 @@ from typing import TypeVar
 
 import numpy as np
 
-from dmtl_jax.basics import photographs
+from dmtl_jax.basics import bucket, photographs
 from dmtl_jax.basics.errors import UserError
+from dmtl_jax.inference import images
 from dmtl_jax.inference.prediction import BATCH, Predictor
 from dmtl_jax.inference.raw_maps import RawMaps
 
@@ -62,9 +63,8 @@ def predict_photographs(
 
 def describe_kept(done: int, total: int, place: str | os.PathLike) -> str:
   """The sentence about what an interrupted prediction leaves."""
-  return (
-    f'{done} of {total} images are new in {place}; what is there of others is older; the same command predicts all anew'
-  )
+  then = 'predicts all anew' if bucket.find(place) else 'goes on with the others'
+  return f'{done} of {images.count_of(total, "image")} predicted in {place}; the same command {then}'
 
 
 def _decode(path: pathlib.Path) -> np.ndarray | UserError:
