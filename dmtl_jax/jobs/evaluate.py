@@ -255,8 +255,9 @@ def without_learned(source, config, path: pathlib.Path):
   if len(kept) == len(source):
     return source
   if not kept:
-    raise UserError(f'{labels}: the run learned from all {len(source)} images that are held out now; train it anew')
-  say(f'{len(source) - len(kept)} of {len(source)} held-out images are left out: the run learned from them ({labels})')
+    raise UserError(f'{labels}: the run learned from every image that is held out now; train it anew')
+  lost = len(source) - len(kept)
+  say(f'left out: {lost} of {count_of(len(source), "held-out image")}, from which the run learned ({labels})')
   return source.subset(kept)
 
 
