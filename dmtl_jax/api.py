@@ -202,6 +202,8 @@ def predict(
 ) -> bool:
   """Writes panels, overlays and arrays of predictions for image and video files.
 
+  A stopped call, made again, goes on with the files that are not predicted yet.
+
   Args:
     workdir: folder of the run, or a name, as for `load`.
     images: files, folders, globs and videos.
@@ -231,6 +233,8 @@ def predict_labels(
   confidence: float = predict_labels_job.CONFIDENCE,
 ) -> bool:
   """Writes predictions as labels that training can read (config.data.predicted_labels), for images that have none.
+
+  A stopped call, made again, goes on as `predict` does.
 
   Args:
     workdir: folder of the run, or its address on the Hub.

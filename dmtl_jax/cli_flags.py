@@ -12,6 +12,7 @@ train        python main.py --config=configs/scenes.py:method=prediction,labels=
 evaluate     python main.py --mode=evaluate --workdir=runs/scenes [--step=latest] [--config.eval.diffusion_steps=4]
              [--config.data.path=PATH --out=FOLDER] (on other data, with the scores in a folder of their own)
 predict      python main.py --mode=predict --workdir=runs/scenes --images=PHOTOS --out=maps [--samples=8]
+             (the same command goes on where it was stopped)
              --save=labels [--confidence=0.9] (as labels, for images that have none, in the folder of the training data)
 suggest      python main.py --mode=suggest --workdir=runs/mine --out=next [--images=PHOTOS] [--count=50]
              (what to label next: images without a label, with the task to label them for)

@@ -54,11 +54,13 @@ def write_source(where: pathlib.Path, tasks: Sequence[Task], origin: dict):
   """Writes source.json into the folder of predicted labels; what it says of other tasks stays.
 
   Args:
-    origin: what predicted the labels of these tasks.
+    origin: what predicted the labels of these tasks. The date of the same origin stays that of the first time.
   """
   path = where / SOURCE
   stored = _read_source(path) if path.is_file() else {}
-  write_json(path, stored | {task.name: origin | describe(task) for task in tasks})
+  entries = {task.name: origin | describe(task) for task in tasks}
+  same = {name for name, entry in entries.items() if entry | {'date': ''} == stored.get(name, {}) | {'date': ''}}
+  write_json(path, stored | {name: entry for name, entry in entries.items() if name not in same})
 
 
 def describe(task: Task) -> dict:

@@ -1,5 +1,6 @@
 """Images as people have them: any file, folder, glob or video, any size."""
 
+import collections
 from collections.abc import Iterator, Sequence
 import glob
 import os
@@ -89,7 +90,8 @@ def result_names(paths: Sequence[pathlib.Path]) -> list[str]:
   names = [files.nfc(path.stem) for path in paths]
   for longer_names in (below, suffixed, numbered):
     keys = [name.casefold() for name in names]
-    names = [longer if keys.count(key) > 1 else name for name, key, longer in zip(names, keys, longer_names)]
+    count = collections.Counter(keys)
+    names = [longer if count[key] > 1 else name for name, key, longer in zip(names, keys, longer_names)]
   for path, name in zip(paths, names):
     if not files.is_name(f'{name}.png'):
       raise UserError(f'{path}: the name of its results, {name}.png, is too long; rename it, or predict it alone')
@@ -105,6 +107,11 @@ def report_skipped(paths: Sequence[pathlib.Path], broken: list[str]) -> int:
   if extra := [path.name for path in paths if photographs.has_extra_bytes(path)]:
     print(photographs.describe_extra_bytes(extra), file=sys.stderr)
   return 1 if reasons else 0
+
+
+def count_of(number: int, noun: str) -> str:
+  """'1 image', '2 images'."""
+  return f'{number} {noun}' if number == 1 else f'{number} {noun}s'
 
 
 def is_video(path: os.PathLike | str) -> bool:

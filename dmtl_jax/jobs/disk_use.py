@@ -82,7 +82,7 @@ def _mean_sizes(paths: Sequence[pathlib.Path], side: int) -> _Sizes:
 def _sentence(count: int, size: float, out: pathlib.Path) -> str:
   place = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
   free = shutil.disk_usage(place).free
-  return f'{count} images will take about {_readable(size)} in {out} ({_readable(free)} are free)'
+  return f'{images.count_of(count, "image")} will take about {_readable(size)} in {out} ({_readable(free)} are free)'
 
 
 def _readable(size: float) -> str:

@@ -19,6 +19,7 @@ from dmtl_jax.data import source as source_lib
 from dmtl_jax.inference import calibration, calibration_fit, gallery
 from dmtl_jax.inference.evaluation import delta_to_single, Evaluator, headline, size_text
 from dmtl_jax.inference.forward import denoising_steps, STAGES
+from dmtl_jax.inference.images import count_of
 from dmtl_jax.models import build_model
 from dmtl_jax.report.results import data_name
 from dmtl_jax.runs import hub, run_tasks
@@ -83,7 +84,8 @@ def _evaluate(config, path: pathlib.Path, folder: pathlib.Path, weights: str, pr
   variables, step = load(path, weights, model, tuple(config.data.size))
   evaluator = Evaluator(model, source, sharding.make_mesh(), config.eval, config.data, config.seed)
   size = size_text(config.eval.resolution, config.data.size)
-  say(f'evaluating step {step} ({weights}) of {path} on {len(source)} images {size}, protocol {config.eval.protocol}')
+  images = count_of(len(source), 'image')
+  say(f'evaluating step {step} ({weights}) of {path} on {images} {size}, protocol {config.eval.protocol}')
   save = functools.partial(gallery.save_predictions, folder / 'predictions', source.tasks)
   steps = config.eval.diffusion_steps
   is_standard = denoising_steps(model, steps) == denoising_steps(model, 0)
@@ -230,6 +232,8 @@ def _scored_name(data_config, path: pathlib.Path) -> str:
   if not (path / 'config.json').exists():
     return name
   own = read_config(path).data
+  if hub.is_address(hub.name_of(path)):  # its config has only the last name of the path
+    return name
   is_elsewhere = name == data_name(own) and not _is_same_path(own.get('path'), data_config.get('path'))
   return f'{name} at another path' if is_elsewhere else name
 
@@ -251,8 +255,9 @@ def without_learned(source, config, path: pathlib.Path):
   if len(kept) == len(source):
     return source
   if not kept:
-    raise UserError(f'{labels}: the run learned from all {len(source)} images that are held out now; train it anew')
-  say(f'{len(source) - len(kept)} of {len(source)} held-out images are left out: the run learned from them ({labels})')
+    raise UserError(f'{labels}: the run learned from every image that is held out now; train it anew')
+  lost = len(source) - len(kept)
+  say(f'left out: {lost} of {count_of(len(source), "held-out image")}, from which the run learned ({labels})')
   return source.subset(kept)
 
 

@@ -16,7 +16,8 @@ from dmtl_jax.draw.png import save_png
 from dmtl_jax.inference import gallery, images, many, videos
 from dmtl_jax.inference.prediction import load
 from dmtl_jax.inference.raw_maps import bands, RawMaps
-from dmtl_jax.jobs import disk_use
+from dmtl_jax.jobs import disk_use, predict_record
+from dmtl_jax.jobs.predict_record import Item, Record
 from dmtl_jax.tasks import KINDS, Task
 
 SIDE = 2048  # longest side of pictures in pixels; arrays have the image's size
@@ -32,7 +33,8 @@ def run(
     OUT/uncertainty/TASK/NAME.npy, NAME.png     with samples: their uncertainty; the uncertainty in colours
 
   and for each video the pictures as OUT/NAME.mp4, OUT/TASK/NAME.mp4, ... (.webm, see `videos`), without arrays. Arrays
-  have the image's size, pictures at most SIDE pixels per side. NAME: see `images.result_names`.
+  have the image's size, pictures at most SIDE pixels per side. NAME: see `images.result_names`. What OUT holds already,
+  of the same photograph by the same weights and settings, stays, see `predict_record`.
 
   Args:
     spec: files, folders, globs and videos, see `images.find_images`.
@@ -49,70 +51,92 @@ def run(
   names = images.result_names(readable)
   predictor = load(workdir, step)
   predictor.check(samples, zoom)
-  named = list(zip(readable, names))
-  stills = [(path, name) for path, name in named if not images.is_video(path)]
-  clips = []
-  broken = []
-  for path, name in named:
-    if images.is_video(path):
-      try:
-        clips.append((images.Video(path), name))
-      except UserError as error:
-        broken.append(str(error))
-  for clip, _ in clips:
-    if lost := videos.describe_lost_sound(clip.path):
-      say(lost)
-  if estimate := disk_use.describe_maps(readable, predictor.tasks, samples, SIDE, pathlib.Path(out)):
-    say(estimate)
-  _predict_all(predictor, stills, clips, pathlib.Path(out), samples, zoom, broken)
-  count = len(readable) - len(broken)
+  fingerprint = predict_record.fingerprint(predictor, 'maps', samples, zoom)
+  items = []
+  for path, name in zip(readable, names):
+    details = [videos.suffix()] if images.is_video(path) else []
+    items.append(predict_record.describe_item(path, name, fingerprint, *details))
+  record = Record(pathlib.Path(out))
+  todo = [item for item in items if not record.holds(item)]
+  held = len(items) - len(todo)
+  for sentence in record.describe(items, len(items), held):
+    say(sentence)
+  broken = _predict_all(predictor, todo, held, record, samples, zoom)
+  count = len(items) - len(broken)
   status = images.report_skipped(paths, broken)
-  summary = f'{count} of {len(paths)} files predicted'
+  summary = f'{count} of {images.count_of(len(paths), "file")} predicted'
   say(f'{summary}: panels in {out}, arrays and overlays in {out}/TASK' if count else summary)
   return status
 
 
-def _predict_all(predictor, stills, clips, folder: pathlib.Path, samples, zoom, broken: list[str]):
-  """Predicts images, then videos; adds to `broken` the reason for each that could not be read to its end."""
-  progress = Progress('predicting', len(stills) + sum(clip.length for clip, _ in clips), 'img')
+def _predict_all(predictor, items: list[Item], held: int, record: Record, samples, zoom) -> list[str]:
+  """Predicts images, then videos; returns the reason for each that could not be read to its end."""
+  stills = [item for item in items if not images.is_video(item.path)]
+  clips: list[tuple[Item, images.Video]] = []
+  broken: list[str] = []
+  for item in items:
+    if images.is_video(item.path):
+      try:
+        clips.append((item, images.Video(item.path)))
+      except UserError as error:
+        broken.append(str(error))
+  for item, _ in clips:
+    if lost := videos.describe_lost_sound(item.path):
+      say(lost)
+  folder = record.folder
+  if estimate := disk_use.describe_maps([item.path for item in stills], predictor.tasks, samples, SIDE, folder):
+    say(estimate)
+  total = held + len(stills) + sum(clip.length for _, clip in clips)
+  progress = Progress('predicting', total, 'img', start=held)
   saved = []  # by threads, some of which finish after an interruption
 
   def write(place: int, image: np.ndarray, raw: RawMaps) -> pathlib.Path:
-    path, name = stills[place]
-    save(raw, image.shape[:2], draw(raw, image, {}), folder, name)
-    saved.append(name)
-    return path
+    item = stills[place]
+    pictures = draw(raw, image, {})
+    with transaction():
+      written = save(raw, image.shape[:2], pictures, folder, item.name)
+      record.replace(item, written)
+    record.add(item, written)
+    saved.append(item)
+    return item.path
 
   def describe_kept() -> str:
-    return many.describe_kept(max(progress.done, len(saved)), progress.total, folder)
+    return many.describe_kept(max(progress.done, held + len(saved)), total, folder)
 
   with stopping.report_interruption(describe_kept, folder), progress:
     folder.mkdir(parents=True, exist_ok=True)
     remove_abandoned(folder)
-    paths = [path for path, _ in stills]
+    paths = [item.path for item in stills]
     with contextlib.closing(many.predict_photographs(predictor, paths, write, broken, samples, zoom)) as written:
       for path in written:
         progress.update(1, path.name)
-    progress.update(len(stills) - progress.done)
-    for clip, name in clips:
+    progress.update(held + len(stills) - progress.done)
+    for item, clip in clips:
       end = progress.done + clip.length
-      _predict_video(predictor, clip, folder, name, samples, zoom, progress, broken)
+      _predict_video(predictor, item, clip, record, samples, zoom, progress, broken)
       progress.update(end - progress.done)
+  return broken
 
 
-def _predict_video(predictor, clip: images.Video, folder: pathlib.Path, name: str, samples, zoom, progress, broken):
+def _predict_video(predictor, item: Item, clip: images.Video, record: Record, samples, zoom, progress, broken):
   scales = {}  # of the first frame, for all
   writers = {}
+  written = []
+  broken_before = len(broken)
   with contextlib.ExitStack() as stack:
     for image in _read(clip, broken):
       for place, picture in draw(predictor.raw(image, samples, zoom), image, scales, True).items():
         if place not in writers:
-          path = folder / place / f'{name}{videos.suffix()}'
-          writers[place] = stack.enter_context(videos.VideoWriter(path, clip.rate, clip.path))
+          written.append(record.folder / place / f'{item.name}{videos.suffix()}')
+          writers[place] = stack.enter_context(videos.VideoWriter(written[-1], clip.rate, clip.path))
         writers[place].write(picture, clip.seconds)
       progress.update(1, clip.path.name)
     if writers and (cut := writers[''].describe_cut()):
       say(cut)
+    if written:
+      record.replace(item, written)
+  if len(broken) == broken_before:
+    record.add(item, written)
 
 
 def _read(clip: images.Video, broken: list[str]) -> Iterator[np.ndarray]:
@@ -154,15 +178,21 @@ def draw(raw: RawMaps, image: np.ndarray, scales: dict, every_class: bool = Fals
   return pictures
 
 
-def save(raw: RawMaps, size: tuple[int, int], pictures: dict[str, np.ndarray], folder: pathlib.Path, name: str):
-  """Writes all files of one image in one transaction."""
+def save(
+  raw: RawMaps, size: tuple[int, int], pictures: dict[str, np.ndarray], folder: pathlib.Path, name: str
+) -> list[pathlib.Path]:
+  """Writes all files of one image in one transaction; returns their paths."""
+  written = []
   with transaction():
     for place, picture in pictures.items():
-      save_png(folder / place / f'{name}.png', picture)
+      written.append(folder / place / f'{name}.png')
+      save_png(written[-1], picture)
     for stage, place in (('final', folder), ('uncertainty', folder / 'uncertainty')):
       for task in raw.tasks if stage in raw.stages else ():
-        with atomic_open(place / task.name / f'{name}.npy', 'wb') as file:
+        written.append(place / task.name / f'{name}.npy')
+        with atomic_open(written[-1], 'wb') as file:
           _write_array(file, raw, stage, task, size)
+  return written
 
 
 def _write_array(file: BinaryIO, raw: RawMaps, stage: str, task: Task, size: tuple[int, int]):

@@ -1,5 +1,6 @@
 """`--mode=predict --save=labels`: predictions as label files, in the layout that training reads."""
 
+import collections
 from collections.abc import Sequence
 import contextlib
 import dataclasses
@@ -20,7 +21,8 @@ from dmtl_jax.inference import images, many
 from dmtl_jax.inference.predicted_labels import predict_label
 from dmtl_jax.inference.prediction import load
 from dmtl_jax.inference.raw_maps import RawMaps
-from dmtl_jax.jobs import disk_use
+from dmtl_jax.jobs import disk_use, predict_record
+from dmtl_jax.jobs.predict_record import Record
 from dmtl_jax.runs import hub
 from dmtl_jax.tasks import Task
 
@@ -59,7 +61,8 @@ def run(
   """Writes OUT/TASK/NAME.png (or .npy) for each image, and OUT/source.json, see `folder.predicted`.
 
   If OUT is PATH/train/predicted, labels that images have in PATH/train/labels are not predicted. A label in which no
-  pixel is sure is not written.
+  pixel is sure is not written. Labels that OUT holds already, of the same photograph by the same weights and settings,
+  stay, see `predict_record`.
 
   Args:
     spec: as for `predict.run`; None: the images of the folder that the run was trained on, PATH/train/images and
@@ -82,42 +85,57 @@ def run(
   readable = [path for path in paths if not (photographs.unsupported_format(path) or images.is_video(path))]
   names = _names(readable)
   target = _target(pathlib.Path(out), predictor.tasks)
-  say(disk_use.describe_labels(readable, [target.missing(name) for name in names], target.folder))
+  fingerprint = predict_record.fingerprint(predictor, 'labels', samples, zoom, confidence, target.encodings)
   origin = dict(run=hub.name_of(os.path.abspath(workdir)), step=predictor.step, confidence=confidence, samples=samples)
+  origin['fingerprint'] = fingerprint
   origin['date'] = datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds')
+  items = [
+    predict_record.describe_item(path, name, fingerprint, [task.name for task in target.missing(name)])
+    for path, name in zip(readable, names)
+  ]
+  record = Record(target.folder)
+  unlabelled = [item for item in items if target.missing(item.name)]
+  held = {item.name for item in unlabelled if record.holds(item)}
+  todo = [item for item in unlabelled if item.name not in held]
+  for sentence in record.describe(items, len(unlabelled), len(held)):
+    say(sentence)
+  labels = [label for item in unlabelled if item.name in held for label in record.files_of(item)]
+  photos = [item.path for item in todo]
+  if todo:
+    say(disk_use.describe_labels(photos, [target.missing(item.name) for item in todo], target.folder))
   broken = [f'{path}: a video; predict its frames as images' for path in paths if images.is_video(path)]
-  counts = dict.fromkeys((task.name for task in target.tasks), 0)
-  progress = Progress('predicting', len(readable), 'img')
-  wanted = [(path, name) for path, name in zip(readable, names) if target.missing(name)]
+  # Those with all labels of their own count as done.
+  progress = Progress('predicting', len(items), 'img', start=len(items) - len(todo))
   saved = []  # by threads, some of which finish after an interruption
 
-  def write(place: int, image: np.ndarray, raw: RawMaps) -> tuple[pathlib.Path, list[str]]:
-    path, name = wanted[place]
-    tasks = _write_labels(raw, image.shape[:2], name, target, confidence)
-    saved.append(name)
-    return path, tasks
+  def write(place: int, image: np.ndarray, raw: RawMaps) -> tuple[pathlib.Path, list[pathlib.Path]]:
+    item = todo[place]
+    with transaction():
+      written = _write_labels(raw, image.shape[:2], item.name, target, confidence)
+      record.replace(item, written)
+    record.add(item, written)
+    saved.append(item)
+    return item.path, written
 
   def describe_kept() -> str:
-    done = max(progress.done, len(readable) - len(wanted) + len(saved))
-    return many.describe_kept(done, len(readable), out)
+    return many.describe_kept(max(progress.done, progress.start + len(saved)), len(items), out)
 
   with stopping.report_interruption(describe_kept, out), progress:
     remove_abandoned(target.folder)
     predicted.write_source(target.folder, target.tasks, origin)
-    progress.update(len(readable) - len(wanted))
-    unlabelled = [path for path, _ in wanted]
-    with contextlib.closing(many.predict_photographs(predictor, unlabelled, write, broken, samples, zoom)) as results:
-      for path, tasks in results:
-        for task in tasks:
-          counts[task] += 1
+    with contextlib.closing(many.predict_photographs(predictor, photos, write, broken, samples, zoom)) as results:
+      for path, written in results:
+        labels += [file.relative_to(target.folder).as_posix() for file in written]
         progress.update(1, path.name)
-    progress.update(len(readable) - progress.done)
-  say(_summary(counts, len(readable), target))
+    progress.update(len(items) - progress.done)
+  say(_summary(labels, len(items), target))
   return images.report_skipped(paths, broken)
 
 
-def _write_labels(raw: RawMaps, size: tuple[int, int], name: str, target: Target, confidence: float) -> list[str]:
-  """Writes the missing labels of one image, in one transaction; returns the tasks that have one now."""
+def _write_labels(
+  raw: RawMaps, size: tuple[int, int], name: str, target: Target, confidence: float
+) -> list[pathlib.Path]:
+  """Writes the missing labels of one image, in one transaction; returns their paths."""
   written = []
   with transaction():
     for task in target.missing(name):
@@ -129,9 +147,9 @@ def _write_labels(raw: RawMaps, size: tuple[int, int], name: str, target: Target
         if older.exists() and not (is_sure and other == suffix):
           remove(older)
       if is_sure:
-        with atomic_open(target.folder / task.name / f'{name}{suffix}', 'wb') as file:
+        written.append(target.folder / task.name / f'{name}{suffix}')
+        with atomic_open(written[-1], 'wb') as file:
           file.write(files.encode_png(values)) if suffix == '.png' else np.save(file, values)
-        written.append(task.name)
   return written
 
 
@@ -192,9 +210,11 @@ def _target(out: pathlib.Path, tasks: tuple[Task, ...]) -> Target:
   return Target(out, common, {task.name: predicted.encoding(task, own[task.name]) for task in common}, labelled)
 
 
-def _summary(counts: dict[str, int], total: int, target: Target) -> str:
-  text = ', '.join(f'{name} {n}' for name, n in counts.items())
+def _summary(labels: Sequence[str], total: int, target: Target) -> str:
+  """The last line of the job; `labels` are TASK/NAME.png of all labels."""
+  counts = collections.Counter(label.partition('/')[0] for label in labels)
+  text = ', '.join(f'{task.name} {counts[task.name]}' for task in target.tasks)
   kept = sum(len(names) for names in target.labelled.values())
   also = f'; {kept} labels of their own are kept' if kept else ''
   learn = '; train on them with --config.data.predicted_labels=True' if predicted.find_root(target.folder) else ''
-  return f'labels predicted for {total} images: {text}{also}, in {target.folder}/TASK{learn}'
+  return f'labels predicted for {images.count_of(total, "image")}: {text}{also}, in {target.folder}/TASK{learn}'

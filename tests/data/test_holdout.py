@@ -80,7 +80,7 @@ def test_held_out_images_that_a_run_learned_from_are_not_scored(tmp_path):
   label_settings.save_mapping(tmp_path / 'labels.json', ['IMG_1', 'IMG_3', 'other'], TASKS, mask[:3])
   assert evaluate.without_learned(source, config, tmp_path).ids == ['IMG_0', 'IMG_2', 'IMG_4']
   label_settings.save_mapping(tmp_path / 'labels.json', source.ids, TASKS, mask)
-  with pytest.raises(UserError, match='labels.json: the run learned from all 5 images that are held out now'):
+  with pytest.raises(UserError, match='labels.json: the run learned from every image that is held out now'):
     evaluate.without_learned(source, config, tmp_path)
   config.data.name = 'pascal'  # other images may use the same names
   assert evaluate.without_learned(source, config, tmp_path) is source

@@ -87,6 +87,15 @@ def test_an_error_in_a_thread_is_raised(paths):
     list(many.predict_photographs(Reader(), paths, write, []))
 
 
+def test_fragments_of_the_heap_are_set_aside_once(paths, monkeypatch):
+  calls = []
+  monkeypatch.setattr(many.memory, 'set_fragments_aside', lambda: calls.append(len(written)))
+  written = []
+  list(many.predict_photographs(Reader(), paths, lambda place, *_: written.append(place), []))
+  assert len(calls) == 1
+  assert calls[0] >= many.COMPILED
+
+
 def test_the_network_sees_one_view_of_a_single_photograph_and_batches_of_several(paths):
   batches = []
 

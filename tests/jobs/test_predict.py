@@ -10,7 +10,7 @@ import pytest
 from dmtl_jax.basics import atomic, photographs
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.inference import images, raw_maps, videos
-from dmtl_jax.jobs import predict
+from dmtl_jax.jobs import predict, predict_record
 from tests.predicting import photo, SAMPLES
 from tests.tiny import TASKS
 
@@ -40,7 +40,10 @@ def test_the_command_writes_what_the_api_gives(tiny_run, predictor, folder, tmp_
   assert f'5 of 6 files predicted: panels in {out}' in output.out
   assert 'predicting' in output.err
   names = {'a_x': 'a/x.JPG', 'b_x': 'b/x.png', 'größe 大': 'größe 大.png', 'dot': 'dot.png'}
-  assert {p.name for p in out.glob('*.*')} == {f'{name}.png' for name in names} | {f'walk{videos.suffix()}'}
+  assert {p.name for p in out.glob('*.*')} == {f'{n}.png' for n in names} | {
+    f'walk{videos.suffix()}',
+    predict_record.NAME,
+  }
   for name, file in names.items():
     maps, uncertainty = predictor.sample(folder / file, SAMPLES)
     for task in TASKS:
@@ -78,7 +81,7 @@ def test_the_command_again_and_without_fault(tiny_run, loaded, folder, tmp_path,
   (tmp_path / 'photos' / 'a.png').write_bytes((folder / 'dot.png').read_bytes())
   for _ in range(2):
     assert predict.run(str(tiny_run), 'best', str(tmp_path / 'photos'), str(tmp_path / 'maps')) == 0
-    assert '1 of 1 files predicted' in capsys.readouterr().out
+    assert '1 of 1 file predicted' in capsys.readouterr().out
   assert np.load(tmp_path / 'maps' / 'depth' / 'a.npy').shape == (1, 1)
   assert not (tmp_path / 'maps' / 'uncertainty').exists()
 
@@ -104,7 +107,7 @@ def test_temporary_files_of_a_killed_run_are_removed_and_no_others(tiny_run, loa
 def test_when_nothing_can_be_read(tiny_run, loaded, folder, tmp_path, capsys):
   assert predict.run(str(tiny_run), 'best', str(folder / 'broken.png'), str(tmp_path / 'out')) == 1
   output = capsys.readouterr()
-  assert '0 of 1 files predicted' in output.out
+  assert '0 of 1 file predicted' in output.out
   assert 'panels' not in output.out
 
 
@@ -132,10 +135,10 @@ def test_the_longest_names(loaded, tiny_run, folder, tmp_path):
   name = 'ố' * 83 + 'xx'
   (tmp_path / 'photos' / f'{name}.png').write_bytes((folder / 'dot.png').read_bytes())
   assert predict.run(str(tiny_run), 'best', str(tmp_path / 'photos'), str(tmp_path / 'maps')) == 0
-  assert {path.stem for path in (tmp_path / 'maps').rglob('*.*')} == {name}
+  assert {path.stem for path in (tmp_path / 'maps').rglob('*.*')} == {name, 'predicted'}
 
 
 def test_a_folder_that_cannot_be_written(tiny_run, loaded, folder, tmp_path):
   (tmp_path / 'file').touch()
-  with pytest.raises(UserError, match='file/maps: Not a directory; fix that.*: 0 of 1 images are new'):
+  with pytest.raises(UserError, match='file/maps: Not a directory; fix that.*: 0 of 1 image predicted in'):
     predict.run(str(tiny_run), 'best', str(folder / 'dot.png'), str(tmp_path / 'file' / 'maps'))

@@ -58,7 +58,7 @@ def completed(root, tiny_run):
 
 def test_every_missing_label_is_written_and_no_other(completed):
   names = written(completed / 'train' / 'predicted')
-  expected = {f'{task.name}/{name}.png' for task in TASKS for name in 'abc'} | {'source.json'}
+  expected = {f'{task.name}/{name}.png' for task in TASKS for name in 'abc'} | {'source.json', 'predicted.jsonl'}
   missing = expected - {'depth/a.png', 'saliency/b.png'} - names
   assert not names - expected
   assert all(name.startswith('depth/') for name in missing)  # an untrained network may predict only depths below 0

@@ -19,6 +19,7 @@ from dmtl_jax.basics.errors import UserError
 from dmtl_jax.configs import common
 from dmtl_jax.datasets import nyud, raw
 from dmtl_jax.inference import many
+from dmtl_jax.inference.calibration import UNCALIBRATED
 from dmtl_jax.inference.raw_maps import RawMaps
 from dmtl_jax.jobs import evaluate, export, influence, predict, prepare, report, uncertainty
 from dmtl_jax.runs import workdir
@@ -140,6 +141,13 @@ def test_predict(tmp_path, monkeypatch):
 
   class Predictor:
     tasks = stub.TASKS[-1:]
+    config = common.base('')
+    calibration = UNCALIBRATED
+    number = 0
+
+    @property
+    def variables(self):
+      return {'params': np.full(1, self.number)}
 
     def check(self, *_):
       pass
@@ -156,7 +164,7 @@ def test_predict(tmp_path, monkeypatch):
 
   out = tmp_path / 'out'
   monkeypatch.setattr(many, 'ThreadPoolExecutor', InlinePool)  # signals reach the main thread, a write ends in its own
-  in_trouble(monkeypatch, job, out, f'0 of 1 images are new in {out}; what is there of others')
+  in_trouble(monkeypatch, job, out, f'0 of 1 image predicted in {out}; the same command goes on')
 
 
 def test_export(tmp_path, monkeypatch):
