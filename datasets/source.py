@@ -30,6 +30,7 @@ class Source:
     crop_guide: task whose label, even if hidden, is added to examples as 'crop_guide' [H, W, K]: the crop may depend
       on it (the PASCAL recipe), the loss may not.
     classes_shown: [N, F] bool, for each class of each task whether the image's label shows it; None: not known.
+    positives_shown: [N, B] bool, for each binary task whether the image's label has a positive pixel; None: not known.
     thumbnails: [N, P] uint8 of the images (see duplicates.py); None: not known.
     predicted: [N, T] bool, which labels a model predicted, where none was made by hand; None: no such labels. They are
       not in `label_mask` before `label_settings.apply_labels`, which makes them visible, and only to training.
@@ -47,6 +48,7 @@ class Source:
   units: dict[str, str] = dataclasses.field(default_factory=dict)
   crop_guide: Task | None = None
   classes_shown: np.ndarray | None = None
+  positives_shown: np.ndarray | None = None
   thumbnails: np.ndarray | None = None
   predicted: np.ndarray | None = None
   predicted_by: dict[str, dict] = dataclasses.field(default_factory=dict)
@@ -93,6 +95,7 @@ class Source:
       read_truth=select(self.read_truth),
       read_summary=select(self.read_summary),
       classes_shown=rows(self.classes_shown),
+      positives_shown=rows(self.positives_shown),
       thumbnails=rows(self.thumbnails),
     )
 

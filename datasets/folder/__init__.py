@@ -161,7 +161,8 @@ def open_folder(path: str, split: str) -> Source:
     split_files,
     read_summary=split_files.summary,
     units={task.name: 'm' for task in tasks if isinstance(task, KINDS['depth'])},
-    classes_shown=_classes_shown(split_files),
+    classes_shown=_values_shown(split_files, [(task.name, id) for task in tasks for id in range(len(task.classes))]),
+    positives_shown=_values_shown(split_files, [(task.name, 1) for task in tasks if task.binary]),
     thumbnails=scanned.thumbnails,
     reads_reduced=True,
   )
@@ -190,12 +191,9 @@ def _files(
   return Files(tasks, ids, [images[id].path for id in ids], labels, stamps, encodings, annotated)
 
 
-def _classes_shown(split_files: Files) -> np.ndarray:
-  """`Source.classes_shown` from the pixels of each class that were counted."""
-  columns = {}
-  for task in split_files.tasks:
-    for id in range(len(task.classes)):
-      columns[task.name, id] = len(columns)
+def _values_shown(split_files: Files, values: Sequence[tuple[str, int]]) -> np.ndarray:
+  """Mask [N, V]: whether a label of that task has a pixel of that class id, from the pixels that were counted."""
+  columns = {value: column for column, value in enumerate(values)}
   shown = np.zeros((len(split_files.ids), len(columns)), bool)
   for row, (result, labels) in enumerate(zip(split_files.results, split_files.labels)):
     if not labels or not columns:

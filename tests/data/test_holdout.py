@@ -1,5 +1,7 @@
 """The images that are held out to validate on: shares of tasks and classes, stability, copies."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -59,6 +61,65 @@ def test_classes_too_rare_for_a_share_do_not_keep_a_task_from_its_own():
   mask[:10, 0] = mask[10:, 1] = True
   chosen = hold_out(make_source(mask, classes_shown=np.eye(20, dtype=bool)), 0.2)
   assert mask[chosen].sum(0).tolist() == [2, 2, 0]
+
+
+def count_positives(positives, chosen):
+  return positives[chosen].sum(0).tolist(), positives[~chosen].sum(0).tolist()
+
+
+def test_a_few_positives_are_on_either_side_and_little_else_changes():
+  """500 sets of 30 images with three labels each, of which one task has 2 to 4 positives."""
+  rng = np.random.default_rng(0)
+  mended = 0
+  for n in range(500):
+    source = Source(TASKS, [f'{n}_{i}' for i in range(30)], np.ones((30, 3), bool), None)
+    positives = np.zeros((30, 1), bool)
+    positives[rng.choice(30, rng.integers(2, 5), replace=False)] = True
+    before = hold_out(source, 0.2)
+    after = hold_out(dataclasses.replace(source, positives_shown=positives), 0.2)
+    (held_out,), (learned,) = count_positives(positives, before)
+    if held_out and learned:
+      np.testing.assert_array_equal(after, before)
+      continue
+    mended += 1
+    held_out, learned = count_positives(positives, after)
+    assert min(held_out + learned) == 1
+    assert after.sum() == 6
+    assert (before ^ after).sum() == 2  # one image in, one out
+  assert 100 < mended < 300
+
+
+def test_positives_of_several_tasks_and_rare_labels():
+  """Whatever is labelled, every task keeps its share, and each has positives on either side if there are two."""
+  rng = np.random.default_rng(0)
+  for n in range(300):
+    mask = rng.random((20, 3)) < rng.uniform(0.2, 1, 3)
+    mask[:, 2] = True
+    positives = (rng.random((20, 2)) < rng.uniform(0, 0.5, 2)) & mask[:, :2]
+    source = Source(TASKS, [f'{n}_{i}' for i in range(20)], mask, None, positives_shown=positives)
+    chosen = hold_out(source, 0.2)
+    assert chosen.sum() <= 7
+    held_out, learned = count_positives(positives, chosen)
+    for there, kept in zip(held_out, learned):
+      assert there + kept < 2 or min(there, kept) > 0, (n, there, kept)
+
+
+def test_one_positive_moves_nothing():
+  source = make_source(np.ones((20, 3)))
+  base = hold_out(source, 0.2)
+  for i in range(20):
+    positives = np.arange(20)[:, None] == i
+    np.testing.assert_array_equal(hold_out(dataclasses.replace(source, positives_shown=positives), 0.2), base)
+
+
+def test_more_images_move_few_where_positives_are_rare():
+  moved = []
+  for n in range(50):
+    positives = np.random.default_rng(n).random((60, 1)) < 0.06
+    source = Source(TASKS, [f'{n}_{i}' for i in range(60)], np.ones((60, 3), bool), None, positives_shown=positives)
+    fewer = source.subset(range(54))
+    moved.append((hold_out(source, 0.2)[:54] ^ hold_out(fewer, 0.2)).sum())
+  assert np.mean(moved) <= 3  # a new draw would move 17 on average
 
 
 def test_copies_of_a_picture_stay_together():

@@ -31,11 +31,6 @@ TASKS = {
 HEIGHT, WIDTH = 6, 8
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
-
-
 def write(path, array):
   """Writes an array as PNG, JPEG or .npy; channels are RGB."""
   path.parent.mkdir(parents=True, exist_ok=True)
@@ -442,6 +437,18 @@ def test_a_scan_that_ends_early_keeps_what_it_has_read(root, monkeypatch):
   open_train(root)
   assert before == 5
   assert len(read) - before == 3  # 7 images, of which two chunks of 2 were kept
+
+
+def test_a_held_out_part_has_positives_where_the_training_images_have_some(tmp_path):
+  """Saliency that is empty in the images that would be held out."""
+  toy.write(tmp_path, train=10, val=0)
+  config = ConfigDict({'name': 'folder', 'path': str(tmp_path)})
+  before = source_lib.open_splits(config)
+  for id in before['val'].ids:
+    write(tmp_path / f'train/labels/saliency/{id}.png', np.zeros((64, 96), np.uint8))
+  after = source_lib.open_splits(config)
+  assert after['val'].positives_shown.sum(0).tolist() == [1, 2]  # saliency, boundary
+  assert len({*before['val'].ids} & {*after['val'].ids}) == 1
 
 
 def test_a_summary_says_what_the_labels_hold_without_reading_them(root):
