@@ -88,6 +88,11 @@ def holdout_fraction(data_config) -> float:
   return data_config.get('holdout_fraction', 0) or default
 
 
+def is_built(data_config) -> bool:
+  """Whether config.data is built from raw files or rendered before it is opened; every image then has all labels."""
+  return hasattr(package(data_config.name), 'Builder')
+
+
 def propose(data_config) -> Proposal | None:
   """The description that a folder of images lacks, as its labels suggest it; None where there is one."""
   module = package(data_config.name)

@@ -5,7 +5,7 @@ neither labels of uncertain images nor labels spread over the images' features t
 standard errors (benchmarks/suggest.py, docs/your_own_data.md).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import copy
 from typing import NamedTuple
 
@@ -102,24 +102,24 @@ def measure(predictor, source, data_config) -> np.ndarray:
   return np.concatenate(parts)
 
 
-def rank(uncertainty: np.ndarray, labelled: np.ndarray, candidates: np.ndarray, count: int, seed: int) -> list[Pick]:
+def rank(uncertainty: np.ndarray, labels: Sequence[int], candidates: np.ndarray, count: int, seed: int) -> list[Pick]:
   """The pairs to label next, in the order in which they were picked.
 
   Each is of the task that has the fewest labels, and of an image drawn from its candidates, each equally likely.
 
   Args:
     uncertainty: [N, T], of `measure`.
-    labelled: [N, T] bool, the pairs that have a label.
-    candidates: [N, T] bool, the pairs to choose from.
+    labels: [T], how many images have a label of each task.
+    candidates: [N, T] bool, the pairs to choose from, which have no label.
     count: how many at most. No image is picked for a second task while another is left for that task.
   """
   rng = np.random.default_rng(seed)
-  candidates = candidates & ~labelled
-  shares = np.zeros(labelled.shape)
+  candidates = candidates.copy()
+  shares = np.zeros(candidates.shape)
   for t, rows in enumerate(map(np.flatnonzero, candidates.T)):
     shares[rows, t] = share_smaller(uncertainty[rows, t])
-  counts = labelled.sum(0)
-  is_new = np.ones(len(labelled), bool)
+  counts = np.array(labels)
+  is_new = np.ones(len(candidates), bool)
   picks = []
   while len(picks) < count and candidates.any():
     open_tasks = np.flatnonzero(candidates.any(0))

@@ -22,7 +22,9 @@ from dmtl_jax.draw.png import save_png
 from dmtl_jax.inference import images, ranking, tiles
 from dmtl_jax.inference.prediction import load, Predictor
 from dmtl_jax.inference.ranking import Pick
+from dmtl_jax.report import reading
 from dmtl_jax.runs import run_tasks
+from dmtl_jax.runs import workdir as workdir_lib
 from dmtl_jax.tasks import Task
 
 DRAWN = 24  # pairs on the contact sheet
@@ -52,37 +54,51 @@ def run(workdir: str, out: str, spec: str | Sequence[str] | None, count: int, fo
   config = run_tasks.match(predictor.config, predictor.tasks, workdir, force)
   if 'predicted_labels' in config.data:
     config.data.predicted_labels = False  # which are no labels here
-  whole = source_lib.open_source(config.data, 'train')
-  training = label_settings.apply_labels(whole, config.data.labels, config.data.label_seed)
+  is_built = source_lib.is_built(config.data)
+  if is_built and not spec:
+    raise _all_labelled(workdir)
   broken: dict[int, str] = {}
   thumbnails: dict[int, np.ndarray] = {}
   folder = pathlib.Path(out)
   with stopping.report_interruption(lambda: f'what lies in {folder} is as it was', folder):
+    if is_built:  # its images are no photographs of the owner, and building it may take long
+      known = {}
+      labels = count_learned(workdir, predictor.tasks)
+    else:
+      known = source_lib.open_splits(config.data, source_lib.SPLITS if spec else ('train',))
+      visible = label_settings.apply_labels(known['train'], config.data.labels, config.data.label_seed)
+      labels = visible.label_mask.sum(0)
     if spec:
-      training = training.subset(np.flatnonzero(training.label_mask.any(1)).tolist())
-    elif whole.label_mask.all():
-      raise UserError(
-        f'{workdir}: all {len(training)} training images are labelled for all tasks; name others with --images=PHOTOS'
-      )
-    sources = [training, *([_open_photographs(paths, training.tasks, broken, thumbnails)] if spec else [])]
-    parts = [ranking.measure(predictor, _without_labels(one), config.data) for one in sources]
-    labelled = np.concatenate([one.label_mask for one in sources])
-    candidates = ~labelled if spec else ~whole.label_mask  # a label that config.data.labels hides need not be drawn
-    if spec:
-      candidates[: len(training)] = False
-      candidates[len(training) :] = _missing_labels(
-        len(paths), thumbnails, broken, [whole, source_lib.open_source(config.data, 'val')]
-      )
-    picks = ranking.rank(np.concatenate(parts), labelled, candidates, count, config.seed)
-    names = [*training.ids, *(sanitize(str(path), 4096) for path in paths)]
+      source = _open_photographs(paths, predictor.tasks, broken, thumbnails)
+    else:
+      source = known['train']
+      if source.label_mask.all():
+        raise _all_labelled(workdir)
+    uncertainty = ranking.measure(predictor, _without_labels(source), config.data)
+    # A label that config.data.labels hides need not be drawn.
+    candidates = _missing_labels(source, thumbnails, broken, [*known.values()]) if spec else ~source.label_mask
+    picks = ranking.rank(uncertainty, labels, candidates, count, config.seed)
+    names = [sanitize(str(path), 4096) for path in paths] if spec else source.ids
     with transaction():
-      write_csv(folder / 'suggestions.csv', as_rows(picks, names, training.tasks))
+      write_csv(folder / 'suggestions.csv', as_rows(picks, names, source.tasks))
       if picks:
-        save_png(folder / 'suggestions.png', _draw(predictor, sources, picks[:DRAWN], names))
+        save_png(folder / 'suggestions.png', _draw(predictor, source, picks[:DRAWN], names))
   for reason in broken.values():
     print(f'skipped: {reason}', file=sys.stderr)
   say(f'{len(picks)} of {int(candidates.sum())} pairs without a label suggested: {folder}/suggestions.csv and .png')
   return 1 if broken else 0
+
+
+def _all_labelled(workdir: str) -> UserError:
+  return UserError(f'{workdir}: all its training images are labelled for all tasks; name others with --images=PHOTOS')
+
+
+def count_learned(workdir: str, tasks: Sequence[Task]) -> list[int]:
+  """How many labels of each task a run learned from; 0, and a line that says so, if its folder does not list them."""
+  learned = reading.read_label_counts(workdir_lib.resolve_run(workdir) / 'labels.json')
+  if learned is None:
+    say(f'{workdir}: does not list the labels that it learned from (labels.json), so they are not counted')
+  return [learned.tasks.get(task.name, 0) if learned else 0 for task in tasks]
 
 
 def _photographs(spec: str | Sequence[str], out: str) -> list[pathlib.Path]:
@@ -113,9 +129,9 @@ def _open_photographs(
 
 
 def _missing_labels(
-  count: int, thumbnails: dict[int, np.ndarray], broken: dict[int, str], sources: Sequence[Source]
+  photographs: Source, thumbnails: dict[int, np.ndarray], broken: dict[int, str], known: Sequence[Source]
 ) -> np.ndarray:
-  """Which labels [N, T] bool `count` photographs lack, in themselves and in copies of them in the sources.
+  """Which labels [N, T] bool the photographs lack: those that no copy of them in the known sources has.
 
   Args:
     thumbnails, broken: see `_open_photographs`; nothing is missing of what cannot be read.
@@ -123,22 +139,23 @@ def _missing_labels(
   Raises:
     UserError: no photograph can be read, or no label is missing.
   """
+  count = len(photographs)
   if len(broken) == count:
     raise UserError(f'--images: none of {count} photographs can be read; {broken[min(broken)]}')
-  missing = np.zeros((count, len(sources[0].tasks)), bool)
-  known = labels_of_copies(list(thumbnails.values()), sources)
-  missing[list(thumbnails)] = ~known
+  missing = np.zeros((count, len(photographs.tasks)), bool)
+  labels = labels_of_copies(list(thumbnails.values()), photographs.tasks, known)
+  missing[list(thumbnails)] = ~labels
   if not missing.any():
-    raise UserError(f'--images: all {len(known)} photographs are in the data, labelled for all tasks; name others')
-  if known.any():
+    raise UserError(f'--images: all {len(labels)} photographs are in the data, labelled for all tasks; name others')
+  if labels.any():
     say(
-      f'{int(known.any(1).sum())} of {len(known)} photographs are labelled in the data already; '
+      f'{int(labels.any(1).sum())} of {len(labels)} photographs are labelled in the data already; '
       'they are suggested only for labels that they do not have'
     )
   return missing
 
 
-def labels_of_copies(thumbnails: Sequence[np.ndarray], sources: Sequence[Source]) -> np.ndarray:
+def labels_of_copies(thumbnails: Sequence[np.ndarray], tasks: Sequence[Task], sources: Sequence[Source]) -> np.ndarray:
   """Which labels [N, T] bool exist of N photographs: those of the images in the sources that show the same picture.
 
   None of sources whose thumbnails are not known.
@@ -146,7 +163,7 @@ def labels_of_copies(thumbnails: Sequence[np.ndarray], sources: Sequence[Source]
   count = len(thumbnails)
   thumbnailed = [source for source in sources if source.thumbnails is not None]
   pictures = duplicates.pictures(np.concatenate([np.stack(thumbnails), *(one.thumbnails for one in thumbnailed)]))
-  labels = np.zeros((pictures.max() + 1, len(sources[0].tasks)), bool)
+  labels = np.zeros((pictures.max() + 1, len(tasks)), bool)
   np.logical_or.at(labels, pictures[count:], np.concatenate([labels[:0], *(one.label_mask for one in thumbnailed)]))
   return labels[pictures[:count]]
 
@@ -181,13 +198,11 @@ def explain(pick: Pick, task: str, before: int) -> str:
   return f'{task} has the fewest labels ({labels}); {share}'
 
 
-def _draw(predictor: Predictor, sources: Sequence[Source], picks: Sequence[Pick], names: Sequence[str]) -> np.ndarray:
+def _draw(predictor: Predictor, source: Source, picks: Sequence[Pick], names: Sequence[str]) -> np.ndarray:
   """The contact sheet, see `panels.suggestion_sheet`."""
   rows = []
   for number, pick in enumerate(picks, 1):
-    first = len(sources[0])
-    source, index = (sources[0], pick.image) if pick.image < first else (sources[1], pick.image - first)
-    image = images.shrink(_without_labels(source)[index]['image'], SIDE)
+    image = images.shrink(_without_labels(source)[pick.image]['image'], SIDE)
     task = predictor.tasks[pick.task]
     raw = predictor.raw(image, 1, 1)
     final = jnp.asarray(raw.calibrated(task))

@@ -22,7 +22,8 @@ def mask(count, tasks, *pairs):
 
 def ranked(labelled, count=99, candidates=None, seed=0):
   candidates = ~labelled if candidates is None else candidates
-  return [(pick.image, pick.task) for pick in rank(np.ones(labelled.shape), labelled, candidates, count, seed)]
+  picks = rank(np.ones(labelled.shape), labelled.sum(0), candidates, count, seed)
+  return [(pick.image, pick.task) for pick in picks]
 
 
 def test_images_are_equally_likely():
@@ -50,15 +51,14 @@ def test_an_image_is_suggested_for_a_second_task_only_when_no_other_is_left():
   assert len(set(picks)) == 6
 
 
-def test_only_candidates_without_a_label_are_suggested():
-  rng = np.random.default_rng(0)
-  labelled, candidates = rng.random((2, 20, 3)) < 0.5
-  picks = ranked(labelled, candidates=candidates)
-  assert sorted(picks) == [tuple(pair) for pair in np.argwhere(candidates & ~labelled).tolist()]
+def test_only_candidates_are_suggested():
+  candidates = np.random.default_rng(0).random((20, 3)) < 0.5
+  picks = ranked(mask(20, 3), candidates=candidates)
+  assert sorted(picks) == [tuple(pair) for pair in np.argwhere(candidates).tolist()]
 
 
 def test_uncertainty_is_told_as_a_share_of_the_candidates():
-  picks = rank(np.array([[9], [1], [2], [3]]), mask(4, 1, (0, 0)), mask(4, 1) == 0, 9, 0)
+  picks = rank(np.array([[9], [1], [2], [3]]), [1], ~mask(4, 1, (0, 0)), 9, 0)
   assert {pick.image: pick.uncertainty for pick in picks} == pytest.approx({1: 1 / 6, 2: 3 / 6, 3: 5 / 6})
   assert [pick.labels for pick in picks] == [1, 2, 3]
 

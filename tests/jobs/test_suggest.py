@@ -13,6 +13,7 @@ import pytest
 
 import dmtl_jax
 from dmtl_jax import cli
+from dmtl_jax.basics.atomic import write_json
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.data import source as source_lib
 from dmtl_jax.jobs import convert, suggest
@@ -34,15 +35,19 @@ def folder(tmp_path_factory):
   return root
 
 
-@pytest.fixture(scope='module')
-def workdir(folder, short_encoder):
-  fields = {'data.size': SIZE, 'data.path': str(folder), 'model.width': 8, 'model.channels': 32}
-  config = dmtl_jax.get_config('folder', **fields)
+def write_run(path, data, **fields):
+  fields = {'data.size': SIZE, 'model.width': 8, 'model.channels': 32} | fields
+  config = dmtl_jax.get_config(data, **fields)
   with config.unlocked():
     config.model.update(depth=1, decoder_blocks=1)
   tasks = source_lib.data_tasks(config.data)
   variables = jax.tree.map(np.float32, random_variables(build_model(config, tasks), seed=2))
-  return convert.write_run(folder.parent / 'run', config, tasks, variables, 7)
+  return convert.write_run(path, config, tasks, variables, 7)
+
+
+@pytest.fixture(scope='module')
+def workdir(folder, short_encoder):
+  return write_run(folder.parent / 'run', 'folder', **{'data.path': str(folder)})
 
 
 def rows(out):
@@ -117,6 +122,25 @@ def test_photographs_to_choose_from(workdir, folder, tmp_path, capsys):
     suggest.run(workdir, str(tmp_path / 'out'), str(photos), 3)
 
 
+def test_data_that_are_rendered_are_not_opened(folder, tmp_path, capsys):
+  """Only labels.json says what the run learned from them: here three labels of semseg and one of depth."""
+  data = {'data.dir': str(tmp_path / 'rooms'), 'data.tasks': ('semseg', 'depth')}
+  rooms = write_run(tmp_path / 'run', 'scenes', **data)
+  with pytest.raises(UserError, match='all its training images are labelled for all tasks; name others with --images'):
+    suggest.run(rooms, str(tmp_path / 'out'), None, 2)
+  labels = {'a': ['semseg', 'depth'], 'b': ['semseg'], 'c': ['semseg', 'predicted:depth']}
+  write_json(pathlib.Path(rooms) / 'labels.json', labels)
+  assert suggest.run(rooms, str(tmp_path / 'out'), str(folder / 'train/images'), 2) == 0
+  assert [row['why'].partition(';')[0] for row in rows(tmp_path / 'out')] == [
+    'depth has the fewest labels (1)',
+    'depth has the fewest labels (1, and 1 suggested before)',
+  ]
+  (pathlib.Path(rooms) / 'labels.json').unlink()
+  assert suggest.count_learned(rooms, source_lib.data_tasks(dmtl_jax.load(rooms).config.data)) == [0, 0]
+  assert 'does not list the labels that it learned from (labels.json), so they are not' in capsys.readouterr().out
+  assert not (tmp_path / 'rooms').exists()
+
+
 def test_a_video_is_refused(workdir, tmp_path):
   (tmp_path / 'walk.mp4').touch()
   with pytest.raises(UserError, match='walk.mp4 is a video; give photographs'):
@@ -142,6 +166,6 @@ def test_nothing_left_to_label(workdir, folder, tmp_path):
   config.data.path = str(complete)
   tasks = source_lib.data_tasks(config.data)
   other = convert.write_run(tmp_path / 'run', config, tasks, dmtl_jax.load(workdir).variables, 7)
-  with pytest.raises(UserError, match='all 2 training images are labelled for all tasks; name others with --images'):
+  with pytest.raises(UserError, match='all its training images are labelled for all tasks; name others with --images'):
     suggest.run(other, str(tmp_path / 'out'), None, 3)
   assert not (tmp_path / 'out').exists()
