@@ -1,6 +1,6 @@
 """Panels: images, labels and predictions of all tasks in one picture (the paper's Figures 5, 7 and 9)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import functools
 import itertools
 import math
@@ -110,11 +110,14 @@ def panel(
   return _draw_sheet(['Input', *(task.heading for task in tasks)], titles, grid, width, note)
 
 
-def contact_sheet(images: Sequence[tuple[str, np.ndarray, dict]], tasks: Sequence) -> np.ndarray:
+def contact_sheet(
+  images: Sequence[tuple[str, np.ndarray, dict]], tasks: Sequence, units: Mapping[str, str] = {}
+) -> np.ndarray:
   """Draws a row per image and a column per task: labels overlaid on the image, legends below.
 
   Args:
     images: (id, uint8 [H, W, 3], {task name: label [H, W, K]}), of any sizes.
+    units: {task name: unit of its values}, where it is known.
 
   Returns:
     uint8 [h, w, 3].
@@ -131,7 +134,7 @@ def contact_sheet(images: Sequence[tuple[str, np.ndarray, dict]], tasks: Sequenc
     )
   for t in tasks:
     shown = [(id, {t.name: labels.get(t.name)}) for id, _, labels in images]
-    keys.append(t.overlay_legend(size[0], limits[t.name], _present(t, shown)))
+    keys.append(t.overlay_legend(size[0], limits[t.name], _present(t, shown), unit=units.get(t.name, '')))
   return _draw_sheet(['Image', *(t.heading for t in tasks)], [*(id for id, _, _ in images), ''], [*grid, keys], size[0])
 
 

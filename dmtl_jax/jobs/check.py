@@ -265,4 +265,4 @@ def draw_labels(source, config) -> np.ndarray:
   for i in np.linspace(0, len(source) - 1, min(SHOWN, len(source))).round().astype(int).tolist():
     ready = transform(source[i])
     shown.append((source.ids[i], ready['image'], ready['labels']))
-  return panels.contact_sheet(shown, source.tasks)
+  return panels.contact_sheet(shown, source.tasks, source.units)

@@ -324,19 +324,20 @@ class Task:
     plane = values.reshape(*values.shape[:2], -1)[..., 0]
     return colors.hatch_unlabelled(np.isfinite(plane), colors.heat(plane, (low, high)))
 
-  def key(self, limits=None, present=None) -> legends.Key:
+  def key(self, limits=None, present=None, unit: str = '') -> legends.Key:
     """The legend of `picture`: a scale, or names with colours.
 
     Args:
       limits: ends of the colour scale, see `limits`.
       present: class ids to name; default all.
+      unit: of the values; '' if it is not known.
     """
     low, high = limits or (0.0, 1.0)
-    return legends.Scale(colors.ramp(), f'{low:.3g}', f'{high:.3g}')
+    return legends.Scale(colors.ramp(), f'{low:.3g}', f'{high:.3g} {unit}'.rstrip())
 
-  def legend(self, width: int, limits=None, present=None, scale: float = 1) -> np.ndarray:
+  def legend(self, width: int, limits=None, present=None, scale: float = 1, unit: str = '') -> np.ndarray:
     """Draws `key`: uint8 [h, width, 3] on white; letters at scale 1 suit a picture of 640 pixels."""
-    return self.key(limits, present).draw(width, scale)
+    return self.key(limits, present, unit).draw(width, scale)
 
   def overlay_label(self, image: np.ndarray, label: np.ndarray, limits=None) -> np.ndarray:
     """Overlays a label [H, W, K] on its image; unlabelled pixels show only the image."""
@@ -347,9 +348,9 @@ class Task:
     """Overlays a prediction on its image, uint8 [H, W, 3]."""
     return colors.overlay(image, self.picture(values, limits))
 
-  def overlay_legend(self, width: int, limits=None, present=None, scale: float = 1) -> np.ndarray:
+  def overlay_legend(self, width: int, limits=None, present=None, scale: float = 1, unit: str = '') -> np.ndarray:
     """Draws the legend of `overlay_prediction`, as `legend` does."""
-    return self.legend(width, limits, present, scale)
+    return self.legend(width, limits, present, scale, unit)
 
   def resize_prediction(self, values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Resizes a prediction to (H, W)."""

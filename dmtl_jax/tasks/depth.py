@@ -108,9 +108,11 @@ class Depth(Task):
     labelled = np.isfinite(plane) & ((plane > 0) | (values.ndim == 2))
     return colors.hatch_unlabelled(labelled, colors.heat(-np.where(labelled, plane, high), (-high, -low)))
 
-  def key(self, limits=None, present=None):
+  def key(self, limits=None, present=None, unit=''):
     # `limits` leaves out the outermost 1%, which get the colours of the ends.
-    low, high = (f'< {limits[0]:.3g}', f'> {limits[1]:.3g} (label units)') if limits else ('near', 'far')
+    low, high = 'near', 'far'
+    if limits:
+      low, high = f'< {limits[0]:.3g}', f'> {limits[1]:.3g} {unit or "(label units)"}'
     return legends.Scale(colors.ramp()[::-1], low, high)
 
 

@@ -121,10 +121,10 @@ class Normals(Task):
     picture = cv2.convertScaleAbs(np.maximum(values, -1), alpha=127.5, beta=127.5)
     return colors.hatch_unlabelled(~is_zero, picture)
 
-  def key(self, limits=None, present=None):
+  def key(self, limits=None, present=None, unit=''):
     return legends.Swatches([('right', (255, 128, 128)), ('up', (128, 255, 128)), ('towards us', (128, 128, 255))])
 
-  def legend(self, width, limits=None, present=None, scale=1):
+  def legend(self, width, limits=None, present=None, scale=1, unit=''):
     return legends.draw_normals_key(width, scale)
 
   def resize_prediction(self, values, size):

@@ -54,7 +54,7 @@ class Saliency(Semseg):
     low, high = self.end_colors
     return colors.hatch_unlabelled(labelled, np.round((1 - share) * low + share * high))
 
-  def key(self, limits=None, present=None):
+  def key(self, limits=None, present=None, unit=''):
     low, high = self.end_colors
     return self._scale(low, high, limits)
 
@@ -75,7 +75,7 @@ class Saliency(Semseg):
   def overlay_label(self, image, label, limits=None):
     return self.overlay_prediction(image, (label[..., 0] == 1).astype(np.float32))
 
-  def overlay_legend(self, width, limits=None, present=None, scale=1):
+  def overlay_legend(self, width, limits=None, present=None, scale=1, unit=''):
     grey = np.full(3, 235)
     orange = grey + self.overlay_alpha * (np.array(colors.ORANGE) - grey)
     return self._scale(grey, orange, limits).draw(width, scale)

@@ -183,7 +183,7 @@ class Semseg(Task):
       picture = colors.stripe(plane >= len(self.classes), picture)
     return colors.hatch_unlabelled(plane != IGNORE, picture)
 
-  def key(self, limits=None, present=None):
+  def key(self, limits=None, present=None, unit=''):
     ids = range(len(self.classes)) if present is None else present
     return legends.Swatches([(self.id_names[i], colors.palette()[i]) for i in ids])
 

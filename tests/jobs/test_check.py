@@ -12,14 +12,13 @@ from scipy import ndimage
 from dmtl_jax.basics.errors import UserError
 from dmtl_jax.configs import folder
 from dmtl_jax.data import pipeline
-from dmtl_jax.draw import panels
+from dmtl_jax.draw import legends, panels
 from dmtl_jax.jobs import check
 from tests import toy
 
 
 @pytest.fixture
 def config(tmp_path, monkeypatch):
-  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
   monkeypatch.setattr(check.recipe, 'lines', lambda *_: [])  # test_recipe.py
   toy.write(tmp_path / 'toy', 4, 2)
   config = folder.get_config()
@@ -147,7 +146,7 @@ def test_labels_are_drawn_as_the_network_is_given_them(config, monkeypatch):
   cv2.imwrite(f'{config.data.path}/train/labels/boundary/train01.png', line)
   config.data.size = (32, 64)
   source = check.source_lib.open_source(config.data, 'train')
-  monkeypatch.setattr(check.panels, 'contact_sheet', lambda images, tasks: images)
+  monkeypatch.setattr(check.panels, 'contact_sheet', lambda images, tasks, units: images)
   batch = next(iter(pipeline.eval_batches(source, config.data, config.eval.batch, config.eval.geometry)))
   for i, (id, image, labels) in enumerate(check.draw_labels(source, config)):
     assert id == source.ids[i]
@@ -159,6 +158,19 @@ def test_labels_are_drawn_as_the_network_is_given_them(config, monkeypatch):
       mask = labels['boundary'][..., 0] == 1
       assert ndimage.label(mask, np.ones((3, 3)))[1] == 1
       assert 46 <= mask.sum() <= 48
+
+
+def test_the_legend_of_depth_names_metres(config, monkeypatch):
+  texts = []
+  draw = legends.Scale.draw
+
+  def record(scale, width, size=1):
+    texts.append(scale.high)
+    return draw(scale, width, size)
+
+  monkeypatch.setattr(legends.Scale, 'draw', record)
+  check.draw_labels(check.source_lib.open_source(config.data, 'train'), config)
+  assert [text for text in texts if text.startswith('> ')] == ['> 4 m']
 
 
 def test_labels_are_drawn_over_their_own_image(config):
