@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 import dataclasses
-import json
 import os
 import pathlib
 from typing import NamedTuple
@@ -12,7 +11,7 @@ import cv2
 import numpy as np
 
 from dmtl_jax.basics import files
-from dmtl_jax.basics.atomic import write_atomic, write_json
+from dmtl_jax.basics.atomic import json_text, write_atomic, write_json
 from dmtl_jax.basics.errors import join_names, sanitize, UserError
 from dmtl_jax.basics.progress import Progress
 from dmtl_jax.datasets.folder import label_files, listing
@@ -45,7 +44,7 @@ class Proposal(NamedTuple):
 
   def text(self) -> str:
     """The entries as dataset.json has them, a line for each task."""
-    tasks = [f'  {json.dumps(name)}: {json.dumps(entry)}' for name, entry in self.entries.items()]
+    tasks = [f'  {json_text(name)}: {json_text(entry)}' for name, entry in self.entries.items()]
     return '{"tasks": {\n' + ',\n'.join(tasks) + '\n}}\n'
 
   def lines(self, written: bool) -> list[str]:

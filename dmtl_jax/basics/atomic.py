@@ -122,7 +122,13 @@ def write_atomic(path: str | os.PathLike, text: str):
 
 def write_json(path: str | os.PathLike, value):
   """Writes JSON, see `atomic_open`; an undefined score (NaN) becomes null."""
-  write_atomic(path, json.dumps(without_nan(value), indent=1, allow_nan=False) + '\n')
+  write_atomic(path, json_text(without_nan(value), indent=1) + '\n')
+
+
+def json_text(value, indent: int | None = None) -> str:
+  """JSON in which letters of any script are readable; surrogates, which UTF-8 cannot hold, are escaped."""
+  text = json.dumps(value, indent=indent, allow_nan=False, ensure_ascii=False)
+  return text.encode('utf-8', 'backslashreplace').decode('utf-8')  # which escapes surrogates as JSON does: \udcff
 
 
 def write_csv(path: pathlib.Path, rows: list[dict]):

@@ -99,14 +99,16 @@ def test_the_toy_folder_is_described_as_it_is(tmp_path):
 def test_labels_that_a_description_lacks_are_added_to_it(tmp_path):
   write(tmp_path, 'depth', grid(0, 900, 1500, dtype=np.uint16))
   write(tmp_path, 'masks', grid(0, 255))
-  content = {'tasks': {'masks': {'kind': 'saliency', 'ignore': 255}}, 'owner': 'me'}
+  content = {'tasks': {'masks': {'kind': 'saliency', 'ignore': 255}}, 'owner': 'J\u00fcrgen', 'file': '\udcff'}
   (tmp_path / 'dataset.json').write_text(json.dumps(content))
   proposal = propose(tmp_path)
   assert 'dataset.json: does not describe depth; the labels suggest' in proposal.lines(written=False)[0]
   assert proposal.lines(written=False)[-1].endswith('correct what is wrong in it')
   proposal.write()
   content['tasks']['depth'] = {}
-  assert json.loads((tmp_path / 'dataset.json').read_text()) == content
+  written = (tmp_path / 'dataset.json').read_text(encoding='utf-8')
+  assert json.loads(written) == content
+  assert '"J\u00fcrgen"' in written
   assert propose(tmp_path) is None
   write(tmp_path, 'nothing', grid(0, 0))
   with pytest.raises(
