@@ -49,8 +49,8 @@ def read(paths: list[pathlib.Path]) -> Export:
       table = LABEL_IDS if kind == 'labelIds.png' else TRAIN_IDS
       drawing = ColorMap(path, table, 'the table of Cityscapes')
       size = drawing.size()
-    mask = None if kind == 'polygons.json' else path
-    export.images.append(Annotated(candidates, str(path), drawing, size, split, mask=mask))
+    masks = [] if kind == 'polygons.json' else [path]
+    export.images.append(Annotated(candidates, str(path), drawing, size, split, masks=masks))
   if others := names - UNSCORED - set(CLASSES.values()):
     export.classes = [name for name in CLASSES.values() if name in names] + sorted(others)
   return export

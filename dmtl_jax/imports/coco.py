@@ -61,10 +61,10 @@ def read(path: pathlib.Path, content: dict, pngs: list[pathlib.Path]) -> Export:
     name = field(where, entry, 'file_name', str)
     id = entry['id']
     where = f'{path}: "{sanitize(name, 80)}"'
-    mask = labels.maps[id].path if id in labels.maps else None
+    masks = [labels.maps[id].path] if id in labels.maps else []
     may_be_empty = id not in labels.boxed
     export.images.append(
-      Annotated([name], where, labels.of(id), sizes[id], split, mask=mask, may_be_empty=may_be_empty)
+      Annotated([name], where, labels.of(id), sizes[id], split, masks=masks, may_be_empty=may_be_empty)
     )
   return export
 

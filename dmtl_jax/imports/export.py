@@ -55,7 +55,7 @@ class Annotated:
     split: 'train' or 'val'.
     pixels: reads the photograph [H, W, 3], where the export holds it.
     depth: reads depths [H, W] float32 in metres, where the export holds them.
-    mask: the image file that holds the label, if one does.
+    masks: image files that are no photographs: the one that holds the label, and others of the same image.
     may_be_empty: whether an image without regions may show none of the classes; not if something else was drawn there,
       such as a box, or if nobody has looked at it.
   """
@@ -67,7 +67,7 @@ class Annotated:
   split: str = 'train'
   pixels: Callable[[], np.ndarray] | None = None
   depth: Callable[[], np.ndarray] | None = None
-  mask: pathlib.Path | None = None
+  masks: Sequence[pathlib.Path] = ()
   may_be_empty: bool = True
 
 

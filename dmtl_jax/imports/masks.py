@@ -98,8 +98,13 @@ def read(paths: list[pathlib.Path], colors: pathlib.Path | None) -> Export:
     names = [str(path.with_name(stem)) for stem in stems]
     label = ColorMap(path, table, source or 'the colours of PASCAL VOC')
     split = splits.get(path.stem) or split_of([] if splits else path.parent.parts[-2:])
-    export.images.append(Annotated(names, str(path), label, label.size(), split, mask=path))
+    export.images.append(Annotated(names, str(path), label, label.size(), split, masks=[path, _object_map(path)]))
   return export
+
+
+def _object_map(path: pathlib.Path) -> pathlib.Path:
+  """Where VOC has the map of single objects that belongs to a class map."""
+  return pathlib.Path(*('SegmentationObject' if part == 'SegmentationClass' else part for part in path.parts))
 
 
 def _read_splits(paths: list[pathlib.Path]) -> dict[str, str]:

@@ -49,7 +49,7 @@ def open_photos(export: Export, images: str | None, root: pathlib.Path) -> Photo
     raise UserError(f'--images: the export of {export.tool} holds its photographs; leave it out')
   if not holds_them and not images:
     raise UserError('--mode=import needs --images, the folder of the photographs that were labelled; see --help')
-  masks = [image.mask for image in export.images if image.mask]
+  masks = [path for image in export.images for path in image.masks]
   return Photos(images, root, masks) if images else None
 
 

@@ -74,6 +74,13 @@ def test_a_photograph_keeps_its_name_whatever_else_is_given(place):
   assert (place.data / 'train/labels/third/cam2_x.png').exists()
 
 
+def test_letters_of_any_script_are_readable_in_dataset_json(place):
+  place.join(coco('B\u00e4ume', '\u9053\u8def'))
+  text = (place.data / 'dataset.json').read_text(encoding='utf-8')
+  assert '"B\u00e4ume"' in text
+  assert '"\u9053\u8def"' in text
+
+
 def test_masks_among_the_photographs_are_no_photographs(place):
   (place.photos / 'masks').mkdir()
   (place.photos / 'masks/a.png').write_bytes(exports.png(exports.truth()))
@@ -84,6 +91,14 @@ def test_masks_among_the_photographs_are_no_photographs(place):
   place.photos = place.photos / 'masks'
   with pytest.raises(UserError, match=r'photos/masks: holds only the masks of --from; give the folder of the photogr'):
     place.join(name='photos/masks', colors=str(colors), task='second')
+
+
+def test_the_object_maps_of_voc_are_no_photographs(place):
+  exports.labelmap(place.photos)
+  (place.photos / 'SegmentationObject').mkdir()
+  (place.photos / 'SegmentationObject/a.png').write_bytes(exports.png(exports.truth()))
+  assert place.join(name='photos').images == {'linked': 1}
+  assert [path.name for path in (place.data / 'train/images').iterdir()] == ['a.jpg']
 
 
 def test_labels_of_a_tool_beside_our_photographs_are_no_photographs(place):
