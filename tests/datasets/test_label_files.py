@@ -14,11 +14,6 @@ SIZE = (8, 10)
 TWO = ['background', 'target']
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
-
-
 def write_folder(root, entry: dict, files: dict, name: str = 'it'):
   """A data set of one task: for each label file {NAME.png or NAME.npy: array} a grey image of its size."""
   (root / 'train/images').mkdir(parents=True)

@@ -19,11 +19,6 @@ from tests import toy
 SIZE = (16, 24)
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
-
-
 @pytest.fixture
 def root(tmp_path):
   """Image 0 has a label for everything, image 1 only for depth; both have predicted semseg and saliency labels."""

@@ -14,7 +14,6 @@ from tests import exports
 @pytest.fixture
 def command(tmp_path, fresh_flags, monkeypatch, capsys):
   """Runs --mode=import in a folder with photographs a to d; returns the status and what was printed."""
-  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
   monkeypatch.chdir(tmp_path)
   for seed, name in enumerate('abcd'):
     exports.photo(tmp_path / 'photos', f'{name}.jpg', seed=seed)

@@ -28,9 +28,8 @@ def picture(path, seed=0, size=SIZE):
 
 
 @pytest.fixture
-def root(tmp_path, monkeypatch):
+def root(tmp_path):
   """Two images, of which one has a depth label, and one in the pool."""
-  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
   root = tmp_path / 'data'
   for n, place in enumerate(('train/images/a.png', 'train/images/b.png', 'unlabelled/c.png', 'val/images/v.png')):
     picture(root / place, n)

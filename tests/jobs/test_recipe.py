@@ -91,8 +91,7 @@ def test_a_step_here_is_guessed_from_the_speed_of_a_product(monkeypatch):
 
 
 @pytest.fixture
-def config(tmp_path, monkeypatch):
-  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+def config(tmp_path):
   toy.write(tmp_path / 'my photos', 4, 2, size=(96, 64))
   config = folder.get_config()
   config.data.path = str(tmp_path / 'my photos')

@@ -37,7 +37,6 @@ pytestmark = pytest.mark.usefixtures('short_encoder')
 @pytest.fixture(scope='module')
 def data(tmp_path_factory):
   root = tmp_path_factory.mktemp('toy')
-  os.environ['XDG_CACHE_HOME'] = str(tmp_path_factory.mktemp('cache'))
   toy.write(root)
   return root
 
