@@ -77,10 +77,11 @@ def run(workdir: str, out: str, spec: str | Sequence[str] | None, count: int, fo
     uncertainty = ranking.measure(predictor, _without_labels(source), config.data)
     # A label that config.data.labels hides need not be drawn.
     candidates = _missing_labels(source, thumbnails, broken, [*known.values()]) if spec else ~source.label_mask
-    picks = ranking.rank(uncertainty, labels, candidates, count, config.seed)
+    counts = np.zeros(len(source.tasks), int) if labels is None else labels
+    picks = ranking.rank(uncertainty, counts, candidates, count, config.seed)
     names = [sanitize(str(path), 4096) for path in paths] if spec else source.ids
     with transaction():
-      write_csv(folder / 'suggestions.csv', as_rows(picks, names, source.tasks))
+      write_csv(folder / 'suggestions.csv', as_rows(picks, names, source.tasks, labels is not None))
       if picks:
         save_png(folder / 'suggestions.png', _draw(predictor, source, picks[:DRAWN], names))
   for reason in broken.values():
@@ -93,12 +94,13 @@ def _all_labelled(workdir: str) -> UserError:
   return UserError(f'{workdir}: all its training images are labelled for all tasks; name others with --images=PHOTOS')
 
 
-def count_learned(workdir: str, tasks: Sequence[Task]) -> list[int]:
-  """How many labels of each task a run learned from; 0, and a line that says so, if its folder does not list them."""
+def count_learned(workdir: str, tasks: Sequence[Task]) -> list[int] | None:
+  """How many labels of each task a run learned from; None, and a line that says so, if its folder does not list them."""
   learned = reading.read_label_counts(workdir_lib.resolve_run(workdir) / 'labels.json')
   if learned is None:
     say(f'{workdir}: does not list the labels that it learned from (labels.json), so they are not counted')
-  return [learned.tasks.get(task.name, 0) if learned else 0 for task in tasks]
+    return None
+  return [learned.tasks.get(task.name, 0) for task in tasks]
 
 
 def _photographs(spec: str | Sequence[str], out: str) -> list[pathlib.Path]:
@@ -173,8 +175,8 @@ def _without_labels(source: Source) -> Source:
   return dataclasses.replace(source, label_mask=np.zeros_like(source.label_mask), crop_guide=None)
 
 
-def as_rows(picks: Sequence[Pick], names: Sequence[str], tasks: Sequence[Task]) -> list[dict]:
-  """The rows of suggestions.csv."""
+def as_rows(picks: Sequence[Pick], names: Sequence[str], tasks: Sequence[Task], counted: bool) -> list[dict]:
+  """The rows of suggestions.csv; `counted`: whether the picks know how many labels there are."""
   before = collections.Counter()
   rows = []
   for number, pick in enumerate(picks, 1):
@@ -184,17 +186,19 @@ def as_rows(picks: Sequence[Pick], names: Sequence[str], tasks: Sequence[Task]) 
         'image': names[pick.image],
         'task': tasks[pick.task].name,
         'uncertainty': f'{pick.uncertainty:.3f}',
-        'why': explain(pick, tasks[pick.task].name, before[pick.task]),
+        'why': explain(pick, tasks[pick.task].name, before[pick.task], counted),
       }
     )
     before[pick.task] += 1
   return rows
 
 
-def explain(pick: Pick, task: str, before: int) -> str:
-  """The reasons for a pick, in words; `before` picks were of the same task."""
+def explain(pick: Pick, task: str, before: int, counted: bool) -> str:
+  """The reasons for a pick, in words; `before` picks were of the same task. See `as_rows`."""
   labels = f'{pick.labels - before}, and {before} suggested before' if before else f'{pick.labels}'
   share = f'more uncertain than {pick.uncertainty:.0%} of the images without this label'
+  if not counted:
+    return f'tasks take turns, since labels are not counted; {share}'
   return f'{task} has the fewest labels ({labels}); {share}'
 
 

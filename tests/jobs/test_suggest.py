@@ -136,7 +136,8 @@ def test_data_that_are_rendered_are_not_opened(folder, tmp_path, capsys):
     'depth has the fewest labels (1, and 1 suggested before)',
   ]
   (pathlib.Path(rooms) / 'labels.json').unlink()
-  assert suggest.count_learned(rooms, source_lib.data_tasks(dmtl_jax.load(rooms).config.data)) == [0, 0]
+  assert suggest.run(rooms, str(tmp_path / 'out'), str(folder / 'train/images'), 1) == 0
+  assert rows(tmp_path / 'out')[0]['why'].startswith('tasks take turns, since labels are not counted; more uncertain')
   assert 'does not list the labels that it learned from (labels.json), so they are not' in capsys.readouterr().out
   assert not (tmp_path / 'rooms').exists()
 
