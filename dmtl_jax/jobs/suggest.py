@@ -95,7 +95,7 @@ def _all_labelled(workdir: str) -> UserError:
 
 
 def count_learned(workdir: str, tasks: Sequence[Task]) -> list[int] | None:
-  """How many labels of each task a run learned from; None, and a line that says so, if its folder does not list them."""
+  """How many labels of each task a run learned from; None, and a line, if its folder does not list them."""
   learned = reading.read_label_counts(workdir_lib.resolve_run(workdir) / 'labels.json')
   if learned is None:
     say(f'{workdir}: does not list the labels that it learned from (labels.json), so they are not counted')
