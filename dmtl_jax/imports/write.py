@@ -21,7 +21,7 @@ from dmtl_jax.imports.photos import Photo, Photos, turn
 from dmtl_jax.imports.target import listed, LOG, SPLITS, Target
 from dmtl_jax.tasks import IGNORE
 
-BY_HAND = 'files'  # format of labels that were there before the first import
+BY_HAND = 'label files'  # the format of labels that were there before the first import
 FIX = 'choose another --task=NAME, or replace it with --force'
 MAX_DEPTH = 65.535  # metres, in 16 bits of millimetres
 LINE = 0.02  # of the image's diagonal: what is wider is no line
@@ -43,7 +43,7 @@ class Summary:
     missing: names of images of the export without a photograph.
     kept, removed: ids of images in which nothing is drawn, and whose label from an earlier import stays or is removed.
     unnamed: ids of images that have a label for the task, and are not in the export or not among the photographs.
-    others: the formats of other labels of the task, which may have been drawn in another tool or by hand.
+    others: the other formats of the task's labels; with any, labels may be of another tool, so none is removed.
     turned: ids of images whose labels were turned with the photograph.
     ambiguous: ids of images which EXIF turns to the same size.
     remarks: what the user should know.

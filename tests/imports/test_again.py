@@ -76,7 +76,7 @@ def test_labels_of_other_tools_are_not_removed(first, place):
   for _ in range(2):
     summary = place.join(content, force=True)
     assert (summary.kept, summary.removed) == (['a'], [])
-    assert summary.others == [{'labelme': 'LabelMe', 'by hand': 'files'}[first]]
+    assert summary.others == [{'labelme': 'LabelMe', 'by hand': 'label files'}[first]]
     np.testing.assert_array_equal(place.label(), before)
     assert place.tasks()['semseg']['classes'] == ['car', 'road', 'van']
 
