@@ -143,8 +143,8 @@ def _check_hidden(taken: list[str], known: tuple[str, ...], known_background: st
   added = [name for name in taken if name not in known]
   absent = [name for name in known if name not in taken]
   fix = (
-    'import it as another task with --task=NAME, or both exports with --annotated=all; if this export names every '
-    'labelled image, --force replaces labels and classes'
+    'import it as another task with --task=NAME, or both exports with --annotated=all; if all labels of the task came '
+    'from earlier exports of the same images, --force replaces labels and classes'
   )
   if old and added:
     raise UserError(

@@ -106,7 +106,7 @@ def _region(where: str, item: dict, export: Export):
   if 'imageDataURL' in value:  # of BitmaskLabels: a PNG of the image's size, transparent where nothing is drawn
     at = f'{where}: "imageDataURL"'
     png = base64_bytes(at, checked(at, value['imageDataURL'], str).removeprefix('data:image/png;base64,'))
-    return shapes.Bitmap(where, name, png, (0, 0)), size
+    return shapes.Bitmap(where, name, png, None), size
   if 'points' not in value:
     export.notes['boxes, ellipses and points, left out'] += 1
     return None, size

@@ -38,7 +38,7 @@ def read(path: pathlib.Path, content: dict, root: pathlib.Path) -> Export:
   size = image_size(str(path), content.get('imageWidth', ...), content.get('imageHeight', ...))
   export.classes = sorted(set(export.classes))
   # The path is relative to the file, which LabelMe names after the image; the image may have moved.
-  names = [f'{path.parent}/{image}', f'{path.parent}/{path.stem}']
+  names = [f'{path.parent}/{name}' for name in (image, path.stem) if name]
   where = f'{path}: "{sanitize(image, 80)}"'
   split = split_of(path.parent.parts[len(root.parts) - 1 :])
   label = Drawing(regions) if regions else None

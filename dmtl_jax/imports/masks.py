@@ -95,7 +95,7 @@ def read(paths: list[pathlib.Path], colors: pathlib.Path | None) -> Export:
   splits = _read_splits(paths)
   for path in pngs:
     stems = [path.stem, *(path.stem.removesuffix(suffix) for suffix in SUFFIXES if path.stem.endswith(suffix))]
-    names = [str(path.with_name(stem)) for stem in stems]
+    names = [f'{path.parent}/{stem}' for stem in stems if stem]
     label = ColorMap(path, table, source or 'the colours of PASCAL VOC')
     split = splits.get(path.stem) or split_of([] if splits else path.parent.parts[-2:])
     export.images.append(Annotated(names, str(path), label, label.size(), split, masks=[path, _object_map(path)]))

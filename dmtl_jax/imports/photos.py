@@ -15,10 +15,13 @@ import numpy as np
 
 from dmtl_jax.basics import files, photographs
 from dmtl_jax.basics.errors import is_plain, join_names, sanitize, UserError
+from dmtl_jax.imports.target import SPLITS
 from dmtl_jax.inference import images
 
 MAX_PIXELS = 1 << 28  # of a photograph, so that a header of a few bytes cannot ask for a label of gigabytes
-UPLOADED = re.compile(r'(.*/)?[0-9a-f]{8}-([^/]+)')  # a file uploaded to Label Studio, in all of its exports
+DATE = r'(19|20)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])-'  # with which cameras and people begin names
+# A file uploaded to Label Studio, in all of its exports.
+UPLOADED = re.compile(rf'(?P<folder>.*/)?(?!{DATE})[0-9a-f]{{8}}-(?P<name>[^/]+)')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +78,7 @@ class Photos:
 
   Args:
     spec: see `images.find_images`.
-    root: our folder; what it holds is left out where it lies among other photographs.
+    root: our folder; what it holds is left out where it lies among other photographs, and its labels always.
     masks: files of the export that are no photographs, though they may lie among them.
 
   Raises:
@@ -83,11 +86,11 @@ class Photos:
   """
 
   def __init__(self, spec: str, root: pathlib.Path, masks: Collection[pathlib.Path] = ()):
-    own = {path.absolute() for path in masks}
+    labels = {path.absolute() for path in masks}
     found = [path for path in images.find_images(spec) if not images.is_video(path)]
-    paths = [path for path in found if path.absolute() not in own]
+    paths = [path for path in found if path.absolute() not in labels and not _is_label(path, root)]
     if found and not paths:
-      raise UserError(f'--images={sanitize(spec)}: holds only the masks of --from; give the folder of the photographs')
+      raise UserError(f'--images={sanitize(spec)}: holds only labels; give the folder of the photographs')
     paths = [path for path in paths if root.absolute() not in path.absolute().parents] or paths
     self.unsupported = [path for path in paths if photographs.unsupported_format(path)]
     self.photos = _named([path for path in paths if not photographs.unsupported_format(path)])
@@ -135,18 +138,19 @@ class Photos:
     Raises:
       UserError: several have the name, in folders that the export does not tell apart.
     """
+
+    def by_name(last: str) -> list[Photo] | None:
+      return self._by_name.get(last) or self._by_stem.get(_stem(last))
+
+    def by_uploaded_name(last: str) -> list[Photo] | None:
+      return self._by_uploaded.get(_stem(last))
+
     names = [files.nfc(name).replace('\\', '/') for name in names]
-    for name in names:
-      if found := self._find(where, name, lambda last: self._by_name.get(last) or self._by_stem.get(_stem(last))):
-        return found
-    for name in names:
-      if upload := UPLOADED.fullmatch(name):
-        plain = (upload[1] or '') + upload[2]
-        if found := self.find(where, [plain]) or self._find(
-          where, plain, lambda last: self._by_uploaded.get(_stem(last))
-        ):
-          return found
-    return None
+    uploads = [upload for upload in map(UPLOADED.fullmatch, names) if upload]
+    plain = [f'{upload["folder"] or ""}{upload["name"]}' for upload in uploads]
+    searches = [(name, by_name) for name in names]
+    searches += [(name, look_up) for name in plain for look_up in (by_name, by_uploaded_name)]
+    return next(filter(None, (self._find(where, name, look_up) for name, look_up in searches)), None)
 
   def _find(self, where: str, name: str, look_up: Callable[[str], list[Photo] | None]) -> Photo | None:
     *folders, last = [part for part in name.split('/') if part] or ['']
@@ -158,6 +162,14 @@ class Photos:
         f'{where}: {join_names([photo.path for photo in found])} have its name; give the folder of one of them'
       )
     return found[0] if found else None
+
+
+def _is_label(path: pathlib.Path, root: pathlib.Path) -> bool:
+  """Whether a file lies where our folder `root` keeps labels and predictions."""
+  if root.absolute() not in path.absolute().parents:
+    return False
+  parts = path.absolute().relative_to(root.absolute()).parts[:-1]
+  return parts[1 if parts[:1] and parts[0] in SPLITS else 0 :][:1] in (('labels',), ('predicted',))
 
 
 def _stem(name: str) -> str:

@@ -136,15 +136,17 @@ class Bitmap:
   where: str
   name: str | None
   png: bytes
-  corner: tuple[int, int]  # left, top
+  corner: tuple[int, int] | None  # left, top; None: it has the size of the image
 
   def paint(self, plane: np.ndarray, value: int) -> int:
-    left, top = self.corner
+    left, top = self.corner or (0, 0)
     try:
       with Image.open(io.BytesIO(self.png), formats=('PNG',)) as file:
         width, height = file.size
         if left < 0 or top < 0 or top + height > plane.shape[0] or left + width > plane.shape[1]:
           raise ValueError('it reaches out of the image')
+        if self.corner is None and (height, width) != plane.shape:
+          raise ValueError('it is smaller than the image')
         is_transparent = 'A' in file.getbands() or 'transparency' in file.info
         inside = np.asarray(file.convert('RGBA').getchannel('A') if is_transparent else file.convert('L')) > 0
     except Exception as error:  # Pillow has no common error

@@ -60,6 +60,11 @@ class Target:
         return entry['background']
     return ''
 
+  def formats(self, task: str) -> set[str]:
+    """The formats of the exports from which the labels of a task came; empty if nothing was imported for it."""
+    log = [entry for entry in self.content.get(LOG, []) if isinstance(entry, dict) and entry.get('task') == task]
+    return {entry['format'] for entry in log if isinstance(entry.get('format'), str)}
+
   def forget_imports(self, task: str):
     """Drops the imports of a task, all labels of which are replaced."""
     is_other = [not isinstance(entry, dict) or entry.get('task') != task for entry in self.content.get(LOG, [])]

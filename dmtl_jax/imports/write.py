@@ -21,6 +21,7 @@ from dmtl_jax.imports.photos import Photo, Photos, turn
 from dmtl_jax.imports.target import listed, LOG, SPLITS, Target
 from dmtl_jax.tasks import IGNORE
 
+BY_HAND = 'label files'  # the format of labels that were there before the first import
 FIX = 'choose another --task=NAME, or replace it with --force'
 MAX_DEPTH = 65.535  # metres, in 16 bits of millimetres
 LINE = 0.02  # of the image's diagonal: what is wider is no line
@@ -41,7 +42,8 @@ class Summary:
     notes: {what was left out: how often}.
     missing: names of images of the export without a photograph.
     kept, removed: ids of images in which nothing is drawn, and whose label from an earlier import stays or is removed.
-    unnamed: ids of images that have a label for the task and are not in the export.
+    unnamed: ids of images that have a label for the task, and are not in the export or not among the photographs.
+    others: the other formats of the task's labels; with any, labels may be of another tool, so none is removed.
     turned: ids of images whose labels were turned with the photograph.
     ambiguous: ids of images which EXIF turns to the same size.
     remarks: what the user should know.
@@ -59,6 +61,7 @@ class Summary:
   kept: list[str] = dataclasses.field(default_factory=list)
   removed: list[str] = dataclasses.field(default_factory=list)
   unnamed: list[str] = dataclasses.field(default_factory=list)
+  others: list[str] = dataclasses.field(default_factory=list)
   turned: list[str] = dataclasses.field(default_factory=list)
   ambiguous: list[str] = dataclasses.field(default_factory=list)
 
@@ -76,16 +79,19 @@ def join(root: pathlib.Path, export: Export, photos: Photos | None, options: Opt
   known = target.classes(options.task, options.kind)
   labelled = _labelled(target, options.task)
   unnamed = labelled - _named(export, photos)
-  if options.force and labelled and not unnamed:
+  others = (target.formats(options.task) or ({BY_HAND} if labelled else set())) - {export.tool}
+  if options.force and labelled and not unnamed and not others:
     taken = (*(options.classes or export.classes), options.background)
     known = tuple(name for name in known if name in taken)
     target.forget_imports(options.task)
   plan = classes.plan(export.classes, known, target.background(options.task), options, str(target.description))
-  summary = Summary(plan.classes, tuple(plan.ids), +export.notes, plan.remarks, unnamed=sorted(unnamed))
+  summary = Summary(plan.classes, tuple(plan.ids), +export.notes, plan.remarks)
+  summary.unnamed, summary.others = sorted(unnamed), sorted(others)
   entry = {'from': source, 'format': export.tool, 'task': options.task}
   entry |= {'background': options.background} if options.background else {}
   with _new_folders(target, options.task), atomic.transaction():
-    _describe(target, options, plan, entry, any(image.depth for image in export.images))
+    by_hand = [{'format': BY_HAND, 'task': options.task}] if BY_HAND in others else []
+    _describe(target, options, plan, [*by_hand, entry], any(image.depth for image in export.images))
     _Writer(target, options, plan, summary).write(export, photos)
   return summary
 
@@ -96,12 +102,13 @@ def _labelled(target: Target, task: str) -> set[str]:
 
 
 def _named(export: Export, photos: Photos | None) -> set[str]:
-  """The ids of the images of an export, without those of a test split."""
+  """The ids of the images whose labels an export replaces: not of a test split, nor without a photograph."""
   named = set()
   for image in (image for image in export.images if image.split != 'test'):
     with contextlib.suppress(UserError):  # of an ambiguous name, which is raised later
       photo = photos.find(image.where, image.names) if photos else None
-      named.add(photo.id if photo else image.names[0])
+      if photo or image.pixels:
+        named.add(photo.id if photo else image.names[0])
   return named
 
 
@@ -120,8 +127,8 @@ def _new_folders(target: Target, task: str) -> Iterator[None]:
     raise
 
 
-def _describe(target: Target, options: Options, plan: Plan, entry: dict, has_depth: bool):
-  """Writes dataset.json with the task, and with the import if it is not the last one again."""
+def _describe(target: Target, options: Options, plan: Plan, entries: list[dict], has_depth: bool):
+  """Writes dataset.json with the task, and with those of the entries that are new in the list of imports."""
   tasks = target.content['tasks']
   described = dict(tasks.get(options.task, {})) | ({'kind': options.kind} if options.kind != options.task else {})
   tasks[options.task] = described | ({'classes': list(plan.classes)} if plan.classes else {})
@@ -129,7 +136,7 @@ def _describe(target: Target, options: Options, plan: Plan, entry: dict, has_dep
     target.classes('depth', 'depth')
     tasks.setdefault('depth', {})
   log = target.content.setdefault(LOG, [])
-  log += [entry] if entry not in log else []
+  log += [entry for entry in entries if entry not in log]
   atomic.write_json(target.description, target.content)
 
 
@@ -181,7 +188,7 @@ class _Writer:
   def _check(self, export: Export):
     if self.problems:
       more = f' (and {len(self.problems) - 1} more images)' if len(self.problems) > 1 else ''
-      if self.summary.kept and FIX in self.problems[0]:
+      if self.summary.kept and not self.summary.others and FIX in self.problems[0]:
         names = join_names(self.summary.kept)
         more += f'; --force would also remove the labels of images in which nothing is drawn any more ({names})'
       raise UserError(f'{self.problems[0]}{more}; nothing was written', self.problems)
@@ -206,7 +213,7 @@ class _Writer:
       notes['images in a folder or file called test, left out'] += 1
       return
     if photo is None and image.pixels is None:
-      self.summary.missing.append(sanitize(image.names[0], 80))
+      self.summary.missing.append(sanitize('/'.join(image.names[0].split('/')[-2:]), 80))
       return
     id = photo.id if photo else image.names[0]
     if id in self.seen:
@@ -257,11 +264,11 @@ class _Writer:
       self.areas += _count_areas(plane == 1)
 
   def _leave_unlabelled(self, id: str, split: str, note: str):
-    """Counts an image without a label; the label of an earlier import stays, or is removed with --force."""
+    """Counts an image without a label; its old label is removed with --force, if it can only be of the same tool."""
     old = self.labels[split, self.options.task].get(id)
     if old is None:
       self.summary.notes[note] += 1
-    elif self.options.force:
+    elif self.options.force and not self.summary.others:
       atomic.remove(old)
       self.annotated[split].pop(id, None)
       self.summary.removed.append(id)

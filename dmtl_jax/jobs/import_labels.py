@@ -69,10 +69,15 @@ def _report(root: pathlib.Path, export: Export, photos: Photos | None, options: 
     lines.append(
       f'photographs not read: {join_names([path.name for path in photos.unsupported])}; convert them to JPEG'
     )
+  then = 'which --force removes'
+  if summary.others:
+    then = f'since other labels of the task came from {join_names(summary.others)}'
   images = {
-    'images without a drawn region that keep the label they had, which --force removes': summary.kept,
+    f'images without a drawn region that keep the label they had, {then}': summary.kept,
     'labels removed, as nothing is drawn any more': summary.removed,
-    'images that are not in the export and keep the label they had': summary.unnamed if options.force else [],
+    'images not in the export or not among --images, which keep the label they had': (
+      summary.unnamed if options.force else []
+    ),
     'labels turned with their photographs': summary.turned,
     'photographs that EXIF turns, their labels taken to fit what viewers show': summary.ambiguous,
   }

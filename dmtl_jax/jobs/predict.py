@@ -59,7 +59,7 @@ def run(
   record = Record(pathlib.Path(out))
   todo = [item for item in items if not record.holds(item)]
   held = len(items) - len(todo)
-  for sentence in record.describe(items, len(items), held):
+  for sentence in record.describe(items, todo, held):
     say(sentence)
   broken = _predict_all(predictor, todo, held, record, samples, zoom)
   count = len(items) - len(broken)

@@ -97,7 +97,7 @@ def run(
   unlabelled = [item for item in items if target.missing(item.name)]
   held = {item.name for item in unlabelled if record.holds(item)}
   todo = [item for item in unlabelled if item.name not in held]
-  for sentence in record.describe(items, len(unlabelled), len(held)):
+  for sentence in record.describe(items, todo, len(held)):
     say(sentence)
   labels = [label for item in unlabelled if item.name in held for label in record.files_of(item)]
   photos = [item.path for item in todo]

@@ -116,19 +116,24 @@ class Record:
     """The recorded files of an item, below the folder."""
     return list(self._entries[item.name].files)
 
-  def describe(self, items: Sequence[Item], wanted: int, held: int) -> list[str]:
-    """Sentences about what is in the folder already; of the `wanted` items that are to be predicted it holds `held`."""
+  def describe(self, items: Sequence[Item], todo: Sequence[Item], held: int) -> list[str]:
+    """Sentences about what is in the folder already.
+
+    Args:
+      items: all that were given.
+      todo: those that will be predicted.
+      held: number of those that need not be, as the folder holds them.
+    """
     sentences = []
     if held:
-      then = 'predicting the rest' if held < wanted else 'delete that folder to predict them again'
-      sentences.append(f'already in {self.folder}: {held} of {count_of(wanted, "file")}; {then}')
+      then = 'predicting the rest' if todo else 'delete that folder to predict them again'
+      sentences.append(f'already in {self.folder}: {held} of {count_of(held + len(todo), "file")}; {then}')
     current = {item.fingerprint for item in items}
     others = {name for name, entry in self._entries.items() if entry.files and entry.fingerprint not in current}
-    names = {item.name for item in items}
-    if again := others & names:
+    if again := others & {item.name for item in todo}:
       number = count_of(len(again), 'file')
       sentences.append(f'in {self.folder}, {number} predicted by other weights or settings will be predicted again')
-    if left := sorted(others - names):
+    if left := sorted(others - {item.name for item in items}):
       shown = join_names([sanitize(name, 80) for name in left])
       sentences.append(
         f'{self.folder} also holds predictions of {count_of(len(left), "other file")} ({shown}) by other weights or '

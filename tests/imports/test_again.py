@@ -62,6 +62,36 @@ def test_a_later_export_of_all_labelled_images_replaces_classes_too(place):
   assert place.join(coco('road', 'van', image='b.jpg'), 'z.json', force=True).unnamed == ['a']
 
 
+@pytest.mark.parametrize('first', ['labelme', 'by hand'])
+def test_labels_of_other_tools_are_not_removed(first, place):
+  """An export lists all images of a project, also those that somebody has drawn elsewhere."""
+  exports.photo(place.photos, 'b.jpg', seed=1)
+  exports.write(place.root / 'export', 'labelme')
+  place.join(name='export')
+  if first == 'by hand':
+    (place.data / 'dataset.json').write_text(json.dumps({'tasks': place.tasks()}))
+  before = place.label()
+  content = coco('van', image='b.jpg')
+  content['images'].append(content['images'][0] | {'id': 6, 'file_name': 'a.jpg'})
+  for _ in range(2):
+    summary = place.join(content, force=True)
+    assert (summary.kept, summary.removed) == (['a'], [])
+    assert summary.others == [{'labelme': 'LabelMe', 'by hand': 'label files'}[first]]
+    np.testing.assert_array_equal(place.label(), before)
+    assert place.tasks()['semseg']['classes'] == ['car', 'road', 'van']
+
+
+def test_classes_stay_where_a_labelled_photograph_is_not_given(place):
+  """Its label is not written anew, so that its numbers must keep their meaning."""
+  place.join(coco('road', 'car'))
+  place.photos.joinpath('a.jpg').unlink()
+  exports.photo(place.photos, 'b.jpg', seed=1)
+  content = coco('van', image='b.jpg')
+  content['images'].append(content['images'][0] | {'id': 6, 'file_name': 'a'})
+  assert place.join(content, force=True).unnamed == ['a']
+  assert place.tasks()['semseg']['classes'] == ['road', 'car', 'van']
+
+
 def test_the_same_import_twice_changes_nothing(place):
   place.join(exports.coco(), annotated=('all',))
   before = place.files()

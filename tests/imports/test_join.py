@@ -50,7 +50,7 @@ def test_photographs_without_labels_come_too_and_missing_ones_are_named(place):
   content['images'].append({'id': 6, 'file_name': '../../etc/passwd', 'width': 3, 'height': 3})
   summary = place.join(content)
   assert summary.images == {'linked': 2}
-  assert summary.missing == ['../../etc/passwd']
+  assert summary.missing == ['etc/passwd']
   assert set(place.files()) == {'dataset.json', 'train/images/a.jpg', 'train/images/b.jpg', 'train/labels/semseg/a.png'}
 
 

@@ -64,6 +64,11 @@ def test_bitmasks_of_label_studio_are_what_is_not_transparent(mode, tmp_path):
   result |= {'type': 'bitmasklabels', 'value': {'imageDataURL': address, 'bitmasklabels': ['car']}}
   with find.opened(write_json(tmp_path / 'x.json', content)) as export:
     np.testing.assert_array_equal(draw(export), exports.truth())
+  result |= {'original_width': exports.WIDTH + 1}
+  content[0]['annotations'][0]['result'] = [result]
+  with find.opened(write_json(tmp_path / 'x.json', content)) as export:
+    with pytest.raises(UserError, match='its mask cannot be read .it is smaller than the image'):
+      export.images[0].label.draw((exports.HEIGHT, exports.WIDTH + 1), {'car': 0}, 255, export.notes)
   result['value']['imageDataURL'] = 'data:image/png;base64,?'
   path = write_json(tmp_path / 'x.json', content)
   with pytest.raises(UserError, match='"imageDataURL" is not base64'), find.opened(path):

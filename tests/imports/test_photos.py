@@ -89,7 +89,7 @@ def test_masks_among_the_photographs_are_no_photographs(place):
   assert place.join(name='photos/masks', colors=str(colors)).images == {'linked': 1}
   assert [path.name for path in (place.data / 'train/images').iterdir()] == ['a.jpg']
   place.photos = place.photos / 'masks'
-  with pytest.raises(UserError, match=r'photos/masks: holds only the masks of --from; give the folder of the photogr'):
+  with pytest.raises(UserError, match=r'photos/masks: holds only labels; give the folder of the photogr'):
     place.join(name='photos/masks', colors=str(colors), task='second')
 
 
@@ -111,6 +111,35 @@ def test_labels_of_a_tool_beside_our_photographs_are_no_photographs(place):
     UserError, match='a.json: is not one of .*, import them with --mode=import, then move it elsewhere'
   ):
     folder.open_folder(str(place.data), 'train')
+
+
+@pytest.mark.parametrize('place_of_labels', ['train/labels/depth', 'train/predicted/depth', 'labels/depth'])
+def test_labels_of_our_folder_are_no_photographs(place_of_labels, place):
+  place.join(coco('road'))
+  exports.photo(place.data / place_of_labels, 'a.png')
+  place.photos = place.data
+  assert place.join(coco('road'), task='second').images == {'already there': 1}
+  place.photos = place.data / place_of_labels
+  with pytest.raises(UserError, match='depth: holds only labels; give the folder of the photographs'):
+    place.join(coco('road'), task='third')
+
+
+def test_a_date_before_a_name_is_part_of_it(place):
+  """Such a name is no upload of a.jpg to Label Studio, and only one prefix is taken off."""
+  with pytest.raises(UserError, match='none of its images is among --images, for instance 20240131-a.jpg'):
+    place.join(coco('road', image='20240131-a.jpg'))
+  with pytest.raises(UserError, match='none of its images is among --images'):
+    place.join(coco('road', image='0a1b2c3d-' * 3000 + 'a.jpg'))
+  assert place.join(coco('road', image='20241331-a.jpg')).missing == []
+
+
+def test_a_mask_without_a_name_is_that_of_no_photograph(place):
+  (place.root / 'a').mkdir()
+  for name in ('a', '_mask'):
+    (place.root / f'a/{name}.png').write_bytes(exports.png(exports.truth()))
+  colors = place.root / 'colors.json'
+  colors.write_text('{"road": 0, "car": 1, "ignore": 255}')
+  assert place.join(name='a', colors=str(colors)).missing == ['a/_mask']
 
 
 def test_our_folder_may_lie_among_the_photographs(place):

@@ -184,6 +184,23 @@ def test_a_label_of_ones_own_that_is_gone_is_predicted(job, photos, tmp_path):
   assert (out / 'depth' / '4.png').exists()
 
 
+def test_files_with_labels_of_their_own_are_not_said_to_be_predicted_again(job, photos, tmp_path, capsys):
+  root = tmp_path / 'data'
+  out = root / 'train' / 'predicted'
+  root.mkdir()
+  tasks = {task.name: {'classes': list(task.classes)} if task.classes else {} for task in TASKS}
+  (root / 'dataset.json').write_text(json.dumps({'tasks': tasks}))
+  job(Network(), out, predict_labels)
+  for task in TASKS:
+    (root / 'train' / 'labels' / task.name).mkdir(parents=True)
+    (root / 'train' / 'labels' / task.name / '4.npy').touch()
+  capsys.readouterr()
+  assert job(Network(weight=2), out, predict_labels) == COUNT - 1
+  printed = capsys.readouterr().out
+  assert f'{COUNT - 1} files predicted by other weights or settings will be predicted again' in printed
+  assert 'also holds predictions' not in printed
+
+
 def test_what_other_weights_predicted_of_other_files_is_named(job, photos, tmp_path, capsys):
   job(Network())
   (photos / '5.png').rename(photos / 'new.png')

@@ -125,8 +125,9 @@ def narrow_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
   batch, height, width, channels = x.shape
   along = _TAPS.astype(kernel.dtype)
   taps = jnp.einsum('siab,tjcd,stxy->ijacxbdy', along, along, kernel)
-  blocks = _conv_on_cpu(_blocks(x), taps.reshape(3, 3, 4 * channels, -1))
-  return blocks.reshape(batch, height // 2, width // 2, 2, 2, -1).swapaxes(2, 3).reshape(batch, height, width, -1)
+  blocks = _conv_on_cpu(_blocks(x), taps.reshape(3, 3, 4 * channels, 4 * kernel.shape[-1]))
+  out = kernel.shape[-1]
+  return blocks.reshape(batch, height // 2, width // 2, 2, 2, out).swapaxes(2, 3).reshape(batch, height, width, out)
 
 
 def _taps() -> np.ndarray:

@@ -19,7 +19,9 @@ def describe(run: Run) -> list[str]:
     return []
   scored = [task for task in run.tasks if not math.isnan(run.score('final', task))]
   if not scored:
-    return ['No validation label shows any of the tasks, so nothing was scored; add labels to the validation images.']
+    return [
+      'The validation labels have no pixel of any task, so nothing was scored; add labels to the validation images.'
+    ]
   scores = ', '.join(_score(run, task) for task in scored)
   counted = [task for task in scored if task.name in run.confusion]
   notes = [_classes(run, task, len(counted) > 1) for task in counted]
@@ -35,7 +37,7 @@ def describe(run: Run) -> list[str]:
     sentences.append(f'Classes and poorest images are those of the final maps, also for {join_names(others)}.')
   unscored = [task.name for task in run.tasks if task not in scored]
   if unscored:
-    sentences.append(f'Not scored, as no validation label shows it: {", ".join(unscored)}.')
+    sentences.append(f'Not scored, as the validation labels have no pixel of it: {", ".join(unscored)}.')
   return sentences
 
 
