@@ -19,7 +19,7 @@ from dmtl_jax.imports.target import SPLITS
 from dmtl_jax.inference import images
 
 MAX_PIXELS = 1 << 28  # of a photograph, so that a header of a few bytes cannot ask for a label of gigabytes
-DATE = r'(19|20)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])-'  # with which cameras and people begin names
+DATE = r'((19|20)\d\d[01]\d[0-3]\d|[0-3]\d[0-3]\d(19|20)\d\d)-'  # with which cameras and people begin names
 # A file uploaded to Label Studio, in all of its exports.
 UPLOADED = re.compile(rf'(?P<folder>.*/)?(?!{DATE})[0-9a-f]{{8}}-(?P<name>[^/]+)')
 

@@ -126,11 +126,12 @@ def test_labels_of_our_folder_are_no_photographs(place_of_labels, place):
 
 def test_a_date_before_a_name_is_part_of_it(place):
   """Such a name is no upload of a.jpg to Label Studio, and only one prefix is taken off."""
-  with pytest.raises(UserError, match='none of its images is among --images, for instance 20240131-a.jpg'):
-    place.join(coco('road', image='20240131-a.jpg'))
+  for date in ('20240131', '31012024', '01311999'):
+    with pytest.raises(UserError, match=f'none of its images is among --images, for instance {date}-a.jpg'):
+      place.join(coco('road', image=f'{date}-a.jpg'))
   with pytest.raises(UserError, match='none of its images is among --images'):
     place.join(coco('road', image='0a1b2c3d-' * 3000 + 'a.jpg'))
-  assert place.join(coco('road', image='20241331-a.jpg')).missing == []
+  assert place.join(coco('road', image='20244031-a.jpg')).missing == []
 
 
 def test_a_mask_without_a_name_is_that_of_no_photograph(place):
