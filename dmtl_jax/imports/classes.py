@@ -144,7 +144,7 @@ def _check_hidden(taken: list[str], known: tuple[str, ...], known_background: st
   absent = [name for name in known if name not in taken]
   fix = (
     'import it as another task with --task=NAME, or both exports with --annotated=all; if all labels of the task came '
-    'from earlier exports of the same images, --force replaces labels and classes'
+    'from exports of this format and this one names all their images, --force replaces labels and classes'
   )
   if old and added:
     raise UserError(
