@@ -10,6 +10,7 @@ from dmtl_jax.imports.classes import Options
 from dmtl_jax.imports.export import Export, REST
 from dmtl_jax.imports.photos import Photos
 from dmtl_jax.imports.write import Summary
+from dmtl_jax.inference.images import count_of
 from dmtl_jax.tasks import IGNORE
 
 KEPT = 'the folder is as it was before'
@@ -56,10 +57,11 @@ def open_photos(export: Export, images: str | None, root: pathlib.Path) -> Photo
 def _report(root: pathlib.Path, export: Export, photos: Photos | None, options: Options, summary: Summary):
   how = {'linked': 'linked, not copied', 'copied': 'copied', 'written': 'written', 'already there': 'already there'}
   counts = ', '.join(f'{n} {how[key]}' for key, n in summary.images.items())
-  total = sum(summary.images.values())
-  say(f'{export.tool}: {len(export.images)} images in the export; {total} photographs in {root} ({counts})')
+  named = count_of(len(export.images), 'image')
+  total = count_of(sum(summary.images.values()), 'photograph')
+  say(f'{export.tool}: {named} in the export; {total} in {root} ({counts})')
   for task, number in summary.labels.items():
-    say(f'  {task}: {number} labels' + (f': {_shares(options, summary)}' if task == options.task else ''))
+    say(f'  {task}: {count_of(number, "label")}' + (f': {_shares(options, summary)}' if task == options.task else ''))
   if summary.unchanged:
     say(f'  {summary.unchanged} of these labels were already there')
   lines = [f'{what}: {number}' for what, number in summary.notes.items() if number]

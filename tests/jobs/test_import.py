@@ -42,8 +42,8 @@ def test_three_exports_become_one_folder_that_check_reads(command, tmp_path):
   (tmp_path / 'val' / 'instances_val.json').write_text(content)
   status, text = command('--from=val', *MINE)
   assert status == 0
-  assert 'COCO: 1 images in the export; 4 photographs in mydata (4 linked, not copied)' in text
-  assert '  semseg: 1 labels: unlabelled 50%, road 43.8%, car 6.25% of the pixels\n' in text
+  assert 'COCO: 1 image in the export; 4 photographs in mydata (4 linked, not copied)' in text
+  assert '  semseg: 1 label: unlabelled 50%, road 43.8%, car 6.25% of the pixels\n' in text
   assert 'next: dmtl --mode=check --config=configs/folder.py --config.data.path=mydata' in text
   assert command('--from=coco', *MINE)[0] == 0
   assert command('--from=b', *MINE)[0] == 0
@@ -69,7 +69,7 @@ def test_an_owner_is_told_what_undrawn_pixels_become(command, tmp_path):
   content['annotations'] = []
   (tmp_path / 'x.json').write_text(json.dumps(content))
   status, text = command('--from=x.json', *MINE, '--task=saliency', '--empty')
-  assert '  saliency: 1 labels: no 100% of the pixels\n' in text
+  assert '  saliency: 1 label: no 100% of the pixels\n' in text
 
 
 def test_an_owner_is_told_which_labels_an_import_keeps_and_removes(command, tmp_path):
