@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 import contextlib
 import dataclasses
 import hashlib
+import importlib.metadata
 import json
 import os
 import pathlib
@@ -20,7 +21,6 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-import dmtl_jax
 from dmtl_jax.basics import atomic, files
 from dmtl_jax.basics.errors import join_names, sanitize
 from dmtl_jax.inference.images import count_of
@@ -61,12 +61,18 @@ def fingerprint(predictor: Predictor, *settings: Any) -> str:
   """
   config = predictor.config.to_json_best_effort(sort_keys=True)
   tasks = [(task.name, task.kind, task.classes) for task in predictor.tasks]
-  digest = hashlib.sha256(repr((dmtl_jax.__version__, config, tasks, predictor.calibration, settings)).encode())
+  digest = hashlib.sha256(repr((_version(), config, tasks, predictor.calibration, settings)).encode())
   for path, leaf in jax.tree_util.tree_leaves_with_path(predictor.variables):
     array = np.asarray(leaf)
     digest.update(f'{jax.tree_util.keystr(path)} {array.dtype} {array.shape}'.encode())
     digest.update(array.tobytes())
   return digest.hexdigest()[:32]
+
+
+def _version() -> str:
+  with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # of a checkout that is not installed
+    return importlib.metadata.version('dmtl_jax')
+  return ''
 
 
 @dataclasses.dataclass(frozen=True)

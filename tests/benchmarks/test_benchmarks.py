@@ -19,7 +19,7 @@ from dmtl_jax.models.parts.task_layers import Slots
 from tests.tiny import random_labels, random_variables, ROOT, SIZE, TASKS, tiny_config
 
 PAIR = (TASKS[0], TASKS[3])  # segmentation and normals
-SMALL = dict(width=4, channels=8, depth=1)  # fields of the command line, too
+SMALL = dict(width=8, channels=8, depth=1)  # fields of the command line, too
 
 
 def small_config(arg: str = ''):
@@ -126,7 +126,8 @@ def test_a_benchmark_is_a_command(tmp_path):
   done = subprocess.run([sys.executable, '-c', run, *flags], cwd=ROOT, capture_output=True, text=True, check=True)
   result = json.loads(file.read_text())
   assert common.as_text(result) == done.stdout.strip()
-  assert result['flops']['executed'] == pytest.approx(result['flops']['needed'], rel=0.1)
+  # The stem of an encoder so narrow is a large part of the work, and takes 64 products for 49 as blocks of pixels.
+  assert result['flops']['executed'] == pytest.approx(result['flops']['needed'], rel=0.15)
 
 
 def test_a_wrong_field_is_named_before_anything_is_measured():
