@@ -112,7 +112,8 @@ def _transpose(x):
 
 def _is_narrow(shape: tuple[int, ...], kernel: tuple[int, ...]) -> bool:
   """Whether `narrow_conv` can do x of `shape` [B, h, w, C] with a kernel [k, k, C, D], and is faster on CPUs."""
-  return kernel[:2] == (3, 3) and kernel[2] * kernel[3] <= 36 and shape[1] % 2 == shape[2] % 2 == 0
+  is_small = max(kernel[2:]) <= 8 and kernel[2] * kernel[3] <= 36
+  return kernel[:2] == (3, 3) and is_small and shape[1] % 2 == shape[2] % 2 == 0
 
 
 @jax.jit
