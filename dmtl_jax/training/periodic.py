@@ -90,7 +90,8 @@ def choose(best: dict, step: int, scores: dict, best_by: str, single_task: Mappi
     candidate['value'] = scores['final'][name][metric] * (-1 if task.lower_is_better(metric) else 1)
   if not best:
     return candidate
-  if candidate['value'] is not None and best.get('value') is not None:
+  values = candidate['value'], best.get('value')
+  if None not in values and not all(map(math.isnan, values)):  # nan: a task that no validation label shows
     return candidate if math.isnan(best['value']) or candidate['value'] >= best['value'] else best
   gains = [(headline[t.name] - best['scores'][t.name]) * (1 if t.higher_is_better else -1) for t in tasks]
   won = sum(gain > 0 for gain in gains)

@@ -248,6 +248,15 @@ def test_the_best_evaluation(best_by, single, expected):
   assert best['step'] == expected
 
 
+def test_a_task_that_no_validation_label_shows_does_not_decide_which_is_best():
+  tasks = make_task('semseg', 'semseg', [str(i) for i in range(4)]), make_task('depth', 'depth')
+  best = {}
+  for step, error in enumerate([2.0, 1.0, 1.5], 1):
+    scores = {'final': {'semseg': {'mIoU': float('nan')}, 'depth': {'absErr': error}}}
+    best = periodic.choose(best, step, scores, 'delta_m', {'semseg': 50, 'depth': 1.0}, tasks)
+  assert best['step'] == 2
+
+
 def test_an_unknown_measure_of_the_best_is_refused():
   with pytest.raises(UserError, match=r"config.train.best_by: 'mIoU' is none of delta_m, depth/RMSE, depth/absErr"):
     periodic.check('mIoU', (make_task('depth', 'depth'),))
