@@ -232,8 +232,6 @@ def _scored_name(data_config, path: pathlib.Path) -> str:
   if not (path / 'config.json').exists():
     return name
   own = read_config(path).data
-  if hub.is_address(hub.name_of(path)):  # its config has only the last name of the path
-    return name
   is_elsewhere = name == data_name(own) and not _is_same_path(own.get('path'), data_config.get('path'))
   return f'{name} at another path' if is_elsewhere else name
 

@@ -258,16 +258,6 @@ def test_other_data_have_another_name_also_if_their_folder_has_the_same(tmp_path
   assert evaluate._scored_name(config.data, tmp_path / 'without_config') == name.split()[0]
 
 
-def test_the_data_of_a_downloaded_run_keep_their_name(tmp_path):
-  """Its config has the last name of their path, so that a copy of the data on this machine is not told from them."""
-  config = folder.get_config()
-  config.data.path = 'rooms'
-  run = tmp_path / 'models--me--run' / 'snapshots' / ('0123456789' * 4)
-  workdir.write_config(run, config)
-  config.data.path = str(tmp_path / 'rooms')
-  assert evaluate._scored_name(config.data, run) == 'rooms'
-
-
 def test_scores_are_not_written_beside_those_of_another_run(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   out, run = tmp_path / 'out', pathlib.Path('runs/a')
