@@ -149,8 +149,8 @@ def _pngs_beside(path: pathlib.Path) -> list[pathlib.Path]:
 def _read_text(path: pathlib.Path, pngs: list[pathlib.Path], root: pathlib.Path) -> Export | None:
   """Reads a JSON or XML file; None if it is of no format we know."""
   if path.suffix.lower() == '.xml':
-    root = cvat.parse(path)
-    return cvat.read(path, root) if cvat.is_cvat(root) else None
+    tree = cvat.parse(path)
+    return cvat.read(path, tree) if cvat.is_cvat(tree) else None
   content = files.read_json(path, 'export it again', JSON_BYTES)
   if coco.is_coco(content):
     return coco.read(path, content, pngs)

@@ -106,29 +106,29 @@ class Photos:
       self._by_stem[_stem(name)].append(photo)
       self._by_uploaded[_stem(_uploaded(name))].append(photo)
 
-  def match(self, images: Mapping[str, pathlib.Path]):
+  def match(self, ours: Mapping[str, pathlib.Path]):
     """Finds the photographs that our folder has, perhaps under another name: a name depends on what else was given.
 
     Args:
-      images: {id: path} of our folder.
+      ours: {id: path} of our folder.
     """
-    images = {id: path for id, path in images.items() if path.is_file()}
+    ours = {id: path for id, path in ours.items() if path.is_file()}
     others: dict[int, list[str]] = collections.defaultdict(list)  # by size, since few files share theirs
-    for id in sorted(images.keys() - {photo.id for photo in self.photos}):
-      others[images[id].stat().st_size].append(id)
+    for id in sorted(ours.keys() - {photo.id for photo in self.photos}):
+      others[ours[id].stat().st_size].append(id)
     digests: dict[int, dict[bytes, str]] = {}
 
     def find_id(photo: Photo) -> str | None:
-      if photo.id in images and _is_same(images[photo.id], photo.path):
+      if photo.id in ours and _is_same(ours[photo.id], photo.path):
         return photo.id
       size = photo.path.stat().st_size
       if size in others:
-        digests[size] = {_digest(images[id]): id for id in others.pop(size)}
+        digests[size] = {_digest(ours[id]): id for id in others.pop(size)}
       return digests[size].pop(_digest(photo.path), None) if digests.get(size) else None
 
     ids = map(find_id, self.photos)
     self.photos = [
-      dataclasses.replace(photo, id=id, known=images[id]) if id else photo for photo, id in zip(self.photos, ids)
+      dataclasses.replace(photo, id=id, known=ours[id]) if id else photo for photo, id in zip(self.photos, ids)
     ]
     self._index()
 

@@ -165,10 +165,10 @@ def test_what_has_no_score_is_said(tmp_path):
   nan = float('nan')
   assert read_sentences(tmp_path / 'p', final=(nan, 0.5), confusion=0 * CONFUSION) == [
     'depth 0.5000 absErr.',
-    'Not scored, as the validation labels have no pixel of it: semseg.',
+    'Not scored, as it appears in no validation label: semseg.',
   ]
   assert read_sentences(tmp_path / 'q', final=(nan, nan)) == [
-    'The validation labels have no pixel of any task, so nothing was scored; add labels to the validation images.'
+    'Nothing was scored, as no task appears in a validation label; add labels to the validation images.'
   ]
   assert read_sentences(tmp_path / 'r', final=None) == []
 

@@ -19,9 +19,7 @@ def describe(run: Run) -> list[str]:
     return []
   scored = [task for task in run.tasks if not math.isnan(run.score('final', task))]
   if not scored:
-    return [
-      'The validation labels have no pixel of any task, so nothing was scored; add labels to the validation images.'
-    ]
+    return ['Nothing was scored, as no task appears in a validation label; add labels to the validation images.']
   scores = ', '.join(_score(run, task) for task in scored)
   counted = [task for task in scored if task.name in run.confusion]
   notes = [_classes(run, task, len(counted) > 1) for task in counted]
@@ -37,7 +35,7 @@ def describe(run: Run) -> list[str]:
     sentences.append(f'Classes and poorest images are those of the final maps, also for {join_names(others)}.')
   unscored = [task.name for task in run.tasks if task not in scored]
   if unscored:
-    sentences.append(f'Not scored, as the validation labels have no pixel of it: {", ".join(unscored)}.')
+    sentences.append(f'Not scored, as it appears in no validation label: {", ".join(unscored)}.')
   return sentences
 
 
