@@ -90,9 +90,10 @@ def choose(best: dict, step: int, scores: dict, best_by: str, single_task: Mappi
     candidate['value'] = scores['final'][name][metric] * (-1 if task.lower_is_better(metric) else 1)
   if not best:
     return candidate
-  values = candidate['value'], best.get('value')
-  if None not in values and not all(map(math.isnan, values)):  # nan: a task that no validation label shows
-    return candidate if math.isnan(best['value']) or candidate['value'] >= best['value'] else best
+  value, best_value = candidate['value'], best.get('value')
+  if value is not None and best_value is not None and not (math.isnan(value) and math.isnan(best_value)):
+    return candidate if math.isnan(best_value) or value >= best_value else best
+  # Also where Delta_m is nan since no validation label shows one of the tasks.
   gains = [(headline[t.name] - best['scores'][t.name]) * (1 if t.higher_is_better else -1) for t in tasks]
   won = sum(gain > 0 for gain in gains)
   lost = sum(gain < 0 for gain in gains)
